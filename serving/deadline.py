@@ -1,0 +1,27 @@
+"""Deadline: the one instant by which a request is answered, made at the door and never extended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Deadline:
+    """An absolute instant of ``time.monotonic``, in seconds; the same clock in every process of one machine."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float, clock: Clock = time.monotonic) -> Deadline:
+        return cls(clock() + seconds)
+
+    def remaining(self, clock: Clock = time.monotonic) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at - clock())
+
+    def expired(self, clock: Clock = time.monotonic) -> bool:
+        return clock() >= self.at

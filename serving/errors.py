@@ -1,0 +1,139 @@
+"""Every failure that a client can see, each with its HTTP status and its machine-readable code.
+
+    ServingError
+    ├── BadRequest 400            the request itself is wrong
+    │   ├── NotFound 404
+    │   ├── MethodNotAllowed 405
+    │   ├── NotAcceptable 406     no offered type satisfies Accept
+    │   ├── BodyTooLarge 413
+    │   └── UnsupportedMediaType 415
+    ├── HandlerError 500          user code failed
+    ├── WorkerDied 500            the request's worker died on both tries
+    ├── Unavailable 503           try again later; carries Retry-After
+    │   ├── QueueFull 503
+    │   ├── ModelLoading 503
+    │   ├── ModelFailed 503
+    │   └── Draining 503
+    ├── DeadlineExceeded 504
+    └── OutOfMemory 507
+
+    ConfigError, ModelError       stop the start; a client never sees them
+    WireError                     bytes between two of our own processes make no frame
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+MESSAGE_LIMIT = 700  # characters; with code, id and JSON escapes an error body stays below 1 KB
+
+
+class ServingError(Exception):
+    """A failure with an HTTP status. ``message`` is shown to the client, so it never holds a traceback."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class BadRequest(ServingError):
+    status, code = 400, "bad_request"
+
+
+class NotFound(BadRequest):
+    status, code = 404, "not_found"
+
+
+class MethodNotAllowed(BadRequest):
+    status, code = 405, "method_not_allowed"
+
+
+class NotAcceptable(BadRequest):
+    status, code = 406, "not_acceptable"
+
+
+class BodyTooLarge(BadRequest):
+    status, code = 413, "body_too_large"
+
+
+class UnsupportedMediaType(BadRequest):
+    status, code = 415, "unsupported_media_type"
+
+
+class HandlerError(ServingError):
+    status, code = 500, "handler_error"
+
+
+class WorkerDied(ServingError):
+    status, code = 500, "worker_died"
+
+
+class Unavailable(ServingError):
+    status, code = 503, "unavailable"
+    retry_after: ClassVar[int] = 1  # seconds
+
+
+class QueueFull(Unavailable):
+    code = "queue_full"
+
+
+class ModelLoading(Unavailable):
+    code = "model_loading"
+    retry_after = 5
+
+
+class ModelFailed(Unavailable):
+    code = "model_failed"
+    retry_after = 30
+
+
+class Draining(Unavailable):
+    code = "draining"
+
+
+class DeadlineExceeded(ServingError):
+    status, code = 504, "deadline_exceeded"
+
+
+class OutOfMemory(ServingError):
+    status, code = 507, "out_of_memory"
+
+
+class CodedError(ServingError):
+    """An error whose status and code were chosen elsewhere: by user code (``exc.status_code``) or by a worker's reply."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status  # type: ignore[misc]
+        self.code = code  # type: ignore[misc]
+
+
+class ConfigError(Exception):
+    """One or more settings are wrong; ``problems`` names each with its value and what is allowed."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class ModelError(Exception):
+    """A model that can never load: folder, ``serving.toml`` or handler are wrong. Trying again cannot help."""
+
+
+class WireError(Exception):
+    """Bytes that are no frame."""
+
+
+def body(error: ServingError, request_id: str) -> bytes:
+    """The JSON error body of the HTTP border, below 1 KB: ``{"error": {"code", "message", "request_id"}}``."""
+    message = error.message
+    while True:
+        data = msgspec.json.encode({"error": {"code": error.code, "message": message, "request_id": request_id}})
+        if len(data) < 1024 or not message:
+            return data
+        message = message[: min(MESSAGE_LIMIT, len(message) // 2)]

@@ -1,0 +1,122 @@
+"""Handler and BatchPolicy: what user code subclasses.
+
+One request passes decode → bucket → (batch) collate → predict → split → encode. ``decode`` and ``encode`` see one
+request, ``predict`` sees a batch of requests that share a bucket. torch is imported when a tensor is first needed, so
+that importing this module stays cheap for processes that never touch a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from serving import codecs
+from serving.errors import HandlerError
+from serving.request import Request
+
+MAX_BATCH = 1024  # the scoreboard has room for the ids of so many running requests
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How requests become batches.
+
+    ``max_size`` requests at most in one batch (1 … 1024). ``max_delay_ms`` milliseconds, counted from the oldest
+    request's arrival, that a batch may wait to fill up; 0 runs at once whenever the engine is idle.
+    ``queue_size`` requests wait per replica, the next is refused with 503; ``None`` takes the server's setting.
+    ``pad``, if given, is the fill value with which samples are padded along their last dimension to the longest of
+    the batch; ``predict`` then gets a ``Padded``.
+    """
+
+    max_size: int = 32
+    max_delay_ms: float = 0.0
+    queue_size: int | None = None
+    pad: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_size <= MAX_BATCH:
+            raise ValueError(f"max_size is {self.max_size}; allowed: 1 to {MAX_BATCH}")
+        if not 0 <= self.max_delay_ms <= 60_000:
+            raise ValueError(f"max_delay_ms is {self.max_delay_ms}; allowed: 0 to 60000")
+        if self.queue_size is not None and self.queue_size < 1:
+            raise ValueError(f"queue_size is {self.queue_size}; allowed: 1 or more")
+
+
+class Padded(NamedTuple):
+    """A padded batch: ``data`` [n, …, longest] and ``lengths`` [n], the true last dimension of each sample (int64)."""
+
+    data: Any
+    lengths: Any
+
+
+class Handler:
+    """Base class of all handlers. Override what differs; every method has a working default but ``predict``.
+
+    Raising in ``decode`` answers that request with 400, in any other method with 500; an exception that has an integer
+    ``status_code`` chooses its own status. A failing batch is run again in halves, so only the bad request fails.
+    """
+
+    policy: ClassVar[BatchPolicy] = BatchPolicy()
+
+    device: str = "cpu"
+
+    def load(self, model_dir: Path, device: str, **options: Any) -> None:
+        """Called once before anything else. ``device`` is ``"cpu"`` or ``"cuda:N"``; ``options`` are the ``[options]``
+        table of ``serving.toml``, and a key that the signature does not take is an error."""
+        self.device = device
+
+    def decode(self, request: Request) -> Any:
+        """One request to one sample. By default by content type: arrays for JSON numbers, CSV, npy and images."""
+        return codecs.decode(request.body, request.content_type)
+
+    def bucket(self, sample: Any) -> Hashable:
+        """Samples with equal buckets may share a batch. By default their type, shape and dtype; where
+        ``policy.pad`` is set the last dimension does not count."""
+        shape = getattr(sample, "shape", None)
+        if shape is None:
+            return type(sample)
+        kept = tuple(shape) if self.policy.pad is None else (len(shape), *tuple(shape)[:-1])
+        return (type(sample), kept, str(getattr(sample, "dtype", "")))
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """Samples of one bucket to one batch: tensors and arrays are stacked along a new first dimension and moved to
+        the device; anything else stays a list."""
+        if not hasattr(samples[0], "shape"):
+            return list(samples)
+        import torch
+
+        tensors = [torch.as_tensor(sample) for sample in samples]
+        if self.policy.pad is None:
+            return torch.stack(tensors).to(self.device)
+        lengths = torch.tensor([t.shape[-1] for t in tensors])
+        longest = int(lengths.max())
+        padded = [torch.nn.functional.pad(t, (0, longest - t.shape[-1]), value=self.policy.pad) for t in tensors]
+        return Padded(torch.stack(padded).to(self.device), lengths.to(self.device))
+
+    def predict(self, batch: Any) -> Any:
+        """The model. Runs under ``torch.inference_mode``; gives one output per sample, along the first dimension."""
+        raise HandlerError(f"{type(self).__name__} does not define predict")
+
+    def split(self, outputs: Any, n: int) -> Sequence[Any]:
+        """The batch's outputs as ``n`` outputs in order. A tuple of tensors becomes n tuples, a dict n dicts."""
+        if isinstance(outputs, dict):
+            parts = [self.split(value, n) for value in outputs.values()]
+            return [dict(zip(outputs, row, strict=True)) for row in zip(*parts, strict=True)]
+        if isinstance(outputs, tuple):
+            return list(zip(*(self.split(value, n) for value in outputs), strict=True))
+        if hasattr(outputs, "unbind"):
+            return list(outputs.unbind(0))
+        return list(outputs)
+
+    def encode(self, output: Any, request: Request) -> Any:
+        """One output to the answer: a ``Response``, bytes, str, array, tensor or anything JSON can hold. What is not a
+        ``Response`` is encoded to the type that ``request.accept`` asks for."""
+        return output
+
+    def warmup(self) -> None:
+        """Called once after ``load``, before the first request: run the model on typical shapes."""
+
+    def close(self) -> None:
+        """Called once when the replica retires; it has a few seconds."""

@@ -1,0 +1,99 @@
+"""Request and Response: what a handler gets and gives. Frozen; a body is bytes-like and never parsed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from serving.deadline import Deadline
+
+Body = bytes | bytearray | memoryview
+
+NO_DEADLINE = Deadline(float("inf"))
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+PREFIX = "x-amzn-sagemaker-"
+
+
+def media_type(value: str) -> str:
+    """The bare media type of a Content-Type value, lower case and without parameters."""
+    return value.partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of ``POST /invocations``.
+
+    ``body`` is bytes-like (``np.frombuffer`` works on it). ``content_type`` and ``accept`` are as the client sent
+    them, ``""`` where it sent none. ``sagemaker`` holds the ``X-Amzn-SageMaker-*`` headers, names in lower case and
+    without that prefix; the properties below are its typed view.
+    """
+
+    body: Body = b""
+    content_type: str = ""
+    accept: str = ""
+    request_id: str = ""
+    deadline: Deadline = NO_DEADLINE
+    model: str = ""
+    sagemaker: Mapping[str, str] = field(default=NO_HEADERS)
+
+    @property
+    def media_type(self) -> str:
+        return media_type(self.content_type)
+
+    @property
+    def custom_attributes(self) -> str | None:
+        """``X-Amzn-SageMaker-Custom-Attributes``, verbatim."""
+        return self.sagemaker.get("custom-attributes")
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Custom attributes read as ``k=v`` pairs separated by ``,`` or ``;``; a part without ``=`` maps to ``""``."""
+        pairs = (part.partition("=") for part in (self.custom_attributes or "").replace(";", ",").split(","))
+        return {key.strip(): value.strip() for key, _, value in pairs if key.strip()}
+
+    @property
+    def target_model(self) -> str | None:
+        return self.sagemaker.get("target-model")
+
+    @property
+    def target_variant(self) -> str | None:
+        return self.sagemaker.get("target-variant")
+
+    @property
+    def target_container_hostname(self) -> str | None:
+        return self.sagemaker.get("target-container-hostname")
+
+    @property
+    def inference_id(self) -> str | None:
+        return self.sagemaker.get("inference-id")
+
+    @property
+    def inference_component(self) -> str | None:
+        return self.sagemaker.get("inference-component")
+
+    @property
+    def enable_explanations(self) -> str | None:
+        return self.sagemaker.get("enable-explanations")
+
+    @property
+    def session_id(self) -> str | None:
+        return self.sagemaker.get("session-id")
+
+    @property
+    def adapter_identifier(self) -> str | None:
+        return self.sagemaker.get("adapter-identifier")
+
+    @property
+    def forwarded_api(self) -> str | None:
+        return self.sagemaker.get("forwarded-api")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer. ``custom_attributes`` becomes ``X-Amzn-SageMaker-Custom-Attributes`` (printable ASCII, ≤ 1024)."""
+
+    body: Body = b""
+    content_type: str = "application/octet-stream"
+    status: int = 200
+    custom_attributes: str | None = None

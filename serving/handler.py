@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from serving import codecs
 from serving.errors import HandlerError
@@ -58,7 +58,7 @@ class Handler:
     ``status_code`` chooses its own status. A failing batch is run again in halves, so only the bad request fails.
     """
 
-    policy: ClassVar[BatchPolicy] = BatchPolicy()
+    policy: BatchPolicy = BatchPolicy()
 
     device: str = "cpu"
 

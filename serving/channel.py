@@ -1,0 +1,87 @@
+"""Channel: frames over one Unix socket, on asyncio, for both of its ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from serving import log
+from serving.errors import WireError
+from serving.request import Body
+from serving.wire import Frame, FrameReader, encode
+
+
+class ChannelOwner(Protocol):
+    """What is told of a channel's frames and of its end."""
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None: ...
+
+    def on_lost(self, channel: Channel) -> None: ...
+
+
+class Channel(asyncio.BufferedProtocol):
+    """Whole frames in, whole frames out. What one tick of the loop sends goes out in one system call.
+
+    ``owner.on_lost`` is called exactly once, after the last frame that had arrived.
+    """
+
+    def __init__(self, owner: ChannelOwner, on_open: Callable[[Channel], None] | None = None) -> None:
+        self._owner = owner
+        self._on_open = on_open
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self._outgoing: list[Body] = []
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, kind: int, id: int, head: bytes = b"", body: Body = b"") -> None:
+        """Send one frame. On a closed channel it is dropped: ``on_lost`` has told or will tell."""
+        self.send_raw(encode(kind, id, head, body))
+
+    def send_raw(self, buffers: list[Body]) -> None:
+        if not self._outgoing:
+            self._loop.call_soon(self.flush)
+        self._outgoing += buffers
+
+    def flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if outgoing and self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(outgoing)
+
+    def close(self) -> None:
+        """Send what is waiting, then close."""
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._on_open is not None:
+            self._on_open(self)
+        self.flush()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._reader.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            frames = self._reader.buffer_updated(nbytes)
+        except WireError as exc:
+            log.error("a channel broke the frame format", error=str(exc))
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        for frame in frames:
+            self._owner.on_frame(self, frame)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._owner.on_lost(self)

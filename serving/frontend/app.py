@@ -1,0 +1,205 @@
+"""The ASGI application: ``/ping`` and ``/invocations`` by hand, everything else through Starlette."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator
+from types import MappingProxyType
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response as HttpResponse
+from starlette.types import Receive, Scope, Send
+
+from serving import errors, log
+from serving.config import Config
+from serving.errors import BodyTooLarge, CodedError, Draining, MethodNotAllowed, ServingError, Unavailable
+from serving.frontend.health import ping
+from serving.frontend.invocations import Invocations
+from serving.frontend.replicas import Replicas
+from serving.model import DEFAULT_MODEL
+from serving.request import PREFIX, Request, Response
+from serving.runtime import Runtime
+from serving.scoreboard import Scoreboard, Slot, State
+
+CUSTOM_ATTRIBUTES_LIMIT = 1024
+JSON = "application/json"
+_PREFIX = PREFIX.encode()
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class ClientGone(Exception):
+    """The client closed the connection before it had its answer."""
+
+
+class App:
+    def __init__(self, config: Config, runtime: Runtime, board: Scoreboard) -> None:
+        self._max_body = config.max_body
+        self._board = board
+        self._runtime = runtime
+        self._replicas = Replicas(runtime, board)
+        self._invocations = Invocations(self._replicas)
+        self._slot: Slot
+        self._rest = Starlette(lifespan=self._lifespan, exception_handlers={HTTPException: refuse})
+        self._numbers = itertools.count(1)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self._id_prefix = os.urandom(8).hex()
+        self._slot = await self._replicas.start(DEFAULT_MODEL)
+        self._slot.in_flight = 0
+        yield
+        self._replicas.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"] if scope["type"] == "http" else None
+        if path == "/invocations":
+            await self._invoke(scope, receive, send)
+        elif path == "/ping":
+            await self._ping(scope, send)
+        else:
+            await self._rest(scope, receive, send)
+
+    async def _ping(self, scope: Scope, send: Send) -> None:
+        if scope["method"] not in ("GET", "HEAD", "POST"):
+            error = MethodNotAllowed("/ping takes GET, HEAD and POST")
+            await self._send_error(send, error, self._new_id(), allow=b"GET, HEAD, POST")
+            return
+        status, body = ping(self._board.read_header(), time.monotonic())
+        await self._send(send, status, JSON, body)
+
+    async def _invoke(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # "Accepted" is decided here, when the head has arrived: what comes after a SIGTERM is refused.
+        draining = self._board.state is State.DRAINING
+        self._slot.in_flight += 1
+        try:
+            await self._answer(scope, receive, send, draining)
+        finally:
+            self._slot.in_flight -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool) -> None:
+        request_id = ""
+        try:
+            if scope["method"] != "POST":
+                raise MethodNotAllowed("/invocations takes POST")
+            deadline = self._invocations.deadline(DEFAULT_MODEL)
+            content_type, accept, sagemaker = read_headers(scope["headers"])
+            request_id = sagemaker.get("inference-id", "")[:64] or self._new_id()
+            body = await read_body(scope["headers"], receive, self._max_body)
+            if draining:
+                raise Draining("the server is stopping")
+            request = Request(
+                body, content_type, accept, request_id, deadline, DEFAULT_MODEL, MappingProxyType(sagemaker)
+            )
+            response = await watch(self._invocations.invoke(request), receive)
+        except ClientGone:
+            log.debug("the client went away", request_id=request_id)
+        except ServingError as error:
+            await self._send_error(send, error, request_id or self._new_id(), allow=b"POST")
+        except Exception as exc:
+            log.error("an invocation failed", exc=exc, request_id=request_id)
+            await self._send_error(send, CodedError(500, "internal", "internal error"), request_id)
+        else:
+            extra = custom_attributes(response, request_id)
+            await self._send(send, response.status, response.content_type, response.body, extra)
+
+    def _new_id(self) -> str:
+        return f"{self._id_prefix}-{next(self._numbers):x}"
+
+    async def _send_error(self, send: Send, error: ServingError, request_id: str, allow: bytes) -> None:
+        level = log.warning if error.status >= 500 and error.status != 503 else log.debug
+        level("a request was answered with an error", request_id=request_id, status=error.status, code=error.code)
+        extra: Headers = []
+        if error.status == 503:
+            extra.append((b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode()))
+        if error.status == 405:
+            extra.append((b"allow", allow))
+        await self._send(send, error.status, JSON, errors.body(error, request_id), extra)
+
+    async def _send(
+        self, send: Send, status: int, content_type: str, body: bytes | bytearray | memoryview, extra: Headers = []
+    ) -> None:
+        headers = [(b"content-type", header_value(content_type)), (b"content-length", str(len(body)).encode()), *extra]
+        if self._board.state is State.DRAINING:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def read_headers(headers: Headers) -> tuple[str, str, dict[str, str]]:
+    """Content-Type, Accept, and the SageMaker headers without their prefix."""
+    content_type = accept = ""
+    sagemaker: dict[str, str] = {}
+    for name, value in headers:
+        if name == b"content-type":
+            content_type = value.decode("latin-1")
+        elif name == b"accept":
+            accept = f"{accept}, {value.decode('latin-1')}" if accept else value.decode("latin-1")
+        elif name.startswith(_PREFIX):
+            sagemaker[name[len(_PREFIX) :].decode("latin-1")] = value.decode("latin-1")
+    return content_type, accept, sagemaker
+
+
+async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), and ClientGone."""
+    declared = next((int(value) for name, value in headers if name == b"content-length"), 0)
+    if limit and declared > limit:
+        raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are taken")
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if limit and size > limit:
+            raise BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def watch(answer: object, receive: Receive) -> Response:
+    """Await ``answer``, but give up with ClientGone as soon as the client has closed the connection."""
+    assert asyncio.iscoroutine(answer)
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientGone
+        return work.result()  # type: ignore[no-any-return]
+    finally:
+        for task in (work, gone):
+            task.cancel()
+
+
+def custom_attributes(response: Response, request_id: str) -> Headers:
+    """The custom attributes as a header, unless they would break the answer."""
+    value = response.custom_attributes
+    if not value:
+        return []
+    if len(value) > CUSTOM_ATTRIBUTES_LIMIT or not (value.isascii() and value.isprintable()):
+        log.warning("custom attributes dropped: not printable ASCII of at most 1024", request_id=request_id)
+        return []
+    return [(b"x-amzn-sagemaker-custom-attributes", value.encode())]
+
+
+def header_value(text: str) -> bytes:
+    """A header value that cannot split a header."""
+    return text.encode() if text and text.isascii() and text.isprintable() else b"application/octet-stream"
+
+
+async def refuse(request: HttpRequest, exc: Exception) -> HttpResponse:
+    """What no route takes: 404 and 405 in the same form as every other error."""
+    assert isinstance(exc, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code, "bad_request")
+    error = CodedError(exc.status_code, code, f"{request.method} {request.url.path} is not served here")
+    return HttpResponse(errors.body(error, os.urandom(8).hex()), exc.status_code, exc.headers, JSON)

@@ -1,0 +1,119 @@
+"""Connection: this HTTP worker's one socket to one replica. Settles every call exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from serving.channel import Channel
+from serving.errors import BadRequest, CodedError
+from serving.messages import Address, Retire, unpack
+from serving.request import Body, Response
+from serving.scoreboard import Row
+from serving.wire import MAX_HEAD, Frame, Kind, ReplyHead, RequestHead
+
+_request_head = msgspec.msgpack.Encoder()
+_reply_head = msgspec.msgpack.Decoder(ReplyHead)
+
+
+class ReplicaLost(Exception):
+    """The replica's process ended before it answered. ``ran``: user code may have been working on the request."""
+
+    def __init__(self, ran: bool) -> None:
+        super().__init__("the replica was lost")
+        self.ran = ran
+
+
+class Call(NamedTuple):
+    id: int
+    reply: asyncio.Future[Response]
+
+
+class Connection:
+    """``on_change`` is called when the connection opens, retires or ends."""
+
+    def __init__(self, address: Address, row: Row, on_change: Callable[[Connection], None]) -> None:
+        self.address = address
+        self.row = row
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._channel: Channel | None = None
+        self._retiring = False
+        self._pending: dict[int, asyncio.Future[Response]] = {}
+        # The ids of one HTTP worker never meet those of another in a scoreboard row.
+        self._ids = itertools.count(1)
+        self._prefix = (os.getpid() & 0xFFFFFF) << 40
+
+    async def open(self) -> None:
+        """Raises OSError where the replica is gone already."""
+        _, self._channel = await self._loop.create_unix_connection(lambda: Channel(self), self.address.path)
+        self._on_change(self)
+
+    @property
+    def is_usable(self) -> bool:
+        return self._channel is not None and self._channel.is_open and not self._retiring
+
+    @property
+    def load(self) -> int:
+        """Requests on this replica, as far as can be seen from here."""
+        return max(len(self._pending), self.row.queued)
+
+    def call(self, head: RequestHead, body: Body) -> Call:
+        """Send one request. Its reply is a Response, a ServingError, or ReplicaLost. Raises BadRequest."""
+        data = _request_head.encode(head)
+        if len(data) > MAX_HEAD:
+            raise BadRequest(f"the request's headers take {len(data)} bytes; at most {MAX_HEAD} are taken")
+        call = Call(self._prefix | next(self._ids), self._loop.create_future())
+        self._pending[call.id] = call.reply
+        if self._channel is None:
+            self._settle_lost(call.id, frozenset())
+        else:
+            self._channel.send(Kind.REQUEST, call.id, data, body)
+        return call
+
+    def forget(self, call: Call) -> bool:
+        """Nobody waits for this call any more; a late reply will be dropped. False where it was settled before."""
+        if self._pending.pop(call.id, None) is None:
+            return False
+        if self._channel is not None:
+            self._channel.send(Kind.CANCEL, call.id)
+        return True
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        if frame.kind == Kind.REPLY:
+            future = self._pending.pop(frame.id, None)
+            if future is not None and not future.done():
+                settle(future, _reply_head.decode(frame.head), frame.body)
+        elif frame.kind == Kind.CONTROL and isinstance(unpack(frame.head), Retire):
+            self._retiring = True
+            self._on_change(self)
+
+    def on_lost(self, channel: Channel) -> None:
+        self._channel = None
+        # The worker is dead, so its row says exactly what it was doing; if the row has a new owner nobody knows.
+        known = self.row.epoch == self.address.epoch
+        ran = frozenset(self.row.running() if known else self._pending)
+        for id in list(self._pending):
+            self._settle_lost(id, ran)
+        self._on_change(self)
+
+    def _settle_lost(self, id: int, ran: frozenset[int]) -> None:
+        future = self._pending.pop(id)
+        if not future.done():
+            future.set_exception(ReplicaLost(id in ran))
+
+
+def settle(future: asyncio.Future[Response], head: ReplyHead, body: Body) -> None:
+    if head.code is None:
+        future.set_result(Response(body, head.content_type, head.status, head.custom_attributes))
+    else:
+        future.set_exception(CodedError(head.status, head.code, bytes(body).decode("utf-8", "replace")))

@@ -1,0 +1,107 @@
+"""The HTTP side's processes: a gunicorn master and its uvicorn workers. Imports no torch.
+
+The supervisor hands down the listening socket, the scoreboard and the runtime folder; the master only keeps the workers
+alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+from uvicorn_worker import UvicornWorker
+
+from serving import log
+from serving.config import Config
+from serving.frontend.app import App
+from serving.runtime import Runtime, set_parent_death_signal
+from serving.scoreboard import Scoreboard
+
+KEEP_ALIVE = 90  # seconds an idle connection stays open; the platform reuses connections for at least 75
+STALLED = 30  # seconds without a sign of life after which the master replaces an HTTP worker
+
+
+class HttpWorker(UvicornWorker):
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "lifespan": "on",
+        "server_header": False,
+        "access_log": False,
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": 25,
+    }
+
+
+class QuietLogger(Logger):  # type: ignore[misc]
+    """gunicorn's and uvicorn's records go the way of ours."""
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self.loglevel = logging.WARNING
+        self._access_log_enabled = False
+        for name in ("gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access"):
+            logging.getLogger(name).handlers[:] = logging.getLogger().handlers
+            logging.getLogger(name).setLevel(logging.WARNING)
+            logging.getLogger(name).propagate = False
+
+    def reopen_files(self) -> None:
+        pass
+
+    def close_on_exec(self) -> None:
+        pass
+
+
+class HttpMaster(BaseApplication):  # type: ignore[misc]
+    def __init__(self, config: Config, listener_fd: int, app: App) -> None:
+        self._config = config
+        self._listener_fd = listener_fd
+        self._app = app
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = {
+            "bind": f"fd://{self._listener_fd}",
+            "workers": self._config.http_workers,
+            "worker_class": HttpWorker,
+            "logger_class": QuietLogger,
+            "keepalive": KEEP_ALIVE,
+            "timeout": STALLED,
+            "graceful_timeout": int(self._config.drain_timeout) + 1,
+            "preload_app": True,
+            "control_socket_disable": True,
+            "proc_name": "serving",
+            "post_fork": post_fork,
+        }
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> App:
+        return self._app
+
+
+def post_fork(arbiter: Any, worker: Any) -> None:
+    # A worker without its master would hold the port for ever.
+    set_parent_death_signal(signal.SIGTERM)
+
+
+def main() -> None:
+    """``python -m serving.frontend.server RUNTIME LISTENER_FD BOARD_FD``."""
+    runtime = Runtime(Path(sys.argv[1]))
+    listener_fd, board_fd = map(int, sys.argv[2:4])
+    set_parent_death_signal(signal.SIGTERM)
+    config = runtime.read_config()
+    log.setup("http", config.log_level, config.log_format)
+    HttpWorker.CONFIG_KWARGS["timeout_graceful_shutdown"] = max(1, int(config.drain_timeout))
+    app = App(config, runtime, Scoreboard(board_fd))
+    HttpMaster(config, listener_fd, app).run()
+
+
+if __name__ == "__main__":
+    main()

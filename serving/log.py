@@ -1,0 +1,126 @@
+"""One line an event on standard output: JSON for machines, text for people.
+
+Everything goes through the standard ``logging`` module, so that libraries' records come out in the same form. Lines are
+written to the descriptor in one piece, without a buffer, since a worker may be killed at any instant.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+import msgspec
+
+logger = logging.getLogger("serving")
+
+
+class JsonFormatter(logging.Formatter):
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self.role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "role": self.role,
+            "pid": record.process,
+            "message": record.getMessage(),
+            **fields_of(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+class TextFormatter(logging.Formatter):
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self.role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        fields = " ".join(f"{key}={value}" for key, value in fields_of(record).items())
+        line = f"{clock} {record.levelname.lower():7} {self.role:10} {record.getMessage()} {fields}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class StdoutHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        data = memoryview((self.format(record) + "\n").encode("utf-8", "backslashreplace"))
+        try:
+            while len(data):
+                data = data[os.write(1, data) :]
+        except OSError:
+            return  # nobody reads our output any more; serving goes on
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    fields = getattr(record, "fields", None)
+    return dict(fields) if fields else {}
+
+
+def setup(role: str, level: str, style: str) -> None:
+    """Send all logging of this process to standard output. ``style`` is ``json`` or ``text``."""
+    handler = StdoutHandler()
+    handler.setFormatter(JsonFormatter(role) if style == "json" else TextFormatter(role))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logger.setLevel(level.upper())
+    logging.captureWarnings(True)
+
+
+def emit(level: int, message: str, *, exc: BaseException | None = None, **fields: Any) -> None:
+    """Log one event with its fields; ``exc`` adds its traceback to the line."""
+    if logger.isEnabledFor(level):
+        known = {key: value for key, value in fields.items() if value is not None}
+        logger.log(level, message, exc_info=exc, extra={"fields": known})
+
+
+def debug(message: str, **fields: Any) -> None:
+    emit(logging.DEBUG, message, **fields)
+
+
+def info(message: str, **fields: Any) -> None:
+    emit(logging.INFO, message, **fields)
+
+
+def warning(message: str, **fields: Any) -> None:
+    emit(logging.WARNING, message, **fields)
+
+
+def error(message: str, *, exc: BaseException | None = None, **fields: Any) -> None:
+    emit(logging.ERROR, message, exc=exc, **fields)
+
+
+class LineLogger(io.TextIOBase):
+    """Stands in for ``sys.stdout`` and ``sys.stderr`` of a model worker: each printed line becomes one log line."""
+
+    def __init__(self, stream: str, **fields: Any) -> None:
+        self._fields = {"stream": stream, **fields}
+        self._rest = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line:
+                info(line, **self._fields)
+        return len(text)
+
+    def fileno(self) -> int:
+        return 1
+
+
+def capture_prints(**fields: Any) -> None:
+    """Turn what user code prints into log lines."""
+    sys.stdout = LineLogger("stdout", **fields)
+    sys.stderr = LineLogger("stderr", **fields)

@@ -1,0 +1,152 @@
+"""Model: one model folder as it will be served, read from ``serving.toml`` or found out from the files in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from serving.config import Config
+from serving.errors import ModelError
+from serving.handler import BatchPolicy
+
+DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
+TOOLKIT = "serving.worker.toolkit:ToolkitHandler"
+MODULE = "handlers.module:ModuleHandler"
+WEIGHTS = (".pt", ".pth", ".pt2")
+KNOWN = ("serving.toml", "code")
+
+
+class BatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[batch]``: the fields of BatchPolicy that this model overrides."""
+
+    max_size: int | None = None
+    max_delay_ms: float | None = None
+    queue_size: int | None = None
+    pad: float | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``serving.toml``. Every key is optional, an unknown one an error. ``timeout_s`` is in seconds."""
+
+    handler: str | None = None
+    timeout_s: float | None = None
+    replicas: int | None = None
+    device: str | None = None
+    threads: int | None = None
+    allow_pickle: bool = False
+    env: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    batch: BatchTable = BatchTable()
+
+
+class Model(msgspec.Struct, frozen=True):
+    """What a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders."""
+
+    name: str
+    path: str
+    code: str
+    handler: str
+    timeout: float
+    replicas: int
+    device: str
+    threads: int
+    queue_size: int
+    env: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    batch: BatchTable = BatchTable()
+
+    def policy(self, base: BatchPolicy) -> BatchPolicy:
+        """The handler's policy with this model's overrides. Raises ModelError."""
+        changes = {name: value for name, value in msgspec.structs.asdict(self.batch).items() if value is not None}
+        try:
+            return BatchPolicy(
+                **{name: changes.get(name, getattr(base, name)) for name in BatchPolicy.__dataclass_fields__}
+            )
+        except ValueError as exc:
+            raise ModelError(f"{self.path}: [batch] {exc}") from exc
+
+
+def read_model(folder: Path, name: str, config: Config, cores: int) -> Model:
+    """Read one model folder. Raises ModelError with what was found and what is expected."""
+    root = find_root(folder)
+    settings = read_settings(root)
+    code = Path(config.code_dir) if config.code_dir else root / "code"
+    handler, options = choose_handler(root, code, settings, config)
+    replicas = settings.replicas or config.replicas or 1
+    return Model(
+        name=name,
+        path=str(root),
+        code=str(code),
+        handler=handler,
+        timeout=settings.timeout_s or config.request_timeout,
+        replicas=replicas,
+        device=settings.device or config.device,
+        threads=settings.threads or config.threads or max(1, cores // replicas),
+        queue_size=config.queue_size,
+        env=settings.env,
+        options={**options, **settings.options},
+        batch=merge_batch(settings.batch, config),
+    )
+
+
+def find_root(folder: Path) -> Path:
+    """The model's root: the folder, or the only folder in it, since archives are often packed one level too deep."""
+    if not folder.is_dir():
+        raise ModelError(f"model folder {folder} does not exist")
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in KNOWN:
+        return entries[0]
+    return folder
+
+
+def read_settings(root: Path) -> Settings:
+    """``serving.toml`` of a model's root, or the defaults. Raises ModelError."""
+    path = root / "serving.toml"
+    if not path.is_file():
+        return Settings()
+    try:
+        settings = msgspec.toml.decode(path.read_bytes(), type=Settings)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ModelError(f"{path}: {exc}") from exc
+    check_settings(path, settings)
+    return settings
+
+
+def check_settings(path: Path, settings: Settings) -> None:
+    """Ranges that the types do not say. Raises ModelError naming the key, the value and what is allowed."""
+    if settings.handler is not None and settings.handler.count(":") != 1:
+        raise ModelError(f"{path}: handler is {settings.handler!r}; allowed: module:Class")
+    if settings.timeout_s is not None and not 0 < settings.timeout_s <= 3600:
+        raise ModelError(f"{path}: timeout_s is {settings.timeout_s}; allowed: above 0, at most 3600")
+    for key in ("replicas", "threads"):
+        value = getattr(settings, key)
+        if value is not None and not 1 <= value <= 256:
+            raise ModelError(f"{path}: {key} is {value}; allowed: 1 to 256")
+
+
+def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -> tuple[str, dict[str, Any]]:
+    """Which handler serves this folder, and the options that its convention implies."""
+    if settings.handler is not None:
+        return settings.handler, {}
+    script = code / config.program
+    if script.is_file():
+        return TOOLKIT, {"script": str(script), "default_accept": config.default_accept}
+    weights = sorted(path.name for path in root.iterdir() if path.suffix in WEIGHTS)
+    if weights:
+        return MODULE, {"allow_pickle": True} if settings.allow_pickle else {}
+    found = ", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "nothing"
+    raise ModelError(
+        f"{root} holds no model: expected serving.toml with a handler, code/{config.program}, "
+        f"or a *.pt, *.pth or *.pt2 file; found {found}"
+    )
+
+
+def merge_batch(table: BatchTable, config: Config) -> BatchTable:
+    """The model's own words win over the server-wide settings."""
+    return msgspec.structs.replace(
+        table,
+        max_size=config.batch_size if table.max_size is None else table.max_size,
+        max_delay_ms=config.batch_delay_ms if table.max_delay_ms is None else table.max_delay_ms,
+    )

@@ -1,0 +1,75 @@
+"""Runtime: the private folder in which the processes of one server meet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from serving.config import Config
+
+SOCKET_PATH_LIMIT = 100  # bytes; the kernel takes 107
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A folder below the system's temporary one that only this user may enter: sockets, crash stacks, the Config."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, config: Config) -> Runtime:
+        """Raises OSError where nothing is writable."""
+        path = Path(tempfile.mkdtemp(prefix="serving-"))
+        if len(str(path)) > SOCKET_PATH_LIMIT - len("/worker-1024-1000000.sock"):
+            path.rmdir()
+            path = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))
+        (path / "config.json").write_bytes(msgspec.json.encode(config))
+        return cls(path)
+
+    def read_config(self) -> Config:
+        return msgspec.json.decode((self.path / "config.json").read_bytes(), type=Config)
+
+    @property
+    def control_path(self) -> Path:
+        return self.path / "control.sock"
+
+    def worker_path(self, row: int, epoch: int) -> Path:
+        return self.path / f"worker-{row}-{epoch}.sock"
+
+    def stacks_path(self, row: int, epoch: int) -> Path:
+        return self.path / f"worker-{row}-{epoch}.stacks"
+
+    def forget_worker(self, row: int, epoch: int) -> str:
+        """Remove a dead worker's files; give the stacks it left, "" if none."""
+        stacks = self.stacks_path(row, epoch)
+        text = stacks.read_text(errors="replace") if stacks.exists() else ""
+        for path in (stacks, self.worker_path(row, epoch)):
+            path.unlink(missing_ok=True)
+        return text
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def set_parent_death_signal(signal: int) -> None:
+    """Ask the kernel to signal this process when its parent ends (Linux ``prctl(PR_SET_PDEATHSIG)``)."""
+    _prctl(1, signal)
+
+
+def become_subreaper() -> None:
+    """Orphaned descendants become our children, as if we were PID 1 (``prctl(PR_SET_CHILD_SUBREAPER)``)."""
+    _prctl(36, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

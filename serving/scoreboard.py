@@ -1,0 +1,212 @@
+"""Scoreboard: the state of every process in one small shared table, read by all with no call to anyone.
+
+It lives in an anonymous memory file that only our own processes inherit. Each field is written by exactly one process
+and is eight bytes wide and aligned, so that a reader never sees half a value:
+
+* the header by the supervisor: the server's state, since when, and why;
+* a slot per HTTP worker by that HTTP worker: how many requests it has accepted and not yet answered;
+* a row per model worker by that worker, but for ``epoch`` and ``pid``, which are the supervisor's.
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import os
+import time
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from serving.handler import MAX_BATCH
+
+WORD = 8
+ROWS = 1024
+SLOTS = 64
+HEADER_WORDS = 64
+REASON_WORDS = 32  # of the header: UTF-8, zero-padded
+SLOT_WORDS = 8  # a cache line, so that two HTTP workers never share one
+ROW_FIELDS = 16
+ROW_WORDS = ROW_FIELDS + MAX_BATCH
+SIZE = WORD * (HEADER_WORDS + SLOTS * SLOT_WORDS + ROWS * ROW_WORDS)
+
+# Words of the header.
+STATE, SINCE, READY, WANTED, LAST_READY, REASON_AT = 0, 1, 2, 3, 4, 8
+
+# Words of a row.
+EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
+
+
+class State(enum.IntEnum):
+    """The server as ``/ping`` tells it."""
+
+    STARTING = 0
+    LOADING = 1
+    WARMING = 2
+    READY = 3
+    DEGRADED = 4
+    DRAINING = 5
+    FAILED = 6
+
+
+class Phase(enum.IntEnum):
+    """One model worker, as it sees itself."""
+
+    EMPTY = 0
+    LOADING = 1
+    WARMING = 2
+    READY = 3
+    RETIRING = 4
+
+
+class Header(NamedTuple):
+    """``since`` and ``last_ready`` are instants of the monotonic clock; ``ready`` and ``wanted`` count replicas."""
+
+    state: State
+    since: float
+    ready: int
+    wanted: int
+    last_ready: float
+    reason: str
+
+
+class Scoreboard:
+    """The table, mapped into this process."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._map = mmap.mmap(fd, SIZE)
+        view = memoryview(self._map)
+        self._ints = view.cast("Q")
+        self._floats = view.cast("d")
+
+    @classmethod
+    def create(cls) -> Scoreboard:
+        fd = os.memfd_create("serving-scoreboard", os.MFD_CLOEXEC)
+        os.ftruncate(fd, SIZE)
+        return cls(fd)
+
+    def row(self, index: int) -> Row:
+        return Row(self._ints, self._floats, index)
+
+    def slot(self, index: int) -> Slot:
+        return Slot(self._ints, index)
+
+    def in_flight(self) -> int:
+        """Requests accepted and not yet answered, over all HTTP workers."""
+        return sum(self.slot(index).in_flight for index in range(SLOTS))
+
+    def write_header(self, header: Header) -> None:
+        text = header.reason.encode()[: REASON_WORDS * WORD - 1].ljust(REASON_WORDS * WORD, b"\0")
+        self._ints[REASON_AT : REASON_AT + REASON_WORDS] = memoryview(text).cast("Q")
+        self._ints[READY], self._ints[WANTED] = header.ready, header.wanted
+        self._floats[SINCE], self._floats[LAST_READY] = header.since, header.last_ready
+        self._ints[STATE] = header.state
+
+    @property
+    def state(self) -> State:
+        return State(self._ints[STATE])
+
+    def read_header(self) -> Header:
+        ints, floats = self._ints, self._floats
+        text = ints[REASON_AT : REASON_AT + REASON_WORDS].tobytes().rstrip(b"\0").decode("utf-8", "replace")
+        return Header(State(ints[STATE]), floats[SINCE], ints[READY], ints[WANTED], floats[LAST_READY], text)
+
+
+class Slot:
+    """One HTTP worker's slot."""
+
+    def __init__(self, ints: memoryview, index: int) -> None:
+        self._ints = ints
+        self._at = HEADER_WORDS + index * SLOT_WORDS
+
+    @property
+    def in_flight(self) -> int:
+        return int(self._ints[self._at])
+
+    @in_flight.setter
+    def in_flight(self, count: int) -> None:
+        self._ints[self._at] = count
+
+
+class Row:
+    """One model worker's row."""
+
+    def __init__(self, ints: memoryview, floats: memoryview, index: int) -> None:
+        self.index = index
+        self._ints = ints
+        self._floats = floats
+        self._at = HEADER_WORDS + SLOTS * SLOT_WORDS + index * ROW_WORDS
+        self._ids = self._at + ROW_FIELDS
+
+    def claim(self, epoch: int) -> None:
+        """Supervisor: hand the row to a new worker."""
+        self._ints[self._at : self._at + ROW_FIELDS] = memoryview(bytes(ROW_FIELDS * WORD)).cast("Q")
+        self._ints[self._at + EPOCH] = epoch
+
+    @property
+    def epoch(self) -> int:
+        return int(self._ints[self._at + EPOCH])
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self._ints[self._at + PHASE])
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self._ints[self._at + PHASE] = phase
+
+    @property
+    def beat(self) -> float:
+        """When the worker's I/O thread last ran."""
+        return float(self._floats[self._at + BEAT])
+
+    @property
+    def busy_until(self) -> float:
+        """The latest deadline of the requests that user code is working on, 0 while none runs."""
+        return float(self._floats[self._at + BUSY_UNTIL])
+
+    @property
+    def queued(self) -> int:
+        return int(self._ints[self._at + QUEUED])
+
+    @queued.setter
+    def queued(self, count: int) -> None:
+        self._ints[self._at + QUEUED] = count
+
+    @property
+    def completed(self) -> int:
+        return int(self._ints[self._at + COMPLETED])
+
+    @property
+    def last_used(self) -> float:
+        return float(self._floats[self._at + LAST_USED])
+
+    def running(self) -> list[int]:
+        """Ids of the requests that user code was given and has not answered. Exact once the worker is dead."""
+        count = min(int(self._ints[self._at + RUNNING]), MAX_BATCH)
+        return self._ints[self._ids : self._ids + count].tolist()
+
+    def stamp_beat(self) -> None:
+        self._floats[self._at + BEAT] = time.monotonic()
+
+    def start(self, ids: Sequence[int], until: float) -> None:
+        """Worker: user code is about to work on these requests, whose latest deadline is ``until``."""
+        count = len(ids)
+        if count == 1:
+            self._ints[self._ids] = ids[0]
+        else:
+            self._ints[self._ids : self._ids + count] = memoryview(array("Q", ids))
+        self._ints[self._at + RUNNING] = count
+        self._floats[self._at + BUSY_UNTIL] = until
+
+    def pause(self) -> None:
+        """Worker: user code has returned; the requests are still in hand."""
+        self._floats[self._at + BUSY_UNTIL] = 0.0
+
+    def finish(self, completed: int) -> None:
+        """Worker: the answers of the running requests are on their way."""
+        self._floats[self._at + BUSY_UNTIL] = 0.0
+        self._ints[self._at + RUNNING] = 0
+        self._ints[self._at + COMPLETED] += completed
+        self._floats[self._at + LAST_USED] = time.monotonic()

@@ -1,0 +1,55 @@
+"""The supervisor's side of the fork server: starts its process, asks it for workers, starts it again if it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from serving.channel import Channel
+from serving.messages import Fork, Forked, ForkReady, pack, unpack
+from serving.runtime import Runtime
+from serving.scoreboard import Scoreboard
+from serving.supervisor.processes import channel_pair, spawn_module
+from serving.wire import Frame
+
+
+class ForkServerLink:
+    """Requests made while the process is still importing torch wait in the socket."""
+
+    def __init__(self, runtime: Runtime, board: Scoreboard, on_forked: Callable[[Forked], None]) -> None:
+        self._runtime = runtime
+        self._board = board
+        self._on_forked = on_forked
+        self._channel: Channel | None = None
+        self.pid: int | None = None
+        self.is_ready = False
+
+    async def start(self) -> None:
+        ours, theirs = channel_pair()
+        ours.setblocking(False)
+        arguments = [str(self._runtime.path), str(theirs.fileno()), str(self._board.fd), str(os.getpid())]
+        self.pid = spawn_module("serving.worker.forkserver", arguments, [theirs.fileno(), self._board.fd])
+        theirs.close()
+        self.is_ready = False
+        _, self._channel = await asyncio.get_running_loop().create_connection(lambda: Channel(self), sock=ours)
+
+    def fork(self, request: Fork) -> None:
+        """Ask for a worker. On a dead fork server the request is lost; the caller asks again after the restart."""
+        if self._channel is not None:
+            self._channel.send_raw([pack(request)])
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        message = unpack(frame.head)
+        if isinstance(message, ForkReady):
+            self.is_ready = True
+        elif isinstance(message, Forked):
+            self._on_forked(message)
+
+    def on_lost(self, channel: Channel) -> None:
+        if channel is self._channel:
+            self._channel = None

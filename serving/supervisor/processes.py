@@ -1,0 +1,95 @@
+"""Starting, ending and reaping processes: the only module that does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Exit(NamedTuple):
+    """The end of a process: an exit code, or minus the signal that ended it."""
+
+    pid: int
+    code: int
+
+    def __str__(self) -> str:
+        if self.code >= 0:
+            return f"exit code {self.code}"
+        try:
+            return f"signal {signal.Signals(-self.code).name}"
+        except ValueError:
+            return f"signal {-self.code}"
+
+
+def spawn_module(module: str, arguments: Sequence[str], inherit: Sequence[int]) -> int:
+    """``python -m module arguments`` in a process group of its own, with only these descriptors; gives the pid.
+
+    A group of its own keeps a terminal's Ctrl-C for the supervisor alone.
+    """
+    for fd in inherit:
+        os.set_inheritable(fd, True)
+    try:
+        command = [sys.executable, "-m", module, *arguments]
+        return os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
+    finally:
+        for fd in inherit:
+            os.set_inheritable(fd, False)
+
+
+def channel_pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def send_signal(pid: int, number: int) -> None:
+    """A process that is gone already is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def abort(pid: int) -> None:
+    """Have the process write its stacks and die, also when it is stopped."""
+    send_signal(pid, signal.SIGABRT)
+    send_signal(pid, signal.SIGCONT)
+
+
+def kill_group(pid: int) -> None:
+    """End the process and whatever it has started in its group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    send_signal(pid, signal.SIGKILL)
+
+
+def reap(owns_group: Callable[[int], bool]) -> Iterator[Exit]:
+    """Every child that has ended, orphans we were given included.
+
+    Where ``owns_group(pid)``, what it started in its group is ended too, before the number can be given out again.
+    """
+    while True:
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if ended is None:
+            return
+        if owns_group(ended.si_pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(ended.si_pid, signal.SIGKILL)
+        _, status = os.waitpid(ended.si_pid, 0)
+        yield Exit(ended.si_pid, os.waitstatus_to_exitcode(status))
+
+
+def oom_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """How often the kernel's OOM killer has struck in our cgroup; 0 where it cannot be told."""
+    files = (root / "memory.events", root / "memory" / "memory.oom_control", root / "memory.oom_control")
+    for path in files:
+        with contextlib.suppress(OSError, ValueError):
+            counts = dict(line.split() for line in path.read_text().splitlines())
+            if "oom_kill" in counts:
+                return int(counts["oom_kill"])
+    return 0

@@ -1,0 +1,337 @@
+"""Supervisor: PID 1 of the container. Owns every child, decides through the Fleet, and is the only one that kills."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from serving import log
+from serving.config import Config
+from serving.errors import ModelError
+from serving.messages import Fork, Forked, Overdue, Placement, WorkerPhase
+from serving.model import Model
+from serving.runtime import Runtime, become_subreaper
+from serving.scoreboard import Header, Scoreboard, State
+from serving.supervisor import processes
+from serving.supervisor.control import Control
+from serving.supervisor.fleet import Abort, Action, Fleet, GiveUp, Kill, Publish, Replica, Start, Status
+from serving.supervisor.forkserver import ForkServerLink
+from serving.supervisor.processes import Exit
+from serving.supervisor.repository import find_model
+
+TICK = 0.02  # seconds between looks at the scoreboard
+CLOSE_TIME = 3.0  # seconds for the handlers' close() after the last answer
+RESTARTS = 5  # of the HTTP master or the fork server in a row, before the container gives up
+CALM = 60.0  # seconds of life after which a restart counts as the first one again
+BACKLOG = 4096
+
+
+class Service:
+    """One of the two processes that must always be there: how to start it, and how often that has failed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pid: int | None = None
+        self.failures = 0
+        self.started = 0.0
+
+    def began(self, pid: int, now: float) -> None:
+        self.pid, self.started = pid, now
+
+    def ended(self, now: float) -> bool:
+        """Whether to start it again."""
+        self.pid = None
+        self.failures = 1 if now - self.started > CALM else self.failures + 1
+        return self.failures <= RESTARTS
+
+
+class Supervisor:
+    """``run`` serves until a signal or a failure and gives the exit code."""
+
+    def __init__(self, config: Config, models: Sequence[Model], listener: socket.socket, runtime: Runtime) -> None:
+        self._config = config
+        self._listener = listener
+        self._runtime = runtime
+        self._board = Scoreboard.create()
+        self._fleet = Fleet(self._board, config.load_timeout)
+        for model in models:
+            self._fleet.add(model)
+        self._models = {model.name: model for model in models}
+        self._control = Control(runtime, self._board, self._locate, self._on_phase, self._on_overdue)
+        self._forks = ForkServerLink(runtime, self._board, self._on_forked)
+        self._fork_service = Service("fork server")
+        self._http_service = Service("HTTP master")
+        self._unclaimed: dict[int, Exit] = {}
+        self._killed: set[int] = set()
+        self._oom_kills = processes.oom_kills()
+        self._stopping = False
+        self._signals = 0
+        self._exit: asyncio.Future[int]
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        self._exit = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        try:
+            await self._control.start()
+            self._start_http()
+            await self._start_forks()
+            ticker = loop.create_task(self._tick())
+            code = await self._exit
+            ticker.cancel()
+            return code
+        finally:
+            await self._end_everything()
+
+    # What time brings.
+
+    async def _tick(self) -> None:
+        while True:
+            self._step()
+            await asyncio.sleep(TICK)
+
+    def _step(self) -> None:
+        try:
+            self._act(self._fleet.tick(time.monotonic()))
+        except Exception as exc:
+            log.error("the supervisor failed", exc=exc)
+            self._finish(1)
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Start(replica):
+                    self._forks.fork(Fork(replica.row.index, replica.epoch, self._models[replica.model]))
+                case Abort(replica, reason):
+                    self._abort(replica, reason)
+                case Kill(replica):
+                    if replica.pid is not None:
+                        processes.kill_group(replica.pid)
+                case Publish(model):
+                    self._control.publish(model)
+                case GiveUp(reason):
+                    log.error(f"cannot serve: {reason}")
+                    self._finish(1)
+        self._write_state()
+
+    def _abort(self, replica: Replica, reason: str) -> None:
+        log.error("ending a worker", model=replica.model, worker=replica.pid, reason=reason)
+        if replica.pid is not None:
+            self._killed.add(replica.pid)
+            processes.abort(replica.pid)
+
+    def _write_state(self) -> None:
+        now = time.monotonic()
+        state, reason = (State.DRAINING, "") if self._stopping else self._fleet.state(now)
+        old = self._board.read_header()
+        ready, wanted, last_ready = self._fleet.counts()
+        since = old.since if old.state == state and old.since else now
+        self._board.write_header(Header(state, since, ready, wanted, last_ready, reason))
+        if old.state != state:
+            log.info(f"the server is {state.name.lower()}", reason=reason or None, replicas=ready)
+
+    # What others say.
+
+    def _locate(self, name: str) -> Placement:
+        placement = self._fleet.placement(name)
+        if placement is None:
+            return Placement(name, [], self._config.request_timeout, self._config.queue_size, failed="no such model")
+        paths = [
+            msgspec.structs.replace(address, path=str(self._runtime.worker_path(address.row, address.epoch)))
+            for address in placement.replicas
+        ]
+        return msgspec.structs.replace(placement, replicas=paths)
+
+    def _on_phase(self, message: WorkerPhase) -> None:
+        if message.phase == "failed":
+            error = message.error or "unknown"
+            log.error("a model failed to load", error=error, permanent=message.permanent)
+            self._act(self._fleet.load_failed(message.row, message.epoch, error, message.permanent))
+        else:
+            now = time.monotonic()
+            status = Status(message.phase)
+            self._act(self._fleet.phase(message.row, message.epoch, status, message.queue_size, now))
+
+    def _on_overdue(self, message: Overdue) -> None:
+        self._fleet.overdue(message.row, message.epoch, time.monotonic())
+
+    def _on_forked(self, message: Forked) -> None:
+        self._fleet.forked(message.row, message.epoch, message.pid)
+        gone = self._unclaimed.pop(message.pid, None)
+        if gone is not None:
+            self._on_exit(gone)
+
+    # Children.
+
+    def _start_http(self) -> None:
+        arguments = [str(self._runtime.path), str(self._listener.fileno()), str(self._board.fd)]
+        pid = processes.spawn_module(
+            "serving.frontend.server", arguments, [self._listener.fileno(), self._board.fd]
+        )
+        self._http_service.began(pid, time.monotonic())
+
+    async def _start_forks(self) -> None:
+        await self._forks.start()
+        assert self._forks.pid is not None
+        self._fork_service.began(self._forks.pid, time.monotonic())
+
+    def _reap(self) -> None:
+        for gone in processes.reap(lambda pid: self._fleet.by_pid(pid) is not None):
+            self._on_exit(gone)
+
+    def _on_exit(self, gone: Exit) -> None:
+        replica = self._fleet.by_pid(gone.pid)
+        if replica is not None:
+            self._on_worker_exit(replica, gone)
+        elif gone.pid == self._http_service.pid:
+            self._on_service_exit(self._http_service, gone)
+        elif gone.pid == self._fork_service.pid:
+            self._on_service_exit(self._fork_service, gone)
+        else:
+            self._unclaimed[gone.pid] = gone
+            while len(self._unclaimed) > 256:  # strangers' orphans that nobody will ask for
+                self._unclaimed.pop(next(iter(self._unclaimed)))
+
+    def _on_worker_exit(self, replica: Replica, gone: Exit) -> None:
+        stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
+        level = log.info if replica.status is Status.RETIRING else log.error
+        level(
+            "a worker ended",
+            model=replica.model,
+            worker=gone.pid,
+            cause=str(gone),
+            oom_killed=self._was_oom(gone),
+            stacks=stacks or None,
+        )
+        self._killed.discard(gone.pid)
+        self._act(self._fleet.exited(replica, str(gone), time.monotonic()))
+
+    def _was_oom(self, gone: Exit) -> bool | None:
+        """Whether the kernel's OOM killer did it: a SIGKILL that is not ours, and its count has risen."""
+        if gone.code != -signal.SIGKILL or gone.pid in self._killed:
+            return None
+        count, before = processes.oom_kills(), self._oom_kills
+        self._oom_kills = count
+        return count > before
+
+    def _on_service_exit(self, service: Service, gone: Exit) -> None:
+        restart = service.ended(time.monotonic())
+        self._wake.set()
+        if self._stopping or self._exit.done():
+            return
+        log.error(f"the {service.name} ended", cause=str(gone))
+        if not restart:
+            log.error(f"cannot serve: the {service.name} ended {service.failures} times in a row")
+            self._finish(1)
+        elif service is self._http_service:
+            self._start_http()
+        else:
+            task = asyncio.get_running_loop().create_task(self._restart_forks())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _restart_forks(self) -> None:
+        # Requests that the dead one had not carried out are asked for again.
+        await self._start_forks()
+        for replica in self._fleet.replicas():
+            if replica.pid is None:
+                self._act([Start(replica)])
+
+    # The end.
+
+    def _on_signal(self, number: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            log.warning("second signal: leaving now", signal=signal.Signals(number).name)
+            self._finish(128 + number)
+            return
+        log.info("stopping", signal=signal.Signals(number).name)
+        self._stopping = True
+        self._write_state()
+        task = asyncio.get_running_loop().create_task(self._stop())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _stop(self) -> None:
+        """First the requests that were accepted, then the HTTP workers, then the handlers' close()."""
+        give_up = time.monotonic() + self._config.drain_timeout
+        await self._until(lambda: self._board.in_flight() == 0, give_up)
+        left = self._board.in_flight()
+        if left:
+            log.error("the drain time is over", unanswered=left)
+        if self._http_service.pid is not None:
+            processes.send_signal(self._http_service.pid, signal.SIGTERM)
+        await self._until(lambda: self._http_service.pid is None, max(give_up, time.monotonic() + 1.0))
+        for replica in self._fleet.retire(time.monotonic()):
+            if not self._control.retire(replica.row.index, replica.epoch) and replica.pid is not None:
+                processes.kill_group(replica.pid)
+        await self._until(lambda: not self._fleet.replicas(), time.monotonic() + CLOSE_TIME)
+        self._finish(0)
+
+    async def _until(self, condition: object, give_up: float) -> None:
+        assert callable(condition)
+        while not condition() and time.monotonic() < give_up:
+            await asyncio.sleep(TICK)
+
+    def _finish(self, code: int) -> None:
+        if not self._exit.done():
+            self._exit.set_result(code)
+
+    async def _end_everything(self) -> None:
+        """Whatever still lives is killed and reaped, and the runtime folder goes."""
+        self._stopping = True
+        self._forks.close()
+        self._control.close()
+        for pid in (self._http_service.pid, self._fork_service.pid, *(one.pid for one in self._fleet.replicas())):
+            if pid is not None:
+                processes.kill_group(pid)
+        self._reap()
+        await self._until(
+            lambda: self._http_service.pid is None and self._fork_service.pid is None, time.monotonic() + 1.0
+        )
+        self._runtime.remove()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket, made before anything else so that a taken port ends the start at once. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def main(config: Config) -> int:
+    """Serve until told to stop; gives the exit code of the container."""
+    log.setup("supervisor", config.log_level, config.log_format)
+    for warning in config.warnings:
+        log.warning(warning)
+    try:
+        models = [find_model(config)]
+        listener = bind(config.host, config.port)
+    except ModelError as exc:
+        log.error(f"cannot serve: {exc}")
+        return 1
+    except OSError as exc:
+        log.error(f"cannot listen on {config.host}:{config.port}: {os.strerror(exc.errno or 0)}")
+        return 1
+    runtime = Runtime.create(config)
+    become_subreaper()
+    host, port = listener.getsockname()[:2]
+    log.info("listening", host=host, port=port, model=models[0].name, handler=models[0].handler)
+    return asyncio.run(Supervisor(config, models, listener, runtime).run())

@@ -1,0 +1,163 @@
+"""Frame <-> bytes, no I/O: how our processes speak over Unix sockets.
+
+A frame is a prefix of 24 bytes, a head (msgpack of a small struct) and a body that nobody on the way looks into:
+
+    u8 version | u8 kind | u16 zero | u32 head length | u64 body length | u64 id | head | body
+
+Reading is total: any bytes give frames or ``WireError``. A body of 64 KiB or more is read straight into a buffer of its
+own, so it is copied once between the socket and the handler.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple
+
+import msgspec
+
+from serving.errors import WireError
+from serving.request import Body
+
+VERSION = 1
+PREFIX = struct.Struct("<BBHIQQ")
+MAX_HEAD = 64 * 1024
+LARGE_BODY = 64 * 1024  # bytes; from here on a body gets a buffer of its own
+SCRATCH = 256 * 1024  # bytes; holds any small frame: prefix + MAX_HEAD + LARGE_BODY
+MAX_BODY = 1 << 34  # 16 GiB: above it a length is a corrupt one
+
+
+class Kind(enum.IntEnum):
+    REQUEST = 1
+    REPLY = 2
+    CANCEL = 3
+    CONTROL = 4
+
+
+KINDS = frozenset(int(kind) for kind in Kind)
+
+
+class Frame(NamedTuple):
+    kind: int
+    id: int
+    head: bytes
+    body: Body
+
+
+class RequestHead(msgspec.Struct, frozen=True, array_like=True):
+    """Head of REQUEST. ``deadline`` is an instant of the monotonic clock; ``alone`` keeps it out of any batch."""
+
+    deadline: float
+    request_id: str
+    content_type: str = ""
+    accept: str = ""
+    model: str = ""
+    alone: bool = False
+    sagemaker: dict[str, str] = {}
+
+
+class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
+    """Head of REPLY. Where ``code`` is set the reply is an error and its body the message, UTF-8."""
+
+    status: int
+    content_type: str = ""
+    custom_attributes: str | None = None
+    code: str | None = None
+
+
+def encode(kind: int, id: int, head: bytes = b"", body: Body = b"") -> list[Body]:
+    """The buffers of one frame, in order; a large body is passed on uncopied."""
+    start = PREFIX.pack(VERSION, kind, 0, len(head), len(body), id) + head
+    if not body:
+        return [start]
+    return [start + bytes(body)] if len(body) < LARGE_BODY else [start, body]
+
+
+class FrameReader:
+    """Bytes in, frames out. The caller fills ``get_buffer()`` and reports how much by ``buffer_updated(n)``."""
+
+    def __init__(self, max_body: int = MAX_BODY) -> None:
+        self._max_body = max_body
+        self._scratch = memoryview(bytearray(SCRATCH))
+        self._start = 0
+        self._end = 0
+        self._large: tuple[int, int, bytes] | None = None  # kind, id and head of the frame whose body is being read
+        self._body = bytearray()
+        self._filled = 0
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes belong; never empty."""
+        if self._large is not None:
+            return memoryview(self._body)[self._filled :]
+        return self._scratch[self._end :]
+
+    def buffer_updated(self, n: int) -> list[Frame]:
+        """Take note of ``n`` new bytes; give the frames they complete. Raises WireError."""
+        if self._large is None:
+            self._end += n
+            return self._parse()
+        self._filled += n
+        if self._filled < len(self._body):
+            return []
+        kind, id, head = self._large
+        frame = Frame(kind, id, head, self._body)
+        self._large = None
+        return [frame]
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The same for bytes already at hand."""
+        frames: list[Frame] = []
+        rest = memoryview(data)
+        while len(rest):
+            buffer = self.get_buffer()
+            n = min(len(buffer), len(rest))
+            buffer[:n] = rest[:n]
+            rest = rest[n:]
+            frames += self.buffer_updated(n)
+        return frames
+
+    def _parse(self) -> list[Frame]:
+        frames: list[Frame] = []
+        while self._large is None and self._end - self._start >= PREFIX.size:
+            kind, head_size, body_size, id = self._prefix()
+            head_at = self._start + PREFIX.size
+            body_at = head_at + head_size
+            if body_size >= LARGE_BODY:
+                if self._end < body_at:
+                    break
+                self._begin_large(kind, id, head_at, body_at, body_size, frames)
+            else:
+                if self._end < body_at + body_size:
+                    break
+                head, body = bytes(self._scratch[head_at:body_at]), bytes(self._scratch[body_at : body_at + body_size])
+                frames.append(Frame(kind, id, head, body))
+                self._start = body_at + body_size
+        self._compact()
+        return frames
+
+    def _prefix(self) -> tuple[int, int, int, int]:
+        version, kind, zero, head_size, body_size, id = PREFIX.unpack_from(self._scratch, self._start)
+        if version != VERSION or zero or kind not in KINDS:
+            raise WireError(f"no frame starts with version {version}, kind {kind}")
+        if head_size > MAX_HEAD or body_size > self._max_body:
+            raise WireError(f"head of {head_size} or body of {body_size} bytes is beyond the limit")
+        return kind, head_size, body_size, id
+
+    def _begin_large(self, kind: int, id: int, head_at: int, body_at: int, size: int, frames: list[Frame]) -> None:
+        head = bytes(self._scratch[head_at:body_at])
+        there = min(size, self._end - body_at)
+        self._body = bytearray(size)
+        self._body[:there] = self._scratch[body_at : body_at + there]
+        self._start = body_at + there
+        if there == size:
+            frames.append(Frame(kind, id, head, self._body))
+        else:
+            self._large, self._filled = (kind, id, head), there
+
+    def _compact(self) -> None:
+        rest = self._end - self._start
+        if rest == 0:
+            self._start = self._end = 0
+        elif SCRATCH - self._end < LARGE_BODY:
+            self._scratch[:rest] = bytes(self._scratch[self._start : self._end])
+            self._start, self._end = 0, rest

@@ -1,0 +1,144 @@
+"""Batcher: requests in, batches out. Bounded, one bucket per batch, work-conserving.
+
+The I/O thread puts and cancels; the engine's thread admits and takes. A request waits in one of two places: among the
+arrivals until the engine has decoded it, then in its bucket.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from serving.deadline import Clock
+from serving.handler import BatchPolicy
+from serving.request import Request
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock."""
+
+    id: int
+    request: Request
+    reply_to: Any = None
+    alone: bool = False
+    arrival: float = 0.0
+    sample: Any = None
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class Taken:
+    """What the engine does next: run ``batch`` if there is one; ``expired`` get no more than an error."""
+
+    batch: list[Item] = field(default_factory=list)
+    expired: list[Item] = field(default_factory=list)
+
+
+class Alone(NamedTuple):
+    """The bucket of a request that shares no batch."""
+
+    id: int
+
+
+class Batcher:
+    def __init__(self, policy: BatchPolicy, queue_size: int, clock: Clock = time.monotonic) -> None:
+        self.policy = policy
+        self.queue_size = policy.queue_size or queue_size
+        self._clock = clock
+        self._arrivals: deque[Item] = deque()
+        self._buckets: dict[Hashable, deque[Item]] = {}
+        self._decoded = 0
+        self._closed = False
+        self._wake = threading.Condition()
+
+    @property
+    def size(self) -> int:
+        """Requests that wait."""
+        return len(self._arrivals) + self._decoded
+
+    def put(self, item: Item) -> bool:
+        """Take a request in; False where the queue is full."""
+        if self.size >= self.queue_size:
+            return False
+        item.arrival = self._clock()
+        with self._wake:
+            self._arrivals.append(item)
+            self._wake.notify()
+        return True
+
+    def close(self) -> None:
+        """No more arrivals; what waits is still given out, and at once."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+
+    @property
+    def is_done(self) -> bool:
+        return self._closed and self.size == 0
+
+    def wait(self) -> bool:
+        """Sleep until there is something to decode or a batch is due; False once closed and empty."""
+        with self._wake:
+            while not self._arrivals and not self._closed:
+                due = self._due()
+                delay = None if due is None else due - self._clock()
+                if delay is not None and delay <= 0:
+                    return True
+                self._wake.wait(delay)
+        return not self.is_done
+
+    def next_arrival(self) -> Item | None:
+        """A request to decode, unless some bucket is full already."""
+        if not self._arrivals or self._full() is not None:
+            return None
+        return self._arrivals.popleft()
+
+    def admit(self, item: Item, bucket: Hashable) -> None:
+        """A decoded request joins its bucket. A bucket that cannot be hashed raises TypeError."""
+        key = Alone(item.id) if item.alone else bucket
+        self._buckets.setdefault(key, deque()).append(item)
+        self._decoded += 1
+
+    def take(self) -> Taken:
+        """The batch that is due now: from a full bucket, else from the one whose head has waited longest."""
+        taken = Taken()
+        key = self._full()
+        if key is None:
+            key = self._oldest()
+            if key is None or not self._is_due(key):
+                return taken
+        queue = self._buckets[key]
+        now = self._clock()
+        while queue and len(taken.batch) < self.policy.max_size:
+            item = queue.popleft()
+            self._decoded -= 1
+            if item.cancelled:
+                continue
+            (taken.expired if item.request.deadline.at <= now else taken.batch).append(item)
+        if not queue:
+            del self._buckets[key]
+        return taken
+
+    def _full(self) -> Hashable | None:
+        size = self.policy.max_size
+        return next((key for key, queue in self._buckets.items() if len(queue) >= size), None)
+
+    def _oldest(self) -> Hashable | None:
+        return min(self._buckets, key=lambda key: self._buckets[key][0].arrival, default=None)
+
+    def _due(self) -> float | None:
+        key = self._oldest()
+        return None if key is None else self._due_at(key)
+
+    def _due_at(self, key: Hashable) -> float:
+        if isinstance(key, Alone) or self._closed:
+            return 0.0
+        return self._buckets[key][0].arrival + self.policy.max_delay_ms / 1000
+
+    def _is_due(self, key: Hashable) -> bool:
+        return self._due_at(key) <= self._clock()

@@ -1,0 +1,29 @@
+"""The border to the hardware: which device a worker uses. CUDA is first touched here, after the fork."""
+
+from __future__ import annotations
+
+from serving.errors import ModelError
+
+
+def resolve(device: str) -> str:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to ``cpu`` or ``cuda:N``. Raises ModelError for one that is not here."""
+    import torch
+
+    if device == "cpu":
+        return "cpu"
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda:0" if count else "cpu"
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        raise ModelError(f"device is {device}, but this machine shows {count} CUDA devices")
+    return f"cuda:{index}"
+
+
+def prepare(device: str, threads: int) -> None:
+    """Set up torch in a worker: ``threads`` for one operation on the CPU, and the current CUDA device."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if device != "cpu":
+        torch.cuda.set_device(device)

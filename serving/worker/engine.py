@@ -1,0 +1,170 @@
+"""Engine: the one thread that runs user code, and the rule for each way in which user code can fail.
+
+Every call of user code is announced on the scoreboard with the latest deadline of the requests it works on, so that the
+supervisor can end it; the requests stay listed as running until their answers are handed over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from serving import codecs, log
+from serving.errors import BadRequest, CodedError, DeadlineExceeded, HandlerError, OutOfMemory, ServingError
+from serving.handler import Handler
+from serving.request import Response
+from serving.worker.batcher import Batcher, Item
+
+Outcome = tuple[Item, Response | ServingError]
+
+
+class Stamps(Protocol):
+    """The engine's side of the scoreboard row."""
+
+    def start(self, ids: Sequence[int], until: float) -> None: ...
+
+    def finish(self, completed: int) -> None: ...
+
+
+class Engine:
+    """``deliver`` gets the outcomes of each batch, on the engine's thread; each request has exactly one outcome."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        batcher: Batcher,
+        stamps: Stamps,
+        deliver: Callable[[list[Outcome]], None],
+        default_accept: str = "application/json",
+    ) -> None:
+        self._handler = handler
+        self._batcher = batcher
+        self._stamps = stamps
+        self._deliver = deliver
+        self._default_accept = default_accept
+
+    def run(self) -> None:
+        """Work until the batcher is closed and empty."""
+        while self._batcher.wait():
+            self.step()
+
+    def step(self) -> None:
+        """Decode what has arrived, until a batch is full; then run the batch that is due, if any."""
+        while (item := self._batcher.next_arrival()) is not None:
+            self._decode(item)
+        taken = self._batcher.take()
+        outcomes = [expired(item) for item in taken.expired]
+        if taken.batch:
+            outcomes += self._run(taken.batch)
+        if outcomes:
+            self._settle(outcomes)
+
+    def _settle(self, outcomes: list[Outcome]) -> None:
+        # The answers are handed over before the scoreboard forgets the requests: if the worker dies in between they
+        # are tried again, never lost.
+        self._deliver(outcomes)
+        self._stamps.finish(len(outcomes))
+
+    def _decode(self, item: Item) -> None:
+        if item.cancelled:
+            return
+        if item.request.deadline.expired():
+            self._settle([expired(item)])
+            return
+        self._stamps.start((item.id,), item.request.deadline.at)
+        try:
+            item.sample = self._handler.decode(item.request)
+        except BaseException as exc:
+            self._settle([(item, decode_error(item, exc))])
+            return
+        try:
+            self._batcher.admit(item, self._handler.bucket(item.sample))
+        except BaseException as exc:
+            self._settle([(item, predict_error(item, exc))])
+            return
+        self._stamps.finish(0)
+
+    def _run(self, batch: list[Item]) -> list[Outcome]:
+        """Run one batch; where it fails as a whole, its halves, so that only the bad request fails."""
+        now = time.monotonic()
+        live = [item for item in batch if item.request.deadline.at > now]
+        outcomes = [expired(item) for item in batch if item.request.deadline.at <= now]
+        if not live:
+            return outcomes
+        self._stamps.start([item.id for item in live], max(item.request.deadline.at for item in live))
+        try:
+            outputs = self._predict([item.sample for item in live])
+        except BaseException as exc:
+            if len(live) == 1:
+                return [*outcomes, (live[0], predict_error(live[0], exc))]
+            log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
+            middle = len(live) // 2
+            return [*outcomes, *self._run(live[:middle]), *self._run(live[middle:])]
+        return [*outcomes, *(self._encode(item, output) for item, output in zip(live, outputs, strict=True))]
+
+    def _predict(self, samples: list[Any]) -> Sequence[Any]:
+        import torch
+
+        handler = self._handler
+        with torch.inference_mode():
+            outputs = handler.split(handler.predict(handler.collate(samples)), len(samples))
+        if len(outputs) != len(samples):
+            raise HandlerError(f"the handler gave {len(outputs)} outputs for {len(samples)} requests")
+        return outputs
+
+    def _encode(self, item: Item, output: Any) -> Outcome:
+        try:
+            value = self._handler.encode(output, item.request)
+            return item, codecs.encode(value, item.request.accept, self._default_accept)
+        except BaseException as exc:
+            return item, predict_error(item, exc)
+
+
+def expired(item: Item) -> Outcome:
+    return item, DeadlineExceeded("the deadline passed while the request was waiting")
+
+
+def describe(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}"[:300]
+
+
+def decode_error(item: Item, exc: BaseException) -> ServingError:
+    """What the client sees when ``decode`` fails: its own mistake, unless the exception says otherwise."""
+    error = chosen_error(exc)
+    if error is None:
+        log.info("a request could not be decoded", request_id=item.request.request_id, error=describe(exc))
+        return BadRequest(f"the request could not be decoded: {describe(exc)}")
+    if error.status >= 500:
+        report(item, exc)
+    return error
+
+
+def predict_error(item: Item, exc: BaseException) -> ServingError:
+    """What the client sees when anything after ``decode`` fails. The traceback goes to the log only."""
+    error = chosen_error(exc)
+    if error is None or error.status >= 500:
+        report(item, exc)
+    return error or HandlerError(f"the model failed with {type(exc).__name__}; the log has more under this request id")
+
+
+def chosen_error(exc: BaseException) -> ServingError | None:
+    """The error that the exception itself stands for, by its type or its ``status_code``."""
+    if isinstance(exc, ServingError):
+        return exc
+    if isinstance(exc, MemoryError) or is_device_oom(exc):
+        return OutOfMemory("there was not enough memory to answer this request")
+    status = getattr(exc, "status_code", None)
+    if isinstance(status, int) and 400 <= status <= 599:
+        return CodedError(status, "handler_error", str(exc))
+    return None
+
+
+def is_device_oom(exc: BaseException) -> bool:
+    import torch
+
+    return isinstance(exc, torch.OutOfMemoryError)
+
+
+def report(item: Item, exc: BaseException) -> None:
+    log.error("a request failed in the handler", exc=exc, request_id=item.request.request_id)

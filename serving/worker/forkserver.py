@@ -1,0 +1,113 @@
+"""Fork server: torch is imported once, then each model worker is a fork that is ready in milliseconds.
+
+It has one thread, never touches CUDA and never runs an operation of torch, since neither CUDA nor a thread pool lives
+through a fork. Each worker is forked twice, so that it becomes a child of the supervisor, the only process that reaps.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from serving.messages import Fork, Forked, ForkReady, Message, pack, unpack
+from serving.runtime import Runtime, set_parent_death_signal
+from serving.scoreboard import Scoreboard
+from serving.wire import Frame, FrameReader
+
+ADOPTION = 5.0  # seconds within which a fork must have been handed to the supervisor
+
+
+class ForkServer:
+    """``supervisor`` is the process that adopts the workers; requests come through ``channel``."""
+
+    def __init__(self, channel: socket.socket, runtime: Runtime, board: Scoreboard, supervisor: int) -> None:
+        self._channel = channel
+        self._runtime = runtime
+        self._board = board
+        self._supervisor = supervisor
+        self._config = runtime.read_config()
+        self._reader = FrameReader()
+
+    def run(self) -> None:
+        """Fork on request until the supervisor closes its end."""
+        self._send(ForkReady())
+        while (frames := self._receive()) is not None:
+            for frame in frames:
+                request = unpack(frame.head)
+                if isinstance(request, Fork):
+                    self._fork(request)
+
+    def _receive(self) -> list[Frame] | None:
+        n = self._channel.recv_into(self._reader.get_buffer())
+        return self._reader.buffer_updated(n) if n else None
+
+    def _send(self, message: Message) -> None:
+        self._channel.sendall(pack(message))
+
+    def _fork(self, request: Fork) -> None:
+        read_end, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            worker = os.fork()
+            if worker == 0:
+                os.close(read_end)
+                os.close(write_end)
+                self._become_worker(request)
+            os.write(write_end, worker.to_bytes(4, "little"))
+            os._exit(0)
+        os.close(write_end)
+        pid = int.from_bytes(os.read(read_end, 4), "little")
+        os.close(read_end)
+        os.waitpid(child, 0)
+        self._send(Forked(request.row, request.epoch, pid))
+
+    def _become_worker(self, request: Fork) -> None:
+        try:
+            self._channel.close()
+            self._be_adopted()
+            os.setpgid(0, 0)  # what user code starts is ended with it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            import numpy
+
+            from serving.worker.server import main
+
+            numpy.random.seed()  # else all replicas would draw the same numbers
+            main(request.model, self._config, self._runtime, self._board.row(request.row), request.epoch)
+        finally:
+            os._exit(72)
+
+    def _be_adopted(self) -> None:
+        give_up = time.monotonic() + ADOPTION
+        while os.getppid() != self._supervisor:
+            if time.monotonic() > give_up:
+                os._exit(73)
+            time.sleep(0.0005)
+        set_parent_death_signal(signal.SIGKILL)
+
+
+def main() -> None:
+    """``python -m serving.worker.forkserver RUNTIME CHANNEL_FD BOARD_FD SUPERVISOR_PID``."""
+    runtime, channel_fd, board_fd, supervisor = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+    set_parent_death_signal(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its pool would be a second thread before the fork
+    import gc
+
+    import torch  # noqa: F401  the import is what this process is for
+    import uvloop  # noqa: F401
+
+    import serving.worker.server  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    channel = socket.socket(fileno=channel_fd)
+    ForkServer(channel, Runtime(runtime), Scoreboard(board_fd), supervisor).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""From a Model to a loaded Handler: finds the class by name, checks its options, applies the model's overrides."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from pathlib import Path
+
+from serving import log
+from serving.errors import ModelError
+from serving.handler import Handler
+from serving.model import Model
+
+
+def create_handler(model: Model) -> Handler:
+    """Import and make the handler, not yet loaded. Raises ModelError: nothing here gets better by trying again."""
+    os.environ.update(model.env)
+    sys.path[:0] = [path for path in (model.code, model.path) if path not in sys.path]
+    handler = find_class(model)()
+    handler.policy = model.policy(handler.policy)
+    check_options(handler, model)
+    return handler
+
+
+def find_class(model: Model) -> type[Handler]:
+    module_name, _, class_name = model.handler.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except BaseException as exc:
+        log.error("the handler's module cannot be imported", exc=exc, model=model.name, handler=model.handler)
+        raise ModelError(f"handler {model.handler}: importing {module_name} failed: {type(exc).__name__}: {exc}") from exc
+    found = getattr(module, class_name, None)
+    if found is None:
+        raise ModelError(f"handler {model.handler}: module {module_name} ({module.__file__}) has no {class_name}")
+    if not (isinstance(found, type) and issubclass(found, Handler)):
+        raise ModelError(f"handler {model.handler}: {class_name} is no subclass of serving.Handler")
+    return found
+
+
+def check_options(handler: Handler, model: Model) -> None:
+    try:
+        inspect.signature(handler.load).bind(Path(model.path), "cpu", **model.options)
+    except TypeError as exc:
+        raise ModelError(f"[options] do not fit {model.handler}.load: {exc}") from exc

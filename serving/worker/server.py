@@ -1,0 +1,244 @@
+"""Model worker: one replica of one model. Frames in, frames out; knows no HTTP.
+
+Two threads. The main one loads the handler and is the engine; user code runs nowhere else. The other one runs the event
+loop: it talks to the supervisor and to the HTTP workers, and it never touches user code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+
+from serving import log
+from serving.channel import Channel
+from serving.config import Config
+from serving.deadline import Deadline
+from serving.errors import ModelError, QueueFull, ServingError, Unavailable
+from serving.handler import Handler
+from serving.messages import Retire, WorkerHello, WorkerPhase, pack, unpack
+from serving.model import Model
+from serving.request import Request
+from serving.runtime import Runtime
+from serving.scoreboard import Phase, Row
+from serving.wire import Frame, Kind, ReplyHead, RequestHead
+from serving.worker import device as devices
+from serving.worker.batcher import Batcher, Item
+from serving.worker.engine import Engine, Outcome
+from serving.worker.loader import create_handler
+
+BEAT = 0.25  # seconds between stamps of the I/O thread
+
+_request_head = msgspec.msgpack.Decoder(RequestHead)
+_reply_head = msgspec.msgpack.Encoder()
+
+
+class Worker:
+    """``row`` is this worker's row of the scoreboard, claimed for ``epoch`` by the supervisor."""
+
+    def __init__(self, model: Model, config: Config, runtime: Runtime, row: Row, epoch: int) -> None:
+        self._model = model
+        self._config = config
+        self._runtime = runtime
+        self._row = row
+        self._epoch = epoch
+        self._loop: asyncio.AbstractEventLoop
+        self._control: Channel
+        self._batcher: Batcher | None = None
+        self._items: dict[tuple[Channel, int], Item] = {}
+        self._channels: set[Channel] = set()
+
+    def run(self) -> None:
+        """Serve until retired. Returns when the handler is closed; raises nothing."""
+        self._start_loop()
+        handler = self._load()
+        if handler is None:
+            return
+        batcher = Batcher(handler.policy, self._model.queue_size)
+        engine = Engine(handler, batcher, self._row, self._deliver, self._config.default_accept)
+        self._call(self._open, batcher)
+        engine.run()
+        self._close(handler)
+
+    def _load(self) -> Handler | None:
+        try:
+            handler = create_handler(self._model)
+            device = devices.resolve(self._model.device)
+            devices.prepare(device, self._model.threads)
+            self._report(Phase.LOADING)
+            handler.load(Path(self._model.path), device, **self._model.options)
+            self._report(Phase.WARMING)
+            handler.warmup()
+        except BaseException as exc:
+            permanent = isinstance(exc, ModelError)
+            if not permanent:
+                log.error("the model failed to load", exc=exc, model=self._model.name)
+            self._fail(f"{type(exc).__name__}: {exc}"[:500] if not permanent else str(exc), permanent)
+            return None
+        return handler
+
+    def _close(self, handler: Handler) -> None:
+        try:
+            handler.close()
+        except BaseException as exc:
+            log.error("the handler failed to close", exc=exc, model=self._model.name)
+        self._call(self._flush)
+
+    # From the main thread to the loop's thread.
+
+    def _start_loop(self) -> None:
+        ready = threading.Event()
+        threading.Thread(target=self._run_loop, args=(ready,), name="io", daemon=True).start()
+        if not ready.wait(30):
+            raise TimeoutError("the worker's event loop did not start")
+
+    def _run_loop(self, ready: threading.Event) -> None:
+        import uvloop
+
+        self._loop = uvloop.new_event_loop()
+        try:
+            self._loop.run_until_complete(self._connect())
+            self._beat()
+            self._loop.call_soon(ready.set)
+            self._loop.run_forever()
+        except BaseException as exc:
+            # Without this thread the replica is dead but does not know it.
+            log.error("the worker's event loop failed", exc=exc)
+            os._exit(70)
+
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        """Run on the loop's thread and wait for it."""
+        done = threading.Event()
+
+        def step() -> None:
+            function(*args)
+            done.set()
+
+        self._loop.call_soon_threadsafe(step)
+        done.wait(5)
+
+    def _report(self, phase: Phase) -> None:
+        self._row.phase = phase
+        self._call(self._tell, WorkerPhase(self._row.index, self._epoch, phase.name.lower()))
+
+    def _fail(self, error: str, permanent: bool) -> None:
+        message = WorkerPhase(self._row.index, self._epoch, "failed", error, permanent)
+        self._call(self._tell, message)
+        self._call(self._flush)
+
+    def _deliver(self, outcomes: list[Outcome]) -> None:
+        self._loop.call_soon_threadsafe(self._reply, outcomes)
+
+    # On the loop's thread.
+
+    async def _connect(self) -> None:
+        _, self._control = await self._loop.create_unix_connection(
+            lambda: Channel(self), str(self._runtime.control_path)
+        )
+        self._tell(WorkerHello(self._row.index, self._epoch))
+
+    def _open(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+        self._loop.create_task(self._listen(batcher))
+
+    async def _listen(self, batcher: Batcher) -> None:
+        path = self._runtime.worker_path(self._row.index, self._epoch)
+        await self._loop.create_unix_server(lambda: Channel(self, self._channels.add), str(path), backlog=256)
+        self._row.phase = Phase.READY
+        self._tell(WorkerPhase(self._row.index, self._epoch, "ready", queue_size=batcher.queue_size))
+
+    def _tell(self, message: WorkerHello | WorkerPhase) -> None:
+        self._control.send_raw([pack(message)])
+
+    def _flush(self) -> None:
+        for channel in (self._control, *self._channels):
+            channel.close()
+
+    def _beat(self) -> None:
+        self._row.stamp_beat()
+        self._loop.call_later(BEAT, self._beat)
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        if frame.kind == Kind.REQUEST:
+            self._accept(channel, frame)
+        elif frame.kind == Kind.CANCEL:
+            item = self._items.pop((channel, frame.id), None)
+            if item is not None:
+                item.cancelled = True
+        elif channel is self._control and isinstance(unpack(frame.head), Retire):
+            self._retire()
+
+    def on_lost(self, channel: Channel) -> None:
+        if channel is self._control:
+            os._exit(71)  # no supervisor, no worker
+        self._channels.discard(channel)
+        for key in [key for key in self._items if key[0] is channel]:
+            self._items.pop(key).cancelled = True
+
+    def _accept(self, channel: Channel, frame: Frame) -> None:
+        head = _request_head.decode(frame.head)
+        request = Request(
+            body=frame.body,
+            content_type=head.content_type,
+            accept=head.accept,
+            request_id=head.request_id,
+            deadline=Deadline(head.deadline),
+            model=head.model,
+            sagemaker=MappingProxyType(head.sagemaker),
+        )
+        item = Item(frame.id, request, channel, head.alone)
+        if self._batcher is None or self._row.phase is not Phase.READY:
+            self._send(item, Unavailable("this replica is retiring"))
+        elif not self._batcher.put(item):
+            self._send(item, QueueFull(f"{self._batcher.queue_size} requests are waiting already"))
+        else:
+            self._items[channel, item.id] = item
+            self._row.queued = self._batcher.size
+
+    def _reply(self, outcomes: list[Outcome]) -> None:
+        for item, outcome in outcomes:
+            if self._items.pop((item.reply_to, item.id), None) is not None:
+                self._send(item, outcome)
+        if self._batcher is not None:
+            self._row.queued = self._batcher.size
+
+    def _send(self, item: Item, outcome: object) -> None:
+        channel: Channel = item.reply_to
+        if isinstance(outcome, ServingError):
+            head = ReplyHead(outcome.status, code=outcome.code)
+            channel.send(Kind.REPLY, item.id, _reply_head.encode(head), outcome.message.encode())
+        else:
+            head = ReplyHead(outcome.status, outcome.content_type, outcome.custom_attributes)
+            channel.send(Kind.REPLY, item.id, _reply_head.encode(head), outcome.body)
+
+    def _retire(self) -> None:
+        self._row.phase = Phase.RETIRING
+        for channel in self._channels:
+            channel.send_raw([pack(Retire())])
+        if self._batcher is not None:
+            self._batcher.close()
+        else:
+            os._exit(0)
+
+
+def main(model: Model, config: Config, runtime: Runtime, row: Row, epoch: int) -> None:
+    """The life of a worker process after the fork; never returns."""
+    log.setup("worker", config.log_level, config.log_format)
+    log.capture_prints(model=model.name)
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # the stacks are logged; a core of all weights helps nobody
+    stacks = runtime.stacks_path(row.index, epoch).open("wb")
+    faulthandler.enable(stacks, all_threads=True)
+    row.stamp_beat()
+    started = time.monotonic()
+    Worker(model, config, runtime, row, epoch).run()
+    log.debug("the worker ends", seconds=round(time.monotonic() - started, 3))
+    os._exit(0)

@@ -1,0 +1,67 @@
+"""Does what the request says, well or badly: ``{"do": …, "id": …}``. The answer tells the id and the worker's pid."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from serving import BadRequest, BatchPolicy, Handler, Request
+
+
+class Teapot(Exception):
+    status_code = 418
+
+
+class Faulty(Handler):
+    policy = BatchPolicy(max_size=16)
+
+    def load(self, model_dir: Path, device: str, load_seconds: float = 0.0, load_fails: str = "") -> None:
+        print("loading the faulty one")
+        time.sleep(load_seconds)
+        if load_fails and Path(load_fails).exists():
+            raise OSError("the weights are not there")
+        self.kept: list[bytearray] = []
+
+    def decode(self, request: Request) -> dict[str, Any]:
+        sample = super().decode(request)
+        if not isinstance(sample, dict):
+            raise BadRequest("the body is no object")
+        if sample.get("do") == "decode-crash":
+            ctypes.string_at(0)
+        return sample
+
+    def predict(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        outputs = [self.one(sample) for sample in batch]
+        return [output for output in outputs if output is not None]
+
+    def one(self, sample: dict[str, Any]) -> dict[str, Any] | None:
+        match sample.get("do", "echo"):
+            case "sleep":
+                time.sleep(sample["seconds"])
+            case "spin":
+                sum(itertools.repeat(0))  # in C, with the interpreter lock held, for ever
+            case "segfault":
+                ctypes.string_at(0)
+            case "exit":
+                os._exit(3)
+            case "sys-exit":
+                sys.exit(4)
+            case "leak":
+                self.kept.append(bytearray(os.urandom(1 << 20) * sample["megabytes"]))
+            case "raise":
+                raise ValueError("a secret of the handler")
+            case "teapot":
+                raise Teapot("short and stout")
+            case "memory":
+                raise MemoryError
+            case "lose":
+                return None
+        return {"id": sample.get("id"), "pid": os.getpid()}
+
+    def close(self) -> None:
+        print("closed the faulty one")

@@ -1,0 +1,81 @@
+"""The borders of the house: who may import whom, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("supervisor", "frontend", "worker")
+SOURCES = sorted([*ROOT.glob("serving/**/*.py"), *ROOT.glob("handlers/**/*.py")])
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room_of(path: Path) -> str | None:
+    parts = path.relative_to(ROOT).parts
+    return parts[1] if parts[0] == "serving" and parts[1] in ROOMS else None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_three_kinds_of_process_never_import_each_other(path: Path) -> None:
+    room = room_of(path)
+    allowed = {"cli.py": {"supervisor"}, "testing.py": {"worker"}}.get(path.name, {room} if room else set())
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "serving" and len(parts) > 1 and parts[1] in ROOMS:
+            assert parts[1] in allowed, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_handlers_use_public_names_only_and_serving_never_imports_them(path: Path) -> None:
+    in_handlers = path.relative_to(ROOT).parts[0] == "handlers"
+    for name in imports(path):
+        if in_handlers:
+            assert not name.startswith("serving.") or name.split(".")[1] in ("codecs", "errors") or name.count(".") == 1
+            assert not any(name.startswith(f"serving.{room}") for room in ROOMS)
+        else:
+            assert name.split(".")[0] != "handlers"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_longer_than_400_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize(
+    "module", ["serving.cli", "serving.supervisor.supervisor", "serving.frontend.server", "serving.handler"]
+)
+def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> None:
+    code = f"import {module}, sys; print([name for name in ('torch', 'numpy') if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"
+
+
+def test_only_config_reads_the_environment() -> None:
+    readers = {
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    }
+    # cli hands the environment to Config, processes and forkserver to a child, loader sets a model's own table.
+    assert readers <= {
+        "serving/cli.py",
+        "serving/config.py",
+        "serving/supervisor/processes.py",
+        "serving/worker/forkserver.py",
+        "serving/worker/loader.py",
+    }

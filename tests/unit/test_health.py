@@ -1,0 +1,62 @@
+"""``/ping`` says 200 only if a request could be served."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from serving.frontend.health import ping
+from serving.scoreboard import Header, Scoreboard, State
+
+
+@pytest.mark.parametrize(
+    ("state", "ready", "unready_for", "status"),
+    [
+        (State.STARTING, 0, 0, 503),
+        (State.LOADING, 0, 0, 503),
+        (State.WARMING, 0, 0, 503),
+        (State.READY, 1, 0, 200),
+        (State.DEGRADED, 0, 29, 200),
+        (State.DEGRADED, 0, 31, 503),
+        (State.DEGRADED, 1, 300, 200),
+        (State.DRAINING, 1, 0, 503),
+        (State.FAILED, 0, 0, 503),
+    ],
+)
+def test_each_state_has_its_status(state: State, ready: int, unready_for: float, status: int) -> None:
+    now = 1000.0
+    got, body = ping(Header(state, now - 5, ready, 2, now - unready_for, "because"), now)
+    assert got == status
+    said = json.loads(body)
+    assert said["status"] == state.name.lower()
+    assert said["reason"] == "because"
+    assert said["seconds"] == 5.0
+
+
+def test_a_header_comes_back_from_the_scoreboard_as_it_was_written() -> None:
+    board = Scoreboard.create()
+    header = Header(State.FAILED, 12.5, 1, 2, 11.5, "naïve reason")
+    board.write_header(header)
+    assert board.read_header() == header
+    board.write_header(header._replace(reason="x" * 10_000))
+    assert len(board.read_header().reason) == 255
+
+
+def test_rows_keep_what_was_running_until_it_is_finished() -> None:
+    board = Scoreboard.create()
+    row, other = board.row(3), board.row(4)
+    row.claim(7)
+    row.start(list(range(1024)), 5.0)
+    assert row.running() == list(range(1024))
+    assert row.busy_until == 5.0
+    assert (other.epoch, other.running()) == (0, [])
+    row.finish(1024)
+    assert (row.running(), row.busy_until, row.completed) == ([], 0.0, 1024)
+
+
+def test_in_flight_counts_all_http_workers() -> None:
+    board = Scoreboard.create()
+    board.slot(0).in_flight = 2
+    board.slot(63).in_flight = 3
+    assert board.in_flight() == 5

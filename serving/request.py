@@ -35,7 +35,7 @@ class Request:
     request_id: str = ""
     deadline: Deadline = NO_DEADLINE
     model: str = ""
-    sagemaker: Mapping[str, str] = field(default=NO_HEADERS)
+    sagemaker: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
 
     @property
     def media_type(self) -> str:

@@ -293,9 +293,9 @@ class Fleet:
             return State.DEGRADED, f"{ready} of {served.model.replicas} replicas are ready"
         statuses = {replica.status for replica in served.live()}
         if Status.WARMING in statuses:
-            return State.WARMING, "warming up"
+            return State.WARMING, ""
         if Status.LOADING in statuses:
-            return State.LOADING, "loading the model"
+            return State.LOADING, ""
         error = next((replica.error for replica in served.replicas if replica.error), "")
         return State.STARTING, error
 

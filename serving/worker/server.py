@@ -55,6 +55,7 @@ class Worker:
         self._batcher: Batcher | None = None
         self._items: dict[tuple[Channel, int], Item] = {}
         self._channels: set[Channel] = set()
+        self._ending = False
 
     def run(self) -> None:
         """Serve until retired. Returns when the handler is closed; raises nothing."""
@@ -159,6 +160,7 @@ class Worker:
         self._control.send_raw([pack(message)])
 
     def _flush(self) -> None:
+        self._ending = True
         for channel in (self._control, *self._channels):
             channel.close()
 
@@ -177,7 +179,7 @@ class Worker:
             self._retire()
 
     def on_lost(self, channel: Channel) -> None:
-        if channel is self._control:
+        if channel is self._control and not self._ending:
             os._exit(71)  # no supervisor, no worker
         self._channels.discard(channel)
         for key in [key for key in self._items if key[0] is channel]:

@@ -12,6 +12,7 @@ from serving.channel import Channel
 from serving.errors import ModelFailed, QueueFull
 from serving.frontend import router
 from serving.frontend.connection import Connection
+from serving.handler import MAX_BATCH
 from serving.messages import Address, FrontendHello, FrontendWelcome, Locate, Message, Overdue, Placement, pack, unpack
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard, Slot
@@ -85,8 +86,8 @@ class Replicas:
         self._turn += 1
         loads = [connection.load for connection in usable]
         index = router.pick(loads, self._turn)
-        limit = view.placement.queue_size
-        if loads[index] > limit + 1024:  # what waits in the socket of a busy worker counts as queued too
+        # The worker itself refuses what exceeds its queue; this bounds what piles up in the socket of one that cannot.
+        if loads[index] >= view.placement.queue_size + MAX_BATCH:
             raise QueueFull(f"{loads[index]} requests are waiting already")
         return usable[index]
 

@@ -121,6 +121,8 @@ class Server:
     def wait(self, seconds: float = 35.0) -> int:
         code = self.process.wait(seconds)
         self._reader.join(5)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
         return code
 
 
@@ -134,7 +136,7 @@ def serving(model_dir: Path, **settings: object) -> Iterator[Server]:
         children = server.children()
         if server.process.poll() is None:
             server.process.kill()
-            server.process.wait(10)
+        server.wait(10)
         eventually(lambda: not [pid for pid in children if is_alive(pid)], 10)
 
 

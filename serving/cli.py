@@ -1,0 +1,145 @@
+"""The command line: ``serving serve``, ``serving config``, and ``serve`` alone, as the platform starts a container."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import click
+import msgspec
+
+from serving.config import Config, load
+from serving.errors import ConfigError
+from serving.settings import SETTINGS, Setting
+
+Start = Callable[[Config], int]
+Command = Callable[..., Any]
+
+CONFIG_ERROR = 2  # exit code, as click's own for wrong usage
+CANNOT_EXECUTE = 126  # exit code, as a shell's
+
+
+def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    from importlib import metadata
+
+    if not wanted:
+        return
+    try:
+        version = metadata.version("serving")
+    except metadata.PackageNotFoundError:
+        version = "not installed, run from its sources"
+    click.echo(f"serving {version}")
+    context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=show_version, help="Show the version."
+)
+def cli() -> None:
+    """The model server inside the container."""
+
+
+def option_help(setting: Setting) -> str:
+    names = ", ".join([setting.variable, *(alias.variable for alias in setting.aliases)])
+    default = setting.describe(setting.default)
+    return f"{setting.help}: {setting.kind.allowed}.  [{names}; default: {default}]"
+
+
+def with_settings(command: Command) -> Command:
+    """One option a setting, each a text, so that the environment's parser and its messages serve the flags as well."""
+    for setting in reversed(SETTINGS):
+        bare = {"is_flag": False, "flag_value": "true"} if isinstance(setting.default, bool) else {}
+        command = click.option(setting.flag, setting.name, type=str, metavar="TEXT", help=option_help(setting), **bare)(
+            command
+        )
+    return command
+
+
+def read_config(flags: dict[str, str | None]) -> Config:
+    """Ends the process with code 2 and a line per problem if a setting is wrong."""
+    try:
+        return load(os.environ, {name: text for name, text in flags.items() if text is not None})
+    except ConfigError as exc:
+        for problem in exc.problems:
+            click.echo(f"serving: {problem}", err=True)
+        sys.exit(CONFIG_ERROR)
+
+
+def start_supervisor(config: Config) -> int:
+    from serving.supervisor import supervisor
+
+    return supervisor.main(config)
+
+
+@cli.command()
+@with_settings
+@click.pass_obj
+def serve(start: Start | None, **flags: str | None) -> NoReturn:
+    """Serve the model until told to stop."""
+    config = read_config(flags)
+    sys.exit((start or start_supervisor)(config))
+
+
+@cli.command("config")
+@with_settings
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def show_config(as_json: bool, **flags: str | None) -> None:
+    """Show every setting, its value and where it came from."""
+    config = read_config(flags)
+    click.echo(json_of(config) if as_json else table_of(config))
+    for warning in config.warnings:
+        click.echo(f"serving: warning: {warning}", err=True)
+
+
+def json_of(config: Config) -> str:
+    settings = {
+        setting.name: {"value": getattr(config, setting.name), "source": config.sources[setting.name]}
+        for setting in SETTINGS
+    }
+    return msgspec.json.format(msgspec.json.encode({"settings": settings, "warnings": config.warnings})).decode()
+
+
+def table_of(config: Config) -> str:
+    rows = [("setting", "value", "source")]
+    for setting in SETTINGS:
+        rows.append((setting.name, setting.describe(getattr(config, setting.name)), config.sources[setting.name]))
+    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{name:{wide[0]}}  {value:{wide[1]}}  {source}" for name, value, source in rows)
+
+
+def is_foreign_program(name: str) -> bool:
+    """Whether ``docker run IMAGE name`` asks for another program of the image."""
+    return name not in cli.commands and not name.startswith("-") and shutil.which(name) is not None
+
+
+def become(arguments: Sequence[str]) -> NoReturn:
+    # Python ignores these two, and what a process ignores its successor ignores as well: `yes | head` would not end.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(arguments[0], list(arguments))
+    except OSError as exc:
+        click.echo(f"serving: cannot run {arguments[0]}: {exc.strerror}", err=True)
+        sys.exit(CANNOT_EXECUTE)
+
+
+def main() -> None:
+    """The ``serving`` script: a command of ours, ``serve`` if none is named, or another program of the image."""
+    arguments = sys.argv[1:] or ["serve"]
+    if arguments[0] == "train":
+        click.echo("serving: this image serves models, it does not train them; `serve` starts the server", err=True)
+        sys.exit(1)
+    if is_foreign_program(arguments[0]):
+        become(arguments)
+    cli.main(arguments, prog_name="serving")
+
+
+def serve_main() -> None:
+    """The ``serve`` script. An entry point that is ``serve`` already is started as ``serve serve`` by the platform."""
+    arguments = sys.argv[1:]
+    serve.main(arguments[1:] if arguments[:1] == ["serve"] else arguments, prog_name="serve")

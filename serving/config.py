@@ -1,0 +1,195 @@
+"""Config: all settings of one server, read once. A flag is stronger than ``SERVING_*``, that than ``SAGEMAKER_*``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+
+from serving.errors import ConfigError
+from serving.kinds import Kind, Value, Warned
+from serving.settings import SETTINGS, Setting
+
+NO_FLAGS: Mapping[str, str] = MappingProxyType({})
+SHOWN = 200  # characters of a wrong value that a message repeats
+# What Kubernetes sets in every container of a namespace for a Service called "serving" or "serving-<anything>".
+SERVICE_VARIABLE = re.compile(
+    "SERVING(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+SERVICE_ADDRESS = re.compile("(tcp|udp|sctp)://.*")
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one server; a running process has one, which never changes.
+
+    Timeouts are in seconds and above 0, ``batch_delay_ms`` is in milliseconds, ``max_body`` in bytes with 0 for no
+    limit, ``queue_size`` and ``threads`` are per replica. None leaves the choice to the code that knows more: one
+    replica per GPU, else one; ``cores // replicas`` threads, at least 1; the handler's batch policy; ``code`` in the
+    model folder. ``sources`` tells where each setting came from: ``default``, ``environment <variable>`` or
+    ``flag <flag>``. ``warnings`` are for the log.
+    """
+
+    model_dir: str
+    host: str
+    port: int
+    http_workers: int
+    replicas: int | None
+    device: str
+    threads: int | None
+    request_timeout: float
+    load_timeout: float
+    max_body: int
+    queue_size: int
+    drain_timeout: float
+    log_level: str
+    log_format: str
+    default_accept: str
+    batch_size: int | None
+    batch_delay_ms: float | None
+    program: str
+    code_dir: str | None
+    multi_model: bool
+    safe_port_range: tuple[int, int] | None
+    sources: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One source that gives a text for a setting; ``name`` is how the user wrote it."""
+
+    origin: str
+    name: str
+    text: str
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What became of one setting."""
+
+    value: Value | None
+    source: str
+    warnings: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Config:
+    """The settings from the environment and from ``flags``, whose keys are names of settings, such as ``port``.
+
+    Texts are stripped; an empty variable counts as unset. Every text given is checked, also where a stronger source
+    wins, so that a mistake shows on the day that it is made. Raises ConfigError with all problems at once.
+    """
+    given = {name: text.strip() for name, text in environ.items() if text.strip()}
+    foreign = sorted(name for name, text in given.items() if is_of_kubernetes(name, text))
+    own = {name: text for name, text in given.items() if name not in foreign}
+    choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
+    problems = [problem for choice in choices.values() for problem in choice.problems]
+    problems += unknown_variables(own) + unknown_flags(flags)
+    if problems:
+        raise ConfigError(problems)
+    return msgspec.convert(
+        {
+            **{name: choice.value for name, choice in choices.items()},
+            "sources": {name: choice.source for name, choice in choices.items()},
+            "warnings": (*service_warning(foreign), *(line for choice in choices.values() for line in choice.warnings)),
+        },
+        Config,
+    )
+
+
+def sources_of(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> Iterator[Given]:
+    """Who gives a text for this setting, the strongest first."""
+    if setting.name in flags:
+        yield Given(f"flag {setting.flag}", setting.flag, flags[setting.name].strip(), setting.kind)
+    kinds = {setting.variable: setting.kind} | {alias.variable: alias.kind or setting.kind for alias in setting.aliases}
+    for variable, kind in kinds.items():
+        if variable in environ:
+            yield Given(f"environment {variable}", variable, environ[variable], kind)
+
+
+def choose(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> Choice:
+    """The strongest source's value, else the default."""
+    found: list[tuple[str, Value, tuple[str, ...]]] = []
+    problems: list[str] = []
+    for given in sources_of(setting, environ, flags):
+        try:
+            value = given.kind.parse(given.text)
+        except ValueError:
+            problems.append(f"{quoted(given.name, given.text)} is not allowed: give {given.kind.allowed}")
+            continue
+        if isinstance(value, Warned):
+            found.append((given.origin, value.value, (f"{quoted(given.name, given.text)} {value.why}",)))
+        elif value is not None:
+            found.append((given.origin, value, ()))
+    if not found:
+        return Choice(setting.default_on(cores()), "default", (), tuple(problems))
+    source, chosen, warnings = found[0]
+    return Choice(chosen, source, warnings, tuple(problems))
+
+
+def quoted(name: str, text: str) -> str:
+    """``name='text'`` on one line, whatever is in it."""
+    return f"{repr(name)[1:-1]}={text[:SHOWN]!r}{'…' if len(text) > SHOWN else ''}"
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    known = [setting.variable for setting in SETTINGS]
+    names = sorted(name for name in environ if name.startswith("SERVING_") and name not in known)
+    return [f"{quoted(name, environ[name])} is no setting: {hint(name, known)}" for name in names]
+
+
+def unknown_flags(flags: Mapping[str, str]) -> list[str]:
+    known = [setting.flag for setting in SETTINGS]
+    wrong = {f"--{name.replace('_', '-')}": text for name, text in flags.items()}
+    return [
+        f"{quoted(name, text)} is no setting: {hint(name, known)}" for name, text in wrong.items() if name not in known
+    ]
+
+
+def hint(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else "`serving config` lists all"
+
+
+def is_of_kubernetes(name: str, text: str) -> bool:
+    """SERVING_PORT is ours as well, so that there the value decides."""
+    if name.startswith("SERVING_") and name.endswith("_PORT") and SERVICE_ADDRESS.match(text):
+        return True
+    return SERVICE_VARIABLE.fullmatch(name) is not None
+
+
+def service_warning(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"ignored {', '.join(names)}: Kubernetes sets such variables for a Service called serving; "
+        "enableServiceLinks: false in the pod's specification keeps them out"
+    ]
+
+
+def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs that this process may use: the lesser of its affinity and of its cgroup's quota, rounded down, at least 1.
+
+    ``cgroup`` is where the control group file system is mounted, of version 2 or 1.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    quota = quota_of(cgroup)
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def quota_of(cgroup: Path) -> float | None:
+    """CPUs' worth of time in a period; None where there is no limit or nothing readable."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+            return int(quota) / int(period) if int(quota) > 0 else None
+        except (OSError, ValueError, ZeroDivisionError):
+            continue  # another version, or "max"
+    return None

@@ -1,0 +1,172 @@
+"""Kind: how the text of a setting becomes a value, and what is allowed there, in words.
+
+Every parser takes stripped text and raises ValueError, and nothing else, for what is not allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+Value = bool | int | float | str | tuple[int, int]
+
+MIB = 1 << 20  # bytes
+SIZE_LIMIT = 1 << 40  # bytes
+HOUR = 3600.0  # seconds; the longest that the platform waits for an asynchronous inference
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": MIB, "gib": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A value that is used although its text was not taken at its word; ``why`` is told to the user."""
+
+    value: Value
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """``parse`` raises ValueError for text that is not ``allowed``, and gives None for text that says nothing here, so
+    that the next weaker source decides."""
+
+    allowed: str
+    parse: Callable[[str], Value | Warned | None]
+
+
+def integer(low: int, high: int, unit: int = 1) -> Kind:
+    def parse(text: str) -> int:
+        # int() alone also takes signs, underscores and the digits of other scripts
+        if not re.fullmatch("[0-9]{1,15}", text) or not low <= int(text) <= high:
+            raise ValueError
+        return int(text) * unit
+
+    return Kind(f"an integer from {low} to {high}", parse)
+
+
+def decimal(text: str) -> float:
+    """A number of at least 0. Raises ValueError, also for what is too large to be finite."""
+    if not re.fullmatch(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", text) or not math.isfinite(float(text)):
+        raise ValueError
+    return float(text)
+
+
+def number(of: str, high: float) -> Kind:
+    def parse(text: str) -> float:
+        if decimal(text) > high:
+            raise ValueError
+        return decimal(text)
+
+    return Kind(f"a number of {of} from 0 to {high:g}", parse)
+
+
+def timeout(high: float) -> Kind:
+    def parse(text: str) -> float:
+        if not 0 < decimal(text) <= high:
+            raise ValueError
+        return decimal(text)
+
+    return Kind(f"a number of seconds above 0 and at most {high:g}", parse)
+
+
+def choice(*names: str) -> Kind:
+    def parse(text: str) -> str:
+        if text.lower() not in names:
+            raise ValueError
+        return text.lower()
+
+    return Kind(f"one of {', '.join(names)}", parse)
+
+
+def pattern(regex: str, allowed: str) -> Kind:
+    def parse(text: str) -> str:
+        if not re.fullmatch(regex, text):
+            raise ValueError
+        return text
+
+    return Kind(allowed, parse)
+
+
+def parse_switch(text: str) -> bool:
+    if text.lower() not in ("true", "1", "false", "0"):
+        raise ValueError
+    return text.lower() in ("true", "1")
+
+
+def parse_size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,15}) ?([A-Za-z]{0,3})", text)
+    if not match or match[2].lower() not in UNITS:
+        raise ValueError
+    size = int(match[1]) * UNITS[match[2].lower()]
+    if size > SIZE_LIMIT:
+        raise ValueError
+    return size
+
+
+def parse_path(text: str) -> str:
+    # Unprintable text cannot be shown in a message, and what is not UTF-8 cannot be handed to a child in JSON.
+    if not text or not text.isprintable():
+        raise ValueError
+    return text
+
+
+def parse_base_folder(text: str) -> str:
+    return f"{parse_path(text).rstrip('/')}/model"
+
+
+def parse_submit_directory(text: str) -> str | None:
+    # The SDK leaves an S3 address here for older containers; the platform has unpacked it into the model folder.
+    path = unquote(text.removeprefix("file://")) if text.startswith("file://") else text
+    return path if path.isprintable() and os.path.isdir(path) else None
+
+
+def parse_program(text: str) -> str:
+    if parse_path(text).startswith("/") or text.endswith("/") or ".." in text.split("/"):
+        raise ValueError
+    return text if text.endswith(".py") else f"{text}.py"  # the toolkits of earlier containers take it without
+
+
+def parse_port_range(text: str) -> tuple[int, int]:
+    match = re.fullmatch("([0-9]{1,5})-([0-9]{1,5})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]) <= 65535:
+        raise ValueError
+    return int(match[1]), int(match[2])
+
+
+def parse_log_level(text: str) -> str:
+    names = {"notset": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
+    name = names.get(text.lower(), text.lower())
+    if name in LEVELS:
+        return name
+    if not re.fullmatch("[0-9]{1,2}", text) or int(text) > 50:
+        raise ValueError
+    # rounded up, since a threshold between two levels lets the upper one through
+    return LEVELS[min(max(1, math.ceil(int(text) / 10)), len(LEVELS)) - 1]
+
+
+def parse_toolkit_timeout(text: str) -> float | Warned:
+    # multi-model-server read minutes here, TorchServe and the SDK's documents seconds
+    seconds = decimal(text)
+    if seconds <= 0:
+        raise ValueError
+    return seconds if seconds <= HOUR else Warned(HOUR, f"counts as seconds, of which {HOUR:g} are the most")
+
+
+LEVELS = ("debug", "info", "warning", "error")
+TOKEN = "[A-Za-z0-9!#$&^_.+-]+"  # RFC 6838 §4.2
+
+PATH = Kind("a path in printable UTF-8", parse_path)
+BASE_FOLDER = Kind("the path of the folder above model/, in printable UTF-8", parse_base_folder)
+SUBMIT_DIRECTORY = Kind("anything; only a folder that exists here counts", parse_submit_directory)
+PROGRAM = Kind("the path of a Python file inside the code folder, such as inference.py", parse_program)
+HOST = pattern("[A-Za-z0-9._:%-]{1,255}", "an address or a host name")
+DEVICE = pattern("auto|cpu|cuda|cuda:(0|[1-9][0-9]{0,3})", "auto, cpu, cuda or cuda:N")
+MEDIA_TYPE = pattern(f"{TOKEN}/{TOKEN}( ?;[ -+.-~-]*)?", "one media type, such as application/json")
+SWITCH = Kind("true or false", parse_switch)
+SIZE = Kind("bytes, or a size such as 8MB or 100MiB, up to 1024GiB", parse_size)
+PORT_RANGE = Kind("LOW-HIGH, ports from 1 to 65535", parse_port_range)
+LOG_LEVEL = Kind("debug, info, warning, error, critical or a Python level from 0 to 50", parse_log_level)
+TOOLKIT_TIMEOUT = Kind("a number of seconds above 0", parse_toolkit_timeout)

@@ -1,0 +1,219 @@
+"""The HTTP border, on raw sockets where a client library would hide the detail."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.client import Client, once
+from tests.e2e.server import Server, eventually, model_folder, serving
+
+
+def raw(port: int, data: bytes, until: bytes, seconds: float = 5.0) -> bytes:
+    """Send bytes, read until these bytes have come."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+        connection.sendall(data)
+        return read_until(connection, until)
+
+
+def read_until(connection: socket.socket, until: bytes) -> bytes:
+    got = b""
+    while until not in got:
+        part = connection.recv(65536)
+        assert part, f"closed after {got!r}"
+        got += part
+    return got
+
+
+def test_the_body_goes_in_and_comes_out_as_it_was(echo: Server) -> None:
+    for size in (0, 1, 1000, 65_535, 65_536, 199_999):
+        body = bytes(range(256)) * (size // 256 + 1)
+        answer = asyncio.run(once(echo.port, body[:size], content_type="application/x-thing"))
+        assert (answer.status, answer.body) == (200, body[:size])
+        assert answer.headers["content-type"] == "application/x-thing"
+
+
+def test_a_missing_content_type_and_accept_are_no_error(echo: Server) -> None:
+    got = raw(echo.port, b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi", b"hi")
+    assert got.startswith(b"HTTP/1.1 200")
+
+
+def test_header_names_are_found_whatever_their_case(echo: Server) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nHOST: x\r\ncOnTeNt-TyPe: a/b\r\nX-AMZN-SAGEMAKER-custom-ATTRIBUTES: k=v\r\n"
+    got = raw(echo.port, head + b"Content-LENGTH: 1\r\n\r\nz", b"\r\n\r\nz").lower()
+    assert b"content-type: a/b" in got
+    assert b"x-amzn-sagemaker-custom-attributes: k=v" in got
+
+
+def test_chunked_bodies_are_taken(echo: Server) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    got = raw(echo.port, head + b"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n", b"abcdefg")
+    assert got.startswith(b"HTTP/1.1 200")
+
+
+def test_expect_100_continue_is_answered_before_the_body(echo: Server) -> None:
+    with socket.create_connection(("127.0.0.1", echo.port), timeout=5) as connection:
+        connection.sendall(b"POST /invocations HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        assert read_until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"ok")
+        assert read_until(connection, b"\r\n\r\nok").startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_above_the_limit_is_refused_before_it_is_sent(echo: Server) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 200001\r\n\r\n"
+    got = raw(echo.port, head, b"}}")
+    assert got.startswith(b"HTTP/1.1 413")
+    assert b"200000" in got
+
+
+def test_a_body_above_the_limit_is_refused_also_when_its_length_is_not_declared(echo: Server) -> None:
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    head = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    got = raw(echo.port, head + chunk * 4 + b"0\r\n\r\n", b"}}")
+    assert got.startswith(b"HTTP/1.1 413")
+
+
+def test_a_client_that_sends_a_whole_body_above_the_limit_can_read_its_413(echo: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", echo.port, timeout=10)
+    connection.request("POST", "/invocations", b"x" * 3_000_000)
+    answer = connection.getresponse()
+    assert answer.status == 413
+    assert json.loads(answer.read())["error"]["code"] == "body_too_large"
+    connection.close()
+
+
+def test_pipelined_requests_are_answered_in_order(echo: Server) -> None:
+    requests = b"".join(
+        b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nnumber-%d" % n for n in range(6)
+    )
+    got = raw(echo.port, requests, b"number-5")
+    assert [got.index(b"number-%d" % n) for n in range(6)] == sorted(got.index(b"number-%d" % n) for n in range(6))
+
+
+def test_many_requests_share_one_connection(echo: Server) -> None:
+    async def run() -> None:
+        async with Client(echo.port) as client:
+            for n in range(200):
+                assert (await client.invoke(b"%d" % n)).body == b"%d" % n
+                assert (await client.ping()).status == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD"])
+def test_invocations_takes_post_only(echo: Server, method: str) -> None:
+    async def run() -> None:
+        async with Client(echo.port) as client:
+            answer = await client.request(method, "/invocations")
+            assert (answer.status, answer.headers["allow"]) == (405, "POST")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_ping_takes_get_head_and_post(echo: Server, method: str) -> None:
+    async def run() -> None:
+        async with Client(echo.port) as client:
+            answer = await client.request(method, "/ping")
+            assert answer.status == 200
+            assert method == "HEAD" or answer.json()["status"] == "ready"
+            assert (await client.request("DELETE", "/ping")).status == 405
+
+    asyncio.run(run())
+
+
+def test_other_paths_are_404_in_the_same_form(echo: Server) -> None:
+    async def run() -> None:
+        async with Client(echo.port) as client:
+            answer = await client.request("GET", "/nothing/here")
+            assert (answer.status, answer.code) == (404, "not_found")
+
+    asyncio.run(run())
+
+
+def test_the_answer_is_never_compressed(echo: Server) -> None:
+    answer = asyncio.run(once(echo.port, b"a" * 10_000, accept_encoding="gzip"))
+    assert "content-encoding" not in answer.headers
+    assert len(answer.body) == 10_000
+
+
+def test_no_attribute_of_a_request_can_split_a_header(echo: Server) -> None:
+    answer = asyncio.run(once(echo.port, b"x", X_Amzn_SageMaker_Custom_Attributes="y" * 1025))
+    assert answer.status == 200
+    assert "x-amzn-sagemaker-custom-attributes" not in answer.headers
+
+
+def test_garbage_is_a_400_and_the_server_goes_on(echo: Server) -> None:
+    assert raw(echo.port, b"\x00\x01\x02 nonsense\r\n\r\n", b"\r\n\r\n").startswith(b"HTTP/1.1 400")
+    assert asyncio.run(once(echo.port, b"fine")).status == 200
+
+
+def test_headers_beyond_all_measure_are_a_400(echo: Server) -> None:
+    answer = asyncio.run(once(echo.port, b"x", X_Amzn_SageMaker_Thing="y" * 70_000))
+    assert answer.status == 400
+
+
+def test_the_inference_id_is_the_request_id_of_an_error(echo: Server) -> None:
+    async def run() -> str:
+        async with Client(echo.port) as client:
+            fields = {"content-length": "200001", "x-amzn-sagemaker-inference-id": "my-id-7", "expect": "100-continue"}
+            answer = await client.request("POST", "/invocations", b"", fields)
+            return str(answer.json()["error"]["request_id"])
+
+    assert asyncio.run(run()) == "my-id-7"
+
+
+def test_a_client_that_leaves_takes_its_queued_request_with_it(faulty_folder: Path) -> None:
+    async def run(server: Server) -> None:
+        slow = asyncio.create_task(once(server.port, {"do": "sleep", "seconds": 1.0, "id": 1}))
+        await asyncio.sleep(0.2)
+        impatient = asyncio.create_task(once(server.port, {"do": "segfault"}))
+        await asyncio.sleep(0.2)
+        impatient.cancel()
+        assert (await slow).status == 200
+        assert (await once(server.port, {"id": 2})).status == 200
+        assert not server.lines(message="a worker ended"), "the cancelled request never reached the model"
+
+    with serving(faulty_folder) as server:
+        asyncio.run(run(server))
+
+
+def test_a_full_queue_answers_503_with_retry_after_at_once(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, "faulty:Faulty", "[batch]\nqueue_size = 4\nmax_size = 1\n")
+
+    async def run(port: int) -> None:
+        busy = asyncio.create_task(once(port, {"do": "sleep", "seconds": 1.0}))
+        await asyncio.sleep(0.2)
+        started = time.monotonic()
+        answers = await asyncio.gather(*(once(port, {"id": n}) for n in range(12)))
+        refused = [answer for answer in answers if answer.status == 503]
+        assert len(refused) == 12 - 4
+        assert all(answer.code == "queue_full" and answer.headers["retry-after"] == "1" for answer in refused)
+        assert max(answer.seconds for answer in refused) < 0.5
+        assert time.monotonic() - started < 5
+        assert (await busy).status == 200
+
+    with serving(folder) as server:
+        asyncio.run(run(server.port))
+
+
+def test_an_idle_connection_lives_longer_than_the_platforms_75_seconds() -> None:
+    from serving.frontend.server import KEEP_ALIVE
+
+    assert KEEP_ALIVE >= 75
+
+
+def test_text_logs_are_for_people(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, "echo:Echo")
+    server = Server(folder, log_format="text", port=0)
+    try:
+        eventually(lambda: any("listening" in line for line in server.raw))
+        assert not server.raw[0].startswith("{")
+    finally:
+        server.stop()

@@ -1,0 +1,223 @@
+"""Start, failure and the way processes are kept: what an operator sees."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.client import once
+from tests.e2e.server import Server, eventually, is_alive, model_folder, serving
+
+
+def ends_with(server: Server, code: int, words: str, seconds: float = 8.0) -> None:
+    started = time.monotonic()
+    assert server.wait(seconds) == code, "\n".join(server.raw)
+    assert time.monotonic() - started < seconds
+    assert [line for line in server.log if line["level"] == "error" and words in line["message"]], server.raw
+
+
+def test_a_handler_whose_import_fails_ends_the_container_with_one_clear_line(tmp_path: Path) -> None:
+    server = Server(model_folder(tmp_path, "no_import:Nothing"))
+    ends_with(server, 1, "cannot serve: handler no_import:Nothing: importing no_import failed: ModuleNotFoundError")
+
+
+def test_a_class_that_is_no_handler_ends_the_container(tmp_path: Path) -> None:
+    server = Server(model_folder(tmp_path, "faulty:Teapot"))
+    ends_with(server, 1, "Teapot is no subclass of serving.Handler")
+
+
+def test_an_unknown_option_ends_the_container_and_is_named(tmp_path: Path) -> None:
+    server = Server(model_folder(tmp_path, "faulty:Faulty", "[options]\nlode_seconds = 1\n"))
+    ends_with(server, 1, "lode_seconds")
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("[batch]\nmax_sise = 3\n", "max_sise"),
+        ("[batch]\nmax_size = 0\n", "max_size is 0"),
+        ("timeout_s = -1\n", "timeout_s is -1"),
+        ("replicas = many\n", "serving.toml"),
+    ],
+)
+def test_a_wrong_serving_toml_ends_the_container_and_names_the_key(tmp_path: Path, toml: str, words: str) -> None:
+    ends_with(Server(model_folder(tmp_path, "echo:Echo", toml)), 1, words)
+
+
+def test_a_folder_without_a_model_says_what_was_expected(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("no model")
+    ends_with(Server(tmp_path), 1, "expected serving.toml with a handler, code/inference.py")
+    ends_with(Server(tmp_path / "nowhere"), 1, "does not exist")
+
+
+def test_a_taken_port_ends_the_start_at_once_and_says_so(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = Server(model_folder(tmp_path, "echo:Echo"), port=port)
+        ends_with(server, 1, f"cannot listen on 127.0.0.1:{port}: Address already in use", 3.0)
+
+
+def test_a_model_that_keeps_failing_to_load_is_declared_failed_and_ping_says_why(tmp_path: Path) -> None:
+    flag = tmp_path / "broken"
+    flag.touch()
+    folder = model_folder(tmp_path, "faulty:Faulty", f'[options]\nload_fails = "{flag}"\n')
+    server = Server(folder)
+    try:
+        eventually(lambda: server.lines(message="the server is failed"), 30)
+        assert server.ping() == 503
+        assert len(server.lines(message="a model failed to load")) == 5
+        answer = asyncio.run(once(server.port, {"id": 1}))
+        assert (answer.status, answer.code) == (503, "model_failed")
+        assert "the weights are not there" in answer.json()["error"]["message"]
+        assert server.process.poll() is None
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_model_that_loads_at_a_later_try_is_served(tmp_path: Path) -> None:
+    flag = tmp_path / "broken"
+    flag.touch()
+    server = Server(model_folder(tmp_path, "faulty:Faulty", f'[options]\nload_fails = "{flag}"\n'))
+    try:
+        eventually(lambda: len(server.lines(message="a model failed to load")) >= 2, 20)
+        flag.unlink()
+        server.wait_ready()
+        assert asyncio.run(once(server.port, {"id": 1})).status == 200
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_load_beyond_its_time_is_ended(tmp_path: Path) -> None:
+    server = Server(model_folder(tmp_path, "faulty:Faulty", "[options]\nload_seconds = 60\n"), load_timeout=2)
+    try:
+        line = eventually(lambda: server.lines(message="ending a worker"), 15)[0]
+        assert line["reason"] == "loading took more than 2 s"
+    finally:
+        server.stop()
+
+
+def test_a_replacement_is_ready_within_half_a_second_of_a_kill(faulty_folder: Path) -> None:
+    with serving(faulty_folder) as server:
+        asyncio.run(once(server.port, {"id": 1}))
+        for _ in range(3):
+            [worker] = server.workers()
+            os.kill(worker, signal.SIGKILL)
+            killed = time.monotonic()
+            answer = asyncio.run(once(server.port, {"id": 2}))
+            assert answer.status == 200
+            assert answer.json()["pid"] != worker
+            assert time.monotonic() - killed < 0.5
+
+
+def test_every_other_process_is_replaced_when_it_dies(faulty_folder: Path) -> None:
+    with serving(faulty_folder) as server:
+        for message in ("the HTTP master ended", "the fork server ended"):
+            module = "frontend.server" if "HTTP" in message else "worker.forkserver"
+            [victim] = [pid for pid in direct_children(server) if module in command(pid) and pid not in server.workers()]
+            os.kill(victim, signal.SIGKILL)
+            eventually(lambda message=message: server.lines(message=message))
+            eventually(lambda: answers(server), 15)
+        [worker] = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        eventually(lambda: server.workers() not in ([], [worker]), 15)
+        eventually(lambda: answers(server), 15)
+        [http] = [pid for pid in server.children() if parent(pid) not in (server.process.pid,)]
+        os.kill(http, signal.SIGKILL)
+        eventually(lambda: answers(server), 15)
+
+
+def test_when_the_supervisor_is_killed_nothing_stays_behind(faulty_folder: Path) -> None:
+    with serving(faulty_folder) as server:
+        children = server.children()
+        assert len(children) >= 4
+        server.process.kill()
+        server.process.wait()
+        eventually(lambda: not [pid for pid in children if is_alive(pid)], 10)
+
+
+def test_a_worker_that_dies_is_logged_with_its_cause(faulty_folder: Path) -> None:
+    with serving(faulty_folder) as server:
+        asyncio.run(once(server.port, {"do": "exit"}))
+        line = eventually(lambda: server.lines(message="a worker ended"))[0]
+        assert line["cause"] == "exit code 3"
+        [worker] = eventually(server.workers)
+        os.kill(worker, signal.SIGKILL)
+        line = eventually(lambda: server.lines(message="a worker ended", cause="signal SIGKILL"))[0]
+        assert line["oom_killed"] is False
+
+
+def test_replicas_share_the_load_and_one_loss_leaves_the_other_serving(faulty_folder: Path) -> None:
+    async def pids(port: int, n: int) -> set[int]:
+        answers = await asyncio.gather(*(once(port, {"do": "sleep", "seconds": 0.1}) for _ in range(n)))
+        return {answer.json()["pid"] for answer in answers}
+
+    with serving(faulty_folder, replicas=2) as server:
+        eventually(lambda: server.lines(message="the server is ready"))
+        eventually(lambda: len(asyncio.run(pids(server.port, 8))) == 2)
+        os.kill(server.workers()[0], signal.SIGSTOP)  # not dead, only silent
+        assert server.ping() == 200
+
+
+def test_ping_is_logged_only_when_the_state_changes(faulty_folder: Path) -> None:
+    with serving(faulty_folder, log_level="debug") as server:
+        before = len(server.raw)
+        for _ in range(20):
+            server.ping()
+        assert len(server.raw) == before
+
+
+def test_the_runtime_folder_is_private_and_gone_after_the_end(faulty_folder: Path, tmp_path: Path) -> None:
+    with serving(faulty_folder) as server:
+        [http] = [pid for pid in direct_children(server) if "frontend.server" in command(pid)]
+        folder = Path(command(http).split("\0")[3])
+        assert folder.stat().st_mode & 0o077 == 0
+        assert server.stop() == 0
+        assert not folder.exists()
+
+
+def test_no_model_worker_holds_the_listening_socket_and_only_forks_map_torch(faulty_folder: Path) -> None:
+    def inodes(pid: int) -> set[str]:
+        folder = Path(f"/proc/{pid}/fd")
+        return {os.readlink(fd) for fd in folder.iterdir() if os.readlink(fd).startswith("socket:")}
+
+    with serving(faulty_folder) as server:
+        table = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        listening = {
+            f"socket:[{line.split()[9]}]"
+            for line in table
+            if line.split()[3] == "0A" and int(line.split()[1].split(":")[1], 16) == server.port
+        }
+        assert listening
+        assert listening <= inodes(server.process.pid)
+        for pid in server.children():
+            maps_torch = "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+            assert maps_torch == ("forkserver" in command(pid))
+            if "forkserver" in command(pid):
+                assert not listening & inodes(pid)
+
+
+def direct_children(server: Server) -> list[int]:
+    return [pid for pid in server.children() if parent(pid) == server.process.pid]
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def answers(server: Server) -> bool:
+    try:
+        return asyncio.run(once(server.port, {"id": 1})).status == 200
+    except (OSError, asyncio.IncompleteReadError):
+        return False

@@ -71,77 +71,6 @@ class Report:
     max: float
 
 
-class Schedule(Protocol):
-    def take(self) -> float | None:
-        """The moment from which the next request's latency counts; None if there is nothing to send now."""
-
-    def exhausted(self) -> bool:
-        """True once ``take`` will never again give a moment."""
-
-
-class ClosedLoop:
-    def __init__(self, end: float) -> None:
-        self._end = end
-
-    def take(self) -> float | None:
-        now = time.monotonic()
-        return now if now < self._end else None
-
-    def exhausted(self) -> bool:
-        return time.monotonic() >= self._end
-
-
-class OpenLoop:
-    """``total`` requests, due every ``interval`` ns from ``start`` (ns of the monotonic clock)."""
-
-    def __init__(self, start: int, interval: int, total: int) -> None:
-        self._start = start
-        self._interval = interval
-        self._left = total
-        self._made = 0
-        self._due: deque[float] = deque()
-
-    def advance(self, ticks: int) -> None:
-        """``ticks`` more intervals have passed."""
-        for _ in range(min(ticks, self._left)):
-            self._due.append((self._start + self._made * self._interval) / 1e9)
-            self._made += 1
-            self._left -= 1
-
-    def take(self) -> float | None:
-        return self._due.popleft() if self._due else None
-
-    def exhausted(self) -> bool:
-        return self._left == 0 and not self._due
-
-
-class Ticker:
-    """A file descriptor that is readable every ``interval`` ns from ``start`` on (Linux timerfd).
-
-    The event loop's own timers have a resolution of a millisecond, which is more than most answers take.
-    """
-
-    def __init__(self, start: int, interval: int) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        if self.fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create failed")
-        # struct itimerspec: the interval, then the first time, each in seconds and nanoseconds; 1 is TFD_TIMER_ABSTIME.
-        setting = (ctypes.c_long * 4)(*divmod(interval, 10**9), *divmod(start, 10**9))
-        if self._libc.timerfd_settime(self.fd, 1, ctypes.byref(setting), None) != 0:
-            raise OSError(ctypes.get_errno(), "timerfd_settime failed")
-
-    def read(self) -> int:
-        """How many intervals have begun since the last call."""
-        try:
-            return int.from_bytes(os.read(self.fd, 8), "little")
-        except BlockingIOError:
-            return 0
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
 class Connection(asyncio.Protocol):
     """One keep-alive connection with at most one request in flight."""
 
@@ -157,7 +86,9 @@ class Connection(asyncio.Protocol):
         self.since, self._expect, self._body = since, exchange.expect, b""
         self._transport.write(exchange.request)
 
-    def close(self) -> None:
+    def abandon(self) -> None:
+        """Close at once; a request in flight stays unanswered."""
+        self._settle("unanswered")
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -170,7 +101,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._settle("protocol")
-            self.close()
+            self._transport.abort()
 
     def on_body(self, body: bytes) -> None:
         self._body += body
@@ -203,35 +134,27 @@ class Connection(asyncio.Protocol):
 class Load:
     """One measurement: the connections, what they still have to send and what came of it."""
 
-    def __init__(self, target: Target, connections: int, schedule: Schedule) -> None:
+    def __init__(self, target: Target) -> None:
         self._target = target
-        self._size = connections
-        self._schedule = schedule
         self._exchanges = itertools.cycle(target.exchanges)
-        self._idle: deque[Connection] = deque()
+        self._schedule: Schedule | None = None
         self._open: set[Connection] = set()
+        self._idle: deque[Connection] = deque()
         self._in_flight = 0
-        self._stopped = False
-        self._tasks: set[asyncio.Task[None]] = set()
         self._latencies = array("d")
         self._errors: Counter[str] = Counter()
         self._done = asyncio.Event()
+        self._stopped = False
+        self._reconnecting: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> None:
-        """Raises OSError where nobody listens."""
-        for _ in range(self._size):
-            await self._connect()
-
-    async def _connect(self) -> None:
+    async def connect(self) -> None:
+        """Open one more connection. Raises OSError where nobody listens."""
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: Connection(self), self._target.host, self._target.port)
 
-    async def _reconnect(self) -> None:
-        while not self._stopped:
-            try:
-                return await self._connect()
-            except OSError:
-                await asyncio.sleep(RECONNECT_DELAY)
+    def start(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self.pump()
 
     def ready(self, connection: Connection) -> None:
         """``connection`` can take a request."""
@@ -241,6 +164,8 @@ class Load:
 
     def pump(self) -> None:
         """Send what is due while a connection is free."""
+        if self._schedule is None or self._stopped:
+            return
         while self._idle and (since := self._schedule.take()) is not None:
             self._in_flight += 1
             self._idle.popleft().send(next(self._exchanges), since)
@@ -250,6 +175,9 @@ class Load:
     def settle(self, since: float, error: str | None) -> None:
         """A request that counts from ``since`` has come to its end."""
         self._in_flight -= 1
+        self._count(since, error)
+
+    def _count(self, since: float, error: str | None) -> None:
         self._latencies.append(time.monotonic() - since)
         if error is not None:
             self._errors[error] += 1
@@ -260,5 +188,126 @@ class Load:
             self._idle.remove(connection)
         if not self._stopped:
             task = asyncio.ensure_future(self._reconnect())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._reconnecting.add(task)
+            task.add_done_callback(self._reconnecting.discard)
+
+    async def _reconnect(self) -> None:
+        while not self._stopped:
+            with contextlib.suppress(OSError):
+                await self.connect()
+                return
+            await asyncio.sleep(RECONNECT_DELAY)
+
+    async def drain(self, patience: float) -> None:
+        """Wait for the last answers, at most ``patience`` seconds; what is missing then counts as unanswered."""
+        self.pump()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._done.wait(), patience)
+        self._stopped = True
+        for connection in list(self._open):
+            connection.abandon()
+        while self._schedule is not None and (since := self._schedule.take()) is not None:
+            self._count(since, "unanswered")
+        await asyncio.gather(*self._reconnecting)
+
+    def report(self, connections: int, rate: float | None, seconds: float) -> Report:
+        failed = sum(self._errors.values())
+        good = len(self._latencies) - failed
+        p50, p90, p99, p999, longest = percentiles(self._latencies, (0.5, 0.9, 0.99, 0.999, 1.0))
+        rps = good / seconds
+        return Report(connections, rate, seconds, good, dict(self._errors), rps, p50, p90, p99, p999, longest)
+
+
+def percentiles(latencies: Sequence[float], shares: Sequence[float]) -> list[float]:
+    """Nearest-rank percentiles of seconds, in milliseconds; zeros where there was no request."""
+    ordered = sorted(latencies) or [0.0]
+    return [ordered[math.ceil(share * len(ordered)) - 1] * 1000 for share in shares]
+
+
+async def saturated(target: Target, connections: int, seconds: float, patience: float = PATIENCE) -> Report:
+    """Each connection asks again as soon as it has its answer. Raises OSError where nobody listens."""
+    load = Load(target)
+    await open_all(load, connections)
+    started = time.monotonic()
+    load.start(ClosedLoop(started + seconds))
+    await sleep_until(started + seconds)
+    await load.drain(patience)
+    return load.report(connections, None, time.monotonic() - started)
+
+
+async def fixed_rate(
+    target: Target, connections: int, seconds: float, rate: float, patience: float = PATIENCE
+) -> Report:
+    """``rate`` requests per second, due at even intervals; each connection has one in flight, so at most
+    ``connections`` are. Raises OSError where nobody listens."""
+    load = Load(target)
+    await open_all(load, connections)
+    start, interval = time.monotonic_ns(), round(1e9 / rate)
+    schedule = OpenLoop(start, interval, round(seconds * rate))
+    load.start(schedule)
+    with ticking(start, interval) as ticker:
+
+        def tick() -> None:
+            schedule.advance(ticker.read())
+            load.pump()
+
+        asyncio.get_running_loop().add_reader(ticker.fd, tick)
+        await sleep_until(start / 1e9 + seconds)
+        await load.drain(patience)
+        asyncio.get_running_loop().remove_reader(ticker.fd)
+    return load.report(connections, rate, time.monotonic() - start / 1e9)
+
+
+async def open_all(load: Load, connections: int) -> None:
+    for _ in range(connections):
+        await load.connect()
+
+
+async def sleep_until(moment: float) -> None:
+    # The loop's clock is coarser than ours and may wake us too early.
+    while (left := moment - time.monotonic()) > 0:
+        await asyncio.sleep(left)
+
+
+def post(url: str, body: bytes, content_type: str) -> bytes:
+    """A whole HTTP request."""
+    parts = urlsplit(url)
+    head = f"POST {parts.path or '/'} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: {content_type}\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def read_target(options: argparse.Namespace) -> Target:
+    """From ``--url`` and either ``--body`` or ``--exchanges``, a JSON list of ``{"body": str, "expect": str | null}``."""
+    entries = json.loads(options.exchanges.read_text()) if options.exchanges else [{"body": options.body}]
+    exchanges = []
+    for entry in entries:
+        expect = entry.get("expect")
+        request = post(options.url, entry["body"].encode(), options.content_type)
+        exchanges.append(Exchange(request, None if expect is None else expect.encode()))
+    parts = urlsplit(options.url)
+    return Target(parts.hostname or "127.0.0.1", parts.port or 80, exchanges)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure an HTTP server; prints one JSON object, latencies in ms.")
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--body", default="")
+    parser.add_argument("--exchanges", type=Path, help="a JSON file of bodies and what their answers must contain")
+    parser.add_argument("--content-type", default="application/json")
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rate", type=float, help="requests per second; without it, as many as will go")
+    options = parser.parse_args()
+    target = read_target(options)
+    # Our own garbage collection would look like a pause of the server.
+    gc.disable()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if options.rate:
+            report = runner.run(fixed_rate(target, options.connections, options.seconds, options.rate))
+        else:
+            report = runner.run(saturated(target, options.connections, options.seconds))
+    print(json.dumps(dataclasses.asdict(report)))
+
+
+if __name__ == "__main__":
+    main()

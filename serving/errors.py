@@ -1,24 +1,24 @@
 """Every failure that a client can see, each with its HTTP status and its machine-readable code.
 
-    ServingError
-    ├── BadRequest 400            the request itself is wrong
-    │   ├── NotFound 404
-    │   ├── MethodNotAllowed 405
-    │   ├── NotAcceptable 406     no offered type satisfies Accept
-    │   ├── BodyTooLarge 413
-    │   └── UnsupportedMediaType 415
-    ├── HandlerError 500          user code failed
-    ├── WorkerDied 500            the request's worker died on both tries
-    ├── Unavailable 503           try again later; carries Retry-After
-    │   ├── QueueFull 503
-    │   ├── ModelLoading 503
-    │   ├── ModelFailed 503
-    │   └── Draining 503
-    ├── DeadlineExceeded 504
-    └── OutOfMemory 507
+ServingError
+├── BadRequest 400            the request itself is wrong
+│   ├── NotFound 404
+│   ├── MethodNotAllowed 405
+│   ├── NotAcceptable 406     no offered type satisfies Accept
+│   ├── BodyTooLarge 413
+│   └── UnsupportedMediaType 415
+├── HandlerError 500          user code failed
+├── WorkerDied 500            the request's worker died on both tries
+├── Unavailable 503           try again later; carries Retry-After
+│   ├── QueueFull 503
+│   ├── ModelLoading 503
+│   ├── ModelFailed 503
+│   └── Draining 503
+├── DeadlineExceeded 504
+└── OutOfMemory 507
 
-    ConfigError, ModelError       stop the start; a client never sees them
-    WireError                     bytes between two of our own processes make no frame
+ConfigError, ModelError       stop the start; a client never sees them
+WireError                     bytes between two of our own processes make no frame
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class OutOfMemory(ServingError):
 
 
 class CodedError(ServingError):
-    """An error whose status and code were chosen elsewhere: by user code (``exc.status_code``) or by a worker's reply."""
+    """An error whose status and code were chosen elsewhere: by user code (``exc.status_code``) or by a reply."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

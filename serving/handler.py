@@ -76,7 +76,7 @@ class Handler:
         ``policy.pad`` is set the last dimension does not count."""
         shape = getattr(sample, "shape", None)
         if shape is None:
-            return type(sample)
+            return (type(sample),)
         kept = tuple(shape) if self.policy.pad is None else (len(shape), *tuple(shape)[:-1])
         return (type(sample), kept, str(getattr(sample, "dtype", "")))
 

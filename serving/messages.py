@@ -126,4 +126,5 @@ def pack(message: Message) -> bytes:
 
 def unpack(head: bytes) -> Message:
     """The message in a CONTROL frame's head. Raises msgspec.DecodeError."""
-    return _decoder.decode(head)
+    message: Message = _decoder.decode(head)
+    return message

@@ -116,7 +116,7 @@ class Scoreboard:
 class Slot:
     """One HTTP worker's slot."""
 
-    def __init__(self, ints: memoryview, index: int) -> None:
+    def __init__(self, ints: memoryview[int], index: int) -> None:
         self._ints = ints
         self._at = HEADER_WORDS + index * SLOT_WORDS
 
@@ -132,7 +132,7 @@ class Slot:
 class Row:
     """One model worker's row."""
 
-    def __init__(self, ints: memoryview, floats: memoryview, index: int) -> None:
+    def __init__(self, ints: memoryview[int], floats: memoryview[float], index: int) -> None:
         self.index = index
         self._ints = ints
         self._floats = floats

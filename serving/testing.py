@@ -1,7 +1,7 @@
 """Test a handler without a server: the same batching and the same error rules, in this process.
 
-    client = Client(MyHandler, model_dir="tests/model")
-    assert client.invoke(b"[1, 2]", content_type="application/json").status == 200
+client = Client(MyHandler, model_dir="tests/model")
+assert client.invoke(b"[1, 2]", content_type="application/json").status == 200
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Client:
     def close(self) -> None:
         self.handler.close()
 
-    def invoke(self, body: Body, content_type: str = "application/json", accept: str = "", **sagemaker: str) -> Response:
+    def invoke(
+        self, body: Body, content_type: str = "application/json", accept: str = "", **sagemaker: str
+    ) -> Response:
         """One request. ``sagemaker`` are SageMaker headers: ``custom_attributes="k=v"``. Raises its ServingError."""
         headers = {name.replace("_", "-"): value for name, value in sagemaker.items()}
         [outcome] = self.batch([Request(body, content_type, accept, sagemaker=headers)])
@@ -66,5 +68,3 @@ class Client:
         batcher.close()
         Engine(self.handler, batcher, _NoStamps(), deliver).run()
         return [outcomes[id] for id in range(len(requests))]
-
-

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from types import MappingProxyType
 
 from starlette.applications import Starlette
@@ -69,7 +69,7 @@ class App:
     async def _ping(self, scope: Scope, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD", "POST"):
             error = MethodNotAllowed("/ping takes GET, HEAD and POST")
-            await self._send_error(send, error, self._new_id(), allow=b"GET, HEAD, POST")
+            await self._send_error(send, error, self._new_id(), b"GET, HEAD, POST")
             return
         status, body = ping(self._board.read_header(), time.monotonic())
         await self._send(send, status, JSON, body)
@@ -101,7 +101,7 @@ class App:
         except ClientGone:
             log.debug("the client went away", request_id=request_id)
         except ServingError as error:
-            await self._send_error(send, error, request_id or self._new_id(), allow=b"POST")
+            await self._send_error(send, error, request_id or self._new_id())
         except Exception as exc:
             log.error("an invocation failed", exc=exc, request_id=request_id)
             await self._send_error(send, CodedError(500, "internal", "internal error"), request_id)
@@ -112,7 +112,7 @@ class App:
     def _new_id(self) -> str:
         return f"{self._id_prefix}-{next(self._numbers):x}"
 
-    async def _send_error(self, send: Send, error: ServingError, request_id: str, allow: bytes) -> None:
+    async def _send_error(self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST") -> None:
         level = log.warning if error.status >= 500 and error.status != 503 else log.debug
         level("a request was answered with an error", request_id=request_id, status=error.status, code=error.code)
         extra: Headers = []
@@ -123,9 +123,15 @@ class App:
         await self._send(send, error.status, JSON, errors.body(error, request_id), extra)
 
     async def _send(
-        self, send: Send, status: int, content_type: str, body: bytes | bytearray | memoryview, extra: Headers = []
+        self,
+        send: Send,
+        status: int,
+        content_type: str,
+        body: bytes | bytearray | memoryview,
+        extra: Headers | None = None,
     ) -> None:
-        headers = [(b"content-type", header_value(content_type)), (b"content-length", str(len(body)).encode()), *extra]
+        headers = [(b"content-type", header_value(content_type)), (b"content-length", str(len(body)).encode())]
+        headers += extra or []
         if self._board.state is State.DRAINING:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -166,16 +172,15 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def watch(answer: object, receive: Receive) -> Response:
+async def watch(answer: Coroutine[None, None, Response], receive: Receive) -> Response:
     """Await ``answer``, but give up with ClientGone as soon as the client has closed the connection."""
-    assert asyncio.iscoroutine(answer)
     work = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(receive())
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ClientGone
-        return work.result()  # type: ignore[no-any-return]
+        return work.result()
     finally:
         for task in (work, gone):
             task.cancel()

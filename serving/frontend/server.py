@@ -26,7 +26,7 @@ KEEP_ALIVE = 90  # seconds an idle connection stays open; the platform reuses co
 STALLED = 30  # seconds without a sign of life after which the master replaces an HTTP worker
 
 
-class HttpWorker(UvicornWorker):
+class HttpWorker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
         "http": "httptools",

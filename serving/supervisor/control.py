@@ -49,7 +49,9 @@ class Control:
 
     async def start(self) -> None:
         path = self._runtime.control_path
-        self._server = await asyncio.get_running_loop().create_unix_server(lambda: Channel(self), str(path), backlog=512)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: Channel(self), str(path), backlog=512
+        )
         os.chmod(path, 0o600)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Fleet: which replica of which model lives where, and what to do about it. Decides, never acts.
 
-Every method takes what happened and the time, changes the books, and gives a list of actions for the supervisor to carry
-out in order. A replica is one process life: a killed one is followed by a new one.
+Every method takes what happened and the time, changes the books, and gives a list of actions for the supervisor to
+carry out in order. A replica is one process life: a killed one is followed by a new one.
 
     STARTING → LOADING → WARMING → READY → RETIRING ─┐
         └─────────┴─────────┴────────┴──── DYING ────┴→ (exit: forgotten)
@@ -175,7 +175,7 @@ class Fleet:
         return []
 
     def _is_stopped(self, replica: Replica, busy_until: float, now: float) -> bool:
-        """A request went unanswered and since then the worker's I/O thread has not run, though no user code holds it."""
+        """A request went unanswered and the worker's I/O thread has not run since, though no user code holds it."""
         if replica.overdue is None or busy_until:
             return False
         if replica.row.beat > replica.overdue:

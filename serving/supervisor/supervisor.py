@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -24,31 +24,10 @@ from serving.supervisor.fleet import Abort, Action, Fleet, GiveUp, Kill, Publish
 from serving.supervisor.forkserver import ForkServerLink
 from serving.supervisor.processes import Exit
 from serving.supervisor.repository import find_model
+from serving.supervisor.services import Service, bind
 
 TICK = 0.02  # seconds between looks at the scoreboard
 CLOSE_TIME = 3.0  # seconds for the handlers' close() after the last answer
-RESTARTS = 5  # of the HTTP master or the fork server in a row, before the container gives up
-CALM = 60.0  # seconds of life after which a restart counts as the first one again
-BACKLOG = 4096
-
-
-class Service:
-    """One of the two processes that must always be there: how to start it, and how often that has failed."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.pid: int | None = None
-        self.failures = 0
-        self.started = 0.0
-
-    def began(self, pid: int, now: float) -> None:
-        self.pid, self.started = pid, now
-
-    def ended(self, now: float) -> bool:
-        """Whether to start it again."""
-        self.pid = None
-        self.failures = 1 if now - self.started > CALM else self.failures + 1
-        return self.failures <= RESTARTS
 
 
 class Supervisor:
@@ -175,9 +154,7 @@ class Supervisor:
 
     def _start_http(self) -> None:
         arguments = [str(self._runtime.path), str(self._listener.fileno()), str(self._board.fd)]
-        pid = processes.spawn_module(
-            "serving.frontend.server", arguments, [self._listener.fileno(), self._board.fd]
-        )
+        pid = processes.spawn_module("serving.frontend.server", arguments, [self._listener.fileno(), self._board.fd])
         self._http_service.began(pid, time.monotonic())
 
     async def _start_forks(self) -> None:
@@ -278,9 +255,9 @@ class Supervisor:
         await self._until(lambda: not self._fleet.replicas(), time.monotonic() + CLOSE_TIME)
         self._finish(0)
 
-    async def _until(self, condition: object, give_up: float) -> None:
-        assert callable(condition)
-        while not condition() and time.monotonic() < give_up:
+    async def _until(self, condition: Callable[[], bool], give_up: float) -> None:
+        # What is awaited is written by other processes into shared memory, which cannot wake anyone.
+        while not condition() and time.monotonic() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(TICK)
 
     def _finish(self, code: int) -> None:
@@ -300,20 +277,6 @@ class Supervisor:
             lambda: self._http_service.pid is None and self._fork_service.pid is None, time.monotonic() + 1.0
         )
         self._runtime.remove()
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """The listening socket, made before anything else so that a taken port ends the start at once. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def main(config: Config) -> int:

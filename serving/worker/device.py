@@ -6,7 +6,7 @@ from serving.errors import ModelError
 
 
 def resolve(device: str) -> str:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to ``cpu`` or ``cuda:N``. Raises ModelError for one that is not here."""
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to ``cpu`` or ``cuda:N``. Raises ModelError for an absent one."""
     import torch
 
     if device == "cpu":

@@ -30,7 +30,9 @@ def find_class(model: Model) -> type[Handler]:
         module = importlib.import_module(module_name)
     except BaseException as exc:
         log.error("the handler's module cannot be imported", exc=exc, model=model.name, handler=model.handler)
-        raise ModelError(f"handler {model.handler}: importing {module_name} failed: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(
+            f"handler {model.handler}: importing {module_name} failed: {type(exc).__name__}: {exc}"
+        ) from exc
     found = getattr(module, class_name, None)
     if found is None:
         raise ModelError(f"handler {model.handler}: module {module_name} ({module.__file__}) has no {class_name}")

@@ -26,7 +26,7 @@ from serving.errors import ModelError, QueueFull, ServingError, Unavailable
 from serving.handler import Handler
 from serving.messages import Retire, WorkerHello, WorkerPhase, pack, unpack
 from serving.model import Model
-from serving.request import Request
+from serving.request import Request, Response
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
 from serving.wire import Frame, Kind, ReplyHead, RequestHead
@@ -212,7 +212,7 @@ class Worker:
         if self._batcher is not None:
             self._row.queued = self._batcher.size
 
-    def _send(self, item: Item, outcome: object) -> None:
+    def _send(self, item: Item, outcome: Response | ServingError) -> None:
         channel: Channel = item.reply_to
         if isinstance(outcome, ServingError):
             head = ReplyHead(outcome.status, code=outcome.code)

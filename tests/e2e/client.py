@@ -47,9 +47,7 @@ class Client:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
         return self._reader, self._writer
 
-    async def request(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
-    ) -> Answer:
+    async def request(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
         """Raises ConnectionError or IncompleteReadError where the server closed instead of answering."""
         started = time.monotonic()
         reader, writer = await self.connect()

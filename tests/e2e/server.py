@@ -43,7 +43,9 @@ def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 class Server:
     def __init__(self, model_dir: Path, **settings: object) -> None:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("SERVING_", "SAGEMAKER_"))}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("SERVING_", "SAGEMAKER_"))
+        }
         environment |= {"SERVING_MODEL_DIR": str(model_dir), "SERVING_HOST": "127.0.0.1", "SERVING_PORT": "0"}
         environment |= {f"SERVING_{key.upper()}": str(value) for key, value in settings.items()}
         self.log: list[dict[str, Any]] = []

@@ -59,7 +59,9 @@ def test_chunked_bodies_are_taken(echo: Server) -> None:
 
 def test_expect_100_continue_is_answered_before_the_body(echo: Server) -> None:
     with socket.create_connection(("127.0.0.1", echo.port), timeout=5) as connection:
-        connection.sendall(b"POST /invocations HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        connection.sendall(
+            b"POST /invocations HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+        )
         assert read_until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"ok")
         assert read_until(connection, b"\r\n\r\nok").startswith(b"HTTP/1.1 200")

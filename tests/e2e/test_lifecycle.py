@@ -121,7 +121,9 @@ def test_every_other_process_is_replaced_when_it_dies(faulty_folder: Path) -> No
     with serving(faulty_folder) as server:
         for message in ("the HTTP master ended", "the fork server ended"):
             module = "frontend.server" if "HTTP" in message else "worker.forkserver"
-            [victim] = [pid for pid in direct_children(server) if module in command(pid) and pid not in server.workers()]
+            [victim] = [
+                pid for pid in direct_children(server) if module in command(pid) and pid not in server.workers()
+            ]
             os.kill(victim, signal.SIGKILL)
             eventually(lambda message=message: server.lines(message=message))
             eventually(lambda: answers(server), 15)

@@ -49,7 +49,7 @@ def test_bounded_a_hang_in_c_gets_its_504_in_time_and_nobody_else_is_lost(faulty
         asyncio.run(run(server))
         [ended] = server.lines(message="a worker ended")
         assert ended["cause"] == "signal SIGABRT"
-        assert 'in one\n' in ended["stacks"], "the log names the line that hung"
+        assert "in one\n" in ended["stacks"], "the log names the line that hung"
 
 
 def test_bounded_a_hang_in_python_is_ended_likewise(faulty_folder: Path) -> None:
@@ -338,7 +338,10 @@ def test_no_pickle_from_the_wire(tmp_path: Path) -> None:
     np.save(buffer, np.array([Evil()], dtype=object), allow_pickle=True)
     folder = model_folder(tmp_path, "faulty:Faulty")
     with serving(folder) as server:
-        for content_type, body in (("application/x-npy", buffer.getvalue()), ("application/x-npy", pickle.dumps(Evil()))):
+        for content_type, body in (
+            ("application/x-npy", buffer.getvalue()),
+            ("application/x-npy", pickle.dumps(Evil())),
+        ):
             answer = asyncio.run(once(server.port, body, content_type=content_type))
             assert answer.status == 400, answer.body
         answer = asyncio.run(once(server.port, pickle.dumps(Evil()), content_type="application/python-pickle"))

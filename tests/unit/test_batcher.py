@@ -125,7 +125,7 @@ def test_after_close_what_waits_is_given_out_without_delay_and_then_it_is_done()
 @given(
     st.integers(1, 5),
     st.integers(1, 12),
-    st.lists(st.tuples(st.sampled_from("put take cancel later".split()), st.integers(0, 3)), max_size=120),
+    st.lists(st.tuples(st.sampled_from(["put", "take", "cancel", "later"]), st.integers(0, 3)), max_size=120),
 )
 def test_each_request_leaves_at_most_once_in_a_batch_no_larger_than_allowed(
     max_size: int, queue_size: int, steps: list[tuple[str, int]]

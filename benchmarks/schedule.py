@@ -1,0 +1,80 @@
+"""When the load generator's requests are due."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections import deque
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    def take(self) -> float | None:
+        """The moment from which the next request's latency counts; None if there is nothing to send now."""
+
+    def exhausted(self) -> bool:
+        """True once ``take`` will never again give a moment."""
+
+
+class ClosedLoop:
+    def __init__(self, end: float) -> None:
+        self._end = end
+
+    def take(self) -> float | None:
+        now = time.monotonic()
+        return now if now < self._end else None
+
+    def exhausted(self) -> bool:
+        return time.monotonic() >= self._end
+
+
+class OpenLoop:
+    """``total`` requests, due every ``interval`` ns from ``start`` (ns of the monotonic clock)."""
+
+    def __init__(self, start: int, interval: int, total: int) -> None:
+        self._start = start
+        self._interval = interval
+        self._left = total
+        self._made = 0
+        self._due: deque[float] = deque()
+
+    def advance(self, ticks: int) -> None:
+        """``ticks`` more intervals have passed."""
+        for _ in range(min(ticks, self._left)):
+            self._due.append((self._start + self._made * self._interval) / 1e9)
+            self._made += 1
+            self._left -= 1
+
+    def take(self) -> float | None:
+        return self._due.popleft() if self._due else None
+
+    def exhausted(self) -> bool:
+        return self._left == 0 and not self._due
+
+
+class Ticker:
+    """A file descriptor that is readable every ``interval`` ns from ``start`` on (Linux timerfd).
+
+    The event loop's own timers have a resolution of a millisecond, which is more than most answers take.
+    """
+
+    def __init__(self, start: int, interval: int) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create failed")
+        # struct itimerspec: the interval, then the first time, each in seconds and nanoseconds; 1 is TFD_TIMER_ABSTIME.
+        setting = (ctypes.c_long * 4)(*divmod(interval, 10**9), *divmod(start, 10**9))
+        if self._libc.timerfd_settime(self.fd, 1, ctypes.byref(setting), None) != 0:
+            raise OSError(ctypes.get_errno(), "timerfd_settime failed")
+
+    def read(self) -> int:
+        """How many intervals have begun since the last call."""
+        try:
+            return int.from_bytes(os.read(self.fd, 8), "little")
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        os.close(self.fd)

@@ -1,0 +1,42 @@
+"""The two processes that must always be there, and the listening socket that outlives them."""
+
+from __future__ import annotations
+
+import socket
+
+RESTARTS = 5  # of the HTTP master or the fork server in a row, before the container gives up
+CALM = 60.0  # seconds of life after which a restart counts as the first one again
+BACKLOG = 4096  # connections that may wait to be accepted
+
+
+class Service:
+    """The HTTP master or the fork server: its process, and how often it has failed in a row."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pid: int | None = None
+        self.failures = 0
+        self.started = 0.0
+
+    def began(self, pid: int, now: float) -> None:
+        self.pid, self.started = pid, now
+
+    def ended(self, now: float) -> bool:
+        """Whether to start it again."""
+        self.pid = None
+        self.failures = 1 if now - self.started > CALM else self.failures + 1
+        return self.failures <= RESTARTS
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket, made before anything else so that a taken port ends the start at once. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -14,23 +14,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
+import contextlib
 import dataclasses
 import gc
 import itertools
 import json
-import math
-import os
 import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
 import uvloop
+from report import Report, percentiles
+from schedule import ClosedLoop, OpenLoop, Schedule, Ticker
 
 RECONNECT_DELAY = 0.05  # seconds
 PATIENCE = 10.0  # seconds that answers may take after the last request
@@ -50,25 +50,6 @@ class Target:
     host: str
     port: int
     exchanges: Sequence[Exchange]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Report:
-    """``requests`` were answered rightly, ``rps`` of them per second; ``errors`` counts the others by status, or as
-    ``body`` (not what was expected), ``protocol`` (not HTTP), ``connection`` (lost) or ``unanswered``.
-    Latencies are in milliseconds, over all requests: those that failed count as long as they took."""
-
-    connections: int
-    rate: float | None
-    seconds: float
-    requests: int
-    errors: dict[str, int]
-    rps: float
-    p50: float
-    p90: float
-    p99: float
-    p999: float
-    max: float
 
 
 class Connection(asyncio.Protocol):
@@ -92,8 +73,8 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports implement asyncio's but do not inherit from them.
+        self._transport = cast(asyncio.Transport, transport)
         self._load.ready(self)
 
     def data_received(self, data: bytes) -> None:
@@ -144,6 +125,7 @@ class Load:
         self._latencies = array("d")
         self._errors: Counter[str] = Counter()
         self._done = asyncio.Event()
+        self._closed = asyncio.Event()
         self._stopped = False
         self._reconnecting: set[asyncio.Task[None]] = set()
 
@@ -186,7 +168,10 @@ class Load:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        if not self._stopped:
+        if self._stopped:
+            if not self._open:
+                self._closed.set()
+        else:
             task = asyncio.ensure_future(self._reconnect())
             self._reconnecting.add(task)
             task.add_done_callback(self._reconnecting.discard)
@@ -206,6 +191,8 @@ class Load:
         self._stopped = True
         for connection in list(self._open):
             connection.abandon()
+        if self._open:
+            await self._closed.wait()
         while self._schedule is not None and (since := self._schedule.take()) is not None:
             self._count(since, "unanswered")
         await asyncio.gather(*self._reconnecting)
@@ -216,12 +203,6 @@ class Load:
         p50, p90, p99, p999, longest = percentiles(self._latencies, (0.5, 0.9, 0.99, 0.999, 1.0))
         rps = good / seconds
         return Report(connections, rate, seconds, good, dict(self._errors), rps, p50, p90, p99, p999, longest)
-
-
-def percentiles(latencies: Sequence[float], shares: Sequence[float]) -> list[float]:
-    """Nearest-rank percentiles of seconds, in milliseconds; zeros where there was no request."""
-    ordered = sorted(latencies) or [0.0]
-    return [ordered[math.ceil(share * len(ordered)) - 1] * 1000 for share in shares]
 
 
 async def saturated(target: Target, connections: int, seconds: float, patience: float = PATIENCE) -> Report:
@@ -245,16 +226,21 @@ async def fixed_rate(
     start, interval = time.monotonic_ns(), round(1e9 / rate)
     schedule = OpenLoop(start, interval, round(seconds * rate))
     load.start(schedule)
-    with ticking(start, interval) as ticker:
+    ticker = Ticker(start, interval)
 
-        def tick() -> None:
-            schedule.advance(ticker.read())
-            load.pump()
+    def tick() -> None:
+        if not schedule.advance(ticker.read()):
+            loop.remove_reader(ticker.fd)
+        load.pump()
 
-        asyncio.get_running_loop().add_reader(ticker.fd, tick)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(ticker.fd, tick)
+    try:
         await sleep_until(start / 1e9 + seconds)
         await load.drain(patience)
-        asyncio.get_running_loop().remove_reader(ticker.fd)
+    finally:
+        loop.remove_reader(ticker.fd)
+        ticker.close()
     return load.report(connections, rate, time.monotonic() - start / 1e9)
 
 
@@ -264,9 +250,8 @@ async def open_all(load: Load, connections: int) -> None:
 
 
 async def sleep_until(moment: float) -> None:
-    # The loop's clock is coarser than ours and may wake us too early.
-    while (left := moment - time.monotonic()) > 0:
-        await asyncio.sleep(left)
+    # The loop's clock counts whole milliseconds and may wake us that much too early.
+    await asyncio.sleep(max(0.0, moment - time.monotonic()) + 0.002)
 
 
 def post(url: str, body: bytes, content_type: str) -> bytes:
@@ -277,7 +262,7 @@ def post(url: str, body: bytes, content_type: str) -> bytes:
 
 
 def read_target(options: argparse.Namespace) -> Target:
-    """From ``--url`` and either ``--body`` or ``--exchanges``, a JSON list of ``{"body": str, "expect": str | null}``."""
+    """From ``--url`` and either ``--body`` or ``--exchanges``: a JSON list of ``{"body": str, "expect": str}``."""
     entries = json.loads(options.exchanges.read_text()) if options.exchanges else [{"body": options.body}]
     exchanges = []
     for entry in entries:

@@ -39,12 +39,13 @@ class OpenLoop:
         self._made = 0
         self._due: deque[float] = deque()
 
-    def advance(self, ticks: int) -> None:
-        """``ticks`` more intervals have passed."""
+    def advance(self, ticks: int) -> bool:
+        """``ticks`` more intervals have passed. True while more are to come."""
         for _ in range(min(ticks, self._left)):
             self._due.append((self._start + self._made * self._interval) / 1e9)
             self._made += 1
             self._left -= 1
+        return self._left > 0
 
     def take(self) -> float | None:
         return self._due.popleft() if self._due else None

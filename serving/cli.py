@@ -53,7 +53,7 @@ def option_help(setting: Setting) -> str:
 def with_settings(command: Command) -> Command:
     """One option a setting, each a text, so that the environment's parser and its messages serve the flags as well."""
     for setting in reversed(SETTINGS):
-        bare = {"is_flag": False, "flag_value": "true"} if isinstance(setting.default, bool) else {}
+        bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if isinstance(setting.default, bool) else {}
         command = click.option(setting.flag, setting.name, type=str, metavar="TEXT", help=option_help(setting), **bare)(
             command
         )
@@ -79,7 +79,7 @@ def start_supervisor(config: Config) -> int:
 @cli.command()
 @with_settings
 @click.pass_obj
-def serve(start: Start | None, **flags: str | None) -> NoReturn:
+def serve(start: Start | None, /, **flags: str | None) -> NoReturn:
     """Serve the model until told to stop."""
     config = read_config(flags)
     sys.exit((start or start_supervisor)(config))

@@ -29,10 +29,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one server; a running process has one, which never changes.
 
     Timeouts are in seconds and above 0, ``batch_delay_ms`` is in milliseconds, ``max_body`` in bytes with 0 for no
-    limit, ``queue_size`` and ``threads`` are per replica. None leaves the choice to the code that knows more: one
-    replica per GPU, else one; ``cores // replicas`` threads, at least 1; the handler's batch policy; ``code`` in the
-    model folder. ``sources`` tells where each setting came from: ``default``, ``environment <variable>`` or
-    ``flag <flag>``. ``warnings`` are for the log.
+    limit, ``queue_size`` and ``threads`` are per replica. None leaves the choice to the code that knows more: the
+    number of replicas, ``cores // replicas`` threads, the handler's batch policy, ``code`` in the model folder.
+    ``sources`` tells where each setting came from: ``default``, ``environment <variable>`` or ``flag <flag>``.
+    ``warnings`` are for the log.
     """
 
     model_dir: str
@@ -129,7 +129,7 @@ def choose(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str
         elif value is not None:
             found.append((given.origin, value, ()))
     if not found:
-        return Choice(setting.default_on(cores()), "default", (), tuple(problems))
+        return Choice(setting.default_with(cores), "default", (), tuple(problems))
     source, chosen, warnings = found[0]
     return Choice(chosen, source, warnings, tuple(problems))
 
@@ -154,8 +154,10 @@ def unknown_flags(flags: Mapping[str, str]) -> list[str]:
 
 
 def hint(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else "`serving config` lists all"
+    # without what all have in common, which would make everything look close
+    bare = {other.removeprefix("SERVING_").lstrip("-"): other for other in known}
+    close = difflib.get_close_matches(name.removeprefix("SERVING_").lstrip("-"), bare, n=1)
+    return f"did you mean {bare[close[0]]}?" if close else "`serving config` lists all"
 
 
 def is_of_kubernetes(name: str, text: str) -> bool:

@@ -27,7 +27,7 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """``default`` may be a function of the usable cores. ``automatic`` is what such a default, or None, means in words."""
+    """``default`` may be a function of the usable cores; ``automatic`` says what such a default, or None, means."""
 
     name: str
     kind: Kind
@@ -44,8 +44,8 @@ class Setting:
     def flag(self) -> str:
         return f"--{self.name.replace('_', '-')}"
 
-    def default_on(self, cores: int) -> Value | None:
-        return self.default(cores) if callable(self.default) else self.default
+    def default_with(self, cores: Callable[[], int]) -> Value | None:
+        return self.default(cores()) if callable(self.default) else self.default
 
     def describe(self, value: object) -> str:
         """A value in words, and as the command line takes it where it can be given there."""
@@ -91,7 +91,7 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "Processes that run the model",
         (Alias("SAGEMAKER_MODEL_SERVER_WORKERS"),),
-        automatic="one per GPU, else one",
+        automatic="one",
     ),
     Setting("device", kinds.DEVICE, "auto", "Where the model runs"),
     Setting(

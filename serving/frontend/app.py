@@ -174,16 +174,20 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
 
 async def watch(answer: Coroutine[None, None, Response], receive: Receive) -> Response:
     """Await ``answer``, but give up with ClientGone as soon as the client has closed the connection."""
-    work = asyncio.ensure_future(answer)
+    task = asyncio.current_task()
+    assert task is not None
     gone = asyncio.ensure_future(receive())
+    give_up = lambda _: task.cancel()  # noqa: E731
+    gone.add_done_callback(give_up)
     try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientGone
-        return work.result()
+        return await answer
+    except asyncio.CancelledError:
+        if gone.done():
+            raise ClientGone from None
+        raise
     finally:
-        for task in (work, gone):
-            task.cancel()
+        gone.remove_done_callback(give_up)
+        gone.cancel()
 
 
 def custom_attributes(response: Response, request_id: str) -> Headers:

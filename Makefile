@@ -1,0 +1,51 @@
+# Everything by hand and in CI goes through these targets: serve, test, check, bench, clean.
+
+PYTHON ?= python3
+HOST ?= 0.0.0.0
+PORT ?= 8080
+# The release to install where there is no NVIDIA GPU; TORCH_INDEX is a package index that holds CPU-only builds of it.
+TORCH_CPU ?= 2.13.0
+TORCH_INDEX ?=
+# More words for pytest or for benchmarks/serve.py.
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+GPU := $(wildcard /dev/nvidia0)$(shell command -v nvidia-smi 2>/dev/null)
+TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch$(TORCH_CPU:%===%))
+
+.PHONY: serve test check bench venv clean
+.DEFAULT_GOAL := serve
+
+serve: .demo/model/.trained
+	exec $(BIN)/serving serve --model-dir .demo/model --host $(HOST) --port $(PORT) --log-format text
+
+test: .demo/model/.trained
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
+
+bench: .demo/model/.trained
+	$(BIN)/python benchmarks/serve.py $(ARGS)
+
+venv: .venv/.ready
+
+# torch goes first and by itself: whoever brings one, or the index of a CPU build, decides which.
+.venv/.ready: pyproject.toml
+	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "installing $(strip $(TORCH))"; $(PIP) install $(TORCH); }
+	@echo "installing the server and its tools"
+	@$(PIP) install -e '.[dev,demo,bench]'
+	@touch $@
+
+# The virtual environment comes first but does not make the model old; train.py knows by itself whether it is.
+.demo/model/.trained: examples/digits/train.py examples/digits/code/digits.py | .venv/.ready
+	@$(BIN)/python examples/digits/train.py --out .demo/model
+
+clean:
+	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from serving.config import Config, cores, load
+from serving.errors import ConfigError
+from serving.handler import MAX_BATCH
+from serving.scoreboard import SLOTS
+from serving.settings import SETTINGS, Setting, half_of
+
+VARIABLES = [
+    name for setting in SETTINGS for name in (setting.variable, *(alias.variable for alias in setting.aliases))
+]
+ANY_TEXT = st.text(st.characters(), max_size=40)  # with lone surrogates, as undecodable bytes of the environment give
+LIKELY_TEXT = st.from_regex(
+    r"(-?[0-9]{0,6}(\.[0-9]{0,3})?(e[0-9]{1,3})?[kKmMgG]?[iI]?[bB]?)|[a-z]{1,8}[/:;-][a-z0-9]{0,8}"
+)
+
+
+def problems(environ: dict[str, str], flags: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(environ, flags or {})
+    return caught.value.problems
+
+
+def outcome(environ: dict[str, str], flags: dict[str, str] | None = None) -> Config | list[str]:
+    """The Config or the problems; any other exception is a failure of the test."""
+    try:
+        return load(environ, flags or {})
+    except ConfigError as exc:
+        return exc.problems
+
+
+def test_without_any_variable_everything_has_its_default() -> None:
+    config = load({})
+    assert config == Config(
+        model_dir="/opt/ml/model",
+        host="0.0.0.0",
+        port=8080,
+        http_workers=half_of(cores()),
+        replicas=None,
+        device="auto",
+        threads=None,
+        request_timeout=60.0,
+        load_timeout=350.0,
+        max_body=100 * 1024 * 1024,
+        queue_size=1024,
+        drain_timeout=25.0,
+        log_level="info",
+        log_format="json",
+        default_accept="application/json",
+        batch_size=None,
+        batch_delay_ms=None,
+        program="inference.py",
+        code_dir=None,
+        multi_model=False,
+        safe_port_range=None,
+        sources={setting.name: "default" for setting in SETTINGS},
+        warnings=(),
+    )
+
+
+def test_the_table_has_one_row_for_each_field() -> None:
+    fields = [field.name for field in msgspec.structs.fields(Config)]
+    assert fields == [setting.name for setting in SETTINGS] + ["sources", "warnings"]
+
+
+def test_no_variable_belongs_to_two_settings() -> None:
+    assert len(VARIABLES) == len(set(VARIABLES))
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_a_default_that_the_table_states_can_be_given_as_text(setting: Setting) -> None:
+    if setting.default is not None and not callable(setting.default):
+        config = load({setting.variable: setting.describe(setting.default)})
+        assert getattr(config, setting.name) == setting.default
+
+
+def test_a_flag_is_stronger_than_our_variable_than_the_platforms_than_the_default() -> None:
+    flags, ours, platform = {"port": "1"}, {"SERVING_PORT": "2"}, {"SAGEMAKER_BIND_TO_PORT": "3"}
+    found = [
+        load(environ, given) for environ, given in ((ours | platform, flags), (ours | platform, {}), (platform, {}))
+    ]
+    assert [(config.port, config.sources["port"]) for config in found] == [
+        (1, "flag --port"),
+        (2, "environment SERVING_PORT"),
+        (3, "environment SAGEMAKER_BIND_TO_PORT"),
+    ]
+
+
+def test_a_problem_says_what_is_allowed() -> None:
+    assert problems({"SERVING_PORT": "x"}) == ["SERVING_PORT='x' is not allowed: give an integer from 0 to 65535"]
+
+
+def test_a_wrong_flag_is_named_as_a_flag() -> None:
+    (problem,) = problems({}, {"max_body": "x"})
+    assert problem.startswith("--max-body='x' is not allowed: give bytes, or a size such as 8MB or 100MiB")
+
+
+def test_an_empty_flag_is_a_problem() -> None:
+    assert problems({}, {"model_dir": ""})[0].startswith("--model-dir='' is not allowed")
+
+
+def test_a_flag_of_no_setting_is_a_problem() -> None:
+    assert problems({}, {"prot": "1"}) == ["--prot='1' is no setting: did you mean --port?"]
+
+
+def test_all_problems_are_told_at_once() -> None:
+    environ = {"SERVING_PORT": "x", "SERVING_DEVICE": "y", "SAGEMAKER_STARTUP_TIMEOUT": "z", "SERVING_POTR": "1"}
+    found = problems(environ, {"threads": "none"})
+    assert [problem.partition("=")[0] for problem in found] == [
+        "SERVING_PORT",
+        "SERVING_DEVICE",
+        "--threads",
+        "SAGEMAKER_STARTUP_TIMEOUT",
+        "SERVING_POTR",
+    ]
+
+
+def test_a_wrong_value_is_a_problem_even_where_a_stronger_source_wins() -> None:
+    assert len(problems({"SERVING_PORT": "8081", "SAGEMAKER_BIND_TO_PORT": "x"})) == 1
+
+
+def test_a_long_wrong_value_is_shortened() -> None:
+    (problem,) = problems({"SERVING_PORT": "9" * 5000})
+    assert len(problem) < 300
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_an_empty_variable_counts_as_unset(variable: str) -> None:
+    assert load({variable: ""}) == load({variable: " \n"}) == load({})
+
+
+def test_an_unknown_variable_of_ours_is_a_problem_that_names_the_nearest_known_one() -> None:
+    assert problems({"SERVING_MODEL_DRI": "/m"}) == [
+        "SERVING_MODEL_DRI='/m' is no setting: did you mean SERVING_MODEL_DIR?"
+    ]
+
+
+def test_an_unknown_variable_near_to_none_points_to_the_list() -> None:
+    assert problems({"SERVING_XYZZY": "1"}) == ["SERVING_XYZZY='1' is no setting: `serving config` lists all"]
+
+
+def test_an_unknown_variable_of_the_platform_and_all_others_are_ignored() -> None:
+    assert load({"SAGEMAKER_REGION": "eu-west-1", "SAGEMAKER_MULTI_MODE": "x", "PATH": "/bin"}) == load({})
+
+
+KUBERNETES = {
+    "SERVING_SERVICE_HOST": "10.0.0.1",
+    "SERVING_SERVICE_PORT": "80",
+    "SERVING_SERVICE_PORT_HTTP": "80",
+    "SERVING_PORT": "tcp://10.0.0.1:80",
+    "SERVING_PORT_80_TCP": "tcp://10.0.0.1:80",
+    "SERVING_PORT_80_TCP_PROTO": "tcp",
+    "SERVING_PORT_80_TCP_PORT": "80",
+    "SERVING_PORT_80_TCP_ADDR": "10.0.0.1",
+    "SERVING_PORT_53_UDP": "udp://10.0.0.1:53",
+    "SERVING_PORT_53_UDP_PROTO": "udp",
+    "SERVING_GPU_SERVICE_HOST": "10.0.0.2",
+    "SERVING_GPU_PORT": "tcp://10.0.0.2:80",
+    "SERVING_GPU_PORT_80_TCP_ADDR": "10.0.0.2",
+}
+
+
+@pytest.mark.parametrize("variable", KUBERNETES)
+def test_what_kubernetes_sets_for_a_service_called_serving_is_ignored_with_a_warning(variable: str) -> None:
+    config = load({variable: KUBERNETES[variable]})
+    assert config.port == 8080
+    assert config.warnings[0].startswith(f"ignored {variable}: Kubernetes")
+
+
+def test_one_warning_names_all_that_kubernetes_set() -> None:
+    (warning,) = load(KUBERNETES).warnings
+    assert all(variable in warning for variable in KUBERNETES)
+
+
+def test_an_address_in_place_of_the_port_leaves_it_to_the_next_source() -> None:
+    environ = {"SERVING_PORT": "tcp://10.0.0.1:80", "SAGEMAKER_BIND_TO_PORT": "9000"}
+    assert load(environ).port == 9000
+
+
+def test_a_request_timeout_in_seconds_wins_over_the_ambiguous_one() -> None:
+    environ = {
+        "SAGEMAKER_MODEL_SERVER_TIMEOUT": "30",
+        "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS": "40",
+        "SAGEMAKER_TS_RESPONSE_TIMEOUT": "50",
+    }
+    assert load(environ).request_timeout == 40.0
+
+
+def test_an_ambiguous_timeout_above_an_hour_counts_as_an_hour_with_a_warning() -> None:
+    config = load({"SAGEMAKER_MODEL_SERVER_TIMEOUT": "7200"})
+    assert config.request_timeout == 3600.0
+    assert config.warnings == ("SAGEMAKER_MODEL_SERVER_TIMEOUT='7200' counts as seconds, of which 3600 are the most",)
+
+
+def test_a_value_that_is_not_used_gives_no_warning() -> None:
+    assert load({"SAGEMAKER_MODEL_SERVER_TIMEOUT": "7200", "SERVING_REQUEST_TIMEOUT": "5"}).warnings == ()
+
+
+def test_a_request_size_in_bytes_wins_over_one_in_megabytes() -> None:
+    assert load({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "6", "SAGEMAKER_MAX_REQUEST_SIZE": "99"}).max_body == 99
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_submit_directory_counts_where_it_is_an_existing_folder(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "my code"
+    folder.mkdir()
+    config = load({"SAGEMAKER_SUBMIT_DIRECTORY": form.format(folder)})
+    assert config.code_dir == str(folder)
+    assert config.sources["code_dir"] == "environment SAGEMAKER_SUBMIT_DIRECTORY"
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/sourcedir.tar.gz", "/no/such/folder", "file://", "file://[", "%00"])
+def test_any_other_submit_directory_is_ignored(text: str) -> None:
+    assert load({"SAGEMAKER_SUBMIT_DIRECTORY": text}) == load({})
+
+
+def test_an_ignored_submit_directory_does_not_hide_our_own_variable() -> None:
+    environ = {"SAGEMAKER_SUBMIT_DIRECTORY": "s3://bucket/x", "SERVING_CODE_DIR": "/code"}
+    assert load(environ).code_dir == "/code"
+
+
+@given(st.sampled_from(VARIABLES), ANY_TEXT | LIKELY_TEXT)
+@example("SERVING_PORT", "tcp://1.2.3.4:80")
+@example("SAGEMAKER_SUBMIT_DIRECTORY", "/tmp/\udcff")
+def test_any_text_in_any_variable_gives_a_config_or_a_problem_with_its_name(variable: str, text: str) -> None:
+    result = outcome({variable: text})
+    if isinstance(result, Config):
+        assert msgspec.json.decode(msgspec.json.encode(result), type=Config) == result
+    else:
+        (problem,) = result
+        assert problem.startswith(f"{variable}=")
+        assert problem.isprintable()
+
+
+@given(st.sampled_from(SETTINGS), ANY_TEXT | LIKELY_TEXT)
+def test_any_text_in_any_flag_gives_a_config_or_a_problem_with_its_name(setting: Setting, text: str) -> None:
+    result = outcome({}, {setting.name: text})
+    if isinstance(result, Config):
+        assert result.sources[setting.name] == f"flag {setting.flag}"
+    else:
+        (problem,) = result
+        assert problem.startswith(f"{setting.flag}=")
+
+
+@given(st.dictionaries(ANY_TEXT.map("SERVING_{}".format) | ANY_TEXT, ANY_TEXT, max_size=4))
+def test_any_environment_gives_a_config_or_problems_of_our_variables(environ: dict[str, str]) -> None:
+    result = outcome(environ)
+    if not isinstance(result, Config):
+        assert all(re.match("(SERVING|SAGEMAKER)_.*=", problem) for problem in result)
+
+
+def test_a_config_survives_the_way_to_a_child_process() -> None:
+    config = load({"SAGEMAKER_SAFE_PORT_RANGE": "1-2", "SERVING_BATCH_DELAY_MS": "2", **KUBERNETES})
+    assert msgspec.json.decode(msgspec.json.encode(config), type=Config) == config
+
+
+def test_limits_are_those_of_the_scoreboard() -> None:
+    assert load({"SERVING_HTTP_WORKERS": str(SLOTS), "SERVING_BATCH_SIZE": str(MAX_BATCH)}).http_workers == SLOTS
+    assert len(problems({"SERVING_HTTP_WORKERS": str(SLOTS + 1), "SERVING_BATCH_SIZE": str(MAX_BATCH + 1)})) == 2

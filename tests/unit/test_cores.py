@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.config import cores
+from serving.settings import half_of
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (4, 2), (8, 4), (96, 4)])
+def test_http_workers_take_half_the_cores_up_to_four(cores: int, workers: int) -> None:
+    assert half_of(cores) == workers
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"cpu.max": "100000 100000\n"},
+        {"cpu.max": "150000 100000\n"},
+        {"cpu.max": "10000 100000\n"},
+        {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+    ],
+)
+def test_a_quota_of_less_than_two_cpus_leaves_one_core(tmp_path: Path, files: dict[str, str]) -> None:
+    assert cores(write(tmp_path, files)) == 1
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"cpu.max": "max 100000\n"},
+        {"cpu.max": "nonsense"},
+        {"cpu.max": "100000 0"},
+        {"cpu.max": "999999900000 100000"},
+        {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+        {"cpu/cpu.cfs_quota_us": "100000\n"},
+    ],
+)
+def test_without_a_quota_that_binds_the_affinity_decides(tmp_path: Path, files: dict[str, str]) -> None:
+    assert cores(write(tmp_path, files)) == cores(Path("/nonexistent"))

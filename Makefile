@@ -1,8 +1,8 @@
 # Everything by hand and in CI goes through these targets: serve, test, check, bench, clean.
 
 PYTHON ?= python3
-HOST ?= 0.0.0.0
-PORT ?= 8080
+# The port of make serve; unset, the server's own setting holds.
+PORT ?=
 # The release to install where there is no NVIDIA GPU; TORCH_INDEX is a package index that holds CPU-only builds of it.
 TORCH_CPU ?= 2.13.0
 TORCH_INDEX ?=
@@ -18,7 +18,7 @@ TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 .DEFAULT_GOAL := serve
 
 serve: .demo/model/.trained
-	exec $(BIN)/serving serve --model-dir .demo/model --host $(HOST) --port $(PORT) --log-format text
+	exec $(BIN)/serving serve --model-dir .demo/model --log-format text $(PORT:%=--port %)
 
 test: .demo/model/.trained
 	$(BIN)/python -m pytest $(ARGS)
@@ -46,6 +46,7 @@ venv: .venv/.ready
 .demo/model/.trained: examples/digits/train.py examples/digits/code/digits.py | .venv/.ready
 	@$(BIN)/python examples/digits/train.py --out .demo/model
 
+# .venv stays: it is slow to make again and nothing in it goes stale.
 clean:
-	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

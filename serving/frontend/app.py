@@ -18,7 +18,16 @@ from starlette.types import Receive, Scope, Send
 
 from serving import errors, log
 from serving.config import Config
-from serving.errors import BodyTooLarge, CodedError, Draining, MethodNotAllowed, ServingError, Unavailable
+from serving.deadline import Deadline
+from serving.errors import (
+    BodyTooLarge,
+    CodedError,
+    DeadlineExceeded,
+    Draining,
+    MethodNotAllowed,
+    ServingError,
+    Unavailable,
+)
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.replicas import Replicas
@@ -29,6 +38,7 @@ from serving.scoreboard import Scoreboard, Slot, State
 
 CUSTOM_ATTRIBUTES_LIMIT = 1024
 JSON = "application/json"
+LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
 _PREFIX = PREFIX.encode()
 
 Headers = list[tuple[bytes, bytes]]
@@ -91,7 +101,7 @@ class App:
             deadline = self._invocations.deadline(DEFAULT_MODEL)
             content_type, accept, sagemaker = read_headers(scope["headers"])
             request_id = sagemaker.get("inference-id", "")[:64] or self._new_id()
-            body = await read_body(scope["headers"], receive, self._max_body)
+            body = await read_body(scope["headers"], receive, self._max_body, deadline)
             if draining:
                 raise Draining("the server is stopping")
             request = Request(
@@ -100,6 +110,9 @@ class App:
             response = await watch(self._invocations.invoke(request), receive)
         except ClientGone:
             log.debug("the client went away", request_id=request_id)
+        except asyncio.CancelledError:
+            # The time to finish is over: uvicorn cancels what is left, and its client is told.
+            await self._send_error(send, Draining("the server stopped before the answer was there"), request_id)
         except ServingError as error:
             await self._send_error(send, error, request_id or self._new_id())
         except Exception as exc:
@@ -135,6 +148,10 @@ class App:
         if self._board.state is State.DRAINING:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
+        if len(body) >= LARGE:
+            # The next send waits until most of this one has left, so that "in flight" means what it says.
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            body = b""
         await send({"type": "http.response.body", "body": body})
 
 
@@ -152,8 +169,17 @@ def read_headers(headers: Headers) -> tuple[str, str, dict[str, str]]:
     return content_type, accept, sagemaker
 
 
-async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), and ClientGone."""
+async def read_body(headers: Headers, receive: Receive, limit: int, deadline: Deadline) -> bytes:
+    """The whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), DeadlineExceeded for
+    one that trickles in, and ClientGone."""
+    try:
+        async with asyncio.timeout(deadline.remaining()):
+            return await collect_body(headers, receive, limit)
+    except TimeoutError:
+        raise DeadlineExceeded("the body did not arrive in time") from None
+
+
+async def collect_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     declared = next((int(value) for name, value in headers if name == b"content-length"), 0)
     if limit and declared > limit:
         raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are taken")

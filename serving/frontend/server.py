@@ -35,7 +35,7 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
         "server_header": False,
         "access_log": False,
         "proxy_headers": False,
-        "timeout_graceful_shutdown": 25,
+        "timeout_graceful_shutdown": 1,  # seconds; SIGTERM comes when nothing is in flight, or when time is up
     }
 
 
@@ -73,7 +73,7 @@ class HttpMaster(BaseApplication):  # type: ignore[misc]
             "logger_class": QuietLogger,
             "keepalive": KEEP_ALIVE,
             "timeout": STALLED,
-            "graceful_timeout": int(self._config.drain_timeout) + 1,
+            "graceful_timeout": 2,
             "preload_app": True,
             "control_socket_disable": True,
             "proc_name": "serving",
@@ -98,7 +98,6 @@ def main() -> None:
     set_parent_death_signal(signal.SIGTERM)
     config = runtime.read_config()
     log.setup("http", config.log_level, config.log_format)
-    HttpWorker.CONFIG_KWARGS["timeout_graceful_shutdown"] = max(1, int(config.drain_timeout))
     app = App(config, runtime, Scoreboard(board_fd))
     HttpMaster(config, listener_fd, app).run()
 

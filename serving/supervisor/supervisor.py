@@ -27,7 +27,8 @@ from serving.supervisor.repository import find_model
 from serving.supervisor.services import Service, bind
 
 TICK = 0.02  # seconds between looks at the scoreboard
-CLOSE_TIME = 3.0  # seconds for the handlers' close() after the last answer
+HTTP_TIME = 1.3  # seconds for the HTTP workers to close their connections and go
+CLOSE_TIME = 2.5  # seconds for the handlers' close() after the last answer
 
 
 class Supervisor:
@@ -248,7 +249,7 @@ class Supervisor:
             log.error("the drain time is over", unanswered=left)
         if self._http_service.pid is not None:
             processes.send_signal(self._http_service.pid, signal.SIGTERM)
-        await self._until(lambda: self._http_service.pid is None, max(give_up, time.monotonic() + 1.0))
+        await self._until(lambda: self._http_service.pid is None, time.monotonic() + HTTP_TIME)
         for replica in self._fleet.retire(time.monotonic()):
             if not self._control.retire(replica.row.index, replica.epoch) and replica.pid is not None:
                 processes.kill_group(replica.pid)

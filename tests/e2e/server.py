@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 
 class Server:
-    def __init__(self, model_dir: Path, **settings: object) -> None:
+    def __init__(self, model_dir: Path, prefix: Sequence[str] = (), **settings: object) -> None:
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(("SERVING_", "SAGEMAKER_"))
         }
@@ -52,7 +52,7 @@ class Server:
         self.raw: list[str] = []
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving", "serve"],
+            [*prefix, sys.executable, "-m", "serving", "serve"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

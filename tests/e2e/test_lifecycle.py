@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -176,6 +177,60 @@ def test_ping_is_logged_only_when_the_state_changes(faulty_folder: Path) -> None
         assert len(server.raw) == before
 
 
+def test_orphans_are_reaped(faulty_folder: Path) -> None:
+    def zombies(server: Server) -> list[int]:
+        stats = [
+            path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()
+        ]
+        return [1 for fields in stats if fields[0] == "Z" and int(fields[1]) == server.process.pid]
+
+    with serving(faulty_folder) as server:
+        assert asyncio.run(once(server.port, {"do": "orphan"})).status == 200
+        [sleeper] = eventually(lambda: [pid for pid in server.children() if command(pid).startswith("sleep")])
+        assert parent(sleeper) == server.process.pid, "an orphan is the supervisor's"
+        eventually(lambda: not Path(f"/proc/{sleeper}").exists())
+        assert not zombies(server)
+
+
+@pytest.mark.skipif(subprocess.run(["unshare", "--pid", "--fork", "true"]).returncode != 0, reason="needs namespaces")
+def test_as_pid_1_of_a_container_it_serves_and_stops(faulty_folder: Path) -> None:
+    server = Server(faulty_folder, prefix=["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"])
+    try:
+        eventually(lambda: server.lines(message="the server is ready"), 20)
+        answer = asyncio.run(once(server.port, {"id": 1}))
+        assert answer.status == 200
+        assert server.lines(message="listening")[0]["pid"] == 1
+        assert asyncio.run(once(server.port, {"do": "segfault"})).code == "worker_died"
+        [first] = [pid for pid in server.children() if parent(pid) == server.process.pid]
+        os.kill(first, signal.SIGTERM)
+        assert server.wait(10) == 0
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+def test_a_close_that_hangs_does_not_keep_the_container(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, "faulty:Faulty", "[options]\nclose_seconds = 60\n")
+    with serving(folder) as server:
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 5
+
+
+def test_a_request_that_outlasts_the_drain_is_given_up_and_the_container_goes(faulty_folder: Path) -> None:
+    async def run(server: Server) -> None:
+        slow = asyncio.create_task(once(server.port, {"do": "sleep", "seconds": 50}))
+        await asyncio.sleep(0.3)
+        started = time.monotonic()
+        assert await asyncio.to_thread(server.stop) == 0
+        assert time.monotonic() - started < 6
+        answer = await slow
+        assert (answer.status, answer.code) == (503, "draining")
+        assert server.lines(message="the drain time is over", unanswered=1)
+
+    with serving(faulty_folder, drain_timeout=1) as server:
+        asyncio.run(run(server))
+
+
 def test_the_runtime_folder_is_private_and_gone_after_the_end(faulty_folder: Path, tmp_path: Path) -> None:
     with serving(faulty_folder) as server:
         [http] = [pid for pid in direct_children(server) if "frontend.server" in command(pid)]
@@ -211,11 +266,19 @@ def direct_children(server: Server) -> list[int]:
 
 
 def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """0 for a process that is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def command(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text()
+    """ "" for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def answers(server: Server) -> bool:

@@ -12,7 +12,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.e2e.client import Answer, Client, once
+import pytest
+
+from tests.e2e.client import Answer, Client, once, read_answer
 from tests.e2e.server import Server, eventually, is_alive, model_folder, pss, serving
 
 CLOSED = (ConnectionError, asyncio.IncompleteReadError)
@@ -60,6 +62,30 @@ def test_bounded_a_hang_in_python_is_ended_likewise(faulty_folder: Path) -> None
         after = await once(port, {"id": 1})
         assert after.status == 200
         assert after.seconds < 1.0
+
+    with serving(faulty_folder, request_timeout=1) as server:
+        asyncio.run(run(server.port))
+
+
+@pytest.mark.parametrize("body", [{"do": "decode-sleep"}, {"id": "encode-spin"}])
+def test_bounded_the_steps_around_the_model_are_bounded_as_well(faulty_folder: Path, body: object) -> None:
+    async def run(port: int) -> None:
+        assert (await once(port, body)).status == 504
+        assert (await once(port, {"id": 1})).status == 200
+
+    with serving(faulty_folder, request_timeout=1) as server:
+        asyncio.run(run(server.port))
+
+
+def test_bounded_a_body_that_trickles_in_is_given_up_at_the_deadline(faulty_folder: Path) -> None:
+    async def run(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        started = time.monotonic()
+        writer.write(b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
+        answer = await read_answer(reader, "POST", started)
+        assert (answer.status, answer.code) == (504, "deadline_exceeded")
+        assert answer.seconds < 1.3
+        writer.close()
 
     with serving(faulty_folder, request_timeout=1) as server:
         asyncio.run(run(server.port))

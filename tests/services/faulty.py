@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,11 +21,14 @@ class Teapot(Exception):
 class Faulty(Handler):
     policy = BatchPolicy(max_size=16)
 
-    def load(self, model_dir: Path, device: str, load_seconds: float = 0.0, load_fails: str = "") -> None:
+    def load(
+        self, model_dir: Path, device: str, load_seconds: float = 0.0, load_fails: str = "", close_seconds: float = 0.0
+    ) -> None:
         print("loading the faulty one")
         time.sleep(load_seconds)
         if load_fails and Path(load_fails).exists():
             raise OSError("the weights are not there")
+        self.close_seconds = close_seconds
         self.kept: list[bytearray] = []
 
     def decode(self, request: Request) -> dict[str, Any]:
@@ -33,6 +37,8 @@ class Faulty(Handler):
             raise BadRequest("the body is no object")
         if sample.get("do") == "decode-crash":
             ctypes.string_at(0)
+        if sample.get("do") == "decode-sleep":
+            time.sleep(60)
         return sample
 
     def predict(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -59,9 +65,17 @@ class Faulty(Handler):
                 raise Teapot("short and stout")
             case "memory":
                 raise MemoryError
+            case "orphan":
+                subprocess.run(["sh", "-c", "sleep 0.1 &"], check=True)
             case "lose":
                 return None
         return {"id": sample.get("id"), "pid": os.getpid()}
 
+    def encode(self, output: dict[str, Any], request: Request) -> dict[str, Any]:
+        if output["id"] == "encode-spin":
+            sum(itertools.repeat(0))
+        return output
+
     def close(self) -> None:
+        time.sleep(self.close_seconds)
         print("closed the faulty one")

@@ -1,0 +1,86 @@
+"""What a model folder says of itself, and who wins where several say something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.config import load
+from serving.errors import ModelError
+from serving.handler import BatchPolicy
+from serving.model import MODULE, TOOLKIT, Model, read_model
+
+
+def read(folder: Path, cores: int = 4, **environ: str) -> Model:
+    return read_model(
+        folder, "m", load({f"SERVING_{name.upper()}": value for name, value in environ.items()}, {}), cores
+    )
+
+
+def write(folder: Path, toml: str = "", *files: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    if toml:
+        (folder / "serving.toml").write_text(toml)
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_without_serving_toml_the_files_decide(tmp_path: Path) -> None:
+    script = write(tmp_path / "a", "", "code/inference.py", "model.pt")
+    assert read(script).handler == TOOLKIT
+    assert read(script).options["script"] == str(script / "code" / "inference.py")
+    assert read(write(tmp_path / "b", "", "net.pt2")).handler == MODULE
+
+
+def test_the_named_handler_wins_over_the_files(tmp_path: Path) -> None:
+    assert read(write(tmp_path, 'handler = "a:B"', "code/inference.py", "model.pt")).handler == "a:B"
+
+
+def test_a_folder_packed_one_level_too_deep_is_entered(tmp_path: Path) -> None:
+    write(tmp_path / "inner", "", "model.pt")
+    assert read(tmp_path).path == str(tmp_path / "inner")
+    write(tmp_path / "other", "", "code/inference.py")
+    assert read(tmp_path / "other").path == str(tmp_path / "other"), "code/ alone is no inner model"
+
+
+def test_the_models_own_words_win_over_settings_and_those_over_the_class(tmp_path: Path) -> None:
+    base = BatchPolicy(max_size=8, max_delay_ms=5.0, queue_size=7)
+    silent = read(write(tmp_path, 'handler = "a:B"'))
+    assert silent.policy(base) == base
+    assert (silent.timeout, silent.replicas, silent.threads) == (60.0, 1, 4)
+    told = read(tmp_path, batch_size="16", batch_delay_ms="2", request_timeout="9", replicas="2")
+    assert told.policy(base) == BatchPolicy(max_size=16, max_delay_ms=2.0, queue_size=7)
+    assert (told.timeout, told.replicas, told.threads) == (9.0, 2, 2)
+    write(
+        tmp_path, 'handler = "a:B"\ntimeout_s = 3\nreplicas = 4\nthreads = 3\n[batch]\nmax_size = 1\nmax_delay_ms = 0\n'
+    )
+    own = read(tmp_path, batch_size="16", batch_delay_ms="2", request_timeout="9", replicas="2")
+    assert own.policy(base) == BatchPolicy(max_size=1, max_delay_ms=0.0, queue_size=7)
+    assert (own.timeout, own.replicas, own.threads) == (3.0, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("handlr = 'a:B'", "handlr"),
+        ("handler = 'nocolon'", "nocolon"),
+        ("[batch]\nsize = 3", "size"),
+        ("threads = 0", "threads is 0"),
+        ("timeout_s = 4000", "timeout_s is 4000"),
+        ("handler = 3", "handler"),
+        ("not toml", "serving.toml"),
+        ("[env]\nA = 1", "env"),
+    ],
+)
+def test_what_is_wrong_in_serving_toml_is_named(tmp_path: Path, toml: str, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        read(write(tmp_path, toml))
+
+
+def test_a_code_folder_elsewhere_is_used(tmp_path: Path) -> None:
+    write(tmp_path / "code2", "", "serve_me.py")
+    model = read(write(tmp_path / "m", "", "x.bin"), code_dir=str(tmp_path / "code2"), program="serve_me.py")
+    assert model.options["script"] == str(tmp_path / "code2" / "serve_me.py")

@@ -62,7 +62,7 @@ class Handler:
 
     device: str = "cpu"
 
-    def load(self, model_dir: Path, device: str, **options: Any) -> None:
+    def load(self, model_dir: Path, device: str, *args: Any, **options: Any) -> None:
         """Called once before anything else. ``device`` is ``"cpu"`` or ``"cuda:N"``; ``options`` are the ``[options]``
         table of ``serving.toml``, and a key that the signature does not take is an error."""
         self.device = device

@@ -26,7 +26,8 @@ from serving.wire import Frame
 
 
 class Control:
-    """``locate`` gives the placement of a model; ``on_phase`` and ``on_overdue`` hear what workers report."""
+    """``locate`` gives the placement of a model; ``on_phase`` and ``on_overdue`` hear what workers report;
+    a worker of a row and epoch that nobody ``knows`` is sent away."""
 
     def __init__(
         self,
@@ -35,12 +36,14 @@ class Control:
         locate: Callable[[str], Placement],
         on_phase: Callable[[WorkerPhase], None],
         on_overdue: Callable[[Overdue], None],
+        knows: Callable[[int, int], bool],
     ) -> None:
         self._runtime = runtime
         self._board = board
         self._locate = locate
         self._on_phase = on_phase
         self._on_overdue = on_overdue
+        self._knows = knows
         self._free_slots = list(range(SLOTS))
         self._slots: dict[Channel, int] = {}
         self._interest: dict[str, set[Channel]] = {}
@@ -82,6 +85,8 @@ class Control:
             self._on_overdue(message)
         elif isinstance(message, WorkerHello):
             self._workers[message.row, message.epoch] = channel
+            if not self._knows(message.row, message.epoch):
+                self.retire(message.row, message.epoch)  # forked by a fork server that died before it could say so
         elif isinstance(message, WorkerPhase):
             self._on_phase(message)
 

@@ -139,6 +139,13 @@ class Fleet:
     def by_pid(self, pid: int) -> Replica | None:
         return self._by_pid.get(pid)
 
+    def knows(self, row: int, epoch: int) -> bool:
+        return self._find(row, epoch) is not None
+
+    def waits_for_fork(self, now: float, limit: float) -> bool:
+        """Whether a worker was asked for more than ``limit`` seconds ago and has no process yet."""
+        return any(one.pid is None and now - one.started > limit for one in self.replicas())
+
     def tick(self, now: float) -> list[Action]:
         """What time alone makes due: starts, kills."""
         actions: list[Action] = []

@@ -27,6 +27,7 @@ from serving.supervisor.repository import find_model
 from serving.supervisor.services import Service, bind
 
 TICK = 0.02  # seconds between looks at the scoreboard
+FORK_TIME = 120.0  # seconds for the fork server to import torch and to fork; slow disks included
 HTTP_TIME = 1.3  # seconds for the HTTP workers to close their connections and go
 CLOSE_TIME = 2.5  # seconds for the handlers' close() after the last answer
 
@@ -43,7 +44,7 @@ class Supervisor:
         for model in models:
             self._fleet.add(model)
         self._models = {model.name: model for model in models}
-        self._control = Control(runtime, self._board, self._locate, self._on_phase, self._on_overdue)
+        self._control = Control(runtime, self._board, self._locate, self._on_phase, self._on_overdue, self._fleet.knows)
         self._forks = ForkServerLink(runtime, self._board, self._on_forked)
         self._fork_service = Service("fork server")
         self._http_service = Service("HTTP master")
@@ -82,7 +83,11 @@ class Supervisor:
 
     def _step(self) -> None:
         try:
-            self._act(self._fleet.tick(time.monotonic()))
+            now = time.monotonic()
+            self._act(self._fleet.tick(now))
+            if self._fork_service.pid is not None and self._fleet.waits_for_fork(now, FORK_TIME):
+                log.error("the fork server does not answer")
+                processes.kill_group(self._fork_service.pid)
         except Exception as exc:
             log.error("the supervisor failed", exc=exc)
             self._finish(1)
@@ -219,11 +224,11 @@ class Supervisor:
             task.add_done_callback(self._tasks.discard)
 
     async def _restart_forks(self) -> None:
-        # Requests that the dead one had not carried out are asked for again.
+        # What the dead one may or may not have carried out is given up, and asked for anew.
         await self._start_forks()
         for replica in self._fleet.replicas():
             if replica.pid is None:
-                self._act([Start(replica)])
+                self._act(self._fleet.exited(replica, "the fork server ended", time.monotonic()))
 
     # The end.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from serving import codecs, log
@@ -116,9 +117,22 @@ class Engine:
     def _encode(self, item: Item, output: Any) -> Outcome:
         try:
             value = self._handler.encode(output, item.request)
-            return item, codecs.encode(value, item.request.accept, self._default_accept)
+            return item, sound(codecs.encode(value, item.request.accept, self._default_accept))
         except BaseException as exc:
             return item, predict_error(item, exc)
+
+
+def sound(response: Response) -> Response:
+    """A response that can be sent. Raises HandlerError for what a handler put in wrongly."""
+    if not 200 <= response.status <= 599:
+        raise HandlerError(f"the handler's response has status {response.status}; allowed: 200 to 599")
+    if not isinstance(response.content_type, str) or not isinstance(response.custom_attributes, str | None):
+        raise HandlerError("content type and custom attributes of a response are text")
+    if isinstance(response.body, memoryview):
+        return replace(response, body=response.body.tobytes())
+    if not isinstance(response.body, bytes | bytearray):
+        raise HandlerError(f"the body of a response is bytes, not {type(response.body).__name__}")
+    return response
 
 
 def expired(item: Item) -> Outcome:

@@ -76,7 +76,7 @@ class Rig:
 def show(outcome: Response | ServingError) -> str:
     if isinstance(outcome, ServingError):
         return f"{outcome.status} {outcome.code}"
-    return bytes(outcome.body).decode()
+    return bytes(outcome.body).decode("latin-1")
 
 
 def test_requests_that_wait_together_run_as_one_batch() -> None:
@@ -195,3 +195,34 @@ class Unhashable(Numbers):
 
 def test_a_bucket_that_cannot_be_hashed_is_an_error_of_that_request_and_loses_nothing() -> None:
     assert Rig(Unhashable()).send(b"1", b"2") == ["500 handler_error", "500 handler_error"]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        Response("text"),
+        Response(b"", status=99),
+        Response(b"", content_type=None),
+        Response(b"", custom_attributes=b""),
+    ],  # type: ignore[arg-type]
+)
+def test_a_response_that_cannot_be_sent_is_that_requests_500_and_no_one_elses(response: Response) -> None:
+    class Wrong(Numbers):
+        def encode(self, output: int, request: Request) -> Any:
+            return response if output == 26 else super().encode(output, request)
+
+    assert Rig(Wrong()).send(b"1", b"13", b"3") == ["2", "500 handler_error", "6"]
+
+
+def test_a_body_may_be_any_memory() -> None:
+    from array import array
+
+    class Memory(Numbers):
+        def encode(self, output: int, request: Request) -> Response:
+            return Response(memoryview(array("d", [1.5, 2.5])))
+
+    rig = Rig(Memory())
+    rig.send(b"1")
+    outcome = rig.outcomes[0]
+    assert isinstance(outcome, Response)
+    assert outcome.body == array("d", [1.5, 2.5]).tobytes()

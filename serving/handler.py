@@ -87,7 +87,9 @@ class Handler:
             return list(samples)
         import torch
 
-        tensors = [torch.as_tensor(sample) for sample in samples]
+        # An array on a request's own bytes is read-only, which torch cannot express; it is copied.
+        writable = [one if getattr(getattr(one, "flags", None), "writeable", True) else one.copy() for one in samples]
+        tensors = [torch.as_tensor(sample) for sample in writable]
         if self.policy.pad is None:
             return torch.stack(tensors).to(self.device)
         lengths = torch.tensor([t.shape[-1] for t in tensors])

@@ -1,0 +1,334 @@
+"""Bodies to values and values to bodies, by media type. No pickle is ever read.
+
+numpy and Pillow are imported when a body first needs them, so that a process without a model never pays for them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from serving.errors import BadRequest, HandlerError, NotAcceptable, UnsupportedMediaType
+from serving.request import Body, Response, media_type
+
+if TYPE_CHECKING:
+    import numpy as np
+
+JSON = "application/json"
+JSON_LINES = ("application/jsonlines", "application/x-ndjson", "application/jsonl")
+CSV = "text/csv"
+NPY = "application/x-npy"
+NPZ = "application/x-npz"
+RAW = "application/octet-stream"
+TEXT = ("text/plain", "application/x-text")
+KNOWN = f"{JSON}, {JSON_LINES[0]}, {CSV}, {NPY}, {NPZ}, {RAW}, text/plain, image/*"
+WRAPPERS = ("instances", "inputs")
+INFLATED_LIMIT = 1 << 31  # bytes that an npz may unpack to
+PIXEL_LIMIT = 100_000_000  # an image with more is refused before it is decoded
+
+ARRAY_TYPES = (JSON, CSV, NPY, JSON_LINES[0], RAW)
+
+
+def parameters(content_type: str) -> dict[str, str]:
+    """The parameters of a Content-Type value, names in lower case, quotes removed."""
+    pairs = (part.partition("=") for part in content_type.split(";")[1:])
+    return {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
+
+
+def decode(body: Body, content_type: str) -> Any:
+    """A body to a value: numbers become arrays, anything else what JSON makes of it.
+
+    JSON and CSV numbers become float32, or int64 where all are integers in JSON; npy keeps its type; an image is uint8
+    [height, width] if grey, else [height, width, 3]; ``application/octet-stream`` stays bytes unless the type has a
+    ``dtype`` (and ``shape``) parameter. A body without a content type is read as JSON. Raises BadRequest and
+    UnsupportedMediaType.
+    """
+    kind = media_type(content_type) or JSON
+    if kind == JSON or kind.endswith("+json"):
+        return decode_json(body)
+    if kind in JSON_LINES:
+        return to_array([parse_json(line) for line in bytes(body).splitlines() if line.strip()])
+    if kind.startswith("image/"):
+        return decode_image(body)
+    if kind in TEXT:
+        return decode_text(body)
+    decoder = DECODERS.get(kind)
+    if decoder is None:
+        raise UnsupportedMediaType(f"content type {kind[:100]} is not supported; known: {KNOWN}")
+    return decoder(body, parameters(content_type))
+
+
+def parse_json(body: Body) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadRequest(f"the body is no JSON: {exc}") from exc
+
+
+def decode_json(body: Body) -> Any:
+    value = parse_json(body)
+    if isinstance(value, dict):
+        for name in WRAPPERS:
+            if name in value:
+                return to_array(value[name])
+        return value
+    return to_array(value)
+
+
+def to_array(value: Any) -> Any:
+    """Numbers, and nested lists of them that form a rectangle, as an array; anything else as it is."""
+    if not isinstance(value, list | int | float) or not is_numeric(value):
+        return value
+    import numpy as np
+
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError):
+        return value  # ragged
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite
+            return array.astype(np.float32)
+    return array if array.dtype.kind in "bi" else value
+
+
+def is_numeric(value: Any) -> bool:
+    """Whether the first leaf is a number: a look that keeps numpy away from texts and objects."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, int | float | list)
+
+
+def decode_text(body: Body) -> str:
+    try:
+        return bytes(body).decode()
+    except UnicodeDecodeError as exc:
+        raise BadRequest("the body is no UTF-8 text") from exc
+
+
+def decode_csv(body: Body, options: dict[str, str]) -> np.ndarray:
+    """Numbers in rows to float32 [rows, columns]; an empty field is NaN; ``header=present`` skips the first row."""
+    import numpy as np
+
+    try:
+        rows = [row for row in csv.reader(io.StringIO(decode_text(body), newline="")) if row]
+    except csv.Error as exc:
+        raise BadRequest(f"the body is no CSV: {exc}") from exc
+    skipped = 1 if options.get("header") == "present" else 0
+    numbers = [csv_numbers(row, number) for number, row in enumerate(rows[skipped:], skipped + 1)]
+    if len({len(row) for row in numbers}) > 1:
+        raise BadRequest("the rows of the CSV body differ in length")
+    with np.errstate(over="ignore"):
+        return np.array(numbers, dtype=np.float32).reshape(len(numbers), -1 if numbers else 0)
+
+
+def csv_numbers(row: list[str], line: int) -> list[float]:
+    numbers = []
+    for column, text in enumerate(row, 1):
+        try:
+            numbers.append(float(text) if text.strip() else float("nan"))
+        except ValueError as exc:
+            raise BadRequest(f"line {line}, column {column} of the CSV body is no number: {text[:40]!r}") from exc
+    return numbers
+
+
+def decode_npy(body: Body, _: dict[str, str]) -> np.ndarray:
+    """Keeps type and shape. What needs pickle is refused."""
+    import numpy as np
+
+    try:
+        array: np.ndarray = np.load(io.BytesIO(body), allow_pickle=False)
+    except Exception as exc:  # numpy's reader raises whatever its header parser meets
+        raise BadRequest(f"the body is no npy array: {type(exc).__name__}") from exc
+    if not isinstance(array, np.ndarray):
+        raise BadRequest("the body is no npy array")
+    return array
+
+
+def decode_npz(body: Body, _: dict[str, str]) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > INFLATED_LIMIT:
+                raise BadRequest(f"the npz body unpacks to more than {INFLATED_LIMIT} bytes")
+        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except BadRequest:
+        raise
+    except Exception as exc:  # as for npy, and whatever the unpacker meets
+        raise BadRequest(f"the body is no npz archive: {type(exc).__name__}") from exc
+
+
+def decode_raw(body: Body, options: dict[str, str]) -> Any:
+    """Bytes as they are, or with ``dtype`` (and ``shape``, ``-1`` allowed once) a read-only array on them, uncopied."""
+    if "dtype" not in options:
+        return body
+    import numpy as np
+
+    try:
+        dtype = np.dtype(options["dtype"])
+        shape = [int(part) for part in options["shape"].split(",")] if "shape" in options else [-1]
+        if dtype.hasobject:
+            raise ValueError("objects")
+        return np.frombuffer(body, dtype).reshape(shape)
+    except (ValueError, TypeError, SyntaxError, OverflowError) as exc:
+        raise BadRequest(f"the body does not fit its dtype and shape: {str(exc)[:200]}") from exc
+
+
+def decode_image(body: Body) -> np.ndarray:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as exc:
+        raise UnsupportedMediaType("images need the package pillow, which is not installed") from exc
+    import numpy as np
+
+    try:
+        with Image.open(io.BytesIO(body)) as image:
+            if image.width * image.height > PIXEL_LIMIT:
+                raise BadRequest(f"the image has more than {PIXEL_LIMIT} pixels")
+            upright = ImageOps.exif_transpose(image)
+            return np.array(upright if upright.mode == "L" else upright.convert("RGB"))
+    except BadRequest:
+        raise
+    except Exception as exc:  # each of Pillow's readers has errors of its own
+        raise BadRequest(f"the body is no image that can be read: {type(exc).__name__}") from exc
+
+
+DECODERS: dict[str, Callable[[Body, dict[str, str]], Any]] = {
+    CSV: decode_csv,
+    NPY: decode_npy,
+    NPZ: decode_npz,
+    RAW: decode_raw,
+}
+
+
+def negotiate(accept: str, offered: Sequence[str], default: str) -> str:
+    """The offered type that an Accept value likes best (RFC 9110 §12.5.1); ``default`` where it has no wish.
+
+    Parts that cannot be read are passed over. Raises NotAcceptable.
+    """
+    ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
+    if not ranges:
+        return default
+    order = [default, *(kind for kind in offered if kind != default)] if default in offered else list(offered)
+    best = max(order, key=lambda kind: quality(kind, ranges), default="")
+    if not best or quality(best, ranges) <= 0:
+        raise NotAcceptable(f"nothing fits Accept: {accept[:100]}; offered: {', '.join(offered)}")
+    return best
+
+
+def media_range(part: str) -> tuple[str, float] | None:
+    kind = media_type(part)
+    if kind.count("/") != 1 or kind.startswith("/") or kind.endswith("/"):
+        return None
+    try:
+        q = float(parameters(part).get("q", "1"))
+    except ValueError:
+        return None
+    return (kind, q) if 0 <= q <= 1 else None
+
+
+def quality(kind: str, ranges: list[tuple[str, float]]) -> float:
+    """What the most specific range that covers ``kind`` says; 0 where none does."""
+    for pattern in (kind, kind.partition("/")[0] + "/*", "*/*"):
+        said = [q for one, q in ranges if one == pattern]
+        if said:
+            return max(said)
+    return 0.0
+
+
+def encode(value: Any, accept: str, default: str = JSON) -> Response:
+    """A value to an answer of the type that ``accept`` asks for. Raises NotAcceptable and HandlerError.
+
+    A Response is passed on as it is. Arrays and tensors can be JSON, JSON Lines, CSV, npy or raw bytes, a dict of them
+    also npz; NaN and infinities are ``null`` in JSON.
+    """
+    if isinstance(value, Response):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return Response(value, concrete(accept) or RAW)
+    if isinstance(value, str):
+        kind = negotiate(accept, (TEXT[0], JSON), TEXT[0])
+        return Response(to_json(value) if kind == JSON else value.encode(), kind)
+    array = as_array(value)
+    if array is not None:
+        kind = negotiate(accept, ARRAY_TYPES, default if default in ARRAY_TYPES else JSON)
+        return Response(encode_array(array, kind), kind)
+    return encode_object(value, accept, default)
+
+
+def concrete(accept: str) -> str | None:
+    """The one type that an Accept value names, if it is one."""
+    ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
+    return ranges[0][0] if len(ranges) == 1 and "*" not in ranges[0][0] else None
+
+
+def encode_object(value: Any, accept: str, default: str) -> Response:
+    offered = [JSON, *JSON_LINES[:1]] if isinstance(value, list | tuple) else [JSON]
+    is_arrays = isinstance(value, dict) and bool(value) and all(as_array(one) is not None for one in value.values())
+    if is_arrays:
+        offered.append(NPZ)
+    kind = negotiate(accept, offered, default if default in offered else JSON)
+    if kind == NPZ:
+        return Response(encode_npz(value), kind)
+    lines = value if kind in JSON_LINES else [value]
+    return Response(b"\n".join(map(to_json, lines)), kind)
+
+
+def as_array(value: Any) -> np.ndarray | None:
+    """A tensor or array as an array on the host, bfloat16 as float32; None for anything else."""
+    if hasattr(value, "detach"):
+        tensor = value.detach().cpu()
+        return tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()  # type: ignore[no-any-return]
+    return value if type(value).__module__ == "numpy" and hasattr(value, "tolist") else None
+
+
+def encode_array(array: np.ndarray, kind: str) -> bytes:
+    import numpy as np
+
+    if kind == JSON:
+        return to_json(array)
+    if kind == RAW:
+        return array.tobytes()
+    if kind == NPY:
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        return buffer.getvalue()
+    rows = array.tolist() if array.ndim else [array.tolist()]
+    if kind == CSV:
+        if array.ndim > 2:
+            raise NotAcceptable(f"an output of {array.ndim} dimensions does not fit into CSV")
+        table = rows if array.ndim == 2 else [rows]
+        return "".join(",".join(map(repr, row)) + "\n" for row in table).encode()
+    return b"".join(to_json(row) + b"\n" for row in rows)
+
+
+def encode_npz(arrays: dict[str, Any]) -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    named: dict[str, Any] = {str(name): as_array(value) for name, value in arrays.items()}
+    np.savez(buffer, **named)
+    return buffer.getvalue()
+
+
+def to_json(value: Any) -> bytes:
+    try:
+        return _json.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise HandlerError(f"the output cannot be written as JSON: {exc}") from exc
+
+
+def _enc_hook(value: Any) -> Any:
+    array = as_array(value)
+    if array is None:
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    return array.tolist()
+
+
+_json = msgspec.json.Encoder(enc_hook=_enc_hook)

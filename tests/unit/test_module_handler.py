@@ -1,0 +1,132 @@
+"""A folder with nothing but a TorchScript or exported file is a served model."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from handlers.module import ModuleHandler
+from serving import Request
+from serving.errors import BadRequest, ModelError, ServingError
+from serving.request import Response
+from serving.testing import Client
+
+
+class Net(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float().flatten(1).sum(1, keepdim=True) * 2
+
+
+class Pair(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x + 1, x.sum(1)
+
+
+def script(module: nn.Module, path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is old, its files are many
+        torch.jit.save(torch.jit.script(module), str(path))
+    return path.parent
+
+
+def export(path: Path, rows: int, dynamic: bool) -> Path:
+    shapes = ({0: torch.export.Dim("rows", min=1, max=4096)},) if dynamic else None
+    program = torch.export.export(Net(), (torch.ones(rows, 3),), dynamic_shapes=shapes)
+    torch.export.save(program, path)
+    return path.parent
+
+
+def ask(client: Client, body: object, **words: Any) -> Any:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return json.loads(bytes(client.invoke(data, **words).body))
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Client:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return Client(ModuleHandler, script(Net(), tmp_path / "model.pt"))
+
+
+def test_rows_go_in_and_as_many_come_out(scripted: Client) -> None:
+    assert ask(scripted, {"instances": [[1, 2], [3, 4], [5, 6]]}) == [[6.0], [14.0], [22.0]]
+    assert ask(scripted, b"1,2\n3,4\n", content_type="text/csv") == [[6.0], [14.0]]
+
+
+def test_a_flat_list_is_one_row_and_so_is_its_answer(scripted: Client) -> None:
+    assert ask(scripted, [1.5, 2.5]) == [8.0]
+
+
+def test_an_image_is_one_row(scripted: Client) -> None:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4), 255).save(buffer, "PNG")
+    assert ask(scripted, buffer.getvalue(), content_type="image/png") == [32.0]
+
+
+def test_requests_of_unequal_row_counts_share_a_batch_and_get_their_own_rows(scripted: Client) -> None:
+    bodies = [b"[[1, 1]]", b"[[2, 2], [3, 3]]", b"[4, 4]"]
+    outcomes = scripted.batch([Request(body, "application/json") for body in bodies])
+    answers = [json.loads(bytes(one.body)) for one in outcomes if isinstance(one, Response)]
+    assert answers == [[[4.0]], [[8.0], [12.0]], [16.0]]
+
+
+def test_one_request_that_does_not_fit_the_model_fails_alone(scripted: Client) -> None:
+    outcomes = scripted.batch([Request(b"[[1, 1]]", "application/json"), Request(b'{"a": 1}', "application/json")])
+    assert isinstance(outcomes[0], Response)
+    assert isinstance(outcomes[1], BadRequest)
+
+
+def test_several_outputs_are_split_together(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        client = Client(ModuleHandler, script(Pair(), tmp_path / "net.pt"))
+    assert ask(client, [[1.0, 2.0]]) == [[[2.0, 3.0]], [3.0]]
+
+
+def test_an_exported_program_with_a_free_batch_dimension_is_batched(tmp_path: Path) -> None:
+    client = Client(ModuleHandler, export(tmp_path / "net.pt2", 2, dynamic=True))
+    assert client.handler.policy.max_size == 32
+    assert ask(client, [[1.0, 2.0, 3.0]]) == [[12.0]]
+
+
+def test_an_exported_program_with_a_fixed_one_runs_each_request_alone(tmp_path: Path) -> None:
+    client = Client(ModuleHandler, export(tmp_path / "net.pt2", 2, dynamic=False))
+    assert client.handler.policy.max_size == 1
+    body = b"[[1.0, 1, 1], [2, 2, 2]]"
+    outcomes = client.batch([Request(body, "application/json")] * 2)
+    assert [json.loads(bytes(one.body)) for one in outcomes if isinstance(one, Response)] == [[[6.0], [12.0]]] * 2
+    [wrong] = client.batch([Request(b"[[1.0, 1, 1]]", "application/json")])
+    assert isinstance(wrong, ServingError)
+
+
+def test_a_state_dict_says_what_it_needs(tmp_path: Path) -> None:
+    torch.save(nn.Linear(1, 1).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ModelError, match="state_dict needs a handler"):
+        Client(ModuleHandler, tmp_path)
+
+
+def test_a_pickled_module_needs_consent_and_is_then_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(nn.Flatten(), tmp_path / "model.pth")
+    with pytest.raises(ModelError, match="allow_pickle"):
+        Client(ModuleHandler, tmp_path)
+    client = Client(ModuleHandler, tmp_path, allow_pickle=True)
+    assert ask(client, [[1.0]]) == [[1.0]]
+    assert "with pickle" in caplog.text
+
+
+def test_several_files_need_a_name(tmp_path: Path) -> None:
+    for name in ("a.pt2", "b.pt2"):
+        export(tmp_path / name, 2, dynamic=True)
+    with pytest.raises(ModelError, match=r"a\.pt2, b\.pt2"):
+        Client(ModuleHandler, tmp_path)
+    assert ask(Client(ModuleHandler, tmp_path, file="b.pt2"), [[1.0, 1, 1]]) == [[6.0]]

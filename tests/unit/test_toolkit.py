@@ -1,0 +1,192 @@
+"""Scripts written for the SageMaker toolkits: each function, its defaults, its context, its errors."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from serving import Request
+from serving.errors import ModelError, ServingError
+from serving.handler import BatchPolicy
+from serving.request import Response
+from serving.testing import Client
+from serving.worker.toolkit import ToolkitHandler, wanted
+
+
+class Rig:
+    def __init__(self, folder: Path, script: str, max_size: int = 1) -> None:
+        path = folder / "code" / "inference.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(script))
+        handler = ToolkitHandler()
+        handler.policy = BatchPolicy(max_size=max_size)
+        self.client = Client(handler, folder, script=str(path))
+
+    def ask(
+        self, body: bytes = b"[1, 2]", kind: str = "application/json", accept: str = "", **headers: str
+    ) -> Response:
+        return self.client.invoke(body, kind, accept, **headers)
+
+    def error(self, body: bytes = b"[1, 2]", kind: str = "application/json", accept: str = "") -> ServingError:
+        with pytest.raises(ServingError) as caught:
+            self.ask(body, kind, accept)
+        return caught.value
+
+
+FOUR = """
+    import json
+    def model_fn(model_dir): return {"dir": model_dir}
+    def input_fn(input_data, content_type): return [type(input_data).__name__, content_type, len(input_data)]
+    def predict_fn(data, model): return data + [bool(model["dir"])]
+    def output_fn(prediction, accept): return json.dumps(prediction + [accept])
+"""
+
+
+def test_the_four_functions_are_called_in_turn(tmp_path: Path) -> None:
+    answer = Rig(tmp_path, FOUR).ask(b"[1]")
+    assert json.loads(bytes(answer.body)) == ["str", "application/json", 3, True, "application/json"]
+    assert answer.content_type == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen"),
+    [
+        ("application/json; charset=utf-8", "str"),
+        ("text/csv", "str"),
+        ("application/x-npy", "bytes"),
+        ("", "bytes"),
+    ],
+)
+def test_input_data_is_text_for_json_and_csv_and_bytes_otherwise(tmp_path: Path, kind: str, seen: str) -> None:
+    assert json.loads(bytes(Rig(tmp_path, FOUR).ask(b"1", kind).body))[0] == seen
+
+
+@pytest.mark.parametrize(
+    ("accept", "given"),
+    [
+        ("", "application/json"),
+        ("*/*", "application/json"),
+        ("text/csv", "text/csv"),
+        ("text/csv;q=0.2, application/x-npy;q=0.9", "application/x-npy"),
+        ("text/csv;q=0.2, */*;q=0.9", "application/json"),
+        ("junk", "application/json"),
+    ],
+)
+def test_output_fn_gets_one_concrete_type(accept: str, given: str) -> None:
+    assert wanted(accept, "application/json") == given
+
+
+def test_output_fn_may_name_its_own_type(tmp_path: Path) -> None:
+    script = FOUR + '    def output_fn(prediction, accept): return b"x", "image/x-mine"\n'
+    answer = Rig(tmp_path, script).ask()
+    assert (answer.body, answer.content_type) == (b"x", "image/x-mine")
+
+
+def scripted(folder: Path, name: str = "model.pt") -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(torch.nn.Flatten(0)), str(folder / name))
+
+
+def test_everything_has_a_default_around_a_torchscript_file(tmp_path: Path) -> None:
+    scripted(tmp_path, "other.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        rig = Rig(tmp_path, "")
+    assert json.loads(bytes(rig.ask(b"[[1, 2]]").body)) == [1.0, 2.0]
+    assert bytes(rig.ask(b"[[1, 2]]", accept="text/csv").body) == b"1.0,2.0\n"
+    assert rig.error(kind="application/x-what").status == 415
+    assert rig.error(accept="image/png").status == 406
+    assert rig.error(b"{").status == 400
+
+
+def test_without_any_model_file_the_default_model_fn_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.pt"):
+        Rig(tmp_path, "")
+    torch.save({}, tmp_path / "model.pt")
+    with pytest.raises(ModelError, match="define model_fn"):
+        Rig(tmp_path, "")
+
+
+def test_transform_fn_replaces_the_three_and_excludes_them(tmp_path: Path) -> None:
+    script = """
+        def model_fn(model_dir): return 7
+        def transform_fn(model, input_data, content_type, accept): return f"{model} {input_data} {content_type}", "a/b"
+    """
+    answer = Rig(tmp_path, script).ask(b"[1]")
+    assert (answer.body, answer.content_type) == (b"7 [1] application/json", "a/b")
+    with pytest.raises(ModelError, match="predict_fn"):
+        Rig(tmp_path, textwrap.dedent(script) + "\ndef predict_fn(data, model): return data\n")
+
+
+def test_the_context_comes_by_count_and_carries_headers_both_ways(tmp_path: Path) -> None:
+    script = """
+        def model_fn(model_dir, context): return context.system_properties["model_dir"]
+        def input_fn(input_data, content_type, context):
+            return context.get_request_header(0, "x-amzn-sagemaker-custom-attributes")
+        def predict_fn(data, model, ctx):
+            ctx.set_response_header(0, "X-Amzn-SageMaker-Custom-Attributes", data + "!")
+            ctx.set_response_content_type(0, "text/x-special")
+            return data
+        def output_fn(prediction, accept): return prediction
+    """
+    answer = Rig(tmp_path, script).ask(custom_attributes="trace=1")
+    assert (answer.body, answer.content_type, answer.custom_attributes) == (b"trace=1", "text/x-special", "trace=1!")
+
+
+def test_a_function_with_the_wrong_number_of_parameters_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="predict_fn takes 1 arguments"):
+        Rig(tmp_path, FOUR + "    def predict_fn(data): return data\n")
+
+
+@pytest.mark.parametrize(
+    ("function", "status"),
+    [
+        ("def input_fn(d, c): raise ValueError('x')", 500),
+        ("def input_fn(d, c): raise Refused('x')", 422),
+        ("def predict_fn(d, m): raise ValueError('x')", 500),
+        ("def predict_fn(d, m): raise Refused('x')", 422),
+        ("def output_fn(p, a): raise Refused('x')", 422),
+    ],
+)
+def test_what_a_function_raises_is_500_unless_it_has_a_status(tmp_path: Path, function: str, status: int) -> None:
+    script = textwrap.dedent(FOUR) + f"\nclass Refused(Exception): status_code = 422\n{function}\n"
+    assert Rig(tmp_path, script).error().status == status
+
+
+def test_a_script_that_cannot_be_imported_names_itself_and_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"inference\.py failed: ModuleNotFoundError"):
+        Rig(tmp_path, "import nothing_of_that_name")
+
+
+def test_the_other_modules_of_the_code_folder_can_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "toolkit_neighbour.py").write_text("VALUE = 'next door'")
+    script = FOUR + "    from toolkit_neighbour import VALUE\n    def output_fn(p, a): return VALUE\n"
+    assert Rig(tmp_path, script).ask().body == b"next door"
+
+
+def test_pre_model_fn_and_warm_up_are_called(tmp_path: Path) -> None:
+    script = """
+        seen = []
+        def pre_model_fn(model_dir): seen.append("pre")
+        def model_fn(model_dir): seen.append("model"); return 1
+        def model_warmup_fn(model_dir, model): seen.append("warm")
+        def input_fn(d, c): return d
+        def predict_fn(d, m): return seen
+    """
+    assert json.loads(bytes(Rig(tmp_path, script).ask().body)) == ["pre", "model", "warm"]
+
+
+def test_with_a_larger_batch_tensors_are_stacked_for_predict_fn(tmp_path: Path) -> None:
+    script = """
+        def model_fn(model_dir): return 1
+        def predict_fn(data, model): return data * data.shape[0]
+    """
+    outcomes = Rig(tmp_path, script, max_size=8).client.batch([Request(b"[1, 2]", "application/json")] * 3)
+    assert [bytes(one.body) for one in outcomes if isinstance(one, Response)] == [b"[3.0,6.0]"] * 3

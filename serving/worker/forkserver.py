@@ -96,6 +96,9 @@ def main() -> None:
     set_parent_death_signal(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its pool would be a second thread before the fork
+    # Threads of torch that spin while they wait for work take the cores from the HTTP workers: measured on two cores,
+    # 40 % fewer requests/s and twice the latency for a small model.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import gc
 
     import torch  # noqa: F401  the import is what this process is for

@@ -31,6 +31,7 @@ check: .venv/.ready
 
 bench: .demo/model/.trained
 	$(BIN)/python benchmarks/serve.py $(ARGS)
+	$(BIN)/python benchmarks/start.py
 
 venv: .venv/.ready
 

@@ -36,7 +36,6 @@ from serving.config import cores
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / ".demo" / "model"
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
-SECTION = "digits"
 START_LIMIT = 90.0  # seconds until /ping must say 200
 STOP_LIMIT = 35.0  # seconds from SIGTERM to the end; the server promises 30
 WARMUP = 1.0  # seconds of load before the first measurement
@@ -210,10 +209,10 @@ def table(loads: list[tuple[str, Report]], loop: dict[str, Any], where: dict[str
     )
 
 
-def write_section(path: Path, text: str) -> None:
+def write_section(path: Path, text: str, name: str, title: str) -> None:
     """Replace this benchmark's section of the results, or add it; the others stay."""
-    begin, end = f"<!-- begin {SECTION} -->", f"<!-- end {SECTION} -->"
-    section = f"{begin}\n## Handwritten digits, JSON in and out\n\n{text}\n{end}"
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    section = f"{begin}\n## {title}\n\n{text}\n{end}"
     old = path.read_text() if path.exists() else "# Results\n"
     before, found, rest = old.partition(begin)
     after = rest.partition(end)[2] if found else "\n"
@@ -237,7 +236,7 @@ def main() -> None:
         reports = [{"load": name, **dataclasses.asdict(report)} for name, report in loads]
         options.json.write_text(json.dumps({**where, "loads": reports, "loop": loop}, indent=2) + "\n")
     if options.write:
-        write_section(RESULTS, text)
+        write_section(RESULTS, text, "digits", "Handwritten digits, JSON in and out")
 
 
 if __name__ == "__main__":

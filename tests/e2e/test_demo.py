@@ -77,7 +77,7 @@ def test_a_torchscript_file_alone_is_served(tmp_path: Path) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(torch.nn.Softmax(-1)), str(tmp_path / "model.pt"))
     with serving(tmp_path) as server:
-        answer = asyncio.run(once(server.port, {"instances": [[1.0, 1.0], [0.0, 100.0]]}))
+        answer = asyncio.run(once(server.port, {"instances": [[1.0, 1.0], [0.0, 1000.0]]}))
         assert (answer.status, answer.json()) == (200, [[0.5, 0.5], [0.0, 1.0]])
         as_csv = asyncio.run(once(server.port, b"1,1\n", content_type="text/csv", accept="text/csv"))
         assert (as_csv.body, as_csv.headers["content-type"]) == (b"0.5,0.5\n", "text/csv")

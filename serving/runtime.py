@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,9 @@ import msgspec
 
 from serving.config import Config
 
+FOLDER = "serving-"
+LOCK = "lock"
+SETTLED = 60.0  # seconds; a younger folder may be one whose owner has not locked it yet
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel takes 107
 
 
@@ -24,12 +30,30 @@ class Runtime:
     @classmethod
     def create(cls, config: Config) -> Runtime:
         """Raises OSError where nothing is writable."""
-        path = Path(tempfile.mkdtemp(prefix="serving-"))
+        path = Path(tempfile.mkdtemp(prefix=FOLDER))
         if len(str(path)) > SOCKET_PATH_LIMIT - len("/worker-1024-1000000.sock"):
             path.rmdir()
-            path = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))
+            path = Path(tempfile.mkdtemp(prefix=FOLDER, dir="/tmp"))
+        runtime = cls(path)
+        runtime.claim()
         (path / "config.json").write_bytes(msgspec.json.encode(config))
-        return cls(path)
+        return runtime
+
+    def claim(self) -> None:
+        """Mark the folder as in use for as long as this process lives: the kernel lets go of the lock by itself."""
+        fd = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+
+    @classmethod
+    def sweep(cls) -> None:
+        """Remove what servers of this user left behind that were killed before they could."""
+        for lock in Path(tempfile.gettempdir()).glob(f"{FOLDER}*/{LOCK}"):
+            with contextlib.suppress(OSError):
+                if lock.stat().st_uid != os.geteuid() or time.time() - lock.stat().st_mtime < SETTLED:
+                    continue
+                with lock.open() as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    cls(lock.parent).remove()
 
     def read_config(self) -> Config:
         return msgspec.json.decode((self.path / "config.json").read_bytes(), type=Config)

@@ -299,6 +299,7 @@ def main(config: Config) -> int:
     except OSError as exc:
         log.error(f"cannot listen on {config.host}:{config.port}: {os.strerror(exc.errno or 0)}")
         return 1
+    Runtime.sweep()
     runtime = Runtime.create(config)
     become_subreaper()
     host, port = listener.getsockname()[:2]

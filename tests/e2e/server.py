@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +42,27 @@ def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 
 class Server:
-    def __init__(self, model_dir: Path, prefix: Sequence[str] = (), **settings: object) -> None:
-        environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("SERVING_", "SAGEMAKER_"))
-        }
-        environment |= {"SERVING_MODEL_DIR": str(model_dir), "SERVING_HOST": "127.0.0.1", "SERVING_PORT": "0"}
-        environment |= {f"SERVING_{key.upper()}": str(value) for key, value in settings.items()}
+    def __init__(
+        self,
+        model_dir: Path,
+        prefix: Sequence[str] = (),
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        variables = {key: value for key, value in os.environ.items() if not key.startswith(("SERVING_", "SAGEMAKER_"))}
+        variables |= {"SERVING_MODEL_DIR": str(model_dir), "SERVING_HOST": "127.0.0.1", "SERVING_PORT": "0"}
+        variables |= {f"SERVING_{key.upper()}": str(value) for key, value in settings.items()}
+        variables |= environment or {}
         self.log: list[dict[str, Any]] = []
         self.raw: list[str] = []
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "serving", "serve"],
+            [*prefix, python, "-m", "serving", "serve"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment,
+            env=variables,
             cwd=ROOT,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -86,6 +92,8 @@ class Server:
         except urllib.error.HTTPError as error:
             error.close()
             return error.code
+        except OSError:
+            return 0  # it is gone; whoever asks will look at the process
 
     def wait_ready(self, seconds: float = 30.0) -> Server:
         eventually(lambda: self.process.poll() is not None or self.ping() == 200, seconds)
@@ -120,6 +128,16 @@ class Server:
             self.process.send_signal(number)
         return self.wait(seconds)
 
+    def leave(self) -> None:
+        """End at once, whatever is going on: the second signal does not wait."""
+        for _ in range(200):
+            if self.process.poll() is not None:
+                break
+            self.process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        self.process.kill()
+        self.wait(10)
+
     def wait(self, seconds: float = 35.0) -> int:
         code = self.process.wait(seconds)
         self._reader.join(5)
@@ -136,9 +154,7 @@ def serving(model_dir: Path, **settings: object) -> Iterator[Server]:
         yield server.wait_ready()
     finally:
         children = server.children()
-        if server.process.poll() is None:
-            server.process.kill()
-        server.wait(10)
+        server.leave()
         eventually(lambda: not [pid for pid in children if is_alive(pid)], 10)
 
 

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
+import sysconfig
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.client import once
-from tests.e2e.server import Server, eventually, is_alive, model_folder, serving
+from tests.e2e.server import ROOT, Server, eventually, is_alive, model_folder, serving
+
+SITE = Path(sysconfig.get_path("purelib"))
+AS_NOBODY = [
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+]
 
 
 def ends_with(server: Server, code: int, words: str, seconds: float = 8.0) -> None:
@@ -206,6 +222,38 @@ def test_as_pid_1_of_a_container_it_serves_and_stops(faulty_folder: Path) -> Non
         assert server.wait(10) == 0
     finally:
         server.stop(signal.SIGKILL)
+
+
+def outsiders_python() -> str | None:
+    """A Python that user ``nobody`` may run; None where there is none or we may not become that user."""
+    if os.geteuid() != 0:
+        return None
+    for python in (sys.executable, "/usr/bin/python3"):
+        # The server starts processes of its own, so the question is what a child of such a process may do.
+        inner = f"import sys; sys.path.append({str(SITE)!r}); import torch, msgspec, gunicorn"
+        outer = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {inner!r}]))"
+        if subprocess.run([*AS_NOBODY, python, "-c", outer], capture_output=True).returncode == 0:
+            return python
+    return None
+
+
+def test_it_serves_as_a_user_without_rights_or_home_and_writes_only_below_tmp(faulty_folder: Path) -> None:
+    python = outsiders_python()
+    if python is None:
+        pytest.skip("needs root, and a Python with our packages that another user may run")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        shutil.copytree(faulty_folder, Path(folder, "model"))
+        environment = {"HOME": "/nonexistent", "PYTHONPATH": f"{ROOT}:{SITE}", "PYTHONDONTWRITEBYTECODE": "1"}
+        server = Server(Path(folder, "model"), prefix=AS_NOBODY, python=python, environment=environment)
+        try:
+            server.wait_ready()
+            assert asyncio.run(once(server.port, {"id": 1})).status == 200
+            assert asyncio.run(once(server.port, {"do": "segfault"})).code == "worker_died"
+            assert {os.stat(f"/proc/{pid}").st_uid for pid in server.children()} == {65534}
+            assert server.stop() == 0
+        finally:
+            server.leave()
 
 
 def test_a_close_that_hangs_does_not_keep_the_container(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""The private folder: only this user's, removed by its owner, or by the next server if the owner was killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.config import load
+from serving.runtime import Runtime
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short enough for a socket, unlike tmp_path
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+def age(folder: Path) -> None:
+    os.utime(folder / "lock", (time.time() - 3600,) * 2)
+
+
+def test_it_is_private_and_holds_the_config(temporary: Path) -> None:
+    config = load({}, {})
+    runtime = Runtime.create(config)
+    assert runtime.path.stat().st_mode & 0o077 == 0
+    assert runtime.read_config() == config
+    runtime.remove()
+    assert not list(temporary.iterdir())
+
+
+def test_a_long_temporary_path_is_left_for_one_that_a_socket_can_bear(temporary: Path) -> None:
+    deep = temporary / ("x" * 90)
+    deep.mkdir()
+    tempfile.tempdir = str(deep)
+    runtime = Runtime.create(load({}, {}))
+    try:
+        assert len(str(runtime.worker_path(1023, 10**6))) < 107
+    finally:
+        runtime.remove()
+
+
+def test_what_a_killed_server_left_is_swept_and_what_a_living_one_uses_is_not(temporary: Path) -> None:
+    mine = Runtime.create(load({}, {}))
+    code = (
+        "from serving.config import load; from serving.runtime import Runtime; print(Runtime.create(load({}, {})).path)"
+    )
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    left = Path(made.stdout.strip())
+    age(mine.path)
+    Runtime.sweep()
+    assert left.exists(), "too young to be judged"
+    age(left)
+    Runtime.sweep()
+    assert not left.exists()
+    assert mine.path.exists()
+    mine.remove()
+
+
+def test_the_stacks_of_a_dead_worker_are_read_once(temporary: Path) -> None:
+    runtime = Runtime.create(load({}, {}))
+    runtime.stacks_path(1, 2).write_text("Fatal Python error")
+    assert runtime.forget_worker(1, 2) == "Fatal Python error"
+    assert runtime.forget_worker(1, 2) == ""
+    runtime.remove()

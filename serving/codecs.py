@@ -8,11 +8,12 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from serving.accept import concrete, negotiate, parameters
 from serving.errors import BadRequest, HandlerError, NotAcceptable, UnsupportedMediaType
 from serving.request import Body, Response, media_type
 
@@ -32,12 +33,6 @@ INFLATED_LIMIT = 1 << 31  # bytes that an npz may unpack to
 PIXEL_LIMIT = 100_000_000  # an image with more is refused before it is decoded
 
 ARRAY_TYPES = (JSON, CSV, NPY, JSON_LINES[0], RAW)
-
-
-def parameters(content_type: str) -> dict[str, str]:
-    """The parameters of a Content-Type value, names in lower case, quotes removed."""
-    pairs = (part.partition("=") for part in content_type.split(";")[1:])
-    return {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
 
 
 def decode(body: Body, content_type: str) -> Any:
@@ -207,41 +202,6 @@ DECODERS: dict[str, Callable[[Body, dict[str, str]], Any]] = {
 }
 
 
-def negotiate(accept: str, offered: Sequence[str], default: str) -> str:
-    """The offered type that an Accept value likes best (RFC 9110 §12.5.1); ``default`` where it has no wish.
-
-    Parts that cannot be read are passed over. Raises NotAcceptable.
-    """
-    ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
-    if not ranges:
-        return default
-    order = [default, *(kind for kind in offered if kind != default)] if default in offered else list(offered)
-    best = max(order, key=lambda kind: quality(kind, ranges), default="")
-    if not best or quality(best, ranges) <= 0:
-        raise NotAcceptable(f"nothing fits Accept: {accept[:100]}; offered: {', '.join(offered)}")
-    return best
-
-
-def media_range(part: str) -> tuple[str, float] | None:
-    kind = media_type(part)
-    if kind.count("/") != 1 or kind.startswith("/") or kind.endswith("/"):
-        return None
-    try:
-        q = float(parameters(part).get("q", "1"))
-    except ValueError:
-        return None
-    return (kind, q) if 0 <= q <= 1 else None
-
-
-def quality(kind: str, ranges: list[tuple[str, float]]) -> float:
-    """What the most specific range that covers ``kind`` says; 0 where none does."""
-    for pattern in (kind, kind.partition("/")[0] + "/*", "*/*"):
-        said = [q for one, q in ranges if one == pattern]
-        if said:
-            return max(said)
-    return 0.0
-
-
 def encode(value: Any, accept: str, default: str = JSON) -> Response:
     """A value to an answer of the type that ``accept`` asks for. Raises NotAcceptable and HandlerError.
 
@@ -260,12 +220,6 @@ def encode(value: Any, accept: str, default: str = JSON) -> Response:
         kind = negotiate(accept, ARRAY_TYPES, default if default in ARRAY_TYPES else JSON)
         return Response(encode_array(array, kind), kind)
     return encode_object(value, accept, default)
-
-
-def concrete(accept: str) -> str | None:
-    """The one type that an Accept value names, if it is one."""
-    ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
-    return ranges[0][0] if len(ranges) == 1 and "*" not in ranges[0][0] else None
 
 
 def encode_object(value: Any, accept: str, default: str) -> Response:

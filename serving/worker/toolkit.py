@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from serving import codecs, log
+from serving.accept import wanted
 from serving.errors import CodedError, HandlerError, ModelError, ServingError
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
@@ -182,15 +183,6 @@ def takes_context(function: Function, name: str) -> bool:
             f"{name} takes {len(parameters)} arguments; allowed: {expected}, or {expected + 1} with context"
         )
     return extra == 1
-
-
-def wanted(accept: str, default: str) -> str:
-    """The one type that the client likes best; ``default`` where it names none."""
-    ranges = [one for one in map(codecs.media_range, accept.split(",")) if one is not None]
-    named = [one for one in ranges if "*" not in one[0] and one[1] > 0]
-    if not named or any(one[1] > max(q for _, q in named) for one in ranges):
-        return default
-    return max(named, key=lambda one: one[1])[0]
 
 
 def response_of(result: Any, call: Call) -> Response:

@@ -1,0 +1,64 @@
+"""Accept and Content-Type values: what a client would like, as one concrete media type (RFC 9110 §12.5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serving.errors import NotAcceptable
+from serving.request import media_type
+
+
+def parameters(content_type: str) -> dict[str, str]:
+    """The parameters of a Content-Type value, names in lower case, quotes removed."""
+    pairs = (part.partition("=") for part in content_type.split(";")[1:])
+    return {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
+
+
+def negotiate(accept: str, offered: Sequence[str], default: str) -> str:
+    """The offered type that an Accept value likes best (RFC 9110 §12.5.1); ``default`` where it has no wish.
+
+    Parts that cannot be read are passed over. Raises NotAcceptable.
+    """
+    ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
+    if not ranges:
+        return default
+    order = [default, *(kind for kind in offered if kind != default)] if default in offered else list(offered)
+    best = max(order, key=lambda kind: quality(kind, ranges), default="")
+    if not best or quality(best, ranges) <= 0:
+        raise NotAcceptable(f"nothing fits Accept: {accept[:100]}; offered: {', '.join(offered)}")
+    return best
+
+
+def media_range(part: str) -> tuple[str, float] | None:
+    kind = media_type(part)
+    if kind.count("/") != 1 or kind.startswith("/") or kind.endswith("/"):
+        return None
+    try:
+        q = float(parameters(part).get("q", "1"))
+    except ValueError:
+        return None
+    return (kind, q) if 0 <= q <= 1 else None
+
+
+def quality(kind: str, ranges: list[tuple[str, float]]) -> float:
+    """What the most specific range that covers ``kind`` says; 0 where none does."""
+    for pattern in (kind, kind.partition("/")[0] + "/*", "*/*"):
+        said = [q for one, q in ranges if one == pattern]
+        if said:
+            return max(said)
+    return 0.0
+
+
+def concrete(accept: str) -> str | None:
+    """The one type that an Accept value names, if it is one."""
+    ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
+    return ranges[0][0] if len(ranges) == 1 and "*" not in ranges[0][0] else None
+
+
+def wanted(accept: str, default: str) -> str:
+    """The one type that the client likes best; ``default`` where it names none."""
+    ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
+    named = [one for one in ranges if "*" not in one[0] and one[1] > 0]
+    if not named or any(one[1] > max(q for _, q in named) for one in ranges):
+        return default
+    return max(named, key=lambda one: one[1])[0]

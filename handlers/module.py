@@ -13,7 +13,7 @@ from torch import Tensor
 
 from serving import BadRequest, BatchPolicy, Handler, Request
 from serving.errors import ModelError
-from serving.weights import is_torchscript, load_torchscript
+from serving.weights import is_torchscript, load_exported, load_torchscript
 
 SUFFIXES = (".pt2", ".pt", ".pth")
 
@@ -40,11 +40,11 @@ class ModuleHandler(Handler):
     policy = BatchPolicy(max_size=32)
 
     def load(self, model_dir: Path, device: str, file: str | None = None, allow_pickle: bool = False) -> None:
-        """``file`` names one of several; ``allow_pickle`` lets a pickled module be loaded, which can run any code."""
+        """``file`` names one of several; ``allow_pickle`` lets pickled objects be loaded, which can run any code."""
         self.device = device
         path = choose_file(model_dir, file)
         if path.suffix == ".pt2":
-            self.module, static = load_exported(path, device)
+            self.module, static = load_program(path, device, allow_pickle)
             if static is not None:
                 # The batch dimension was fixed when the model was exported, so requests cannot be joined.
                 self.policy = replace(self.policy, max_size=1)
@@ -102,9 +102,9 @@ def choose_file(model_dir: Path, name: str | None) -> Path:
     return found[0]
 
 
-def load_exported(path: Path, device: str) -> tuple[Any, int | None]:
+def load_program(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | None]:
     """The module of a ``.pt2`` file on ``device``, and its batch size where that is fixed."""
-    program = torch.export.load(path)
+    program = load_exported(path, allow_pickle)
     if device != "cpu":
         from torch.export.passes import move_to_device_pass
 

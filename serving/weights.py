@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from serving.errors import ModelError
+
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load obeys it whatever its caller asks for
+# Members of a torch.export archive that are unpickled or executed on load, not read as weights.
+UNSAFE_MEMBERS = ("/custom_obj_", "/opaque_obj_", "/aotinductor/")
+ALLOW = "`allow_pickle = true` in serving.toml loads it all the same"
 
 
 def is_torchscript(path: Path) -> bool:
@@ -24,3 +35,39 @@ def load_torchscript(path: Path, device: str) -> Any:
         # Its users hear from torch when they write such a file; whoever serves one cannot do anything about it.
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
+
+
+def load_exported(path: Path, allow_pickle: bool) -> Any:
+    """The ExportedProgram of a ``.pt2`` file. Raises ModelError for one that holds pickled objects, unless allowed.
+
+    ``torch.export.load`` unpickles its sample inputs and whatever the archive says is pickled; here that is held to
+    weights. The program itself is code all the same: torch calls the functions that it names.
+    """
+    import torch
+
+    if allow_pickle:
+        return torch.export.load(path)
+    # torch finds members whatever their case, so its own reader lists them and case is ignored here.
+    names = torch._C.PyTorchFileReader(str(path)).get_all_records()
+    unsafe = [name for name in names if any(part in f"/{name.lower()}" for part in UNSAFE_MEMBERS)]
+    if unsafe:
+        raise ModelError(f"{path.name} holds {unsafe[0]}, which runs code when loaded: {ALLOW}")
+    try:
+        with weights_only():
+            return torch.export.load(path)
+    except pickle.UnpicklingError as exc:
+        raise ModelError(f"{path.name} holds pickled objects that are no weights: {ALLOW}") from exc
+
+
+@contextlib.contextmanager
+def weights_only() -> Iterator[None]:
+    """Hold every ``torch.load`` of this process to weights for a while."""
+    before = os.environ.get(FORCE)
+    os.environ[FORCE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FORCE]
+        else:
+            os.environ[FORCE] = before

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +133,47 @@ def test_several_files_need_a_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"a\.pt2, b\.pt2"):
         Client(ModuleHandler, tmp_path)
     assert ask(Client(ModuleHandler, tmp_path, file="b.pt2"), [[1.0, 1, 1]]) == [[6.0]]
+
+
+class Payload:
+    """Unpickled, it leaves a file behind: what an attacker would do with more."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+def with_member(path: Path, name: str, data: bytes) -> None:
+    """Rewrite the archive with one member's content exchanged."""
+    with zipfile.ZipFile(path) as old:
+        members = {info.filename: old.read(info) for info in old.infolist()}
+    assert name in members, sorted(members)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
+        for member, content in (members | {name: data}).items():
+            new.writestr(member, content)
+
+
+def test_an_exported_file_with_a_pickle_bomb_in_its_sample_inputs_runs_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    export(tmp_path / "model.pt2", 2, dynamic=True)
+    buffer = io.BytesIO()
+    torch.save((Payload(mark),), buffer)
+    with_member(tmp_path / "model.pt2", "model/data/sample_inputs/model.pt", buffer.getvalue())
+    with pytest.raises(ModelError, match="pickled"):
+        Client(ModuleHandler, tmp_path)
+    assert not mark.exists()
+
+
+def test_an_exported_file_with_pickled_constants_runs_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    export(tmp_path / "model.pt2", 2, dynamic=True)
+    config = {"config": {"c": {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True}}}
+    name = "model/data/constants/model_constants_config.json"
+    with_member(tmp_path / "model.pt2", name, json.dumps(config).encode())
+    with zipfile.ZipFile(tmp_path / "model.pt2", "a") as archive:
+        archive.writestr("model/data/constants/opaque_obj_0", pickle.dumps(Payload(mark)))
+    with pytest.raises(ModelError, match="opaque_obj_0"):
+        Client(ModuleHandler, tmp_path)
+    assert not mark.exists()

@@ -75,11 +75,13 @@ def test_only_config_reads_the_environment() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    # cli hands the environment to Config, processes and forkserver to a child, loader sets a model's own table.
+    # cli hands the environment to Config, processes and forkserver to a child, loader sets a model's own table,
+    # weights has a switch of torch that torch reads from there alone.
     assert readers <= {
         "serving/cli.py",
         "serving/config.py",
         "serving/supervisor/processes.py",
+        "serving/weights.py",
         "serving/worker/forkserver.py",
         "serving/worker/loader.py",
     }

@@ -58,6 +58,11 @@ class Channel(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """Close at once; what is waiting is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         if self._on_open is not None:
@@ -72,8 +77,7 @@ class Channel(asyncio.BufferedProtocol):
             frames = self._reader.buffer_updated(nbytes)
         except WireError as exc:
             log.error("a channel broke the frame format", error=str(exc))
-            if self._transport is not None:
-                self._transport.abort()
+            self.abort()
             return
         for frame in frames:
             self._owner.on_frame(self, frame)

@@ -1,7 +1,8 @@
-"""The command line: ``serving serve``, ``serving config``, and ``serve`` alone, as the platform starts a container."""
+"""The command line: ``serving serve``, ``config``, ``models``; ``serve`` alone, as the platform starts a container."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from serving.client import ModelsClient
 from serving.config import Config, load
 from serving.errors import ConfigError
 from serving.settings import SETTINGS, Setting
@@ -108,8 +110,64 @@ def table_of(config: Config) -> str:
     rows = [("setting", "value", "source")]
     for setting in SETTINGS:
         rows.append((setting.name, setting.describe(getattr(config, setting.name)), config.sources[setting.name]))
-    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return "\n".join(f"{name:{wide[0]}}  {value:{wide[1]}}  {source}" for name, value, source in rows)
+    return columns(rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{cell:{wide[at]}}" for at, cell in enumerate(row)).rstrip() for row in rows)
+
+
+@cli.group("models")
+@click.option("--url", default=None, help="Address of the server.  [default: the port that SERVING_PORT names, here]")
+@click.pass_context
+def models_group(context: click.Context, url: str | None) -> None:
+    """List, load, unload and pin the models of a running server."""
+    context.obj = ModelsClient(url or f"http://127.0.0.1:{read_config({}).port}")
+
+
+@models_group.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.pass_obj
+def list_models(client: ModelsClient, as_json: bool) -> None:
+    """Show the loaded models."""
+    found = client.list()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    rows = [("model", "state", "replicas", "memory", "idle", "pinned", "managed by", "error")]
+    for one in found:
+        size, idle = f"{one['bytes'] / (1 << 20):.1f} MiB", f"{one['idleSeconds']:.0f} s"
+        pinned = "yes" if one["pinned"] else "no"
+        count = str(len(one["replicas"]))
+        rows.append((one["modelName"], one["state"], count, size, idle, pinned, one["managedBy"], one["error"] or ""))
+    click.echo(columns(rows))
+
+
+@models_group.command("load")
+@click.argument("name")
+@click.option("--path", default="", help="Folder or archive of the model, on the server.  [default: in its store]")
+@click.pass_obj
+def load_model(client: ModelsClient, name: str, path: str) -> None:
+    """Load a model and wait until it is ready."""
+    client.load(name, path)
+
+
+@models_group.command("unload")
+@click.argument("name")
+@click.pass_obj
+def unload_model(client: ModelsClient, name: str) -> None:
+    """Unload a model and wait until its memory is back."""
+    client.unload(name)
+
+
+@models_group.command("pin")
+@click.argument("name")
+@click.option("--off", is_flag=True, help="Let it be evicted again.")
+@click.pass_obj
+def pin_model(client: ModelsClient, name: str, off: bool) -> None:
+    """Keep a loaded model from being evicted."""
+    client.pin(name, not off)
 
 
 def is_foreign_program(name: str) -> bool:
@@ -128,9 +186,16 @@ def become(arguments: Sequence[str]) -> NoReturn:
         sys.exit(CANNOT_EXECUTE)
 
 
+def hold_signals() -> None:
+    """Keep a stop for the supervisor that is about to be there: the kernel drops what PID 1 does not handle."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+
 def main() -> None:
     """The ``serving`` script: a command of ours, ``serve`` if none is named, or another program of the image."""
     arguments = sys.argv[1:] or ["serve"]
+    if arguments[0] == "serve":
+        hold_signals()
     if arguments[0] == "train":
         click.echo("serving: this image serves models, it does not train them; `serve` starts the server", err=True)
         sys.exit(1)
@@ -142,4 +207,5 @@ def main() -> None:
 def serve_main() -> None:
     """The ``serve`` script. An entry point that is ``serve`` already is started as ``serve serve`` by the platform."""
     arguments = sys.argv[1:]
+    hold_signals()
     serve.main(arguments[1:] if arguments[:1] == ["serve"] else arguments, prog_name="serve")

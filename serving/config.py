@@ -17,6 +17,7 @@ from serving.kinds import Kind, Value, Warned
 from serving.settings import SETTINGS, Setting
 
 NO_FLAGS: Mapping[str, str] = MappingProxyType({})
+MODEL_STORE = "/opt/ml/models"  # where the platform puts the models of a multi-model endpoint
 SHOWN = 200  # characters of a wrong value that a message repeats
 # What Kubernetes sets in every container of a namespace for a Service called "serving" or "serving-<anything>".
 SERVICE_VARIABLE = re.compile(
@@ -31,6 +32,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     Timeouts are in seconds and above 0, ``batch_delay_ms`` is in milliseconds, ``max_body`` in bytes with 0 for no
     limit, ``queue_size`` and ``threads`` are per replica. None leaves the choice to the code that knows more: the
     number of replicas, ``cores // replicas`` threads, the handler's batch policy, ``code`` in the model folder.
+    A memory budget is in bytes if an integer, a share if a float.
     ``sources`` tells where each setting came from: ``default``, ``environment <variable>`` or ``flag <flag>``.
     ``warnings`` are for the log.
     """
@@ -55,9 +57,29 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     program: str
     code_dir: str | None
     multi_model: bool
+    model_store: str | None
+    default_model: str | None
+    host_memory: int | float
+    device_memory: int | float
+    max_models: int | None
+    pin: tuple[str, ...] | None
+    preload: tuple[str, ...] | None
+    reload: str
+    archive_max_bytes: int
+    archive_max_files: int
+    archive_max_ratio: float
     safe_port_range: tuple[int, int] | None
     sources: dict[str, str]
     warnings: tuple[str, ...]
+
+    @property
+    def many(self) -> bool:
+        """Whether this server serves the models of a store rather than one model."""
+        return self.multi_model or self.model_store is not None
+
+    @property
+    def store(self) -> str:
+        return self.model_store or MODEL_STORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +112,10 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
     foreign = sorted(name for name, text in given.items() if is_of_kubernetes(name, text))
     own = {name: text for name, text in given.items() if name not in foreign}
     choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
+    if choices["multi_model"].value:
+        # As TorchServe's containers do: there those describe the one model of a single-model endpoint.
+        own = {name: text for name, text in own.items() if not name.startswith("SAGEMAKER_TS_")}
+        choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
     problems = [problem for choice in choices.values() for problem in choice.problems]
     problems += unknown_variables(own) + unknown_flags(flags)
     if problems:
@@ -147,10 +173,9 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 def unknown_flags(flags: Mapping[str, str]) -> list[str]:
     known = [setting.flag for setting in SETTINGS]
-    wrong = {f"--{name.replace('_', '-')}": text for name, text in flags.items()}
-    return [
-        f"{quoted(name, text)} is no setting: {hint(name, known)}" for name, text in wrong.items() if name not in known
-    ]
+    names = {setting.name for setting in SETTINGS}
+    wrong = {f"--{name.replace('_', '-')}": text for name, text in flags.items() if name not in names}
+    return [f"{quoted(name, text)} is no setting: {hint(name, known)}" for name, text in wrong.items()]
 
 
 def hint(name: str, known: Sequence[str]) -> str:

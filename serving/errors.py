@@ -2,9 +2,13 @@
 
 ServingError
 ├── BadRequest 400            the request itself is wrong
+│   ├── BadArchive 400        a model archive that is damaged or would do harm
 │   ├── NotFound 404
+│   │   ├── ModelNotFound 404     the model store has no model of that name
+│   │   └── ModelNotLoaded 404    and this call loads none
 │   ├── MethodNotAllowed 405
 │   ├── NotAcceptable 406     no offered type satisfies Accept
+│   ├── AlreadyLoaded 409
 │   ├── BodyTooLarge 413
 │   └── UnsupportedMediaType 415
 ├── HandlerError 500          user code failed
@@ -45,8 +49,20 @@ class BadRequest(ServingError):
     status, code = 400, "bad_request"
 
 
+class BadArchive(BadRequest):
+    code = "bad_archive"
+
+
 class NotFound(BadRequest):
     status, code = 404, "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class ModelNotLoaded(NotFound):
+    code = "model_not_loaded"
 
 
 class MethodNotAllowed(BadRequest):
@@ -55,6 +71,10 @@ class MethodNotAllowed(BadRequest):
 
 class NotAcceptable(BadRequest):
     status, code = 406, "not_acceptable"
+
+
+class AlreadyLoaded(BadRequest):
+    status, code = 409, "already_loaded"
 
 
 class BodyTooLarge(BadRequest):
@@ -107,10 +127,11 @@ class OutOfMemory(ServingError):
 class CodedError(ServingError):
     """An error whose status and code were chosen elsewhere: by user code (``exc.status_code``) or by a reply."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, retry_after: int = Unavailable.retry_after) -> None:
         super().__init__(message)
         self.status = status  # type: ignore[misc]
         self.code = code  # type: ignore[misc]
+        self.retry_after = retry_after
 
 
 class ConfigError(Exception):

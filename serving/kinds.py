@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-Value = bool | int | float | str | tuple[int, int]
+Value = bool | int | float | str | tuple[int, int] | tuple[str, ...]
 
 MIB = 1 << 20  # bytes
+GIB = 1 << 30
 SIZE_LIMIT = 1 << 40  # bytes
 HOUR = 3600.0  # seconds; the longest that the platform waits for an asynchronous inference
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": MIB, "gib": 1 << 30}
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": MIB, "gib": GIB}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,25 @@ def parse_size(text: str) -> int:
     return size
 
 
+def parse_memory(text: str) -> int | float:
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) ?%", text)
+    if match is None:
+        size = parse_size(text)
+        if size == 0:
+            raise ValueError
+        return size
+    if not 0 < float(match[1]) <= 100:
+        raise ValueError
+    return float(match[1]) / 100
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(re.fullmatch(MODEL_NAME, name) for name in names):
+        raise ValueError
+    return names
+
+
 def parse_path(text: str) -> str:
     # Unprintable text cannot be shown in a message, and what is not UTF-8 cannot be handed to a child in JSON.
     if not text or not text.isprintable():
@@ -158,6 +178,9 @@ def parse_toolkit_timeout(text: str) -> float | Warned:
 LEVELS = ("debug", "info", "warning", "error")
 TOKEN = "[A-Za-z0-9!#$&^_.+-]+"  # RFC 6838 §4.2
 
+# Parts that are no file of a hidden folder and no way up, joined by slashes.
+MODEL_NAME = "(?=.{1,255}$)[A-Za-z0-9_][A-Za-z0-9_.@+=~ -]*(/[A-Za-z0-9_][A-Za-z0-9_.@+=~ -]*)*"
+
 PATH = Kind("a path in printable UTF-8", parse_path)
 BASE_FOLDER = Kind("the path of the folder above model/, in printable UTF-8", parse_base_folder)
 SUBMIT_DIRECTORY = Kind("anything; only a folder that exists here counts", parse_submit_directory)
@@ -167,6 +190,9 @@ DEVICE = pattern("auto|cpu|cuda|cuda:(0|[1-9][0-9]{0,3})", "auto, cpu, cuda or c
 MEDIA_TYPE = pattern(f"{TOKEN}/{TOKEN}( ?;[ -+.-~-]*)?", "one media type, such as application/json")
 SWITCH = Kind("true or false", parse_switch)
 SIZE = Kind("bytes, or a size such as 8MB or 100MiB, up to 1024GiB", parse_size)
+MEMORY = Kind("a share such as 75%, or a size such as 512MiB or 8GB, above 0", parse_memory)
+NAME = pattern(MODEL_NAME, "the name of a model below the model store, such as team/name")
+NAMES = Kind("names of models below the model store, separated by commas", parse_names)
 PORT_RANGE = Kind("LOW-HIGH, ports from 1 to 65535", parse_port_range)
 LOG_LEVEL = Kind("debug, info, warning, error, critical or a Python level from 0 to 50", parse_log_level)
 TOOLKIT_TIMEOUT = Kind("a number of seconds above 0", parse_toolkit_timeout)

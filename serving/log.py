@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import datetime
 import io
+import json
 import logging
 import os
+import select
 import sys
 import time
 from typing import Any
 
 import msgspec
+
+PATIENCE = 2.0  # seconds that user code waits for a slow reader of its output
+LOOP_PATIENCE = 0.02  # and an event loop
+LONGEST = 1 << 16  # characters without a line's end that are kept
 
 logger = logging.getLogger("serving")
 
@@ -35,7 +41,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        except UnicodeEncodeError:  # half a surrogate pair, which clients can send in JSON
+            return json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):
@@ -51,13 +60,43 @@ class TextFormatter(logging.Formatter):
 
 
 class StdoutHandler(logging.Handler):
+    """Waits ``patience`` seconds for a reader of our output that is behind; then lines are dropped until it reads.
+
+    A blocked write would hold up an event loop, and with it the supervisor's kills.
+    """
+
+    def __init__(self, patience: float) -> None:
+        super().__init__()
+        self._patience = patience
+        self._poll = select.poll()
+        self._poll.register(1, select.POLLOUT)
+        self._dropped = 0
+        self._is_torn = False
+
     def emit(self, record: logging.LogRecord) -> None:
-        data = memoryview((self.format(record) + "\n").encode("utf-8", "backslashreplace"))
+        lines = [self.format(record)]
+        if self._dropped:
+            note = logging.LogRecord("serving", logging.WARNING, "", 0, "log lines were dropped", None, None)
+            note.fields = {"lines": self._dropped}
+            lines.insert(0, self.format(note))
+        text = ("\n" if self._is_torn else "") + "\n".join(lines) + "\n"
         try:
-            while len(data):
-                data = data[os.write(1, data) :]
+            self._dropped = 0 if self._write(text.encode("utf-8", "backslashreplace")) else self._dropped + 1
         except OSError:
             return  # nobody reads our output any more; serving goes on
+
+    def _write(self, data: bytes) -> bool:
+        """False where the reader is too far behind. A piece of PIPE_BUF bytes fits wherever poll says that some do."""
+        wait = 0.0 if self._dropped else self._patience
+        for start in range(0, len(data), select.PIPE_BUF):
+            if not self._poll.poll(wait * 1000):
+                self._is_torn = self._is_torn or start > 0
+                return False
+            piece = data[start : start + select.PIPE_BUF]
+            while piece:
+                piece = piece[os.write(1, piece) :]
+        self._is_torn = False
+        return True
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -67,11 +106,14 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 def setup(role: str, level: str, style: str) -> None:
     """Send all logging of this process to standard output. ``style`` is ``json`` or ``text``."""
-    handler = StdoutHandler()
+    handler = StdoutHandler(PATIENCE if role == "worker" else LOOP_PATIENCE)
     handler.setFormatter(JsonFormatter(role) if style == "json" else TextFormatter(role))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+    # Not by way of the root, whose handlers user code may exchange for ones that print, which is logged, and so on.
+    logger.handlers[:] = [handler]
+    logger.propagate = False
     logger.setLevel(level.upper())
     logging.captureWarnings(True)
 
@@ -111,6 +153,8 @@ class LineLogger(io.TextIOBase):
 
     def write(self, text: str) -> int:
         *lines, self._rest = (self._rest + text).split("\n")
+        if len(self._rest) > LONGEST:  # a progress bar, which never ends its line
+            lines, self._rest = [*lines, self._rest], ""
         for line in lines:
             if line:
                 info(line, **self._fields)

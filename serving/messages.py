@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from serving.errors import CodedError, ServingError
 from serving.model import Model
 from serving.wire import Kind, encode
 
@@ -14,6 +15,22 @@ class Address(msgspec.Struct, frozen=True, array_like=True):
     row: int
     epoch: int
     path: str
+
+
+class Problem(msgspec.Struct, frozen=True, array_like=True):
+    """A ServingError on its way to another process."""
+
+    status: int
+    code: str
+    message: str
+    retry_after: int = 1
+
+    @classmethod
+    def of(cls, error: ServingError) -> Problem:
+        return cls(error.status, error.code, error.message, getattr(error, "retry_after", 1))
+
+    def error(self) -> CodedError:
+        return CodedError(self.status, self.code, self.message, self.retry_after)
 
 
 class FrontendHello(msgspec.Struct, frozen=True, tag="frontend-hello"):
@@ -29,24 +46,103 @@ class FrontendWelcome(msgspec.Struct, frozen=True, tag="frontend-welcome"):
 
 
 class Locate(msgspec.Struct, frozen=True, tag="locate"):
-    """HTTP worker → supervisor: where is this model? Answered by Placement, now and at each change from now on."""
+    """HTTP worker → supervisor: where is this model? Answered by Placement, now or when it is known where, and at each
+    change from then on until it is gone.
+
+    ``load`` it where it is not there yet. ``until`` is the instant of the monotonic clock up to which room for it is
+    worth waiting for.
+    """
 
     model: str
+    load: bool = False
+    until: float = 0.0
 
 
 class Placement(msgspec.Struct, frozen=True, tag="placement"):
     """Supervisor → HTTP worker: the replicas of ``model`` that take requests at this moment.
 
     ``loading`` is true until it was ready once; ``failed`` says why it never will be. ``timeout`` is in seconds,
-    ``queue_size`` in requests per replica.
+    ``queue_size`` in requests per replica. ``gone``: it is not served, so forget it; whoever waits for it gets the
+    ``problem`` if there is one, else asks again.
     """
 
     model: str
-    replicas: list[Address]
-    timeout: float
-    queue_size: int
+    replicas: list[Address] = []
+    timeout: float = 0.0
+    queue_size: int = 0
     loading: bool = False
     failed: str | None = None
+    gone: bool = False
+    problem: Problem | None = None
+
+
+class ReplicaInfo(msgspec.Struct, frozen=True):
+    """One replica as the API shows it. ``memory`` and ``device_memory`` are in bytes."""
+
+    state: str
+    device: str
+    pid: int | None
+    memory: int
+    device_memory: int
+    queued: int
+    completed: int
+
+
+class ModelInfo(msgspec.Struct, frozen=True, rename="camel"):
+    """One model as the API shows it. ``bytes`` is what it is charged with, ``idle_seconds`` since its last use."""
+
+    model_name: str
+    model_url: str
+    state: str
+    replicas: list[ReplicaInfo]
+    bytes: int
+    queued: int
+    idle_seconds: float
+    pinned: bool
+    managed_by: str
+    error: str | None = None
+
+
+class LoadModel(msgspec.Struct, frozen=True, tag="load"):
+    """HTTP worker → supervisor; the four of this kind are answered by Answer with their ``id``. An empty ``url`` means
+    the model of that name in the store."""
+
+    id: int
+    model: str
+    url: str
+
+
+class UnloadModel(msgspec.Struct, frozen=True, tag="unload"):
+    """Answered when its memory is back."""
+
+    id: int
+    model: str
+
+
+class PinModel(msgspec.Struct, frozen=True, tag="pin"):
+    id: int
+    model: str
+    pinned: bool
+
+
+class DescribeModels(msgspec.Struct, frozen=True, tag="describe"):
+    """All loaded models by name, or only ``model``."""
+
+    id: int
+    model: str | None = None
+
+
+class FindDefault(msgspec.Struct, frozen=True, tag="find-default"):
+    """The model for requests that name none. Answered by Answer, with ``name``."""
+
+    id: int
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    id: int
+    problem: Problem | None = None
+    models: list[ModelInfo] = []
+    name: str = ""
 
 
 class Overdue(msgspec.Struct, frozen=True, tag="overdue"):
@@ -69,7 +165,7 @@ class Fork(msgspec.Struct, frozen=True, tag="fork"):
 
 
 class Forked(msgspec.Struct, frozen=True, tag="forked"):
-    """Fork server → supervisor: the answer to Fork."""
+    """Fork server → supervisor: the answer to Fork. ``pid`` is 0 where no process could be made."""
 
     row: int
     epoch: int
@@ -86,7 +182,8 @@ class WorkerHello(msgspec.Struct, frozen=True, tag="worker-hello"):
 class WorkerPhase(msgspec.Struct, frozen=True, tag="worker-phase"):
     """Model worker → supervisor: it is now ``loading``, ``warming``, ``ready`` or ``failed``.
 
-    ``error`` is one line; ``permanent`` says that trying again cannot help. ``queue_size`` comes with ``ready``.
+    ``error`` is one line; ``permanent`` says that trying again cannot help, ``out_of_memory`` that there was not enough
+    of it. ``queue_size`` and the ``device`` found come with ``ready``.
     """
 
     row: int
@@ -94,7 +191,9 @@ class WorkerPhase(msgspec.Struct, frozen=True, tag="worker-phase"):
     phase: str
     error: str | None = None
     permanent: bool = False
+    out_of_memory: bool = False
     queue_size: int = 0
+    device: str = ""
 
 
 class Retire(msgspec.Struct, frozen=True, tag="retire"):
@@ -106,6 +205,12 @@ Message = (
     | FrontendWelcome
     | Locate
     | Placement
+    | LoadModel
+    | UnloadModel
+    | PinModel
+    | DescribeModels
+    | FindDefault
+    | Answer
     | Overdue
     | ForkReady
     | Fork

@@ -36,13 +36,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str | None = None
     threads: int | None = None
     allow_pickle: bool = False
+    pin: bool = False
     env: dict[str, str] = {}
     options: dict[str, Any] = {}
     batch: BatchTable = BatchTable()
 
 
 class Model(msgspec.Struct, frozen=True):
-    """What a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders."""
+    """What a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders.
+
+    Of a model of the store also ``url``, its folder or archive there, a ``digest`` that changes whenever that does, and
+    its ``size`` in bytes.
+    """
 
     name: str
     path: str
@@ -56,6 +61,10 @@ class Model(msgspec.Struct, frozen=True):
     env: dict[str, str] = {}
     options: dict[str, Any] = {}
     batch: BatchTable = BatchTable()
+    pin: bool = False
+    url: str = ""
+    digest: str = ""
+    size: int = 0
 
     def policy(self, base: BatchPolicy) -> BatchPolicy:
         """The handler's policy with this model's overrides. Raises ModelError."""
@@ -88,7 +97,17 @@ def read_model(folder: Path, name: str, config: Config, cores: int) -> Model:
         env=settings.env,
         options={**options, **settings.options},
         batch=merge_batch(settings.batch, config),
+        pin=settings.pin,
     )
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder of the store is a model, not a folder of models. The platform puts each one below ``model/``."""
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        return False
+    return any(entry.name in (*KNOWN, "model") or entry.suffix in WEIGHTS for entry in entries)
 
 
 def find_root(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from serving.handler import MAX_BATCH
 
 WORD = 8
 ROWS = 1024
-SLOTS = 64
+SLOTS = 128  # twice as many as HTTP workers may be: a new one may come before the old one is seen to be gone
 HEADER_WORDS = 64
 REASON_WORDS = 32  # of the header: UTF-8, zero-padded
 SLOT_WORDS = 8  # a cache line, so that two HTTP workers never share one
@@ -34,7 +34,7 @@ SIZE = WORD * (HEADER_WORDS + SLOTS * SLOT_WORDS + ROWS * ROW_WORDS)
 STATE, SINCE, READY, WANTED, LAST_READY, REASON_AT = 0, 1, 2, 3, 4, 8
 
 # Words of a row.
-EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
+EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED, MEMORY, PEAK, DEVICE_MEMORY = range(12)
 
 
 class State(enum.IntEnum):
@@ -181,6 +181,32 @@ class Row:
     @property
     def last_used(self) -> float:
         return float(self._floats[self._at + LAST_USED])
+
+    @property
+    def memory(self) -> int:
+        """Bytes of host memory that would be free without this worker."""
+        return int(self._ints[self._at + MEMORY])
+
+    @property
+    def peak(self) -> int:
+        """The most of them at any time."""
+        return int(self._ints[self._at + PEAK])
+
+    @property
+    def device_memory(self) -> int:
+        """Bytes that it holds on its GPU."""
+        return int(self._ints[self._at + DEVICE_MEMORY])
+
+    def stamp_memory(self, memory: int, peak: int, device_memory: int) -> None:
+        self._ints[self._at + MEMORY] = memory
+        self._ints[self._at + PEAK] = peak
+        self._ints[self._at + DEVICE_MEMORY] = device_memory
+
+    @property
+    def has_work(self) -> bool:
+        """Whether requests are queued or in the hands of user code."""
+        at = self._at
+        return bool(self._ints[at + QUEUED] or self._ints[at + RUNNING] or self._ints[at + BUSY_UNTIL])
 
     def running(self) -> list[int]:
         """Ids of the requests that user code was given and has not answered. Exact once the worker is dead."""

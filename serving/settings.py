@@ -27,7 +27,8 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """``default`` may be a function of the usable cores; ``automatic`` says what such a default, or None, means."""
+    """``default`` may be a function of the usable cores; ``automatic`` says what such a default, or None, means.
+    ``option`` is the flag where it is not the name."""
 
     name: str
     kind: Kind
@@ -35,6 +36,7 @@ class Setting:
     help: str
     aliases: tuple[Alias, ...] = ()
     automatic: str = ""
+    option: str = ""
 
     @property
     def variable(self) -> str:
@@ -42,7 +44,7 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        return f"--{self.name.replace('_', '-')}"
+        return f"--{self.option or self.name.replace('_', '-')}"
 
     def default_with(self, cores: Callable[[], int]) -> Value | None:
         return self.default(cores()) if callable(self.default) else self.default
@@ -52,7 +54,9 @@ class Setting:
         if value is None or callable(value):
             return self.automatic
         if isinstance(value, tuple):
-            return "-".join(str(part) for part in value)
+            return ",".join(value) if isinstance(value[0], str) else "-".join(str(part) for part in value)
+        if isinstance(value, float) and self.kind is kinds.MEMORY:
+            return f"{value * 100:g}%"
         if isinstance(value, float):
             return repr(value).removesuffix(".0")
         return str(value).lower() if isinstance(value, bool) else str(value)
@@ -180,9 +184,38 @@ SETTINGS: tuple[Setting, ...] = (
         "multi_model",
         kinds.SWITCH,
         False,
-        "Serve many models through the multi-model API",
+        "Let the platform load and unload models through the multi-model API",
         (Alias("SAGEMAKER_MULTI_MODEL"),),
     ),
+    Setting(
+        "model_store",
+        kinds.PATH,
+        None,
+        "Folder of many models, each loaded at its first request",
+        automatic="/opt/ml/models in multi-model mode, else none",
+        option="store",
+    ),
+    Setting(
+        "default_model",
+        kinds.NAME,
+        None,
+        "Model of the store that answers where a request names none",
+        automatic="the only model of the store",
+    ),
+    Setting("host_memory", kinds.MEMORY, 0.8, "Memory for the models of the store: of the cgroup's limit, else of RAM"),
+    Setting("device_memory", kinds.MEMORY, 0.9, "Memory for them on each GPU: of what is free at the start"),
+    Setting("max_models", kinds.integer(1, 1000), None, "Most models loaded at a time", automatic="what memory allows"),
+    Setting("pin", kinds.NAMES, None, "Models that are never evicted", automatic="as each serving.toml says"),
+    Setting("preload", kinds.NAMES, None, "Models to load at the start", automatic="none"),
+    Setting(
+        "reload",
+        kinds.choice("off", "on-change"),
+        "off",
+        "Whether a model of the store whose files have changed is loaded anew",
+    ),
+    Setting("archive_max_bytes", kinds.SIZE, 64 * kinds.GIB, "Largest size of an unpacked model archive"),
+    Setting("archive_max_files", kinds.integer(1, 10_000_000), 100_000, "Most entries in a model archive"),
+    Setting("archive_max_ratio", kinds.number("bytes", 1e6), 250.0, "Most bytes out of one byte of an archive"),
     Setting(
         "safe_port_range",
         kinds.PORT_RANGE,

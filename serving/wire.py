@@ -32,6 +32,7 @@ class Kind(enum.IntEnum):
     REPLY = 2
     CANCEL = 3
     CONTROL = 4
+    RETURN = 5  # a request sent back untouched: its replica is retiring
 
 
 KINDS = frozenset(int(kind) for kind in Kind)
@@ -45,7 +46,10 @@ class Frame(NamedTuple):
 
 
 class RequestHead(msgspec.Struct, frozen=True, array_like=True):
-    """Head of REQUEST. ``deadline`` is an instant of the monotonic clock; ``alone`` keeps it out of any batch."""
+    """Head of REQUEST. ``deadline`` is an instant of the monotonic clock; ``alone`` keeps it out of any batch.
+
+    ``accepted``: a replica that died had taken it in, so that no queue is too full for it.
+    """
 
     deadline: float
     request_id: str
@@ -54,6 +58,7 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
     model: str = ""
     alone: bool = False
     sagemaker: dict[str, str] = {}
+    accepted: bool = False
 
 
 class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
@@ -101,7 +106,7 @@ class FrameReader:
             return []
         kind, id, head = self._large
         frame = Frame(kind, id, head, self._body)
-        self._large = None
+        self._large, self._body = None, bytearray()
         return [frame]
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -151,6 +156,7 @@ class FrameReader:
         self._start = body_at + there
         if there == size:
             frames.append(Frame(kind, id, head, self._body))
+            self._body = bytearray()
         else:
             self._large, self._filled = (kind, id, head), there
 

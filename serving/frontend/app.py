@@ -28,16 +28,20 @@ from serving.errors import (
     ServingError,
     Unavailable,
 )
+from serving.frontend import models
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.replicas import Replicas
 from serving.model import DEFAULT_MODEL
+from serving.names import model_name, target_name
 from serving.request import PREFIX, Request, Response
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard, Slot, State
 
 CUSTOM_ATTRIBUTES_LIMIT = 1024
 JSON = "application/json"
+BODILESS = frozenset({204, 205, 304})
+MODELS, INVOKE = "/models/", "/invoke"
 LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
 _PREFIX = PREFIX.encode()
 
@@ -50,19 +54,24 @@ class ClientGone(Exception):
 
 class App:
     def __init__(self, config: Config, runtime: Runtime, board: Scoreboard) -> None:
+        self._many = config.many
         self._max_body = config.max_body
         self._board = board
         self._runtime = runtime
         self._replicas = Replicas(runtime, board)
-        self._invocations = Invocations(self._replicas)
+        self._invocations = Invocations(self._replicas, config.request_timeout)
         self._slot: Slot
-        self._rest = Starlette(lifespan=self._lifespan, exception_handlers={HTTPException: refuse})
+        self._rest = Starlette(
+            routes=models.routes(self._replicas.link, config.load_timeout) if config.many else [],
+            lifespan=self._lifespan,
+            exception_handlers={HTTPException: refuse},
+        )
         self._numbers = itertools.count(1)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._id_prefix = os.urandom(8).hex()
-        self._slot = await self._replicas.start(DEFAULT_MODEL)
+        self._slot = await self._replicas.start()
         self._slot.in_flight = 0
         yield
         self._replicas.close()
@@ -73,6 +82,8 @@ class App:
             await self._invoke(scope, receive, send)
         elif path == "/ping":
             await self._ping(scope, send)
+        elif self._many and path is not None and path.startswith(MODELS) and path.endswith(INVOKE):
+            await self._invoke(scope, receive, send, path[len(MODELS) : -len(INVOKE)])
         else:
             await self._rest(scope, receive, send)
 
@@ -84,30 +95,31 @@ class App:
         status, body = ping(self._board.read_header(), time.monotonic())
         await self._send(send, status, JSON, body)
 
-    async def _invoke(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _invoke(self, scope: Scope, receive: Receive, send: Send, model: str | None = None) -> None:
         # "Accepted" is decided here, when the head has arrived: what comes after a SIGTERM is refused.
         draining = self._board.state is State.DRAINING
         self._slot.in_flight += 1
         try:
-            await self._answer(scope, receive, send, draining)
+            await self._answer(scope, receive, send, draining, model)
         finally:
             self._slot.in_flight -= 1
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
         request_id = ""
+        arrival = time.monotonic()
         try:
             if scope["method"] != "POST":
-                raise MethodNotAllowed("/invocations takes POST")
-            deadline = self._invocations.deadline(DEFAULT_MODEL)
+                raise MethodNotAllowed(f"{scope['path']} takes POST")
             content_type, accept, sagemaker = read_headers(scope["headers"])
             request_id = sagemaker.get("inference-id", "")[:64] or self._new_id()
+            load = self._many and named is None and not draining
+            model = DEFAULT_MODEL if not self._many else await self._target(named, sagemaker)
+            deadline = await self._invocations.deadline(model, load, arrival)
             body = await read_body(scope["headers"], receive, self._max_body, deadline)
             if draining:
                 raise Draining("the server is stopping")
-            request = Request(
-                body, content_type, accept, request_id, deadline, DEFAULT_MODEL, MappingProxyType(sagemaker)
-            )
-            response = await watch(self._invocations.invoke(request), receive)
+            request = Request(body, content_type, accept, request_id, deadline, model, MappingProxyType(sagemaker))
+            response = await watch(self._invocations.invoke(request, load), receive)
         except ClientGone:
             log.debug("the client went away", request_id=request_id)
         except asyncio.CancelledError:
@@ -122,6 +134,13 @@ class App:
             extra = custom_attributes(response, request_id)
             await self._send(send, response.status, response.content_type, response.body, extra)
 
+    async def _target(self, named: str | None, sagemaker: dict[str, str]) -> str:
+        """The model that the path names, or else the header, or else the default."""
+        if named is not None:
+            return model_name(named)
+        target = sagemaker.get("target-model", "")
+        return target_name(target) if target else await self._invocations.default_model()
+
     def _new_id(self) -> str:
         return f"{self._id_prefix}-{next(self._numbers):x}"
 
@@ -131,6 +150,8 @@ class App:
         extra: Headers = []
         if error.status == 503:
             extra.append((b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode()))
+        if error.status == 413:
+            extra.append((b"connection", b"close"))  # the rest of the body is still to come
         if error.status == 405:
             extra.append((b"allow", allow))
         await self._send(send, error.status, JSON, errors.body(error, request_id), extra)
@@ -143,7 +164,11 @@ class App:
         body: bytes | bytearray | memoryview,
         extra: Headers | None = None,
     ) -> None:
-        headers = [(b"content-type", header_value(content_type)), (b"content-length", str(len(body)).encode())]
+        headers = [(b"content-type", header_value(content_type))]
+        if status in BODILESS:
+            body = b""  # what followed would be read as the beginning of the next answer
+        else:
+            headers.append((b"content-length", str(len(body)).encode()))
         headers += extra or []
         if self._board.state is State.DRAINING:
             headers.append((b"connection", b"close"))

@@ -22,7 +22,7 @@ _reply_head = msgspec.msgpack.Decoder(ReplyHead)
 
 
 class ReplicaLost(Exception):
-    """The replica's process ended before it answered. ``ran``: user code may have been working on the request."""
+    """The replica ended, or sent the request back, before it answered. ``ran``: user code may have worked on it."""
 
     def __init__(self, ran: bool) -> None:
         super().__init__("the replica was lost")
@@ -44,6 +44,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
         self._retiring = False
+        self._opening = True
         self._pending: dict[int, asyncio.Future[Response]] = {}
         # The ids of one HTTP worker never meet those of another in a scoreboard row.
         self._ids = itertools.count(1)
@@ -51,12 +52,28 @@ class Connection:
 
     async def open(self) -> None:
         """Raises OSError where the replica is gone already."""
-        _, self._channel = await self._loop.create_unix_connection(lambda: Channel(self), self.address.path)
+        try:
+            _, self._channel = await self._loop.create_unix_connection(lambda: Channel(self), self.address.path)
+        finally:
+            self._opening = False
         self._on_change(self)
+
+    @property
+    def is_opening(self) -> bool:
+        return self._opening
 
     @property
     def is_usable(self) -> bool:
         return self._channel is not None and self._channel.is_open and not self._retiring
+
+    @property
+    def is_retiring(self) -> bool:
+        return self._retiring
+
+    def abandon(self) -> None:
+        """Its process is gone, though something it started may still hold the socket."""
+        if self._channel is not None:
+            self._channel.abort()
 
     @property
     def load(self) -> int:
@@ -93,6 +110,9 @@ class Connection:
             future = self._pending.pop(frame.id, None)
             if future is not None and not future.done():
                 settle(future, _reply_head.decode(frame.head), frame.body)
+        elif frame.kind == Kind.RETURN:
+            self._retiring = True
+            self._settle_lost(frame.id, frozenset())
         elif frame.kind == Kind.CONTROL and isinstance(unpack(frame.head), Retire):
             self._retiring = True
             self._on_change(self)
@@ -107,8 +127,8 @@ class Connection:
         self._on_change(self)
 
     def _settle_lost(self, id: int, ran: frozenset[int]) -> None:
-        future = self._pending.pop(id)
-        if not future.done():
+        future = self._pending.pop(id, None)
+        if future is not None and not future.done():
             future.set_exception(ReplicaLost(id in ran))
 
 

@@ -3,46 +3,78 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from serving.deadline import Deadline
 from serving.errors import DeadlineExceeded, ModelLoading, ServingError, WorkerDied
 from serving.frontend.connection import Connection, ReplicaLost
 from serving.frontend.replicas import Replicas
+from serving.messages import FindDefault
 from serving.request import Request, Response
 from serving.wire import RequestHead
 
+EARLY = 0.01  # seconds; an event loop counts whole milliseconds, so that its timers may fire before their time
+DEFAULT_KNOWN = 1.0  # seconds for which the name of the default model is remembered
 TRIES = 2  # how often a request may be running when its worker dies
 
 
 class Invocations:
-    def __init__(self, replicas: Replicas) -> None:
+    """``timeout`` in seconds bounds the search for a model whose own time-out is not known yet."""
+
+    def __init__(self, replicas: Replicas, timeout: float) -> None:
         self._replicas = replicas
+        self._timeout = timeout
+        self._default = ("", 0.0)
 
-    def deadline(self, model: str) -> Deadline:
-        return Deadline.after(self._replicas.placement(model).timeout)
+    async def default_model(self) -> str:
+        """The model for requests that name none. Raises BadRequest where there is no such."""
+        name, good_until = self._default
+        now = time.monotonic()
+        if now > good_until:
+            name = (await self._replicas.link.ask(FindDefault, self._timeout)).name
+            self._default = (name, now + DEFAULT_KNOWN)
+        return name
 
-    async def invoke(self, request: Request) -> Response:
+    async def deadline(self, model: str, load: bool, arrival: float) -> Deadline:
+        """When a request for ``model`` that came at ``arrival`` must be answered. Raises a ServingError if it is not
+        to be had; with ``load`` it is loaded where it is not there."""
+        placement = self._replicas.known(model)
+        if placement is None:
+            try:
+                async with asyncio.timeout_at(arrival + self._timeout):
+                    placement = await self._replicas.placement(model, load, self._patience(arrival, self._timeout))
+            except TimeoutError:
+                raise ModelLoading(f"model {model} is being unpacked") from None
+        return Deadline(arrival + placement.timeout)
+
+    def _patience(self, arrival: float, timeout: float) -> float:
+        # A little less than the request's own time, so that "no room" is told before that is over.
+        return arrival + 0.95 * timeout
+
+    async def invoke(self, request: Request, load: bool = False) -> Response:
         """The answer of a replica. Raises a ServingError, at the request's deadline at the latest."""
         try:
             async with asyncio.timeout(request.deadline.remaining()):
-                return await self._until_answered(request)
+                return await self._until_answered(request, load)
         except TimeoutError:
             raise self._timed_out(request.model) from None
 
-    async def _until_answered(self, request: Request) -> Response:
-        deaths = 0
+    async def _until_answered(self, request: Request, load: bool) -> Response:
+        deaths = moves = 0
+        patience = request.deadline.at - 0.05 * self._timeout
         while True:
-            connection = await self._replicas.pick(request.model)
+            connection = await self._replicas.pick(request.model, load, patience, moves > 0)
             try:
-                return await self._call(connection, request, alone=deaths > 0)
+                return await self._call(connection, request, deaths > 0, moves > 0)
             except ReplicaLost as lost:
+                moves += 1
                 # What was running may be what killed the worker: it gets one more try, where it can hurt nobody.
                 # What was only queued moves on and counts nothing.
                 deaths += lost.ran
                 if deaths >= TRIES:
                     raise WorkerDied("the model's process died while it worked on this request, twice") from lost
 
-    async def _call(self, connection: Connection, request: Request, alone: bool) -> Response:
+    async def _call(self, connection: Connection, request: Request, alone: bool, accepted: bool) -> Response:
         head = RequestHead(
             request.deadline.at,
             request.request_id,
@@ -51,16 +83,17 @@ class Invocations:
             request.model,
             alone,
             dict(request.sagemaker),
+            accepted,
         )
         call = connection.call(head, request.body)
         try:
             return await call.reply
         finally:
-            if connection.forget(call) and request.deadline.expired():
+            if connection.forget(call) and request.deadline.remaining() < EARLY:
                 self._replicas.report_overdue(connection)
 
     def _timed_out(self, model: str) -> ServingError:
-        placement = self._replicas.placement(model)
-        if placement.loading:
-            return ModelLoading("the model is still loading")
+        placement = self._replicas.known(model)
+        if placement is None or placement.loading:
+            return ModelLoading(f"model {model} is still loading")
         return DeadlineExceeded(f"no answer within {placement.timeout:g} s")

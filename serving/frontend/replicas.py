@@ -3,126 +3,156 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from dataclasses import dataclass, field
 
 from serving import log
-from serving.channel import Channel
-from serving.errors import ModelFailed, QueueFull
+from serving.errors import ModelFailed, ModelNotLoaded, QueueFull
 from serving.frontend import router
 from serving.frontend.connection import Connection
+from serving.frontend.supervisor import SupervisorLink
 from serving.handler import MAX_BATCH
-from serving.messages import Address, FrontendHello, FrontendWelcome, Locate, Message, Overdue, Placement, pack, unpack
+from serving.messages import Address, Overdue, Placement, Problem
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard, Slot
-from serving.wire import Frame
 
-START_TIME = 10.0  # seconds for the supervisor to answer at the start
+AGAIN = 0.1  # seconds before a lost connection to a replica that should be there is made anew
+LOST = 2.0  # seconds after which a replica that is neither placed nor retiring is given up
+MAX_WAITERS = 4096  # requests for a model whose own limit is not known yet
 
 
 @dataclass(slots=True, eq=False)
 class View:
-    """One model as seen from here."""
+    """One model as seen from here; its placement is unknown until the supervisor answers. ``problem`` ends it."""
 
-    placement: Placement
+    placement: Placement | None = None
+    problem: Problem | None = None
     connections: dict[tuple[int, int], Connection] = field(default_factory=dict)
     waiters: set[asyncio.Future[None]] = field(default_factory=set)
 
+    def placed(self) -> set[tuple[int, int]]:
+        return {(one.row, one.epoch) for one in self.placement.replicas} if self.placement is not None else set()
+
     def usable(self) -> list[Connection]:
-        return [connection for connection in self.connections.values() if connection.is_usable]
+        placed = self.placed()
+        return [one for key, one in self.connections.items() if one.is_usable and key in placed]
 
     def wake(self) -> None:
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
+    async def change(self, accepted: bool = False) -> None:
+        """Wait for the next one. Raises QueueFull where too many do, but for a request that was ``accepted`` once."""
+        limit = self.placement.queue_size if self.placement is not None else MAX_WAITERS
+        if len(self.waiters) >= limit and not accepted:
+            raise QueueFull(f"{len(self.waiters)} requests are waiting for a replica already")
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self.waiters.discard(waiter)
+
 
 class Replicas:
+    """A model is asked for at its first request and known until the supervisor says that it is gone."""
+
     def __init__(self, runtime: Runtime, board: Scoreboard) -> None:
-        self._runtime = runtime
         self._board = board
+        self._link = SupervisorLink(runtime, board, self._place)
         self._views: dict[str, View] = {}
         self._turn = 0
-        self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, model: str) -> Slot:
-        """Say hello to the supervisor and learn where ``model`` is; gives this worker's slot of the scoreboard."""
-        loop = asyncio.get_running_loop()
-        self._slot: asyncio.Future[Slot] = loop.create_future()
-        self._first: asyncio.Future[None] = loop.create_future()
-        _, self._control = await loop.create_unix_connection(lambda: Channel(self), str(self._runtime.control_path))
-        self._say(FrontendHello(os.getpid()))
-        self._say(Locate(model))
-        async with asyncio.timeout(START_TIME):
-            await self._first
-            return await self._slot
+    @property
+    def link(self) -> SupervisorLink:
+        return self._link
+
+    async def start(self) -> Slot:
+        """Connect to the supervisor; gives this worker's slot of the scoreboard."""
+        return await self._link.start()
 
     def close(self) -> None:
         self._closing = True
         for view in self._views.values():
             for connection in view.connections.values():
                 connection.close()
-        self._control.close()
+        self._link.close()
 
-    def placement(self, model: str) -> Placement:
-        return self._views[model].placement
+    def known(self, model: str) -> Placement | None:
+        view = self._views.get(model)
+        return view.placement if view is not None else None
 
-    async def pick(self, model: str) -> Connection:
-        """A replica that takes requests; waits for one. Raises QueueFull or ModelFailed; the caller bounds the wait."""
-        view = self._views[model]
+    async def placement(self, model: str, load: bool, until: float) -> Placement:
+        """What is known of a model, loading it if it is to be. Raises the ServingError that the supervisor gives.
+
+        ``until`` is how long room for it is worth waiting for. The caller bounds the wait here.
+        """
         while True:
+            view = self._views.get(model)
+            if view is None:
+                view = self._views[model] = View()
+                self._link.locate(model, load, until)
+            if view.placement is not None:
+                return view.placement
+            await view.change()
+            if view.problem is not None and not (load and view.problem.code == ModelNotLoaded.code):
+                raise view.problem.error()
+
+    async def pick(self, model: str, load: bool, until: float, accepted: bool = False) -> Connection:
+        """A replica that takes requests; waits for one. Raises a ServingError; the caller bounds the wait.
+
+        A request that a replica had ``accepted`` before it died is not refused because queues are full.
+        """
+        while True:
+            placement = await self.placement(model, load, until)
+            view = self._views[model]
             usable = view.usable()
             if usable:
-                return self._choose(view, usable)
-            if view.placement.failed is not None:
-                raise ModelFailed(f"the model is not served: {view.placement.failed}")
-            if len(view.waiters) >= view.placement.queue_size:
-                raise QueueFull(f"{len(view.waiters)} requests are waiting for a replica already")
-            await self._wait(view)
+                return self._choose(usable, placement, accepted)
+            if placement.failed is not None:
+                raise ModelFailed(f"the model is not served: {placement.failed}")
+            await view.change(accepted)
+            if view.problem is not None:
+                raise view.problem.error()
 
-    def _choose(self, view: View, usable: list[Connection]) -> Connection:
+    def _choose(self, usable: list[Connection], placement: Placement, accepted: bool) -> Connection:
         self._turn += 1
         loads = [connection.load for connection in usable]
         index = router.pick(loads, self._turn)
         # The worker itself refuses what exceeds its queue; this bounds what piles up in the socket of one that cannot.
-        if loads[index] >= view.placement.queue_size + MAX_BATCH:
+        if loads[index] >= placement.queue_size + MAX_BATCH and not accepted:
             raise QueueFull(f"{loads[index]} requests are waiting already")
         return usable[index]
 
-    async def _wait(self, view: View) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        view.waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            view.waiters.discard(waiter)
-
     def report_overdue(self, connection: Connection) -> None:
-        self._say(Overdue(connection.address.row, connection.address.epoch))
-
-    def on_frame(self, channel: Channel, frame: Frame) -> None:
-        message = unpack(frame.head)
-        if isinstance(message, Placement):
-            self._place(message)
-        elif isinstance(message, FrontendWelcome) and not self._slot.done():
-            self._slot.set_result(self._board.slot(message.slot))
-
-    def on_lost(self, channel: Channel) -> None:
-        if not self._closing:
-            log.error("the supervisor is gone")
-            os.kill(os.getpid(), signal.SIGTERM)
+        self._link.say(Overdue(connection.address.row, connection.address.epoch))
 
     def _place(self, placement: Placement) -> None:
-        view = self._views.setdefault(placement.model, View(placement))
+        if placement.gone:
+            self._drop(placement)
+            return
+        view = self._views.setdefault(placement.model, View())
         view.placement = placement
         for address in placement.replicas:
-            if (address.row, address.epoch) not in view.connections:
-                self._connect(view, address)
+            self._reconnect(view, address)
+        placed = view.placed()
+        for key, connection in view.connections.items():
+            if key not in placed and not connection.is_retiring:
+                asyncio.get_running_loop().call_later(LOST, self._give_up, connection)
         view.wake()
-        if not self._first.done():
-            self._first.set_result(None)
+
+    def _give_up(self, connection: Connection) -> None:
+        if not connection.is_retiring:
+            connection.abandon()
+
+    def _drop(self, placement: Placement) -> None:
+        """Its requests under way end as they would; who waits hears of the problem or asks anew."""
+        view = self._views.pop(placement.model, None)
+        if view is not None:
+            view.problem = placement.problem
+            view.wake()
 
     def _connect(self, view: View, address: Address) -> None:
         connection = Connection(address, self._board.row(address.row), lambda _: self._changed(view))
@@ -135,15 +165,22 @@ class Replicas:
         try:
             await connection.open()
         except OSError as exc:
-            # It died in between; the supervisor will place another one.
+            # It died in between and the supervisor will place another one, or there is something that will pass.
             log.debug("a replica cannot be reached", error=str(exc))
-            view.connections.pop((connection.address.row, connection.address.epoch), None)
+            self._changed(view)
 
     def _changed(self, view: View) -> None:
-        placed = {(address.row, address.epoch) for address in view.placement.replicas}
-        for key in [key for key, one in view.connections.items() if not one.is_usable and key not in placed]:
+        placed = view.placed()
+        for key, connection in list(view.connections.items()):
+            if connection.is_usable or connection.is_opening:
+                continue
             del view.connections[key]
+            if key in placed and not connection.is_retiring and not self._closing:
+                # The worker may live all the same: only the supervisor says that it is gone.
+                asyncio.get_running_loop().call_later(AGAIN, self._reconnect, view, connection.address)
         view.wake()
 
-    def _say(self, message: Message) -> None:
-        self._control.send_raw([pack(message)])
+    def _reconnect(self, view: View, address: Address) -> None:
+        key = (address.row, address.epoch)
+        if key in view.placed() and key not in view.connections and not self._closing:
+            self._connect(view, address)

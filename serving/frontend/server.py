@@ -19,6 +19,7 @@ from uvicorn_worker import UvicornWorker
 from serving import log
 from serving.config import Config
 from serving.frontend.app import App
+from serving.frontend.protocol import HttpProtocol
 from serving.runtime import Runtime, set_parent_death_signal
 from serving.scoreboard import Scoreboard
 
@@ -29,7 +30,7 @@ STALLED = 30  # seconds without a sign of life after which the master replaces a
 class HttpWorker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": HttpProtocol,
         "ws": "none",
         "lifespan": "on",
         "server_header": False,

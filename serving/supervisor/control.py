@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from serving.channel import Channel
 from serving.messages import (
+    Answer,
+    DescribeModels,
+    FindDefault,
     FrontendHello,
     FrontendWelcome,
+    LoadModel,
     Locate,
     Message,
     Overdue,
+    PinModel,
     Placement,
     Retire,
+    UnloadModel,
     WorkerHello,
     WorkerPhase,
     pack,
@@ -24,26 +31,36 @@ from serving.runtime import Runtime
 from serving.scoreboard import SLOTS, Scoreboard
 from serving.wire import Frame
 
+Ask = LoadModel | UnloadModel | PinModel | DescribeModels | FindDefault
+
+
+class Desk(Protocol):
+    """Who answers: what HTTP workers ask and model workers report."""
+
+    def locate(self, message: Locate) -> Placement | None:
+        """Where a model is; None if that will be told later."""
+        ...
+
+    def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None: ...
+
+    def on_phase(self, message: WorkerPhase) -> None: ...
+
+    def on_overdue(self, message: Overdue) -> None: ...
+
+    def on_cut(self, row: int, epoch: int) -> None:
+        """A worker's control connection has ended; most often the worker has, too."""
+        ...
+
+    def wants(self, row: int, epoch: int) -> bool:
+        """Whether that worker should live on."""
+        ...
+
 
 class Control:
-    """``locate`` gives the placement of a model; ``on_phase`` and ``on_overdue`` hear what workers report;
-    a worker of a row and epoch that nobody ``knows`` is sent away."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        board: Scoreboard,
-        locate: Callable[[str], Placement],
-        on_phase: Callable[[WorkerPhase], None],
-        on_overdue: Callable[[Overdue], None],
-        knows: Callable[[int, int], bool],
-    ) -> None:
+    def __init__(self, runtime: Runtime, board: Scoreboard, desk: Desk) -> None:
         self._runtime = runtime
         self._board = board
-        self._locate = locate
-        self._on_phase = on_phase
-        self._on_overdue = on_overdue
-        self._knows = knows
+        self._desk = desk
         self._free_slots = list(range(SLOTS))
         self._slots: dict[Channel, int] = {}
         self._interest: dict[str, set[Channel]] = {}
@@ -61,10 +78,13 @@ class Control:
         if self._server is not None:
             self._server.close()
 
-    def publish(self, model: str) -> None:
+    def tell(self, placement: Placement) -> None:
         """Tell the HTTP workers that asked for this model how it stands now."""
-        for channel in self._interest.get(model, ()):
-            self._send(channel, self._locate(model))
+        channels = self._interest.get(placement.model, set())
+        if placement.gone:
+            self._interest.pop(placement.model, None)
+        for channel in channels:
+            self._send(channel, placement)
 
     def retire(self, row: int, epoch: int) -> bool:
         """Ask a worker to finish and go; False where it never said hello."""
@@ -79,16 +99,27 @@ class Control:
         if isinstance(message, FrontendHello):
             self._welcome(channel)
         elif isinstance(message, Locate):
-            self._interest.setdefault(message.model, set()).add(channel)
-            self._send(channel, self._locate(message.model))
+            self._locate(channel, message)
+        elif isinstance(message, Ask):
+            self._desk.ask(message, lambda answer: self._send(channel, answer))
         elif isinstance(message, Overdue):
-            self._on_overdue(message)
+            self._desk.on_overdue(message)
         elif isinstance(message, WorkerHello):
             self._workers[message.row, message.epoch] = channel
-            if not self._knows(message.row, message.epoch):
-                self.retire(message.row, message.epoch)  # forked by a fork server that died before it could say so
+            if not self._desk.wants(message.row, message.epoch):
+                # Told to go before it could hear it, or forked by a fork server that died before it could say so.
+                self.retire(message.row, message.epoch)
         elif isinstance(message, WorkerPhase):
-            self._on_phase(message)
+            self._desk.on_phase(message)
+
+    def _locate(self, channel: Channel, message: Locate) -> None:
+        self._interest.setdefault(message.model, set()).add(channel)
+        placement = self._desk.locate(message)
+        if placement is None:
+            return
+        self._send(channel, placement)
+        if placement.gone:
+            self._interest.get(message.model, set()).discard(channel)
 
     def on_lost(self, channel: Channel) -> None:
         slot = self._slots.pop(channel, None)
@@ -98,7 +129,10 @@ class Control:
             self._free_slots.append(slot)
         for channels in self._interest.values():
             channels.discard(channel)
-        self._workers = {key: one for key, one in self._workers.items() if one is not channel}
+        self._interest = {name: channels for name, channels in self._interest.items() if channels}
+        for row, epoch in [key for key, one in self._workers.items() if one is channel]:
+            del self._workers[row, epoch]
+            self._desk.on_cut(row, epoch)
 
     def _welcome(self, channel: Channel) -> None:
         slot = self._free_slots.pop(0)

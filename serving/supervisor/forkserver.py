@@ -17,10 +17,13 @@ from serving.wire import Frame
 class ForkServerLink:
     """Requests made while the process is still importing torch wait in the socket."""
 
-    def __init__(self, runtime: Runtime, board: Scoreboard, on_forked: Callable[[Forked], None]) -> None:
+    def __init__(
+        self, runtime: Runtime, board: Scoreboard, on_forked: Callable[[Forked], None], on_ready: Callable[[], None]
+    ) -> None:
         self._runtime = runtime
         self._board = board
         self._on_forked = on_forked
+        self._on_ready = on_ready
         self._channel: Channel | None = None
         self.pid: int | None = None
         self.is_ready = False
@@ -47,6 +50,7 @@ class ForkServerLink:
         message = unpack(frame.head)
         if isinstance(message, ForkReady):
             self.is_ready = True
+            self._on_ready()
         elif isinstance(message, Forked):
             self._on_forked(message)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -48,6 +49,7 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
 
 def send_signal(pid: int, number: int) -> None:
     """A process that is gone already is no error."""
+    assert pid > 1, "0 and 1 would be ourselves, or everybody"
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -60,6 +62,7 @@ def abort(pid: int) -> None:
 
 def kill_group(pid: int) -> None:
     """End the process and whatever it has started in its group."""
+    assert pid > 1, "0 and 1 would be ourselves, or everybody"
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     send_signal(pid, signal.SIGKILL)
@@ -93,3 +96,9 @@ def oom_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
             if "oom_kill" in counts:
                 return int(counts["oom_kill"])
     return 0
+
+
+def raise_file_limit(wanted: int) -> None:
+    """Let this process and its children open more files: every HTTP worker holds a socket to every replica."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, wanted)), hard))

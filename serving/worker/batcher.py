@@ -33,10 +33,12 @@ class Item:
 
 @dataclass(slots=True)
 class Taken:
-    """What the engine does next: run ``batch`` if there is one; ``expired`` get no more than an error."""
+    """What the engine does next: run ``batch`` if there is one; ``expired`` get no more than an error, and nobody waits
+    for ``cancelled``."""
 
     batch: list[Item] = field(default_factory=list)
     expired: list[Item] = field(default_factory=list)
+    cancelled: list[Item] = field(default_factory=list)
 
 
 class Alone(NamedTuple):
@@ -61,9 +63,9 @@ class Batcher:
         """Requests that wait."""
         return len(self._arrivals) + self._decoded
 
-    def put(self, item: Item) -> bool:
-        """Take a request in; False where the queue is full."""
-        if self.size >= self.queue_size:
+    def put(self, item: Item, accepted: bool = False) -> bool:
+        """Take a request in; False where the queue is full, unless it was ``accepted`` before, by one that died."""
+        if self.size >= self.queue_size and not accepted:
             return False
         item.arrival = self._clock()
         with self._wake:
@@ -105,12 +107,12 @@ class Batcher:
         self._decoded += 1
 
     def take(self) -> Taken:
-        """The batch that is due now: from a full bucket, else from the one whose head has waited longest."""
+        """The batch that is due now: from the bucket whose head has waited longest, else from a full one."""
         taken = Taken()
-        key = self._full()
-        if key is None:
-            key = self._oldest()
-            if key is None or not self._is_due(key):
+        key = self._oldest()
+        if key is None or not self._is_due(key):
+            key = self._full()
+            if key is None:
                 return taken
         queue = self._buckets[key]
         now = self._clock()
@@ -118,8 +120,9 @@ class Batcher:
             item = queue.popleft()
             self._decoded -= 1
             if item.cancelled:
-                continue
-            (taken.expired if item.request.deadline.at <= now else taken.batch).append(item)
+                taken.cancelled.append(item)
+            else:
+                (taken.expired if item.request.deadline.at <= now else taken.batch).append(item)
         if not queue:
             del self._buckets[key]
         return taken

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from serving.errors import ModelError
+from serving.memory import held_on_device
+
+CONTEXT = 512 << 20  # bytes; what a CUDA context takes where it cannot be measured
 
 
 def resolve(device: str) -> str:
@@ -27,3 +32,13 @@ def prepare(device: str, threads: int) -> None:
     torch.set_num_threads(threads)
     if device != "cpu":
         torch.cuda.set_device(device)
+
+
+def held(device: str) -> int:
+    """Bytes that this process holds on its GPU; 0 on the CPU."""
+    import torch
+
+    if device == "cpu":
+        return 0
+    measured = held_on_device(device, os.getpid())
+    return torch.cuda.memory_reserved(device) + CONTEXT if measured is None else measured

@@ -6,6 +6,7 @@ supervisor can end it; the requests stay listed as running until their answers a
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from serving.errors import BadRequest, CodedError, DeadlineExceeded, HandlerErro
 from serving.handler import Handler
 from serving.request import Response
 from serving.worker.batcher import Batcher, Item
+
+DROP_TIME = 5.0  # seconds that the destructors of a dropped request's sample may take
 
 Outcome = tuple[Item, Response | ServingError]
 
@@ -55,11 +58,20 @@ class Engine:
         while (item := self._batcher.next_arrival()) is not None:
             self._decode(item)
         taken = self._batcher.take()
+        self._drop([*taken.expired, *taken.cancelled])
         outcomes = [expired(item) for item in taken.expired]
         if taken.batch:
             outcomes += self._run(taken.batch)
         if outcomes:
             self._settle(outcomes)
+
+    def _drop(self, items: list[Item]) -> None:
+        """Let go of samples under the eyes of the supervisor: what user code made, user code may destroy."""
+        if any(item.sample is not None for item in items):
+            self._stamps.start((), time.monotonic() + DROP_TIME)
+            for item in items:
+                item.sample = None
+            self._stamps.finish(0)
 
     def _settle(self, outcomes: list[Outcome]) -> None:
         # The answers are handed over before the scoreboard forgets the requests: if the worker dies in between they
@@ -98,11 +110,16 @@ class Engine:
             outputs = self._predict([item.sample for item in live])
         except BaseException as exc:
             if len(live) == 1:
-                return [*outcomes, (live[0], predict_error(live[0], exc))]
+                failed = (live[0], predict_error(live[0], exc))
+                live[0].sample = None
+                return [*outcomes, failed]
             log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
             middle = len(live) // 2
             return [*outcomes, *self._run(live[:middle]), *self._run(live[middle:])]
-        return [*outcomes, *(self._encode(item, output) for item, output in zip(live, outputs, strict=True))]
+        outcomes += [self._encode(item, output) for item, output in zip(live, outputs, strict=True)]
+        for item in live:
+            item.sample = None  # while the supervisor still watches, and on this thread
+        return outcomes
 
     def _predict(self, samples: list[Any]) -> Sequence[Any]:
         import torch
@@ -140,7 +157,10 @@ def expired(item: Item) -> Outcome:
 
 
 def describe(exc: BaseException) -> str:
-    return f"{type(exc).__name__}: {exc}"[:300]
+    try:
+        return f"{type(exc).__name__}: {exc}"[:300]
+    except Exception:  # its __str__ is user code
+        return type(exc).__name__
 
 
 def decode_error(item: Item, exc: BaseException) -> ServingError:
@@ -166,7 +186,7 @@ def chosen_error(exc: BaseException) -> ServingError | None:
     """The error that the exception itself stands for, by its type or its ``status_code``."""
     if isinstance(exc, ServingError):
         return exc
-    if isinstance(exc, MemoryError) or is_device_oom(exc):
+    if is_out_of_memory(exc):
         return OutOfMemory("there was not enough memory to answer this request")
     status = getattr(exc, "status_code", None)
     if isinstance(status, int) and 400 <= status <= 599:
@@ -174,10 +194,13 @@ def chosen_error(exc: BaseException) -> ServingError | None:
     return None
 
 
-def is_device_oom(exc: BaseException) -> bool:
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Memory of the host or of the GPU was short, or the disk's, which is often memory."""
     import torch
 
-    return isinstance(exc, torch.OutOfMemoryError)
+    if isinstance(exc, OSError):
+        return exc.errno in (errno.ENOMEM, errno.ENOSPC)
+    return isinstance(exc, MemoryError | torch.OutOfMemoryError)
 
 
 def report(item: Item, exc: BaseException) -> None:

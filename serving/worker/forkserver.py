@@ -49,10 +49,26 @@ class ForkServer:
         self._channel.sendall(pack(message))
 
     def _fork(self, request: Fork) -> None:
+        try:
+            pid = self._fork_twice(request)
+        except OSError:
+            pid = 0
+        self._send(Forked(request.row, request.epoch, pid))
+
+    def _fork_twice(self, request: Fork) -> int:
+        """The worker's pid, 0 where the second fork failed. Raises OSError where the first one did."""
         read_end, write_end = os.pipe()
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError:
+            os.close(read_end)
+            os.close(write_end)
+            raise
         if child == 0:
-            worker = os.fork()
+            try:
+                worker = os.fork()
+            except OSError:
+                os._exit(1)
             if worker == 0:
                 os.close(read_end)
                 os.close(write_end)
@@ -63,7 +79,7 @@ class ForkServer:
         pid = int.from_bytes(os.read(read_end, 4), "little")
         os.close(read_end)
         os.waitpid(child, 0)
-        self._send(Forked(request.row, request.epoch, pid))
+        return pid
 
     def _become_worker(self, request: Fork) -> None:
         try:
@@ -104,7 +120,8 @@ def main() -> None:
     import torch  # noqa: F401  the import is what this process is for
     import uvloop  # noqa: F401
 
-    import serving.worker.server  # noqa: F401
+    import serving.worker.server
+    import serving.worker.toolkit  # noqa: F401  each of these would cost every load its import
 
     gc.collect()
     gc.freeze()

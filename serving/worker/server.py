@@ -22,20 +22,23 @@ from serving import log
 from serving.channel import Channel
 from serving.config import Config
 from serving.deadline import Deadline
-from serving.errors import ModelError, QueueFull, ServingError, Unavailable
+from serving.errors import HandlerError, ModelError, QueueFull, ServingError
 from serving.handler import Handler
+from serving.memory import held_by
 from serving.messages import Retire, WorkerHello, WorkerPhase, pack, unpack
 from serving.model import Model
-from serving.request import Request, Response
+from serving.request import Body, Request, Response
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
-from serving.wire import Frame, Kind, ReplyHead, RequestHead
+from serving.wire import MAX_HEAD, Frame, Kind, ReplyHead, RequestHead
 from serving.worker import device as devices
 from serving.worker.batcher import Batcher, Item
-from serving.worker.engine import Engine, Outcome
+from serving.worker.engine import Engine, Outcome, is_out_of_memory
 from serving.worker.loader import create_handler
 
+FLUSH = 4.0  # seconds for the last answers to leave
 BEAT = 0.25  # seconds between stamps of the I/O thread
+MEASURE = 2.0  # seconds at least between looks at the memory of a worker that works
 
 _request_head = msgspec.msgpack.Decoder(RequestHead)
 _reply_head = msgspec.msgpack.Encoder()
@@ -56,6 +59,11 @@ class Worker:
         self._items: dict[tuple[Channel, int], Item] = {}
         self._channels: set[Channel] = set()
         self._ending = False
+        self._closing: set[Channel] = set()
+        self._flushed = threading.Event()
+        self._device = "cpu"
+        self._measured = 0
+        self._measure_next = 0.0
 
     def run(self) -> None:
         """Serve until retired. Returns when the handler is closed; raises nothing."""
@@ -65,6 +73,7 @@ class Worker:
             return
         batcher = Batcher(handler.policy, self._model.queue_size)
         engine = Engine(handler, batcher, self._row, self._deliver, self._config.default_accept)
+        self._measure()
         self._call(self._open, batcher)
         engine.run()
         self._close(handler)
@@ -72,19 +81,24 @@ class Worker:
     def _load(self) -> Handler | None:
         try:
             handler = create_handler(self._model)
-            device = devices.resolve(self._model.device)
-            devices.prepare(device, self._model.threads)
+            self._device = devices.resolve(self._model.device)
+            devices.prepare(self._device, self._model.threads)
             self._report(Phase.LOADING)
-            handler.load(Path(self._model.path), device, **self._model.options)
+            handler.load(Path(self._model.path), self._device, **self._model.options)
             self._report(Phase.WARMING)
             handler.warmup()
         except BaseException as exc:
             permanent = isinstance(exc, ModelError)
             if not permanent:
                 log.error("the model failed to load", exc=exc, model=self._model.name)
-            self._fail(f"{type(exc).__name__}: {exc}"[:500] if not permanent else str(exc), permanent)
+            error = str(exc) if permanent else f"{type(exc).__name__}: {exc}"[:500]
+            self._fail(error, permanent, is_out_of_memory(exc))
             return None
         return handler
+
+    def _measure(self) -> None:
+        host = held_by("self")
+        self._row.stamp_memory(host.private, host.peak, devices.held(self._device))
 
     def _close(self, handler: Handler) -> None:
         try:
@@ -92,6 +106,7 @@ class Worker:
         except BaseException as exc:
             log.error("the handler failed to close", exc=exc, model=self._model.name)
         self._call(self._flush)
+        self._flushed.wait(FLUSH)
 
     # From the main thread to the loop's thread.
 
@@ -130,10 +145,11 @@ class Worker:
         self._row.phase = phase
         self._call(self._tell, WorkerPhase(self._row.index, self._epoch, phase.name.lower()))
 
-    def _fail(self, error: str, permanent: bool) -> None:
-        message = WorkerPhase(self._row.index, self._epoch, "failed", error, permanent)
+    def _fail(self, error: str, permanent: bool, out_of_memory: bool) -> None:
+        message = WorkerPhase(self._row.index, self._epoch, "failed", error, permanent, out_of_memory)
         self._call(self._tell, message)
         self._call(self._flush)
+        self._flushed.wait(FLUSH)
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         self._loop.call_soon_threadsafe(self._reply, outcomes)
@@ -154,19 +170,24 @@ class Worker:
         path = self._runtime.worker_path(self._row.index, self._epoch)
         await self._loop.create_unix_server(lambda: Channel(self, self._channels.add), str(path), backlog=256)
         self._row.phase = Phase.READY
-        self._tell(WorkerPhase(self._row.index, self._epoch, "ready", queue_size=batcher.queue_size))
+        ready = WorkerPhase(self._row.index, self._epoch, "ready", queue_size=batcher.queue_size, device=self._device)
+        self._tell(ready)
 
     def _tell(self, message: WorkerHello | WorkerPhase) -> None:
         self._control.send_raw([pack(message)])
 
     def _flush(self) -> None:
         self._ending = True
-        for channel in (self._control, *self._channels):
+        self._closing = {self._control, *self._channels}
+        for channel in list(self._closing):
             channel.close()
 
     def _beat(self) -> None:
         self._row.stamp_beat()
         self._loop.call_later(BEAT, self._beat)
+        if self._row.completed != self._measured and time.monotonic() > self._measure_next:
+            self._measured, self._measure_next = self._row.completed, time.monotonic() + MEASURE
+            self._loop.run_in_executor(None, self._measure)
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         if frame.kind == Kind.REQUEST:
@@ -181,6 +202,9 @@ class Worker:
     def on_lost(self, channel: Channel) -> None:
         if channel is self._control and not self._ending:
             os._exit(71)  # no supervisor, no worker
+        self._closing.discard(channel)
+        if self._ending and not self._closing:
+            self._flushed.set()
         self._channels.discard(channel)
         for key in [key for key in self._items if key[0] is channel]:
             self._items.pop(key).cancelled = True
@@ -198,8 +222,8 @@ class Worker:
         )
         item = Item(frame.id, request, channel, head.alone)
         if self._batcher is None or self._row.phase is not Phase.READY:
-            self._send(item, Unavailable("this replica is retiring"))
-        elif not self._batcher.put(item):
+            channel.send(Kind.RETURN, frame.id)
+        elif not self._batcher.put(item, head.accepted):
             self._send(item, QueueFull(f"{self._batcher.queue_size} requests are waiting already"))
         else:
             self._items[channel, item.id] = item
@@ -214,12 +238,12 @@ class Worker:
 
     def _send(self, item: Item, outcome: Response | ServingError) -> None:
         channel: Channel = item.reply_to
-        if isinstance(outcome, ServingError):
-            head = ReplyHead(outcome.status, code=outcome.code)
-            channel.send(Kind.REPLY, item.id, _reply_head.encode(head), outcome.message.encode())
-        else:
-            head = ReplyHead(outcome.status, outcome.content_type, outcome.custom_attributes)
-            channel.send(Kind.REPLY, item.id, _reply_head.encode(head), outcome.body)
+        try:
+            head, body = packed(outcome)
+        except Exception as exc:
+            log.error("an answer cannot be sent", exc=exc, request_id=item.request.request_id)
+            head, body = packed(HandlerError("the model's answer cannot be sent; the log has more"))
+        channel.send(Kind.REPLY, item.id, head, body)
 
     def _retire(self) -> None:
         self._row.phase = Phase.RETIRING
@@ -229,6 +253,20 @@ class Worker:
             self._batcher.close()
         else:
             os._exit(0)
+
+
+def packed(outcome: Response | ServingError) -> tuple[bytes, Body]:
+    """Head and body of a REPLY. Raises whatever comes of values that user code has put in and nobody could read."""
+    if isinstance(outcome, ServingError):
+        head = _reply_head.encode(ReplyHead(int(outcome.status), code=str(outcome.code)))
+        body: Body = str(outcome.message).encode("utf-8", "backslashreplace")
+    else:
+        head = _reply_head.encode(ReplyHead(outcome.status, outcome.content_type, outcome.custom_attributes))
+        body = outcome.body
+    if len(head) > MAX_HEAD:
+        raise ValueError(f"content type and custom attributes take {len(head)} bytes")
+    msgspec.msgpack.decode(head, type=ReplyHead)
+    return head, body
 
 
 def main(model: Model, config: Config, runtime: Runtime, row: Row, epoch: int) -> None:

@@ -157,3 +157,25 @@ def test_each_request_leaves_at_most_once_in_a_batch_no_larger_than_allowed(
             left += ids(taken.batch) + ids(taken.expired)
         assert 0 <= batcher.size <= queue_size
     assert len(left) == len(set(left))
+
+
+def test_a_bucket_that_is_always_full_does_not_starve_the_others() -> None:
+    clock = FakeClock()
+    batcher = Batcher(BatchPolicy(max_size=2), 100, clock)
+    fill(batcher, [item(1)], "rare")
+    taken = []
+    for _ in range(3):
+        clock.now += 0.001
+        for id in (2, 3):
+            late = item(id)
+            assert batcher.put(late)
+            batcher.admit(late, "busy")
+        taken += ids(batcher.take().batch)
+    assert 1 in taken
+
+
+def test_a_request_that_was_accepted_before_is_taken_into_a_full_queue() -> None:
+    batcher = Batcher(BatchPolicy(), 1, FakeClock())
+    assert batcher.put(item(1))
+    assert not batcher.put(item(2))
+    assert batcher.put(item(3), accepted=True)

@@ -60,6 +60,17 @@ def test_without_any_variable_everything_has_its_default() -> None:
         program="inference.py",
         code_dir=None,
         multi_model=False,
+        model_store=None,
+        default_model=None,
+        host_memory=0.8,
+        device_memory=0.9,
+        max_models=None,
+        pin=None,
+        preload=None,
+        reload="off",
+        archive_max_bytes=64 * 1024**3,
+        archive_max_files=100_000,
+        archive_max_ratio=250.0,
         safe_port_range=None,
         sources={setting.name: "default" for setting in SETTINGS},
         warnings=(),
@@ -263,5 +274,13 @@ def test_a_config_survives_the_way_to_a_child_process() -> None:
 
 
 def test_limits_are_those_of_the_scoreboard() -> None:
-    assert load({"SERVING_HTTP_WORKERS": str(SLOTS), "SERVING_BATCH_SIZE": str(MAX_BATCH)}).http_workers == SLOTS
-    assert len(problems({"SERVING_HTTP_WORKERS": str(SLOTS + 1), "SERVING_BATCH_SIZE": str(MAX_BATCH + 1)})) == 2
+    most = SLOTS // 2  # the other half is for those that replace them
+    assert load({"SERVING_HTTP_WORKERS": str(most), "SERVING_BATCH_SIZE": str(MAX_BATCH)}).http_workers == most
+    assert len(problems({"SERVING_HTTP_WORKERS": str(most + 1), "SERVING_BATCH_SIZE": str(MAX_BATCH + 1)})) == 2
+
+
+def test_the_settings_of_a_single_model_are_ignored_in_multi_model_mode() -> None:
+    torchserve = {"SAGEMAKER_TS_BATCH_SIZE": "8", "SAGEMAKER_TS_RESPONSE_TIMEOUT": "5"}
+    assert load(torchserve).batch_size == 8
+    many = load({**torchserve, "SAGEMAKER_MULTI_MODEL": "true"})
+    assert (many.batch_size, many.request_timeout) == (None, 60.0)

@@ -8,7 +8,9 @@ import pytest
 
 from serving.model import Model
 from serving.scoreboard import Phase, Scoreboard, State
-from serving.supervisor.fleet import Abort, Action, Fleet, GiveUp, Kill, Publish, Replica, Start, Status
+from serving.supervisor.describe import server_state
+from serving.supervisor.fleet import Fleet
+from serving.supervisor.replica import Abort, Action, GiveUp, Kill, Publish, Replica, Start, Status
 
 LOAD_TIMEOUT = 10.0
 
@@ -38,7 +40,7 @@ class Rig:
 
     def phase(self, replica: Replica, status: Status) -> list[Action]:
         replica.row.phase = Phase[status.name]
-        return self.fleet.phase(replica.row.index, replica.epoch, status, 100, self.now)
+        return self.fleet.phase(replica.row.index, replica.epoch, status, self.now, 100)
 
     def bring_up(self, replica: Replica) -> int:
         pid = self.fork(replica)
@@ -59,7 +61,7 @@ class Rig:
 
     @property
     def state(self) -> State:
-        return self.fleet.state(self.now)[0]
+        return server_state(self.fleet.everything(), self.now)[0]
 
 
 def test_the_wanted_number_of_replicas_is_started_once() -> None:
@@ -152,7 +154,7 @@ def test_a_model_that_keeps_failing_backs_off_and_is_declared_failed_after_five(
     assert attempts == 5
     assert rig.now - began > 7
     assert rig.state is State.FAILED
-    assert "exit code 3" in rig.fleet.state(rig.now)[1]
+    assert "exit code 3" in server_state(rig.fleet.everything(), rig.now)[1]
     placement = rig.fleet.placement("m")
     assert placement is not None
     assert placement.failed is not None

@@ -1,0 +1,62 @@
+"""ModelsClient: the multi-model API of a running server, for ``serving models``."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+import click
+
+TIMEOUT = 400.0  # seconds; a load may take 350
+
+
+class ModelsClient:
+    """Every method raises click.ClickException with the server's own words where a call fails."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+
+    def list(self) -> list[dict[str, Any]]:
+        """All loaded models, whatever the size of a page."""
+        found: list[dict[str, Any]] = []
+        token = ""
+        while True:
+            page = self._call("GET", f"/models?next_page_token={urllib.parse.quote(token)}")
+            found += page["models"]
+            token = page.get("nextPageToken", "")
+            if not token:
+                return found
+
+    def load(self, name: str, path: str) -> None:
+        self._call("POST", "/models", {"model_name": name, **({"url": path} if path else {})})
+
+    def unload(self, name: str) -> None:
+        self._call("DELETE", f"/models/{urllib.parse.quote(name)}")
+
+    def pin(self, name: str, pinned: bool) -> None:
+        self._call("PATCH", f"/models/{urllib.parse.quote(name)}", {"pin": pinned})
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            request = urllib.request.Request(
+                self._url + path, data, {"content-type": "application/json"}, method=method
+            )
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise click.ClickException(explain(error.code, error.read())) from error
+        except (OSError, ValueError) as exc:
+            raise click.ClickException(f"{self._url}: {exc}") from exc
+
+
+def explain(status: int, body: bytes) -> str:
+    try:
+        error = json.loads(body)["error"]
+        return f"{status} {error['code']}: {error['message']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{status}: the answer is none of a server of ours with a model store"

@@ -1,0 +1,87 @@
+"""HttpProtocol: uvicorn's HTTP protocol with bounds on what a client may leave us waiting for.
+
+Uvicorn itself bounds neither the size of a request's head, nor the time for it, nor that for reading an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD = 64 * 1024  # bytes of request line and headers
+HEAD_TIME = 30.0  # seconds from a head's first byte to its last
+IDLE_TIME = 90.0  # seconds from a connection's beginning to its first byte
+READ_TIME = 60.0  # seconds in which a client that is sent an answer must read some of it
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+# What we do not switch to is to be ignored (RFC 9110 §7.8); the parser would take the body for the other protocol's.
+FOREIGN_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:[ \t]*(?!websocket))", re.IGNORECASE)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_size = 0
+        self._in_head = False
+        self._reader: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        before = self._head_size if self._in_head else 0
+        if b"pgrade" in data or b"PGRADE" in data:
+            data = without_upgrade(data, self._in_head or self.cycle is None or self.cycle.response_complete)
+        super().data_received(data)
+        self._head_size = before + len(data)
+        if self._in_head and self._head_size > MAX_HEAD and not self.transport.is_closing():
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._stop_timer()
+        self._timer = self.loop.call_later(HEAD_TIME, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def _watch_reader(self, size: int) -> None:
+        self._reader = self.loop.call_later(READ_TIME, self._check_reader, size)
+
+    def _check_reader(self, before: int) -> None:
+        size = self.transport.get_write_buffer_size()
+        if size == before:
+            self.transport.abort()
+        else:
+            self._watch_reader(size)
+
+
+def without_upgrade(data: bytes, at_head: bool) -> bytes:
+    """A request head without an Upgrade that we would not follow; bodies are left alone."""
+    if not at_head:
+        return data
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[: end + 4]
+    return FOREIGN_UPGRADE.sub(b"\r\nx-upgrade", head) + data[len(head) :]

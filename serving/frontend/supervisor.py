@@ -1,0 +1,100 @@
+"""SupervisorLink: this HTTP worker's one connection to the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+from collections.abc import Callable
+
+from serving import log
+from serving.channel import Channel
+from serving.errors import Unavailable
+from serving.messages import (
+    Answer,
+    DescribeModels,
+    FindDefault,
+    FrontendHello,
+    FrontendWelcome,
+    LoadModel,
+    Locate,
+    Message,
+    PinModel,
+    Placement,
+    UnloadModel,
+    pack,
+    unpack,
+)
+from serving.runtime import Runtime
+from serving.scoreboard import Scoreboard, Slot
+from serving.wire import Frame
+
+START_TIME = 10.0  # seconds for the supervisor to answer at the start
+
+Ask = LoadModel | UnloadModel | PinModel | DescribeModels | FindDefault
+
+
+class SupervisorLink:
+    """``on_placement`` hears where the models are that this worker asked for. Without a supervisor the worker ends."""
+
+    def __init__(self, runtime: Runtime, board: Scoreboard, on_placement: Callable[[Placement], None]) -> None:
+        self._runtime = runtime
+        self._board = board
+        self._on_placement = on_placement
+        self._ids = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Answer]] = {}
+        self._closing = False
+        self._channel: Channel
+        self._slot: asyncio.Future[Slot]
+
+    async def start(self) -> Slot:
+        loop = asyncio.get_running_loop()
+        self._slot = loop.create_future()
+        _, self._channel = await loop.create_unix_connection(lambda: Channel(self), str(self._runtime.control_path))
+        self.say(FrontendHello(os.getpid()))
+        async with asyncio.timeout(START_TIME):
+            return await self._slot
+
+    def close(self) -> None:
+        self._closing = True
+        self._channel.close()
+
+    def say(self, message: Message) -> None:
+        self._channel.send_raw([pack(message)])
+
+    def locate(self, model: str, load: bool, until: float) -> None:
+        self.say(Locate(model, load, until))
+
+    async def ask(self, make: Callable[[int], Ask], seconds: float) -> Answer:
+        """The supervisor's answer to ``make(id)``. Raises the ServingError that it gives, or Unavailable in the end."""
+        id = next(self._ids)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._answers[id] = future
+        self.say(make(id))
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await future
+        except TimeoutError:
+            raise Unavailable("this takes longer than a call may; it goes on") from None
+        finally:
+            del self._answers[id]
+        if answer.problem is not None:
+            raise answer.problem.error()
+        return answer
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        message = unpack(frame.head)
+        if isinstance(message, Placement):
+            self._on_placement(message)
+        elif isinstance(message, Answer):
+            future = self._answers.get(message.id)
+            if future is not None and not future.done():
+                future.set_result(message)
+        elif isinstance(message, FrontendWelcome) and not self._slot.done():
+            self._slot.set_result(self._board.slot(message.slot))
+
+    def on_lost(self, channel: Channel) -> None:
+        if not self._closing:
+            log.error("the supervisor is gone")
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,104 @@
+"""Admission: the memory budget of a store's models, and the fleet's books in the words of the cache's policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from serving import log, memory
+from serving.config import Config
+from serving.model import Model
+from serving.supervisor import cache
+from serving.supervisor.cache import Budget, Decision, Need, Resident, Stay
+from serving.supervisor.diskcache import Cost
+from serving.supervisor.replica import Owner, Served, Stage
+
+UNLIMITED = 1 << 60  # bytes
+PROCESS = 24 << 20  # bytes of a worker with a model so small that it does not count
+COPIES = 2  # of a model's file in memory while it is read
+SETTLE = 1.0  # seconds after its load in which a model counts as busy, for those who asked for it to come
+
+Record = Callable[[Need, list[Resident], Budget, Decision], None]
+
+
+def estimate(model: Model) -> Cost:
+    """What a replica may cost that was never loaded here, from the size of its files."""
+    size = PROCESS + COPIES * model.size
+    return Cost(size, size, 0 if model.device == "cpu" else size)
+
+
+def budget_of(config: Config, base: int) -> Budget:
+    """``base`` bytes are what the models' processes share: they are part of the budget, once."""
+    host = share(config.host_memory, memory.total()) - base
+    devices = {name: share(config.device_memory, free) for name, free in memory.free_on_devices().items()}
+    return Budget(host, devices, config.max_models)
+
+
+def share(amount: int | float, whole: int) -> int:
+    """Bytes of a setting that is either bytes or a share of ``whole``."""
+    return int(amount * whole) if isinstance(amount, float) else amount
+
+
+def log_decision(need: Need, residents: list[Resident], budget: Budget, decision: Decision) -> None:
+    """All that it came from, so that it can be made again."""
+    kind = type(decision).__name__.lower()
+    log.debug("admission", need=need, residents=residents, budget=budget, decision=kind, detail=decision)
+
+
+class Admission:
+    """``record`` hears every decision."""
+
+    def __init__(self, budget: Budget | None = None, record: Record | None = None) -> None:
+        self.budget = budget or Budget(UNLIMITED)
+        self.record = record
+
+    def decide(self, served: Served, everything: Iterable[Served], now: float) -> Decision:
+        """Whether ``served``, which waits, may start now. Who came before it gets room before it."""
+        others = list(everything)
+        ahead = others.index(served)
+        residents = self._residents(others, now)
+        residents += [reservation(one) for one in others[:ahead] if one.stage is Stage.WAITING]
+        need = need_of(served)
+        decision = cache.decide(need, residents, self.budget)
+        if self.record is not None:
+            self.record(need, residents, self.budget, decision)
+        return decision
+
+    def excess(self, everything: Iterable[Served], now: float) -> tuple[int, ...]:
+        return cache.excess(self._residents(everything, now), self.budget)
+
+    def oldest(self, everything: Iterable[Served], now: float) -> int | None:
+        """The idle model that was used longest ago."""
+        idle = [one for one in self._residents(everything, now) if one.stay is Stay.IDLE]
+        return min(idle, key=lambda one: (one.last_used, one.key)).key if idle else None
+
+    def _residents(self, everything: Iterable[Served], now: float) -> list[Resident]:
+        others = list(everything)
+        # A model serves until its successor does.
+        replaced = {one.predecessor.key for one in others if one.predecessor is not None}
+        return [resident(one, one.key in replaced, now) for one in others if one.stage is not Stage.WAITING]
+
+
+def resident(served: Served, replaced: bool, now: float) -> Resident:
+    stay = stay_of(served, now)
+    stay = Stay.BUSY if replaced and stay is Stay.IDLE else stay
+    return Resident(served.key, served.memory(), served.last_used(), stay, served.device_memory())
+
+
+def stay_of(served: Served, now: float) -> Stay:
+    if served.stage is Stage.LEAVING:
+        return Stay.LEAVING
+    if served.pinned or served.owner is not Owner.STORE:
+        return Stay.FIXED
+    settled = served.was_ready and len(served.ready()) == len(served.replicas) == served.model.replicas
+    if not settled and served.failed is None:
+        return Stay.BUSY
+    fresh = now < served.last_ready + SETTLE and not any(replica.row.completed for replica in served.replicas)
+    return Stay.BUSY if fresh or served.has_work() else Stay.IDLE
+
+
+def need_of(served: Served) -> Need:
+    return Need(served.cost.peak, served.cost.device, served.model.replicas, served.model.device)
+
+
+def reservation(served: Served) -> Resident:
+    return Resident(served.key, served.cost.peak * served.model.replicas, served.used, Stay.BUSY)

@@ -1,0 +1,341 @@
+"""Catalog: loads and unloads the models of a store as clients, the platform and the disk ask for it.
+
+What may block on the disk runs in threads, what is to be decided is the fleet's, and one task at a time opens a name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving import log
+from serving.config import Config
+from serving.errors import (
+    AlreadyLoaded,
+    BadRequest,
+    ModelError,
+    ModelFailed,
+    ModelNotFound,
+    ModelNotLoaded,
+    OutOfMemory,
+    ServingError,
+)
+from serving.messages import (
+    Answer,
+    DescribeModels,
+    FindDefault,
+    LoadModel,
+    Locate,
+    PinModel,
+    Placement,
+    Problem,
+    UnloadModel,
+)
+from serving.names import TARGET_MODEL
+from serving.supervisor.describe import describe
+from serving.supervisor.diskcache import Cost, DiskCache
+from serving.supervisor.fleet import Fleet
+from serving.supervisor.replica import Action, Owner, Served, Stage
+from serving.supervisor.repository import ModelRepository, artifact
+
+Ask = LoadModel | UnloadModel | PinModel | DescribeModels | FindDefault
+
+LOOK = 0.5  # seconds between looks at the files of models that are in use
+COOL_DOWN = (1.0, 30.0)  # seconds before a model that failed to load is tried again for a client: the first, the most
+
+
+@dataclass(slots=True)
+class Broken:
+    """A model that failed to load: until when its clients get the same problem without another try."""
+
+    problem: Problem
+    wait: float
+    until: float
+
+
+class Catalog:
+    """``act`` carries out the fleet's actions, ``tell`` gives HTTP workers a placement, ``placement`` makes one."""
+
+    def __init__(
+        self,
+        config: Config,
+        fleet: Fleet,
+        repository: ModelRepository,
+        disk: DiskCache,
+        act: Callable[[list[Action]], None],
+        tell: Callable[[Placement], None],
+        placement: Callable[[str], Placement],
+    ) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._repository = repository
+        self._disk = disk
+        self._act = act
+        self._tell = tell
+        self._placement = placement
+        self._opening: dict[str, float] = {}
+        self._outcomes: dict[str, asyncio.Future[Problem | None]] = {}
+        self._ends: dict[int, asyncio.Future[None]] = {}
+        self._again: dict[str, float] = {}
+        self._broken: dict[str, Broken] = {}
+        self._changed: dict[str, str] = {}
+        self._looked = 0.0
+        self._preloading: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_preloading(self) -> bool:
+        return bool(self._preloading)
+
+    def preload(self) -> None:
+        """Begin to load what the settings name."""
+        for name in self._config.preload or ():
+            self._preloading.add(name)
+            self._begin(name, "", Owner.STORE, time.monotonic() + self._config.load_timeout)
+
+    # What HTTP workers ask.
+
+    def locate(self, message: Locate) -> Placement | None:
+        """Where a model is; None where that will be told later."""
+        name, now = message.model, time.monotonic()
+        served = self._fleet.get(name)
+        if served is not None and served.stage is not Stage.LEAVING:
+            self._fleet.touch(served, now, message.until)
+            return self._placement(name)
+        if not message.load:
+            return gone(name, Problem.of(ModelNotLoaded(f"model {name} is not loaded")))
+        if served is not None:
+            if served.problem is not None:
+                return self._placement(name)
+            self._again[name] = max(self._again.get(name, 0.0), message.until)
+            return None
+        broken = self._broken.get(name)
+        if broken is not None and now < broken.until:
+            return gone(name, broken.problem)
+        if name in self._opening:
+            self._opening[name] = max(self._opening[name], message.until)
+        else:
+            self._begin(name, "", Owner.STORE, message.until)
+        return None
+
+    def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None:
+        """Answer one call of the multi-model API."""
+        self._spawn(self._answer(message, reply))
+
+    async def _answer(self, message: Ask, reply: Callable[[Answer], None]) -> None:
+        try:
+            answer = await self._carry_out(message)
+        except ServingError as error:
+            answer = Answer(message.id, Problem.of(error))
+        except Exception as exc:
+            log.error("a call of the multi-model API failed", exc=exc)
+            answer = Answer(message.id, Problem(500, "internal", "internal error"))
+        reply(answer)
+
+    async def _carry_out(self, message: Ask) -> Answer:
+        match message:
+            case LoadModel(id=id, model=name, url=url):
+                return Answer(id, await self._load(name, url))
+            case UnloadModel(id=id, model=name):
+                await self._unload(name)
+                return Answer(id)
+            case PinModel(id=id, model=name, pinned=pinned):
+                self._loaded(name).pinned = pinned
+                return Answer(id)
+            case DescribeModels(id=id, model=name):
+                found = self._fleet.served() if name is None else [self._loaded(name)]
+                now = time.monotonic()
+                return Answer(id, models=[describe(one, now) for one in found if one.stage is not Stage.LEAVING])
+            case FindDefault(id=id):
+                return Answer(id, name=await self._default())
+
+    def _loaded(self, name: str) -> Served:
+        served = self._fleet.get(name)
+        if served is None or served.stage is Stage.LEAVING:
+            raise ModelNotLoaded(f"model {name} is not loaded")
+        return served
+
+    async def _default(self) -> str:
+        if self._config.default_model is not None:
+            return self._config.default_model
+        names = await asyncio.to_thread(self._repository.names)
+        if len(names) != 1:
+            raise BadRequest(f"the header {TARGET_MODEL} must name one of the {len(names)} models of the store")
+        return names[0]
+
+    # Loads.
+
+    async def _load(self, name: str, url: str) -> Problem | None:
+        while True:
+            served = self._fleet.get(name)
+            if served is None and name not in self._opening:
+                break
+            if served is not None and served.stage is Stage.LEAVING:
+                await self._end_of(served)
+            elif served is not None and served.was_ready:
+                # From here on the platform counts on it, so that nobody else may send it away.
+                served.owner = Owner.PLATFORM
+                raise AlreadyLoaded(f"model {name} is loaded already")
+            else:
+                await self._outcome(name)  # of the load under way; if that fails this one tries
+        self._begin(name, url, Owner.PLATFORM, time.monotonic() + self._config.request_timeout)
+        return await self._outcome(name)
+
+    def _outcome(self, name: str) -> asyncio.Future[Problem | None]:
+        future = self._outcomes.get(name)
+        if future is None:
+            future = self._outcomes[name] = asyncio.get_running_loop().create_future()
+        return asyncio.shield(future)
+
+    def _begin(self, name: str, url: str, owner: Owner, until: float) -> None:
+        self._opening[name] = until
+        self._spawn(self._open(name, url, owner))
+
+    async def _open(self, name: str, url: str, owner: Owner) -> None:
+        try:
+            model, cost = await asyncio.to_thread(self._read, name, url)
+        except Exception as exc:
+            del self._opening[name]
+            self._finish(name, self._failure(name, problem_of(exc, name)))
+            return
+        until = self._opening.pop(name)
+        now = time.monotonic()
+        self._fleet.add(model, now, owner, until, cost)
+        self._act(self._fleet.admit(now))
+        if self._fleet.get(name) is not None:
+            self._tell(self._placement(name))
+
+    def _read(self, name: str, url: str) -> tuple[Any, Cost | None]:
+        model = self._repository.open(name, self._repository.locate(name, url))
+        return model, self._disk.recall(model.digest, model.device)
+
+    def _failure(self, name: str, problem: Problem) -> Problem:
+        log.warning("a model could not be loaded", model=name, code=problem.code, error=problem.message)
+        before = self._broken.get(name)
+        wait = COOL_DOWN[0] if before is None else min(2 * before.wait, COOL_DOWN[1])
+        if problem.code != ModelNotFound.code:
+            self._broken[name] = Broken(problem, wait, time.monotonic() + wait)
+        return problem
+
+    def _finish(self, name: str, problem: Problem | None) -> None:
+        future = self._outcomes.pop(name, None)
+        if future is not None:
+            future.set_result(problem)
+        self._preloading.discard(name)
+        if problem is not None:
+            self._tell(gone(name, problem))
+
+    def on_settled(self, served: Served, problem: Problem | None) -> None:
+        """A load of the fleet has come to its end."""
+        if served.predecessor is not None:
+            error = problem.message if problem else None
+            log.error("a changed model could not be loaded; the old one goes on", model=served.name, error=error)
+            return
+        if problem is None:
+            self._broken.pop(served.name, None)
+            log.info("model loaded", model=served.name, bytes=served.memory())
+        elif served.devices or served.made_room or problem.code != OutOfMemory.code:
+            self._failure(served.name, problem)
+        self._finish(served.name, problem)
+
+    # Ends.
+
+    async def _unload(self, name: str) -> None:
+        if name in self._opening:
+            await self._outcome(name)
+        served = self._loaded(name)
+        log.info("unloading", model=name)
+        end = self._end_of(served)
+        self._act(self._fleet.leave(served, time.monotonic()))
+        await end
+
+    def _end_of(self, served: Served) -> asyncio.Future[None]:
+        future = self._ends.get(served.key)
+        if future is None:
+            future = self._ends[served.key] = asyncio.get_running_loop().create_future()
+        return asyncio.shield(future)
+
+    def on_gone(self, served: Served) -> None:
+        """The last process of a model has ended."""
+        future = self._ends.pop(served.key, None)
+        if future is not None:
+            future.set_result(None)
+        name = served.name
+        if self._fleet.get(name) is not None or name in self._opening:
+            return
+        if name in self._outcomes:
+            self._finish(name, Problem.of(ModelFailed(f"model {name} was unloaded while it was loaded")))
+        until = self._again.pop(name, 0.0)
+        if until > time.monotonic():
+            self._begin(name, "", Owner.STORE, until)
+
+    def on_learned(self, served: Served) -> None:
+        model = served.model
+        if model.digest:
+            self._spawn(asyncio.to_thread(self._disk.learn, model.digest, model.device, served.cost))
+
+    # Changes on disk.
+
+    def look(self, now: float) -> None:
+        """Now and then: have the files of the models in use changed?"""
+        if self._config.reload == "on-change" and now > self._looked + LOOK:
+            since, self._looked = self._looked, now
+            for served in self._fleet.served():
+                used = served.last_used() > since or served.name in self._changed
+                if used and served.was_ready and served.stage is Stage.SERVING and served.model.url:
+                    self._spawn(self._compare(served))
+
+    async def _compare(self, served: Served) -> None:
+        name = served.name
+        try:
+            digest = (await asyncio.to_thread(artifact, Path(served.model.url))).digest
+        except ModelError:
+            return  # it is being replaced, or was deleted: what is loaded goes on
+        if digest in (served.model.digest, served.tried):
+            self._changed.pop(name, None)
+        elif self._changed.get(name) != digest:
+            self._changed[name] = digest  # loaded when it has held still for one look
+        elif name not in self._opening:
+            del self._changed[name]
+            served.tried = digest
+            await self._reload(served)
+
+    async def _reload(self, served: Served) -> None:
+        name = served.name
+        log.info("the files of a model have changed; loading it beside the old one", model=name)
+        try:
+            model, cost = await asyncio.to_thread(self._read, name, served.model.url)
+        except Exception as exc:
+            served.reload_error = problem_of(exc, name).message
+            log.error("a changed model could not be read", model=name, error=served.reload_error)
+            return
+        if self._fleet.get(name) is served and served.stage is Stage.SERVING:
+            now = time.monotonic()
+            self._fleet.add(model, now, served.owner, now + self._config.load_timeout, cost)
+            self._act(self._fleet.admit(now))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def gone(name: str, problem: Problem) -> Placement:
+    return Placement(name, gone=True, problem=problem)
+
+
+def problem_of(exc: Exception, name: str) -> Problem:
+    """What a client is told of a model that could not be opened."""
+    if isinstance(exc, ServingError):
+        return Problem.of(exc)
+    if isinstance(exc, ModelError):
+        return Problem.of(ModelFailed(f"model {name} cannot be served: {exc}"))
+    if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.ENOMEM)):
+        return Problem.of(OutOfMemory(f"there is no room to unpack model {name}"))
+    log.error("a model could not be opened", exc=exc, model=name)
+    return Problem.of(ModelFailed(f"model {name} cannot be read: {type(exc).__name__}"))

@@ -1,0 +1,267 @@
+"""Models: carries out what the fleet decides, and brings it what HTTP workers ask and model workers report."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from serving import log, memory
+from serving.config import Config
+from serving.messages import Answer, Fork, Forked, Locate, Overdue, Placement, WorkerPhase
+from serving.model import Model
+from serving.runtime import Runtime
+from serving.scoreboard import Scoreboard, State
+from serving.supervisor import processes
+from serving.supervisor.admission import Admission, budget_of, log_decision
+from serving.supervisor.catalog import Ask, Catalog
+from serving.supervisor.control import Control
+from serving.supervisor.describe import counts, server_state
+from serving.supervisor.diskcache import DiskCache
+from serving.supervisor.fleet import Fleet
+from serving.supervisor.processes import Exit
+from serving.supervisor.replica import (
+    Abort,
+    Action,
+    Evicted,
+    GiveUp,
+    Gone,
+    Kill,
+    Learned,
+    Publish,
+    Replica,
+    Retire,
+    Settled,
+    Start,
+    Status,
+)
+from serving.supervisor.repository import ModelRepository
+
+FORK_SERVER = 256 << 20  # bytes; what it takes until that is measured
+
+
+class Models:
+    """``models`` are there from the start; with a ``disk`` cache those of the store come and go.
+
+    ``fork`` asks for a worker, ``on_change`` hears that the books have changed, ``on_end`` that the container cannot do
+    its work.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        models: Sequence[Model],
+        runtime: Runtime,
+        board: Scoreboard,
+        disk: DiskCache | None,
+        fork: Callable[[Fork], None],
+        on_change: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._fork = fork
+        self._on_change = on_change
+        self._on_end = on_end
+        self._admission = Admission() if disk is None else Admission(budget_of(config, FORK_SERVER), log_decision)
+        self._fleet = Fleet(board, config.load_timeout, self._admission)
+        for model in models:
+            self._fleet.add(model)
+        self._control = Control(runtime, board, self)
+        self._catalog = None if disk is None else self._make_catalog(disk)
+        self._killed: set[int] = set()
+        self._oom_kills = processes.oom_kills()
+
+    def _make_catalog(self, disk: DiskCache) -> Catalog:
+        repository = ModelRepository(self._config, disk, self._is_in_use)
+        return Catalog(self._config, self._fleet, repository, disk, self._act, self._control.tell, self._placement)
+
+    def _is_in_use(self, folder: Path) -> bool:
+        return any(Path(served.model.path).is_relative_to(folder) for served in list(self._fleet.everything()))
+
+    async def start(self) -> None:
+        await self._control.start()
+
+    def preload(self) -> None:
+        """Begin with the models that the settings name."""
+        if self._catalog is not None:
+            self._catalog.preload()
+
+    def close(self) -> None:
+        self._control.close()
+
+    # What time and other processes bring.
+
+    def tick(self, now: float) -> None:
+        self._act(self._fleet.tick(now))
+        if self._catalog is not None:
+            self._catalog.look(now)
+
+    def waits_for_fork(self, now: float, limit: float) -> bool:
+        return self._fleet.waits_for_fork(now, limit)
+
+    def on_fork_server(self, pid: int) -> None:
+        """The fork server is ready; only now can it be measured."""
+        if self._catalog is not None:
+            self._admission.budget = budget_of(self._config, memory.share_of(pid))
+            log.info("the budget is set", bytes=self._admission.budget.host, devices=self._admission.budget.devices)
+
+    def on_fork_server_lost(self) -> None:
+        """What it may or may not have carried out is given up, and asked for anew."""
+        for replica in self._fleet.replicas():
+            if replica.pid is None:
+                # One may live that said hello before its fork server could say its pid.
+                self._control.retire(replica.row.index, replica.epoch)
+                self._act(self._fleet.lost(replica, "the fork server ended", time.monotonic()))
+
+    def on_forked(self, message: Forked) -> None:
+        if message.pid:
+            self._fleet.forked(message.row, message.epoch, message.pid)
+            return
+        replica = self._fleet.find(message.row, message.epoch)
+        if replica is not None:
+            log.error("no process could be made for a worker", model=replica.name)
+            self._act(self._fleet.exited(replica, "no process could be made", time.monotonic(), out_of_memory=True))
+
+    def worker(self, pid: int) -> Replica | None:
+        return self._fleet.by_pid(pid)
+
+    def pids(self) -> list[int]:
+        """Of all model workers."""
+        return [replica.pid for replica in self._fleet.replicas() if replica.pid is not None]
+
+    def retire(self) -> None:
+        """All workers should finish and go."""
+        for replica in self._fleet.retire(time.monotonic()):
+            if not self._control.retire(replica.row.index, replica.epoch) and replica.pid is not None:
+                processes.kill_group(replica.pid)
+
+    @property
+    def are_gone(self) -> bool:
+        return not self._fleet.replicas()
+
+    def counts(self) -> tuple[int, int, float]:
+        """Replicas ready, replicas wanted, and when one was last ready."""
+        return counts(self._fleet.everything())
+
+    def state(self, can_start: bool, could_start: bool, now: float) -> tuple[State, str]:
+        """The server's state and, where it is not READY, why. ``can_start``: the fork server is there, or once was."""
+        if self._catalog is None:
+            return server_state(self._fleet.everything(), now)
+        # With many models one that fails is no reason to call the server sick; without the fork server none can load.
+        if can_start:
+            return (State.LOADING, "") if self._catalog.is_preloading else (State.READY, "")
+        return (State.DEGRADED, "the fork server is starting") if could_start else (State.STARTING, "")
+
+    def on_exit(self, replica: Replica, gone: Exit) -> None:
+        stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
+        level = log.info if replica.status is Status.RETIRING else log.error
+        level(
+            "a worker ended",
+            model=replica.name,
+            worker=gone.pid,
+            cause=str(gone),
+            oom_killed=self._was_oom(gone),
+            stacks=stacks or None,
+        )
+        # A SIGKILL that is not ours is most likely the kernel's, for memory; in some containers it cannot be told.
+        short = gone.code == -signal.SIGKILL and gone.pid not in self._killed
+        self._killed.discard(gone.pid)
+        self._act(self._fleet.exited(replica, str(gone), time.monotonic(), short))
+
+    def _was_oom(self, gone: Exit) -> bool | None:
+        """Whether the kernel's OOM killer did it: a SIGKILL that is not ours, and its count has risen."""
+        if gone.code != -signal.SIGKILL or gone.pid in self._killed:
+            return None
+        count, before = processes.oom_kills(), self._oom_kills
+        self._oom_kills = count
+        return count > before
+
+    # Actions.
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            self._carry_out(action)
+        self._on_change()
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Start(replica):
+                model = msgspec.structs.replace(replica.served.model, device=replica.device)
+                self._fork(Fork(replica.row.index, replica.epoch, model))
+            case Retire(replica):
+                self._retire(replica)
+            case Abort(replica, reason):
+                self._abort(replica, reason)
+            case Kill(replica):
+                if replica.pid is not None:
+                    processes.kill_group(replica.pid)
+            case Publish(name):
+                self._control.tell(self._placement(name))
+            case Evicted(served, reason):
+                log.info("evicting", model=served.name, bytes=served.memory(), reason=reason)
+            case GiveUp(reason):
+                log.error(f"cannot serve: {reason}")
+                self._on_end()
+            case _:
+                self._inform(action)
+
+    def _inform(self, action: Settled | Gone | Learned) -> None:
+        if self._catalog is None:
+            return
+        match action:
+            case Settled(served, problem):
+                self._catalog.on_settled(served, problem)
+            case Gone(served):
+                self._catalog.on_gone(served)
+            case Learned(served):
+                self._catalog.on_learned(served)
+
+    def _retire(self, replica: Replica) -> None:
+        """One that cannot be told yet is told when it says hello."""
+        self._control.retire(replica.row.index, replica.epoch)
+
+    def _abort(self, replica: Replica, reason: str) -> None:
+        log.error("ending a worker", model=replica.name, worker=replica.pid, reason=reason)
+        if replica.pid is not None:
+            self._killed.add(replica.pid)
+            processes.abort(replica.pid)
+
+    # What others say.
+
+    def _placement(self, name: str) -> Placement:
+        placement = self._fleet.placement(name)
+        paths = [
+            msgspec.structs.replace(address, path=str(self._runtime.worker_path(address.row, address.epoch)))
+            for address in placement.replicas
+        ]
+        return msgspec.structs.replace(placement, replicas=paths)
+
+    def locate(self, message: Locate) -> Placement | None:
+        return self._placement(message.model) if self._catalog is None else self._catalog.locate(message)
+
+    def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None:
+        if self._catalog is not None:
+            self._catalog.ask(message, reply)
+
+    def wants(self, row: int, epoch: int) -> bool:
+        return self._fleet.wants(row, epoch)
+
+    def on_phase(self, message: WorkerPhase) -> None:
+        now = time.monotonic()
+        if message.phase != "failed":
+            status = Status(message.phase)
+            self._act(self._fleet.phase(message.row, message.epoch, status, now, message.queue_size, message.device))
+            return
+        error = message.error or "unknown"
+        log.error("a model failed to load", error=error, permanent=message.permanent)
+        self._act(self._fleet.load_failed(message.row, message.epoch, error, message.permanent, message.out_of_memory))
+
+    def on_cut(self, row: int, epoch: int) -> None:
+        self._fleet.cut(row, epoch, time.monotonic())
+
+    def on_overdue(self, message: Overdue) -> None:
+        self._fleet.overdue(message.row, message.epoch, time.monotonic())

@@ -1,0 +1,227 @@
+"""Replica and Served: the fleet's books, and the actions that it asks the supervisor for.
+
+A replica is one process life: a killed one is followed by a new one.
+
+    STARTING → LOADING → WARMING → READY → RETIRING ─┐
+        └─────────┴─────────┴────────┴──── DYING ────┴→ (exit: forgotten)
+
+A served model waits for room, is served, and leaves when it is evicted, unloaded, replaced or cannot be loaded:
+
+    WAITING → SERVING → LEAVING → (last replica's exit: forgotten)
+        └──────────────────┴→
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass, field
+
+from serving.messages import Problem
+from serving.model import Model
+from serving.scoreboard import Row
+from serving.supervisor.diskcache import Cost
+
+CRASH_LIMIT = 10  # deaths in the fleet's window of time that still are replaced at once
+
+
+class Status(enum.Enum):
+    STARTING = "starting"
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DYING = "dying"
+    RETIRING = "retiring"
+
+
+LIVE = frozenset({Status.STARTING, Status.LOADING, Status.WARMING, Status.READY})
+NEXT = {
+    Status.STARTING: {Status.LOADING, Status.DYING, Status.RETIRING},
+    Status.LOADING: {Status.WARMING, Status.DYING, Status.RETIRING},
+    Status.WARMING: {Status.READY, Status.DYING, Status.RETIRING},
+    Status.READY: {Status.DYING, Status.RETIRING},
+    Status.RETIRING: {Status.DYING},
+    Status.DYING: set(),
+}
+
+
+class Owner(enum.Enum):
+    """Who asked for a model, and so who may send it away."""
+
+    START = "start"  # the one model of a single-model server
+    STORE = "store"  # a client's TargetModel
+    PLATFORM = "platform"  # POST /models
+
+
+class Stage(enum.Enum):
+    WAITING = "waiting"
+    SERVING = "serving"
+    LEAVING = "leaving"
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One worker process. ``since`` is when its status began, ``started`` when it was asked for.
+
+    ``overdue`` is when a request went unanswered, ``cut`` when its control connection ended.
+    """
+
+    served: Served
+    device: str
+    row: Row
+    epoch: int
+    started: float
+    since: float
+    status: Status = Status.STARTING
+    pid: int | None = None
+    error: str | None = None
+    out_of_memory: bool = False
+    overdue: float | None = None
+    cut: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.served.model.name
+
+    def become(self, status: Status, now: float) -> None:
+        if status not in NEXT[self.status]:
+            raise ValueError(f"a replica cannot go from {self.status.value} to {status.value}")
+        self.status, self.since = status, now
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """One model and its replicas. ``failures`` counts the starts in a row that never became ready.
+
+    ``cost`` is what one replica takes; ``wanted_until`` is how long the one who waits longest for room does so.
+    """
+
+    key: int
+    model: Model
+    queue_size: int
+    owner: Owner
+    cost: Cost
+    used: float
+    stage: Stage = Stage.WAITING
+    wanted_until: float = 0.0
+    pinned: bool = False
+    devices: tuple[str, ...] = ()
+    replicas: list[Replica] = field(default_factory=list)
+    failures: int = 0
+    next_start: float = 0.0
+    was_ready: bool = False
+    last_ready: float = 0.0
+    failed: str | None = None
+    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=CRASH_LIMIT))
+    problem: Problem | None = None
+    predecessor: Served | None = None
+    reload_error: str | None = None
+    made_room: bool = False
+    after: int | None = None
+    tried: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def live(self) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.status in LIVE]
+
+    def ready(self) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.status is Status.READY]
+
+    def memory(self) -> int:
+        """Host bytes that it is charged with."""
+        if self.stage is Stage.WAITING:
+            return 0
+        each = self.cost.host if self.was_ready else self.cost.peak
+        grown = max((replica.row.memory for replica in self.replicas), default=0)
+        return max(each, grown) * self._count()
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes that it is charged with on each GPU."""
+        charged: dict[str, int] = {}
+        for index in range(self._count() if self.devices and self.stage is not Stage.WAITING else 0):
+            name = self.devices[index % len(self.devices)]
+            charged[name] = charged.get(name, 0) + self.cost.device
+        return charged
+
+    def _count(self) -> int:
+        there = len(self.replicas)
+        return there if self.stage is Stage.LEAVING else max(there, self.model.replicas)
+
+    def last_used(self) -> float:
+        return max([self.used, *(replica.row.last_used for replica in self.replicas)])
+
+    def has_work(self) -> bool:
+        return any(replica.row.has_work for replica in self.replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Have the worker finish what it has, close its handler and end."""
+
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """End the worker with its stacks in the log; ``reason`` is why."""
+
+    replica: Replica
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """HTTP workers need to hear of a change."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A load has come to its end: the model is ready, or there is a problem and it leaves."""
+
+    served: Served
+    problem: Problem | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    served: Served
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The last process of a model has ended; its memory is back."""
+
+    served: Served
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a replica costs is worth remembering."""
+
+    served: Served
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The container cannot do its work and should end."""
+
+    reason: str
+
+
+Action = Start | Retire | Abort | Kill | Publish | Settled | Evicted | Gone | Learned | GiveUp

@@ -96,7 +96,7 @@ class ModelRepository:
         if not path.is_absolute() or ".." in path.parts or "\0" in url:
             raise BadRequest(f"url is {url[:200]!r}; allowed: an absolute path")
         real = path.resolve()
-        if any(real.is_relative_to(folder) for folder in FORBIDDEN):
+        if any(one.is_relative_to(folder) for one in (path, real) for folder in FORBIDDEN):
             raise BadRequest(f"url is {url[:200]!r}; models do not live below {', '.join(FORBIDDEN)}")
         if not self._config.multi_model and not real.is_relative_to(self._root.resolve()):
             raise BadRequest(f"url is {url[:200]!r}, which is not below the model store")

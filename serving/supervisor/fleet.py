@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from serving.errors import ModelFailed, ModelNotLoaded, OutOfMemory
+from serving.errors import ModelFailed, OutOfMemory
 from serving.messages import Address, Placement, Problem
 from serving.model import Model
 from serving.scoreboard import ROWS, Scoreboard
@@ -321,7 +321,7 @@ class Fleet:
             self._count_failure(served, replica.error or cause, now)
         else:
             short = out_of_memory or replica.out_of_memory
-            return actions + self._load_ended(served, replica.error or cause, short, now)
+            return self._load_ended(served, replica.error or cause, short, now)
         return actions + self._replace(served, now)
 
     def lost(self, replica: Replica, cause: str, now: float) -> list[Action]:
@@ -367,7 +367,7 @@ class Fleet:
         """What HTTP workers may know of a model; where it is not served, that it is gone, or why it failed."""
         served = self._current.get(name)
         if served is None:
-            return Placement(name, gone=True, problem=Problem.of(ModelNotLoaded(f"model {name} is not loaded")))
+            return Placement(name, gone=True)
         addresses = [Address(replica.row.index, replica.epoch, "") for replica in served.ready()]
         return Placement(
             name,

@@ -41,6 +41,11 @@ def open_models(config: Config) -> tuple[list[Model], DiskCache | None]:
     return [], disk
 
 
+def is_folder_of_one(path: Path) -> bool:
+    """Whether it is a folder, and not one that only holds folders of models."""
+    return path.is_dir() and (is_model(path) or any(not entry.is_dir() for entry in path.iterdir()))
+
+
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """A model's folder or archive. ``digest`` changes whenever it does; ``size`` is in bytes."""
@@ -81,7 +86,7 @@ class ModelRepository:
         """The folder or archive of a model of the store; a folder wins. Raises ModelNotFound, BadRequest."""
         for candidate in (name, *(name + suffix for suffix in ARCHIVES)):
             path = self._root / candidate
-            if not (path.is_dir() if candidate == name else path.is_file()):
+            if not (is_folder_of_one(path) if candidate == name else path.is_file()):
                 continue
             if not path.resolve().is_relative_to(self._root.resolve()):
                 raise BadRequest(f"model {name} is a link that leaves the model store")

@@ -103,7 +103,7 @@ def test_an_admission_never_breaks_the_budget(need: Need, residents: list[Reside
         for name in decision.devices:
             on_devices[name] = on_devices.get(name, 0) + need.device
         new = Resident(99, need.host * need.replicas, 0.0, Stay.BUSY, on_devices)
-        wanted = {name for name in decision.devices}
+        wanted = set(decision.devices)
         assert held(
             [*residents, new], replace(budget, devices={n: s for n, s in budget.devices.items() if n in wanted})
         )

@@ -126,7 +126,9 @@ class App:
             # The time to finish is over: uvicorn cancels what is left, and its client is told.
             await self._send_error(send, Draining("the server stopped before the answer was there"), request_id)
         except ServingError as error:
-            await self._send_error(send, error, request_id or self._new_id())
+            # A client that waits to be told to send its body, and is told something else, may never send it.
+            close = any(name == b"expect" for name, _ in scope["headers"])
+            await self._send_error(send, error, request_id or self._new_id(), close=close)
         except Exception as exc:
             log.error("an invocation failed", exc=exc, request_id=request_id)
             await self._send_error(send, CodedError(500, "internal", "internal error"), request_id)
@@ -144,14 +146,16 @@ class App:
     def _new_id(self) -> str:
         return f"{self._id_prefix}-{next(self._numbers):x}"
 
-    async def _send_error(self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST") -> None:
+    async def _send_error(
+        self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST", close: bool = False
+    ) -> None:
         level = log.warning if error.status >= 500 and error.status != 503 else log.debug
         level("a request was answered with an error", request_id=request_id, status=error.status, code=error.code)
         extra: Headers = []
         if error.status == 503:
             extra.append((b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode()))
-        if error.status == 413:
-            extra.append((b"connection", b"close"))  # the rest of the body is still to come
+        if close:
+            extra.append((b"connection", b"close"))
         if error.status == 405:
             extra.append((b"allow", allow))
         await self._send(send, error.status, JSON, errors.body(error, request_id), extra)

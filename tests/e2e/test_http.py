@@ -90,6 +90,14 @@ def test_a_client_that_sends_a_whole_body_above_the_limit_can_read_its_413(echo:
     connection.close()
 
 
+def test_a_client_that_waits_to_send_its_body_and_is_refused_loses_its_connection(echo: Server) -> None:
+    """Whatever it sends next could be the body or the next request, and nobody can tell."""
+    head = b"POST /invocations HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3000000\r\n\r\n"
+    got = raw(echo.port, head, b"}}").lower()
+    assert got.startswith(b"http/1.1 413")
+    assert b"connection: close" in got
+
+
 def test_pipelined_requests_are_answered_in_order(echo: Server) -> None:
     requests = b"".join(
         b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\nnumber-%d" % n for n in range(6)

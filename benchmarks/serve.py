@@ -80,7 +80,7 @@ def wait_ready(process: subprocess.Popen[bytes], port: int) -> None:
         time.sleep(0.05)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[Any]) -> None:
     """Raises RuntimeError unless the server ends in time and with 0."""
     process.send_signal(signal.SIGTERM)
     code = process.wait(STOP_LIMIT)

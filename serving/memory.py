@@ -25,10 +25,14 @@ def held_by(pid: int | str = "self") -> Held:
     return Held(private, private + max(0, status["VmHWM"] - status["VmRSS"]))
 
 
+def resident(pid: int | str) -> int:
+    """All bytes of a process that are in memory, shared ones included (RSS). Raises OSError."""
+    return fields(Path(f"/proc/{pid}/status"))["VmRSS"]
+
+
 def share_of(pid: int | str) -> int:
     """Bytes of a process, pages shared by n processes counted as one nth (PSS). Raises OSError."""
-    rollup = fields(Path(f"/proc/{pid}/smaps_rollup"))
-    return rollup["Pss"] + rollup.get("SwapPss", 0)
+    return fields(Path(f"/proc/{pid}/smaps_rollup"))["Pss"]
 
 
 def fields(path: Path) -> dict[str, int]:

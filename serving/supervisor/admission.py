@@ -10,7 +10,7 @@ from serving.model import Model
 from serving.supervisor import cache
 from serving.supervisor.cache import Budget, Decision, Need, Resident, Stay
 from serving.supervisor.diskcache import Cost
-from serving.supervisor.replica import Owner, Served, Stage
+from serving.supervisor.replica import SLACK, Owner, Served, Stage
 
 UNLIMITED = 1 << 60  # bytes
 PROCESS = 24 << 20  # bytes of a worker with a model so small that it does not count
@@ -97,8 +97,8 @@ def stay_of(served: Served, now: float) -> Stay:
 
 
 def need_of(served: Served) -> Need:
-    return Need(served.cost.peak, served.cost.device, served.model.replicas, served.model.device)
+    return Need(served.cost.peak + SLACK, served.cost.device, served.model.replicas, served.model.device)
 
 
 def reservation(served: Served) -> Resident:
-    return Resident(served.key, served.cost.peak * served.model.replicas, served.used, Stay.BUSY)
+    return Resident(served.key, (served.cost.peak + SLACK) * served.model.replicas, served.used, Stay.BUSY)

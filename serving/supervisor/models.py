@@ -106,7 +106,7 @@ class Models:
     def on_fork_server(self, pid: int) -> None:
         """The fork server is ready; only now can it be measured."""
         if self._catalog is not None:
-            self._admission.budget = budget_of(self._config, memory.share_of(pid))
+            self._admission.budget = budget_of(self._config, memory.resident(pid))
             log.info("the budget is set", bytes=self._admission.budget.host, devices=self._admission.budget.devices)
 
     def on_fork_server_lost(self) -> None:

@@ -22,6 +22,7 @@ from serving.model import Model
 from serving.scoreboard import Row
 from serving.supervisor.diskcache import Cost
 
+SLACK = 2 << 20  # bytes that a process may grow by between two looks; mostly it does so with its first requests
 CRASH_LIMIT = 10  # deaths in the fleet's window of time that still are replaced at once
 
 
@@ -135,8 +136,11 @@ class Served:
         if self.stage is Stage.WAITING:
             return 0
         each = self.cost.host if self.was_ready else self.cost.peak
-        grown = max((replica.row.memory for replica in self.replicas), default=0)
-        return max(each, grown) * self._count()
+        return (max(each, self.grown()) + SLACK) * self._count()
+
+    def grown(self) -> int:
+        """Host bytes of the largest replica at the last look."""
+        return max((replica.row.memory for replica in self.replicas), default=0)
 
     def device_memory(self) -> dict[str, int]:
         """Bytes that it is charged with on each GPU."""

@@ -1,7 +1,8 @@
 """Fork server: torch is imported once, then each model worker is a fork that is ready in milliseconds.
 
-It has one thread, never touches CUDA and never runs an operation of torch, since neither CUDA nor a thread pool lives
-through a fork. Each worker is forked twice, so that it becomes a child of the supervisor, the only process that reaps.
+It has one thread, never touches CUDA and runs no operation of torch that would start a thread pool, since neither CUDA
+nor a pool lives through a fork. Each worker is forked twice, so that it becomes a child of the supervisor, the only
+process that reaps.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from serving.messages import Fork, Forked, ForkReady, Message, pack, unpack
@@ -106,6 +108,30 @@ class ForkServer:
         set_parent_death_signal(signal.SIGKILL)
 
 
+def warm_up(folder: Path) -> None:
+    """Serve a small model once: what torch and the others make up at their first use is then made for all workers.
+
+    Measured for a small TorchScript model: 18 of 30 ms until its first answer, and 4 of 13 MB of private memory.
+    """
+    import torch
+
+    from handlers.module import ModuleHandler
+    from serving.testing import Client
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would start a pool
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        layers = torch.nn.Sequential(torch.nn.Conv1d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
+        module = torch.jit.trace(layers, torch.zeros(1, 1, 4))  # type: ignore[no-untyped-call]
+        torch.jit.save(module, str(folder / "model.pt"))
+        client = Client(ModuleHandler, folder)
+        for _ in range(3):  # TorchScript profiles the second call and optimises the third one
+            client.invoke(b"[[[0.5, 1.5, 2.5, 3.5]]]", content_type="application/json")
+    (folder / "model.pt").unlink()
+    torch.set_num_threads(threads)
+
+
 def main() -> None:
     """``python -m serving.worker.forkserver RUNTIME CHANNEL_FD BOARD_FD SUPERVISOR_PID``."""
     runtime, channel_fd, board_fd, supervisor = Path(sys.argv[1]), *map(int, sys.argv[2:5])
@@ -117,12 +143,14 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import gc
 
+    import numpy.random  # noqa: F401  its import is not part of numpy's, and costs 6 MB in each worker
     import torch  # noqa: F401  the import is what this process is for
     import uvloop  # noqa: F401
 
     import serving.worker.server
     import serving.worker.toolkit  # noqa: F401  each of these would cost every load its import
 
+    warm_up(runtime)
     gc.collect()
     gc.freeze()
     channel = socket.socket(fileno=channel_fd)

@@ -16,6 +16,7 @@ from serving.supervisor.cache import Budget
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.fleet import Fleet
 from serving.supervisor.replica import (
+    SLACK,
     Action,
     Evicted,
     Gone,
@@ -55,7 +56,8 @@ class Rig:
 
     def want(self, name: str, cost: int, owner: Owner = Owner.STORE, device: int = 0, **fields: object) -> Served:
         one = model(name, **fields)  # type: ignore[arg-type]
-        size = Cost(cost * MIB, cost * MIB, device * MIB)
+        own = cost * MIB - SLACK  # so that it is charged with ``cost``
+        size = Cost(own, own, device * MIB)
         served = self.fleet.add(one, self.now, owner, self.now + PATIENCE, size)
         self.act(self.fleet.admit(self.now))
         return served
@@ -74,7 +76,7 @@ class Rig:
         for status in (Status.LOADING, Status.WARMING, Status.READY):
             replica.row.phase = Phase[status.name]
             if status is Status.READY:
-                size = replica.served.cost.host if memory is None else memory * MIB
+                size = replica.served.cost.host if memory is None else memory * MIB - SLACK
                 replica.row.stamp_memory(size, size, replica.served.cost.device)
             self.act(self.fleet.phase(replica.row.index, replica.epoch, status, self.now, 100))
 
@@ -200,6 +202,7 @@ def test_a_model_that_grows_beyond_the_budget_makes_the_oldest_leave() -> None:
     grown.used = rig.now
     grown.replicas[0].row.stamp_memory(70 * MIB, 70 * MIB, 0)
     rig.tick(1.0)
+    assert rig.of(Learned) == [Learned(grown)], "and it is remembered"
     assert (old.stage, grown.stage) == (Stage.LEAVING, Stage.SERVING)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 PATIENCE = 2.0  # seconds that user code waits for a slow reader of its output
-LOOP_PATIENCE = 0.02  # and an event loop
+LOOP_PATIENCE = 0.1  # and an event loop
 LONGEST = 1 << 16  # characters without a line's end that are kept
 
 logger = logging.getLogger("serving")

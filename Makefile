@@ -32,6 +32,7 @@ check: .venv/.ready
 bench: .demo/model/.trained
 	$(BIN)/python benchmarks/serve.py $(ARGS)
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/models.py
 
 venv: .venv/.ready
 

@@ -31,14 +31,19 @@ def charged(server: Server) -> int:
     return sum(model["bytes"] for model in call(server, "GET", "/models").json()["models"])
 
 
-def forks(server: Server) -> set[int]:
-    """The fork server and all that it has forked."""
+def processes(server: Server, word: bytes) -> set[int]:
+    """Those whose command line has this word."""
     found = set()
     for pid in server.children():
         with contextlib.suppress(OSError):
-            if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if word in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.add(pid)
     return found
+
+
+def forks(server: Server) -> set[int]:
+    """The fork server and all that it has forked."""
+    return processes(server, b"forkserver")
 
 
 def is_answered(server: Server, model: str) -> bool:
@@ -122,7 +127,7 @@ def test_kill_9_of_the_server_while_it_unpacks_an_archive(tmp_path: Path, privat
     store.mkdir()
     with tarfile.open(store / "big.tar.gz", "w:gz", compresslevel=1) as tar:
         big = tmp_path / "big.bin"
-        big.write_bytes(os.urandom(1 << 20) * 300)
+        big.write_bytes(os.urandom(1 << 20) * 120)
         tar.add(big, "model.pt")
     environment = {"TMPDIR": str(private_tmp)}
     server = Server(tmp_path, model_store=store, environment=environment)
@@ -148,8 +153,7 @@ def test_kill_9_of_an_http_worker_during_a_load_costs_only_its_own_requests(tmp_
         with ThreadPoolExecutor() as pool:
             asking = pool.submit(is_answered, server, "a")
             eventually(lambda: get(server, "a").status == 200)
-            http = [pid for pid in server.children() if b"frontend" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-            os.kill(max(http), signal.SIGKILL)
+            os.kill(max(processes(server, b"frontend")), signal.SIGKILL)
             assert not asking.result()
         eventually(lambda: server.ping() == 200)
         assert ask(server, "a").status == 200

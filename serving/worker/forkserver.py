@@ -7,6 +7,7 @@ process that reaps.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -15,7 +16,10 @@ import time
 import warnings
 from pathlib import Path
 
+from serving import codecs, log
 from serving.messages import Fork, Forked, ForkReady, Message, pack, unpack
+from serving.model import MODULE, TOOLKIT
+from serving.request import Request
 from serving.runtime import Runtime, set_parent_death_signal
 from serving.scoreboard import Scoreboard
 from serving.wire import Frame, FrameReader
@@ -115,18 +119,18 @@ def warm_up(folder: Path) -> None:
     """
     import torch
 
-    from handlers.module import ModuleHandler
-    from serving.testing import Client
-
+    handler = getattr(importlib.import_module(MODULE.partition(":")[0]), MODULE.partition(":")[2])()
+    request = Request(b"[[[0.5, 1.5, 2.5, 3.5]]]", "application/json")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more would start a pool
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore", DeprecationWarning)
         layers = torch.nn.Sequential(torch.nn.Conv1d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
         torch.jit.save(torch.jit.script(layers), str(folder / "model.pt"))  # tracing would import for half a second
-        client = Client(ModuleHandler, folder)
+        handler.load(folder, "cpu")
         for _ in range(3):  # TorchScript profiles the second call and optimises the third one
-            client.invoke(b"[[[0.5, 1.5, 2.5, 3.5]]]", content_type="application/json")
+            outputs = handler.split(handler.predict(handler.collate([handler.decode(request)])), 1)
+            codecs.encode(handler.encode(outputs[0], request), "", "application/json")
     (folder / "model.pt").unlink()
     torch.set_num_threads(threads)
 
@@ -136,6 +140,8 @@ def main() -> None:
     runtime, channel_fd, board_fd, supervisor = Path(sys.argv[1]), *map(int, sys.argv[2:5])
     set_parent_death_signal(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = Runtime(runtime).read_config()
+    log.setup("fork server", config.log_level, config.log_format)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its pool would be a second thread before the fork
     # Threads of torch that spin while they wait for work take the cores from the HTTP workers: measured on two cores,
     # 40 % fewer requests/s and twice the latency for a small model.
@@ -146,10 +152,13 @@ def main() -> None:
     import torch  # noqa: F401  the import is what this process is for
     import uvloop  # noqa: F401
 
-    import serving.worker.server
-    import serving.worker.toolkit  # noqa: F401  each of these would cost every load its import
+    for name in ("serving.worker.server", TOOLKIT.partition(":")[0], MODULE.partition(":")[0]):
+        importlib.import_module(name)  # each would cost every load its import
 
-    warm_up(runtime)
+    try:
+        warm_up(runtime)
+    except Exception as exc:  # it saves time; a torch on which it fails can serve all the same
+        log.warning("the fork server could not warm up", error=f"{type(exc).__name__}: {exc}")
     gc.collect()
     gc.freeze()
     channel = socket.socket(fileno=channel_fd)

@@ -52,6 +52,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str
     log_format: str
     default_accept: str
+    echo_attributes: bool
     batch_size: int | None
     batch_delay_ms: float | None
     program: str

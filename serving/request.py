@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,6 +14,7 @@ Body = bytes | bytearray | memoryview
 NO_DEADLINE = Deadline(float("inf"))
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 PREFIX = "x-amzn-sagemaker-"
+TRACEPARENT = re.compile("[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 
 
 def media_type(value: str) -> str:
@@ -51,6 +53,17 @@ class Request:
         """Custom attributes read as ``k=v`` pairs separated by ``,`` or ``;``; a part without ``=`` maps to ``""``."""
         pairs = (part.partition("=") for part in (self.custom_attributes or "").replace(";", ",").split(","))
         return {key.strip(): value.strip() for key, _, value in pairs if key.strip()}
+
+    @property
+    def traceparent(self) -> str | None:
+        """A W3C trace context in the custom attributes, ``traceparent=00-…``, the only way for one to get here."""
+        value = self.attributes.get("traceparent", "")
+        return value if TRACEPARENT.fullmatch(value) else None
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that this request is part of, 32 hexadecimal digits."""
+        return self.traceparent.split("-")[1] if self.traceparent is not None else None
 
     @property
     def target_model(self) -> str | None:

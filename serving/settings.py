@@ -156,6 +156,12 @@ SETTINGS: tuple[Setting, ...] = (
         (Alias("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"),),
     ),
     Setting(
+        "echo_attributes",
+        kinds.SWITCH,
+        False,
+        "Send the client's custom attributes back where the handler sets none",
+    ),
+    Setting(
         "batch_size",
         kinds.integer(1, BATCH_LIMIT),
         None,

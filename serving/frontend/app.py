@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import os
 import time
@@ -32,6 +33,7 @@ from serving.frontend import models
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.replicas import Replicas
+from serving.headers import check_all
 from serving.model import DEFAULT_MODEL
 from serving.names import model_name, target_name
 from serving.request import PREFIX, Request, Response
@@ -55,6 +57,7 @@ class ClientGone(Exception):
 class App:
     def __init__(self, config: Config, runtime: Runtime, board: Scoreboard) -> None:
         self._many = config.many
+        self._echo = config.echo_attributes
         self._max_body = config.max_body
         self._board = board
         self._runtime = runtime
@@ -112,6 +115,7 @@ class App:
                 raise MethodNotAllowed(f"{scope['path']} takes POST")
             content_type, accept, sagemaker = read_headers(scope["headers"])
             request_id = sagemaker.get("inference-id", "")[:64] or self._new_id()
+            check_all(content_type, accept, sagemaker)
             load = self._many and named is None and not draining
             model = DEFAULT_MODEL if not self._many else await self._target(named, sagemaker)
             deadline = await self._invocations.deadline(model, load, arrival)
@@ -133,7 +137,7 @@ class App:
             log.error("an invocation failed", exc=exc, request_id=request_id)
             await self._send_error(send, CodedError(500, "internal", "internal error"), request_id)
         else:
-            extra = custom_attributes(response, request_id)
+            extra = custom_attributes(self._echoed(response, sagemaker), request_id)
             await self._send(send, response.status, response.content_type, response.body, extra)
 
     async def _target(self, named: str | None, sagemaker: dict[str, str]) -> str:
@@ -142,6 +146,12 @@ class App:
             return model_name(named)
         target = sagemaker.get("target-model", "")
         return target_name(target) if target else await self._invocations.default_model()
+
+    def _echoed(self, response: Response, sagemaker: dict[str, str]) -> Response:
+        """The client's custom attributes go back where the handler sets none, if that is wanted."""
+        if not self._echo or response.custom_attributes is not None:
+            return response
+        return dataclasses.replace(response, custom_attributes=sagemaker.get("custom-attributes"))
 
     def _new_id(self) -> str:
         return f"{self._id_prefix}-{next(self._numbers):x}"
@@ -193,7 +203,7 @@ def read_headers(headers: Headers) -> tuple[str, str, dict[str, str]]:
             content_type = value.decode("latin-1")
         elif name == b"accept":
             accept = f"{accept}, {value.decode('latin-1')}" if accept else value.decode("latin-1")
-        elif name.startswith(_PREFIX):
+        elif name.startswith(_PREFIX) and value:
             sagemaker[name[len(_PREFIX) :].decode("latin-1")] = value.decode("latin-1")
     return content_type, accept, sagemaker
 

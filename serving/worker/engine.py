@@ -167,7 +167,13 @@ def decode_error(item: Item, exc: BaseException) -> ServingError:
     """What the client sees when ``decode`` fails: its own mistake, unless the exception says otherwise."""
     error = chosen_error(exc)
     if error is None:
-        log.info("a request could not be decoded", request_id=item.request.request_id, error=describe(exc))
+        request = item.request
+        log.info(
+            "a request could not be decoded",
+            request_id=request.request_id,
+            trace_id=request.trace_id,
+            error=describe(exc),
+        )
         return BadRequest(f"the request could not be decoded: {describe(exc)}")
     if error.status >= 500:
         report(item, exc)
@@ -204,4 +210,5 @@ def is_out_of_memory(exc: BaseException) -> bool:
 
 
 def report(item: Item, exc: BaseException) -> None:
-    log.error("a request failed in the handler", exc=exc, request_id=item.request.request_id)
+    request = item.request
+    log.error("a request failed in the handler", exc=exc, request_id=request.request_id, trace_id=request.trace_id)

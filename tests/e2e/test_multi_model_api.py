@@ -89,7 +89,7 @@ def test_404_for_what_is_not_loaded(server: Server, volume: Path) -> None:
 
 def test_507_when_there_is_no_room_and_200_after_an_unload(tmp_path: Path, volume: Path) -> None:
     big = [add_model(tmp_path, f"big{n}", megabytes=200) for n in range(2)]
-    with serving(tmp_path, environment=MODE, model_store=volume, host_memory="500MiB") as server:
+    with serving(tmp_path, environment=MODE, model_store=volume, host_memory="580MiB") as server:
         assert load(server, "one", big[0]).status == 200
         assert invoke(server, "one").status == 200
         assert load(server, "two", big[1]).status == 200, "unknown yet, it is tried"

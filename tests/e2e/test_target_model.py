@@ -140,7 +140,7 @@ def test_the_budget_in_bytes_counts_what_models_really_take(tmp_path: Path) -> N
     """Their files are small, so that only measuring can tell."""
     for name in "abc":
         add_model(tmp_path, name, megabytes=150)
-    with serving(tmp_path, model_store=tmp_path, host_memory="600MiB") as server:
+    with serving(tmp_path, model_store=tmp_path, host_memory="640MiB") as server:
         for name in "abc":
             assert ask(server, name).status == 200
             eventually(lambda name=name: get(server, name).json()["idleSeconds"] > 1.1)

@@ -55,6 +55,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         log_level="info",
         log_format="json",
         default_accept="application/json",
+        echo_attributes=False,
         batch_size=None,
         batch_delay_ms=None,
         program="inference.py",

@@ -154,9 +154,28 @@ def test_the_answer_is_never_compressed(echo: Server) -> None:
 
 
 def test_no_attribute_of_a_request_can_split_a_header(echo: Server) -> None:
-    answer = asyncio.run(once(echo.port, b"x", X_Amzn_SageMaker_Custom_Attributes="y" * 1025))
+    """A tab is ASCII, so that the platform lets it in, but it is not printable, so that it does not go out."""
+    answer = asyncio.run(once(echo.port, b"x", X_Amzn_SageMaker_Custom_Attributes="a\tb"))
     assert answer.status == 200
     assert "x-amzn-sagemaker-custom-attributes" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("header", "field"),
+    [("Custom-Attributes", "CustomAttributes"), ("Session-Id", "SessionId"), ("Inference-Id", "InferenceId")],
+)
+def test_a_header_that_the_platform_would_refuse_is_a_400_that_names_the_field(
+    echo: Server, header: str, field: str
+) -> None:
+    answer = asyncio.run(once(echo.port, b"x", **{f"X-Amzn-SageMaker-{header}": "y" * 1025}))
+    assert (answer.status, answer.code) == (400, "bad_request")
+    assert answer.json()["error"]["message"].startswith(f"{field} is ")
+
+
+def test_custom_attributes_go_back_by_themselves_where_that_is_wanted(tmp_path: Path) -> None:
+    with serving(model_folder(tmp_path, "faulty:Faulty"), echo_attributes="true") as server:
+        answer = asyncio.run(once(server.port, {"id": 1}, X_Amzn_SageMaker_Custom_Attributes="trace=1"))
+        assert answer.headers["x-amzn-sagemaker-custom-attributes"] == "trace=1"
 
 
 def test_garbage_is_a_400_and_the_server_goes_on(echo: Server) -> None:

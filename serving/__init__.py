@@ -11,6 +11,7 @@ from serving.errors import (
 )
 from serving.handler import BatchPolicy, Handler, Padded
 from serving.request import Request, Response
+from serving.session import Session
 
 __all__ = [
     "BadRequest",
@@ -23,6 +24,7 @@ __all__ = [
     "Request",
     "Response",
     "ServingError",
+    "Session",
     "Unavailable",
     "UnsupportedMediaType",
 ]

@@ -53,6 +53,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_format: str
     default_accept: str
     echo_attributes: bool
+    sessions: bool
+    session_ttl: float
+    session_limit: int
+    session_max_bytes: int
+    session_evict: bool
     batch_size: int | None
     batch_delay_ms: float | None
     program: str

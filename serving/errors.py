@@ -8,6 +8,7 @@ ServingError
 │   │   └── ModelNotLoaded 404    and this call loads none
 │   ├── MethodNotAllowed 405
 │   ├── NotAcceptable 406     no offered type satisfies Accept
+│   ├── SessionNotFound 400   unknown; also SessionExpired, SessionClosed, SessionLost, SessionsDisabled
 │   ├── AlreadyLoaded 409
 │   ├── BodyTooLarge 413
 │   └── UnsupportedMediaType 415
@@ -17,9 +18,11 @@ ServingError
 │   ├── QueueFull 503
 │   ├── ModelLoading 503
 │   ├── ModelFailed 503
+│   ├── SessionLimit 503      as many sessions as there may be are open
 │   └── Draining 503
 ├── DeadlineExceeded 504
 └── OutOfMemory 507
+    └── SessionTooLarge 507
 
 ConfigError, ModelError       stop the start; a client never sees them
 WireError                     bytes between two of our own processes make no frame
@@ -73,6 +76,28 @@ class NotAcceptable(BadRequest):
     status, code = 406, "not_acceptable"
 
 
+class SessionNotFound(BadRequest):
+    code = "session_not_found"
+
+
+class SessionExpired(BadRequest):
+    code = "session_expired"
+
+
+class SessionClosed(BadRequest):
+    code = "session_closed"
+
+
+class SessionLost(BadRequest):
+    """The replica that held it has ended, and its state with it."""
+
+    code = "session_lost"
+
+
+class SessionsDisabled(BadRequest):
+    code = "sessions_disabled"
+
+
 class AlreadyLoaded(BadRequest):
     status, code = 409, "already_loaded"
 
@@ -112,6 +137,10 @@ class ModelFailed(Unavailable):
     retry_after = 30
 
 
+class SessionLimit(Unavailable):
+    code = "session_limit"
+
+
 class Draining(Unavailable):
     code = "draining"
 
@@ -122,6 +151,10 @@ class DeadlineExceeded(ServingError):
 
 class OutOfMemory(ServingError):
     status, code = 507, "out_of_memory"
+
+
+class SessionTooLarge(OutOfMemory):
+    code = "session_too_large"
 
 
 class CodedError(ServingError):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from serving import codecs
 from serving.errors import HandlerError
 from serving.request import Request
+from serving.session import Session
 
 MAX_BATCH = 1024  # the scoreboard has room for the ids of so many running requests
 
@@ -59,6 +60,13 @@ class Handler:
     """
 
     policy: BatchPolicy = BatchPolicy()
+
+    concurrent_sessions: bool = False
+    """Whether calls of one session may run beside each other; otherwise they come strictly in order."""
+
+    session_requests: bool = False
+    """Whether ``decode`` wants the bodies ``{"requestType": "NEW_SESSION"}`` and ``{"requestType": "CLOSE"}`` itself;
+    otherwise the server answers them."""
 
     device: str = "cpu"
 
@@ -116,6 +124,12 @@ class Handler:
         """One output to the answer: a ``Response``, bytes, str, array, tensor or anything JSON can hold. What is not a
         ``Response`` is encoded to the type that ``request.accept`` asks for."""
         return output
+
+    def on_session_open(self, session: Session) -> None:
+        """A client has asked for a session; its ``state`` is empty. Raising refuses it."""
+
+    def on_session_close(self, session: Session) -> None:
+        """A session was closed or has expired. Not called for one that is lost with its replica."""
 
     def warmup(self) -> None:
         """Called once after ``load``, before the first request: run the model on typical shapes."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from serving.deadline import Deadline
+from serving.session import Session
 
 Body = bytes | bytearray | memoryview
 
@@ -28,7 +29,7 @@ class Request:
 
     ``body`` is bytes-like (``np.frombuffer`` works on it). ``content_type`` and ``accept`` are as the client sent
     them, ``""`` where it sent none. ``sagemaker`` holds the ``X-Amzn-SageMaker-*`` headers, names in lower case and
-    without that prefix; the properties below are its typed view.
+    without that prefix; the properties below are its typed view. ``session`` is the client's session, if it has one.
     """
 
     body: Body = b""
@@ -38,6 +39,7 @@ class Request:
     deadline: Deadline = NO_DEADLINE
     model: str = ""
     sagemaker: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    session: Session | None = None
 
     @property
     def media_type(self) -> str:
@@ -104,9 +106,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer. ``custom_attributes`` becomes ``X-Amzn-SageMaker-Custom-Attributes`` (printable ASCII, ≤ 1024)."""
+    """One answer. ``custom_attributes`` becomes ``X-Amzn-SageMaker-Custom-Attributes`` (printable ASCII, ≤ 1024).
+
+    ``new_session`` and ``closed_session`` are the server's to fill.
+    """
 
     body: Body = b""
     content_type: str = "application/octet-stream"
     status: int = 200
     custom_attributes: str | None = None
+    new_session: str | None = None
+    closed_session: str | None = None

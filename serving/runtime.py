@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -57,6 +58,11 @@ class Runtime:
 
     def read_config(self) -> Config:
         return msgspec.json.decode((self.path / "config.json").read_bytes(), type=Config)
+
+    @property
+    def instance(self) -> str:
+        """Eight hexadecimal digits that tell this server from all others."""
+        return hashlib.sha256(self.path.name.encode()).hexdigest()[:8]
 
     @property
     def control_path(self) -> Path:

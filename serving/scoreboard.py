@@ -34,7 +34,8 @@ SIZE = WORD * (HEADER_WORDS + SLOTS * SLOT_WORDS + ROWS * ROW_WORDS)
 STATE, SINCE, READY, WANTED, LAST_READY, REASON_AT = 0, 1, 2, 3, 4, 8
 
 # Words of a row.
-EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED, MEMORY, PEAK, DEVICE_MEMORY = range(12)
+EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
+MEMORY, PEAK, DEVICE_MEMORY, SESSIONS = range(9, 13)
 
 
 class State(enum.IntEnum):
@@ -201,6 +202,15 @@ class Row:
         self._ints[self._at + MEMORY] = memory
         self._ints[self._at + PEAK] = peak
         self._ints[self._at + DEVICE_MEMORY] = device_memory
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are open in this worker."""
+        return int(self._ints[self._at + SESSIONS])
+
+    @sessions.setter
+    def sessions(self, count: int) -> None:
+        self._ints[self._at + SESSIONS] = count
 
     @property
     def has_work(self) -> bool:

@@ -162,6 +162,17 @@ SETTINGS: tuple[Setting, ...] = (
         "Send the client's custom attributes back where the handler sets none",
     ),
     Setting(
+        "sessions",
+        kinds.SWITCH,
+        True,
+        "Keep the state of clients that ask for a session",
+        (Alias("SAGEMAKER_ENABLE_STATEFUL_SESSIONS"),),
+    ),
+    Setting("session_ttl", kinds.timeout(24 * kinds.HOUR), 1200.0, "Seconds after which a session ends"),
+    Setting("session_limit", kinds.integer(1, 1_000_000), 1000, "Sessions of one replica; more get a 503"),
+    Setting("session_max_bytes", kinds.SIZE, 64 * kinds.MIB, "Largest state of one session; 0 is no limit"),
+    Setting("session_evict", kinds.SWITCH, False, "Evict a model of the store although it holds sessions"),
+    Setting(
         "batch_size",
         kinds.integer(1, BATCH_LIMIT),
         None,

@@ -68,6 +68,8 @@ class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
     content_type: str = ""
     custom_attributes: str | None = None
     code: str | None = None
+    new_session: str | None = None
+    closed_session: str | None = None
 
 
 def encode(kind: int, id: int, head: bytes = b"", body: Body = b"") -> list[Body]:

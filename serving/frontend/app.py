@@ -33,7 +33,7 @@ from serving.frontend import models
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.replicas import Replicas
-from serving.headers import check_all
+from serving.headers import NEW_SESSION, check_all
 from serving.model import DEFAULT_MODEL
 from serving.names import model_name, target_name
 from serving.request import PREFIX, Request, Response
@@ -62,7 +62,7 @@ class App:
         self._board = board
         self._runtime = runtime
         self._replicas = Replicas(runtime, board)
-        self._invocations = Invocations(self._replicas, config.request_timeout)
+        self._invocations = Invocations(self._replicas, config.request_timeout, runtime.instance, config.sessions)
         self._slot: Slot
         self._rest = Starlette(
             routes=models.routes(self._replicas.link, config.load_timeout) if config.many else [],
@@ -116,9 +116,10 @@ class App:
             content_type, accept, sagemaker = read_headers(scope["headers"])
             request_id = sagemaker.get("inference-id", "")[:64] or self._new_id()
             check_all(content_type, accept, sagemaker)
-            load = self._many and named is None and not draining
+            continues = sagemaker.get("session-id", NEW_SESSION) != NEW_SESSION
+            load = self._many and named is None and not draining and not continues
             model = DEFAULT_MODEL if not self._many else await self._target(named, sagemaker)
-            deadline = await self._invocations.deadline(model, load, arrival)
+            deadline = await self._invocations.deadline(model, load, arrival, continues)
             body = await read_body(scope["headers"], receive, self._max_body, deadline)
             if draining:
                 raise Draining("the server is stopping")
@@ -137,7 +138,7 @@ class App:
             log.error("an invocation failed", exc=exc, request_id=request_id)
             await self._send_error(send, CodedError(500, "internal", "internal error"), request_id)
         else:
-            extra = custom_attributes(self._echoed(response, sagemaker), request_id)
+            extra = custom_attributes(self._echoed(response, sagemaker), request_id) + session_headers(response)
             await self._send(send, response.status, response.content_type, response.body, extra)
 
     async def _target(self, named: str | None, sagemaker: dict[str, str]) -> str:
@@ -264,6 +265,17 @@ def custom_attributes(response: Response, request_id: str) -> Headers:
         log.warning("custom attributes dropped: not printable ASCII of at most 1024", request_id=request_id)
         return []
     return [(b"x-amzn-sagemaker-custom-attributes", value.encode())]
+
+
+def session_headers(response: Response) -> Headers:
+    """A new session is announced under both names that the platform's own containers use."""
+    found: Headers = []
+    if response.new_session is not None:
+        value = response.new_session.encode()
+        found += [(b"x-amzn-sagemaker-session-id", value), (b"x-amzn-sagemaker-new-session-id", value)]
+    if response.closed_session is not None:
+        found.append((b"x-amzn-sagemaker-closed-session-id", response.closed_session.encode()))
+    return found
 
 
 def header_value(text: str) -> bytes:

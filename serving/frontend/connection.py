@@ -134,6 +134,7 @@ class Connection:
 
 def settle(future: asyncio.Future[Response], head: ReplyHead, body: Body) -> None:
     if head.code is None:
-        future.set_result(Response(body, head.content_type, head.status, head.custom_attributes))
+        sessions = (head.new_session, head.closed_session)
+        future.set_result(Response(body, head.content_type, head.status, head.custom_attributes, *sessions))
     else:
         future.set_exception(CodedError(head.status, head.code, bytes(body).decode("utf-8", "replace")))

@@ -6,11 +6,23 @@ import asyncio
 import time
 
 from serving.deadline import Deadline
-from serving.errors import DeadlineExceeded, ModelLoading, ServingError, WorkerDied
+from serving.errors import (
+    CodedError,
+    DeadlineExceeded,
+    ModelLoading,
+    ModelNotLoaded,
+    ServingError,
+    SessionLost,
+    SessionNotFound,
+    SessionsDisabled,
+    WorkerDied,
+)
 from serving.frontend.connection import Connection, ReplicaLost
 from serving.frontend.replicas import Replicas
+from serving.headers import NEW_SESSION
 from serving.messages import FindDefault
 from serving.request import Request, Response
+from serving.session import SessionAddress, address_of
 from serving.wire import RequestHead
 
 EARLY = 0.01  # seconds; an event loop counts whole milliseconds, so that its timers may fire before their time
@@ -19,9 +31,14 @@ TRIES = 2  # how often a request may be running when its worker dies
 
 
 class Invocations:
-    """``timeout`` in seconds bounds the search for a model whose own time-out is not known yet."""
+    """``timeout`` in seconds bounds the search for a model whose own time-out is not known yet.
 
-    def __init__(self, replicas: Replicas, timeout: float) -> None:
+    ``instance`` tells this server's sessions from those of others; without ``sessions`` there are none.
+    """
+
+    def __init__(self, replicas: Replicas, timeout: float, instance: str, sessions: bool) -> None:
+        self._instance = instance
+        self._sessions = sessions
         self._replicas = replicas
         self._timeout = timeout
         self._default = ("", 0.0)
@@ -35,9 +52,10 @@ class Invocations:
             self._default = (name, now + DEFAULT_KNOWN)
         return name
 
-    async def deadline(self, model: str, load: bool, arrival: float) -> Deadline:
+    async def deadline(self, model: str, load: bool, arrival: float, continues: bool = False) -> Deadline:
         """When a request for ``model`` that came at ``arrival`` must be answered. Raises a ServingError if it is not
-        to be had; with ``load`` it is loaded where it is not there."""
+        to be had; with ``load`` it is loaded where it is not there. A session that ``continues`` is lost with it.
+        """
         placement = self._replicas.known(model)
         if placement is None:
             try:
@@ -45,6 +63,10 @@ class Invocations:
                     placement = await self._replicas.placement(model, load, self._patience(arrival, self._timeout))
             except TimeoutError:
                 raise ModelLoading(f"model {model} is being unpacked") from None
+            except CodedError as error:
+                if continues and error.code == ModelNotLoaded.code:
+                    raise SessionLost("the session was lost with its model's process") from error
+                raise
         return Deadline(arrival + placement.timeout)
 
     def _patience(self, arrival: float, timeout: float) -> float:
@@ -60,19 +82,38 @@ class Invocations:
             raise self._timed_out(request.model) from None
 
     async def _until_answered(self, request: Request, load: bool) -> Response:
+        address = self._address(request.session_id)
         deaths = moves = 0
         patience = request.deadline.at - 0.05 * self._timeout
         while True:
-            connection = await self._replicas.pick(request.model, load, patience, moves > 0)
+            if address is not None:
+                connection = await self._replicas.holder(request.model, address)
+            else:
+                connection = await self._replicas.pick(request.model, load, patience, moves > 0)
             try:
                 return await self._call(connection, request, deaths > 0, moves > 0)
             except ReplicaLost as lost:
+                if address is not None:
+                    raise SessionLost("the session was lost with its model's process") from lost
                 moves += 1
                 # What was running may be what killed the worker: it gets one more try, where it can hurt nobody.
                 # What was only queued moves on and counts nothing.
                 deaths += lost.ran
                 if deaths >= TRIES:
                     raise WorkerDied("the model's process died while it worked on this request, twice") from lost
+
+    def _address(self, session: str | None) -> SessionAddress | None:
+        """The replica that holds the session of a request; None where any will do. Raises what is wrong with its id."""
+        if session is None:
+            return None
+        if not self._sessions:
+            raise SessionsDisabled("this server keeps no sessions")
+        if session == NEW_SESSION:
+            return None
+        address = address_of(session)
+        if address is None or address.instance != self._instance:
+            raise SessionNotFound("the session is unknown to this server")
+        return address
 
     async def _call(self, connection: Connection, request: Request, alone: bool, accepted: bool) -> Response:
         head = RequestHead(

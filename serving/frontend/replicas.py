@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from serving import log
-from serving.errors import ModelFailed, ModelNotLoaded, QueueFull
+from serving.errors import CodedError, ModelFailed, ModelNotLoaded, QueueFull, SessionLost
 from serving.frontend import router
 from serving.frontend.connection import Connection
 from serving.frontend.supervisor import SupervisorLink
@@ -14,6 +14,7 @@ from serving.handler import MAX_BATCH
 from serving.messages import Address, Overdue, Placement, Problem
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard, Slot
+from serving.session import SessionAddress
 
 AGAIN = 0.1  # seconds before a lost connection to a replica that should be there is made anew
 LOST = 2.0  # seconds after which a replica that is neither placed nor retiring is given up
@@ -116,6 +117,22 @@ class Replicas:
             await view.change(accepted)
             if view.problem is not None:
                 raise view.problem.error()
+
+    async def holder(self, model: str, address: SessionAddress) -> Connection:
+        """The replica that holds a session; waits for the connection to it. Raises SessionLost."""
+        key = (address.row, address.epoch)
+        while True:
+            try:
+                await self.placement(model, False, 0.0)
+            except CodedError as error:
+                raise SessionLost("the session was lost with its model's process") from error
+            view = self._views[model]
+            if key not in view.placed():
+                raise SessionLost("the session was lost with its model's process")
+            connection = view.connections.get(key)
+            if connection is not None and connection.is_usable:
+                return connection
+            await view.change()
 
     def _choose(self, usable: list[Connection], placement: Placement, accepted: bool) -> Connection:
         self._turn += 1

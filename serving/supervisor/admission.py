@@ -45,9 +45,10 @@ def log_decision(need: Need, residents: list[Resident], budget: Budget, decision
 
 
 class Admission:
-    """``record`` hears every decision."""
+    """``record`` hears every decision. With ``keeps_sessions`` a model that holds some is not evicted."""
 
-    def __init__(self, budget: Budget | None = None, record: Record | None = None) -> None:
+    def __init__(self, budget: Budget | None = None, record: Record | None = None, keeps_sessions: bool = True) -> None:
+        self._keeps_sessions = keeps_sessions
         self.budget = budget or Budget(UNLIMITED)
         self.record = record
 
@@ -75,16 +76,15 @@ class Admission:
         others = list(everything)
         # A model serves until its successor does.
         replaced = {one.predecessor.key for one in others if one.predecessor is not None}
-        return [resident(one, one.key in replaced, now) for one in others if one.stage is not Stage.WAITING]
+        return [self._resident(one, one.key in replaced, now) for one in others if one.stage is not Stage.WAITING]
+
+    def _resident(self, served: Served, replaced: bool, now: float) -> Resident:
+        stay = stay_of(served, now, self._keeps_sessions)
+        stay = Stay.BUSY if replaced and stay is Stay.IDLE else stay
+        return Resident(served.key, served.memory(), served.last_used(), stay, served.device_memory())
 
 
-def resident(served: Served, replaced: bool, now: float) -> Resident:
-    stay = stay_of(served, now)
-    stay = Stay.BUSY if replaced and stay is Stay.IDLE else stay
-    return Resident(served.key, served.memory(), served.last_used(), stay, served.device_memory())
-
-
-def stay_of(served: Served, now: float) -> Stay:
+def stay_of(served: Served, now: float, keeps_sessions: bool = True) -> Stay:
     if served.stage is Stage.LEAVING:
         return Stay.LEAVING
     if served.pinned or served.owner is not Owner.STORE:
@@ -93,7 +93,8 @@ def stay_of(served: Served, now: float) -> Stay:
     if not settled and served.failed is None:
         return Stay.BUSY
     fresh = now < served.last_ready + SETTLE and not any(replica.row.completed for replica in served.replicas)
-    return Stay.BUSY if fresh or served.has_work() else Stay.IDLE
+    sessions = keeps_sessions and any(replica.row.sessions for replica in served.replicas)
+    return Stay.BUSY if fresh or sessions or served.has_work() else Stay.IDLE
 
 
 def need_of(served: Served) -> Need:

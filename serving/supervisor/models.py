@@ -66,7 +66,8 @@ class Models:
         self._fork = fork
         self._on_change = on_change
         self._on_end = on_end
-        self._admission = Admission() if disk is None else Admission(budget_of(config, FORK_SERVER), log_decision)
+        budget = None if disk is None else budget_of(config, FORK_SERVER)
+        self._admission = Admission(budget, log_decision, not config.session_evict)
         self._fleet = Fleet(board, config.load_timeout, self._admission)
         for model in models:
             self._fleet.add(model)

@@ -9,18 +9,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from serving.deadline import Clock
-from serving.handler import BatchPolicy
-from serving.request import Request
+from serving.handler import BatchPolicy, Handler
+from serving.request import Request, Response
+from serving.session import Session
+
+Chore = Callable[[Handler, Session], Response]
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock."""
+    """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock.
+
+    ``opens``: its ``session`` begins with it. A ``chore`` is answered by the engine without the model.
+    """
 
     id: int
     request: Request
@@ -29,6 +35,9 @@ class Item:
     arrival: float = 0.0
     sample: Any = None
     cancelled: bool = False
+    session: Session | None = None
+    opens: bool = False
+    chore: Chore | None = None
 
 
 @dataclass(slots=True)

@@ -13,9 +13,18 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from serving import codecs, log
-from serving.errors import BadRequest, CodedError, DeadlineExceeded, HandlerError, OutOfMemory, ServingError
+from serving.errors import (
+    BadRequest,
+    CodedError,
+    DeadlineExceeded,
+    HandlerError,
+    OutOfMemory,
+    ServingError,
+    SessionTooLarge,
+)
 from serving.handler import Handler
 from serving.request import Response
+from serving.session import Session, size_of
 from serving.worker.batcher import Batcher, Item
 
 DROP_TIME = 5.0  # seconds that the destructors of a dropped request's sample may take
@@ -41,7 +50,9 @@ class Engine:
         stamps: Stamps,
         deliver: Callable[[list[Outcome]], None],
         default_accept: str = "application/json",
+        session_max_bytes: int = 0,
     ) -> None:
+        self._session_max_bytes = session_max_bytes
         self._handler = handler
         self._batcher = batcher
         self._stamps = stamps
@@ -59,9 +70,16 @@ class Engine:
             self._decode(item)
         taken = self._batcher.take()
         self._drop([*taken.expired, *taken.cancelled])
+        self._settle_cancelled(taken.cancelled)
         outcomes = [expired(item) for item in taken.expired]
         if taken.batch:
             outcomes += self._run(taken.batch)
+        if outcomes:
+            self._settle(outcomes)
+
+    def _settle_cancelled(self, items: list[Item]) -> None:
+        """Nobody waits for these, but for the next call of their session."""
+        outcomes = [expired(item) for item in items if item.session is not None]
         if outcomes:
             self._settle(outcomes)
 
@@ -81,11 +99,14 @@ class Engine:
 
     def _decode(self, item: Item) -> None:
         if item.cancelled:
+            self._settle_cancelled([item])
             return
         if item.request.deadline.expired():
             self._settle([expired(item)])
             return
         self._stamps.start((item.id,), item.request.deadline.at)
+        if item.session is not None and not self._begin(item, item.session):
+            return
         try:
             item.sample = self._handler.decode(item.request)
         except BaseException as exc:
@@ -97,6 +118,21 @@ class Engine:
             self._settle([(item, predict_error(item, exc))])
             return
         self._stamps.finish(0)
+
+    def _begin(self, item: Item, session: Session) -> bool:
+        """What a session's call does before the model; False where that was all."""
+        try:
+            if item.opens:
+                self._handler.on_session_open(session)
+            if item.chore is None:
+                return True
+            outcome: Response | ServingError = item.chore(self._handler, session)
+            if session.is_closed:
+                self._handler.on_session_close(session)
+        except BaseException as exc:
+            outcome = predict_error(item, exc)
+        self._settle([(item, outcome)])
+        return False
 
     def _run(self, batch: list[Item]) -> list[Outcome]:
         """Run one batch; where it fails as a whole, its halves, so that only the bad request fails."""
@@ -131,12 +167,31 @@ class Engine:
             raise HandlerError(f"the handler gave {len(outputs)} outputs for {len(samples)} requests")
         return outputs
 
+    def _check_session(self, session: Session) -> None:
+        """After a call: is its state too large, has the handler closed it? Raises SessionTooLarge."""
+        try:
+            check_size(session, self._session_max_bytes)
+        finally:
+            if session.is_closed:
+                self._handler.on_session_close(session)
+
     def _encode(self, item: Item, output: Any) -> Outcome:
         try:
             value = self._handler.encode(output, item.request)
-            return item, sound(codecs.encode(value, item.request.accept, self._default_accept))
+            response = sound(codecs.encode(value, item.request.accept, self._default_accept))
+            if item.session is not None:
+                self._check_session(item.session)
+            return item, response
         except BaseException as exc:
             return item, predict_error(item, exc)
+
+
+def check_size(session: Session, limit: int) -> None:
+    """Raises SessionTooLarge, which ends the session: what is too much in it only the handler could tell."""
+    size = size_of(session.state, limit) if limit else 0
+    if size > limit:
+        session.close()
+        raise SessionTooLarge(f"the state of the session has more than {limit} bytes; the session is closed")
 
 
 def sound(response: Response) -> Response:

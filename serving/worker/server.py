@@ -13,6 +13,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,19 +23,22 @@ from serving import log
 from serving.channel import Channel
 from serving.config import Config
 from serving.deadline import Deadline
-from serving.errors import HandlerError, ModelError, QueueFull, ServingError
+from serving.errors import HandlerError, ModelError, QueueFull, ServingError, SessionClosed, SessionExpired
 from serving.handler import Handler
+from serving.headers import NEW_SESSION
 from serving.memory import held_by
 from serving.messages import Retire, WorkerHello, WorkerPhase, pack, unpack
 from serving.model import Model
 from serving.request import Body, Request, Response
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
+from serving.session import Session, SessionAddress, make_id
 from serving.wire import MAX_HEAD, Frame, Kind, ReplyHead, RequestHead
 from serving.worker import device as devices
 from serving.worker.batcher import Batcher, Item
 from serving.worker.engine import Engine, Outcome, is_out_of_memory
 from serving.worker.loader import create_handler
+from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
 
 FLUSH = 4.0  # seconds for the last answers to leave
 BEAT = 0.25  # seconds between stamps of the I/O thread
@@ -61,6 +65,10 @@ class Worker:
         self._ending = False
         self._closing: set[Channel] = set()
         self._flushed = threading.Event()
+        address = SessionAddress(runtime.instance, row.index, epoch)
+        self._sessions = Sessions(lambda: make_id(address), config.session_ttl, config.session_limit)
+        self._answers_sessions = True
+        self._one_by_one = True
         self._device = "cpu"
         self._measured = 0
         self._measure_next = 0.0
@@ -72,7 +80,16 @@ class Worker:
         if handler is None:
             return
         batcher = Batcher(handler.policy, self._model.queue_size)
-        engine = Engine(handler, batcher, self._row, self._deliver, self._config.default_accept)
+        engine = Engine(
+            handler,
+            batcher,
+            self._row,
+            self._deliver,
+            self._config.default_accept,
+            self._config.session_max_bytes,
+        )
+        self._answers_sessions = not handler.session_requests
+        self._one_by_one = not handler.concurrent_sessions
         self._measure()
         self._call(self._open, batcher)
         engine.run()
@@ -102,6 +119,8 @@ class Worker:
 
     def _close(self, handler: Handler) -> None:
         try:
+            for session in self._sessions:
+                handler.on_session_close(session)
             handler.close()
         except BaseException as exc:
             log.error("the handler failed to close", exc=exc, model=self._model.name)
@@ -185,6 +204,7 @@ class Worker:
     def _beat(self) -> None:
         self._row.stamp_beat()
         self._loop.call_later(BEAT, self._beat)
+        self._sweep()
         if self._row.completed != self._measured and time.monotonic() > self._measure_next:
             self._measured, self._measure_next = self._row.completed, time.monotonic() + MEASURE
             self._loop.run_in_executor(None, self._measure)
@@ -223,23 +243,77 @@ class Worker:
         item = Item(frame.id, request, channel, head.alone)
         if self._batcher is None or self._row.phase is not Phase.READY:
             channel.send(Kind.RETURN, frame.id)
-        elif not self._batcher.put(item, head.accepted):
-            self._send(item, QueueFull(f"{self._batcher.queue_size} requests are waiting already"))
-        else:
-            self._items[channel, item.id] = item
-            self._row.queued = self._batcher.size
+            return
+        try:
+            if self._config.sessions:
+                self._enter_session(item)
+            self._put(item, head.accepted)
+        except ServingError as error:
+            self._send(item, error)
+
+    def _put(self, item: Item, accepted: bool = False) -> None:
+        """Queue a request, behind the other calls of its session. Raises QueueFull."""
+        assert self._batcher is not None
+        is_first = item.session is None or not self._one_by_one or self._sessions.enter(item)
+        if is_first and not self._batcher.put(item, accepted):
+            self._leave_session(item, failed=True)
+            raise QueueFull(f"{self._batcher.queue_size} requests are waiting already")
+        self._items[item.reply_to, item.id] = item
+        self._row.queued = self._batcher.size
+
+    # Sessions, on the loop's thread.
+
+    def _enter_session(self, item: Item) -> None:
+        """Find or open the session that a request is about. Raises a ServingError where that cannot be."""
+        id = item.request.session_id
+        kind = request_type(item.request) if self._answers_sessions else ""
+        if id == NEW_SESSION or (id is None and kind == NEW_SESSION):
+            item.session, item.opens = self._sessions.open(), True
+            item.chore = created if kind == NEW_SESSION else None
+            self._row.sessions = len(self._sessions)
+        elif id is not None:
+            item.session = self._sessions.find(id)
+            item.chore = closed if kind == CLOSE else None
+        if item.session is not None:
+            item.request = replace(item.request, session=item.session)
+
+    def _leave_session(self, item: Item, failed: bool) -> None:
+        """A call of a session is over: end the session if that is due, and let the next call go on."""
+        session = item.session
+        if session is None:
+            return
+        following = self._sessions.leave(item) if self._one_by_one else None
+        if session.is_closed or (item.opens and failed):
+            for waiting in [following, *self._sessions.waiting(session)] if following is not None else []:
+                if self._items.pop((waiting.reply_to, waiting.id), None) is not None:
+                    self._send(waiting, SessionClosed("the session was closed by a call before this one"))
+            self._sessions.end(session, SessionClosed)
+            self._row.sessions = len(self._sessions)
+        elif following is not None and self._batcher is not None:
+            self._batcher.put(following, accepted=True)
+
+    def _sweep(self) -> None:
+        """Sessions whose time is over end; the handler hears of it on its own thread."""
+        for session in self._sessions.expired():
+            self._sessions.end(session, SessionExpired)
+            self._row.sessions = len(self._sessions)
+            if self._batcher is not None:
+                deadline = Deadline.after(self._config.request_timeout)
+                self._batcher.put(Item(0, Request(deadline=deadline), session=session, chore=closed), accepted=True)
 
     def _reply(self, outcomes: list[Outcome]) -> None:
         for item, outcome in outcomes:
+            failed = isinstance(outcome, ServingError)
             if self._items.pop((item.reply_to, item.id), None) is not None:
                 self._send(item, outcome)
+            self._leave_session(item, failed)
         if self._batcher is not None:
             self._row.queued = self._batcher.size
 
     def _send(self, item: Item, outcome: Response | ServingError) -> None:
         channel: Channel = item.reply_to
         try:
-            head, body = packed(outcome)
+            head, body = packed(outcome, item.session, item.opens)
         except Exception as exc:
             log.error("an answer cannot be sent", exc=exc, request_id=item.request.request_id)
             head, body = packed(HandlerError("the model's answer cannot be sent; the log has more"))
@@ -255,13 +329,16 @@ class Worker:
             os._exit(0)
 
 
-def packed(outcome: Response | ServingError) -> tuple[bytes, Body]:
+def packed(outcome: Response | ServingError, session: Session | None = None, opens: bool = False) -> tuple[bytes, Body]:
     """Head and body of a REPLY. Raises whatever comes of values that user code has put in and nobody could read."""
     if isinstance(outcome, ServingError):
         head = _reply_head.encode(ReplyHead(int(outcome.status), code=str(outcome.code)))
         body: Body = str(outcome.message).encode("utf-8", "backslashreplace")
     else:
-        head = _reply_head.encode(ReplyHead(outcome.status, outcome.content_type, outcome.custom_attributes))
+        new = session.announcement if session is not None and opens else None
+        closed = session.id if session is not None and session.is_closed else None
+        attributes = outcome.custom_attributes
+        head = _reply_head.encode(ReplyHead(outcome.status, outcome.content_type, attributes, None, new, closed))
         body = outcome.body
     if len(head) > MAX_HEAD:
         raise ValueError(f"content type and custom attributes take {len(head)} bytes")

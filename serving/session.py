@@ -66,9 +66,8 @@ def size_of(value: Any, limit: int) -> int:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        total += sys.getsizeof(one, 64)
-        # Arrays and tensors: getsizeof sees only what is around their numbers.
-        total += int(getattr(one, "nbytes", 0)) if hasattr(one, "dtype") else 0
+        # Of tensors, and of arrays on the memory of others, getsizeof sees only what is around their numbers.
+        total += max(sys.getsizeof(one, 64), int(getattr(one, "nbytes", 0)) if hasattr(one, "dtype") else 0)
         if isinstance(one, Mapping):
             stack += [*one.keys(), *one.values()]
         elif isinstance(one, list | tuple | set | frozenset):

@@ -31,6 +31,7 @@ from torch.nn.functional import cross_entropy
 
 HERE = Path(__file__).resolve().parent
 HANDLER = HERE / "code" / "digits.py"
+SETTINGS = HERE / "serving.toml"
 sys.path.insert(0, str(HANDLER.parent))
 
 from digits import Net  # noqa: E402  the model's own code, found as the server finds it
@@ -42,12 +43,6 @@ SEED = 0
 PICTURED = 3
 PICTURE_SIZE = 64  # pixels; a multiple of 8, so that shrinking it gives the 64 values back
 MARKER = ".trained"
-SETTINGS = """\
-handler = "digits:Digits"
-
-[batch]
-max_size = 32
-"""
 
 
 class Part(NamedTuple):
@@ -89,7 +84,9 @@ def measure(net: Net, part: Part) -> float:
 def fingerprint() -> str:
     """Changes with everything that decides what is trained."""
     versions = f"{torch.__version__} {sklearn.__version__}".encode()
-    return hashlib.sha256(b"\0".join([Path(__file__).read_bytes(), HANDLER.read_bytes(), versions])).hexdigest()
+    return hashlib.sha256(
+        b"\0".join([*(path.read_bytes() for path in (Path(__file__), HANDLER, SETTINGS)), versions])
+    ).hexdigest()
 
 
 def trained_accuracy(out: Path) -> float | None:
@@ -104,7 +101,7 @@ def trained_accuracy(out: Path) -> float | None:
 def write_model(folder: Path, net: Net, accuracy: float) -> None:
     (folder / "code").mkdir()
     shutil.copy(HANDLER, folder / "code")
-    (folder / "serving.toml").write_text(SETTINGS)
+    shutil.copy(SETTINGS, folder)
     torch.save(net.state_dict(), folder / "weights.pt")
     (folder / MARKER).write_text(json.dumps({"fingerprint": fingerprint(), "accuracy": accuracy}))
 

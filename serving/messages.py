@@ -62,7 +62,8 @@ class Placement(msgspec.Struct, frozen=True, tag="placement"):
     """Supervisor → HTTP worker: the replicas of ``model`` that take requests at this moment.
 
     ``loading`` is true until it was ready once; ``failed`` says why it never will be. ``timeout`` is in seconds,
-    ``queue_size`` in requests per replica. ``gone``: it is not served, so forget it; whoever waits for it gets the
+    ``queue_size`` in requests per replica. ``capacity`` is how many requests all replicas together work on at a time,
+    0 until the first is ready. ``gone``: it is not served, so forget it; whoever waits for it gets the
     ``problem`` if there is one, else asks again.
     """
 
@@ -70,6 +71,7 @@ class Placement(msgspec.Struct, frozen=True, tag="placement"):
     replicas: list[Address] = []
     timeout: float = 0.0
     queue_size: int = 0
+    capacity: int = 0
     loading: bool = False
     failed: str | None = None
     gone: bool = False
@@ -183,7 +185,7 @@ class WorkerPhase(msgspec.Struct, frozen=True, tag="worker-phase"):
     """Model worker → supervisor: it is now ``loading``, ``warming``, ``ready`` or ``failed``.
 
     ``error`` is one line; ``permanent`` says that trying again cannot help, ``out_of_memory`` that there was not enough
-    of it. ``queue_size`` and the ``device`` found come with ``ready``.
+    of it. With ``ready`` come ``queue_size``, ``batch_size`` in requests and the ``device`` found.
     """
 
     row: int
@@ -193,6 +195,7 @@ class WorkerPhase(msgspec.Struct, frozen=True, tag="worker-phase"):
     permanent: bool = False
     out_of_memory: bool = False
     queue_size: int = 0
+    batch_size: int = 0
     device: str = ""
 
 

@@ -11,10 +11,12 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from types import MappingProxyType
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from serving import errors, log
@@ -42,6 +44,9 @@ from serving.scoreboard import Scoreboard, Slot, State
 
 CUSTOM_ATTRIBUTES_LIMIT = 1024
 JSON = "application/json"
+PAYLOAD = 6  # megabytes of one request of a batch transform, as the platform's own default
+PAYLOAD_LIMIT = 100  # megabytes of all at a time
+MEGABYTE = 1_000_000
 BODILESS = frozenset({204, 205, 304})
 MODELS, INVOKE = "/models/", "/invoke"
 LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
@@ -65,11 +70,18 @@ class App:
         self._invocations = Invocations(self._replicas, config.request_timeout, runtime.instance, config.sessions)
         self._slot: Slot
         self._rest = Starlette(
-            routes=models.routes(self._replicas.link, config.load_timeout) if config.many else [],
+            routes=models.routes(self._replicas.link, config.load_timeout) if config.many else self._batch_routes(),
             lifespan=self._lifespan,
             exception_handlers={HTTPException: refuse},
         )
         self._numbers = itertools.count(1)
+
+    def _batch_routes(self) -> list[Route]:
+        async def execution_parameters(_: HttpRequest) -> HttpResponse:
+            placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+            return HttpResponse(batch_parameters(placement.capacity, self._max_body), media_type=JSON)
+
+        return [Route("/execution-parameters", execution_parameters, methods=["GET"])]
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -281,6 +293,17 @@ def session_headers(response: Response) -> Headers:
 def header_value(text: str) -> bytes:
     """A header value that cannot split a header."""
     return text.encode() if text and text.isascii() and text.isprintable() else b"application/octet-stream"
+
+
+def batch_parameters(capacity: int, max_body: int) -> bytes:
+    """What a batch transform job should do if it does not say: as many requests at a time as the replicas work on.
+
+    The platform wants the product of requests and megabytes to be 100 at most.
+    """
+    megabytes = min(PAYLOAD, max_body // MEGABYTE) if max_body else PAYLOAD
+    transforms = max(1, min(capacity, PAYLOAD_LIMIT // max(1, megabytes)))
+    parameters = {"MaxConcurrentTransforms": transforms, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": megabytes}
+    return msgspec.json.encode(parameters)
 
 
 async def refuse(request: HttpRequest, exc: Exception) -> HttpResponse:

@@ -265,7 +265,14 @@ class Fleet:
             self._by_pid[pid] = replica
 
     def phase(
-        self, row: int, epoch: int, phase: Status, now: float, queue_size: int = 0, device: str = ""
+        self,
+        row: int,
+        epoch: int,
+        phase: Status,
+        now: float,
+        queue_size: int = 0,
+        device: str = "",
+        batch_size: int = 0,
     ) -> list[Action]:
         """A worker says that it has come one step further; when ready, how much may wait and where it runs."""
         replica = self.find(row, epoch)
@@ -278,6 +285,7 @@ class Fleet:
         replica.device = device or replica.device
         first, served.was_ready, served.failures, served.queue_size = not served.was_ready, True, 0, queue_size
         served.last_ready = served.used = now
+        served.batch_size = batch_size
         actions: list[Action] = []
         measured = Cost(replica.row.memory, replica.row.peak, replica.row.device_memory)
         if abs(measured.peak - served.cost.peak) > served.cost.peak // 20 or measured.host > served.cost.host:
@@ -382,6 +390,7 @@ class Fleet:
             addresses,
             served.model.timeout,
             served.queue_size,
+            served.batch_size * served.model.replicas,
             loading=not served.was_ready,
             failed=served.failed,
             gone=served.stage is Stage.LEAVING,

@@ -255,7 +255,8 @@ class Models:
         now = time.monotonic()
         if message.phase != "failed":
             status = Status(message.phase)
-            self._act(self._fleet.phase(message.row, message.epoch, status, now, message.queue_size, message.device))
+            ready = (message.queue_size, message.device, message.batch_size)
+            self._act(self._fleet.phase(message.row, message.epoch, status, now, *ready))
             return
         error = message.error or "unknown"
         log.error("a model failed to load", error=error, permanent=message.permanent)

@@ -120,6 +120,7 @@ class Served:
     made_room: bool = False
     after: int | None = None
     tried: str | None = None
+    batch_size: int = 0
 
     @property
     def name(self) -> str:

@@ -189,7 +189,14 @@ class Worker:
         path = self._runtime.worker_path(self._row.index, self._epoch)
         await self._loop.create_unix_server(lambda: Channel(self, self._channels.add), str(path), backlog=256)
         self._row.phase = Phase.READY
-        ready = WorkerPhase(self._row.index, self._epoch, "ready", queue_size=batcher.queue_size, device=self._device)
+        ready = WorkerPhase(
+            self._row.index,
+            self._epoch,
+            "ready",
+            queue_size=batcher.queue_size,
+            batch_size=batcher.policy.max_size,
+            device=self._device,
+        )
         self._tell(ready)
 
     def _tell(self, message: WorkerHello | WorkerPhase) -> None:

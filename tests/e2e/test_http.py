@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.client import Client, once
+from tests.e2e.client import Answer, Client, once
 from tests.e2e.server import Server, eventually, model_folder, serving
 
 
@@ -246,3 +246,17 @@ def test_text_logs_are_for_people(tmp_path: Path) -> None:
         assert not server.raw[0].startswith("{")
     finally:
         server.stop()
+
+
+def test_batch_transform_is_told_how_many_requests_at_a_time_pay(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, "echo:Echo", "replicas = 2\n[batch]\nmax_size = 4\n")
+    with serving(folder) as server:
+        answer = asyncio.run(get(server.port, "/execution-parameters"))
+        assert answer.json() == {"MaxConcurrentTransforms": 8, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": 6}
+    with serving(folder, max_body=2_000_000) as server:
+        assert asyncio.run(get(server.port, "/execution-parameters")).json()["MaxPayloadInMB"] == 2
+
+
+async def get(port: int, path: str) -> Answer:
+    async with Client(port) as client:
+        return await client.request("GET", path)

@@ -1,14 +1,30 @@
-"""What the books say to the outside: to ``/ping`` of the server, to the multi-model API of a model."""
+"""What the books say to the outside: to HTTP workers, to ``/ping``, and to the multi-model API."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from serving.messages import ModelInfo, ReplicaInfo
+from serving.messages import Address, ModelInfo, Placement, ReplicaInfo
 from serving.scoreboard import State
 from serving.supervisor.replica import Replica, Served, Stage, Status
 
 ORDER = (State.FAILED, State.STARTING, State.LOADING, State.WARMING, State.DEGRADED, State.READY)
+
+
+def placement_of(name: str, served: Served | None) -> Placement:
+    if served is None:
+        return Placement(name, gone=True)
+    return Placement(
+        name,
+        [Address(replica.row.index, replica.epoch, "") for replica in served.ready()],
+        served.model.timeout,
+        served.queue_size,
+        served.batch_size * served.model.replicas,
+        loading=not served.was_ready,
+        failed=served.failed,
+        gone=served.stage is Stage.LEAVING,
+        problem=served.problem,
+    )
 
 
 def server_state(everything: Iterable[Served], now: float) -> tuple[State, str]:

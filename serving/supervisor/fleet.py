@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Iterable
 
 from serving.errors import ModelFailed, OutOfMemory
-from serving.messages import Address, Placement, Problem
+from serving.messages import Placement, Problem
 from serving.model import Model
 from serving.scoreboard import ROWS, Scoreboard
 from serving.supervisor.admission import Admission, estimate
 from serving.supervisor.cache import Admit, Evict, Refuse
+from serving.supervisor.describe import placement_of
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.replica import (
     CRASH_LIMIT,
@@ -381,21 +382,7 @@ class Fleet:
 
     def placement(self, name: str) -> Placement:
         """What HTTP workers may know of a model; where it is not served, that it is gone, or why it failed."""
-        served = self._current.get(name)
-        if served is None:
-            return Placement(name, gone=True)
-        addresses = [Address(replica.row.index, replica.epoch, "") for replica in served.ready()]
-        return Placement(
-            name,
-            addresses,
-            served.model.timeout,
-            served.queue_size,
-            served.batch_size * served.model.replicas,
-            loading=not served.was_ready,
-            failed=served.failed,
-            gone=served.stage is Stage.LEAVING,
-            problem=served.problem,
-        )
+        return placement_of(name, self._current.get(name))
 
     def find(self, row: int, epoch: int) -> Replica | None:
         return next((one for one in self.replicas() if one.row.index == row and one.epoch == epoch), None)

@@ -74,6 +74,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     archive_max_bytes: int
     archive_max_files: int
     archive_max_ratio: float
+    local: bool
     safe_port_range: tuple[int, int] | None
     sources: dict[str, str]
     warnings: tuple[str, ...]
@@ -124,6 +125,8 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
         choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
     problems = [problem for choice in choices.values() for problem in choice.problems]
     problems += unknown_variables(own) + unknown_flags(flags)
+    if choices["local"].value and choices["safe_port_range"].value is not None:
+        problems.append("local is for a desk, and SAGEMAKER_SAFE_PORT_RANGE says that this is the platform")
     if problems:
         raise ConfigError(problems)
     return msgspec.convert(

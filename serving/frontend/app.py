@@ -32,17 +32,18 @@ from serving.errors import (
     Unavailable,
 )
 from serving.frontend import models
+from serving.frontend.headers import Headers, custom_attributes, header_value, read_headers, session_headers
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
+from serving.frontend.local import LocalRuntime
 from serving.frontend.replicas import Replicas
 from serving.headers import NEW_SESSION, check_all
 from serving.model import DEFAULT_MODEL
 from serving.names import model_name, target_name
-from serving.request import PREFIX, Request, Response
+from serving.request import Request, Response
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard, Slot, State
 
-CUSTOM_ATTRIBUTES_LIMIT = 1024
 JSON = "application/json"
 PAYLOAD = 6  # megabytes of one request of a batch transform, as the platform's own default
 PAYLOAD_LIMIT = 100  # megabytes of all at a time
@@ -50,9 +51,6 @@ MEGABYTE = 1_000_000
 BODILESS = frozenset({204, 205, 304})
 MODELS, INVOKE = "/models/", "/invoke"
 LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
-_PREFIX = PREFIX.encode()
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class ClientGone(Exception):
@@ -61,6 +59,7 @@ class ClientGone(Exception):
 
 class App:
     def __init__(self, config: Config, runtime: Runtime, board: Scoreboard) -> None:
+        self._local = LocalRuntime(self) if config.local else None
         self._many = config.many
         self._echo = config.echo_attributes
         self._max_body = config.max_body
@@ -97,6 +96,8 @@ class App:
             await self._invoke(scope, receive, send)
         elif path == "/ping":
             await self._ping(scope, send)
+        elif self._local is not None and path is not None and self._local.takes(path):
+            await self._local(scope, receive, send)
         elif self._many and path is not None and path.startswith(MODELS) and path.endswith(INVOKE):
             await self._invoke(scope, receive, send, path[len(MODELS) : -len(INVOKE)])
         else:
@@ -207,20 +208,6 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
-def read_headers(headers: Headers) -> tuple[str, str, dict[str, str]]:
-    """Content-Type, Accept, and the SageMaker headers without their prefix."""
-    content_type = accept = ""
-    sagemaker: dict[str, str] = {}
-    for name, value in headers:
-        if name == b"content-type":
-            content_type = value.decode("latin-1")
-        elif name == b"accept":
-            accept = f"{accept}, {value.decode('latin-1')}" if accept else value.decode("latin-1")
-        elif name.startswith(_PREFIX) and value:
-            sagemaker[name[len(_PREFIX) :].decode("latin-1")] = value.decode("latin-1")
-    return content_type, accept, sagemaker
-
-
 async def read_body(headers: Headers, receive: Receive, limit: int, deadline: Deadline) -> bytes:
     """The whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), DeadlineExceeded for
     one that trickles in, and ClientGone."""
@@ -266,33 +253,6 @@ async def watch(answer: Coroutine[None, None, Response], receive: Receive) -> Re
     finally:
         gone.remove_done_callback(give_up)
         gone.cancel()
-
-
-def custom_attributes(response: Response, request_id: str) -> Headers:
-    """The custom attributes as a header, unless they would break the answer."""
-    value = response.custom_attributes
-    if not value:
-        return []
-    if len(value) > CUSTOM_ATTRIBUTES_LIMIT or not (value.isascii() and value.isprintable()):
-        log.warning("custom attributes dropped: not printable ASCII of at most 1024", request_id=request_id)
-        return []
-    return [(b"x-amzn-sagemaker-custom-attributes", value.encode())]
-
-
-def session_headers(response: Response) -> Headers:
-    """A new session is announced under both names that the platform's own containers use."""
-    found: Headers = []
-    if response.new_session is not None:
-        value = response.new_session.encode()
-        found += [(b"x-amzn-sagemaker-session-id", value), (b"x-amzn-sagemaker-new-session-id", value)]
-    if response.closed_session is not None:
-        found.append((b"x-amzn-sagemaker-closed-session-id", response.closed_session.encode()))
-    return found
-
-
-def header_value(text: str) -> bytes:
-    """A header value that cannot split a header."""
-    return text.encode() if text and text.isascii() and text.isprintable() else b"application/octet-stream"
 
 
 def batch_parameters(capacity: int, max_body: int) -> bytes:

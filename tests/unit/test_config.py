@@ -77,6 +77,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         archive_max_bytes=64 * 1024**3,
         archive_max_files=100_000,
         archive_max_ratio=250.0,
+        local=False,
         safe_port_range=None,
         sources={setting.name: "default" for setting in SETTINGS},
         warnings=(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def test_the_curl_of_the_readme_prints_what_the_readme_says() -> None:
     assert got.keys() == said.keys()
     assert got["class"] == said["class"]
     assert got["probabilities"] == pytest.approx(said["probabilities"], abs=0.05)
+
+
+def test_the_boto3_snippet_of_the_readme_runs_as_it_stands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    snippet = readme[readme.index("import boto3") : readme.index("```", readme.index("import boto3"))]
+    with serving(DEMO, local="true") as server:
+        code = snippet.replace("localhost:8080", f"127.0.0.1:{server.port}")
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert '"class":3' in result.stdout, result.stderr
 
 
 def test_pictures_and_arrays_that_arrive_together_get_their_own_answers() -> None:

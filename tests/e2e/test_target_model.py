@@ -265,6 +265,15 @@ def test_a_changed_model_is_loaded_beside_the_old_one_and_no_request_fails(tmp_p
         assert get(server, "a").json()["error"] is None
 
 
+def test_a_changed_archive_is_unpacked_beside_the_old_one(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    pack(add_model(store, "a", name="old"), ".tar.gz")
+    with serving(store, model_store=store, reload="on-change") as server:
+        assert ask(server, "a").json()["name"] == "old"
+        pack(add_model(tmp_path, "a", name="new"), ".tar.gz").replace(store / "a.tar.gz")
+        eventually(lambda: ask(server, "a").json()["name"] == "new", 15)
+
+
 def test_requests_go_to_all_replicas_and_get_tells_of_each(tmp_path: Path) -> None:
     add_model(tmp_path, "a", toml="replicas = 2")
     with serving(tmp_path, model_store=tmp_path) as server, ThreadPoolExecutor(8) as pool:

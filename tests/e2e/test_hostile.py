@@ -94,7 +94,8 @@ def test_a_worker_that_cuts_its_own_connections_is_replaced(nasty: Server) -> No
     answer = asyncio.run(once(nasty.port, {"do": "close-sockets"}))
     assert answer.code == "worker_died"
     assert asyncio.run(once(nasty.port, {"id": 1})).status == 200
-    assert nasty.lines(message="ending a worker", reason="it lives without its connection to the supervisor")
+    reason = "it lives without its connection to the supervisor"
+    eventually(lambda: nasty.lines(message="ending a worker", reason=reason))
 
 
 def test_a_destructor_that_hangs_is_ended_like_any_user_code(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_destructor_that_hangs_is_ended_like_any_user_code(tmp_path: Path) -> 
     with serving(folder, request_timeout=1) as server:
         assert asyncio.run(once(server.port, {"do": "slow-sample"})).status in (500, 504)
         assert asyncio.run(once(server.port, {"id": 1})).status == 200
-        assert server.lines(message="ending a worker", reason="its handler ran past the deadline")
+        eventually(lambda: server.lines(message="ending a worker", reason="its handler ran past the deadline"))
 
 
 def test_prints_that_nobody_reads_hold_up_neither_kills_nor_the_end(tmp_path: Path) -> None:

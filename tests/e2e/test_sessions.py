@@ -214,6 +214,13 @@ def test_500_sessions_over_2_http_workers_and_3_replicas_each_see_their_own_stat
 
     async def run(server: Server) -> None:
         clients = [Client(server.port) for _ in range(40)]
+        try:
+            await converse(server, clients)
+        finally:
+            for client in clients:
+                client.close()
+
+    async def converse(server: Server, clients: list[Client]) -> None:
         free: asyncio.Queue[Client] = asyncio.Queue()
         for client in clients:
             free.put_nowait(client)
@@ -258,9 +265,8 @@ def test_500_sessions_over_2_http_workers_and_3_replicas_each_see_their_own_stat
         rng = random.Random(3)
         await asyncio.gather(kill(), *(talk(id, random.Random(rng.random())) for id in ids))
         assert lost == {id for id in ids if owner[id] == victim}
-        for client in clients:
-            client.close()
 
     folder = model_folder(tmp_path, "memo:Memo")
     with serving(folder, http_workers=2, replicas=3) as server:
+        eventually(lambda: len(server.lines(message="the server is ready")) == 1)
         asyncio.run(run(server))

@@ -133,7 +133,7 @@ def test_the_least_recently_used_model_goes_and_its_memory_is_back(tmp_path: Pat
         assert not is_alive(second)
         [third] = pids(server, "c")
         assert held_by(first).private + held_by(third).private < before + 20_000_000
-        assert server.lines(message="evicting", model="b")
+        eventually(lambda: server.lines(message="evicting", model="b"))
 
 
 def test_the_budget_in_bytes_counts_what_models_really_take(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_broken_archive_is_400_with_a_line_in_the_log(tmp_path: Path) -> None:
     with serving(tmp_path, model_store=tmp_path) as server:
         reply = ask(server, "bad")
         assert (reply.status, reply.code) == (400, "bad_archive")
-        assert server.lines(message="a model could not be loaded", model="bad", code="bad_archive")
+        eventually(lambda: server.lines(message="a model could not be loaded", model="bad", code="bad_archive"))
 
 
 def test_a_changed_model_is_loaded_beside_the_old_one_and_no_request_fails(tmp_path: Path) -> None:

@@ -45,7 +45,10 @@ def log_decision(need: Need, residents: list[Resident], budget: Budget, decision
 
 
 class Admission:
-    """``record`` hears every decision. With ``keeps_sessions`` a model that holds some is not evicted."""
+    """``record`` hears every decision, but of a wait only its beginning.
+
+    With ``keeps_sessions`` a model that holds some is not evicted.
+    """
 
     def __init__(self, budget: Budget | None = None, record: Record | None = None, keeps_sessions: bool = True) -> None:
         self._keeps_sessions = keeps_sessions
@@ -60,7 +63,8 @@ class Admission:
         residents += [reservation(one) for one in others[:ahead] if one.stage is Stage.WAITING]
         need = need_of(served)
         decision = cache.decide(need, residents, self.budget)
-        if self.record is not None:
+        waited, served.waits = served.waits, isinstance(decision, cache.Wait)
+        if self.record is not None and not (waited and served.waits):
             self.record(need, residents, self.budget, decision)
         return decision
 

@@ -121,6 +121,7 @@ class Served:
     after: int | None = None
     tried: str | None = None
     batch_size: int = 0
+    waits: bool = False
 
     @property
     def name(self) -> str:

@@ -100,6 +100,15 @@ class Server:
         assert self.process.poll() is None, "\n".join(self.raw)
         return self
 
+    def wait_replicas(self, count: int, seconds: float = 20.0) -> None:
+        """The server is ready with its first replica; here with so many."""
+
+        def are_ready() -> bool:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ping", timeout=5) as answer:
+                return bool(json.load(answer)["replicas"]["ready"] >= count)
+
+        eventually(are_ready, seconds)
+
     def children(self, pid: int | None = None) -> list[int]:
         """All descendants that live."""
         parent = self.process.pid if pid is None else pid

@@ -173,6 +173,7 @@ def test_sessions_can_be_turned_off(tmp_path: Path) -> None:
 
 def test_a_killed_replica_loses_its_own_sessions_and_each_is_told(tmp_path: Path) -> None:
     with serving(model_folder(tmp_path, "memo:Memo"), replicas=2) as server:
+        server.wait_replicas(2)
         ids = [new_session(server) for _ in range(12)]
         owner = {id: asyncio.run(say(server.port, {"say": 0}, id)).json()["pid"] for id in ids}
         victim = owner[ids[0]]
@@ -268,5 +269,5 @@ def test_500_sessions_over_2_http_workers_and_3_replicas_each_see_their_own_stat
 
     folder = model_folder(tmp_path, "memo:Memo")
     with serving(folder, http_workers=2, replicas=3) as server:
-        eventually(lambda: len(server.lines(message="the server is ready")) == 1)
+        server.wait_replicas(3)
         asyncio.run(run(server))

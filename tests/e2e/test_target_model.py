@@ -277,13 +277,15 @@ def test_a_changed_archive_is_unpacked_beside_the_old_one(tmp_path: Path) -> Non
 def test_requests_go_to_all_replicas_and_get_tells_of_each(tmp_path: Path) -> None:
     add_model(tmp_path, "a", toml="replicas = 2")
     with serving(tmp_path, model_store=tmp_path) as server, ThreadPoolExecutor(8) as pool:
+        assert ask(server, "a").status == 200
+        server.wait_replicas(2)
         replies = list(pool.map(lambda _: ask(server, "a", {"sleep": 0.05}), range(16)))
         assert len({reply.json()["pid"] for reply in replies}) == 2
         told = get(server, "a").json()
         assert (told["state"], told["managedBy"], told["queued"]) == ("ready", "store", 0)
         assert [replica["device"] for replica in told["replicas"]] == ["cpu", "cpu"]
         assert told["bytes"] >= sum(replica["memory"] for replica in told["replicas"])
-        assert sum(replica["completed"] for replica in told["replicas"]) == 16
+        eventually(lambda: sum(one["completed"] for one in get(server, "a").json()["replicas"]) == 17)
 
 
 def test_a_model_that_crashes_after_it_was_loaded_is_restarted(server: Server) -> None:

@@ -169,6 +169,7 @@ class Replicas:
         view = self._views.pop(placement.model, None)
         if view is not None:
             view.problem = placement.problem
+            view.placement = None  # so that no lost connection of it is made anew
             view.wake()
 
     def _connect(self, view: View, address: Address) -> None:

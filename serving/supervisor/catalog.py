@@ -46,6 +46,7 @@ from serving.supervisor.repository import ModelRepository, artifact
 Ask = LoadModel | UnloadModel | PinModel | DescribeModels | FindDefault
 
 LOOK = 0.5  # seconds between looks at the files of models that are in use
+REMEMBERED = 1000  # models that failed to load
 COOL_DOWN = (1.0, 30.0)  # seconds before a model that failed to load is tried again for a client: the first, the most
 
 
@@ -201,7 +202,7 @@ class Catalog:
             model, cost = await asyncio.to_thread(self._read, name, url)
         except Exception as exc:
             del self._opening[name]
-            self._finish(name, self._failure(name, problem_of(exc, name)))
+            self._finish(name, self._failure(name, owner, problem_of(exc, name)))
             return
         until = self._opening.pop(name)
         now = time.monotonic()
@@ -214,12 +215,15 @@ class Catalog:
         model = self._repository.open(name, self._repository.locate(name, url))
         return model, self._disk.recall(model.digest, model.device)
 
-    def _failure(self, name: str, problem: Problem) -> Problem:
+    def _failure(self, name: str, owner: Owner, problem: Problem) -> Problem:
+        """Log it; clients are not to make the same load fail over and over, the platform knows what it does."""
         log.warning("a model could not be loaded", model=name, code=problem.code, error=problem.message)
-        before = self._broken.get(name)
-        wait = COOL_DOWN[0] if before is None else min(2 * before.wait, COOL_DOWN[1])
-        if problem.code != ModelNotFound.code:
+        if owner is Owner.STORE and problem.code != ModelNotFound.code:
+            before = self._broken.pop(name, None)
+            wait = COOL_DOWN[0] if before is None else min(2 * before.wait, COOL_DOWN[1])
             self._broken[name] = Broken(problem, wait, time.monotonic() + wait)
+            if len(self._broken) > REMEMBERED:
+                del self._broken[next(iter(self._broken))]
         return problem
 
     def _finish(self, name: str, problem: Problem | None) -> None:
@@ -240,7 +244,7 @@ class Catalog:
             self._broken.pop(served.name, None)
             log.info("model loaded", model=served.name, bytes=served.memory())
         elif served.devices or served.made_room or problem.code != OutOfMemory.code:
-            self._failure(served.name, problem)
+            self._failure(served.name, served.owner, problem)
         self._finish(served.name, problem)
 
     # Ends.

@@ -113,13 +113,11 @@ class Control:
             self._desk.on_phase(message)
 
     def _locate(self, channel: Channel, message: Locate) -> None:
-        self._interest.setdefault(message.model, set()).add(channel)
         placement = self._desk.locate(message)
-        if placement is None:
-            return
-        self._send(channel, placement)
-        if placement.gone:
-            self._interest.get(message.model, set()).discard(channel)
+        if placement is None or not placement.gone:
+            self._interest.setdefault(message.model, set()).add(channel)
+        if placement is not None:
+            self._send(channel, placement)
 
     def on_lost(self, channel: Channel) -> None:
         slot = self._slots.pop(channel, None)

@@ -113,7 +113,7 @@ def test_a_session_is_opened_continued_and_closed(client: Any) -> None:
     continued = invoke(client, SessionId=id)
     assert continued["Seen"]["session"] == id
     assert "NewSessionId" not in continued
-    closed = client.invoke_endpoint(EndpointName="e", Body=b'{"requestType": "CLOSE"}', SessionId=id)
+    closed = invoke(client, {"requestType": "CLOSE"}, SessionId=id)
     assert closed["ClosedSessionId"] == id
     with pytest.raises(ClientError) as failure:
         invoke(client, SessionId=id)

@@ -140,7 +140,12 @@ class FindDefault(msgspec.Struct, frozen=True, tag="find-default"):
     id: int
 
 
+Ask = LoadModel | UnloadModel | PinModel | DescribeModels | FindDefault
+
+
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """Supervisor → HTTP worker: what came of an Ask."""
+
     id: int
     problem: Problem | None = None
     models: list[ModelInfo] = []

@@ -13,16 +13,12 @@ from serving.channel import Channel
 from serving.errors import Unavailable
 from serving.messages import (
     Answer,
-    DescribeModels,
-    FindDefault,
+    Ask,
     FrontendHello,
     FrontendWelcome,
-    LoadModel,
     Locate,
     Message,
-    PinModel,
     Placement,
-    UnloadModel,
     pack,
     unpack,
 )
@@ -31,8 +27,6 @@ from serving.scoreboard import Scoreboard, Slot
 from serving.wire import Frame
 
 START_TIME = 10.0  # seconds for the supervisor to answer at the start
-
-Ask = LoadModel | UnloadModel | PinModel | DescribeModels | FindDefault
 
 
 class SupervisorLink:

@@ -27,6 +27,7 @@ from serving.errors import (
 )
 from serving.messages import (
     Answer,
+    Ask,
     DescribeModels,
     FindDefault,
     LoadModel,
@@ -42,8 +43,6 @@ from serving.supervisor.diskcache import Cost, DiskCache
 from serving.supervisor.fleet import Fleet
 from serving.supervisor.replica import Action, Owner, Served, Stage
 from serving.supervisor.repository import ModelRepository, artifact
-
-Ask = LoadModel | UnloadModel | PinModel | DescribeModels | FindDefault
 
 LOOK = 0.5  # seconds between looks at the files of models that are in use
 REMEMBERED = 1000  # models that failed to load

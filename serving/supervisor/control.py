@@ -10,18 +10,14 @@ from typing import Protocol
 from serving.channel import Channel
 from serving.messages import (
     Answer,
-    DescribeModels,
-    FindDefault,
+    Ask,
     FrontendHello,
     FrontendWelcome,
-    LoadModel,
     Locate,
     Message,
     Overdue,
-    PinModel,
     Placement,
     Retire,
-    UnloadModel,
     WorkerHello,
     WorkerPhase,
     pack,
@@ -30,8 +26,6 @@ from serving.messages import (
 from serving.runtime import Runtime
 from serving.scoreboard import SLOTS, Scoreboard
 from serving.wire import Frame
-
-Ask = LoadModel | UnloadModel | PinModel | DescribeModels | FindDefault
 
 
 class Desk(Protocol):

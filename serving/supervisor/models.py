@@ -11,13 +11,13 @@ import msgspec
 
 from serving import log, memory
 from serving.config import Config
-from serving.messages import Answer, Fork, Forked, Locate, Overdue, Placement, WorkerPhase
+from serving.messages import Answer, Ask, Fork, Forked, Locate, Overdue, Placement, WorkerPhase
 from serving.model import Model
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard, State
 from serving.supervisor import processes
 from serving.supervisor.admission import Admission, budget_of, log_decision
-from serving.supervisor.catalog import Ask, Catalog
+from serving.supervisor.catalog import Catalog
 from serving.supervisor.control import Control
 from serving.supervisor.describe import counts, server_state
 from serving.supervisor.diskcache import DiskCache

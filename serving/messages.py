@@ -6,6 +6,7 @@ import msgspec
 
 from serving.errors import CodedError, ServingError
 from serving.model import Model
+from serving.request import Body
 from serving.wire import Kind, encode
 
 
@@ -233,11 +234,11 @@ _decoder = msgspec.msgpack.Decoder(Message)
 
 
 def pack(message: Message) -> bytes:
-    """A whole CONTROL frame."""
-    return b"".join(encode(Kind.CONTROL, 0, _encoder.encode(message)))
+    """A whole CONTROL frame. The message is its body, which may be large: a model's options, a list of all models."""
+    return b"".join(encode(Kind.CONTROL, 0, b"", _encoder.encode(message)))
 
 
-def unpack(head: bytes) -> Message:
-    """The message in a CONTROL frame's head. Raises msgspec.DecodeError."""
-    message: Message = _decoder.decode(head)
+def unpack(body: Body) -> Message:
+    """The message in a CONTROL frame's body. Raises msgspec.DecodeError."""
+    message: Message = _decoder.decode(body)
     return message

@@ -132,6 +132,8 @@ class App:
             continues = sagemaker.get("session-id", NEW_SESSION) != NEW_SESSION
             load = self._many and named is None and not draining and not continues
             model = DEFAULT_MODEL if not self._many else await self._target(named, sagemaker)
+            if draining and self._replicas.known(model) is None:
+                raise Draining("the server is stopping")
             deadline = await self._invocations.deadline(model, load, arrival, continues)
             body = await read_body(scope["headers"], receive, self._max_body, deadline)
             if draining:

@@ -113,7 +113,7 @@ class Connection:
         elif frame.kind == Kind.RETURN:
             self._retiring = True
             self._settle_lost(frame.id, frozenset())
-        elif frame.kind == Kind.CONTROL and isinstance(unpack(frame.head), Retire):
+        elif frame.kind == Kind.CONTROL and isinstance(unpack(frame.body), Retire):
             self._retiring = True
             self._on_change(self)
 

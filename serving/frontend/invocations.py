@@ -84,7 +84,7 @@ class Invocations:
     async def _until_answered(self, request: Request, load: bool) -> Response:
         address = self._address(request.session_id)
         deaths = moves = 0
-        patience = request.deadline.at - 0.05 * self._timeout
+        patience = request.deadline.at - 0.05 * request.deadline.remaining()
         while True:
             if address is not None:
                 connection = await self._replicas.holder(request.model, address)

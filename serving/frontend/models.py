@@ -29,7 +29,7 @@ from serving.names import model_name
 
 PAGE = 100  # models on one page
 LARGEST_PAGE = 1000
-BODY = 1 << 16  # bytes
+BODY = 1 << 15  # bytes
 UNLOAD_TIME = 350.0  # seconds; the platform waits a little longer
 GRACE = 30.0  # seconds for what a load does beside loading: waiting for room, unpacking
 JSON = "application/json"

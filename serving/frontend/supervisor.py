@@ -78,7 +78,7 @@ class SupervisorLink:
         return answer
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
-        message = unpack(frame.head)
+        message = unpack(frame.body)
         if isinstance(message, Placement):
             self._on_placement(message)
         elif isinstance(message, Answer):

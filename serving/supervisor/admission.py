@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from serving import log, memory
 from serving.config import Config
@@ -61,6 +62,10 @@ class Admission:
         ahead = others.index(served)
         residents = self._residents(others, now)
         residents += [reservation(one) for one in others[:ahead] if one.stage is Stage.WAITING]
+        if served.predecessor is not None:
+            # It serves until this one does: there is nothing to wait for, and nobody else should.
+            own = served.predecessor.key
+            residents = [replace(one, stay=Stay.FIXED) if one.key == own else one for one in residents]
         need = need_of(served)
         decision = cache.decide(need, residents, self.budget)
         waited, served.waits = served.waits, isinstance(decision, cache.Wait)

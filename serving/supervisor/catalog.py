@@ -273,9 +273,11 @@ class Catalog:
             return
         if name in self._outcomes:
             self._finish(name, Problem.of(ModelFailed(f"model {name} was unloaded while it was loaded")))
-        until = self._again.pop(name, 0.0)
-        if until > time.monotonic():
+        until = self._again.pop(name, None)
+        if until is not None and until > time.monotonic():
             self._begin(name, "", Owner.STORE, until)
+        elif until is not None:
+            self._tell(self._placement(name))  # gone: whoever waits all the same asks anew
 
     def on_learned(self, served: Served) -> None:
         model = served.model

@@ -89,7 +89,7 @@ class Control:
         return True
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
-        message = unpack(frame.head)
+        message = unpack(frame.body)
         if isinstance(message, FrontendHello):
             self._welcome(channel)
         elif isinstance(message, Locate):

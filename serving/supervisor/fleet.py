@@ -225,7 +225,8 @@ class Fleet:
                 return self.end(replica, "its handler ran past the deadline", now)
             if self._is_stopped(replica, busy_until, now):
                 return self.end(replica, "it stopped answering", now)
-            if replica.status is Status.RETIRING and now > replica.since + CLOSE_TIME and not replica.row.has_work:
+            idle_since = max(replica.since, replica.row.last_used)
+            if replica.status is Status.RETIRING and now > idle_since + CLOSE_TIME and not replica.row.has_work:
                 return self.end(replica, f"it did not end within {CLOSE_TIME:g} s", now)
         elif now > replica.started + self._load_timeout:
             replica.error = f"loading took more than {self._load_timeout:g} s"

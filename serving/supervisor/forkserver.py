@@ -47,7 +47,7 @@ class ForkServerLink:
             self._channel.close()
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
-        message = unpack(frame.head)
+        message = unpack(frame.body)
         if isinstance(message, ForkReady):
             self.is_ready = True
             self._on_ready()

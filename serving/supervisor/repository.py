@@ -22,6 +22,7 @@ from serving.supervisor.archives import PARTIAL, Limits, extract
 from serving.supervisor.diskcache import DiskCache, discard
 
 DEPTH = 4  # folders below the store in which models are listed
+NAME_LIMIT = 255  # bytes that a file's name may have
 FORBIDDEN = ("/dev", "/proc", "/sys")  # as a model's address
 
 
@@ -60,7 +61,7 @@ class ModelRepository:
 
     def __init__(self, config: Config, cache: DiskCache, in_use: Callable[[Path], bool]) -> None:
         self._config = config
-        self._root = Path(config.store)
+        self._root = Path(config.store).absolute()
         self._cache = cache
         self._in_use = in_use
         self._limits = Limits(config.archive_max_bytes, config.archive_max_files, config.archive_max_ratio)
@@ -86,6 +87,8 @@ class ModelRepository:
         """The folder or archive of a model of the store; a folder wins. Raises ModelNotFound, BadRequest."""
         for candidate in (name, *(name + suffix for suffix in ARCHIVES)):
             path = self._root / candidate
+            if len(path.name) > NAME_LIMIT:
+                continue
             if not (is_folder_of_one(path) if candidate == name else path.is_file()):
                 continue
             if not path.resolve().is_relative_to(self._root.resolve()):
@@ -105,7 +108,7 @@ class ModelRepository:
             raise BadRequest(f"url is {url[:200]!r}; models do not live below {', '.join(FORBIDDEN)}")
         if not self._config.multi_model and not real.is_relative_to(self._root.resolve()):
             raise BadRequest(f"url is {url[:200]!r}, which is not below the model store")
-        if not path.exists():
+        if not path.is_dir() and not path.is_file():
             raise ModelNotFound(f"url is {url[:200]!r}, where nothing is")
         return path
 

@@ -43,7 +43,7 @@ class ForkServer:
         self._send(ForkReady())
         while (frames := self._receive()) is not None:
             for frame in frames:
-                request = unpack(frame.head)
+                request = unpack(frame.body)
                 if isinstance(request, Fork):
                     self._fork(request)
 

@@ -223,7 +223,7 @@ class Worker:
             item = self._items.pop((channel, frame.id), None)
             if item is not None:
                 item.cancelled = True
-        elif channel is self._control and isinstance(unpack(frame.head), Retire):
+        elif channel is self._control and isinstance(unpack(frame.body), Retire):
             self._retire()
 
     def on_lost(self, channel: Channel) -> None:

@@ -263,3 +263,14 @@ def test_boto3_drives_a_multi_model_endpoint(tmp_path: Path) -> None:
         statuses = {(method, status) for method, _, status in platform.calls}
         assert {("POST", 200), ("POST", 507), ("DELETE", 200)} <= statuses
         assert len(names(server)) == 2 - 1  # room was made for the broken one
+
+
+def test_a_model_with_large_options_and_a_list_beyond_any_frames_head_are_nothing_special(tmp_path: Path) -> None:
+    folder = add_model(tmp_path, "a")
+    with (folder / "serving.toml").open("a") as file:
+        file.write('\n[env]\nLONG = "' + "x" * 90_000 + '"\n')
+    with serving(tmp_path, environment=MODE, model_store=tmp_path) as server:
+        for n in range(30):
+            assert load(server, f"{n:03d}-" + "n" * 230, folder).status in (200, 507)
+        assert len(call(server, "GET", "/models?limit=1").json()["models"]) == 1
+        assert server.ping() == 200

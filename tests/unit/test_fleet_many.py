@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 
 from hypothesis import given
@@ -296,15 +297,26 @@ def test_a_changed_model_that_fails_leaves_the_old_one_and_its_error_shows() -> 
     assert "ValueError: broken" in (old.reload_error or "")
 
 
-def test_the_old_one_is_not_evicted_for_its_own_successor() -> None:
+def test_a_successor_that_does_not_fit_beside_the_old_one_is_given_up_at_once_and_blocks_nobody() -> None:
     rig = Rig()
     old = rig.serve("a", 60)
-    new = rig.want("a", 60)
-    rig.tick(1.0)
-    assert (old.stage, new.stage) == (Stage.SERVING, Stage.WAITING)
-    rig.tick(PATIENCE)
+    rig.want("a", 60)
     assert old.stage is Stage.SERVING
     assert "room" in (old.reload_error or "")
+    assert rig.want("b", 30).stage is Stage.SERVING
+
+
+def test_a_worker_with_a_long_last_request_has_its_time_to_close_after_that() -> None:
+    rig = Rig()
+    served = rig.serve("a", 60)
+    [replica] = served.replicas
+    replica.row.start([1], rig.now + 60)
+    rig.act(rig.fleet.leave(served, rig.now))
+    rig.now = time.monotonic() + 100  # the row stamps the real clock
+    replica.row.finish(1)
+    rig.now = replica.row.last_used + 1
+    rig.tick()
+    assert replica.status is Status.RETIRING
 
 
 def test_unloading_takes_the_successor_along() -> None:

@@ -98,7 +98,7 @@ class App:
             await self._ping(scope, send)
         elif self._local is not None and path is not None and self._local.takes(path):
             await self._local(scope, receive, send)
-        elif self._many and path is not None and path.startswith(MODELS) and path.endswith(INVOKE):
+        elif self._many and path is not None and is_invoke(path):
             await self._invoke(scope, receive, send, path[len(MODELS) : -len(INVOKE)])
         else:
             await self._rest(scope, receive, send)
@@ -255,6 +255,11 @@ async def watch(answer: Coroutine[None, None, Response], receive: Receive) -> Re
     finally:
         gone.remove_done_callback(give_up)
         gone.cancel()
+
+
+def is_invoke(path: str) -> bool:
+    """Whether it is ``/models/{name}/invoke``; a model may itself be called ``invoke``."""
+    return path.startswith(MODELS) and path.endswith(INVOKE) and len(path) > len(MODELS + INVOKE)
 
 
 def batch_parameters(capacity: int, max_body: int) -> bytes:

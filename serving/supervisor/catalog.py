@@ -253,9 +253,10 @@ class Catalog:
             await self._outcome(name)
         served = self._loaded(name)
         log.info("unloading", model=name)
-        end = self._end_of(served)
+        leaving = [one for one in self._fleet.everything() if one is served or one.predecessor is served]
+        ends = [self._end_of(one) for one in leaving]
         self._act(self._fleet.leave(served, time.monotonic()))
-        await end
+        await asyncio.gather(*ends)
 
     def _end_of(self, served: Served) -> asyncio.Future[None]:
         future = self._ends.get(served.key)

@@ -184,16 +184,8 @@ class Fleet:
             actions += self._start_missing(served, now)
         if now > self._next_look:
             self._next_look = now + LOOK
-            actions += [Learned(served) for served in self._all if self._has_grown(served)]
             actions += self._evict(self._admission.excess(self._all, now), "models have grown beyond the budget", now)
         return actions + self.admit(now)
-
-    def _has_grown(self, served: Served) -> bool:
-        grown = served.grown()
-        if not served.was_ready or grown <= served.cost.host + served.cost.host // 20:
-            return False
-        served.cost = Cost(grown, max(grown, served.cost.peak), served.cost.device)
-        return True
 
     def _start_missing(self, served: Served, now: float) -> list[Action]:
         missing = served.model.replicas - len(served.live())

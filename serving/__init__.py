@@ -1,5 +1,6 @@
 """The model server inside the container. These are all the names that user code needs."""
 
+from serving.conversation import Conversation, ConversationClosed, Message
 from serving.errors import (
     BadRequest,
     HandlerError,
@@ -10,14 +11,17 @@ from serving.errors import (
     UnsupportedMediaType,
 )
 from serving.handler import BatchPolicy, Handler, Padded
-from serving.request import Request, Response
+from serving.request import Request, Response, StreamingResponse
 from serving.session import Session
 
 __all__ = [
     "BadRequest",
     "BatchPolicy",
+    "Conversation",
+    "ConversationClosed",
     "Handler",
     "HandlerError",
+    "Message",
     "NotAcceptable",
     "OutOfMemory",
     "Padded",
@@ -25,6 +29,7 @@ __all__ = [
     "Response",
     "ServingError",
     "Session",
+    "StreamingResponse",
     "Unavailable",
     "UnsupportedMediaType",
 ]

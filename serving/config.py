@@ -30,8 +30,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one server; a running process has one, which never changes.
 
     Timeouts are in seconds and above 0, ``batch_delay_ms`` is in milliseconds, ``max_body`` in bytes with 0 for no
-    limit, ``queue_size`` and ``threads`` are per replica. None leaves the choice to the code that knows more: the
-    number of replicas, ``cores // replicas`` threads, the handler's batch policy, ``code`` in the model folder.
+    limit, ``max_message`` in bytes, ``queue_size``, ``threads`` and ``conversation_limit`` are per replica. None leaves
+    the choice to the code that knows more: the number of replicas, ``cores // replicas`` threads, the handler's batch
+    policy, ``code`` in the model folder.
     A memory budget is in bytes if an integer, a share if a float.
     ``sources`` tells where each setting came from: ``default``, ``environment <variable>`` or ``flag <flag>``.
     ``warnings`` are for the log.
@@ -58,6 +59,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     session_limit: int
     session_max_bytes: int
     session_evict: bool
+    stream_timeout: float
+    stream_idle_timeout: float
+    conversation_timeout: float
+    conversation_idle_timeout: float
+    conversation_limit: int
+    max_message: int
     batch_size: int | None
     batch_delay_ms: float | None
     program: str

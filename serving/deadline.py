@@ -23,5 +23,9 @@ class Deadline:
         """Seconds left, never negative."""
         return max(0.0, self.at - clock())
 
+    def sooner(self, at: float) -> Deadline:
+        """The earlier of the two."""
+        return self if self.at <= at else Deadline(at)
+
     def expired(self, clock: Clock = time.monotonic) -> bool:
         return clock() >= self.at

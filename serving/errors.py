@@ -19,6 +19,7 @@ ServingError
 │   ├── ModelLoading 503
 │   ├── ModelFailed 503
 │   ├── SessionLimit 503      as many sessions as there may be are open
+│   ├── ConversationLimit 503 or conversations
 │   └── Draining 503
 ├── DeadlineExceeded 504
 └── OutOfMemory 507
@@ -139,6 +140,10 @@ class ModelFailed(Unavailable):
 
 class SessionLimit(Unavailable):
     code = "session_limit"
+
+
+class ConversationLimit(Unavailable):
+    code = "conversation_limit"
 
 
 class Draining(Unavailable):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serving import codecs
+from serving.conversation import Conversation
 from serving.errors import HandlerError
 from serving.request import Request
 from serving.session import Session
@@ -68,6 +69,12 @@ class Handler:
     """Whether ``decode`` wants the bodies ``{"requestType": "NEW_SESSION"}`` and ``{"requestType": "CLOSE"}`` itself;
     otherwise the server answers them."""
 
+    post_paths: tuple[str, ...] = ()
+    """More paths whose POST requests this handler takes, such as ``/v1/chat/completions``; ``request.path`` tells."""
+
+    websocket_paths: tuple[str, ...] = ()
+    """More paths whose WebSockets ``converse`` takes than ``/invocations-bidirectional-stream``."""
+
     device: str = "cpu"
 
     def load(self, model_dir: Path, device: str, *args: Any, **options: Any) -> None:
@@ -122,8 +129,16 @@ class Handler:
 
     def encode(self, output: Any, request: Request) -> Any:
         """One output to the answer: a ``Response``, bytes, str, array, tensor or anything JSON can hold. What is not a
-        ``Response`` is encoded to the type that ``request.accept`` asks for."""
+        ``Response`` is encoded to the type that ``request.accept`` asks for.
+
+        A generator or an async generator of bytes and str, alone or in a ``StreamingResponse``, is sent piece by
+        piece. Where ``policy.max_size`` is 1 ``predict`` may be one, too. Other requests go on between two pieces of a
+        generator, and while an async one waits."""
         return output
+
+    async def converse(self, stream: Conversation) -> None:
+        """One WebSocket, from its beginning to its end; many at a time. Without this method there are none."""
+        raise HandlerError(f"{type(self).__name__} does not define converse")
 
     def on_session_open(self, session: Session) -> None:
         """A client has asked for a session; its ``state`` is empty. Raising refuses it."""

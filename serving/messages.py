@@ -59,13 +59,20 @@ class Locate(msgspec.Struct, frozen=True, tag="locate"):
     until: float = 0.0
 
 
+class Paths(msgspec.Struct, frozen=True, array_like=True):
+    """Which paths a model's handler takes beside ``/invocations``: POST requests there, and WebSockets."""
+
+    post: tuple[str, ...] = ()
+    websocket: tuple[str, ...] = ()
+
+
 class Placement(msgspec.Struct, frozen=True, tag="placement"):
     """Supervisor → HTTP worker: the replicas of ``model`` that take requests at this moment.
 
     ``loading`` is true until it was ready once; ``failed`` says why it never will be. ``timeout`` is in seconds,
     ``queue_size`` in requests per replica. ``capacity`` is how many requests all replicas together work on at a time,
-    0 until the first is ready. ``gone``: it is not served, so forget it; whoever waits for it gets the
-    ``problem`` if there is one, else asks again.
+    0 until the first is ready, as ``paths`` are empty. ``gone``: it is not served, so forget it; whoever waits for it
+    gets the ``problem`` if there is one, else asks again.
     """
 
     model: str
@@ -77,6 +84,7 @@ class Placement(msgspec.Struct, frozen=True, tag="placement"):
     failed: str | None = None
     gone: bool = False
     problem: Problem | None = None
+    paths: Paths = Paths()
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True):
@@ -191,7 +199,8 @@ class WorkerPhase(msgspec.Struct, frozen=True, tag="worker-phase"):
     """Model worker → supervisor: it is now ``loading``, ``warming``, ``ready`` or ``failed``.
 
     ``error`` is one line; ``permanent`` says that trying again cannot help, ``out_of_memory`` that there was not enough
-    of it. With ``ready`` come ``queue_size``, ``batch_size`` in requests and the ``device`` found.
+    of it. With ``ready`` come ``queue_size``, ``batch_size`` in requests, the ``device`` found and the paths that the
+    handler takes beside ``/invocations``.
     """
 
     row: int
@@ -203,6 +212,7 @@ class WorkerPhase(msgspec.Struct, frozen=True, tag="worker-phase"):
     queue_size: int = 0
     batch_size: int = 0
     device: str = ""
+    paths: Paths = Paths()
 
 
 class Retire(msgspec.Struct, frozen=True, tag="retire"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -11,6 +11,8 @@ from serving.deadline import Deadline
 from serving.session import Session
 
 Body = bytes | bytearray | memoryview
+Piece = bytes | bytearray | memoryview | str
+Pieces = Iterable[Piece] | AsyncIterable[Piece]
 
 NO_DEADLINE = Deadline(float("inf"))
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -30,6 +32,7 @@ class Request:
     ``body`` is bytes-like (``np.frombuffer`` works on it). ``content_type`` and ``accept`` are as the client sent
     them, ``""`` where it sent none. ``sagemaker`` holds the ``X-Amzn-SageMaker-*`` headers, names in lower case and
     without that prefix; the properties below are its typed view. ``session`` is the client's session, if it has one.
+    ``path`` tells apart the paths that a handler takes.
     """
 
     body: Body = b""
@@ -40,6 +43,7 @@ class Request:
     model: str = ""
     sagemaker: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     session: Session | None = None
+    path: str = "/invocations"
 
     @property
     def media_type(self) -> str:
@@ -117,3 +121,18 @@ class Response:
     custom_attributes: str | None = None
     new_session: str | None = None
     closed_session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamingResponse:
+    """An answer in pieces, each sent as soon as ``pieces`` gives it, a str as UTF-8.
+
+    Its head leaves with the first piece, so that what fails before has its proper status. ``content_type`` None is the
+    type that the client accepts, if it names one, else ``text/plain`` or ``application/octet-stream`` as the first
+    piece is text or bytes.
+    """
+
+    pieces: Pieces
+    content_type: str | None = None
+    status: int = 200
+    custom_attributes: str | None = None

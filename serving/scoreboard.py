@@ -35,7 +35,7 @@ STATE, SINCE, READY, WANTED, LAST_READY, REASON_AT = 0, 1, 2, 3, 4, 8
 
 # Words of a row.
 EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
-MEMORY, PEAK, DEVICE_MEMORY, SESSIONS = range(9, 13)
+MEMORY, PEAK, DEVICE_MEMORY, SESSIONS, STREAMS = range(9, 14)
 
 
 class State(enum.IntEnum):
@@ -214,9 +214,18 @@ class Row:
 
     @property
     def has_work(self) -> bool:
-        """Whether requests are queued or in the hands of user code."""
-        at = self._at
-        return bool(self._ints[at + QUEUED] or self._ints[at + RUNNING] or self._ints[at + BUSY_UNTIL])
+        """Whether requests are queued or in the hands of user code, or answered piece by piece."""
+        ints, at = self._ints, self._at
+        return bool(ints[at + QUEUED] or ints[at + RUNNING] or ints[at + BUSY_UNTIL] or ints[at + STREAMS])
+
+    @property
+    def streams(self) -> int:
+        """Answers in pieces and conversations that are under way."""
+        return int(self._ints[self._at + STREAMS])
+
+    def hold(self, streams: int) -> None:
+        """Worker: so many are under way."""
+        self._ints[self._at + STREAMS] = streams
 
     def running(self) -> list[int]:
         """Ids of the requests that user code was given and has not answered. Exact once the worker is dead."""

@@ -173,6 +173,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("session_max_bytes", kinds.SIZE, 64 * kinds.MIB, "Largest state of one session; 0 is no limit"),
     Setting("session_evict", kinds.SWITCH, False, "Evict a model of the store although it holds sessions"),
     Setting(
+        "stream_timeout", kinds.timeout(24 * kinds.HOUR), 480.0, "Seconds within which an answer in pieces is complete"
+    ),
+    Setting("stream_idle_timeout", kinds.timeout(kinds.HOUR), 60.0, "Seconds within which its next piece must come"),
+    Setting(
+        "conversation_timeout", kinds.timeout(24 * kinds.HOUR), 1800.0, "Seconds after which a WebSocket is closed"
+    ),
+    Setting(
+        "conversation_idle_timeout",
+        kinds.timeout(24 * kinds.HOUR),
+        300.0,
+        "Seconds without a message, either way, after which it is closed",
+    ),
+    Setting("conversation_limit", kinds.integer(1, 1_000_000), 1000, "WebSockets of one replica; more get a 503"),
+    Setting("max_message", kinds.integer(1, kinds.SIZE_LIMIT), 16 * kinds.MIB, "Largest message on a WebSocket"),
+    Setting(
         "batch_size",
         kinds.integer(1, BATCH_LIMIT),
         None,

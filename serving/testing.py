@@ -7,6 +7,7 @@ assert client.invoke(b"[1, 2]", content_type="application/json").status == 200
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,44 @@ from serving.handler import Handler
 from serving.request import Body, Request, Response
 from serving.worker.batcher import Batcher, Item
 from serving.worker.engine import Engine, Outcome
+from serving.worker.streams import Begin, End, More
 
 
 class _NoStamps:
     def start(self, ids: Sequence[int], until: float) -> None:
         pass
 
+    def pause(self) -> None:
+        pass
+
     def finish(self, completed: int) -> None:
         pass
+
+    def hold(self, streams: int) -> None:
+        pass
+
+
+class _Answers:
+    """Outcomes by item; what comes in pieces is put together, and used up at once."""
+
+    def __init__(self) -> None:
+        self.done: dict[int, Response | ServingError] = {}
+        self._begun: dict[int, Response] = {}
+
+    def deliver(self, outcomes: list[Outcome]) -> None:
+        for item, outcome in outcomes:
+            if item.live is not None:
+                item.live.flow.used = item.live.flow.sent
+            match outcome:
+                case Begin(response):
+                    self._begun[item.id] = response
+                case More(body):
+                    begun = self._begun[item.id]
+                    self._begun[item.id] = replace(begun, body=bytes(begun.body) + bytes(body))
+                case End():
+                    self.done[item.id] = self._begun[item.id]
+                case Response() | ServingError():
+                    self.done[item.id] = outcome
 
 
 class Client:
@@ -47,7 +78,9 @@ class Client:
     def invoke(
         self, body: Body, content_type: str = "application/json", accept: str = "", **sagemaker: str
     ) -> Response:
-        """One request. ``sagemaker`` are SageMaker headers: ``custom_attributes="k=v"``. Raises its ServingError."""
+        """One request; an answer in pieces is put together.
+
+        ``sagemaker`` are SageMaker headers: ``custom_attributes="k=v"``. Raises its ServingError."""
         headers = {name.replace("_", "-"): value for name, value in sagemaker.items()}
         [outcome] = self.batch([Request(body, content_type, accept, sagemaker=headers)])
         if isinstance(outcome, ServingError):
@@ -56,15 +89,11 @@ class Client:
 
     def batch(self, requests: Sequence[Request]) -> list[Response | ServingError]:
         """Requests that wait together, as the worker would run them; outcomes in the same order."""
-        outcomes: dict[int, Response | ServingError] = {}
-
-        def deliver(settled: list[Outcome]) -> None:
-            outcomes.update((item.id, outcome) for item, outcome in settled)
-
+        answers = _Answers()
         batcher = Batcher(self.handler.policy, max(1, len(requests)))
         batcher.queue_size = max(1, len(requests))
         for id, request in enumerate(requests):
             batcher.put(Item(id, request))
         batcher.close()
-        Engine(self.handler, batcher, _NoStamps(), deliver).run()
-        return [outcomes[id] for id in range(len(requests))]
+        Engine(self.handler, batcher, _NoStamps(), answers.deliver).run()
+        return [answers.done[id] for id in range(len(requests))]

@@ -33,6 +33,11 @@ class Kind(enum.IntEnum):
     CANCEL = 3
     CONTROL = 4
     RETURN = 5  # a request sent back untouched: its replica is retiring
+    BEGIN = 6  # of an answer that comes in pieces: its head and the first of them; or of a conversation
+    PIECE = 7  # of an answer, or one fragment of a conversation's message; those go both ways
+    END = 8  # of an answer or a conversation; where the head is empty all is well
+    CREDIT = 9  # so many bytes of pieces were used up; more may come
+    OPEN = 10  # a conversation
 
 
 KINDS = frozenset(int(kind) for kind in Kind)
@@ -59,6 +64,7 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
     alone: bool = False
     sagemaker: dict[str, str] = {}
     accepted: bool = False
+    path: str = ""
 
 
 class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
@@ -70,6 +76,33 @@ class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
     code: str | None = None
     new_session: str | None = None
     closed_session: str | None = None
+
+
+class OpenHead(msgspec.Struct, frozen=True, array_like=True):
+    """Head of OPEN: the request that became a conversation. Header names are in lower case."""
+
+    request_id: str
+    model: str
+    path: str
+    query: str
+    headers: dict[str, str]
+
+
+class CloseHead(msgspec.Struct, frozen=True, array_like=True):
+    """Head of END for a conversation: a close code and a reason (RFC 6455 §7.4)."""
+
+    code: int
+    reason: str = ""
+
+
+class PieceHead(enum.IntFlag):
+    """Head of PIECE in a conversation, one byte."""
+
+    TEXT = 1
+    FIN = 2
+
+
+CREDIT = struct.Struct("<Q")  # head of CREDIT, in bytes
 
 
 def encode(kind: int, id: int, head: bytes = b"", body: Body = b"") -> list[Body]:

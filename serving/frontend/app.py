@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from types import MappingProxyType
 
 import msgspec
@@ -21,52 +20,48 @@ from starlette.types import Receive, Scope, Send
 
 from serving import errors, log
 from serving.config import Config
-from serving.deadline import Deadline
 from serving.errors import (
-    BodyTooLarge,
     CodedError,
-    DeadlineExceeded,
     Draining,
     MethodNotAllowed,
     ServingError,
-    Unavailable,
 )
 from serving.frontend import models
-from serving.frontend.headers import Headers, custom_attributes, header_value, read_headers, session_headers
+from serving.frontend.answers import JSON, Answers
+from serving.frontend.conversations import Conversations
+from serving.frontend.headers import read_headers
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.local import LocalRuntime
+from serving.frontend.receiving import ClientGone, read_body, watch
 from serving.frontend.replicas import Replicas
+from serving.frontend.stream import Streamed
 from serving.headers import NEW_SESSION, check_all
 from serving.model import DEFAULT_MODEL
 from serving.names import model_name, target_name
-from serving.request import Request, Response
+from serving.paths import INVOCATIONS, is_own
+from serving.request import Request
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard, Slot, State
 
-JSON = "application/json"
 PAYLOAD = 6  # megabytes of one request of a batch transform, as the platform's own default
 PAYLOAD_LIMIT = 100  # megabytes of all at a time
 MEGABYTE = 1_000_000
-BODILESS = frozenset({204, 205, 304})
 MODELS, INVOKE = "/models/", "/invoke"
-LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
-
-
-class ClientGone(Exception):
-    """The client closed the connection before it had its answer."""
 
 
 class App:
     def __init__(self, config: Config, runtime: Runtime, board: Scoreboard) -> None:
         self._local = LocalRuntime(self) if config.local else None
         self._many = config.many
-        self._echo = config.echo_attributes
+        self._stream_timeout = config.stream_timeout
         self._max_body = config.max_body
         self._board = board
         self._runtime = runtime
         self._replicas = Replicas(runtime, board)
         self._invocations = Invocations(self._replicas, config.request_timeout, runtime.instance, config.sessions)
+        self._answers = Answers(config, board)
+        self._conversations = Conversations(config, board, self._invocations, self._model_of, self._new_id)
         self._slot: Slot
         self._rest = Starlette(
             routes=models.routes(self._replicas.link, config.load_timeout) if config.many else self._batch_routes(),
@@ -92,7 +87,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"] if scope["type"] == "http" else None
-        if path == "/invocations":
+        if path == INVOCATIONS:
             await self._invoke(scope, receive, send)
         elif path == "/ping":
             await self._ping(scope, send)
@@ -100,16 +95,27 @@ class App:
             await self._local(scope, receive, send)
         elif self._many and path is not None and is_invoke(path):
             await self._invoke(scope, receive, send, path[len(MODELS) : -len(INVOKE)])
+        elif scope["type"] == "websocket":
+            await self._converse(scope, receive, send)
+        elif path is not None and scope["method"] == "POST" and not is_own(path):
+            await self._invoke(scope, receive, send)
         else:
             await self._rest(scope, receive, send)
+
+    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._slot.in_flight += 1
+        try:
+            await self._conversations(scope, receive, send)
+        finally:
+            self._slot.in_flight -= 1
 
     async def _ping(self, scope: Scope, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD", "POST"):
             error = MethodNotAllowed("/ping takes GET, HEAD and POST")
-            await self._send_error(send, error, self._new_id(), b"GET, HEAD, POST")
+            await self._answers.send_error(send, error, self._new_id(), b"GET, HEAD, POST")
             return
         status, body = ping(self._board.read_header(), time.monotonic())
-        await self._send(send, status, JSON, body)
+        await self._answers.send_body(send, status, JSON, body)
 
     async def _invoke(self, scope: Scope, receive: Receive, send: Send, model: str | None = None) -> None:
         # "Accepted" is decided here, when the head has arrived: what comes after a SIGTERM is refused.
@@ -135,26 +141,34 @@ class App:
             if draining and self._replicas.known(model) is None:
                 raise Draining("the server is stopping")
             deadline = await self._invocations.deadline(model, load, arrival, continues)
+            path = INVOCATIONS if named is not None else scope["path"]
+            if path != INVOCATIONS:
+                await self._invocations.takes(model, path, load, deadline)
             body = await read_body(scope["headers"], receive, self._max_body, deadline)
             if draining:
                 raise Draining("the server is stopping")
-            request = Request(body, content_type, accept, request_id, deadline, model, MappingProxyType(sagemaker))
+            request = Request(
+                body, content_type, accept, request_id, deadline, model, MappingProxyType(sagemaker), path=path
+            )
             response = await watch(self._invocations.invoke(request, load), receive)
         except ClientGone:
             log.debug("the client went away", request_id=request_id)
         except asyncio.CancelledError:
             # The time to finish is over: uvicorn cancels what is left, and its client is told.
-            await self._send_error(send, Draining("the server stopped before the answer was there"), request_id)
+            await self._answers.send_error(send, Draining("the server stopped before the answer was there"), request_id)
         except ServingError as error:
             # A client that waits to be told to send its body, and is told something else, may never send it.
             close = any(name == b"expect" for name, _ in scope["headers"])
-            await self._send_error(send, error, request_id or self._new_id(), close=close)
+            await self._answers.send_error(send, error, request_id or self._new_id(), close=close)
         except Exception as exc:
             log.error("an invocation failed", exc=exc, request_id=request_id)
-            await self._send_error(send, CodedError(500, "internal", "internal error"), request_id)
+            await self._answers.send_error(send, CodedError(500, "internal", "internal error"), request_id)
         else:
-            extra = custom_attributes(self._echoed(response, sagemaker), request_id) + session_headers(response)
-            await self._send(send, response.status, response.content_type, response.body, extra)
+            if isinstance(response, Streamed):
+                until = max(deadline.at, arrival + self._stream_timeout)
+                await self._answers.stream(scope, receive, send, response, request, until)
+            else:
+                await self._answers.send(send, response, request)
 
     async def _target(self, named: str | None, sagemaker: dict[str, str]) -> str:
         """The model that the path names, or else the header, or else the default."""
@@ -163,98 +177,14 @@ class App:
         target = sagemaker.get("target-model", "")
         return target_name(target) if target else await self._invocations.default_model()
 
-    def _echoed(self, response: Response, sagemaker: dict[str, str]) -> Response:
-        """The client's custom attributes go back where the handler sets none, if that is wanted."""
-        if not self._echo or response.custom_attributes is not None:
-            return response
-        return dataclasses.replace(response, custom_attributes=sagemaker.get("custom-attributes"))
+    async def _model_of(self, scope: Scope) -> str:
+        """The model that a WebSocket is for. Raises a ServingError."""
+        content_type, accept, sagemaker = read_headers(scope["headers"])
+        check_all(content_type, accept, sagemaker)
+        return DEFAULT_MODEL if not self._many else await self._target(None, sagemaker)
 
     def _new_id(self) -> str:
         return f"{self._id_prefix}-{next(self._numbers):x}"
-
-    async def _send_error(
-        self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST", close: bool = False
-    ) -> None:
-        level = log.warning if error.status >= 500 and error.status != 503 else log.debug
-        level("a request was answered with an error", request_id=request_id, status=error.status, code=error.code)
-        extra: Headers = []
-        if error.status == 503:
-            extra.append((b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode()))
-        if close:
-            extra.append((b"connection", b"close"))
-        if error.status == 405:
-            extra.append((b"allow", allow))
-        await self._send(send, error.status, JSON, errors.body(error, request_id), extra)
-
-    async def _send(
-        self,
-        send: Send,
-        status: int,
-        content_type: str,
-        body: bytes | bytearray | memoryview,
-        extra: Headers | None = None,
-    ) -> None:
-        headers = [(b"content-type", header_value(content_type))]
-        if status in BODILESS:
-            body = b""  # what followed would be read as the beginning of the next answer
-        else:
-            headers.append((b"content-length", str(len(body)).encode()))
-        headers += extra or []
-        if self._board.state is State.DRAINING:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        if len(body) >= LARGE:
-            # The next send waits until most of this one has left, so that "in flight" means what it says.
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-            body = b""
-        await send({"type": "http.response.body", "body": body})
-
-
-async def read_body(headers: Headers, receive: Receive, limit: int, deadline: Deadline) -> bytes:
-    """The whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), DeadlineExceeded for
-    one that trickles in, and ClientGone."""
-    try:
-        async with asyncio.timeout(deadline.remaining()):
-            return await collect_body(headers, receive, limit)
-    except TimeoutError:
-        raise DeadlineExceeded("the body did not arrive in time") from None
-
-
-async def collect_body(headers: Headers, receive: Receive, limit: int) -> bytes:
-    declared = next((int(value) for name, value in headers if name == b"content-length"), 0)
-    if limit and declared > limit:
-        raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are taken")
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if limit and size > limit:
-            raise BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def watch(answer: Coroutine[None, None, Response], receive: Receive) -> Response:
-    """Await ``answer``, but give up with ClientGone as soon as the client has closed the connection."""
-    task = asyncio.current_task()
-    assert task is not None
-    gone = asyncio.ensure_future(receive())
-    give_up = lambda _: task.cancel()  # noqa: E731
-    gone.add_done_callback(give_up)
-    try:
-        return await answer
-    except asyncio.CancelledError:
-        if gone.done():
-            raise ClientGone from None
-        raise
-    finally:
-        gone.remove_done_callback(give_up)
-        gone.cancel()
 
 
 def is_invoke(path: str) -> bool:

@@ -12,12 +12,13 @@ import msgspec
 
 from serving.channel import Channel
 from serving.errors import BadRequest, CodedError
+from serving.frontend.stream import Stream, Streamed
 from serving.messages import Address, Retire, unpack
 from serving.request import Body, Response
 from serving.scoreboard import Row
-from serving.wire import MAX_HEAD, Frame, Kind, ReplyHead, RequestHead
+from serving.wire import MAX_HEAD, Frame, Kind, OpenHead, ReplyHead, RequestHead
 
-_request_head = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder()
 _reply_head = msgspec.msgpack.Decoder(ReplyHead)
 
 
@@ -31,7 +32,7 @@ class ReplicaLost(Exception):
 
 class Call(NamedTuple):
     id: int
-    reply: asyncio.Future[Response]
+    reply: asyncio.Future[Response | Streamed]
 
 
 class Connection:
@@ -45,7 +46,8 @@ class Connection:
         self._channel: Channel | None = None
         self._retiring = False
         self._opening = True
-        self._pending: dict[int, asyncio.Future[Response]] = {}
+        self._pending: dict[int, asyncio.Future[Response | Streamed]] = {}
+        self._streams: dict[int, Stream] = {}
         # The ids of one HTTP worker never meet those of another in a scoreboard row.
         self._ids = itertools.count(1)
         self._prefix = (os.getpid() & 0xFFFFFF) << 40
@@ -78,11 +80,12 @@ class Connection:
     @property
     def load(self) -> int:
         """Requests on this replica, as far as can be seen from here."""
-        return max(len(self._pending), self.row.queued)
+        return max(len(self._pending), self.row.queued) + max(len(self._streams), self.row.streams)
 
-    def call(self, head: RequestHead, body: Body) -> Call:
-        """Send one request. Its reply is a Response, a ServingError, or ReplicaLost. Raises BadRequest."""
-        data = _request_head.encode(head)
+    def call(self, head: RequestHead | OpenHead, body: Body = b"") -> Call:
+        """Send one request. Its reply is a Response or its beginning, a ServingError, or ReplicaLost; that to a
+        conversation is a Streamed without a response. Raises BadRequest."""
+        data = _encoder.encode(head)
         if len(data) > MAX_HEAD:
             raise BadRequest(f"the request's headers take {len(data)} bytes; at most {MAX_HEAD} are taken")
         call = Call(self._prefix | next(self._ids), self._loop.create_future())
@@ -90,7 +93,7 @@ class Connection:
         if self._channel is None:
             self._settle_lost(call.id, frozenset())
         else:
-            self._channel.send(Kind.REQUEST, call.id, data, body)
+            self._channel.send(Kind.OPEN if isinstance(head, OpenHead) else Kind.REQUEST, call.id, data, body)
         return call
 
     def forget(self, call: Call) -> bool:
@@ -110,6 +113,12 @@ class Connection:
             future = self._pending.pop(frame.id, None)
             if future is not None and not future.done():
                 settle(future, _reply_head.decode(frame.head), frame.body)
+        elif frame.kind == Kind.BEGIN:
+            self._begin(channel, frame)
+        elif frame.kind in (Kind.PIECE, Kind.END, Kind.CREDIT):
+            stream = self._streams.get(frame.id)
+            if stream is not None:
+                stream.on_frame(frame)
         elif frame.kind == Kind.RETURN:
             self._retiring = True
             self._settle_lost(frame.id, frozenset())
@@ -117,8 +126,27 @@ class Connection:
             self._retiring = True
             self._on_change(self)
 
+    def _begin(self, channel: Channel, frame: Frame) -> None:
+        future = self._pending.pop(frame.id, None)
+        if future is None or future.done():
+            return  # it was cancelled
+        converses = not frame.head
+        stream = Stream(
+            lambda kind, head, body: channel.send(kind, frame.id, head, body),
+            lambda: self._forget_stream(frame.id),
+            converses,
+        )
+        self._streams[frame.id] = stream
+        response = Response() if converses else response_of(_reply_head.decode(frame.head), frame.body)
+        future.set_result(Streamed(response, stream))
+
+    def _forget_stream(self, id: int) -> None:
+        self._streams.pop(id, None)
+
     def on_lost(self, channel: Channel) -> None:
         self._channel = None
+        for stream in list(self._streams.values()):
+            stream.on_lost()
         # The worker is dead, so its row says exactly what it was doing; if the row has a new owner nobody knows.
         known = self.row.epoch == self.address.epoch
         ran = frozenset(self.row.running() if known else self._pending)
@@ -132,9 +160,13 @@ class Connection:
             future.set_exception(ReplicaLost(id in ran))
 
 
-def settle(future: asyncio.Future[Response], head: ReplyHead, body: Body) -> None:
+def response_of(head: ReplyHead, body: Body) -> Response:
+    sessions = (head.new_session, head.closed_session)
+    return Response(body, head.content_type, head.status, head.custom_attributes, *sessions)
+
+
+def settle(future: asyncio.Future[Response | Streamed], head: ReplyHead, body: Body) -> None:
     if head.code is None:
-        sessions = (head.new_session, head.closed_session)
-        future.set_result(Response(body, head.content_type, head.status, head.custom_attributes, *sessions))
+        future.set_result(response_of(head, body))
     else:
         future.set_exception(CodedError(head.status, head.code, bytes(body).decode("utf-8", "replace")))

@@ -11,6 +11,7 @@ from serving.errors import (
     DeadlineExceeded,
     ModelLoading,
     ModelNotLoaded,
+    NotFound,
     ServingError,
     SessionLost,
     SessionNotFound,
@@ -19,11 +20,13 @@ from serving.errors import (
 )
 from serving.frontend.connection import Connection, ReplicaLost
 from serving.frontend.replicas import Replicas
+from serving.frontend.stream import Stream, Streamed
 from serving.headers import NEW_SESSION
 from serving.messages import FindDefault
+from serving.paths import INVOCATIONS
 from serving.request import Request, Response
 from serving.session import SessionAddress, address_of
-from serving.wire import RequestHead
+from serving.wire import OpenHead, RequestHead
 
 EARLY = 0.01  # seconds; an event loop counts whole milliseconds, so that its timers may fire before their time
 DEFAULT_KNOWN = 1.0  # seconds for which the name of the default model is remembered
@@ -73,15 +76,15 @@ class Invocations:
         # A little less than the request's own time, so that "no room" is told before that is over.
         return arrival + 0.95 * timeout
 
-    async def invoke(self, request: Request, load: bool = False) -> Response:
-        """The answer of a replica. Raises a ServingError, at the request's deadline at the latest."""
+    async def invoke(self, request: Request, load: bool = False) -> Response | Streamed:
+        """The answer of a replica, or its beginning. Raises a ServingError, at the request's deadline at the latest."""
         try:
             async with asyncio.timeout(request.deadline.remaining()):
                 return await self._until_answered(request, load)
         except TimeoutError:
             raise self._timed_out(request.model) from None
 
-    async def _until_answered(self, request: Request, load: bool) -> Response:
+    async def _until_answered(self, request: Request, load: bool) -> Response | Streamed:
         address = self._address(request.session_id)
         deaths = moves = 0
         patience = request.deadline.at - 0.05 * request.deadline.remaining()
@@ -102,6 +105,41 @@ class Invocations:
                 if deaths >= TRIES:
                     raise WorkerDied("the model's process died while it worked on this request, twice") from lost
 
+    async def takes(self, model: str, path: str, load: bool, deadline: Deadline) -> None:
+        """Whether the model's handler takes POST requests to a path of its own. Raises NotFound where not."""
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                await self._replicas.pick(model, load, deadline.at)
+        except TimeoutError:
+            raise self._timed_out(model) from None
+        placement = self._replicas.known(model)
+        if placement is None or path not in placement.paths.post:
+            raise NotFound(f"POST {path} is not served here")
+
+    async def converse(self, head: OpenHead, load: bool, deadline: Deadline) -> Stream:
+        """A conversation with a replica. Raises a ServingError, at the deadline at the latest."""
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                return await self._until_open(head, load, deadline)
+        except TimeoutError:
+            raise self._timed_out(head.model) from None
+
+    async def _until_open(self, head: OpenHead, load: bool, deadline: Deadline) -> Stream:
+        while True:
+            connection = await self._replicas.pick(head.model, load, deadline.at)
+            placement = self._replicas.known(head.model)
+            if placement is None or head.path not in placement.paths.websocket:
+                raise NotFound(f"there is no WebSocket at {head.path}")
+            call = connection.call(head)
+            try:
+                reply = await call.reply
+            except ReplicaLost:
+                continue  # nothing of it had begun
+            finally:
+                connection.forget(call)
+            assert isinstance(reply, Streamed)
+            return reply.stream
+
     def _address(self, session: str | None) -> SessionAddress | None:
         """The replica that holds the session of a request; None where any will do. Raises what is wrong with its id."""
         if session is None:
@@ -115,7 +153,7 @@ class Invocations:
             raise SessionNotFound("the session is unknown to this server")
         return address
 
-    async def _call(self, connection: Connection, request: Request, alone: bool, accepted: bool) -> Response:
+    async def _call(self, connection: Connection, request: Request, alone: bool, accepted: bool) -> Response | Streamed:
         head = RequestHead(
             request.deadline.at,
             request.request_id,
@@ -125,6 +163,7 @@ class Invocations:
             alone,
             dict(request.sagemaker),
             accepted,
+            request.path if request.path != INVOCATIONS else "",
         )
         call = connection.call(head, request.body)
         try:

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
+from collections.abc import Callable
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from serving.frontend.answers import CUT, UNTIL_CLOSE
 
 MAX_HEAD = 64 * 1024  # bytes of request line and headers
 HEAD_TIME = 30.0  # seconds from a head's first byte to its last
 IDLE_TIME = 90.0  # seconds from a connection's beginning to its first byte
 READ_TIME = 60.0  # seconds in which a client that is sent an answer must read some of it
+CUT_TIME = 5.0  # seconds for what was sent to leave before a connection is cut
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 # What we do not switch to is to be ignored (RFC 9110 §7.8); the parser would take the body for the other protocol's.
 FOREIGN_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:[ \t]*(?!websocket))", re.IGNORECASE)
@@ -24,11 +30,13 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_size = 0
         self._in_head = False
+        self._gone = asyncio.Event()
         self._reader: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._gone.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -51,6 +59,26 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
+        if self.cycle is not None:  # none for a WebSocket
+            extensions: dict[str, Any] = {CUT: self._cut, UNTIL_CLOSE: self._end_with_connection(self.cycle)}
+            self.scope["extensions"] = extensions
+
+    async def _cut(self, code: str) -> None:
+        """Close the connection once what was sent has left; comes back when it is gone."""
+        self.transport.close()
+        try:
+            await asyncio.wait_for(self._gone.wait(), CUT_TIME)
+        except TimeoutError:
+            self.transport.abort()
+            await self._gone.wait()
+
+    @staticmethod
+    def _end_with_connection(cycle: RequestResponseCycle) -> Callable[[], None]:
+        def until_close() -> None:
+            cycle.chunked_encoding = False
+            cycle.expected_content_length = sys.maxsize
+
+        return until_close
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -24,6 +24,7 @@ def placement_of(name: str, served: Served | None) -> Placement:
         failed=served.failed,
         gone=served.stage is Stage.LEAVING,
         problem=served.problem,
+        paths=served.paths,
     )
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from serving.errors import ModelFailed, OutOfMemory
-from serving.messages import Placement, Problem
+from serving.messages import Paths, Placement, Problem
 from serving.model import Model
 from serving.scoreboard import ROWS, Scoreboard
 from serving.supervisor.admission import Admission, estimate
@@ -267,6 +267,7 @@ class Fleet:
         queue_size: int = 0,
         device: str = "",
         batch_size: int = 0,
+        paths: Paths = Paths(),  # noqa: B008 it is frozen
     ) -> list[Action]:
         """A worker says that it has come one step further; when ready, how much may wait and where it runs."""
         replica = self.find(row, epoch)
@@ -279,7 +280,7 @@ class Fleet:
         replica.device = device or replica.device
         first, served.was_ready, served.failures, served.queue_size = not served.was_ready, True, 0, queue_size
         served.last_ready = served.used = now
-        served.batch_size = batch_size
+        served.batch_size, served.paths = batch_size, paths
         actions: list[Action] = []
         measured = Cost(replica.row.memory, replica.row.peak, replica.row.device_memory)
         if abs(measured.peak - served.cost.peak) > served.cost.peak // 20 or measured.host > served.cost.host:

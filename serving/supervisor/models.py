@@ -255,7 +255,7 @@ class Models:
         now = time.monotonic()
         if message.phase != "failed":
             status = Status(message.phase)
-            ready = (message.queue_size, message.device, message.batch_size)
+            ready = (message.queue_size, message.device, message.batch_size, message.paths)
             self._act(self._fleet.phase(message.row, message.epoch, status, now, *ready))
             return
         error = message.error or "unknown"

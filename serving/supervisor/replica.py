@@ -17,7 +17,7 @@ import enum
 from collections import deque
 from dataclasses import dataclass, field
 
-from serving.messages import Problem
+from serving.messages import Paths, Problem
 from serving.model import Model
 from serving.scoreboard import Row
 from serving.supervisor.diskcache import Cost
@@ -121,6 +121,7 @@ class Served:
     after: int | None = None
     tried: str | None = None
     batch_size: int = 0
+    paths: Paths = field(default_factory=Paths)
     waits: bool = False
 
     @property

@@ -11,9 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from serving.deadline import Clock
+from serving.flow import Flow
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
 from serving.session import Session
@@ -21,11 +22,22 @@ from serving.session import Session
 Chore = Callable[[Handler, Session], Response]
 
 
+class Live(Protocol):
+    """An answer in pieces or a conversation, as the I/O thread sees it."""
+
+    flow: Flow
+
+    def changed(self) -> None:
+        """More may be sent, or nobody listens any more. From any thread."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Item:
     """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock.
 
-    ``opens``: its ``session`` begins with it. A ``chore`` is answered by the engine without the model.
+    ``opens``: its ``session`` begins with it. A ``chore`` is answered by the engine without the model. ``live`` is its
+    answer while that comes in pieces, or the conversation that it began.
     """
 
     id: int
@@ -38,6 +50,8 @@ class Item:
     session: Session | None = None
     opens: bool = False
     chore: Chore | None = None
+    live: Live | None = None
+    begun: bool = False
 
 
 @dataclass(slots=True)
@@ -65,7 +79,10 @@ class Batcher:
         self._buckets: dict[Hashable, deque[Item]] = {}
         self._decoded = 0
         self._closed = False
+        self._poked = False
         self._wake = threading.Condition()
+        self.on_wake: Callable[[], None] | None = None
+        """Told of what ``delay`` may see, while the engine waits elsewhere."""
 
     @property
     def size(self) -> int:
@@ -79,29 +96,50 @@ class Batcher:
         item.arrival = self._clock()
         with self._wake:
             self._arrivals.append(item)
-            self._wake.notify()
+            self._notify()
         return True
+
+    def poke(self) -> None:
+        """Have ``wait`` come back."""
+        with self._wake:
+            self._poked = True
+            self._notify()
+
+    def _notify(self) -> None:
+        self._wake.notify()
+        if self.on_wake is not None:
+            self.on_wake()
 
     def close(self) -> None:
         """No more arrivals; what waits is still given out, and at once."""
         with self._wake:
             self._closed = True
-            self._wake.notify()
+            self._notify()
 
     @property
     def is_done(self) -> bool:
         return self._closed and self.size == 0
 
-    def wait(self) -> bool:
-        """Sleep until there is something to decode or a batch is due; False once closed and empty."""
+    def wait(self, pending: bool = False) -> bool:
+        """Sleep until there is something to decode, a batch is due or ``poke``; False once closed and empty, unless
+        something else is ``pending``."""
         with self._wake:
-            while not self._arrivals and not self._closed:
-                due = self._due()
-                delay = None if due is None else due - self._clock()
-                if delay is not None and delay <= 0:
-                    return True
-                self._wake.wait(delay)
-        return not self.is_done
+            while (pending or not self._closed) and (seconds := self._delay()) != 0:
+                self._wake.wait(seconds)
+            self._poked = False
+        return pending or not self.is_done
+
+    def delay(self) -> float | None:
+        """Seconds until ``wait`` would come back; None if nothing is to come."""
+        with self._wake:
+            seconds, self._poked = self._delay(), False
+        return seconds
+
+    def _delay(self) -> float | None:
+        if self._arrivals or self._poked:
+            return 0
+        due = self._due()
+        return None if due is None else max(0.0, due - self._clock())
 
     def next_arrival(self) -> Item | None:
         """A request to decode, unless some bucket is full already."""

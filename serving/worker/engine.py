@@ -6,42 +6,34 @@ supervisor can end it; the requests stay listed as running until their answers a
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from inspect import isasyncgen, isgenerator
+from typing import Any
 
 from serving import codecs, log
-from serving.errors import (
-    BadRequest,
-    CodedError,
-    DeadlineExceeded,
-    HandlerError,
-    OutOfMemory,
-    ServingError,
-    SessionTooLarge,
-)
+from serving.errors import HandlerError, ServingError, SessionTooLarge
 from serving.handler import Handler
-from serving.request import Response
+from serving.request import Response, StreamingResponse
 from serving.session import Session, size_of
 from serving.worker.batcher import Batcher, Item
+from serving.worker.conversations import Partner
+from serving.worker.failures import decode_error, describe, expired, predict_error
+from serving.worker.stamps import Stamps
+from serving.worker.streams import Part, Streams, streaming
 
 DROP_TIME = 5.0  # seconds that the destructors of a dropped request's sample may take
 
-Outcome = tuple[Item, Response | ServingError]
-
-
-class Stamps(Protocol):
-    """The engine's side of the scoreboard row."""
-
-    def start(self, ids: Sequence[int], until: float) -> None: ...
-
-    def finish(self, completed: int) -> None: ...
+Outcome = tuple[Item, Response | Part]
 
 
 class Engine:
-    """``deliver`` gets the outcomes of each batch, on the engine's thread; each request has exactly one outcome."""
+    """``deliver`` gets the outcomes of each batch, on the engine's thread; each request has exactly one outcome, or an
+    answer in pieces that ends with one.
+
+    ``stream_idle`` and ``stream_extra`` are the bounds of Streams, in seconds.
+    """
 
     def __init__(
         self,
@@ -51,6 +43,8 @@ class Engine:
         deliver: Callable[[list[Outcome]], None],
         default_accept: str = "application/json",
         session_max_bytes: int = 0,
+        stream_idle: float = 60.0,
+        stream_extra: float = 0.0,
     ) -> None:
         self._session_max_bytes = session_max_bytes
         self._handler = handler
@@ -58,20 +52,32 @@ class Engine:
         self._stamps = stamps
         self._deliver = deliver
         self._default_accept = default_accept
+        self.streams = Streams(batcher, stamps, self._emit, stream_idle, stream_extra)
 
     def run(self) -> None:
-        """Work until the batcher is closed and empty."""
-        while self._batcher.wait():
+        """Work until the batcher is closed and empty, and every stream has ended."""
+        while self._wait():
             self.step()
+        self.streams.close()
+
+    def _wait(self) -> bool:
+        if self.streams.is_async:
+            self.streams.wait()
+            return True
+        return self.streams.can_step or self._batcher.wait(pending=len(self.streams) > 0)
 
     def step(self) -> None:
-        """Decode what has arrived, until a batch is full; then run the batch that is due, if any."""
+        """Decode what has arrived, until a batch is full; run the batch that is due and one step of a stream."""
+        self._step_batch()
+        self.streams.step()
+
+    def _step_batch(self) -> None:
         while (item := self._batcher.next_arrival()) is not None:
             self._decode(item)
         taken = self._batcher.take()
         self._drop([*taken.expired, *taken.cancelled])
         self._settle_cancelled(taken.cancelled)
-        outcomes = [expired(item) for item in taken.expired]
+        outcomes: list[Outcome] = [expired(item) for item in taken.expired]
         if taken.batch:
             outcomes += self._run(taken.batch)
         if outcomes:
@@ -79,7 +85,7 @@ class Engine:
 
     def _settle_cancelled(self, items: list[Item]) -> None:
         """Nobody waits for these, but for the next call of their session."""
-        outcomes = [expired(item) for item in items if item.session is not None]
+        outcomes: list[Outcome] = [expired(item) for item in items if item.session is not None]
         if outcomes:
             self._settle(outcomes)
 
@@ -97,7 +103,13 @@ class Engine:
         self._deliver(outcomes)
         self._stamps.finish(len(outcomes))
 
+    def _emit(self, item: Item, part: Part) -> None:
+        self._deliver([(item, part)])
+
     def _decode(self, item: Item) -> None:
+        if isinstance(item.live, Partner):
+            self.streams.start(item, item.live.converse(self._handler, item, self._emit))
+            return
         if item.cancelled:
             self._settle_cancelled([item])
             return
@@ -138,7 +150,7 @@ class Engine:
         """Run one batch; where it fails as a whole, its halves, so that only the bad request fails."""
         now = time.monotonic()
         live = [item for item in batch if item.request.deadline.at > now]
-        outcomes = [expired(item) for item in batch if item.request.deadline.at <= now]
+        outcomes: list[Outcome] = [expired(item) for item in batch if item.request.deadline.at <= now]
         if not live:
             return outcomes
         self._stamps.start([item.id for item in live], max(item.request.deadline.at for item in live))
@@ -152,7 +164,8 @@ class Engine:
             log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
             middle = len(live) // 2
             return [*outcomes, *self._run(live[:middle]), *self._run(live[middle:])]
-        outcomes += [self._encode(item, output) for item, output in zip(live, outputs, strict=True)]
+        encoded = [self._encode(item, output) for item, output in zip(live, outputs, strict=True)]
+        outcomes += [outcome for outcome in encoded if outcome is not None]
         for item in live:
             item.sample = None  # while the supervisor still watches, and on this thread
         return outcomes
@@ -162,7 +175,10 @@ class Engine:
 
         handler = self._handler
         with torch.inference_mode():
-            outputs = handler.split(handler.predict(handler.collate(samples)), len(samples))
+            output = handler.predict(handler.collate(samples))
+            # A generator is the answer to one request, in pieces.
+            whole = isgenerator(output) or isasyncgen(output)
+            outputs: Sequence[Any] = [output] if whole else handler.split(output, len(samples))
         if len(outputs) != len(samples):
             raise HandlerError(f"the handler gave {len(outputs)} outputs for {len(samples)} requests")
         return outputs
@@ -175,15 +191,23 @@ class Engine:
             if session.is_closed:
                 self._handler.on_session_close(session)
 
-    def _encode(self, item: Item, output: Any) -> Outcome:
+    def _encode(self, item: Item, output: Any) -> Outcome | None:
+        """The answer, or None where it comes in pieces from now on."""
         try:
             value = self._handler.encode(output, item.request)
+            pieces = streaming(value, item.request)
+            if pieces is not None:
+                self.streams.begin(item, sound_stream(pieces), lambda: self._end_call(item))
+                return None
             response = sound(codecs.encode(value, item.request.accept, self._default_accept))
-            if item.session is not None:
-                self._check_session(item.session)
+            self._end_call(item)
             return item, response
         except BaseException as exc:
             return item, predict_error(item, exc)
+
+    def _end_call(self, item: Item) -> None:
+        if item.session is not None:
+            self._check_session(item.session)
 
 
 def check_size(session: Session, limit: int) -> None:
@@ -196,10 +220,7 @@ def check_size(session: Session, limit: int) -> None:
 
 def sound(response: Response) -> Response:
     """A response that can be sent. Raises HandlerError for what a handler put in wrongly."""
-    if not 200 <= response.status <= 599:
-        raise HandlerError(f"the handler's response has status {response.status}; allowed: 200 to 599")
-    if not isinstance(response.content_type, str) or not isinstance(response.custom_attributes, str | None):
-        raise HandlerError("content type and custom attributes of a response are text")
+    check_head(response.status, response.content_type, response.custom_attributes)
     if isinstance(response.body, memoryview):
         return replace(response, body=response.body.tobytes())
     if not isinstance(response.body, bytes | bytearray):
@@ -207,63 +228,19 @@ def sound(response: Response) -> Response:
     return response
 
 
-def expired(item: Item) -> Outcome:
-    return item, DeadlineExceeded("the deadline passed while the request was waiting")
+def sound_stream(response: StreamingResponse) -> StreamingResponse:
+    """An answer in pieces that can be sent. Raises HandlerError."""
+    check_head(response.status, response.content_type or "", response.custom_attributes)
+    pieces: Any = response.pieces
+    if hasattr(pieces, "__aiter__"):
+        return replace(response, pieces=aiter(pieces))
+    if hasattr(pieces, "__iter__") and not isinstance(pieces, str | bytes):
+        return replace(response, pieces=iter(pieces))
+    raise HandlerError(f"the pieces of an answer are an iterator, not {type(pieces).__name__}")
 
 
-def describe(exc: BaseException) -> str:
-    try:
-        return f"{type(exc).__name__}: {exc}"[:300]
-    except Exception:  # its __str__ is user code
-        return type(exc).__name__
-
-
-def decode_error(item: Item, exc: BaseException) -> ServingError:
-    """What the client sees when ``decode`` fails: its own mistake, unless the exception says otherwise."""
-    error = chosen_error(exc)
-    if error is None:
-        request = item.request
-        log.info(
-            "a request could not be decoded",
-            request_id=request.request_id,
-            trace_id=request.trace_id,
-            error=describe(exc),
-        )
-        return BadRequest(f"the request could not be decoded: {describe(exc)}")
-    if error.status >= 500:
-        report(item, exc)
-    return error
-
-
-def predict_error(item: Item, exc: BaseException) -> ServingError:
-    """What the client sees when anything after ``decode`` fails. The traceback goes to the log only."""
-    error = chosen_error(exc)
-    if error is None or error.status >= 500:
-        report(item, exc)
-    return error or HandlerError(f"the model failed with {type(exc).__name__}; the log has more under this request id")
-
-
-def chosen_error(exc: BaseException) -> ServingError | None:
-    """The error that the exception itself stands for, by its type or its ``status_code``."""
-    if isinstance(exc, ServingError):
-        return exc
-    if is_out_of_memory(exc):
-        return OutOfMemory("there was not enough memory to answer this request")
-    status = getattr(exc, "status_code", None)
-    if isinstance(status, int) and 400 <= status <= 599:
-        return CodedError(status, "handler_error", str(exc))
-    return None
-
-
-def is_out_of_memory(exc: BaseException) -> bool:
-    """Memory of the host or of the GPU was short, or the disk's, which is often memory."""
-    import torch
-
-    if isinstance(exc, OSError):
-        return exc.errno in (errno.ENOMEM, errno.ENOSPC)
-    return isinstance(exc, MemoryError | torch.OutOfMemoryError)
-
-
-def report(item: Item, exc: BaseException) -> None:
-    request = item.request
-    log.error("a request failed in the handler", exc=exc, request_id=request.request_id, trace_id=request.trace_id)
+def check_head(status: int, content_type: str, custom_attributes: str | None) -> None:
+    if not isinstance(status, int) or not 200 <= status <= 599:
+        raise HandlerError(f"the handler's response has status {status!r}; allowed: 200 to 599")
+    if not isinstance(content_type, str) or not isinstance(custom_attributes, str | None):
+        raise HandlerError("content type and custom attributes of a response are text")

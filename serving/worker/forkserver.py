@@ -96,7 +96,7 @@ class ForkServer:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             import numpy
 
-            from serving.worker.server import main
+            from serving.worker.process import main
 
             numpy.random.seed()  # else all replicas would draw the same numbers
             main(request.model, self._config, self._runtime, self._board.row(request.row), request.epoch)
@@ -152,7 +152,7 @@ def main() -> None:
     import torch  # noqa: F401  the import is what this process is for
     import uvloop  # noqa: F401
 
-    for name in ("serving.worker.server", TOOLKIT.partition(":")[0], MODULE.partition(":")[0]):
+    for name in ("serving.worker.process", TOOLKIT.partition(":")[0], MODULE.partition(":")[0]):
         importlib.import_module(name)  # each would cost every load its import
 
     try:

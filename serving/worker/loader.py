@@ -11,7 +11,11 @@ from pathlib import Path
 from serving import log
 from serving.errors import ModelError
 from serving.handler import Handler
+from serving.messages import Paths
 from serving.model import Model
+from serving.paths import BIDIRECTIONAL, PATTERN, may_be_taken
+
+METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", "warmup", "close")
 
 
 def create_handler(model: Model) -> Handler:
@@ -21,6 +25,8 @@ def create_handler(model: Model) -> Handler:
     handler = find_class(model)()
     handler.policy = model.policy(handler.policy)
     check_options(handler, model)
+    check_methods(handler)
+    paths_of(handler)
     return handler
 
 
@@ -46,3 +52,25 @@ def check_options(handler: Handler, model: Model) -> None:
         inspect.signature(handler.load).bind(Path(model.path), "cpu", **model.options)
     except TypeError as exc:
         raise ModelError(f"[options] do not fit {model.handler}.load: {exc}") from exc
+
+
+def check_methods(handler: Handler) -> None:
+    """Async code is for streams alone. Raises ModelError."""
+    name = type(handler).__name__
+    for method in METHODS:
+        if inspect.iscoroutinefunction(getattr(handler, method)):
+            raise ModelError(f"{name}.{method} is a coroutine function; encode may be an async generator instead")
+    if not inspect.iscoroutinefunction(handler.converse):
+        raise ModelError(f"{name}.converse is not async")
+    makes_pieces = inspect.isgeneratorfunction(handler.predict) or inspect.isasyncgenfunction(handler.predict)
+    if makes_pieces and handler.policy.max_size != 1:
+        raise ModelError(f"{name}.predict is a generator, so max_size must be 1; it is {handler.policy.max_size}")
+
+
+def paths_of(handler: Handler) -> Paths:
+    """The paths that it takes beside ``/invocations``. Raises ModelError for one that cannot be."""
+    for path in (*handler.post_paths, *handler.websocket_paths):
+        if not may_be_taken(path):
+            raise ModelError(f"{path!r} of {type(handler).__name__} is the server's own or not {PATTERN.pattern}")
+    converses = type(handler).converse is not Handler.converse
+    return Paths(tuple(handler.post_paths), (BIDIRECTIONAL, *handler.websocket_paths) if converses else ())

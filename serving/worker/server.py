@@ -7,9 +7,7 @@ loop: it talks to the supervisor and to the HTTP workers, and it never touches u
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable
@@ -22,30 +20,42 @@ import msgspec
 from serving import log
 from serving.channel import Channel
 from serving.config import Config
+from serving.conversation import GOING_AWAY, Close, Message
 from serving.deadline import Deadline
-from serving.errors import HandlerError, ModelError, QueueFull, ServingError, SessionClosed, SessionExpired
+from serving.errors import (
+    ConversationLimit,
+    ModelError,
+    QueueFull,
+    ServingError,
+    SessionClosed,
+    SessionExpired,
+)
 from serving.handler import Handler
 from serving.headers import NEW_SESSION
 from serving.memory import held_by
-from serving.messages import Retire, WorkerHello, WorkerPhase, pack, unpack
+from serving.messages import Paths, Retire, WorkerHello, WorkerPhase, pack, unpack
 from serving.model import Model
-from serving.request import Body, Request, Response
+from serving.request import Request
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
-from serving.session import Session, SessionAddress, make_id
-from serving.wire import MAX_HEAD, Frame, Kind, ReplyHead, RequestHead
+from serving.session import SessionAddress, make_id
+from serving.wire import Frame, Kind, OpenHead, RequestHead
 from serving.worker import device as devices
+from serving.worker import replies
 from serving.worker.batcher import Batcher, Item
-from serving.worker.engine import Engine, Outcome, is_out_of_memory
-from serving.worker.loader import create_handler
+from serving.worker.conversations import Partner, on_stream_frame, open_item
+from serving.worker.engine import Engine, Outcome
+from serving.worker.failures import is_out_of_memory
+from serving.worker.loader import create_handler, paths_of
 from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
+from serving.worker.streams import Begin, More, Part, Streams, Used
 
 FLUSH = 4.0  # seconds for the last answers to leave
 BEAT = 0.25  # seconds between stamps of the I/O thread
 MEASURE = 2.0  # seconds at least between looks at the memory of a worker that works
 
 _request_head = msgspec.msgpack.Decoder(RequestHead)
-_reply_head = msgspec.msgpack.Encoder()
+_open_head = msgspec.msgpack.Decoder(OpenHead)
 
 
 class Worker:
@@ -60,6 +70,9 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop
         self._control: Channel
         self._batcher: Batcher | None = None
+        self._streams: Streams
+        self._paths = Paths()
+        self._conversations = 0
         self._items: dict[tuple[Channel, int], Item] = {}
         self._channels: set[Channel] = set()
         self._ending = False
@@ -87,7 +100,11 @@ class Worker:
             self._deliver,
             self._config.default_accept,
             self._config.session_max_bytes,
+            self._config.stream_idle_timeout,
+            max(0.0, self._config.stream_timeout - self._model.timeout),
         )
+        self._streams = engine.streams
+        self._paths = paths_of(handler)
         self._answers_sessions = not handler.session_requests
         self._one_by_one = not handler.concurrent_sessions
         self._measure()
@@ -196,6 +213,7 @@ class Worker:
             queue_size=batcher.queue_size,
             batch_size=batcher.policy.max_size,
             device=self._device,
+            paths=self._paths,
         )
         self._tell(ready)
 
@@ -222,7 +240,13 @@ class Worker:
         elif frame.kind == Kind.CANCEL:
             item = self._items.pop((channel, frame.id), None)
             if item is not None:
-                item.cancelled = True
+                self._cancel(item)
+        elif frame.kind == Kind.OPEN:
+            self._open_conversation(channel, frame)
+        elif frame.kind in (Kind.PIECE, Kind.CREDIT, Kind.END):
+            item = self._items.get((channel, frame.id))
+            if item is not None and item.live is not None:
+                on_stream_frame(item.live, frame)
         elif channel is self._control and isinstance(unpack(frame.body), Retire):
             self._retire()
 
@@ -234,7 +258,15 @@ class Worker:
             self._flushed.set()
         self._channels.discard(channel)
         for key in [key for key in self._items if key[0] is channel]:
-            self._items.pop(key).cancelled = True
+            self._cancel(self._items.pop(key))
+
+    def _cancel(self, item: Item) -> None:
+        item.cancelled = True
+        if isinstance(item.live, Partner):
+            self._conversations -= 1
+            item.live.conversation.end(1006, "")
+        elif item.live is not None:
+            item.live.changed()
 
     def _accept(self, channel: Channel, frame: Frame) -> None:
         head = _request_head.decode(frame.head)
@@ -246,6 +278,7 @@ class Worker:
             deadline=Deadline(head.deadline),
             model=head.model,
             sagemaker=MappingProxyType(head.sagemaker),
+            path=head.path or "/invocations",
         )
         item = Item(frame.id, request, channel, head.alone)
         if self._batcher is None or self._row.phase is not Phase.READY:
@@ -256,7 +289,7 @@ class Worker:
                 self._enter_session(item)
             self._put(item, head.accepted)
         except ServingError as error:
-            self._send(item, error)
+            replies.send(item, error)
 
     def _put(self, item: Item, accepted: bool = False) -> None:
         """Queue a request, behind the other calls of its session. Raises QueueFull."""
@@ -267,6 +300,28 @@ class Worker:
             raise QueueFull(f"{self._batcher.queue_size} requests are waiting already")
         self._items[item.reply_to, item.id] = item
         self._row.queued = self._batcher.size
+
+    # Conversations, on the loop's thread.
+
+    def _open_conversation(self, channel: Channel, frame: Frame) -> None:
+        head = _open_head.decode(frame.head)
+        if self._batcher is None or self._row.phase is not Phase.READY:
+            channel.send(Kind.RETURN, frame.id)
+            return
+        item = open_item(head, frame.id, channel, self._reply_soon, self._streams.call)
+        try:
+            if self._conversations >= self._config.conversation_limit:
+                raise ConversationLimit(f"{self._conversations} conversations are open here, which is the limit")
+            self._put(item)
+        except ServingError as error:
+            replies.send(item, error)
+            return
+        self._conversations += 1
+        channel.send(Kind.BEGIN, item.id)
+
+    def _reply_soon(self, item: Item, part: Part) -> None:
+        """From any thread."""
+        self._deliver([(item, part)])
 
     # Sessions, on the loop's thread.
 
@@ -293,7 +348,7 @@ class Worker:
         if session.is_closed or (item.opens and failed):
             for waiting in [following, *self._sessions.waiting(session)] if following is not None else []:
                 if self._items.pop((waiting.reply_to, waiting.id), None) is not None:
-                    self._send(waiting, SessionClosed("the session was closed by a call before this one"))
+                    replies.send(waiting, SessionClosed("the session was closed by a call before this one"))
             self._sessions.end(session, SessionClosed)
             self._row.sessions = len(self._sessions)
         elif following is not None and self._batcher is not None:
@@ -310,59 +365,26 @@ class Worker:
 
     def _reply(self, outcomes: list[Outcome]) -> None:
         for item, outcome in outcomes:
-            failed = isinstance(outcome, ServingError)
-            if self._items.pop((item.reply_to, item.id), None) is not None:
-                self._send(item, outcome)
-            self._leave_session(item, failed)
+            key = (item.reply_to, item.id)
+            if isinstance(outcome, Begin | More | Message | Used):
+                if key in self._items:
+                    replies.send_part(item, outcome)
+                continue
+            if self._items.pop(key, None) is not None:
+                self._conversations -= isinstance(outcome, Close)
+                replies.send_last(item, outcome)
+            self._leave_session(item, failed=isinstance(outcome, ServingError))
         if self._batcher is not None:
             self._row.queued = self._batcher.size
 
-    def _send(self, item: Item, outcome: Response | ServingError) -> None:
-        channel: Channel = item.reply_to
-        try:
-            head, body = packed(outcome, item.session, item.opens)
-        except Exception as exc:
-            log.error("an answer cannot be sent", exc=exc, request_id=item.request.request_id)
-            head, body = packed(HandlerError("the model's answer cannot be sent; the log has more"))
-        channel.send(Kind.REPLY, item.id, head, body)
-
     def _retire(self) -> None:
         self._row.phase = Phase.RETIRING
+        for item in self._items.values():
+            if isinstance(item.live, Partner):
+                item.live.conversation.end(GOING_AWAY, "the model is leaving")
         for channel in self._channels:
             channel.send_raw([pack(Retire())])
         if self._batcher is not None:
             self._batcher.close()
         else:
             os._exit(0)
-
-
-def packed(outcome: Response | ServingError, session: Session | None = None, opens: bool = False) -> tuple[bytes, Body]:
-    """Head and body of a REPLY. Raises whatever comes of values that user code has put in and nobody could read."""
-    if isinstance(outcome, ServingError):
-        head = _reply_head.encode(ReplyHead(int(outcome.status), code=str(outcome.code)))
-        body: Body = str(outcome.message).encode("utf-8", "backslashreplace")
-    else:
-        new = session.announcement if session is not None and opens else None
-        closed = session.id if session is not None and session.is_closed else None
-        attributes = outcome.custom_attributes
-        head = _reply_head.encode(ReplyHead(outcome.status, outcome.content_type, attributes, None, new, closed))
-        body = outcome.body
-    if len(head) > MAX_HEAD:
-        raise ValueError(f"content type and custom attributes take {len(head)} bytes")
-    msgspec.msgpack.decode(head, type=ReplyHead)
-    return head, body
-
-
-def main(model: Model, config: Config, runtime: Runtime, row: Row, epoch: int) -> None:
-    """The life of a worker process after the fork; never returns."""
-    log.setup("worker", config.log_level, config.log_format)
-    log.capture_prints(model=model.name)
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # the stacks are logged; a core of all weights helps nobody
-    stacks = runtime.stacks_path(row.index, epoch).open("wb")
-    faulthandler.enable(stacks, all_threads=True)
-    row.stamp_beat()
-    started = time.monotonic()
-    Worker(model, config, runtime, row, epoch).run()
-    log.debug("the worker ends", seconds=round(time.monotonic() - started, 3))
-    os._exit(0)

@@ -26,8 +26,14 @@ class Stamps:
         self.busy.append((tuple(ids), until))
         self.open = True
 
+    def pause(self) -> None:
+        self.open = False
+
     def finish(self, completed: int) -> None:
         self.open = False
+
+    def hold(self, streams: int) -> None:
+        pass
 
 
 class Numbers(Handler):

@@ -1,0 +1,152 @@
+"""Conversation: one WebSocket, as ``Handler.converse`` sees it; fragments are kept as they come, both ways.
+
+async def converse(self, stream):
+    async for message in stream:
+        await stream.send(message.data, message.fin)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from serving.flow import Flow, cost
+from serving.request import NO_HEADERS
+
+NORMAL, GOING_AWAY, POLICY, INTERNAL, TRY_LATER = 1000, 1001, 1008, 1011, 1013  # RFC 6455 §7.4.1 and its registry
+REASON = 123  # bytes
+
+
+class ConversationClosed(ConnectionError):
+    """The other side is gone, or this one has closed. A handler may let it pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One frame: ``data`` is text or bytes; where ``fin`` is false the next one continues the same message."""
+
+    data: str | bytes
+    fin: bool = True
+
+    @property
+    def body(self) -> bytes:
+        return self.data.encode("utf-8", "replace") if isinstance(self.data, str) else self.data
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The end of a conversation."""
+
+    code: int = NORMAL
+    reason: str = ""
+
+
+class Conversation:
+    """``query`` is what came after ``?``, ``headers`` have names in lower case. Not safe for other threads.
+
+    Iteration gives messages until the other side closes, and then ``close_code`` and ``close_reason`` tell how.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[Message | Close], None],
+        use: Callable[[int], None],
+        wake: Callable[[Callable[[], object]], None],
+        path: str = "",
+        query: str = "",
+        headers: Mapping[str, str] = NO_HEADERS,
+        request_id: str = "",
+        model: str = "",
+    ) -> None:
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.request_id = request_id
+        self.model = model
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.flow = Flow()
+        self._emit = emit
+        self._use = use
+        self._wake = wake
+        self._incoming: deque[Message] = deque()
+        self._changed = asyncio.Event()
+        self._open_type: type | None = None
+        self._has_closed = False
+        self._ended = asyncio.Event()
+
+    def __aiter__(self) -> Conversation:
+        return self
+
+    async def __anext__(self) -> Message:
+        while not self._incoming:
+            if self.close_code is not None or self._has_closed:
+                raise StopAsyncIteration
+            await self._wait()
+        message = self._incoming.popleft()
+        self._use(cost(message.body))
+        return message
+
+    @property
+    def is_closed(self) -> bool:
+        return self._has_closed or self.close_code is not None
+
+    async def send(self, data: str | bytes, fin: bool = True) -> None:
+        """Send one frame; waits while the other side is slow. With ``fin`` false the next one continues the message,
+        and must be of the same type. Raises ConversationClosed, TypeError."""
+        if not isinstance(data, str | bytes | bytearray | memoryview):
+            raise TypeError(f"a message is text or bytes, not {type(data).__name__}")
+        kind = str if isinstance(data, str) else bytes
+        if self._open_type not in (None, kind):
+            raise TypeError(f"the message was begun as {self._open_type.__name__}")
+        while not self.is_closed and not self.flow.is_open:
+            await self._wait()
+        if self.is_closed:
+            raise ConversationClosed("the conversation is closed")
+        self._open_type = None if fin else kind
+        message = Message(data if isinstance(data, str) else bytes(data), fin)
+        self.flow.sent += cost(message.body)
+        self._emit(message)
+
+    async def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Say goodbye; what was sent before arrives. ``code`` is 1000 to 1014 or 3000 to 4999. Raises ValueError."""
+        if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+            raise ValueError(f"{code} is no close code that may be sent")
+        self._end(Close(code, shortened(reason)))
+
+    def _end(self, close: Close) -> None:
+        if not self._has_closed:
+            self._has_closed = True
+            if self.close_code is None:
+                self._emit(close)
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    # For the worker, from any thread.
+
+    def feed(self, message: Message) -> None:
+        self._incoming.append(message)
+        self.changed()
+
+    def end(self, code: int, reason: str) -> None:
+        """The other side has closed, or is gone."""
+        if self.close_code is None:
+            self.close_reason, self.close_code = reason, code
+            self._wake(self._ended.set)
+            self.changed()
+
+    async def wait_closed(self) -> None:
+        """Until the other side has closed."""
+        if self.close_code is None:
+            await self._ended.wait()
+
+    def changed(self) -> None:
+        self._wake(self._changed.set)
+
+
+def shortened(reason: str) -> str:
+    return reason.encode("utf-8", "replace")[:REASON].decode("utf-8", "ignore")

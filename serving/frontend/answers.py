@@ -1,0 +1,168 @@
+"""Answers: what an HTTP worker sends back, whole or in pieces, and what a failure looks like in each.
+
+Of an answer in pieces the head has left when one of them fails. So the client is told within the body where its type
+has records, and then the connection is cut without the last chunk, so that nobody takes it for a whole answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+
+from starlette.types import Receive, Scope, Send
+
+from serving import errors, log
+from serving.codecs import JSON_LINES
+from serving.config import Config
+from serving.conversation import Close, Message
+from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError, Unavailable
+from serving.frontend.headers import Headers, custom_attributes, header_value, session_headers
+from serving.frontend.receiving import ClientGone, watch
+from serving.frontend.stream import Stream, Streamed
+from serving.request import Body, Request, Response, media_type
+from serving.scoreboard import Scoreboard, State
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+EARLY = 0.01  # seconds; an event loop's timers may fire so much before their time
+BODILESS = frozenset({204, 205, 304})
+LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
+CUT = "serving.cut"  # extension of the ASGI scope: close the connection once all has left; async, takes an error's code
+UNTIL_CLOSE = "serving.until_close"  # another: the body ends with the connection, as for HTTP/1.0
+RECORD_TIME = 1.0  # seconds for the last record before a cut
+
+
+class Answers:
+    def __init__(self, config: Config, board: Scoreboard) -> None:
+        self._echo = config.echo_attributes
+        self._idle = config.stream_idle_timeout
+        self._board = board
+
+    async def send(self, send: Send, response: Response, request: Request) -> None:
+        extra = self._headers(response, request)
+        await self.send_body(send, response.status, response.content_type, response.body, extra)
+
+    def _headers(self, response: Response, request: Request) -> Headers:
+        if self._echo and response.custom_attributes is None:
+            response = dataclasses.replace(response, custom_attributes=request.custom_attributes)
+        return custom_attributes(response, request.request_id) + session_headers(response)
+
+    async def send_error(
+        self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST", close: bool = False
+    ) -> None:
+        log_error(error, request_id)
+        extra: Headers = []
+        if error.status == 503:
+            extra.append((b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode()))
+        if close:
+            extra.append((b"connection", b"close"))
+        if error.status == 405:
+            extra.append((b"allow", allow))
+        await self.send_body(send, error.status, JSON, errors.body(error, request_id), extra)
+
+    async def send_body(
+        self, send: Send, status: int, content_type: str, body: Body, extra: Headers | None = None
+    ) -> None:
+        headers = [(b"content-type", header_value(content_type))]
+        if status in BODILESS:
+            body = b""  # what followed would be read as the beginning of the next answer
+        else:
+            headers.append((b"content-length", str(len(body)).encode()))
+        await self._start(send, status, headers + (extra or []))
+        if len(body) >= LARGE:
+            # The next send waits until most of this one has left, so that "in flight" means what it says.
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            body = b""
+        await send({"type": "http.response.body", "body": body})
+
+    async def _start(self, send: Send, status: int, headers: Headers) -> None:
+        if self._board.state is State.DRAINING:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+    # In pieces.
+
+    async def stream(
+        self, scope: Scope, receive: Receive, send: Send, streamed: Streamed, request: Request, until: float
+    ) -> None:
+        """Pass on an answer in pieces, whose end must have come at the instant ``until``. Whatever happens, the replica
+        hears that nobody listens any more."""
+        response = streamed.response
+        error: ServingError | None = None
+        try:
+            await self._start_stream(scope, send, response, request)
+            await watch(self._pass_on(streamed, send, until), receive)
+            if scope["http_version"] != "1.0":
+                await send({"type": "http.response.body", "body": b""})
+                return
+        except ClientGone:
+            log.debug("the client went away", request_id=request.request_id)
+            return
+        except asyncio.CancelledError:
+            error = Draining("the server stopped before the answer was complete")
+        except ServingError as exc:
+            error = exc
+        except Exception as exc:
+            log.error("an answer in pieces failed", exc=exc, request_id=request.request_id)
+            error = CodedError(500, "internal", "internal error")
+        finally:
+            streamed.stream.cancel()
+        if error is not None:
+            log_error(error, request.request_id)
+            record = record_of(error, response.content_type, request.request_id)
+            with contextlib.suppress(DeadlineExceeded):
+                await send_piece(send, record, time.monotonic() + RECORD_TIME)
+        await scope["extensions"][CUT](error.code if error is not None else "")
+
+    async def _start_stream(self, scope: Scope, send: Send, response: Response, request: Request) -> None:
+        headers = [(b"content-type", header_value(response.content_type)), (b"cache-control", b"no-cache")]
+        if scope["http_version"] == "1.0":
+            scope["extensions"][UNTIL_CLOSE]()
+            headers.append((b"connection", b"close"))
+        await self._start(send, response.status, headers + self._headers(response, request))
+
+    async def _pass_on(self, streamed: Streamed, send: Send, until: float) -> None:
+        """All pieces but the end. Raises the ServingError that ends them too early."""
+        await send_piece(send, streamed.response.body, until)
+        while True:
+            piece = await self._next(streamed.stream, until)
+            if isinstance(piece, Close):
+                return
+            await send_piece(send, piece.body, until)
+            streamed.stream.use(piece)
+
+    async def _next(self, stream: Stream, until: float) -> Message | Close:
+        try:
+            async with asyncio.timeout(min(self._idle, until - time.monotonic())):
+                return await stream.next()
+        except TimeoutError:
+            late = time.monotonic() >= until - EARLY
+            why = "the answer took too long" if late else f"the answer stood still for {self._idle:g} s"
+            raise DeadlineExceeded(why) from None
+
+
+def log_error(error: ServingError, request_id: str) -> None:
+    level = log.warning if error.status >= 500 and error.status != 503 else log.debug
+    level("a request was answered with an error", request_id=request_id, status=error.status, code=error.code)
+
+
+async def send_piece(send: Send, body: Body, until: float) -> None:
+    """Waits while the client reads slowly. Raises DeadlineExceeded."""
+    if not body:
+        return
+    try:
+        async with asyncio.timeout(until - time.monotonic()):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+    except TimeoutError:
+        raise DeadlineExceeded("the client did not read the answer in time") from None
+
+
+def record_of(error: ServingError, content_type: str, request_id: str) -> bytes:
+    """The failure as one more record of the answer; nothing where its type has none."""
+    body = errors.body(error, request_id)
+    kind = media_type(content_type)
+    if kind == EVENTS:
+        return b"event: error\ndata: " + body + b"\n\n"
+    return body + b"\n" if kind in JSON_LINES else b""

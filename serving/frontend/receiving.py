@@ -1,0 +1,66 @@
+"""Receiving: a request's body under its bounds, and the news that its client has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TypeVar
+
+from starlette.types import Receive
+
+from serving.deadline import Deadline
+from serving.errors import BodyTooLarge, DeadlineExceeded
+from serving.frontend.headers import Headers
+
+Answer = TypeVar("Answer")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before it had its answer."""
+
+
+async def read_body(headers: Headers, receive: Receive, limit: int, deadline: Deadline) -> bytes:
+    """The whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), DeadlineExceeded for
+    one that trickles in, and ClientGone."""
+    try:
+        async with asyncio.timeout(deadline.remaining()):
+            return await collect_body(headers, receive, limit)
+    except TimeoutError:
+        raise DeadlineExceeded("the body did not arrive in time") from None
+
+
+async def collect_body(headers: Headers, receive: Receive, limit: int) -> bytes:
+    declared = next((int(value) for name, value in headers if name == b"content-length"), 0)
+    if limit and declared > limit:
+        raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are taken")
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if limit and size > limit:
+            raise BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def watch(answer: Coroutine[None, None, Answer], receive: Receive) -> Answer:
+    """Await ``answer``, but give up with ClientGone as soon as the client has closed the connection."""
+    task = asyncio.current_task()
+    assert task is not None
+    gone = asyncio.ensure_future(receive())
+    give_up = lambda _: task.cancel()  # noqa: E731
+    gone.add_done_callback(give_up)
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        if gone.done():
+            raise ClientGone from None
+        raise
+    finally:
+        gone.remove_done_callback(give_up)
+        gone.cancel()

@@ -1,0 +1,23 @@
+"""Paths of the server's own, and those that a handler may take beside them."""
+
+from __future__ import annotations
+
+import re
+
+PING = "/ping"
+INVOCATIONS = "/invocations"
+BIDIRECTIONAL = "/invocations-bidirectional-stream"
+PATTERN = re.compile(r"(/[A-Za-z0-9\-._]+)+")  # what the platform's ModelInvocationPath can name
+LIMIT = 101
+OWN = frozenset(
+    {"ping", "invocations", BIDIRECTIONAL[1:], "models", "endpoints", "metrics", "execution-parameters", ""}
+)
+
+
+def is_own(path: str) -> bool:
+    """Whether it begins as a path of the server's does."""
+    return path[1:].partition("/")[0] in OWN
+
+
+def may_be_taken(path: str) -> bool:
+    return PATTERN.fullmatch(path) is not None and len(path) <= LIMIT and not is_own(path)

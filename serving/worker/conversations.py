@@ -1,0 +1,115 @@
+"""Conversations: a handler's ``converse`` run for one WebSocket, what comes for it, and what its end means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import MappingProxyType
+
+import msgspec
+
+from serving import log
+from serving.channel import Channel
+from serving.conversation import GOING_AWAY, INTERNAL, POLICY, TRY_LATER, Close, Conversation, Message, shortened
+from serving.handler import Handler
+from serving.request import Request
+from serving.wire import CREDIT, CloseHead, Frame, Kind, OpenHead, PieceHead
+from serving.worker.batcher import Item, Live
+from serving.worker.failures import predict_error
+from serving.worker.streams import Part, Used
+
+_close_head = msgspec.msgpack.Decoder(CloseHead)
+
+GRACE = 5.0  # seconds that ``converse`` may go on when nobody listens any more
+
+
+class Partner:
+    """The worker's end of a conversation; it is what the I/O thread sees of it."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self.flow = conversation.flow
+        self._task: asyncio.Task[None] | None = None
+
+    def changed(self) -> None:
+        self.conversation.changed()
+
+    async def converse(self, handler: Handler, item: Item, emit: Callable[[Item, Part], None]) -> None:
+        """Run ``converse`` to its end, and for a little while only once the client is gone."""
+        work = asyncio.ensure_future(self._run(handler, item))
+        leave = asyncio.ensure_future(self._left(work))
+        try:
+            emit(item, await work)
+        except asyncio.CancelledError:
+            work.cancel()
+            emit(item, Close(GOING_AWAY, "the server is stopping"))
+            raise
+        finally:
+            leave.cancel()
+
+    async def _run(self, handler: Handler, item: Item) -> Close:
+        try:
+            await handler.converse(self.conversation)
+        except asyncio.CancelledError:
+            return Close(GOING_AWAY)
+        except BaseException as exc:
+            if self.conversation.is_closed and isinstance(exc, ConnectionError):
+                return Close(GOING_AWAY)
+            return close_of(item, exc)
+        if self.conversation.close_code is None:
+            return Close()
+        return Close(GOING_AWAY, self.conversation.close_reason)
+
+    async def _left(self, work: asyncio.Future[Close]) -> None:
+        await self.conversation.wait_closed()
+        await asyncio.sleep(GRACE)
+        log.warning("a conversation goes on though its client is gone; it is cancelled")
+        work.cancel()
+
+
+def close_of(item: Item, exc: BaseException) -> Close:
+    """How to close for what ``converse`` has raised."""
+    error = predict_error(item, exc)
+    code = POLICY if error.status < 500 else TRY_LATER if error.status == 503 else INTERNAL
+    return Close(code, shortened(f"{error.code}: {error.message}"))
+
+
+# On the I/O thread.
+
+
+def open_item(
+    head: OpenHead,
+    id: int,
+    channel: Channel,
+    emit: Callable[[Item, Part], None],
+    wake: Callable[[Callable[[], object]], None],
+) -> Item:
+    """The item of a WebSocket that wants to converse. ``emit`` and ``wake`` may be called on any thread."""
+    item = Item(id, Request(request_id=head.request_id, model=head.model, path=head.path), channel)
+    conversation = Conversation(
+        lambda part: emit(item, part),
+        lambda count: emit(item, Used(count)),
+        wake,
+        head.path,
+        head.query,
+        MappingProxyType(head.headers),
+        head.request_id,
+        head.model,
+    )
+    item.live = Partner(conversation)
+    return item
+
+
+def on_stream_frame(live: Live, frame: Frame) -> None:
+    """PIECE, CREDIT or END from the HTTP worker, for an answer in pieces or a conversation."""
+    if frame.kind == Kind.CREDIT:
+        live.flow.used += CREDIT.unpack(frame.head)[0]
+        live.changed()
+    elif isinstance(live, Partner) and frame.kind == Kind.PIECE:
+        flags = PieceHead(frame.head[0])
+        body = bytes(frame.body)
+        data = body.decode("utf-8", "replace") if flags & PieceHead.TEXT else body
+        live.conversation.feed(Message(data, bool(flags & PieceHead.FIN)))
+    elif isinstance(live, Partner):
+        close = _close_head.decode(frame.head)
+        live.conversation.end(close.code, close.reason)

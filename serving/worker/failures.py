@@ -1,0 +1,78 @@
+"""How user code can fail, and what its clients hear of it. Told apart by type or code, never by text."""
+
+from __future__ import annotations
+
+import errno
+
+from serving import log
+from serving.errors import (
+    BadRequest,
+    CodedError,
+    DeadlineExceeded,
+    HandlerError,
+    OutOfMemory,
+    ServingError,
+)
+from serving.worker.batcher import Item
+
+
+def expired(item: Item) -> tuple[Item, ServingError]:
+    return item, DeadlineExceeded("the deadline passed while the request was waiting")
+
+
+def describe(exc: BaseException) -> str:
+    try:
+        return f"{type(exc).__name__}: {exc}"[:300]
+    except Exception:  # its __str__ is user code
+        return type(exc).__name__
+
+
+def decode_error(item: Item, exc: BaseException) -> ServingError:
+    """What the client sees when ``decode`` fails: its own mistake, unless the exception says otherwise."""
+    error = chosen_error(exc)
+    if error is None:
+        request = item.request
+        log.info(
+            "a request could not be decoded",
+            request_id=request.request_id,
+            trace_id=request.trace_id,
+            error=describe(exc),
+        )
+        return BadRequest(f"the request could not be decoded: {describe(exc)}")
+    if error.status >= 500:
+        report(item, exc)
+    return error
+
+
+def predict_error(item: Item, exc: BaseException) -> ServingError:
+    """What the client sees when anything after ``decode`` fails. The traceback goes to the log only."""
+    error = chosen_error(exc)
+    if error is None or error.status >= 500:
+        report(item, exc)
+    return error or HandlerError(f"the model failed with {type(exc).__name__}; the log has more under this request id")
+
+
+def chosen_error(exc: BaseException) -> ServingError | None:
+    """The error that the exception itself stands for, by its type or its ``status_code``."""
+    if isinstance(exc, ServingError):
+        return exc
+    if is_out_of_memory(exc):
+        return OutOfMemory("there was not enough memory to answer this request")
+    status = getattr(exc, "status_code", None)
+    if isinstance(status, int) and 400 <= status <= 599:
+        return CodedError(status, "handler_error", str(exc))
+    return None
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Memory of the host or of the GPU was short, or the disk's, which is often memory."""
+    import torch
+
+    if isinstance(exc, OSError):
+        return exc.errno in (errno.ENOMEM, errno.ENOSPC)
+    return isinstance(exc, MemoryError | torch.OutOfMemoryError)
+
+
+def report(item: Item, exc: BaseException) -> None:
+    request = item.request
+    log.error("a request failed in the handler", exc=exc, request_id=request.request_id, trace_id=request.trace_id)

@@ -1,0 +1,24 @@
+"""Stamps: the engine's side of its scoreboard row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Stamps(Protocol):
+    def start(self, ids: Sequence[int], until: float) -> None:
+        """User code is about to run, until ``until`` at the latest."""
+        ...
+
+    def pause(self) -> None:
+        """User code has returned."""
+        ...
+
+    def finish(self, completed: int) -> None:
+        """User code has returned, and with it the answers to the requests that it was given."""
+        ...
+
+    def hold(self, streams: int) -> None:
+        """So many answers and conversations are under way between calls of user code."""
+        ...

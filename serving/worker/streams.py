@@ -1,0 +1,305 @@
+"""Streams: answers that come piece by piece, many at a time, on the engine's thread.
+
+A generator is asked for one piece at a time, in turn with all others and with the batches; an async generator runs on
+an event loop between them. No more than a window of bytes of one stream is on its way to its client, so that a slow
+one holds up nobody and costs no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from inspect import isasyncgen, isgenerator
+from typing import Any, cast
+
+from serving import log
+from serving.accept import concrete
+from serving.conversation import Close, Message
+from serving.errors import HandlerError, ServingError
+from serving.flow import Flow, cost
+from serving.handler import MAX_BATCH
+from serving.request import Body, Piece, Pieces, Request, Response, StreamingResponse
+from serving.worker.batcher import Batcher, Item
+from serving.worker.failures import expired, predict_error
+from serving.worker.loop import UserLoop
+from serving.worker.stamps import Stamps
+
+CLOSE_TIME = 5.0  # seconds that a generator's clean-up may take
+
+TEXT, BYTES = "text/plain; charset=utf-8", "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The head of an answer in pieces and the first of them, in ``response``."""
+
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """The next piece."""
+
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """That was all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """So many bytes of what the client sent were taken in; it may send more."""
+
+    count: int
+
+
+Part = Begin | More | End | Message | Used | Close | ServingError
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One answer under way. ``on_end`` is called after its last piece."""
+
+    item: Item
+    response: StreamingResponse
+    on_end: Callable[[], None]
+    wake: Callable[[Stream], None]
+    flow: Flow = field(default_factory=Flow)
+    begun: bool = False
+    task: asyncio.Task[None] | None = None
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def changed(self) -> None:
+        self.wake(self)
+
+    @property
+    def pieces(self) -> Iterator[Piece]:
+        return cast("Iterator[Piece]", self.response.pieces)
+
+    def take(self, piece: Piece) -> Begin | More:
+        """What to send for a piece. Raises HandlerError for one that is neither text nor bytes."""
+        if not isinstance(piece, str | bytes | bytearray | memoryview):
+            raise HandlerError(f"the pieces of an answer are text or bytes, not {type(piece).__name__}")
+        body = piece.encode("utf-8", "replace") if isinstance(piece, str) else bytes(piece)
+        self.flow.sent += cost(body)
+        if self.begun:
+            return More(body)
+        self.begun = True
+        return self._begin(body, TEXT if isinstance(piece, str) else BYTES)
+
+    def _begin(self, body: bytes, usual: str) -> Begin:
+        answer = self.response
+        kind = answer.content_type or concrete(self.item.request.accept) or usual
+        return Begin(Response(body, kind, answer.status, answer.custom_attributes))
+
+    def close(self) -> list[Begin | More | End]:
+        """What to send when there are no more pieces; an answer without any still has a head."""
+        return [End()] if self.begun else [self.take(b""), End()]
+
+
+class Streams:
+    """``emit`` sends one part of an answer at once; all but ``call`` is for the engine's thread.
+
+    ``idle`` seconds bound the wait for a piece, ``extra`` is what a whole answer may take beyond its deadline.
+    """
+
+    def __init__(
+        self, batcher: Batcher, stamps: Stamps, emit: Callable[[Item, Part], None], idle: float, extra: float
+    ) -> None:
+        self._batcher = batcher
+        self._stamps = stamps
+        self._emit = emit
+        self._idle = idle
+        self._extra = extra
+        self._turns: deque[Stream] = deque()  # the generators
+        self._tasks: dict[asyncio.Task[None], Item] = {}  # the async ones, and conversations
+        self._unanswered: dict[int, None] = {}  # ids of those of which nothing was sent yet
+        self._loop: UserLoop | None = None
+
+    def __len__(self) -> int:
+        return len(self._turns) + len(self._tasks)
+
+    @property
+    def can_step(self) -> bool:
+        """Whether some generator can be asked, or is to be closed."""
+        return any(stream.flow.is_open or stream.item.cancelled for stream in self._turns)
+
+    @property
+    def is_async(self) -> bool:
+        return bool(self._tasks)
+
+    def begin(self, item: Item, response: StreamingResponse, on_end: Callable[[], None]) -> None:
+        """Take on an answer; ``on_end`` may raise what replaces its end."""
+        if hasattr(response.pieces, "__anext__"):
+            item.live = stream = Stream(item, response, on_end, self._wake_task)
+            self._unanswered[item.id] = None
+            stream.task = self.start(item, self._pump(stream))
+            if item.cancelled:
+                stream.task.cancel()
+            return
+        item.live = stream = Stream(item, response, on_end, lambda _: self._batcher.poke())
+        self._turns.append(stream)
+        self._stamps.hold(len(self))
+
+    def step(self) -> None:
+        """Ask the generator whose turn it is for one piece."""
+        for _ in range(len(self._turns)):
+            stream = self._turns.popleft()
+            if stream.item.cancelled:
+                self._close(stream)
+            elif stream.flow.is_open:
+                if self._advance(stream):
+                    self._turns.append(stream)
+            else:
+                self._turns.append(stream)
+                continue
+            break
+        self._stamps.hold(len(self))
+
+    def _advance(self, stream: Stream) -> bool:
+        """Whether there may be more."""
+        import torch
+
+        self._stamps.start([] if stream.begun else [stream.item.id], self._until(stream))
+        try:
+            with torch.inference_mode():
+                part = stream.take(next(stream.pieces))
+            self._emit(stream.item, part)
+            return True
+        except StopIteration:
+            self._finish(stream)
+        except BaseException as exc:
+            self._fail(stream, exc)
+        finally:
+            self._stamps.finish(0)
+        return False
+
+    def _until(self, stream: Stream) -> float:
+        deadline = stream.item.request.deadline.at
+        return min(time.monotonic() + self._idle, deadline + self._extra) if stream.begun else deadline
+
+    def _finish(self, stream: Stream) -> None:
+        try:
+            stream.on_end()
+            parts = stream.close()
+        except BaseException as exc:
+            self._fail(stream, exc)
+            return
+        for part in parts:
+            self._emit(stream.item, part)
+
+    def _fail(self, stream: Stream, exc: BaseException) -> None:
+        if not stream.begun and stream.item.request.deadline.expired():
+            self._emit(*expired(stream.item))
+        else:
+            self._emit(stream.item, predict_error(stream.item, exc))
+
+    def _close(self, stream: Stream) -> None:
+        """Nobody listens any more."""
+        self._stamps.start([], time.monotonic() + CLOSE_TIME)
+        try:
+            close = getattr(stream.response.pieces, "close", None)
+            if close is not None:
+                close()
+        except BaseException as exc:
+            predict_error(stream.item, exc)
+        self._abandon(stream)
+        self._stamps.finish(0)
+
+    def _abandon(self, stream: Stream) -> None:
+        try:
+            stream.on_end()
+        except BaseException as exc:
+            predict_error(stream.item, exc)
+        self._emit(stream.item, End())
+
+    # Async.
+
+    def start(self, item: Item, work: Any) -> asyncio.Task[None]:
+        """Run async user code for ``item`` until it is done."""
+        if self._loop is None:
+            self._loop = UserLoop(self._stamps.pause, self._stamp)
+            self._batcher.on_wake = self._loop.wake
+        task = self._loop.start(work)
+        self._tasks[task] = item
+        task.add_done_callback(self._forget)
+        self._stamps.hold(len(self))
+        return task
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """From any thread: on the event loop, if there is one."""
+        if self._loop is not None:
+            self._loop.call(function, *args)
+
+    def wait(self) -> None:
+        """Let async code run until there is something else to do."""
+        assert self._loop is not None
+        self._loop.turn(lambda: 0.0 if self.can_step or not self._tasks else self._batcher.delay())
+        self._stamps.finish(0)
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._batcher.on_wake = None
+            self._loop.close()
+
+    def _stamp(self) -> None:
+        """Async code is about to run: until when it must have given way again, and for whom it has answered nothing."""
+        self._stamps.start(list(self._unanswered)[:MAX_BATCH], time.monotonic() + self._idle)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        item = self._tasks.pop(task)
+        self._unanswered.pop(item.id, None)
+        self._stamps.hold(len(self))
+        if self._loop is not None:
+            self._loop.wake()
+
+    def _wake_task(self, stream: Stream) -> None:
+        self.call(self._changed, stream)
+
+    def _changed(self, stream: Stream) -> None:
+        stream.room.set()
+        if stream.item.cancelled and stream.task is not None:
+            stream.task.cancel()
+
+    async def _pump(self, stream: Stream) -> None:
+        pieces = cast("AsyncIterator[Piece]", stream.response.pieces)
+        try:
+            await self._pass_on(stream, pieces)
+        except asyncio.CancelledError:
+            self._abandon(stream)
+        except BaseException as exc:
+            self._fail(stream, exc)
+        else:
+            self._finish(stream)
+        finally:
+            await self._end(pieces)
+
+    async def _pass_on(self, stream: Stream, pieces: AsyncIterator[Piece]) -> None:
+        async for piece in pieces:
+            self._emit(stream.item, stream.take(piece))
+            self._unanswered.pop(stream.item.id, None)
+            while not stream.flow.is_open:
+                stream.room.clear()
+                await stream.room.wait()
+
+    async def _end(self, pieces: AsyncIterator[Piece]) -> None:
+        close = getattr(pieces, "aclose", None)
+        if close is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIME):
+                await close()
+        except BaseException as exc:
+            log.error("an async generator failed to close", exc=exc)
+
+
+def streaming(value: Any, request: Request) -> StreamingResponse | None:
+    """What ``encode`` gave, if it is to be sent in pieces."""
+    if isinstance(value, StreamingResponse):
+        return value
+    return StreamingResponse(cast(Pieces, value)) if isgenerator(value) or isasyncgen(value) else None

@@ -59,6 +59,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     session_limit: int
     session_max_bytes: int
     session_evict: bool
+    bad_record: str | None
     stream_timeout: float
     stream_idle_timeout: float
     conversation_timeout: float

@@ -17,6 +17,7 @@ Value = bool | int | float | str | tuple[int, int] | tuple[str, ...]
 MIB = 1 << 20  # bytes
 GIB = 1 << 30
 SIZE_LIMIT = 1 << 40  # bytes
+BATCH_TIME = 600.0  # seconds
 HOUR = 3600.0  # seconds; the longest that the platform waits for an asynchronous inference
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": MIB, "gib": GIB}
 
@@ -175,6 +176,11 @@ def parse_toolkit_timeout(text: str) -> float | Warned:
     return seconds if seconds <= HOUR else Warned(HOUR, f"counts as seconds, of which {HOUR:g} are the most")
 
 
+def parse_batch_timeout(text: str) -> float | None:
+    """A batch transform job waits for ten minutes unless it says otherwise, and does not tell its container."""
+    return BATCH_TIME if parse_switch(text) else None
+
+
 LEVELS = ("debug", "info", "warning", "error")
 TOKEN = "[A-Za-z0-9!#$&^_.+-]+"  # RFC 6838 §4.2
 
@@ -188,6 +194,7 @@ PROGRAM = Kind("the path of a Python file inside the code folder, such as infere
 HOST = pattern("[A-Za-z0-9._:%-]{1,255}", "an address or a host name")
 DEVICE = pattern("auto|cpu|cuda|cuda:(0|[1-9][0-9]{0,3})", "auto, cpu, cuda or cuda:N")
 MEDIA_TYPE = pattern(f"{TOKEN}/{TOKEN}( ?;[ -+.-~-]*)?", "one media type, such as application/json")
+TEXT = pattern("[ -~]{1,1000}", "printable ASCII, at most 1000 characters")
 SWITCH = Kind("true or false", parse_switch)
 SIZE = Kind("bytes, or a size such as 8MB or 100MiB, up to 1024GiB", parse_size)
 MEMORY = Kind("a share such as 75%, or a size such as 512MiB or 8GB, above 0", parse_memory)
@@ -195,4 +202,5 @@ NAME = pattern(MODEL_NAME, "the name of a model below the model store, such as t
 NAMES = Kind("names of models below the model store, separated by commas", parse_names)
 PORT_RANGE = Kind("LOW-HIGH, ports from 1 to 65535", parse_port_range)
 LOG_LEVEL = Kind("debug, info, warning, error, critical or a Python level from 0 to 50", parse_log_level)
+BATCH_TIMEOUT = Kind("true or false; true is 600 seconds", parse_batch_timeout)
 TOOLKIT_TIMEOUT = Kind("a number of seconds above 0", parse_toolkit_timeout)

@@ -114,6 +114,7 @@ SETTINGS: tuple[Setting, ...] = (
             Alias("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS"),
             Alias("SAGEMAKER_MODEL_SERVER_TIMEOUT", kinds.TOOLKIT_TIMEOUT),
             Alias("SAGEMAKER_TS_RESPONSE_TIMEOUT"),
+            Alias("SAGEMAKER_BATCH", kinds.BATCH_TIMEOUT),
         ),
     ),
     Setting(
@@ -172,6 +173,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("session_limit", kinds.integer(1, 1_000_000), 1000, "Sessions of one replica; more get a 503"),
     Setting("session_max_bytes", kinds.SIZE, 64 * kinds.MIB, "Largest state of one session; 0 is no limit"),
     Setting("session_evict", kinds.SWITCH, False, "Evict a model of the store although it holds sessions"),
+    Setting(
+        "bad_record",
+        kinds.TEXT,
+        None,
+        "What stands for a bad record in the answer to a CSV or JSON Lines body of many",
+        automatic="the whole request fails",
+    ),
     Setting(
         "stream_timeout", kinds.timeout(24 * kinds.HOUR), 480.0, "Seconds within which an answer in pieces is complete"
     ),

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import isasyncgen, isgenerator
 from typing import Any
 
 from serving import codecs, log
 from serving.errors import HandlerError, ServingError, SessionTooLarge
 from serving.handler import Handler
-from serving.request import Response, StreamingResponse
+from serving.request import Request, Response, StreamingResponse
 from serving.session import Session, size_of
 from serving.worker.batcher import Batcher, Item
 from serving.worker.conversations import Partner
 from serving.worker.failures import decode_error, describe, expired, predict_error
+from serving.worker.records import Records
 from serving.worker.stamps import Stamps
 from serving.worker.streams import Part, Streams, streaming
 
@@ -28,11 +29,23 @@ DROP_TIME = 5.0  # seconds that the destructors of a dropped request's sample ma
 Outcome = tuple[Item, Response | Part]
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the settings say of answers. Sizes are in bytes with 0 for no limit, times in seconds: those of Streams.
+
+    ``bad_record`` stands for a bad record in a body of many; without one such a body fails as a whole.
+    """
+
+    default_accept: str = codecs.JSON
+    session_max_bytes: int = 0
+    stream_idle: float = 60.0
+    stream_extra: float = 0.0
+    bad_record: str | None = None
+
+
 class Engine:
     """``deliver`` gets the outcomes of each batch, on the engine's thread; each request has exactly one outcome, or an
     answer in pieces that ends with one.
-
-    ``stream_idle`` and ``stream_extra`` are the bounds of Streams, in seconds.
     """
 
     def __init__(
@@ -41,18 +54,15 @@ class Engine:
         batcher: Batcher,
         stamps: Stamps,
         deliver: Callable[[list[Outcome]], None],
-        default_accept: str = "application/json",
-        session_max_bytes: int = 0,
-        stream_idle: float = 60.0,
-        stream_extra: float = 0.0,
+        rules: Rules = Rules(),
     ) -> None:
-        self._session_max_bytes = session_max_bytes
+        self._rules = rules
         self._handler = handler
         self._batcher = batcher
         self._stamps = stamps
         self._deliver = deliver
-        self._default_accept = default_accept
-        self.streams = Streams(batcher, stamps, self._emit, stream_idle, stream_extra)
+        self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
+        self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle, rules.stream_extra)
 
     def run(self) -> None:
         """Work until the batcher is closed and empty, and every stream has ended."""
@@ -122,14 +132,36 @@ class Engine:
         try:
             item.sample = self._handler.decode(item.request)
         except BaseException as exc:
-            self._settle([(item, decode_error(item, exc))])
+            self._settle([self._failed(item, decode_error(item, exc))])
             return
         try:
             self._batcher.admit(item, self._handler.bucket(item.sample))
         except BaseException as exc:
-            self._settle([(item, predict_error(item, exc))])
+            self._settle([self._failed(item, predict_error(item, exc))])
             return
         self._stamps.finish(0)
+
+    def _failed(self, item: Item, error: ServingError) -> Outcome:
+        """What a request that failed by itself is answered; of many records in it some may be good."""
+        if self._records is None or item.session is not None:
+            return item, error
+        return item, self._records.salvage(item.request, error)
+
+    def _answer_alone(self, request: Request) -> Response:
+        """Raises a ServingError."""
+        item = Item(0, request)
+        try:
+            sample = self._handler.decode(request)
+        except BaseException as exc:
+            raise decode_error(item, exc) from exc
+        try:
+            [output] = self._predict([sample])
+            return self._response(self._handler.encode(output, request), request)
+        except BaseException as exc:
+            raise predict_error(item, exc) from exc
+
+    def _response(self, value: Any, request: Request) -> Response:
+        return sound(codecs.encode(value, request.accept, self._rules.default_accept))
 
     def _begin(self, item: Item, session: Session) -> bool:
         """What a session's call does before the model; False where that was all."""
@@ -158,7 +190,7 @@ class Engine:
             outputs = self._predict([item.sample for item in live])
         except BaseException as exc:
             if len(live) == 1:
-                failed = (live[0], predict_error(live[0], exc))
+                failed = self._failed(live[0], predict_error(live[0], exc))
                 live[0].sample = None
                 return [*outcomes, failed]
             log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
@@ -186,7 +218,7 @@ class Engine:
     def _check_session(self, session: Session) -> None:
         """After a call: is its state too large, has the handler closed it? Raises SessionTooLarge."""
         try:
-            check_size(session, self._session_max_bytes)
+            check_size(session, self._rules.session_max_bytes)
         finally:
             if session.is_closed:
                 self._handler.on_session_close(session)
@@ -199,11 +231,11 @@ class Engine:
             if pieces is not None:
                 self.streams.begin(item, sound_stream(pieces), lambda: self._end_call(item))
                 return None
-            response = sound(codecs.encode(value, item.request.accept, self._default_accept))
+            response = self._response(value, item.request)
             self._end_call(item)
             return item, response
         except BaseException as exc:
-            return item, predict_error(item, exc)
+            return self._failed(item, predict_error(item, exc))
 
     def _end_call(self, item: Item) -> None:
         if item.session is not None:

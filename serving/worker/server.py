@@ -44,7 +44,7 @@ from serving.worker import device as devices
 from serving.worker import replies
 from serving.worker.batcher import Batcher, Item
 from serving.worker.conversations import Partner, on_stream_frame, open_item
-from serving.worker.engine import Engine, Outcome
+from serving.worker.engine import Engine, Outcome, Rules
 from serving.worker.failures import is_out_of_memory
 from serving.worker.loader import create_handler, paths_of
 from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
@@ -93,16 +93,7 @@ class Worker:
         if handler is None:
             return
         batcher = Batcher(handler.policy, self._model.queue_size)
-        engine = Engine(
-            handler,
-            batcher,
-            self._row,
-            self._deliver,
-            self._config.default_accept,
-            self._config.session_max_bytes,
-            self._config.stream_idle_timeout,
-            max(0.0, self._config.stream_timeout - self._model.timeout),
-        )
+        engine = Engine(handler, batcher, self._row, self._deliver, rules_of(self._config, self._model))
         self._streams = engine.streams
         self._paths = paths_of(handler)
         self._answers_sessions = not handler.session_requests
@@ -388,3 +379,9 @@ class Worker:
             self._batcher.close()
         else:
             os._exit(0)
+
+
+def rules_of(config: Config, model: Model) -> Rules:
+    extra = max(0.0, config.stream_timeout - model.timeout)
+    idle = config.stream_idle_timeout
+    return Rules(config.default_accept, config.session_max_bytes, idle, extra, config.bad_record)

@@ -61,6 +61,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         session_limit=1000,
         session_max_bytes=64 * 1024**2,
         session_evict=False,
+        bad_record=None,
         stream_timeout=480.0,
         stream_idle_timeout=60.0,
         conversation_timeout=1800.0,

@@ -31,7 +31,7 @@ ROW_WORDS = ROW_FIELDS + MAX_BATCH
 SIZE = WORD * (HEADER_WORDS + SLOTS * SLOT_WORDS + ROWS * ROW_WORDS)
 
 # Words of the header.
-STATE, SINCE, READY, WANTED, LAST_READY, REASON_AT = 0, 1, 2, 3, 4, 8
+STATE, SINCE, READY, WANTED, LAST_READY, LOST_SESSIONS, REASON_AT = 0, 1, 2, 3, 4, 5, 8
 
 # Words of a row.
 EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
@@ -103,6 +103,17 @@ class Scoreboard:
         self._ints[READY], self._ints[WANTED] = header.ready, header.wanted
         self._floats[SINCE], self._floats[LAST_READY] = header.since, header.last_ready
         self._ints[STATE] = header.state
+
+    @property
+    def lost_sessions(self) -> int:
+        """Sessions that have ended with their replicas."""
+        return int(self._ints[LOST_SESSIONS])
+
+    def bury(self, row: Row) -> None:
+        """Supervisor: the worker of this row is dead. Which requests it was running can still be seen."""
+        self._ints[LOST_SESSIONS] += row.sessions
+        row.queued = row.sessions = 0
+        row.hold(0)
 
     @property
     def state(self) -> State:

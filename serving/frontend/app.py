@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from serving import errors, log
@@ -26,7 +26,7 @@ from serving.errors import (
     MethodNotAllowed,
     ServingError,
 )
-from serving.frontend import models
+from serving.frontend import metrics, models
 from serving.frontend.answers import JSON, Answers
 from serving.frontend.conversations import Conversations
 from serving.frontend.headers import read_headers
@@ -64,18 +64,24 @@ class App:
         self._conversations = Conversations(config, board, self._invocations, self._model_of, self._new_id)
         self._slot: Slot
         self._rest = Starlette(
-            routes=models.routes(self._replicas.link, config.load_timeout) if config.many else self._batch_routes(),
+            routes=[Route("/metrics", self._metrics, methods=["GET"]), *self._routes(config)],
             lifespan=self._lifespan,
             exception_handlers={HTTPException: refuse},
         )
         self._numbers = itertools.count(1)
 
-    def _batch_routes(self) -> list[Route]:
+    def _routes(self, config: Config) -> list[BaseRoute]:
+        if config.many:
+            return models.routes(self._replicas.link, config.load_timeout)
+
         async def execution_parameters(_: HttpRequest) -> HttpResponse:
             placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
             return HttpResponse(batch_parameters(placement.capacity, self._max_body), media_type=JSON)
 
         return [Route("/execution-parameters", execution_parameters, methods=["GET"])]
+
+    async def _metrics(self, _: HttpRequest) -> HttpResponse:
+        return HttpResponse(metrics.render(self._board), media_type=metrics.CONTENT_TYPE)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:

@@ -63,6 +63,7 @@ class Models:
     ) -> None:
         self._config = config
         self._runtime = runtime
+        self._board = board
         self._fork = fork
         self._on_change = on_change
         self._on_end = on_end
@@ -159,6 +160,7 @@ class Models:
 
     def on_exit(self, replica: Replica, gone: Exit) -> None:
         stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
+        self._board.bury(replica.row)
         level = log.info if replica.status is Status.RETIRING else log.error
         level(
             "a worker ended",

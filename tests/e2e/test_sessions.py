@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,6 +42,14 @@ def opened(answer: Answer) -> str:
     match = VALUE.fullmatch(value)
     assert match is not None, value
     return match[1]
+
+
+def metric(server: Server, name: str) -> float:
+    """One of ``GET /metrics``."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    [value] = [line.split()[1] for line in lines if line.split()[0] == name]
+    return float(value)
 
 
 def new_session(server: Server) -> str:
@@ -178,6 +187,7 @@ def test_a_killed_replica_loses_its_own_sessions_and_each_is_told(tmp_path: Path
         owner = {id: asyncio.run(say(server.port, {"say": 0}, id)).json()["pid"] for id in ids}
         victim = owner[ids[0]]
         assert len(set(owner.values())) == 2
+        assert metric(server, "serving_sessions_open") == 12
         os.kill(victim, signal.SIGKILL)
         for id in ids:
             answer = asyncio.run(say(server.port, {"say": 1}, id))
@@ -185,6 +195,9 @@ def test_a_killed_replica_loses_its_own_sessions_and_each_is_told(tmp_path: Path
                 assert (answer.status, answer.code) == (400, "session_lost")
             else:
                 assert answer.json()["said"] == [0, 1]
+        lost = list(owner.values()).count(victim)
+        assert metric(server, "serving_sessions_lost_total") == lost
+        assert metric(server, "serving_sessions_open") == 12 - lost
         assert asyncio.run(say(server.port, {"do": "crash"}, ids[-1])).code == "session_lost", "and is not repeated"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.frontend.answers import CUT, UNTIL_CLOSE
+from serving.frontend.reader import ReaderWatch
 
 MAX_HEAD = 64 * 1024  # bytes of request line and headers
 HEAD_TIME = 30.0  # seconds from a head's first byte to its last
@@ -22,7 +23,7 @@ READ_TIME = 60.0  # seconds in which a client that is sent an answer must read s
 CUT_TIME = 5.0  # seconds for what was sent to leave before a connection is cut
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 # What we do not switch to is to be ignored (RFC 9110 §7.8); the parser would take the body for the other protocol's.
-FOREIGN_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:[ \t]*(?!websocket))", re.IGNORECASE)
+FOREIGN_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:[ \t]*+(?!websocket))", re.IGNORECASE)
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -31,12 +32,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_size = 0
         self._in_head = False
         self._gone = asyncio.Event()
-        self._reader: asyncio.TimerHandle | None = None
+        self._reader = ReaderWatch(transport, self.loop, READ_TIME)
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._gone.set()
+        self._reader.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -87,23 +89,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_reader(self.transport.get_write_buffer_size())
+        self._reader.start()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
-
-    def _watch_reader(self, size: int) -> None:
-        self._reader = self.loop.call_later(READ_TIME, self._check_reader, size)
-
-    def _check_reader(self, before: int) -> None:
-        size = self.transport.get_write_buffer_size()
-        if size == before:
-            self.transport.abort()
-        else:
-            self._watch_reader(size)
+        self._reader.stop()
 
 
 def without_upgrade(data: bytes, at_head: bool) -> bytes:

@@ -1,0 +1,57 @@
+"""Flow: what goes through a transport, at the pace of the slower side."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serving.frontend.reader import ReaderWatch
+
+
+class Flow:
+    """Reading is stopped and started here; writing is watched, and awaited by whoever has much to write."""
+
+    def __init__(self, transport: asyncio.Transport, watch: ReaderWatch) -> None:
+        self._transport = transport
+        self._watch = watch
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._has_ended = False
+        self.is_reading = True
+
+    @property
+    def is_writable(self) -> bool:
+        return self._writable.is_set()
+
+    async def drain(self) -> None:
+        """The watch bounds it: it ends the connection, and ``stop`` the wait."""
+        await self._writable.wait()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+        self._watch.start()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+        self._watch.stop()
+
+    stop = resume_writing
+
+    def set_reading(self, wanted: bool) -> None:
+        if wanted is not self.is_reading and not self._transport.is_closing():
+            self.is_reading = wanted
+            (self._transport.resume_reading if wanted else self._transport.pause_reading)()
+
+    def write(self, data: bytes) -> None:
+        """Dropped after the end."""
+        if data and not self._has_ended and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def end(self) -> None:
+        """Only our side: to close while the client is sending would answer it by a reset, and lose our last words."""
+        if self._has_ended or self._transport.is_closing():
+            return
+        self._has_ended = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()

@@ -1,0 +1,101 @@
+"""WebSocket frames and ASGI messages, one for one in both directions. No I/O.
+
+``websocket.receive`` and ``websocket.send`` have a key more than in ASGI: ``fin``, whether the frame ends its message.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import Literal
+
+from starlette.types import Message
+from websockets.frames import Close, CloseCode, Frame, Opcode
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+Kind = Literal["text", "bytes"]
+CONTROL = 125  # bytes of payload that a control frame may have (RFC 6455 §5.5)
+REASON = 123  # of which the reason of a close has these
+
+
+class MessageTooBig(Exception):
+    """The fragments of a message add up to more than the limit."""
+
+
+class Framing(ServerProtocol):
+    """The library's protocol, but for two control frames."""
+
+    def __init__(self, max_message: int) -> None:
+        # The library counts control frames too, so a ping between the fragments of a large message must have room.
+        super().__init__(max_size=max_message + CONTROL)
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.PING:
+            self.events.append(frame)  # answered by the protocol, which knows how many answers wait to be written
+            return
+        if frame.opcode is Opcode.CLOSE and self.state is State.OPEN:
+            # Before the library sees it, which takes a close between two fragments for an error. It may be there
+            # (RFC 6455 §5.4).
+            self._answer_close(Close.parse(frame.data))
+        super().recv_frame(frame)
+
+    def _answer_close(self, close: Close) -> None:
+        if close.code == CloseCode.NO_STATUS_RCVD:
+            self.send_close()
+        else:
+            self.send_close(close.code, close.reason)
+
+
+class Incoming:
+    """Data frames to messages. A character that two frames share arrives with the second."""
+
+    def __init__(self, max_message: int) -> None:
+        self._max_message = max_message
+        self._size = 0
+        self._kind: Kind = "bytes"
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def message(self, frame: Frame) -> Message:
+        """Raises MessageTooBig, and UnicodeDecodeError for text that is not UTF-8."""
+        if frame.opcode is not Opcode.CONT:
+            self._kind = "text" if frame.opcode is Opcode.TEXT else "bytes"
+        self._size += len(frame.data)
+        if self._size > self._max_message:
+            raise MessageTooBig
+        if frame.fin:
+            self._size = 0
+        data = bytes(frame.data)
+        value = self._decoder.decode(data, frame.fin) if self._kind == "text" else data
+        return {"type": "websocket.receive", self._kind: value, "fin": frame.fin}
+
+
+class Outgoing:
+    """Messages to data frames."""
+
+    def __init__(self) -> None:
+        self._kind: Kind | None = None
+
+    def send(self, framing: Framing, message: Message) -> None:
+        """Raises RuntimeError for a fragment that is not of its message's kind."""
+        kind, data = payload(message)
+        fin = bool(message.get("fin", True))
+        if self._kind is None:
+            start = framing.send_text if kind == "text" else framing.send_binary
+            start(data, fin)
+        elif kind == self._kind:
+            framing.send_continuation(data, fin)
+        else:
+            raise RuntimeError(f"a message that began as {self._kind} cannot go on as {kind}")
+        self._kind = None if fin else kind
+
+
+def payload(message: Message) -> tuple[Kind, bytes]:
+    text, data = message.get("text"), message.get("bytes")
+    if (text is None) == (data is None):
+        raise RuntimeError("websocket.send has either text or bytes")
+    return ("bytes", bytes(data)) if data is not None else ("text", str(text).encode())
+
+
+def cut(reason: str) -> str:
+    """As much of it as a close frame has room for, in whole characters."""
+    return reason.encode("utf-8", "replace")[:REASON].decode("utf-8", "ignore")

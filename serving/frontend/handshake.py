@@ -1,0 +1,104 @@
+"""The WebSocket handshake: a request's head to an ASGI scope and to the answer that accepts it. No I/O."""
+
+from __future__ import annotations
+
+import http
+import re
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from starlette.types import Scope
+from websockets.exceptions import InvalidHeader
+from websockets.http11 import Request, Response
+
+from serving.errors import BadRequest, CodedError, ServingError, Unavailable
+from serving.frontend.framing import Framing
+from serving.frontend.headers import Headers
+
+VERSION = b"13"  # of the protocol (RFC 6455 §4.1)
+NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+def open_handshake(framing: Framing, head: bytes) -> Response:
+    """The answer that would accept. Raises BadRequest, or CodedError 426 for another version of the protocol."""
+    framing.receive_data(head)
+    request = next(iter(framing.events_received()), None)
+    if isinstance(request, Request):
+        response = framing.accept(request)
+        if response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS:
+            return response
+    framing.data_to_send()  # the library's own refusal
+    raise refusal(framing.handshake_exc)
+
+
+def refusal(reason: BaseException | None) -> ServingError:
+    is_version = isinstance(reason, InvalidHeader) and reason.name == "Sec-WebSocket-Version"
+    causes: list[str] = []
+    while reason is not None:
+        causes.append(str(reason).encode("ascii", "backslashreplace").decode())
+        reason = reason.__cause__
+    message = f"this is no WebSocket handshake: {'; '.join(causes)}"
+    return CodedError(426, "upgrade_required", message) if is_version else BadRequest(message)
+
+
+def refusal_headers(error: ServingError) -> Headers:
+    headers = [(b"content-type", b"application/json")]
+    if error.status == http.HTTPStatus.UPGRADE_REQUIRED:  # RFC 6455 §4.4, RFC 9110 §15.5.22
+        headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", VERSION)]
+    if error.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.append((b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode()))
+    return headers
+
+
+def scope_of(head: bytes, root_path: str, **more: Any) -> Scope:
+    """Raises BadRequest for a target that is no URL."""
+    line, *lines = head[: head.index(b"\r\n\r\n")].split(b"\r\n")
+    headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+    try:
+        url = httptools.parse_url(line.split(b" ")[1])
+    except httptools.HttpParserInvalidURLError:
+        raise BadRequest("the request's target is no URL") from None
+    raw_path = url.path or b"/"
+    return {
+        "type": "websocket",
+        "http_version": "1.1",
+        "root_path": root_path,
+        "path": root_path + unquote(raw_path.decode("latin-1")),
+        "raw_path": root_path.encode() + raw_path,
+        "query_string": url.query or b"",
+        "headers": headers,
+        "subprotocols": subprotocols(headers),
+        "extensions": {"websocket.http.response": {}},
+        **more,
+    }
+
+
+def subprotocols(headers: Headers) -> list[str]:
+    offers = [value for name, value in headers if name == b"sec-websocket-protocol"]
+    names = b",".join(offers).decode("latin-1").split(",")
+    return [name.strip() for name in names if name.strip()]
+
+
+def add_headers(response: Response, headers: Headers) -> None:
+    check(headers)
+    for name, value in headers:
+        response.headers[name.decode("latin-1")] = value.decode("latin-1")
+
+
+def check(headers: Headers) -> None:
+    """Raises RuntimeError for a header that would end before its end."""
+    for name, value in headers:
+        if not NAME.fullmatch(name) or not VALUE.fullmatch(value):
+            raise RuntimeError(f"{name!r}: {value!r} is no header")
+
+
+def http_answer(status: int, headers: Headers, body: bytes) -> bytes:
+    """A whole HTTP response, the last one on its connection."""
+    check(headers)
+    phrase = http.HTTPStatus(status).phrase if status in set(http.HTTPStatus) else ""
+    kept = [(name, value) for name, value in headers if name.lower() not in (b"content-length", b"connection")]
+    own = [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    lines = [name + b": " + value for name, value in kept + own]
+    return b"\r\n".join([f"HTTP/1.1 {status} {phrase}".encode(), *lines, b"", b""]) + body

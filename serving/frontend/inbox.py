@@ -1,0 +1,54 @@
+"""Inbox: what a WebSocket's client has sent and the app has not yet received."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from starlette.types import Message
+
+LIMIT = 64 * 1024  # bytes that may wait before no more is read
+OVERHEAD = (
+    256  # bytes of memory that a message takes besides its payload; else a million empty ones would weigh nothing
+)
+
+
+class Inbox:
+    """In order of arrival; the last message, which tells of the end, is received again and again."""
+
+    def __init__(self) -> None:
+        self._messages: deque[tuple[Message, int]] = deque()
+        self._waiting = 0
+        self._last: Message | None = None
+        self._arrived = asyncio.Event()
+
+    @property
+    def is_full(self) -> bool:
+        return self._waiting > LIMIT and self._last is None
+
+    def put(self, message: Message, size: int = 0) -> None:
+        """What comes after the end is dropped."""
+        if self._last is None:
+            self._messages.append((message, size + OVERHEAD))
+            self._waiting += size + OVERHEAD
+            self._arrived.set()
+
+    def end(self, last: Message) -> None:
+        """Only the first end counts: it is the cause of those that follow."""
+        if self._last is None:
+            self._last = last
+            self._arrived.set()
+
+    def clear(self) -> None:
+        self._messages.clear()
+        self._waiting = 0
+
+    async def get(self) -> Message:
+        while not self._messages:
+            if self._last is not None:
+                return self._last
+            self._arrived.clear()
+            await self._arrived.wait()
+        message, size = self._messages.popleft()
+        self._waiting -= size
+        return message

@@ -1,0 +1,30 @@
+"""ReaderWatch: ends a connection whose client reads none of what is sent to it."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class ReaderWatch:
+    """Runs while the transport's buffer is full; ``seconds`` without a byte leaving it abort the connection."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self.stop()
+        self._timer = self._loop.call_later(self._seconds, self._check, self._transport.get_write_buffer_size())
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self, before: int) -> None:
+        if self._transport.get_write_buffer_size() == before:
+            self._transport.abort()
+        else:
+            self.start()

@@ -1,0 +1,309 @@
+"""WebSocketProtocol: uvicorn's ``ws`` class for ASGI apps that see frames rather than messages.
+
+To ASGI's websocket messages it adds ``fin``: each data frame from the client is one ``websocket.receive``, each
+``websocket.send`` one data frame (see ``framing``). The limits are class attributes; a subclass sets others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, ClassVar
+
+from starlette.types import Message, Scope
+from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import SEND_EOF, State
+
+from serving import errors, log
+from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
+from serving.frontend.flow import Flow
+from serving.frontend.framing import Framing, Incoming, MessageTooBig, Outgoing, cut
+from serving.frontend.handshake import add_headers, http_answer, open_handshake, refusal_headers, scope_of
+from serving.frontend.headers import Headers
+from serving.frontend.inbox import Inbox
+from serving.frontend.protocol import READ_TIME
+from serving.frontend.reader import ReaderWatch
+
+PIECE = 4096  # bytes parsed at once; even if they are all tiny frames that takes but milliseconds
+TURN = 256  # frames after which others have their turn on the event loop
+NOTHING = memoryview(b"")
+
+
+class Stage(Enum):
+    """What the app may do. CLOSED comes from each of the others, and nothing comes after it."""
+
+    CONNECTING = "before it is accepted"
+    REFUSING = "within its refusal"
+    OPEN = "while it is open"
+    CLOSED = "after its end"
+
+
+class WebSocketProtocol(asyncio.Protocol):
+    max_message: ClassVar[int] = 16 * 1024 * 1024  # bytes of a client's message, its fragments together
+    handshake_time: ClassVar[float] = 30.0  # seconds in which the app accepts or refuses
+    close_time: ClassVar[float] = 5.0  # seconds from an end by either side until the connection is cut
+    read_time: ClassVar[float] = READ_TIME
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        self._config = config
+        self._server = server_state
+        self._app_state = app_state
+        self._loop = asyncio.get_running_loop()
+        self._framing = Framing(self.max_message)
+        self._incoming = Incoming(self.max_message)
+        self._outgoing = Outgoing()
+        self._inbox = Inbox()
+        self._stage = Stage.CONNECTING
+        self._has_head = False
+        self._unread = NOTHING  # received, but not parsed because the app or others come first
+        self._pong: bytes | None = None
+        self._refusal: tuple[int, Headers, bytes] = (500, [], b"")
+
+    # 1. What the transport calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+
+        self._transport = transport
+        self._server.connections.add(self)  # type: ignore[arg-type]
+        self._flow = Flow(transport, ReaderWatch(transport, self._loop, self.read_time))
+        late = DeadlineExceeded("the handshake was not answered in time")
+        self._timer = self._loop.call_later(self.handshake_time, self._refuse, late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+        self._end(CloseCode.ABNORMAL_CLOSURE)
+        self._timer.cancel()
+        self._unread = NOTHING
+        self._flow.stop()
+
+    def eof_received(self) -> None:
+        self._end(CloseCode.ABNORMAL_CLOSURE)
+
+    def pause_writing(self) -> None:
+        self._flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._flow.resume_writing()
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            self._answer_ping(pong)
+            self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """The first is the request's head, all of it."""
+        if not self._has_head:
+            self._has_head = True
+            self._begin(data)
+        elif not self._is_refused:
+            self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
+            self._parse()
+
+    def shutdown(self) -> None:
+        """Uvicorn stops."""
+        if self._stage is Stage.OPEN:
+            self._close(CloseCode.GOING_AWAY, "the server is stopping")
+        else:
+            self._refuse(Draining("the server is stopping"))
+
+    # 2. What the app calls
+
+    async def receive(self) -> Message:
+        message = await self._inbox.get()
+        if not self._flow.is_reading and not self._inbox.is_full:
+            self._loop.call_soon(self._parse)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Waits for a client that reads slowly. Raises OSError after the end, RuntimeError for what cannot come now."""
+        await self._flow.drain()
+        if self._stage is Stage.CLOSED:
+            raise ClientDisconnected
+        step = STEPS.get((self._stage, message["type"]))
+        if step is None:
+            raise RuntimeError(f"no {message['type']} is sent to a WebSocket {self._stage.value}")
+        step(self, message)
+
+    async def _run(self, scope: Scope) -> None:
+        try:
+            await self._config.loaded_app(scope, self.receive, self.send)
+        except ClientDisconnected:
+            log.debug("the client went away", path=scope["path"])
+        except Exception as exc:
+            log.error("the app of a WebSocket failed", exc=exc, path=scope["path"])
+        else:
+            if self._stage is not Stage.CLOSED:
+                log.error("the app of a WebSocket left it open", path=scope["path"])
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        if self._stage is Stage.OPEN:
+            self._close(CloseCode.INTERNAL_ERROR, "internal error")
+        else:
+            self._refuse(CodedError(500, "internal", "internal error"))
+
+    # 3. The handshake
+
+    def _begin(self, head: bytes) -> None:
+        try:
+            self._response = open_handshake(self._framing, head)
+            scope = self._scope(head)
+        except ServingError as error:
+            self._refuse(error)
+            return
+        self._inbox.put({"type": "websocket.connect"})
+        task = self._loop.create_task(self._run(scope))
+        self._server.tasks.add(task)
+        task.add_done_callback(self._server.tasks.discard)
+
+    def _scope(self, head: bytes) -> Scope:
+        return scope_of(
+            head,
+            self._config.root_path,
+            asgi={"version": self._config.asgi_version, "spec_version": "2.4"},
+            scheme="wss" if is_ssl(self._transport) else "ws",
+            server=get_local_addr(self._transport),
+            client=get_remote_addr(self._transport),
+            state=self._app_state.copy(),
+        )
+
+    def _on_accept(self, message: Message) -> None:
+        headers = self._server.default_headers + list(message.get("headers", []))
+        if message.get("subprotocol"):
+            headers.append((b"sec-websocket-protocol", message["subprotocol"].encode("latin-1")))
+        self._response.headers.pop("Date", None)  # uvicorn has its own
+        add_headers(self._response, headers)
+        self._timer.cancel()
+        self._stage = Stage.OPEN
+        self._framing.send_response(self._response)
+        self._flush()
+        self._parse()
+
+    def _on_forbid(self, message: Message) -> None:
+        self._answer(403, [], b"")
+
+    def _on_refusal(self, message: Message) -> None:
+        self._refusal = (int(message["status"]), list(message.get("headers", [])), b"")
+        self._stage = Stage.REFUSING
+
+    def _on_refusal_body(self, message: Message) -> None:
+        status, headers, body = self._refusal
+        self._refusal = (status, headers, body + message.get("body", b""))
+        if not message.get("more_body", False):
+            self._answer(*self._refusal)
+
+    def _refuse(self, error: ServingError) -> None:
+        if self._stage is Stage.CLOSED:
+            return
+        request_id = os.urandom(8).hex()
+        level = log.warning if error.status >= 500 and error.status != 503 else log.debug
+        level("a WebSocket was refused", request_id=request_id, status=error.status, code=error.code)
+        self._answer(error.status, refusal_headers(error), errors.body(error, request_id))
+
+    def _answer(self, status: int, headers: Headers, body: bytes) -> None:
+        self._flow.write(http_answer(status, self._server.default_headers + headers, body))
+        self._end(CloseCode.ABNORMAL_CLOSURE)
+        self._unread = NOTHING
+        self._flow.end()
+        self._flow.set_reading(True)
+
+    @property
+    def _is_refused(self) -> bool:
+        return self._stage is Stage.CLOSED and self._framing.state is State.CONNECTING
+
+    # 4. Frames
+
+    def _parse(self) -> None:
+        """Parse what was received until the app, or the event loop, has enough for now."""
+        frames = 0
+        can_go_on = self._stage not in (Stage.CONNECTING, Stage.REFUSING)
+        while can_go_on and frames < TURN and self._unread and not self._inbox.is_full:
+            piece, self._unread = self._unread[:PIECE], self._unread[PIECE:]
+            self._framing.receive_data(bytes(piece))
+            frames += self._take()
+        if frames >= TURN and not self._inbox.is_full:
+            self._loop.call_soon(self._parse)
+        self._flow.set_reading(not self._unread and not self._inbox.is_full)
+
+    def _take(self) -> int:
+        frames = [event for event in self._framing.events_received() if isinstance(event, Frame)]
+        for frame in frames:
+            if frame.opcode is Opcode.PING:
+                self._answer_ping(bytes(frame.data))
+            elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._stage is Stage.OPEN:
+                self._on_data(frame)
+        self._flush()
+        if self._framing.close_rcvd is not None:
+            self._end(self._framing.close_rcvd.code, self._framing.close_rcvd.reason)
+        elif self._framing.parser_exc is not None and self._framing.close_sent is not None:
+            self._end(self._framing.close_sent.code, self._framing.close_sent.reason)
+        return len(frames)
+
+    def _on_data(self, frame: Frame) -> None:
+        try:
+            self._inbox.put(self._incoming.message(frame), len(frame.data))
+        except MessageTooBig:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message has more than {self.max_message} bytes")
+        except UnicodeDecodeError:
+            self._fail(CloseCode.INVALID_DATA, "a text is not UTF-8")
+
+    def _fail(self, code: int, reason: str) -> None:
+        self._framing.fail(code, reason)
+        self._end(code, reason)
+
+    def _answer_ping(self, data: bytes) -> None:
+        if not self._flow.is_writable:
+            self._pong = data  # the latest is enough (RFC 6455 §5.5.3); all would fill memory for one who never reads
+        elif self._framing.state in (State.OPEN, State.CLOSING):
+            self._framing.send_pong(data)
+
+    def _on_send(self, message: Message) -> None:
+        self._outgoing.send(self._framing, message)
+        self._flush()
+
+    # 5. The end
+
+    def _on_close(self, message: Message) -> None:
+        self._close(message.get("code") or CloseCode.NORMAL_CLOSURE, message.get("reason") or "")
+        self._inbox.clear()
+
+    def _close(self, code: int, reason: str) -> None:
+        """Start the closing handshake. Frames are still parsed, since one will be the client's answer."""
+        reason = cut(reason)
+        self._framing.send_close(code, reason)
+        self._flush()
+        self._end(code, reason)
+        self._parse()
+
+    def _end(self, code: int, reason: str = "") -> None:
+        """Nothing more goes to the app or comes from it; what is on its way to the client has ``close_time``."""
+        if self._stage is not Stage.CLOSED:
+            self._stage = Stage.CLOSED
+            self._inbox.end({"type": "websocket.disconnect", "code": int(code), "reason": reason})
+            self._timer.cancel()
+            self._timer = self._loop.call_later(self.close_time, self._transport.abort)
+
+    def _flush(self) -> None:
+        writes = self._framing.data_to_send()
+        self._flow.write(b"".join(writes))
+        if SEND_EOF not in writes:
+            return
+        if self._framing.close_rcvd is not None:
+            self._transport.close()
+        else:
+            self._flow.end()
+
+
+STEPS: dict[tuple[Stage, str], Callable[[WebSocketProtocol, Message], None]] = {
+    (Stage.CONNECTING, "websocket.accept"): WebSocketProtocol._on_accept,
+    (Stage.CONNECTING, "websocket.close"): WebSocketProtocol._on_forbid,
+    (Stage.CONNECTING, "websocket.http.response.start"): WebSocketProtocol._on_refusal,
+    (Stage.REFUSING, "websocket.http.response.body"): WebSocketProtocol._on_refusal_body,
+    (Stage.OPEN, "websocket.send"): WebSocketProtocol._on_send,
+    (Stage.OPEN, "websocket.close"): WebSocketProtocol._on_close,
+}

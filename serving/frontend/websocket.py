@@ -188,7 +188,9 @@ class WebSocketProtocol(asyncio.Protocol):
         self._answer(403, [], b"")
 
     def _on_refusal(self, message: Message) -> None:
-        self._refusal = (int(message["status"]), list(message.get("headers", [])), b"")
+        if not 200 <= message["status"] < 600:
+            raise RuntimeError(f"{message['status']} is no status of a refusal")
+        self._refusal = (message["status"], list(message.get("headers", [])), b"")
         self._stage = Stage.REFUSING
 
     def _on_refusal_body(self, message: Message) -> None:

@@ -79,6 +79,10 @@ class Host:
     def url(self, app: App) -> str:
         return f"ws://127.0.0.1:{self.port}{self.add(app)}"
 
+    def forget(self) -> None:
+        """What an earlier test's app may yet show goes nowhere."""
+        self.seen = queue.Queue()
+
     def see(self) -> Any:
         return self.seen.get(timeout=5)
 
@@ -90,14 +94,15 @@ class Host:
 
     def recorder(self, *more: Message) -> App:
         """Accepts, sends what it was given, and shows what it receives, to the end."""
+        seen = self.seen
 
         async def app(scope: Message, receive: Any, send: Any) -> None:
             await accept(receive, send)
             for message in more:
                 await send(message)
             while (message := await receive())["type"] != "websocket.disconnect":
-                self.seen.put(message)
-            self.seen.put(message)
+                seen.put(message)
+            seen.put(message)
 
         return app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import socket
 import struct
 from collections.abc import Iterator
@@ -40,15 +41,27 @@ Message = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
+def ordinary() -> Iterator[Host]:
     with hosting(max_message=LIMIT) as host:
         yield host
 
 
 @pytest.fixture(scope="module")
-def hasty() -> Iterator[Host]:
+def impatient() -> Iterator[Host]:
     with hosting(handshake_time=0.2, close_time=0.2, read_time=0.2) as host:
         yield host
+
+
+@pytest.fixture
+def host(ordinary: Host) -> Host:
+    ordinary.forget()
+    return ordinary
+
+
+@pytest.fixture
+def hasty(impatient: Host) -> Host:
+    impatient.forget()
+    return impatient
 
 
 def received(kind: str, value: str | bytes, fin: bool = True) -> Message:
@@ -329,10 +342,12 @@ def test_a_client_in_the_middle_of_a_large_message_can_read_why(host: Host) -> N
 
 
 def test_an_app_that_receives_nothing_stops_its_client(host: Host) -> None:
+    go_on: queue.Queue[str] = queue.Queue()
+
     async def app(scope: Message, receive: Any, send: Any) -> None:
         await accept(receive, send)
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, host.seen.get, True, 5)
+        await loop.run_in_executor(None, go_on.get, True, 5)
         while (message := await receive())["type"] == "websocket.receive":
             await send({"type": "websocket.send", "bytes": message["bytes"][:4]})
 
@@ -340,7 +355,7 @@ def test_an_app_that_receives_nothing_stops_its_client(host: Host) -> None:
     with host.raw(app) as client:
         sent = client.send_until_blocked(b"".join(frames), 0.3)
         assert sent < 2_000_000
-        host.seen.put("go on")
+        go_on.put("go on")
         client.socket.sendall(b"".join(frames)[sent:])
         assert [client.read().data for _ in frames] == [struct.pack("!I", n) for n in range(400)]
 
@@ -431,6 +446,8 @@ def test_a_refusal_has_the_apps_status_headers_and_body(host: Host) -> None:
     async def app(scope: Message, receive: Any, send: Any) -> None:
         await receive()
         headers = [(b"content-type", b"text/odd"), (b"content-length", b"7"), (b"x-more", b"1")]
+        with pytest.raises(RuntimeError):
+            await send({"type": "websocket.http.response.start", "status": 101})
         await send({"type": "websocket.http.response.start", "status": 418, "headers": headers})
         with pytest.raises(RuntimeError):
             await send({"type": "websocket.accept"})
@@ -487,7 +504,7 @@ def test_what_is_no_handshake_is_refused(host: Host, method: str, lines: list[st
 
 def test_a_target_that_is_no_url_is_refused(host: Host) -> None:
     with Raw(host.port) as client:
-        assert client.upgrade("//:/").status == 400
+        assert client.upgrade("http://:80/").status == 400
 
 
 def test_an_app_that_does_not_answer_is_refused_504(hasty: Host) -> None:
@@ -518,10 +535,12 @@ def test_a_client_that_leaves_before_accept_is_noticed(host: Host) -> None:
 
 
 def test_frames_that_come_before_accept_wait_for_it(host: Host) -> None:
+    go_on: queue.Queue[str] = queue.Queue()
+
     async def app(scope: Message, receive: Any, send: Any) -> None:
-        await receive()
+        host.seen.put(await receive())
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, host.seen.get, True, 5)
+        await loop.run_in_executor(None, go_on.get, True, 5)
         await send({"type": "websocket.accept"})
         await send((await receive()) | {"type": "websocket.send"})
         await receive()
@@ -529,11 +548,25 @@ def test_frames_that_come_before_accept_wait_for_it(host: Host) -> None:
     with Raw(host.port) as client:
         head = "\r\n".join([f"GET {host.add(app)} HTTP/1.1", *upgrade_lines(), "", ""])
         client.socket.sendall(head.encode())
-        eventually(lambda: host.server.server_state.tasks)
+        assert host.see() == {"type": "websocket.connect"}
         client.send(TEXT, b"early")
-        host.seen.put("go on")
+        go_on.put("go on")
         assert client.answer().status == 101
         assert client.read() == Frame(True, TEXT, b"early")
+
+
+def test_an_upgrade_may_follow_other_requests(host: Host) -> None:
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with Raw(host.port) as client:
+        for _ in range(2):
+            assert client.request(host.add(app)).body == b"ok"
+        assert client.upgrade(host.add(echo)).status == 101
+        client.send(TEXT, b"a")
+        assert client.read() == Frame(True, TEXT, b"a")
 
 
 def test_a_header_cannot_be_split(host: Host) -> None:
@@ -611,11 +644,13 @@ def test_the_apps_close_reaches_the_client(host: Host, more: Message, code: int,
 
 
 def test_a_close_gets_past_what_the_app_has_not_received(host: Host) -> None:
+    go_on: queue.Queue[str] = queue.Queue()
+
     async def app(scope: Message, receive: Any, send: Any) -> None:
         await accept(receive, send)
         await send({"type": "websocket.send", "bytes": b"ready"})
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, host.seen.get, True, 5)
+        await loop.run_in_executor(None, go_on.get, True, 5)
         await send({"type": "websocket.close", "code": 1013})
         host.seen.put(await receive())
 
@@ -624,7 +659,7 @@ def test_a_close_gets_past_what_the_app_has_not_received(host: Host) -> None:
         data = encoded(BINARY, bytes(1000)) * 2000
         sent = client.send_until_blocked(data, 0.2)
         assert sent < len(data)
-        host.seen.put("go on")
+        go_on.put("go on")
         client.socket.sendall(data[sent:] + encoded(CLOSE, close_data(1013)))
         assert client.read_close()[0] == 1013
         assert client.is_at_end()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.frames import LIMIT, Host, hosting
 from tests.e2e.server import Server, model_folder, serving
 
 
@@ -19,3 +20,27 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def faulty_folder(tmp_path: Path) -> Path:
     return model_folder(tmp_path, "faulty:Faulty")
+
+
+@pytest.fixture(scope="module")
+def ordinary() -> Iterator[Host]:
+    with hosting(max_message=LIMIT) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Host]:
+    with hosting(handshake_time=0.2, close_time=0.2, read_time=0.2) as host:
+        yield host
+
+
+@pytest.fixture
+def host(ordinary: Host) -> Host:
+    ordinary.forget()
+    return ordinary
+
+
+@pytest.fixture
+def hasty(impatient: Host) -> Host:
+    impatient.forget()
+    return impatient

@@ -20,6 +20,7 @@ from serving.frontend.protocol import HttpProtocol
 from serving.frontend.websocket import WebSocketProtocol
 from tests.e2e.server import eventually
 
+LIMIT = 300_000  # bytes of a message, where a test does not set another
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 BUFFER = 32 * 1024  # bytes of each socket buffer, so that little fills them
 Message = dict[str, Any]
@@ -139,12 +140,26 @@ async def held(scope: Message, receive: Any, send: Any) -> None:
     await asyncio.Event().wait()
 
 
+def received(kind: str, value: str | bytes, fin: bool = True) -> Message:
+    return {"type": "websocket.receive", kind: value, "fin": fin}
+
+
+def disconnect(code: int, reason: str = "") -> Message:
+    return {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+
+def close_data(code: int, reason: str = "") -> bytes:
+    return struct.pack("!H", code) + reason.encode()
+
+
 def encoded(opcode: int, data: bytes = b"", fin: bool = True, mask: bool = True, rsv: int = 0) -> bytes:
     key = os.urandom(4)
-    masked = bytes(byte ^ key[i % 4] for i, byte in enumerate(data)) if len(data) < 200_000 else data
-    if len(data) >= 200_000:
-        key = bytes(4)
-    return header(opcode, len(data), fin, mask, rsv) + (key + masked if mask else data)
+    return header(opcode, len(data), fin, mask, rsv) + (key + masked(data, key) if mask else data)
+
+
+def masked(data: bytes, key: bytes) -> bytes:
+    keys = (key * (len(data) // 4 + 1))[: len(data)]
+    return (int.from_bytes(data, "big") ^ int.from_bytes(keys, "big")).to_bytes(len(data), "big")
 
 
 def header(opcode: int, size: int, fin: bool = True, mask: bool = True, rsv: int = 0) -> bytes:

@@ -20,6 +20,7 @@ from serving import log
 from serving.config import Config
 from serving.frontend.app import App
 from serving.frontend.protocol import HttpProtocol
+from serving.frontend.websocket import WebSocketProtocol
 from serving.runtime import Runtime, set_parent_death_signal
 from serving.scoreboard import Scoreboard
 
@@ -31,7 +32,6 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
         "http": HttpProtocol,
-        "ws": "none",
         "lifespan": "on",
         "server_header": False,
         "access_log": False,
@@ -92,6 +92,15 @@ def post_fork(arbiter: Any, worker: Any) -> None:
     set_parent_death_signal(signal.SIGTERM)
 
 
+def websocket_protocol(limit: int) -> type[WebSocketProtocol]:
+    """Uvicorn makes the protocol itself, so that the limit is the class's."""
+
+    class Limited(WebSocketProtocol):
+        max_message = limit
+
+    return Limited
+
+
 def main() -> None:
     """``python -m serving.frontend.server RUNTIME LISTENER_FD BOARD_FD``."""
     runtime = Runtime(Path(sys.argv[1]))
@@ -100,6 +109,7 @@ def main() -> None:
     config = runtime.read_config()
     log.setup("http", config.log_level, config.log_format)
     app = App(config, runtime, Scoreboard(board_fd))
+    HttpWorker.CONFIG_KWARGS = {**HttpWorker.CONFIG_KWARGS, "ws": websocket_protocol(config.max_message)}
     HttpMaster(config, listener_fd, app).run()
 
 

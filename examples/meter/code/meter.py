@@ -1,6 +1,6 @@
 """A sound meter over a WebSocket: float32 samples in, as they are recorded; how loud and how high they are out.
 
-Each binary message is a chunk of samples, in as many fragments as the client likes; each is answered with one JSON text.
+Each binary message is a chunk of samples, in as many fragments as the client likes, and is answered with one JSON text.
 The text ``reset`` forgets what was heard so far.
 """
 

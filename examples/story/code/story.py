@@ -14,7 +14,8 @@ import torch
 
 from serving import BadRequest, Handler, Request, StreamingResponse
 
-TEXT = """once upon a time there was a small boat on a wide sea and the small boat was made of paper and the wide sea was
+TEXT = """
+once upon a time there was a small boat on a wide sea and the small boat was made of paper and the wide sea was
 made of rain . every day the small boat sailed from the edge of the table to the edge of the world and every night it
 sailed back again . the rain said to the small boat that the sea was too wide for a boat of paper . the small boat said
 that the world was not wide at all for one who goes every day . so the rain laughed and the sea was calm and the small

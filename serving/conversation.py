@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from serving.flow import Flow, cost
+from serving.flow import Credit, Flow, cost
 from serving.request import NO_HEADERS
 
 NORMAL, GOING_AWAY, POLICY, INTERNAL, TRY_LATER = 1000, 1001, 1008, 1011, 1013  # RFC 6455 §7.4.1 and its registry
@@ -69,7 +69,7 @@ class Conversation:
         self.close_reason = ""
         self.flow = Flow()
         self._emit = emit
-        self._use = use
+        self._credit = Credit(use)
         self._wake = wake
         self._incoming: deque[Message] = deque()
         self._changed = asyncio.Event()
@@ -86,7 +86,7 @@ class Conversation:
                 raise StopAsyncIteration
             await self._wait()
         message = self._incoming.popleft()
-        self._use(cost(message.body))
+        self._credit.use(cost(message.body))
         return message
 
     @property

@@ -11,7 +11,7 @@ import msgspec
 
 from serving.conversation import Close, Message
 from serving.errors import CodedError, ServingError, WorkerDied
-from serving.flow import Flow, cost
+from serving.flow import Credit, Flow, cost
 from serving.request import Body, Response
 from serving.wire import CREDIT, CloseHead, Frame, Kind, PieceHead, ReplyHead
 
@@ -34,6 +34,7 @@ class Stream:
         self._end: Close | ServingError | None = None
         self._has_ended = False
         self._flow = Flow()
+        self._credit = Credit(self._give)
         self._changed = asyncio.Event()
 
     # From the replica.
@@ -71,8 +72,11 @@ class Stream:
 
     def use(self, message: Message) -> None:
         """A piece has gone on to the client: there is room for another."""
+        self._credit.use(cost(message.body))
+
+    def _give(self, count: int) -> None:
         if not self._has_ended:
-            self._send(Kind.CREDIT, CREDIT.pack(cost(message.body)), b"")
+            self._send(Kind.CREDIT, CREDIT.pack(count), b"")
 
     async def say(self, message: Message) -> None:
         """Pass on what the client says; waits while the replica has enough of it. The caller bounds the wait."""

@@ -23,15 +23,28 @@ class MessageTooBig(Exception):
 
 
 class Framing(ServerProtocol):
-    """The library's protocol, but for two control frames."""
+    """The library's protocol, but for closes between fragments, and for pings while nothing can be written."""
 
     def __init__(self, max_message: int) -> None:
         # The library counts control frames too, so a ping between the fragments of a large message must have room.
         super().__init__(max_size=max_message + CONTROL)
+        self._holds_pongs = False
+        self._pong: bytes | None = None
+
+    def hold_pongs(self) -> None:
+        """All but the latest are dropped, as they may be (RFC 6455 §5.5.3): who never reads could fill our memory."""
+        self._holds_pongs = True
+
+    def release_pong(self) -> None:
+        self._holds_pongs = False
+        pong, self._pong = self._pong, None
+        if pong is not None and self.state in (State.OPEN, State.CLOSING):
+            self.send_pong(pong)
 
     def recv_frame(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.PING:
-            self.events.append(frame)  # answered by the protocol, which knows how many answers wait to be written
+        if frame.opcode is Opcode.PING and self._holds_pongs:
+            self._pong = bytes(frame.data)
+            self.events.append(frame)
             return
         if frame.opcode is Opcode.CLOSE and self.state is State.OPEN:
             # Before the library sees it, which takes a close between two fragments for an error. It may be there

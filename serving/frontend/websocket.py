@@ -61,13 +61,11 @@ class WebSocketProtocol(asyncio.Protocol):
         self._stage = Stage.CONNECTING
         self._has_head = False
         self._unread = NOTHING  # received, but not parsed because the app or others come first
-        self._pong: bytes | None = None
         self._refusal: tuple[int, Headers, bytes] = (500, [], b"")
 
     # 1. What the transport calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-
         self._transport = transport
         self._server.connections.add(self)  # type: ignore[arg-type]
         self._flow = Flow(transport, ReaderWatch(transport, self._loop, self.read_time))
@@ -86,13 +84,12 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._flow.pause_writing()
+        self._framing.hold_pongs()
 
     def resume_writing(self) -> None:
         self._flow.resume_writing()
-        if self._pong is not None:
-            pong, self._pong = self._pong, None
-            self._answer_ping(pong)
-            self._flush()
+        self._framing.release_pong()
+        self._flush()
 
     def data_received(self, data: bytes) -> None:
         """The first is the request's head, all of it."""
@@ -235,9 +232,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _take(self) -> int:
         frames = [event for event in self._framing.events_received() if isinstance(event, Frame)]
         for frame in frames:
-            if frame.opcode is Opcode.PING:
-                self._answer_ping(bytes(frame.data))
-            elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._stage is Stage.OPEN:
+            if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._stage is Stage.OPEN:
                 self._on_data(frame)
         self._flush()
         if self._framing.close_rcvd is not None:
@@ -257,12 +252,6 @@ class WebSocketProtocol(asyncio.Protocol):
     def _fail(self, code: int, reason: str) -> None:
         self._framing.fail(code, reason)
         self._end(code, reason)
-
-    def _answer_ping(self, data: bytes) -> None:
-        if not self._flow.is_writable:
-            self._pong = data  # the latest is enough (RFC 6455 §5.5.3); all would fill memory for one who never reads
-        elif self._framing.state in (State.OPEN, State.CLOSING):
-            self._framing.send_pong(data)
 
     def _on_send(self, message: Message) -> None:
         self._outgoing.send(self._framing, message)

@@ -222,6 +222,14 @@ def test_pings_between_fragments_are_no_part_of_the_message(host: Host) -> None:
         assert client.read() == Frame(True, CONT, b"b")
 
 
+def test_nothing_follows_a_close(host: Host) -> None:
+    with host.raw(echo) as client:
+        client.socket.sendall(encoded(PING, b"1") + encoded(CLOSE, close_data(1000)) + encoded(PING, b"2"))
+        assert client.read() == Frame(True, PONG, b"1")
+        assert client.read_close() == (1000, "")
+        assert client.is_at_end()
+
+
 def test_a_ping_within_a_message_at_the_limit_has_room(host: Host) -> None:
     with host.raw(host.recorder()) as client:
         client.send(BINARY, bytes(LIMIT), fin=False)

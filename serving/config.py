@@ -83,6 +83,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     archive_max_files: int
     archive_max_ratio: float
     local: bool
+    local_input: str | None
+    local_output: str | None
     safe_port_range: tuple[int, int] | None
     sources: dict[str, str]
     warnings: tuple[str, ...]

@@ -38,6 +38,7 @@ HEADERS: Mapping[str, Field] = {
     "inference-id": field("InferenceId", 64, PRINTABLE, "printable ASCII that does not begin with a blank"),
     "enable-explanations": field("EnableExplanations", 64, "[ -~]+", "printable ASCII"),
     "inference-component": field("InferenceComponentName", 63, HOST, "letters and digits, hyphens between them"),
+    "prefix-aware-id": field("PrefixAwareId", 64, PRINTABLE, "printable ASCII that does not begin with a blank"),
     "session-id": field("SessionId", 256, f"{NEW_SESSION}|{HOST}", f"{NEW_SESSION} or letters, digits, hyphens"),
 }
 CONTENT_TYPE = field("ContentType", 1024, ASCII, "ASCII")

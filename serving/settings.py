@@ -257,6 +257,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("archive_max_files", kinds.integer(1, 10_000_000), 100_000, "Most entries in a model archive"),
     Setting("archive_max_ratio", kinds.number("bytes", 1e6), 250.0, "Most bytes out of one byte of an archive"),
     Setting("local", kinds.SWITCH, False, "Answer the client's side of the platform's API too, for boto3 on a desk"),
+    Setting("local_input", kinds.PATH, None, "Folder of the input of local asynchronous calls", automatic="none"),
+    Setting("local_output", kinds.PATH, None, "Folder for what local asynchronous calls give", automatic="none"),
     Setting(
         "safe_port_range",
         kinds.PORT_RANGE,

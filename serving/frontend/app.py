@@ -52,7 +52,7 @@ MODELS, INVOKE = "/models/", "/invoke"
 
 class App:
     def __init__(self, config: Config, runtime: Runtime, board: Scoreboard) -> None:
-        self._local = LocalRuntime(self) if config.local else None
+        self._local = LocalRuntime(self, config.local_input, config.local_output) if config.local else None
         self._many = config.many
         self._stream_timeout = config.stream_timeout
         self._max_body = config.max_body

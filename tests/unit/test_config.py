@@ -85,6 +85,8 @@ def test_without_any_variable_everything_has_its_default() -> None:
         archive_max_files=100_000,
         archive_max_ratio=250.0,
         local=False,
+        local_input=None,
+        local_output=None,
         safe_port_range=None,
         sources={setting.name: "default" for setting in SETTINGS},
         warnings=(),

@@ -16,6 +16,7 @@ GOOD = {
     "inference-id": ["1", "any thing: printable!", "x" * 64],
     "enable-explanations": ["`true`", "[?a==`1`]", "x" * 64],
     "inference-component": ["c1", "a--b"],
+    "prefix-aware-id": ["tenant 1", "x" * 64],
     "session-id": ["NEW_SESSION", "0f9a-11", "x" * 256],
 }
 BAD = {
@@ -26,6 +27,7 @@ BAD = {
     "inference-id": [" 1", "x" * 65, "a\nb"],
     "enable-explanations": ["x" * 65, "\x01"],
     "inference-component": ["-c", "x" * 64],
+    "prefix-aware-id": [" 1", "x" * 65],
     "session-id": ["a_b", "a.b", "-a", "x" * 257, "new session"],
 }
 CASES = {True: GOOD, False: BAD}

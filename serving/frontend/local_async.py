@@ -1,0 +1,195 @@
+"""AsyncInvocations: ``InvokeEndpointAsync`` on a desk, with files where the platform has objects."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from serving import log
+from serving.errors import BadRequest, Unavailable
+from serving.frontend.headers import Headers, read_headers
+from serving.frontend.local_answers import ModelErrorBody, model_error, quoted, respond
+from serving.frontend.local_call import Call, Container, Ending
+from serving.frontend.local_files import SCHEME, Inputs, write
+from serving.headers import check, check_all, field
+
+AT_ONCE = 4
+WAITING = 1000
+INLINE_LIMIT = 128_000  # bytes of a body in the call itself
+INLINE_TIME = 60.0  # seconds in which it must arrive
+INVOCATION_TIME = (1, 3600, 900)  # seconds: the least, the most, and what holds unless something is said
+QUEUE_TIME = (60, 21_600, 21_600)
+UNREADABLE = "The input could not be read"
+STOPPED = "The server stopped before the answer was there"
+CONTENT_TYPE, ACCEPT = b"x-amzn-sagemaker-content-type", b"x-amzn-sagemaker-accept"
+TO_CONTAINER = {
+    CONTENT_TYPE: b"content-type",
+    ACCEPT: b"accept",
+    b"x-amzn-sagemaker-custom-attributes": b"x-amzn-sagemaker-custom-attributes",
+}
+COMMON = {"custom-attributes", "inference-id"}  # fields of every operation
+LOCATION = field("InputLocation", 1024, f"{SCHEME}/.+", "on a desk, a file:///… URL below SERVING_LOCAL_INPUT")
+# These two say where in a bucket the outcome goes; here it is in one folder whatever they say.
+FILE_NAME = field("Filename", 32, r"(?!.*\..*\.)[a-zA-Z0-9][a-zA-Z0-9_.-]*", "letters, digits, - and _, one dot")
+EXTENSION = field("S3OutputPathExtension", 512, r"(?!s3:|https:)[a-zA-Z0-9!_.*'()/-]+", "a path within the bucket")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A call whose client has its answer; ``source`` is the body or where it is, ``expires`` a monotonic instant."""
+
+    endpoint: str
+    inference_id: str
+    headers: Headers
+    source: str | bytes
+    output: Path
+    failure: Path
+    expires: float
+    seconds: float
+
+    def failed(self, error: ModelErrorBody) -> tuple[Path, bytes]:
+        return self.failure, msgspec.json.encode(error)
+
+
+class AsyncInvocations:
+    """At most ``AT_ONCE`` calls run at a time and ``WAITING`` more wait, in each HTTP worker."""
+
+    def __init__(self, container: Container, local_input: str | None, local_output: str | None) -> None:
+        self._container = container
+        self._inputs = Inputs(local_input)
+        self._outputs = Path(local_output).absolute() if local_output is not None else None
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def accept(self, endpoint: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with where the outcome will be. Raises BadRequest and Unavailable."""
+        sagemaker = checked(scope["headers"])
+        folder = await self._folder()
+        source = await self._source(sagemaker.get("inputlocation", ""), await read_inline(receive))
+        accepted = accept(endpoint, sagemaker, scope["headers"], source, folder)
+        if len(self._tasks) >= AT_ONCE + WAITING:
+            raise Unavailable(f"{WAITING} asynchronous invocations are waiting")
+        task = asyncio.ensure_future(self._run(accepted, scope))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await respond(send, 202, locations(accepted), msgspec.json.encode({"InferenceId": accepted.inference_id}))
+
+    async def _folder(self) -> Path:
+        if self._outputs is None:
+            raise BadRequest("InvokeEndpointAsync leaves its outcome in a folder: SERVING_LOCAL_OUTPUT names none")
+        try:
+            await asyncio.to_thread(self._outputs.mkdir, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable("the folder that SERVING_LOCAL_OUTPUT names cannot be made") from error
+        return self._outputs
+
+    async def _source(self, location: str, body: bytes) -> str | bytes:
+        if bool(location) == bool(body):
+            raise BadRequest("give either Body or InputLocation")
+        if location:
+            await asyncio.to_thread(self._inputs.find, location)
+        return location or body
+
+    async def _run(self, accepted: Accepted, scope: Scope) -> None:
+        outcome: tuple[Path, bytes | bytearray] | None = None
+        try:
+            async with self._slots:
+                outcome = await self._outcome(accepted, scope)
+                await asyncio.to_thread(write, *outcome)
+        except asyncio.CancelledError:
+            if outcome is None:  # else a thread is at it
+                write(*accepted.failed(quoted(accepted.endpoint, 0, STOPPED)))
+            raise
+        except OSError as error:
+            log.error("an outcome could not be written", exc=error, request_id=accepted.inference_id)
+
+    async def _outcome(self, accepted: Accepted, scope: Scope) -> tuple[Path, bytes | bytearray]:
+        """Which file is to hold what."""
+        if time.monotonic() > accepted.expires:
+            return accepted.failed(quoted(accepted.endpoint, 0, "RequestTTLSeconds were over before its turn came"))
+        try:
+            upload = await asyncio.to_thread(self._inputs.open, accepted.source)
+        except (BadRequest, OSError):
+            return accepted.failed(quoted(accepted.endpoint, 0, UNREADABLE))
+        call = Call()
+        headers = [*accepted.headers, (b"content-length", str(upload.size).encode())]
+        try:
+            ending = await self._container.ask(call, scope, headers, upload.receive, accepted.seconds)
+        finally:
+            upload.close()
+        if ending is Ending.COMPLETE and call.succeeded():
+            return accepted.output, call.body
+        if ending is Ending.GONE:
+            return accepted.failed(quoted(accepted.endpoint, 0, UNREADABLE))
+        return accepted.failed(model_error(accepted.endpoint, call, ending))
+
+
+def accept(
+    endpoint: str, sagemaker: Mapping[str, str], headers: Headers, source: str | bytes, folder: Path
+) -> Accepted:
+    """Raises BadRequest. The files are named by an id of our own: it cannot lead out of the folder, and a client that
+    gives one InferenceId twice, as it may, does not lose the first outcome."""
+    id = str(uuid.uuid4())
+    inference_id = sagemaker.get("inference-id", id)
+    seconds = whole("InvocationTimeoutSeconds", sagemaker, *INVOCATION_TIME)
+    expires = time.monotonic() + whole("RequestTTLSeconds", sagemaker, *QUEUE_TIME)
+    kept = [(TO_CONTAINER[name], value) for name, value in headers if name in TO_CONTAINER]
+    kept.append((b"x-amzn-sagemaker-inference-id", inference_id.encode()))
+    output, failure = folder / f"{id}.out", folder / f"{id}-error.out"
+    return Accepted(endpoint, inference_id, kept, source, output, failure, expires, seconds)
+
+
+def checked(headers: Headers) -> dict[str, str]:
+    """The SageMaker headers of a call. Raises BadRequest."""
+    _, _, sagemaker = read_headers(headers)
+    common = {name: sagemaker[name] for name in COMMON & sagemaker.keys()}
+    check_all(sagemaker.get("content-type", ""), sagemaker.get("accept", ""), common)
+    for name, allowed in (("inputlocation", LOCATION), ("filename", FILE_NAME), ("s3outputpathextension", EXTENSION)):
+        if name in sagemaker:
+            check(allowed, sagemaker[name])
+    return sagemaker
+
+
+def whole(name: str, sagemaker: Mapping[str, str], low: int, high: int, default: int) -> int:
+    text = sagemaker.get(name.lower(), str(default))
+    if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
+        raise BadRequest(f"{name} is {text[:80]!r}; allowed: a whole number from {low} to {high}")
+    return int(text)
+
+
+async def read_inline(receive: Receive) -> bytes:
+    """The call's own body. Raises BadRequest for one that is too large, or too slow."""
+    try:
+        async with asyncio.timeout(INLINE_TIME):
+            return await collect(receive)
+    except TimeoutError:
+        raise BadRequest(f"Body did not arrive within {INLINE_TIME:g} seconds") from None
+
+
+async def collect(receive: Receive) -> bytes:
+    data = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("Body is not all there")
+        data += message.get("body", b"")
+        if len(data) > INLINE_LIMIT:
+            raise BadRequest(f"Body has more than {INLINE_LIMIT} bytes")
+        if not message.get("more_body", False):
+            return bytes(data)
+
+
+def locations(accepted: Accepted) -> Headers:
+    return [
+        (b"content-type", b"application/json"),
+        (b"x-amzn-sagemaker-outputlocation", accepted.output.as_uri().encode()),
+        (b"x-amzn-sagemaker-failurelocation", accepted.failure.as_uri().encode()),
+    ]

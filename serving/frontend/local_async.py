@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,8 @@ EXTENSION = field("S3OutputPathExtension", 512, r"(?!s3:|https:)[a-zA-Z0-9!_.*'(
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A call whose client has its answer; ``source`` is the body or where it is, ``expires`` a monotonic instant."""
+    """A call whose client has its answer; ``source`` is the body or where it is. It may wait ``patience`` seconds
+    and run for ``seconds``."""
 
     endpoint: str
     inference_id: str
@@ -52,7 +53,7 @@ class Accepted:
     source: str | bytes
     output: Path
     failure: Path
-    expires: float
+    patience: float
     seconds: float
 
     def failed(self, error: ModelErrorBody) -> tuple[Path, bytes]:
@@ -62,10 +63,17 @@ class Accepted:
 class AsyncInvocations:
     """At most ``AT_ONCE`` calls run at a time and ``WAITING`` more wait, in each HTTP worker."""
 
-    def __init__(self, container: Container, local_input: str | None, local_output: str | None) -> None:
+    def __init__(
+        self,
+        container: Container,
+        local_input: str | None,
+        local_output: str | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._container = container
         self._inputs = Inputs(local_input)
         self._outputs = Path(local_output).absolute() if local_output is not None else None
+        self._clock = clock
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,9 +108,10 @@ class AsyncInvocations:
 
     async def _run(self, accepted: Accepted, scope: Scope) -> None:
         outcome: tuple[Path, bytes | bytearray] | None = None
+        expires = self._clock() + accepted.patience
         try:
             async with self._slots:
-                outcome = await self._outcome(accepted, scope)
+                outcome = await self._outcome(accepted, scope, expires)
                 await asyncio.to_thread(write, *outcome)
         except asyncio.CancelledError:
             if outcome is None:  # else a thread is at it
@@ -111,9 +120,9 @@ class AsyncInvocations:
         except OSError as error:
             log.error("an outcome could not be written", exc=error, request_id=accepted.inference_id)
 
-    async def _outcome(self, accepted: Accepted, scope: Scope) -> tuple[Path, bytes | bytearray]:
+    async def _outcome(self, accepted: Accepted, scope: Scope, expires: float) -> tuple[Path, bytes | bytearray]:
         """Which file is to hold what."""
-        if time.monotonic() > accepted.expires:
+        if self._clock() > expires:
             return accepted.failed(quoted(accepted.endpoint, 0, "RequestTTLSeconds were over before its turn came"))
         try:
             upload = await asyncio.to_thread(self._inputs.open, accepted.source)
@@ -140,11 +149,11 @@ def accept(
     id = str(uuid.uuid4())
     inference_id = sagemaker.get("inference-id", id)
     seconds = whole("InvocationTimeoutSeconds", sagemaker, *INVOCATION_TIME)
-    expires = time.monotonic() + whole("RequestTTLSeconds", sagemaker, *QUEUE_TIME)
+    patience = whole("RequestTTLSeconds", sagemaker, *QUEUE_TIME)
     kept = [(TO_CONTAINER[name], value) for name, value in headers if name in TO_CONTAINER]
     kept.append((b"x-amzn-sagemaker-inference-id", inference_id.encode()))
     output, failure = folder / f"{id}.out", folder / f"{id}-error.out"
-    return Accepted(endpoint, inference_id, kept, source, output, failure, expires, seconds)
+    return Accepted(endpoint, inference_id, kept, source, output, failure, patience, seconds)
 
 
 def checked(headers: Headers) -> dict[str, str]:

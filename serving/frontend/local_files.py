@@ -68,7 +68,7 @@ class Upload:
     async def receive(self) -> Message:
         if not self._ended and not self._closed.is_set():
             wanted = min(self._left, MESSAGE)
-            data = await asyncio.to_thread(self._file.read, wanted)
+            data = await asyncio.to_thread(self._read, wanted)
             self._left -= len(data)
             self._ended = self._left == 0
             if len(data) == wanted:
@@ -76,6 +76,12 @@ class Upload:
             self._closed.set()
         await self._closed.wait()
         return {"type": "http.disconnect"}
+
+    def _read(self, wanted: int) -> bytes:
+        try:
+            return self._file.read(wanted)
+        except (OSError, ValueError):
+            return b""  # the disk failed, or the file was closed meanwhile
 
     def close(self) -> None:
         self._closed.set()

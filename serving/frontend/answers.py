@@ -29,7 +29,7 @@ EVENTS = "text/event-stream"
 EARLY = 0.01  # seconds; an event loop's timers may fire so much before their time
 BODILESS = frozenset({204, 205, 304})
 LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
-CUT = "serving.cut"  # extension of the ASGI scope: close the connection once all has left; async, takes an error's code
+CUT = "serving.cut"  # extension of the ASGI scope: close the connection once all has left; takes an error's code
 UNTIL_CLOSE = "serving.until_close"  # another: the body ends with the connection, as for HTTP/1.0
 RECORD_TIME = 1.0  # seconds for the last record before a cut
 
@@ -114,7 +114,9 @@ class Answers:
             record = record_of(error, response.content_type, request.request_id)
             with contextlib.suppress(DeadlineExceeded):
                 await send_piece(send, record, time.monotonic() + RECORD_TIME)
-        await scope["extensions"][CUT](error.code if error is not None else "")
+        scope["extensions"][CUT](error.code if error is not None else "")
+        while (await receive())["type"] != "http.disconnect":
+            pass  # one who returns before the connection is gone is taken for one who forgot the end
 
     async def _start_stream(self, scope: Scope, send: Send, response: Response, request: Request) -> None:
         headers = [(b"content-type", header_value(response.content_type)), (b"cache-control", b"no-cache")]

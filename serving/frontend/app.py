@@ -32,7 +32,7 @@ from serving.frontend.conversations import Conversations
 from serving.frontend.headers import read_headers
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
-from serving.frontend.local import LocalRuntime
+from serving.frontend.local.runtime import LocalRuntime
 from serving.frontend.receiving import ClientGone, read_body, watch
 from serving.frontend.replicas import Replicas
 from serving.frontend.stream import Streamed

@@ -31,13 +31,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_size = 0
         self._in_head = False
-        self._gone = asyncio.Event()
         self._reader = ReaderWatch(transport, self.loop, READ_TIME)
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self._gone.set()
         self._reader.stop()
         super().connection_lost(exc)
 
@@ -65,14 +63,10 @@ class HttpProtocol(HttpToolsProtocol):
             extensions: dict[str, Any] = {CUT: self._cut, UNTIL_CLOSE: self._end_with_connection(self.cycle)}
             self.scope["extensions"] = extensions
 
-    async def _cut(self, code: str) -> None:
-        """Close the connection once what was sent has left; comes back when it is gone."""
+    def _cut(self, code: str) -> None:
+        """Close the connection once what was sent has left."""
         self.transport.close()
-        try:
-            await asyncio.wait_for(self._gone.wait(), CUT_TIME)
-        except TimeoutError:
-            self.transport.abort()
-            await self._gone.wait()
+        self.loop.call_later(CUT_TIME, self.transport.abort)
 
     @staticmethod
     def _end_with_connection(cycle: RequestResponseCycle) -> Callable[[], None]:

@@ -20,7 +20,7 @@ from serving import log
 from serving.config import Config
 from serving.frontend.app import App
 from serving.frontend.protocol import HttpProtocol
-from serving.frontend.websocket import WebSocketProtocol
+from serving.frontend.websocket.protocol import WebSocketProtocol
 from serving.runtime import Runtime, set_parent_death_signal
 from serving.scoreboard import Scoreboard
 

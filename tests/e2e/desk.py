@@ -16,7 +16,7 @@ from botocore.config import Config as ClientConfig
 from botocore.eventstream import EventStreamBuffer
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.frontend.local import LocalRuntime
+from serving.frontend.local.runtime import LocalRuntime
 from serving.frontend.protocol import HttpProtocol
 from tests.e2e.server import eventually
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import uvicorn
 
 from serving.frontend.protocol import HttpProtocol
-from serving.frontend.websocket import WebSocketProtocol
+from serving.frontend.websocket.protocol import WebSocketProtocol
 from tests.e2e.server import eventually
 
 LIMIT = 300_000  # bytes of a message, where a test does not set another

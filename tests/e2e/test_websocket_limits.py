@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.frontend.websocket import WebSocketProtocol
+from serving.frontend.websocket.protocol import WebSocketProtocol
 from tests.e2e.frames import (
     BINARY,
     CONT,

@@ -7,7 +7,7 @@ from botocore.eventstream import ChecksumMismatch, EventStreamBuffer, EventStrea
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.frontend.eventstream import PART_LIMIT, event, exception, message, parts
+from serving.frontend.local.eventstream import PART_LIMIT, event, exception, message, parts
 
 names = st.text(min_size=1, max_size=60).filter(lambda name: len(name.encode()) <= 255)
 headers = st.dictionaries(names, st.text(max_size=200), max_size=8)

@@ -13,9 +13,9 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.errors import Unavailable
-from serving.frontend.local_async import AT_ONCE, WAITING, AsyncInvocations
-from serving.frontend.local_call import Container
-from serving.frontend.local_files import INPUT_LIMIT, MESSAGE, write
+from serving.frontend.local.asynchronous import AT_ONCE, WAITING, AsyncInvocations
+from serving.frontend.local.call import Container
+from serving.frontend.local.files import INPUT_LIMIT, MESSAGE, write
 
 SCOPE = {"type": "http", "method": "POST", "path": "/endpoints/e/async-invocations"}
 App = Callable[[Scope, Receive, Send], Awaitable[None]]

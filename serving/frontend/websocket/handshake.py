@@ -13,8 +13,8 @@ from websockets.exceptions import InvalidHeader
 from websockets.http11 import Request, Response
 
 from serving.errors import BadRequest, CodedError, ServingError, Unavailable
-from serving.frontend.framing import Framing
 from serving.frontend.headers import Headers
+from serving.frontend.websocket.framing import Framing
 
 VERSION = b"13"  # of the protocol (RFC 6455 §4.1)
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

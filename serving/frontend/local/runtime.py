@@ -14,10 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import BadRequest, Unavailable
 from serving.frontend.headers import Headers, read_headers
-from serving.frontend.local_answers import VARIANT, answer, reply
-from serving.frontend.local_async import AsyncInvocations
-from serving.frontend.local_call import Call, Container, forwarded
-from serving.frontend.local_stream import StreamedCall, check_session, stream_headers
+from serving.frontend.local.answers import VARIANT, answer, reply
+from serving.frontend.local.asynchronous import AsyncInvocations
+from serving.frontend.local.call import Call, Container, forwarded
+from serving.frontend.local.stream import StreamedCall, check_session, stream_headers
 from serving.headers import check_all
 
 PATH = re.compile("/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)")

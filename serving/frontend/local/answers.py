@@ -7,7 +7,7 @@ from starlette.types import Send
 
 from serving.errors import ModelLoading
 from serving.frontend.headers import Headers
-from serving.frontend.local_call import Call, Ending
+from serving.frontend.local.call import Call, Ending
 
 SHOWN = 2048  # characters of the container's own words in an error
 VARIANT = "AllTraffic"

@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 from serving import log
 from serving.errors import BadRequest, Unavailable
 from serving.frontend.headers import Headers, read_headers
-from serving.frontend.local_answers import ModelErrorBody, model_error, quoted, respond
-from serving.frontend.local_call import Call, Container, Ending
-from serving.frontend.local_files import SCHEME, Inputs, write
+from serving.frontend.local.answers import ModelErrorBody, model_error, quoted, respond
+from serving.frontend.local.call import Call, Container, Ending
+from serving.frontend.local.files import SCHEME, Inputs, write
 from serving.headers import check, check_all, field
 
 AT_ONCE = 4

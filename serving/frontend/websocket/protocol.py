@@ -21,13 +21,13 @@ from websockets.protocol import SEND_EOF, State
 
 from serving import errors, log
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
-from serving.frontend.flow import Flow
-from serving.frontend.framing import Framing, Incoming, MessageTooBig, Outgoing, cut
-from serving.frontend.handshake import add_headers, http_answer, open_handshake, refusal_headers, scope_of
 from serving.frontend.headers import Headers
-from serving.frontend.inbox import Inbox
 from serving.frontend.protocol import READ_TIME
 from serving.frontend.reader import ReaderWatch
+from serving.frontend.websocket.flow import Flow
+from serving.frontend.websocket.framing import Framing, Incoming, MessageTooBig, Outgoing, cut
+from serving.frontend.websocket.handshake import add_headers, http_answer, open_handshake, refusal_headers, scope_of
+from serving.frontend.websocket.inbox import Inbox
 
 PIECE = 4096  # bytes parsed at once; even if they are all tiny frames that takes but milliseconds
 TURN = 256  # frames after which others have their turn on the event loop

@@ -8,9 +8,9 @@ from enum import Enum, auto
 from starlette.types import ASGIApp, Message, Receive, Scope
 
 from serving import log
+from serving.frontend.answers import CUT
 from serving.frontend.headers import Headers
 
-CUT_EXTENSION = "serving.cut"
 FORWARDED_API = b"x-amzn-sagemaker-forwarded-api"
 
 
@@ -82,6 +82,8 @@ class Container:
         """How ``call`` ended, ``seconds`` from its beginning at the latest. ``scope`` is the client's own request."""
 
         async def watched() -> Message:
+            if call.ended.done():
+                return {"type": "http.disconnect"}
             message = await receive()
             if message["type"] == "http.disconnect":
                 call.settle(Ending.GONE)
@@ -113,11 +115,12 @@ class Container:
 def inner_scope(scope: Scope, headers: Headers, call: Call) -> Scope:
     return {
         **scope,
+        "http_version": "1.1",
         "path": "/invocations",
         "raw_path": b"/invocations",
         "query_string": b"",
         "headers": headers,
-        "extensions": {**(scope.get("extensions") or {}), CUT_EXTENSION: call.cut},
+        "extensions": {CUT: call.cut},
     }
 
 

@@ -33,6 +33,7 @@ bench: .demo/model/.trained
 	$(BIN)/python benchmarks/serve.py $(ARGS)
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/streams.py
 
 venv: .venv/.ready
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from serving import codecs, log
 from serving.accept import wanted
 from serving.errors import CodedError, HandlerError, ModelError, ServingError
 from serving.handler import BatchPolicy, Handler
-from serving.request import Request, Response
+from serving.request import Request, Response, StreamingResponse
 from serving.weights import is_torchscript, load_torchscript
 from serving.worker.context import Context
 
@@ -99,11 +100,11 @@ class ToolkitHandler(Handler):
         outputs = self._predict(super().collate([call.data for call in batch]), batch[0].context)
         return list(zip(batch, super().split(outputs, len(batch)), strict=True))
 
-    def encode(self, output: tuple[Call, Any], request: Request) -> Response:
+    def encode(self, output: tuple[Call, Any], request: Request) -> Response | StreamingResponse:
         call, prediction = output
         if "transform_fn" not in self._functions and "output_fn" in self._functions:
             prediction = self._guarded("output_fn", [prediction, call.accept], call.context)
-        elif "transform_fn" not in self._functions:
+        elif "transform_fn" not in self._functions and not is_pieces(prediction):
             return codecs.encode(prediction, call.accept)
         return response_of(prediction, call)
 
@@ -185,9 +186,30 @@ def takes_context(function: Function, name: str) -> bool:
     return extra == 1
 
 
-def response_of(result: Any, call: Call) -> Response:
-    """What ``output_fn`` or ``transform_fn`` gave: a body, or a body and its type."""
+def is_pieces(value: Any) -> bool:
+    return inspect.isgenerator(value) or inspect.isasyncgen(value)
+
+
+def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingResponse:
+    """A generator's answer. Its first piece is made at once, since before it the script may still set headers."""
+    if inspect.isgenerator(pieces):
+        first = list(itertools.islice(pieces, 1))
+        pieces = following(first, cast("Iterator[Any]", pieces))
+    context = call.context
+    kind = content_type or context.response_content_type
+    return StreamingResponse(pieces, kind, context.response_status, context.custom_attributes)
+
+
+def following(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
+    yield from first
+    yield from rest
+
+
+def response_of(result: Any, call: Call) -> Response | StreamingResponse:
+    """What ``output_fn`` or ``transform_fn`` gave: a body, or a body and its type; the body may come in pieces."""
     body, content_type = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    if is_pieces(body):
+        return pieces_of(body, content_type, call)
     kind = content_type or call.context.response_content_type or call.accept
     if isinstance(body, str):
         body = body.encode()

@@ -191,3 +191,45 @@ def test_with_a_larger_batch_tensors_are_stacked_for_predict_fn(tmp_path: Path) 
     """
     outcomes = Rig(tmp_path, script, max_size=8).client.batch([Request(b"[1, 2]", "application/json")] * 3)
     assert [bytes(one.body) for one in outcomes if isinstance(one, Response)] == [b"[3.0,6.0]"] * 3
+
+
+@pytest.mark.parametrize("name", ["transform_fn", "output_fn", "predict_fn"])
+def test_a_generator_is_an_answer_in_pieces_and_sets_headers_before_the_first(tmp_path: Path, name: str) -> None:
+    script = """
+        def model_fn(model_dir): return None
+        def {name}({arguments}context):
+            context.set_response_header(0, "X-Amzn-SageMaker-Custom-Attributes", "a=1")
+            context.set_response_content_type(0, "text/event-stream")
+            yield "one "
+            yield b"two"
+    """
+    arguments = {"transform_fn": "model, data, kind, accept, ", "output_fn": "prediction, accept, "}
+    script = script.format(name=name, arguments=arguments.get(name, "data, model, "))
+    if name == "output_fn":
+        script += "    def predict_fn(data, model): return data\n    "
+    answer = Rig(tmp_path, script).ask()
+    assert bytes(answer.body) == b"one two"
+    assert answer.custom_attributes == "a=1"
+    assert answer.content_type == "text/event-stream"
+
+
+def test_a_generator_that_fails_at_once_is_an_ordinary_error(tmp_path: Path) -> None:
+    script = """
+        def model_fn(model_dir): return None
+        def transform_fn(model, data, kind, accept):
+            raise ValueError("no")
+            yield "never"
+    """
+    assert Rig(tmp_path, script).error().status == 500
+
+
+def test_an_async_generator_is_one_too(tmp_path: Path) -> None:
+    script = """
+        import asyncio
+        def model_fn(model_dir): return None
+        async def transform_fn(model, data, kind, accept):
+            yield "one "
+            await asyncio.sleep(0)
+            yield "two"
+    """
+    assert bytes(Rig(tmp_path, script).ask().body) == b"one two"

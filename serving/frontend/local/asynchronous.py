@@ -85,7 +85,7 @@ class AsyncInvocations:
         accepted = accept(endpoint, sagemaker, scope["headers"], source, folder)
         if len(self._tasks) >= AT_ONCE + WAITING:
             raise Unavailable(f"{WAITING} asynchronous invocations are waiting")
-        task = asyncio.ensure_future(self._run(accepted, scope))
+        task = asyncio.ensure_future(self._run(accepted, scope, self._clock() + accepted.patience))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await respond(send, 202, locations(accepted), msgspec.json.encode({"InferenceId": accepted.inference_id}))
@@ -106,9 +106,8 @@ class AsyncInvocations:
             await asyncio.to_thread(self._inputs.find, location)
         return location or body
 
-    async def _run(self, accepted: Accepted, scope: Scope) -> None:
+    async def _run(self, accepted: Accepted, scope: Scope, expires: float) -> None:
         outcome: tuple[Path, bytes | bytearray] | None = None
-        expires = self._clock() + accepted.patience
         try:
             async with self._slots:
                 outcome = await self._outcome(accepted, scope, expires)

@@ -70,6 +70,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     batch_delay_ms: float | None
     program: str
     code_dir: str | None
+    install_requirements: bool
     multi_model: bool
     model_store: str | None
     default_model: str | None

@@ -151,7 +151,8 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
         return settings.handler, {}
     script = code / config.program
     if script.is_file():
-        return TOOLKIT, {"script": str(script), "default_accept": config.default_accept}
+        sized = settings.batch.max_size is not None or config.batch_size is not None
+        return TOOLKIT, {"script": str(script), "default_accept": config.default_accept, "sized": sized}
     weights = sorted(path.name for path in root.iterdir() if path.suffix in WEIGHTS)
     if weights:
         return MODULE, {"allow_pickle": True} if settings.allow_pickle else {}

@@ -221,6 +221,9 @@ SETTINGS: tuple[Setting, ...] = (
         automatic="code/ in the model folder",
     ),
     Setting(
+        "install_requirements", kinds.SWITCH, False, "Install requirements.txt of a model's code before it is loaded"
+    ),
+    Setting(
         "multi_model",
         kinds.SWITCH,
         False,

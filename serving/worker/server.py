@@ -47,6 +47,7 @@ from serving.worker.conversations import Partner, on_stream_frame, open_item
 from serving.worker.engine import Engine, Outcome, Rules
 from serving.worker.failures import is_out_of_memory
 from serving.worker.loader import create_handler, paths_of
+from serving.worker.requirements import prepare
 from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
 from serving.worker.streams import Begin, More, Part, Streams, Used
 
@@ -105,6 +106,7 @@ class Worker:
 
     def _load(self) -> Handler | None:
         try:
+            prepare(Path(self._model.path), Path(self._model.code), self._config.install_requirements)
             handler = create_handler(self._model)
             self._device = devices.resolve(self._model.device)
             devices.prepare(self._device, self._model.threads)

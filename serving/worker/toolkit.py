@@ -3,6 +3,7 @@
 The script may define ``pre_model_fn(model_dir)``, ``model_fn(model_dir)``, ``model_warmup_fn(model_dir, model)`` and
 either ``transform_fn(model, input_data, content_type, accept)`` or any of ``input_fn(input_data, content_type)``,
 ``predict_fn(data, model)`` and ``output_fn(prediction, accept)``. Each may take one parameter more, the context.
+``batch_predict_fn(list, model)``, which no toolkit has, gets the data of many requests and gives as many predictions.
 """
 
 from __future__ import annotations
@@ -12,19 +13,27 @@ import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 from serving import codecs, log
 from serving.accept import wanted
-from serving.errors import CodedError, HandlerError, ModelError, ServingError
+from serving.errors import (
+    CodedError,
+    HandlerError,
+    ModelError,
+    NotAcceptable,
+    ServingError,
+    UnsupportedMediaType,
+)
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response, StreamingResponse
 from serving.weights import is_torchscript, load_torchscript
 from serving.worker.context import Context
 
+BATCH = 32  # requests in one call of batch_predict_fn, unless somebody has chosen otherwise
 MODULE_NAME = "serving_user_inference"
 ARGUMENTS = {
     "pre_model_fn": 1,
@@ -32,6 +41,7 @@ ARGUMENTS = {
     "model_warmup_fn": 2,
     "input_fn": 2,
     "predict_fn": 2,
+    "batch_predict_fn": 2,
     "output_fn": 2,
     "transform_fn": 4,
 }
@@ -56,13 +66,21 @@ class ToolkitHandler(Handler):
 
     policy = BatchPolicy(max_size=1)
 
-    def load(self, model_dir: Path, device: str, *, script: str, default_accept: str = codecs.JSON) -> None:
-        """``script`` is the path of the user's module. Raises ModelError for one that can never work."""
+    def load(
+        self, model_dir: Path, device: str, *, script: str, default_accept: str = codecs.JSON, sized: bool = False
+    ) -> None:
+        """``script`` is the path of the user's module; ``sized`` says that somebody has chosen the size of batches.
+        Raises ModelError for a script that can never work."""
+        from serving.worker import sagemaker_inference
+
+        sagemaker_inference.install()
         self.device = device
         self._default_accept = default_accept
         self._model_dir = str(model_dir)
         module = import_script(Path(script))
         self._functions = find_functions(module)
+        if "batch_predict_fn" in self._functions and not sized:
+            self.policy = replace(self.policy, max_size=BATCH)
         self._context = Context(self._model_dir, device, self.policy.max_size, None)
         self._call("pre_model_fn", [self._model_dir], self._context)
         if "model_fn" in self._functions:
@@ -87,7 +105,7 @@ class ToolkitHandler(Handler):
         return call
 
     def bucket(self, sample: Call) -> Any:
-        return super().bucket(sample.data)
+        return () if "batch_predict_fn" in self._functions else super().bucket(sample.data)
 
     def collate(self, samples: Sequence[Call]) -> Sequence[Call]:
         return samples
@@ -95,6 +113,12 @@ class ToolkitHandler(Handler):
     def predict(self, batch: Sequence[Call]) -> list[tuple[Call, Any]]:
         if "transform_fn" in self._functions:
             return [(call, self._transform(call)) for call in batch]
+        if "batch_predict_fn" in self._functions:
+            arguments = [[call.data for call in batch], self._model]
+            predictions = list(self._guarded("batch_predict_fn", arguments, batch[0].context))
+            if len(predictions) != len(batch):
+                raise HandlerError(f"batch_predict_fn gave {len(predictions)} predictions for {len(batch)} requests")
+            return list(zip(batch, predictions, strict=True))
         if len(batch) == 1:
             return [(batch[0], self._predict(batch[0].data, batch[0].context))]
         outputs = self._predict(super().collate([call.data for call in batch]), batch[0].context)
@@ -129,7 +153,10 @@ class ToolkitHandler(Handler):
         except Exception as exc:
             status = getattr(exc, "status_code", None)
             if isinstance(status, int) and 400 <= status <= 599:
-                raise CodedError(status, "handler_error", str(exc)) from exc
+                raise CodedError(status, "handler_error", str(getattr(exc, "message", exc))) from exc
+            if is_unsupported(exc):
+                kind = NotAcceptable if name == "output_fn" else UnsupportedMediaType
+                raise kind(str(exc)) from exc
             if name != "input_fn":
                 raise
             raise HandlerError(f"input_fn failed with {type(exc).__name__}; the log has more") from exc
@@ -162,7 +189,7 @@ def import_script(path: Path) -> ModuleType:
 def find_functions(module: ModuleType) -> dict[str, Function]:
     """The script's functions by name, their signatures checked. Raises ModelError."""
     found = {name: function for name in ARGUMENTS if callable(function := getattr(module, name, None))}
-    apart = sorted({"input_fn", "predict_fn", "output_fn"} & found.keys())
+    apart = sorted({"input_fn", "predict_fn", "batch_predict_fn", "output_fn"} & found.keys())
     if "transform_fn" in found and apart:
         raise ModelError(
             f"{module.__file__} defines transform_fn and also {', '.join(apart)}; it may have one or the other"
@@ -184,6 +211,12 @@ def takes_context(function: Function, name: str) -> bool:
             f"{name} takes {len(parameters)} arguments; allowed: {expected}, or {expected + 1} with context"
         )
     return extra == 1
+
+
+def is_unsupported(exc: Exception) -> bool:
+    """Whether it is the toolkit's own word for a type that it cannot read or write."""
+    errors = sys.modules.get("sagemaker_inference.errors")
+    return errors is not None and isinstance(exc, errors.UnsupportedFormatError)
 
 
 def is_pieces(value: Any) -> bool:

@@ -72,6 +72,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         batch_delay_ms=None,
         program="inference.py",
         code_dir=None,
+        install_requirements=False,
         multi_model=False,
         model_store=None,
         default_model=None,

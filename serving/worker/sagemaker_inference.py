@@ -1,0 +1,229 @@
+"""What scripts import of ``sagemaker_inference`` and ``sagemaker_pytorch_serving_container``, where those are missing.
+
+The same names with the same results, but for one: arrays of pickled objects are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.request import media_type
+from serving.worker import shims
+from serving.worker.toolkit import default_model_fn
+
+JSON, CSV, OCTET_STREAM, ANY = "application/json", "text/csv", "application/octet-stream", "*/*"
+NPY, NPZ = "application/x-npy", "application/x-npz"
+
+
+class BaseInferenceToolkitError(Exception):
+    """``status_code`` is what the client gets."""
+
+    def __init__(self, status_code: int, message: str, phrase: str) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        self.message = message
+        self.phrase = phrase
+
+
+class UnsupportedFormatError(Exception):
+    def __init__(self, content_type: str) -> None:
+        super().__init__(f"content type {content_type} is not supported: define input_fn or output_fn for it")
+
+
+class GenericInferenceToolkitError(BaseInferenceToolkitError):
+    def __init__(self, status_code: int, message: str | None = None, phrase: str | None = None) -> None:
+        text = message or "Invalid Request"
+        super().__init__(status_code, text, phrase or text)
+
+
+def json_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
+    return np.array(json.loads(string_like), dtype=dtype)
+
+
+def csv_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
+    text = string_like if isinstance(string_like, str) else bytes(string_like).decode()
+    return np.genfromtxt(io.StringIO(text), dtype=dtype, delimiter=",")
+
+
+def npy_to_numpy(npy_array: bytes) -> Any:
+    return np.load(io.BytesIO(npy_array), allow_pickle=False)
+
+
+def npz_to_sparse(npz_bytes: bytes) -> Any:
+    import scipy.sparse
+
+    return scipy.sparse.load_npz(io.BytesIO(npz_bytes))
+
+
+DECODERS: dict[str, Callable[[Any], Any]] = {
+    NPY: npy_to_numpy,
+    CSV: csv_to_numpy,
+    JSON: json_to_numpy,
+    NPZ: npz_to_sparse,
+}
+
+
+def decode(obj: Any, content_type: str) -> Any:
+    """A body as an array. Raises UnsupportedFormatError."""
+    decoder = DECODERS.get(media_type(content_type))
+    if decoder is None:
+        raise UnsupportedFormatError(content_type)
+    return decoder(obj)
+
+
+def array_to_json(array_like: Any) -> str:
+    def default(value: Any) -> Any:
+        if hasattr(value, "tolist"):
+            return value.tolist()
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+
+    return json.dumps(array_like, default=default)
+
+
+def array_to_npy(array_like: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array_like, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def array_to_csv(array_like: Any) -> str:
+    stream = io.StringIO()
+    np.savetxt(stream, array_like, delimiter=",", fmt="%s")
+    return stream.getvalue()
+
+
+def encode(array_like: Any, content_type: str) -> Any:
+    """An array as a body, of the first type in ``content_type`` that there is. Raises UnsupportedFormatError."""
+    encoders = {NPY: array_to_npy, CSV: array_to_csv, JSON: array_to_json}
+    for part in content_type.split(","):
+        encoder = encoders.get(media_type(part))
+        if encoder is not None:
+            return encoder(array_like)
+    raise UnsupportedFormatError(content_type)
+
+
+class DefaultInferenceHandler:
+    """To be subclassed, or called for what a script does not do itself."""
+
+    def default_model_fn(self, model_dir: str, context: Any = None) -> Any:
+        raise NotImplementedError("Please provide a model_fn implementation.")
+
+    def default_input_fn(self, input_data: Any, content_type: str, context: Any = None) -> Any:
+        return decode(input_data, content_type)
+
+    def default_predict_fn(self, data: Any, model: Any, context: Any = None) -> Any:
+        raise NotImplementedError("Please provide a predict_fn implementation.")
+
+    def default_output_fn(self, prediction: Any, accept: str, context: Any = None) -> Any:
+        return encode(prediction, accept), accept
+
+
+class DefaultPytorchInferenceHandler(DefaultInferenceHandler):
+    VALID_CONTENT_TYPES = (JSON, NPY)
+
+    def default_model_fn(self, model_dir: str, context: Any = None) -> Any:
+        import torch
+
+        return default_model_fn(Path(model_dir), "cuda" if torch.cuda.is_available() else "cpu")
+
+    def default_input_fn(self, input_data: Any, content_type: str, context: Any = None) -> Any:
+        import torch
+
+        array = decode(input_data, content_type)
+        tensor = torch.FloatTensor(array) if media_type(content_type) in (JSON, CSV) else torch.from_numpy(array)
+        return tensor.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def default_predict_fn(self, data: Any, model: Any, context: Any = None) -> Any:
+        import torch
+
+        with torch.no_grad():
+            model.eval()
+            return model(data)
+
+    def default_output_fn(self, prediction: Any, accept: str, context: Any = None) -> Any:
+        array = prediction.detach().cpu().numpy() if hasattr(prediction, "detach") else prediction
+        for part in accept.split(","):
+            if media_type(part) in (JSON, CSV):
+                array = array.tolist() if hasattr(array, "tolist") else array
+        return encode(array, accept)
+
+
+def read_file(path: str, mode: str = "r") -> Any:
+    with open(path, mode) as file:
+        return file.read()
+
+
+def write_file(path: str, data: Any, mode: str = "w") -> None:
+    with open(path, mode) as file:
+        file.write(data)
+
+
+def retrieve_content_type_header(request_property: dict[str, str]) -> str | None:
+    names = ("content-type", "contenttype")
+    return next((value for name, value in request_property.items() if name.lower() in names), None)
+
+
+def parse_accept(accept: str | None) -> list[str]:
+    return (accept or "").replace(" ", "").split(",")
+
+
+def get_logger() -> logging.Logger:
+    return logging.getLogger("sagemaker-inference")
+
+
+CONTENT_TYPES = {
+    "JSON": JSON,
+    "CSV": CSV,
+    "OCTET_STREAM": OCTET_STREAM,
+    "ANY": ANY,
+    "NPY": NPY,
+    "NPZ": NPZ,
+    "UTF8_TYPES": [JSON, CSV],
+}
+
+
+def install() -> None:
+    """Make both packages importable in this process."""
+    shims.install(
+        "sagemaker_inference",
+        {
+            "content_types": CONTENT_TYPES,
+            "decoder": {
+                "decode": decode,
+                "_json_to_numpy": json_to_numpy,
+                "_csv_to_numpy": csv_to_numpy,
+                "_npy_to_numpy": npy_to_numpy,
+                "_npz_to_sparse": npz_to_sparse,
+                "_decoder_map": DECODERS,
+            },
+            "encoder": {
+                "encode": encode,
+                "_array_to_json": array_to_json,
+                "_array_to_npy": array_to_npy,
+                "_array_to_csv": array_to_csv,
+                "SUPPORTED_CONTENT_TYPES": {JSON, CSV, NPY},
+            },
+            "errors": {
+                "BaseInferenceToolkitError": BaseInferenceToolkitError,
+                "UnsupportedFormatError": UnsupportedFormatError,
+                "GenericInferenceToolkitError": GenericInferenceToolkitError,
+            },
+            "default_inference_handler": {"DefaultInferenceHandler": DefaultInferenceHandler},
+            "utils": {
+                "read_file": read_file,
+                "write_file": write_file,
+                "retrieve_content_type_header": retrieve_content_type_header,
+                "parse_accept": parse_accept,
+            },
+            "logging": {"get_logger": get_logger},
+        },
+    )
+    handler = {"DefaultPytorchInferenceHandler": DefaultPytorchInferenceHandler}
+    shims.install("sagemaker_pytorch_serving_container", {"default_pytorch_inference_handler": handler})

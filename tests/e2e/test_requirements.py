@@ -1,0 +1,85 @@
+"""requirements.txt of a model's code: left alone unless asked for, and then installed for that model alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.server import Server, serving
+from tests.e2e.store import ask
+
+SCRIPT = """
+import tiny_wheel
+def model_fn(model_dir): return None
+def transform_fn(model, data, content_type, accept): return tiny_wheel.VALUE
+"""
+
+
+def make_wheel(folder: Path, value: str, version: str = "1.0") -> None:
+    """A wheel with one module, as pip takes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = f"tiny_wheel-{version}.dist-info"
+    files = {
+        "tiny_wheel.py": f"VALUE = {value!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: tiny-wheel\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+
+    def record(name: str, text: str) -> str:
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        return f"{name},sha256={digest},{len(text)}\n"
+
+    lines = "".join(record(name, text) for name, text in files.items()) + f"{info}/RECORD,,\n"
+    with zipfile.ZipFile(folder / f"tiny_wheel-{version}-py3-none-any.whl", "w") as wheel:
+        for name, text in {**files, f"{info}/RECORD": lines}.items():
+            wheel.writestr(name, text)
+
+
+def model(folder: Path, value: str, version: str = "1.0") -> Path:
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "inference.py").write_text(SCRIPT)
+    (folder / "code" / "requirements.txt").write_text(f"tiny-wheel=={version}\n")
+    make_wheel(folder / "requirements", value, version)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages are kept below the temporary folder; these are gone with the test."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+
+
+def test_two_models_have_their_own_versions_from_wheels_without_a_network(tmp_path: Path) -> None:
+    model(tmp_path / "store" / "a", "one", "1.0")
+    model(tmp_path / "store" / "b", "two", "2.0")
+    with serving(tmp_path, model_store=tmp_path / "store", install_requirements="true") as server:
+        assert ask(server, "a", {}).body == b"one"
+        assert ask(server, "b", {}).body == b"two"
+
+
+def test_all_replicas_share_one_installation(tmp_path: Path) -> None:
+    with serving(model(tmp_path / "model", "one"), replicas=3, install_requirements="true") as server:
+        server.wait_replicas(3)
+        assert len(server.lines(message="installing requirements.txt")) == 1
+
+
+def test_without_the_setting_there_is_a_warning_and_the_failing_import(tmp_path: Path) -> None:
+    server = Server(model(tmp_path / "model", "one"))
+    assert server.wait(30) == 1
+    assert [line for line in server.log if "SERVING_INSTALL_REQUIREMENTS" in line["message"]]
+    assert [line for line in server.log if "tiny_wheel" in line["message"]]
+
+
+def test_what_cannot_be_installed_ends_the_start_with_its_name(tmp_path: Path) -> None:
+    folder = model(tmp_path / "model", "one")
+    (folder / "code" / "requirements.txt").write_text("tiny-wheel==9.9\n")
+    server = Server(folder, install_requirements="true")
+    assert server.wait(60) == 1
+    [line] = [line for line in server.log if line["message"].startswith("cannot serve")]
+    assert "requirements.txt could not be installed from wheels in" in line["message"]
+    assert "tiny-wheel==9.9" in line["message"]

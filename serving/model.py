@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 
 from serving.config import Config
 from serving.errors import ModelError
 from serving.handler import BatchPolicy
+from serving.properties import FILE as PROPERTIES
+from serving.properties import read_properties
 
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
 TOOLKIT = "serving.worker.toolkit:ToolkitHandler"
+DJL = "serving.worker.djl.handler:DjlHandler"
 MODULE = "handlers.module:ModuleHandler"
 WEIGHTS = (".pt", ".pth", ".pt2")
-KNOWN = ("serving.toml", "code")
+KNOWN = ("serving.toml", "code", PROPERTIES, "model.py")
 
 
 class BatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,21 +87,21 @@ def read_model(folder: Path, name: str, config: Config, cores: int) -> Model:
     root = find_root(folder)
     settings = read_settings(root)
     code = Path(config.code_dir) if config.code_dir else root / "code"
-    handler, options = choose_handler(root, code, settings, config)
-    replicas = settings.replicas or config.replicas or 1
+    choice = choose_handler(root, code, settings, config)
+    replicas = settings.replicas or choice.replicas or config.replicas or 1
     return Model(
         name=name,
         path=str(root),
         code=str(code),
-        handler=handler,
+        handler=choice.handler,
         timeout=settings.timeout_s or config.request_timeout,
         replicas=replicas,
-        device=settings.device or config.device,
+        device=settings.device or choice.device or config.device,
         threads=settings.threads or config.threads or max(1, cores // replicas),
         queue_size=config.queue_size,
         env=settings.env,
-        options={**options, **settings.options},
-        batch=merge_batch(settings.batch, config),
+        options={**choice.options, **settings.options},
+        batch=merge_batch(settings.batch, choice.batch, config),
         pin=settings.pin,
     )
 
@@ -145,28 +150,50 @@ def check_settings(path: Path, settings: Settings) -> None:
             raise ModelError(f"{path}: {key} is {value}; allowed: 1 to 256")
 
 
-def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -> tuple[str, dict[str, Any]]:
-    """Which handler serves this folder, and the options that its convention implies."""
+class Choice(NamedTuple):
+    """Which handler serves a folder, and what the folder's convention says of how; None where it says nothing."""
+
+    handler: str
+    options: Mapping[str, Any] = MappingProxyType({})
+    replicas: int | None = None
+    device: str | None = None
+    batch: BatchTable = BatchTable()
+
+
+def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -> Choice:
+    """Raises ModelError where no convention fits."""
     if settings.handler is not None:
-        return settings.handler, {}
+        return Choice(settings.handler)
     script = code / config.program
     if script.is_file():
         sized = settings.batch.max_size is not None or config.batch_size is not None
-        return TOOLKIT, {"script": str(script), "default_accept": config.default_accept, "sized": sized}
+        return Choice(TOOLKIT, {"script": str(script), "default_accept": config.default_accept, "sized": sized})
+    if (root / PROPERTIES).is_file() or (root / "model.py").is_file():
+        return choose_djl(root)
     weights = sorted(path.name for path in root.iterdir() if path.suffix in WEIGHTS)
     if weights:
-        return MODULE, {"allow_pickle": True} if settings.allow_pickle else {}
+        return Choice(MODULE, {"allow_pickle": True} if settings.allow_pickle else {})
     found = ", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "nothing"
     raise ModelError(
         f"{root} holds no model: expected serving.toml with a handler, code/{config.program}, "
-        f"or a *.pt, *.pth or *.pt2 file; found {found}"
+        f"{PROPERTIES} or model.py, or a *.pt, *.pth or *.pt2 file; found {found}"
     )
 
 
-def merge_batch(table: BatchTable, config: Config) -> BatchTable:
-    """The model's own words win over the server-wide settings."""
-    return msgspec.structs.replace(
-        table,
-        max_size=config.batch_size if table.max_size is None else table.max_size,
-        max_delay_ms=config.batch_delay_ms if table.max_delay_ms is None else table.max_delay_ms,
-    )
+def choose_djl(root: Path) -> Choice:
+    found = read_properties(root)
+    script = root / found.script
+    if not script.is_file():
+        raise ModelError(f"{root / PROPERTIES} names {found.script}, which is not there")
+    options = {"script": str(script), "function": found.function, "properties": found.options}
+    batch = BatchTable(found.batch_size, found.max_batch_delay, found.job_queue_size)
+    return Choice(DJL, options, found.workers, None, batch)
+
+
+def merge_batch(table: BatchTable, convention: BatchTable, config: Config) -> BatchTable:
+    """``serving.toml`` wins over the server-wide settings, and those over what the model's convention says."""
+    general = BatchTable(max_size=config.batch_size, max_delay_ms=config.batch_delay_ms)
+    found: dict[str, Any] = {}
+    for one in (convention, general, table):
+        found |= {name: value for name, value in msgspec.structs.asdict(one).items() if value is not None}
+    return BatchTable(**found)

@@ -1,0 +1,68 @@
+"""``serving.properties`` of a DJL Serving model, read: what is for the server, and what is for the script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving import log
+from serving.errors import ModelError
+
+FILE = "serving.properties"
+OPTION = "option."
+INTEGERS = ("batch_size", "max_batch_delay", "minWorkers", "maxWorkers", "job_queue_size")
+
+
+@dataclass(frozen=True, slots=True)
+class Properties:
+    """``options`` are the script's, without their prefix; ``max_batch_delay`` in milliseconds."""
+
+    script: str = "model.py"
+    function: str = "handle"
+    batch_size: int | None = None
+    max_batch_delay: int | None = None
+    workers: int | None = None
+    job_queue_size: int | None = None
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def read_properties(root: Path) -> Properties:
+    """Raises ModelError for what is wrong, and warns of what is not honoured, each by name."""
+    path = root / FILE
+    given = parse(path.read_text()) if path.is_file() else {}
+    options = {name[len(OPTION) :]: value for name, value in given.items() if name.startswith(OPTION)}
+    engine = given.get("engine", "Python")
+    if engine != "Python":
+        raise ModelError(f"{path}: engine is {engine!r}; allowed: Python")
+    known = {"engine", *INTEGERS}
+    ignored = sorted(name for name in given if name not in known and not name.startswith(OPTION))
+    if ignored:
+        log.warning("keys of serving.properties that are not honoured", file=str(path), keys=", ".join(ignored))
+    numbers = {name: whole(path, name, given[name]) for name in INTEGERS if name in given}
+    return Properties(
+        options.pop("entryPoint", "model.py"),
+        options.pop("handler", "handle"),
+        numbers.get("batch_size"),
+        numbers.get("max_batch_delay"),
+        numbers.get("minWorkers", numbers.get("maxWorkers")) or None,
+        numbers.get("job_queue_size"),
+        options,
+    )
+
+
+def parse(text: str) -> dict[str, str]:
+    """Lines ``name=value`` or ``name: value``; ``#`` and ``!`` begin a comment."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        line = line.strip()
+        if not line or line[0] in "#!":
+            continue
+        at = min((line.find(mark) for mark in "=:" if mark in line), default=len(line))
+        found[line[:at].strip()] = line[at + 1 :].strip()
+    return found
+
+
+def whole(path: Path, name: str, text: str) -> int:
+    if not text.isascii() or not text.isdecimal():
+        raise ModelError(f"{path}: {name} is {text!r}; allowed: a whole number")
+    return int(text)

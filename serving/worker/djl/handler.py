@@ -1,0 +1,114 @@
+"""DjlHandler: makes a Handler of a DJL Serving script, ``model.py`` with ``handle(inputs: Input) -> Output``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serving import codecs
+from serving.errors import HandlerError, ModelError
+from serving.handler import BatchPolicy, Handler
+from serving.request import Request, Response, StreamingResponse
+from serving.worker import shims
+from serving.worker.context import CUSTOM_ATTRIBUTES, headers_of
+from serving.worker.djl.messages import Input, Output
+from serving.worker.toolkit import import_script
+
+JSON_LINES = codecs.JSON_LINES[0]
+
+
+class DjlHandler(Handler):
+    """A batch is one call of the script, whose answer has a part for each request. An Output with a code of an error
+    is that answer, not a failure."""
+
+    policy = BatchPolicy(max_size=1)
+
+    def load(
+        self, model_dir: Path, device: str, *, script: str, properties: Mapping[str, str], function: str = "handle"
+    ) -> None:
+        """``properties`` are what ``serving.properties`` has for the script. Raises ModelError where ``function`` is
+        not there, and whatever it raises for the empty input of its start."""
+        shims.install("djl_python", {"": NAMES, "inputs": {"Input": Input}, "outputs": {"Output": Output}})
+        self.device = device
+        index = device.partition(":")[2] or "0" if device.startswith("cuda") else "-1"
+        self.properties = {**properties, "model_dir": str(model_dir), "device_id": index}
+        module = import_script(Path(script))
+        handle = getattr(module, function, None)
+        if not callable(handle):
+            raise ModelError(f"{script} has no function {function}")
+        self.handle: Callable[[Input], Output | None] = handle
+        empty = Input()
+        empty.function_name = function
+        empty.properties.update(self.properties)
+        self.handle(empty)
+
+    def bucket(self, sample: Input) -> Any:
+        return ()
+
+    def decode(self, request: Request) -> Input:
+        one = Input()
+        one.function_name = getattr(self.handle, "__name__", "handle")
+        one.properties.update(headers_of(request))
+        one.properties |= {"model_dir": self.properties["model_dir"], **request.attributes}
+        one.content.add("data", request.body)
+        return one
+
+    def predict(self, batch: Sequence[Input]) -> list[tuple[Output, int, int]]:
+        output = self.handle(batch[0] if len(batch) == 1 else joined(batch))
+        if not isinstance(output, Output):
+            raise HandlerError(f"handle gave {type(output).__name__}; an Output is expected")
+        if output.stream is not None and len(batch) > 1:
+            raise HandlerError("an output in pieces is the answer to one request, not to a batch")
+        return [(output, index, len(batch)) for index in range(len(batch))]
+
+    def encode(self, output: tuple[Output, int, int], request: Request) -> Response | StreamingResponse:
+        given, index, size = output
+        attributes, kind = given.property(CUSTOM_ATTRIBUTES), given.property("content-type")
+        if given.stream is not None:
+            pieces, formatter = given.stream
+            return StreamingResponse(formatted(pieces, formatter), kind or type_of(formatter), given.code, attributes)
+        body = given.of(index, size)
+        return Response(body, kind or usual_type(body), given.code, attributes)
+
+
+NAMES = {"Input": Input, "Output": Output}
+
+
+def joined(batch: Sequence[Input]) -> Input:
+    """Many requests as one input."""
+    whole = Input()
+    whole.function_name = batch[0].function_name
+    whole.properties["batch_size"] = str(len(batch))
+    for index, one in enumerate(batch):
+        prefix = f"batch_{index:03d}_"
+        whole.properties.update({prefix + name: value for name, value in one.properties.items()})
+        for key, value in one.content.pairs:
+            whole.content.add(f"{prefix}{key or 'data'}", value)
+    return whole
+
+
+def usual_type(body: bytes) -> str:
+    """Of an answer whose script names none: text if it is, and JSON if it looks like that."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return codecs.RAW
+    return codecs.JSON if text[:1] in ("{", "[") else "text/plain"
+
+
+def type_of(formatter: str | Callable[[Any], Any] | None) -> str | None:
+    return {"jsonlines": JSON_LINES, "sse": "text/event-stream", "json": codecs.JSON}.get(str(formatter))
+
+
+def formatted(pieces: Iterator[Any], formatter: str | Callable[[Any], Any] | None) -> Iterator[Any]:
+    for piece in pieces:
+        if callable(formatter):
+            yield formatter(piece)
+        elif formatter == "sse":
+            yield f"data: {json.dumps(piece)}\n\n"
+        elif formatter is not None:
+            yield json.dumps({"outputs": piece}) + "\n"
+        else:
+            yield piece if isinstance(piece, str | bytes) else json.dumps(piece) + "\n"

@@ -1,4 +1,4 @@
-"""The command line: ``serving serve``, ``config``, ``models``; ``serve`` alone, as the platform starts a container."""
+"""The command line: ``serving serve``, ``config``, ``models``, ``init``, ``check``, ``pack``; ``serve`` alone, too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -15,7 +16,7 @@ import msgspec
 
 from serving.client import ModelsClient
 from serving.config import Config, load
-from serving.errors import ConfigError
+from serving.errors import ConfigError, ModelError
 from serving.settings import SETTINGS, Setting
 
 Start = Callable[[Config], int]
@@ -168,6 +169,49 @@ def unload_model(client: ModelsClient, name: str) -> None:
 def pin_model(client: ModelsClient, name: str, off: bool) -> None:
     """Keep a loaded model from being evicted."""
     client.pin(name, not off)
+
+
+@cli.command("init")
+@click.argument("folder", type=click.Path(path_type=Path))
+def init_folder(folder: Path) -> None:
+    """Write a model folder to start from: handler, settings, sample, test and Dockerfile."""
+    from serving.desk.init import init
+
+    for name in or_fail(lambda: init(folder)):
+        click.echo(folder / name)
+
+
+@cli.command("pack")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("model.tar.gz"), show_default=True)
+def pack_folder(folder: Path, out: Path) -> None:
+    """Make model.tar.gz of a model folder; the same files give the same bytes."""
+    from serving.desk.pack import pack
+
+    names = or_fail(lambda: pack(folder, out))
+    click.echo(f"{out}: {len(names)} files, {out.stat().st_size} bytes")
+
+
+@cli.command("check")
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.option("--seconds", type=float, default=120.0, show_default=True, help="For the load and the samples.")
+def check_model(path: Path, seconds: float) -> None:
+    """Say what a model folder or archive is taken for, load it, and try its samples. Runs the model's code."""
+    from serving.config import cores
+    from serving.desk.check import check
+
+    report = check(path, read_config({}), cores(), seconds)
+    for kind, lines in (("", report.facts), ("risk: ", report.risks), ("problem: ", report.problems)):
+        for line in lines:
+            click.echo(kind + line)
+    sys.exit(1 if report.problems else 0)
+
+
+def or_fail(action: Callable[[], list[str]]) -> list[str]:
+    try:
+        return action()
+    except (ModelError, OSError) as exc:
+        raise click.ClickException(str(exc)) from exc
 
 
 def is_foreign_program(name: str) -> bool:

@@ -1,0 +1,184 @@
+"""``serving check``: what a model folder or archive is taken for, what is risky in it, whether it loads and answers.
+
+The model is loaded in this process, so only what you would run may be checked.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import mimetypes
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from serving import log
+from serving.config import Config
+from serving.errors import ModelError, ServingError
+from serving.model import Model, read_model
+from serving.request import Request
+from serving.supervisor.archives import Limits, extract
+from serving.testing import Client
+from serving.weights import is_torchscript
+from serving.worker import device as devices
+from serving.worker.loader import create_handler, paths_of
+
+TYPES = {
+    ".json": "application/json",
+    ".jsonl": "application/jsonlines",
+    ".csv": "text/csv",
+    ".npy": "application/x-npy",
+    ".npz": "application/x-npz",
+    ".txt": "text/plain",
+    ".bin": "application/octet-stream",
+}
+REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SHOWN = 200  # characters of an answer
+
+
+@dataclass(slots=True)
+class Report:
+    """Lines for people; ``problems`` make the check fail, ``risks`` do not."""
+
+    facts: list[str] = field(default_factory=list)
+    risks: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class Warnings(logging.Handler):
+    """What the server would log of a model that it reads."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = " ".join(f"{name}={value}" for name, value in log.fields_of(record).items())
+        self.lines.append(f"{record.getMessage()} {fields}".strip())
+
+
+def check(path: Path, config: Config, cores: int, seconds: float) -> Report:
+    """Look at a folder or an archive. A load or a sample that takes longer than ``seconds`` ends the process, with its
+    stacks."""
+    report, heard = Report(), Warnings()
+    log.logger.addHandler(heard)
+    try:
+        with opened(path, config) as folder:
+            look(folder, config, cores, seconds, report)
+    except ServingError as error:
+        report.problems.append(f"{path}: {error.message}")
+    except (ModelError, OSError) as exc:
+        report.problems.append(str(exc))
+    finally:
+        log.logger.removeHandler(heard)
+        report.risks += [line for line in dict.fromkeys(heard.lines) if line not in report.problems]
+    return report
+
+
+@contextmanager
+def opened(path: Path, config: Config) -> Iterator[Path]:
+    if path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="serving-check-") as home:
+        folder = Path(home) / "model"
+        limits = Limits(config.archive_max_bytes, config.archive_max_files, config.archive_max_ratio)
+        extract(path, folder, limits)
+        yield folder
+
+
+def look(folder: Path, config: Config, cores: int, seconds: float, report: Report) -> None:
+    model = read_model(folder, folder.name, config, cores)
+    batch = {name: value for name, value in msgspec.structs.asdict(model.batch).items() if value is not None}
+    report.facts += [
+        f"handler: {model.handler}",
+        f"runs with: {model.replicas} replica(s), device {model.device}, {model.timeout:g} s a request",
+        f"batches: {', '.join(f'{name} {value}' for name, value in batch.items()) or 'as the handler says'}",
+    ]
+    report.risks += [*pickles(Path(model.path)), *missing(Path(model.code) / "requirements.txt")]
+    try_out(model, seconds, report)
+
+
+def try_out(model: Model, seconds: float, report: Report) -> None:
+    """Load it, and ask it its samples."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        began = time.monotonic()
+        handler = create_handler(model)
+        with Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
+            report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
+            paths = paths_of(handler)
+            report.facts += [f"takes: {path}" for path in (*paths.post, *paths.websocket)]
+            for sample in samples(Path(model.path)):
+                ask(client, sample, report)
+    except ModelError as exc:
+        report.problems.append(str(exc))
+    except BaseException as exc:
+        if isinstance(exc, KeyboardInterrupt):
+            raise
+        report.problems.append(f"it does not load: {type(exc).__name__}: {exc}")
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def samples(root: Path) -> list[Path]:
+    """``sample.*`` beside the model, and everything in ``samples/``."""
+    folder = root / "samples"
+    found = [*root.glob("sample.*"), *(folder.iterdir() if folder.is_dir() else [])]
+    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+
+
+def ask(client: Client, sample: Path, report: Report) -> None:
+    kind = TYPES.get(sample.suffix) or mimetypes.guess_type(sample.name)[0] or "application/octet-stream"
+    began = time.monotonic()
+    [outcome] = client.batch([Request(sample.read_bytes(), kind, request_id=sample.name)])
+    took = f"{(time.monotonic() - began) * 1e3:.1f} ms"
+    if isinstance(outcome, ServingError):
+        report.problems.append(f"{sample.name}: {outcome.status} {outcome.code}: {outcome.message}")
+    elif outcome.status >= 400:
+        report.problems.append(f"{sample.name}: {outcome.status}: {bytes(outcome.body)[:SHOWN]!r}")
+    else:
+        shown = bytes(outcome.body)[:SHOWN].decode("utf-8", "replace").strip()
+        report.facts.append(f"{sample.name} ({kind}): {outcome.status} {outcome.content_type} in {took}: {shown}")
+
+
+def pickles(root: Path) -> list[str]:
+    """Files that can run code when they are read."""
+    found = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    names = [path for path in found if path.suffix in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib")]
+    risks = []
+    for path in names:
+        if path.suffix in (".pkl", ".pickle", ".joblib"):
+            risks.append(f"{path.relative_to(root)} is a pickle, which runs code when it is read")
+        elif path.suffix == ".bin" or not is_torchscript(path):
+            risks.append(f"{path.relative_to(root)} is a pickle: read it with weights_only, or use safetensors")
+        else:
+            risks.append(f"{path.relative_to(root)} is a TorchScript program: take it only from whom you trust")
+    return risks
+
+
+def missing(file: Path) -> list[str]:
+    """Packages of requirements.txt that are not installed here."""
+    if not file.is_file():
+        return []
+    absent = []
+    for line in file.read_text().splitlines():
+        match = REQUIREMENT.match(line.strip())
+        if match is not None and not has_package(match[0]):
+            absent.append(match[0])
+    return [f"requirements.txt names what is not installed here: {', '.join(absent)}"] if absent else []
+
+
+def has_package(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,144 @@
+"""``serving init``, ``check`` and ``pack``: a model folder from its first file to its archive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from serving.cli import cli
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("SERVING_", "SAGEMAKER_")):
+            monkeypatch.delenv(name)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(one) for one in arguments])
+
+
+def check(folder: Path, *arguments: str) -> tuple[int, str]:
+    """In a process of its own: user code is imported."""
+    command = [sys.executable, "-m", "serving", "check", str(folder), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    return result.returncode, result.stdout + result.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    assert run("init", tmp_path / "mine").exit_code == 0
+    return tmp_path / "mine"
+
+
+def test_what_init_writes_loads_answers_and_passes_its_own_test(folder: Path) -> None:
+    code, text = check(folder)
+    assert code == 0, text
+    assert "handler: handler:Model" in text
+    assert "batches: max_size 32" in text
+    assert "sample.json (application/json): 200 application/json" in text
+    assert "[2.0,4.0,6.0]" in text
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), "tests"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, cwd=folder, env=environment, capture_output=True, timeout=100)
+
+
+def test_init_overwrites_nothing(folder: Path) -> None:
+    (folder / "serving.toml").write_text("mine")
+    result = run("init", folder)
+    assert result.exit_code == 1
+    assert "serving.toml" in result.output
+    assert (folder / "serving.toml").read_text() == "mine"
+
+
+def test_an_archive_is_the_same_whoever_packs_it_and_when(folder: Path, tmp_path: Path) -> None:
+    (folder / "code" / "__pycache__").mkdir()
+    (folder / "code" / "__pycache__" / "x.pyc").write_bytes(b"x")
+    first, second = tmp_path / "1.tar.gz", folder / "2.tar.gz"
+    assert run("pack", folder, "--out", first).exit_code == 0
+    os.utime(folder / "serving.toml", (1, 1))
+    os.chmod(folder / "sample.json", 0o600)
+    assert run("pack", folder, "--out", second).exit_code == 0
+    assert first.read_bytes() == second.read_bytes()
+    with tarfile.open(first) as tar:
+        assert tar.getnames() == [
+            "Dockerfile",
+            "code/handler.py",
+            "sample.json",
+            "serving.toml",
+            "tests/test_handler.py",
+        ]
+        assert {(one.mtime, one.uid, one.uname) for one in tar} == {(0, 0, "")}
+
+
+def test_an_archive_can_be_checked_like_a_folder(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    run("pack", folder, "--out", archive)
+    code, text = check(archive)
+    assert code == 0, text
+    assert "sample.json" in text
+
+
+def test_pack_refuses_links_and_what_is_not_there(folder: Path, tmp_path: Path) -> None:
+    (folder / "link").symlink_to("/etc/passwd")
+    result = run("pack", folder, "--out", tmp_path / "x.tar.gz")
+    assert result.exit_code == 1
+    assert "link" in result.output
+    assert list(tmp_path.glob("*.tar.gz*")) == []
+    assert run("pack", tmp_path / "nothing").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("serving.toml", "handler = 3", "serving.toml"),
+        ("serving.toml", 'handler = "other:Model"', "importing other failed"),
+        ("sample.json", '{"x": 1}', "sample.json: 400 bad_request"),
+        ("code/handler.py", "1 / 0", "division by zero"),
+    ],
+)
+def test_what_does_not_work_is_a_problem_and_an_exit_code(folder: Path, file: str, text: str, problem: str) -> None:
+    (folder / file).write_text(text)
+    code, output = check(folder)
+    assert code == 1, output
+    assert "problem: " in output
+    assert problem in output
+
+
+def test_risks_are_listed_but_do_not_fail(folder: Path) -> None:
+    torch.save({"w": torch.zeros(1)}, folder / "weights.pt")
+    (folder / "data.pkl").write_bytes(b"x")
+    (folder / "code" / "requirements.txt").write_text("# a comment\nno-such-package>=1\ntorch\n")
+    code, output = check(folder)
+    assert code == 0, output
+    assert "risk: weights.pt is a pickle: read it with weights_only" in output
+    assert "risk: data.pkl is a pickle" in output
+    assert "risk: requirements.txt names what is not installed here: no-such-package\n" in output
+
+
+def test_a_load_that_hangs_ends_with_its_stacks(folder: Path) -> None:
+    handler = (folder / "code" / "handler.py").read_text()
+    (folder / "code" / "handler.py").write_text(handler.replace("self.device = device", "import time; time.sleep(100)"))
+    code, output = check(folder, "--seconds", "3")
+    assert code == 1
+    assert "in load" in output
+
+
+def test_the_convention_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("def handle(inputs): return None\n")
+    (tmp_path / "serving.properties").write_text("engine=Python\nodd=1\n")
+    code, output = check(tmp_path)
+    assert code == 0, output
+    assert "DjlHandler" in output
+    assert "risk: keys of serving.properties that are not honoured" in output
+    assert "odd" in output

@@ -22,7 +22,7 @@ from serving.frontend.connection import Connection, ReplicaLost
 from serving.frontend.replicas import Replicas
 from serving.frontend.stream import Stream, Streamed
 from serving.headers import NEW_SESSION
-from serving.messages import Answer, FindDefault
+from serving.messages import FindDefault
 from serving.paths import INVOCATIONS
 from serving.request import Request, Response
 from serving.session import SessionAddress, address_of
@@ -44,16 +44,16 @@ class Invocations:
         self._sessions = sessions
         self._replicas = replicas
         self._timeout = timeout
-        self._default: tuple[asyncio.Future[Answer] | None, float] = (None, 0.0)
+        self._default = ("", 0.0)
 
     async def default_model(self) -> str:
         """The model for requests that name none. Raises BadRequest where there is no such."""
-        asked, good_until = self._default
-        if asked is None or time.monotonic() > good_until:
-            asked = asyncio.ensure_future(self._replicas.link.ask(FindDefault, self._timeout))
-            asked.add_done_callback(keep)
-            self._default = (asked, time.monotonic() + DEFAULT_KNOWN)
-        return (await asyncio.shield(asked)).name
+        name, good_until = self._default
+        now = time.monotonic()
+        if now > good_until:
+            name = (await self._replicas.link.ask(FindDefault, self._timeout)).name
+            self._default = (name, now + DEFAULT_KNOWN)
+        return name
 
     async def deadline(self, model: str, load: bool, arrival: float, continues: bool = False) -> Deadline:
         """When a request for ``model`` that came at ``arrival`` must be answered. Raises a ServingError if it is not
@@ -177,9 +177,3 @@ class Invocations:
         if placement is None or placement.loading:
             return ModelLoading(f"model {model} is still loading")
         return DeadlineExceeded(f"no answer within {placement.timeout:g} s")
-
-
-def keep(asked: asyncio.Future[Answer]) -> None:
-    """An answer that nobody waits for any more is no error of the loop's."""
-    if not asked.cancelled():
-        asked.exception()

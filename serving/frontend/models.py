@@ -11,20 +11,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 from starlette.routing import BaseRoute, Route
 
 from serving import errors, log
-from serving.errors import BadRequest, BodyTooLarge, DeadlineExceeded, Draining, ServingError
+from serving.errors import BadRequest, BodyTooLarge, ServingError
 from serving.frontend.supervisor import SupervisorLink
 from serving.messages import DescribeModels, LoadModel, ModelInfo, PinModel, UnloadModel
 from serving.names import model_name
@@ -32,7 +30,6 @@ from serving.names import model_name
 PAGE = 100  # models on one page
 LARGEST_PAGE = 1000
 BODY = 1 << 15  # bytes
-BODY_TIME = 10.0  # seconds for it to arrive
 UNLOAD_TIME = 350.0  # seconds; the platform waits a little longer
 GRACE = 30.0  # seconds for what a load does beside loading: waiting for room, unpacking
 JSON = "application/json"
@@ -71,18 +68,12 @@ def guarded(endpoint: Endpoint) -> Endpoint:
 
     async def answer(request: HttpRequest) -> HttpResponse:
         request_id = os.urandom(8).hex()
-        error: ServingError
         try:
             return await endpoint(request)
-        except asyncio.CancelledError:
-            error = Draining("the server stopped before this was done")
-        except ClientDisconnect:
-            error = BadRequest("the client left before it had sent its body")
-        except ServingError as exc:
-            error = exc
-        log.info("a call of the multi-model API failed", request_id=request_id, code=error.code, error=str(error))
-        headers = {"retry-after": str(getattr(error, "retry_after", 1))} if error.status == 503 else None
-        return HttpResponse(errors.body(error, request_id), error.status, headers, JSON)
+        except ServingError as error:
+            log.info("a call of the multi-model API failed", request_id=request_id, code=error.code, error=str(error))
+            headers = {"retry-after": str(getattr(error, "retry_after", 1))} if error.status == 503 else None
+            return HttpResponse(errors.body(error, request_id), error.status, headers, JSON)
 
     return answer
 
@@ -125,16 +116,11 @@ class ModelsApi:
 
 
 async def read(request: HttpRequest) -> bytes:
-    """Raises BodyTooLarge, and DeadlineExceeded for a body that trickles in."""
     data = b""
-    try:
-        async with asyncio.timeout(BODY_TIME):
-            async for chunk in request.stream():
-                data += chunk
-                if len(data) > BODY:
-                    raise BodyTooLarge(f"the body has more than {BODY} bytes")
-    except TimeoutError:
-        raise DeadlineExceeded("the body did not arrive in time") from None
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > BODY:
+            raise BodyTooLarge(f"the body has more than {BODY} bytes")
     return data
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 
 from serving import log
@@ -162,15 +161,8 @@ class Replicas:
         view.wake()
 
     def _give_up(self, connection: Connection) -> None:
-        """Abandon it if its process is gone; one that user code keeps from saying so still answers what it has."""
-        if connection.is_retiring or not connection.is_usable:
-            return
-        row = connection.row
-        gone = row.epoch != connection.address.epoch or (row.busy_until == 0 and row.beat < time.monotonic() - LOST)
-        if gone:
+        if not connection.is_retiring:
             connection.abandon()
-        else:
-            asyncio.get_running_loop().call_later(LOST, self._give_up, connection)
 
     def _drop(self, placement: Placement) -> None:
         """Its requests under way end as they would; who waits hears of the problem or asks anew."""

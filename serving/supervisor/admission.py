@@ -56,8 +56,12 @@ class Admission:
         self.budget = budget or Budget(UNLIMITED)
         self.record = record
 
-    def decide(self, served: Served, residents: list[Resident]) -> Decision:
-        """Whether ``served``, which waits, may start now, beside ``residents`` and who was there before it."""
+    def decide(self, served: Served, everything: Iterable[Served], now: float) -> Decision:
+        """Whether ``served``, which waits, may start now. Who came before it gets room before it."""
+        others = list(everything)
+        ahead = others.index(served)
+        residents = self._residents(others, now)
+        residents += [reservation(one) for one in others[:ahead] if one.stage is Stage.WAITING]
         if served.predecessor is not None:
             # It serves until this one does: there is nothing to wait for, and nobody else should.
             own = served.predecessor.key
@@ -70,27 +74,18 @@ class Admission:
         return decision
 
     def excess(self, everything: Iterable[Served], now: float) -> tuple[int, ...]:
-        return cache.excess(self.residents(everything, now), self.budget)
+        return cache.excess(self._residents(everything, now), self.budget)
 
     def oldest(self, everything: Iterable[Served], now: float) -> int | None:
         """The idle model that was used longest ago."""
-        idle = [one for one in self.residents(everything, now) if one.stay is Stay.IDLE]
+        idle = [one for one in self._residents(everything, now) if one.stay is Stay.IDLE]
         return min(idle, key=lambda one: (one.last_used, one.key)).key if idle else None
 
-    def residents(self, everything: Iterable[Served], now: float) -> list[Resident]:
-        """Who holds memory, in the words of the policy."""
+    def _residents(self, everything: Iterable[Served], now: float) -> list[Resident]:
         others = list(everything)
         # A model serves until its successor does.
         replaced = {one.predecessor.key for one in others if one.predecessor is not None}
         return [self._resident(one, one.key in replaced, now) for one in others if one.stage is not Stage.WAITING]
-
-    def reservation(self, served: Served) -> Resident:
-        """What one who waits will take; of the GPUs those that it would be given if it were alone."""
-        need = need_of(served)
-        devices: dict[str, int] = {}
-        for name in cache.place(need, (), self.budget) or ():
-            devices[name] = devices.get(name, 0) + need.device
-        return Resident(served.key, need.host * need.replicas, served.used, Stay.BUSY, devices)
 
     def _resident(self, served: Served, replaced: bool, now: float) -> Resident:
         stay = stay_of(served, now, self._keeps_sessions)
@@ -113,3 +108,7 @@ def stay_of(served: Served, now: float, keeps_sessions: bool = True) -> Stay:
 
 def need_of(served: Served) -> Need:
     return Need(served.cost.peak + SLACK, served.cost.device, served.model.replicas, served.model.device)
+
+
+def reservation(served: Served) -> Resident:
+    return Resident(served.key, (served.cost.peak + SLACK) * served.model.replicas, served.used, Stay.BUSY)

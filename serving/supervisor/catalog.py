@@ -251,10 +251,6 @@ class Catalog:
     async def _unload(self, name: str) -> None:
         if name in self._opening:
             await self._outcome(name)
-        served = self._fleet.get(name)
-        if served is not None and served.stage is Stage.LEAVING:
-            await self._end_of(served)
-            return
         served = self._loaded(name)
         log.info("unloading", model=name)
         leaving = [one for one in self._fleet.everything() if one is served or one.predecessor is served]
@@ -296,7 +292,7 @@ class Catalog:
         if self._config.reload == "on-change" and now > self._looked + LOOK:
             since, self._looked = self._looked, now
             for served in self._fleet.served():
-                used = served.last_used() > since or served.name in self._changed or served.failed is not None
+                used = served.last_used() > since or served.name in self._changed
                 if used and served.was_ready and served.stage is Stage.SERVING and served.model.url:
                     self._spawn(self._compare(served))
 

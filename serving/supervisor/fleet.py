@@ -14,7 +14,7 @@ from serving.messages import Paths, Placement, Problem
 from serving.model import Model
 from serving.scoreboard import ROWS, Scoreboard
 from serving.supervisor.admission import Admission, estimate
-from serving.supervisor.cache import Admit, Decision, Evict, Refuse, Resident
+from serving.supervisor.cache import Admit, Evict, Refuse
 from serving.supervisor.describe import placement_of
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.replica import (
@@ -45,7 +45,6 @@ CUT = 1.0  # seconds that a worker may live without its control connection
 STALE = 1.0  # seconds without a beat after which a worker that owes an answer counts as stopped
 MAX_FAILURES = 5  # starts in a row that never became ready
 BACKOFF = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before the next start, by failures so far
-AGAIN = 0.1  # seconds between looks at what has room now, if nobody has gone
 LOOK = 0.5  # seconds between looks at what models have grown to
 CRASH_WINDOW, CRASH_DELAY = 10.0, 1.0  # more deaths than the limit in the window: wait before the next
 
@@ -61,7 +60,6 @@ class Fleet:
         self._epoch = 0
         self._key = 0
         self._next_look = 0.0
-        self._next_admit = 0.0
         self._current: dict[str, Served] = {}
         self._all: list[Served] = []
         self._by_pid: dict[int, Replica] = {}
@@ -123,29 +121,19 @@ class Fleet:
     def admit(self, now: float) -> list[Action]:
         """Start what there is room for, in the order of arrival; make room where that is possible."""
         actions: list[Action] = []
-        self._next_admit = now + AGAIN
-        reserved: list[Resident] = []
-        residents: list[Resident] | None = None
         for served in [one for one in self._all if one.stage is Stage.WAITING]:
-            # One that ran out of memory once does not start before its victim is gone.
-            if served.after is None or all(one.key != served.after for one in self._all):
-                residents = residents or self._admission.residents(self._all, now)
-                done = self._settle(served, self._admission.decide(served, residents + reserved), now)
-                residents, actions = None if done else residents, actions + done
-            if served.stage is Stage.WAITING:
-                reserved.append(self._admission.reservation(served))
+            if served.after is not None and any(one.key == served.after for one in self._all):
+                continue  # it ran out of memory once: not before its victim is gone
+            decision = self._admission.decide(served, self._all, now)
+            if isinstance(decision, Admit):
+                served.stage, served.devices = Stage.SERVING, decision.devices
+                actions += self._start_missing(served, now)
+            elif isinstance(decision, Evict):
+                actions += self._evict(decision.keys, f"room for {served.name}", now)
+            elif isinstance(decision, Refuse) or now > served.wanted_until:
+                error = OutOfMemory(f"there is no room for model {served.name}: {decision.why}")
+                actions += self._give_up_load(served, Problem.of(error), now)
         return actions
-
-    def _settle(self, served: Served, decision: Decision, now: float) -> list[Action]:
-        if isinstance(decision, Admit):
-            served.stage, served.devices = Stage.SERVING, decision.devices
-            return self._start_missing(served, now)
-        if isinstance(decision, Evict):
-            return self._evict(decision.keys, f"room for {served.name}", now)
-        if isinstance(decision, Refuse) or now > served.wanted_until:
-            error = OutOfMemory(f"there is no room for model {served.name}: {decision.why}")
-            return self._give_up_load(served, Problem.of(error), now)
-        return []
 
     def _evict(self, keys: Iterable[int], reason: str, now: float) -> list[Action]:
         victims = {served.key: served for served in self._all}
@@ -167,7 +155,6 @@ class Fleet:
 
     def _forget(self, served: Served) -> list[Action]:
         self._all.remove(served)
-        self._next_admit = 0.0
         if self._current.get(served.name) is served:
             del self._current[served.name]
         return [Gone(served)]
@@ -198,7 +185,7 @@ class Fleet:
         if now > self._next_look:
             self._next_look = now + LOOK
             actions += self._evict(self._admission.excess(self._all, now), "models have grown beyond the budget", now)
-        return actions + (self.admit(now) if now > self._next_admit else [])
+        return actions + self.admit(now)
 
     def _start_missing(self, served: Served, now: float) -> list[Action]:
         missing = served.model.replicas - len(served.live())
@@ -343,10 +330,6 @@ class Fleet:
                 served.next_start = now + CRASH_DELAY
         elif served.owner is Owner.START or served.was_ready:
             self._count_failure(served, replica.error or cause, now)
-            if served.failed is not None and served.owner is Owner.STORE:
-                # Its clients are told why; after a while the next one of them has it loaded anew.
-                error = ModelFailed(f"model {served.name} {served.failed}")
-                return actions + self._give_up_load(served, Problem.of(error), now)
         else:
             short = out_of_memory or replica.out_of_memory
             return self._load_ended(served, replica.error or cause, short, now)

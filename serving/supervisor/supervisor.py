@@ -260,10 +260,4 @@ def main(config: Config) -> int:
     host, port = listener.getsockname()[:2]
     what = {"model": models[0].name, "handler": models[0].handler} if models else {"store": config.store}
     log.info("listening", host=host, port=port, **what)
-    return asyncio.run(serve_and_leave(Supervisor(config, models, listener, runtime, disk)))
-
-
-async def serve_and_leave(supervisor: Supervisor) -> int:
-    """A thread may still be unpacking an archive; nobody waits for it."""
-    code = await supervisor.run()
-    os._exit(code)
+    return asyncio.run(Supervisor(config, models, listener, runtime, disk).run())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -194,36 +193,6 @@ def test_unloading_in_the_middle_of_a_load_ends_it(server: Server, volume: Path)
         assert unload(server, "x").status == 200
         assert loading.result().status == 503
     assert get(server, "x").status == 404
-
-
-def test_two_unloads_at_once_are_both_answered_when_the_memory_is_back(server: Server, volume: Path) -> None:
-    load(server, "m", volume / "a" / "model")
-    [pid] = pids(server, "m")
-    with ThreadPoolExecutor(4) as pool:
-        pool.submit(invoke, server, "m", {"sleep": 0.5})
-        eventually(lambda: get(server, "m").json()["replicas"][0]["state"] == "ready" and server.workers() == [pid])
-        replies = [pool.submit(unload, server, "m") for _ in range(2)]
-        for reply in replies:
-            assert reply.result().status in (200, 404)
-            assert not is_alive(pid)
-    assert 200 in [reply.result().status for reply in replies]
-
-
-def test_a_load_under_way_at_a_stop_is_told_so(tmp_path: Path) -> None:
-    folder = add_model(tmp_path, "slow/model", name="slow", seconds=20.0)
-    with serving(tmp_path, environment=MODE, model_store=tmp_path) as server, ThreadPoolExecutor(1) as pool:
-        reply = pool.submit(load, server, "slow", folder)
-        eventually(server.workers)
-        server.process.terminate()
-        assert (reply.result().status, reply.result().code) == (503, "draining")
-        assert server.wait(15) == 0
-
-
-def test_a_client_that_leaves_while_it_sends_a_load_leaves_no_traceback(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port)) as one:
-        one.sendall(b"POST /models HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
-    eventually(lambda: server.lines(message="a call of the multi-model API failed", code="bad_request"))
-    assert not [line for line in server.lines(role="http") if "traceback" in line]
 
 
 def test_loads_of_different_models_go_on_beside_each_other_and_beside_pings(server: Server, volume: Path) -> None:

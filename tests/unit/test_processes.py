@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,16 +32,3 @@ def test_an_exit_is_named_in_words() -> None:
     assert str(Exit(1, 3)) == "exit code 3"
     assert str(Exit(1, -signal.SIGKILL)) == "signal SIGKILL"
     assert str(Exit(1, -64)) == "signal SIGRTMAX"
-
-
-def test_a_thread_that_is_still_at_work_does_not_keep_the_supervisor() -> None:
-    code = """
-import asyncio, time
-from serving.supervisor.supervisor import serve_and_leave
-class Stub:
-    async def run(self):
-        asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
-        return 3
-asyncio.run(serve_and_leave(Stub()))
-"""
-    assert subprocess.run([sys.executable, "-c", code], timeout=20).returncode == 3

@@ -48,10 +48,11 @@ class DiskCache:
         return cache
 
     def sweep(self) -> None:
-        """Remove the half-unpacked models of servers that were killed."""
+        """Remove the half-unpacked models of servers that ended in the middle. Before this one unpacks any."""
         for partial in self.path.glob(f"models/*/{PARTIAL}*"):
             pid = partial.name.removeprefix(PARTIAL).partition("-")[0]
-            if not Path("/proc", pid).exists():
+            # One with our pid is of the container's last life.
+            if pid == str(os.getpid()) or not Path("/proc", pid).exists():
                 shutil.rmtree(partial, ignore_errors=True)
 
     def home(self, archive: Path) -> Path:

@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from serving import log
 from serving.config import Config
@@ -240,7 +242,7 @@ class Supervisor:
 
 
 def main(config: Config) -> int:
-    """Serve until told to stop; gives the exit code of the container."""
+    """Serve until told to stop, and end the process; gives the exit code only where it cannot begin."""
     log.setup("supervisor", config.log_level, config.log_format)
     for warning in config.warnings:
         log.warning(warning)
@@ -260,4 +262,17 @@ def main(config: Config) -> int:
     host, port = listener.getsockname()[:2]
     what = {"model": models[0].name, "handler": models[0].handler} if models else {"store": config.store}
     log.info("listening", host=host, port=port, **what)
-    return asyncio.run(Supervisor(config, models, listener, runtime, disk).run())
+    asyncio.run(live(Supervisor(config, models, listener, runtime, disk)))
+    raise AssertionError("a supervisor ends its process")
+
+
+async def live(supervisor: Supervisor) -> NoReturn:
+    code = 1
+    try:
+        code = await supervisor.run()
+    except Exception as exc:
+        log.error("the supervisor failed", exc=exc)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The loop's own end would wait for threads, and one that unpacks an archive may take minutes.
+    os._exit(code)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,7 @@ from botocore.config import Config as ClientConfig
 from botocore.exceptions import ClientError
 
 from serving.memory import share_of
+from serving.supervisor.archives import PARTIAL
 from tests.e2e.platform import Platform
 from tests.e2e.server import Server, eventually, is_alive, serving
 from tests.e2e.store import add_model, ask, call, get, invoke, load, names, pack, pids, unload
@@ -274,3 +278,26 @@ def test_a_model_with_large_options_and_a_list_beyond_any_frames_head_are_nothin
             assert load(server, f"{n:03d}-" + "n" * 230, folder).status in (200, 507)
         assert len(call(server, "GET", "/models?limit=1").json()["models"]) == 1
         assert server.ping() == 200
+
+
+def endless(archive: Path) -> None:
+    """An archive that takes minutes to unpack and next to no disk: a tail of zeros without end."""
+    zeros = gzip.compress(bytes(64 << 20), 1)
+    with archive.open("ab") as file:
+        for _ in range(1000):
+            file.write(zeros)
+
+
+def test_a_stop_does_not_wait_for_an_archive_that_is_being_unpacked(tmp_path: Path) -> None:
+    archive = pack(add_model(tmp_path, "a"), ".tar.gz")
+    endless(archive)
+    limits = {"archive_max_bytes": "1000GB", "archive_max_ratio": 100_000}
+    with serving(tmp_path, environment=MODE, model_store=tmp_path, **limits) as server, ThreadPoolExecutor() as pool:
+        children = server.children()
+        loading = pool.submit(load, server, "a")
+        eventually(
+            lambda: list(Path(tempfile.gettempdir()).glob(f"serving-cache-*/models/*/{PARTIAL}{server.process.pid}-*"))
+        )
+        assert server.stop(signal.SIGTERM, 10) == 0
+        assert not [pid for pid in children if is_alive(pid)]
+        loading.exception()

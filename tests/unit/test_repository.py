@@ -260,9 +260,8 @@ def test_the_cache_folder_is_private_and_not_taken_from_somebody_else(tmp_path: 
 def test_what_a_killed_server_left_half_unpacked_is_swept(tmp_path: Path) -> None:
     cache = DiskCache.open(tmp_path)
     home = cache.home(tmp_path / "a.tar.gz")
-    ours, dead = home / f"{PARTIAL}{os.getpid()}-x", home / f"{PARTIAL}{2**22 + 1}-x"
-    ours.mkdir()
-    dead.mkdir()
+    alive, dead, earlier = (home / f"{PARTIAL}{pid}-x" for pid in (os.getppid(), 2**22 + 1, os.getpid()))
+    for partial in (alive, dead, earlier):
+        partial.mkdir()
     DiskCache.open(tmp_path)
-    assert ours.exists()
-    assert not dead.exists()
+    assert [partial.exists() for partial in (alive, dead, earlier)] == [True, False, False]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from serving import log, memory
 from serving.config import Config
 from serving.model import Model
 from serving.supervisor import cache
-from serving.supervisor.cache import Budget, Decision, Need, Resident, Stay
+from serving.supervisor.cache import Budget, Decision, Need, Resident, Stay, Wait
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.replica import SLACK, Owner, Served, Stage
 
@@ -56,19 +56,36 @@ class Admission:
         self.budget = budget or Budget(UNLIMITED)
         self.record = record
 
-    def decide(self, served: Served, everything: Iterable[Served], now: float) -> Decision:
-        """Whether ``served``, which waits, may start now. Who came before it gets room before it."""
-        others = list(everything)
-        ahead = others.index(served)
-        residents = self._residents(others, now)
-        residents += [reservation(one) for one in others[:ahead] if one.stage is Stage.WAITING]
+    def decisions(self, everything: Sequence[Served], now: float) -> Iterator[tuple[Served, Decision]]:
+        """What comes of those who wait, in the order of arrival; nothing for one that waits on.
+
+        Each is to be carried out before the next one is asked for: ``everything`` is looked at again.
+        """
+        ahead: list[Resident] = []
+        held: list[Resident] | None = None
+        for served in [one for one in everything if one.stage is Stage.WAITING]:
+            # One that ran out of memory once waits until its victim is gone.
+            is_due = served.after is None or all(one.key != served.after for one in everything)
+            if is_due and served.stage is Stage.WAITING:
+                if held is None:
+                    held = self._residents(everything, now) + ahead
+                decision = self._decide(served, held)
+                if not isinstance(decision, Wait) or now > served.wanted_until:
+                    yield served, decision
+                    held = None
+            if served.stage is Stage.WAITING:
+                ahead.append(reservation(served))
+                held = None if held is None else [*held, ahead[-1]]
+
+    def _decide(self, served: Served, residents: list[Resident]) -> Decision:
+        """Whether ``served``, which waits, may start now beside these: who came before it gets room before it."""
         if served.predecessor is not None:
             # It serves until this one does: there is nothing to wait for, and nobody else should.
             own = served.predecessor.key
             residents = [replace(one, stay=Stay.FIXED) if one.key == own else one for one in residents]
         need = need_of(served)
         decision = cache.decide(need, residents, self.budget)
-        waited, served.waits = served.waits, isinstance(decision, cache.Wait)
+        waited, served.waits = served.waits, isinstance(decision, Wait)
         if self.record is not None and not (waited and served.waits):
             self.record(need, residents, self.budget, decision)
         return decision

@@ -101,6 +101,8 @@ def decide(need: Need, residents: Sequence[Resident], budget: Budget) -> Decisio
 
 def choose(need: Need, staying: list[Resident], budget: Budget) -> tuple[int, ...] | None:
     """The least recently used idle residents that make room together; None if all of them do not."""
+    if place(need, [one for one in staying if one.stay is not Stay.IDLE], budget) is None:
+        return None
     victims: list[int] = []
     for victim in by_age(staying):
         if not helps(victim, need, staying, budget):

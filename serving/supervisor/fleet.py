@@ -14,7 +14,7 @@ from serving.messages import Paths, Placement, Problem
 from serving.model import Model
 from serving.scoreboard import ROWS, Scoreboard
 from serving.supervisor.admission import Admission, estimate
-from serving.supervisor.cache import Admit, Evict, Refuse
+from serving.supervisor.cache import Admit, Decision, Evict
 from serving.supervisor.describe import placement_of
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.replica import (
@@ -46,6 +46,7 @@ STALE = 1.0  # seconds without a beat after which a worker that owes an answer c
 MAX_FAILURES = 5  # starts in a row that never became ready
 BACKOFF = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before the next start, by failures so far
 LOOK = 0.5  # seconds between looks at what models have grown to
+AGAIN = 0.001  # seconds between decisions about those who wait, for each of them: many do not take all our time
 CRASH_WINDOW, CRASH_DELAY = 10.0, 1.0  # more deaths than the limit in the window: wait before the next
 
 
@@ -60,6 +61,7 @@ class Fleet:
         self._epoch = 0
         self._key = 0
         self._next_look = 0.0
+        self._next_admit = 0.0
         self._current: dict[str, Served] = {}
         self._all: list[Served] = []
         self._by_pid: dict[int, Replica] = {}
@@ -120,20 +122,20 @@ class Fleet:
 
     def admit(self, now: float) -> list[Action]:
         """Start what there is room for, in the order of arrival; make room where that is possible."""
+        self._next_admit = now + AGAIN * sum(one.stage is Stage.WAITING for one in self._all)
         actions: list[Action] = []
-        for served in [one for one in self._all if one.stage is Stage.WAITING]:
-            if served.after is not None and any(one.key == served.after for one in self._all):
-                continue  # it ran out of memory once: not before its victim is gone
-            decision = self._admission.decide(served, self._all, now)
-            if isinstance(decision, Admit):
-                served.stage, served.devices = Stage.SERVING, decision.devices
-                actions += self._start_missing(served, now)
-            elif isinstance(decision, Evict):
-                actions += self._evict(decision.keys, f"room for {served.name}", now)
-            elif isinstance(decision, Refuse) or now > served.wanted_until:
-                error = OutOfMemory(f"there is no room for model {served.name}: {decision.why}")
-                actions += self._give_up_load(served, Problem.of(error), now)
+        for served, decision in self._admission.decisions(self._all, now):
+            actions += self._conclude(served, decision, now)
         return actions
+
+    def _conclude(self, served: Served, decision: Decision, now: float) -> list[Action]:
+        if isinstance(decision, Admit):
+            served.stage, served.devices = Stage.SERVING, decision.devices
+            return self._start_missing(served, now)
+        if isinstance(decision, Evict):
+            return self._evict(decision.keys, f"room for {served.name}", now)
+        error = OutOfMemory(f"there is no room for model {served.name}: {decision.why}")
+        return self._give_up_load(served, Problem.of(error), now)
 
     def _evict(self, keys: Iterable[int], reason: str, now: float) -> list[Action]:
         victims = {served.key: served for served in self._all}
@@ -155,6 +157,7 @@ class Fleet:
 
     def _forget(self, served: Served) -> list[Action]:
         self._all.remove(served)
+        self._next_admit = 0.0
         if self._current.get(served.name) is served:
             del self._current[served.name]
         return [Gone(served)]
@@ -185,7 +188,8 @@ class Fleet:
         if now > self._next_look:
             self._next_look = now + LOOK
             actions += self._evict(self._admission.excess(self._all, now), "models have grown beyond the budget", now)
-        return actions + self.admit(now)
+        # Rows change without a word; what is heard of is acted on at once.
+        return actions + (self.admit(now) if now > self._next_admit else [])
 
     def _start_missing(self, served: Served, now: float) -> list[Action]:
         missing = served.model.replicas - len(served.live())
@@ -280,6 +284,7 @@ class Fleet:
         replica.device = device or replica.device
         first, served.was_ready, served.failures, served.queue_size = not served.was_ready, True, 0, queue_size
         served.last_ready = served.used = now
+        self._next_admit = 0.0
         served.batch_size, served.paths = batch_size, paths
         actions: list[Action] = []
         measured = Cost(replica.row.memory, replica.row.peak, replica.row.device_memory)
@@ -319,6 +324,7 @@ class Fleet:
         if replica.pid is not None:
             self._by_pid.pop(replica.pid, None)
         self._rows.append(replica.row.index)
+        self._next_admit = 0.0
         if served.stage is Stage.LEAVING:
             return self._forget(served) if not served.replicas else []
         actions: list[Action] = [Publish(served.name)]

@@ -341,6 +341,21 @@ def test_replicas_are_spread_over_gpus_and_a_replacement_takes_the_place_of_the_
     assert sorted(replica.device for replica in served.replicas) == ["cuda:0", "cuda:1"]
 
 
+def test_a_hundred_that_wait_behind_a_hundred_that_work_do_not_take_the_supervisors_time() -> None:
+    rig, size = Rig(host=1000), 10 * MIB - SLACK
+    for number in range(100):
+        rig.serve(f"busy{number}", 10).replicas[0].row.queued = 1
+    for number in range(100):
+        rig.fleet.add(model(f"new{number}"), rig.now, Owner.STORE, rig.now + 100, Cost(size, size))
+    started = time.process_time()
+    for _ in range(50):  # a second of the supervisor's ticks
+        rig.tick(0.02)
+    assert time.process_time() - started < 0.5, "65 ms a tick when all was decided at every tick"
+    rig.fleet.get("busy0").replicas[0].row.queued = 0
+    rig.tick(0.2)
+    assert [action.served.name for action in rig.of(Evicted)] == ["busy0"]
+
+
 steps = st.lists(
     st.tuples(
         st.sampled_from(["want", "ready", "fail", "oom", "exit", "work", "rest", "tick", "leave"]),

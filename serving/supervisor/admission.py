@@ -64,18 +64,17 @@ class Admission:
         ahead: list[Resident] = []
         held: list[Resident] | None = None
         for served in [one for one in everything if one.stage is Stage.WAITING]:
+            held = self._residents(everything, now) + ahead if held is None else held
             # One that ran out of memory once waits until its victim is gone.
-            is_due = served.after is None or all(one.key != served.after for one in everything)
-            if is_due and served.stage is Stage.WAITING:
-                if held is None:
-                    held = self._residents(everything, now) + ahead
+            if served.after is None or all(one.key != served.after for one in everything):
                 decision = self._decide(served, held)
                 if not isinstance(decision, Wait) or now > served.wanted_until:
                     yield served, decision
                     held = None
             if served.stage is Stage.WAITING:
-                ahead.append(reservation(served))
-                held = None if held is None else [*held, ahead[-1]]
+                held = self._residents(everything, now) + ahead if held is None else held
+                ahead.append(reservation(served, held, self.budget))
+                held = [*held, ahead[-1]]
 
     def _decide(self, served: Served, residents: list[Resident]) -> Decision:
         """Whether ``served``, which waits, may start now beside these: who came before it gets room before it."""
@@ -127,5 +126,7 @@ def need_of(served: Served) -> Need:
     return Need(served.cost.peak + SLACK, served.cost.device, served.model.replicas, served.model.device)
 
 
-def reservation(served: Served) -> Resident:
-    return Resident(served.key, (served.cost.peak + SLACK) * served.model.replicas, served.used, Stay.BUSY)
+def reservation(served: Served, residents: list[Resident], budget: Budget) -> Resident:
+    need = need_of(served)
+    devices = cache.expect(need, residents, budget)
+    return Resident(served.key, need.host * need.replicas, served.used, Stay.BUSY, devices)

@@ -130,10 +130,8 @@ def place(need: Need, residents: Sequence[Resident], budget: Budget) -> tuple[st
         return None
     if host_free(residents, budget) < need.host * need.replicas:
         return None
-    free = {name: total - on_device(name, residents) for name, total in budget.devices.items()}
-    if need.where in free:
-        free = {need.where: free[need.where]}
-    elif need.where != "auto" or not free:
+    free = device_free(need, residents, budget)
+    if not free:
         return ()
     chosen: list[str] = []
     for _ in range(need.replicas):
@@ -143,6 +141,20 @@ def place(need: Need, residents: Sequence[Resident], budget: Budget) -> tuple[st
             return None
         chosen.append(name)
     return tuple(chosen)
+
+
+def expect(need: Need, residents: Sequence[Resident], budget: Budget) -> dict[str, int]:
+    """Bytes on each GPU that one who waits will take: where it can be one day, and of these where most room is now."""
+    now = device_free(need, residents, budget)
+    ever = device_free(need, [one for one in residents if one.stay is Stay.FIXED], budget)
+    taken: dict[str, int] = {}
+    for _ in range(need.replicas):
+        large = [name for name in ever if ever[name] >= need.device]
+        if large:
+            name = max(large, key=lambda name: now[name])
+            now[name], ever[name] = now[name] - need.device, ever[name] - need.device
+            taken[name] = taken.get(name, 0) + need.device
+    return taken
 
 
 def excess(residents: Sequence[Resident], budget: Budget) -> tuple[int, ...]:
@@ -167,6 +179,12 @@ def by_age(residents: Sequence[Resident]) -> list[Resident]:
 
 def on_device(name: str, residents: Sequence[Resident]) -> int:
     return sum(one.devices.get(name, 0) for one in residents)
+
+
+def device_free(need: Need, residents: Sequence[Resident], budget: Budget) -> dict[str, int]:
+    """Bytes on each GPU that it may be on; empty where there is none to choose."""
+    names = budget.devices if need.where == "auto" else {need.where} & budget.devices.keys()
+    return {name: budget.devices[name] - on_device(name, residents) for name in names}
 
 
 def host_free(residents: Sequence[Resident], budget: Budget) -> int:

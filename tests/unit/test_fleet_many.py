@@ -176,6 +176,28 @@ def test_who_came_first_gets_room_first() -> None:
     assert (large.stage, small.stage) == (Stage.SERVING, Stage.WAITING)
 
 
+def test_who_came_first_gets_room_on_a_gpu_first() -> None:
+    rig = Rig(host=1000, devices={"cuda:0": 100, "cuda:1": 50})
+
+    def want(name: str, device: str, size: int) -> Served:
+        cost = Cost(MIB, MIB, size * MIB)
+        served = rig.fleet.add(model(name, device=device), rig.now, Owner.STORE, rig.now + 10, cost)
+        rig.tick()
+        return served
+
+    busy = want("busy", "cuda:0", 80)
+    rig.load(busy)
+    rig.tick(2.0)
+    busy.replicas[0].row.queued = 1
+    large, named, small = want("large", "auto", 90), want("named", "cuda:1", 40), want("small", "auto", 15)
+    assert (large.stage, named.stage, small.stage) == (Stage.WAITING, Stage.SERVING, Stage.WAITING)
+    busy.replicas[0].row.queued = 0
+    rig.tick()
+    rig.leave(busy)
+    rig.tick()
+    assert (large.stage, small.stage) == (Stage.SERVING, Stage.WAITING)
+
+
 def test_a_fresh_model_stays_until_those_who_asked_for_it_could_come() -> None:
     rig = Rig()
     fresh = rig.want("fresh", 60)

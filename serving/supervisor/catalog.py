@@ -292,7 +292,8 @@ class Catalog:
         if self._config.reload == "on-change" and now > self._looked + LOOK:
             since, self._looked = self._looked, now
             for served in self._fleet.served():
-                used = served.last_used() > since or served.name in self._changed
+                # One that failed is used by nobody until it is mended.
+                used = served.last_used() > since or served.name in self._changed or served.failed is not None
                 if used and served.was_ready and served.stage is Stage.SERVING and served.model.url:
                     self._spawn(self._compare(served))
 

@@ -339,6 +339,10 @@ class Fleet:
         else:
             short = out_of_memory or replica.out_of_memory
             return self._load_ended(served, replica.error or cause, short, now)
+        if served.owner is Owner.STORE and served.failures >= MAX_FAILURES and not served.replicas:
+            # A later request may find it mended.
+            error = ModelFailed(f"model {served.name} {served.failed}")
+            return self._give_up_load(served, Problem.of(error), now)
         return actions + self._replace(served, now)
 
     def lost(self, replica: Replica, cause: str, now: float) -> list[Action]:

@@ -280,6 +280,29 @@ def test_a_model_with_large_options_and_a_list_beyond_any_frames_head_are_nothin
         assert server.ping() == 200
 
 
+def test_a_model_that_could_start_no_more_comes_back_when_its_files_are_mended(tmp_path: Path) -> None:
+    """That of the store at a request; the platform's when its files change, since that one loads it only once."""
+    folders = [add_model(tmp_path, name) for name in ("store", "platform")]
+    code = (folders[0] / "code" / "named.py").read_text()
+    with serving(tmp_path, model_store=tmp_path, reload="on-change") as server:
+        assert ask(server, "store").status == 200
+        assert load(server, "platform").status == 200
+        for folder in folders:
+            (folder / "code" / "named.py").write_text("raise ValueError('half a file')")
+            assert ask(server, folder.name, {"do": "crash"}).status in (500, 503, 504)
+        eventually(lambda: get(server, "store").status == 404, 20)
+        eventually(lambda: get(server, "platform").json()["state"] == "failed", 20)
+        reply = ask(server, "platform")
+        assert (reply.status, reply.code) == (503, "model_failed")
+        assert "half a file" in reply.json()["error"]["message"]
+        assert ask(server, "store").code == "model_failed"
+        for folder in folders:
+            (folder / "code" / "named.py").write_text(code)
+        eventually(lambda: ask(server, "store").status == 200, 20)
+        eventually(lambda: ask(server, "platform").status == 200, 20)
+        assert get(server, "platform").json()["managedBy"] == "platform"
+
+
 def endless(archive: Path) -> None:
     """An archive that takes minutes to unpack and next to no disk: a tail of zeros without end."""
     zeros = gzip.compress(bytes(64 << 20), 1)

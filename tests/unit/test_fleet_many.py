@@ -242,6 +242,46 @@ def test_a_failed_load_leaves_nothing_behind() -> None:
     assert rig.of(Gone) == [Gone(served)]
 
 
+def wear_out(rig: Rig, served: Served) -> None:
+    """A replica that was ready ends, and none after it comes so far."""
+    rig.exit(served.ready()[0])
+    for _ in range(200):
+        for replica in served.replicas:
+            if replica.status is Status.STARTING:
+                replica.error = "ValueError: no"
+                rig.exit(replica)
+                break
+        rig.tick(0.1)
+
+
+def test_a_model_of_the_store_that_can_start_no_more_leaves_and_tells_why() -> None:
+    rig = Rig()
+    served = rig.serve("a", 60)
+    rig.seen.clear()
+    wear_out(rig, served)
+    assert problem(rig, served) == ModelFailed.code
+    assert rig.of(Gone) == [Gone(served)]
+    assert rig.fleet.get("a") is None
+
+
+def test_one_that_the_platform_has_loaded_stays_and_says_so() -> None:
+    rig = Rig()
+    served = rig.serve("a", 60, Owner.PLATFORM)
+    wear_out(rig, served)
+    assert "ValueError: no" in (rig.fleet.placement("a").failed or "")
+
+
+def test_a_model_of_the_store_stays_while_one_of_its_replicas_serves() -> None:
+    rig = Rig()
+    served = rig.serve("a", 30, replicas=2)
+    rig.seen.clear()
+    wear_out(rig, served)
+    assert (len(served.ready()), rig.of(Gone)) == (1, [])
+    rig.exit(served.ready()[0])
+    assert problem(rig, served) == ModelFailed.code
+    assert rig.of(Gone) == [Gone(served)]
+
+
 def test_a_load_that_runs_out_of_memory_is_tried_once_more_with_one_model_less() -> None:
     rig = Rig()
     other = rig.serve("other", 20)

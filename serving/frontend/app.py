@@ -72,7 +72,7 @@ class App:
 
     def _routes(self, config: Config) -> list[BaseRoute]:
         if config.many:
-            return models.routes(self._replicas.link, config.load_timeout)
+            return models.routes(self._replicas.link, config.load_timeout, config.request_timeout)
 
         async def execution_parameters(_: HttpRequest) -> HttpResponse:
             placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)

@@ -11,18 +11,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 from starlette.routing import BaseRoute, Route
 
 from serving import errors, log
-from serving.errors import BadRequest, BodyTooLarge, ServingError
+from serving.errors import BadRequest, BodyTooLarge, DeadlineExceeded, Draining, ServingError
 from serving.frontend.supervisor import SupervisorLink
 from serving.messages import DescribeModels, LoadModel, ModelInfo, PinModel, UnloadModel
 from serving.names import model_name
@@ -52,8 +54,9 @@ class ModelList(msgspec.Struct, rename="camel", omit_defaults=True):
     next_page_token: str | None = None
 
 
-def routes(link: SupervisorLink, load_timeout: float) -> list[BaseRoute]:
-    api = ModelsApi(link, load_timeout)
+def routes(link: SupervisorLink, load_timeout: float, body_timeout: float) -> list[BaseRoute]:
+    """``load_timeout`` and ``body_timeout`` in seconds: for a model to be ready, for a call's body to come."""
+    api = ModelsApi(link, load_timeout, body_timeout)
     return [
         Route("/models", guarded(api.load), methods=["POST"]),
         Route("/models", guarded(api.list), methods=["GET"]),
@@ -67,24 +70,34 @@ def guarded(endpoint: Endpoint) -> Endpoint:
     """Answer a ServingError as every other path of the server does."""
 
     async def answer(request: HttpRequest) -> HttpResponse:
-        request_id = os.urandom(8).hex()
         try:
             return await endpoint(request)
         except ServingError as error:
-            log.info("a call of the multi-model API failed", request_id=request_id, code=error.code, error=str(error))
-            headers = {"retry-after": str(getattr(error, "retry_after", 1))} if error.status == 503 else None
-            return HttpResponse(errors.body(error, request_id), error.status, headers, JSON)
+            return refusal(error)
+        except asyncio.CancelledError:
+            # The time to finish is over: uvicorn cancels what is left, and its client is told.
+            return refusal(Draining("the server stopped before this was done"))
+        except ClientDisconnect:
+            return HttpResponse()  # nobody is there to read it
 
     return answer
 
 
+def refusal(error: ServingError) -> HttpResponse:
+    request_id = os.urandom(8).hex()
+    log.info("a call of the multi-model API failed", request_id=request_id, code=error.code, error=str(error))
+    headers = {"retry-after": str(getattr(error, "retry_after", 1))} if error.status == 503 else None
+    return HttpResponse(errors.body(error, request_id), error.status, headers, JSON)
+
+
 class ModelsApi:
-    def __init__(self, link: SupervisorLink, load_timeout: float) -> None:
+    def __init__(self, link: SupervisorLink, load_timeout: float, body_timeout: float) -> None:
         self._link = link
+        self._body_time = body_timeout
         self._load_time = load_timeout + GRACE
 
     async def load(self, request: HttpRequest) -> HttpResponse:
-        body = decode(await read(request), LoadBody)
+        body = decode(await read(request, self._body_time), LoadBody)
         name = model_name(body.model_name)
         await self._link.ask(lambda id: LoadModel(id, name, body.url), self._load_time)
         return HttpResponse(b"{}", media_type=JSON)
@@ -110,17 +123,21 @@ class ModelsApi:
 
     async def pin(self, request: HttpRequest) -> HttpResponse:
         name = model_name(request.path_params["name"])
-        body = decode(await read(request), PinBody)
+        body = decode(await read(request, self._body_time), PinBody)
         await self._link.ask(lambda id: PinModel(id, name, body.pin), self._load_time)
         return HttpResponse(b"{}", media_type=JSON)
 
 
-async def read(request: HttpRequest) -> bytes:
+async def read(request: HttpRequest, seconds: float) -> bytes:
     data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > BODY:
-            raise BodyTooLarge(f"the body has more than {BODY} bytes")
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > BODY:
+                    raise BodyTooLarge(f"the body has more than {BODY} bytes")
+    except TimeoutError:
+        raise DeadlineExceeded("the body did not arrive in time") from None
     return data
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -323,4 +324,20 @@ def test_a_stop_does_not_wait_for_an_archive_that_is_being_unpacked(tmp_path: Pa
         )
         assert server.stop(signal.SIGTERM, 10) == 0
         assert not [pid for pid in children if is_alive(pid)]
-        loading.exception()
+        reply = loading.result()
+        assert (reply.status, reply.code) == (503, "draining")
+        assert "Retry-After" in {name.title() for name in reply.headers}
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_and_one_that_breaks_off_is_no_error(tmp_path: Path) -> None:
+    head = b"POST /models HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{"
+    with serving(tmp_path, environment=MODE, model_store=tmp_path, request_timeout=1) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(head)
+            assert connection.makefile("rb").readline().split()[1] == b"504"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(head)
+        assert load(server, "nobody").status == 404
+        assert server.stop() == 0
+        assert not server.lines(level="error")
+        assert not [line for line in server.raw if "Traceback" in line]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable, Coroutine
+from time import monotonic
 
 from serving.deadline import Deadline
 from serving.errors import (
@@ -33,6 +34,36 @@ DEFAULT_KNOWN = 1.0  # seconds for which the name of the default model is rememb
 TRIES = 2  # how often a request may be running when its worker dies
 
 
+class DefaultModel:
+    """The name of the default model. To ``find`` it is costly: one call at a time, and what comes of it, an error too,
+    is good for all who ask within a second.
+    """
+
+    def __init__(self, find: Callable[[], Coroutine[None, None, str]], clock: Callable[[], float] = monotonic) -> None:
+        self._find = find
+        self._clock = clock
+        self._found: asyncio.Task[str] | None = None
+        self._good_until = 0.0
+
+    async def name(self) -> str:
+        if self._found is None or (self._found.done() and self._clock() > self._good_until):
+            self._found = asyncio.get_running_loop().create_task(self._ask())
+            self._found.add_done_callback(retrieve)
+        return await asyncio.shield(self._found)
+
+    async def _ask(self) -> str:
+        try:
+            return await self._find()
+        finally:
+            self._good_until = self._clock() + DEFAULT_KNOWN
+
+
+def retrieve(found: asyncio.Task[str]) -> None:
+    """Those who asked may all have gone, and an error that nobody looks at is complained about."""
+    if not found.cancelled():
+        found.exception()
+
+
 class Invocations:
     """``timeout`` in seconds bounds the search for a model whose own time-out is not known yet.
 
@@ -44,16 +75,14 @@ class Invocations:
         self._sessions = sessions
         self._replicas = replicas
         self._timeout = timeout
-        self._default = ("", 0.0)
+        self._default = DefaultModel(self._find_default)
 
     async def default_model(self) -> str:
         """The model for requests that name none. Raises BadRequest where there is no such."""
-        name, good_until = self._default
-        now = time.monotonic()
-        if now > good_until:
-            name = (await self._replicas.link.ask(FindDefault, self._timeout)).name
-            self._default = (name, now + DEFAULT_KNOWN)
-        return name
+        return await self._default.name()
+
+    async def _find_default(self) -> str:
+        return (await self._replicas.link.ask(FindDefault, self._timeout)).name
 
     async def deadline(self, model: str, load: bool, arrival: float, continues: bool = False) -> Deadline:
         """When a request for ``model`` that came at ``arrival`` must be answered. Raises a ServingError if it is not

@@ -161,6 +161,15 @@ class Row:
         return int(self._ints[self._at + EPOCH])
 
     @property
+    def pid(self) -> int:
+        """Of the worker's process; 0 before the supervisor knows it, and once it has ended it or seen it end."""
+        return int(self._ints[self._at + PID])
+
+    @pid.setter
+    def pid(self, pid: int) -> None:
+        self._ints[self._at + PID] = pid
+
+    @property
     def phase(self) -> Phase:
         return Phase(self._ints[self._at + PHASE])
 

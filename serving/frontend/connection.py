@@ -72,6 +72,11 @@ class Connection:
     def is_retiring(self) -> bool:
         return self._retiring
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether the supervisor has ended its process or seen it end."""
+        return self.row.epoch != self.address.epoch or self.row.pid == 0
+
     def abandon(self) -> None:
         """Its process is gone, though something it started may still hold the socket."""
         if self._channel is not None:

@@ -17,7 +17,7 @@ from serving.scoreboard import Scoreboard, Slot
 from serving.session import SessionAddress
 
 AGAIN = 0.1  # seconds before a lost connection to a replica that should be there is made anew
-LOST = 2.0  # seconds after which a replica that is neither placed nor retiring is given up
+LOST = 2.0  # seconds between looks whether a replica that is neither placed nor retiring is dead
 MAX_WAITERS = 4096  # requests for a model whose own limit is not known yet
 
 
@@ -64,6 +64,7 @@ class Replicas:
         self._views: dict[str, View] = {}
         self._turn = 0
         self._closing = False
+        self._doubted: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -156,13 +157,21 @@ class Replicas:
             self._reconnect(view, address)
         placed = view.placed()
         for key, connection in view.connections.items():
-            if key not in placed and not connection.is_retiring:
-                asyncio.get_running_loop().call_later(LOST, self._give_up, connection)
+            if key not in placed and connection not in self._doubted:
+                self._doubt(connection)
         view.wake()
 
-    def _give_up(self, connection: Connection) -> None:
-        if not connection.is_retiring:
+    def _doubt(self, connection: Connection) -> None:
+        """Look in a while whether it is dead. One that has not said that it retires may only be too busy for that."""
+        self._doubted.add(connection)
+        asyncio.get_running_loop().call_later(LOST, self._look, connection)
+
+    def _look(self, connection: Connection) -> None:
+        self._doubted.discard(connection)
+        if connection.is_usable and connection.is_dead:
             connection.abandon()
+        elif connection.is_usable or connection.is_opening:
+            self._doubt(connection)
 
     def _drop(self, placement: Placement) -> None:
         """Its requests under way end as they would; who waits hears of the problem or asks anew."""

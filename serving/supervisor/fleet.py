@@ -244,6 +244,7 @@ class Fleet:
         if replica.status is Status.DYING:
             return []
         replica.become(Status.DYING, now)
+        replica.row.pid = 0
         return [Abort(replica, reason), Publish(replica.name), *self._replace(replica.served, now)]
 
     def _replace(self, served: Served, now: float) -> list[Action]:
@@ -259,7 +260,7 @@ class Fleet:
     def forked(self, row: int, epoch: int, pid: int) -> None:
         replica = self.find(row, epoch)
         if replica is not None:
-            replica.pid = pid
+            replica.pid = replica.row.pid = pid
             self._by_pid[pid] = replica
 
     def phase(
@@ -321,6 +322,7 @@ class Fleet:
         """A worker's process is gone; ``cause`` is a signal or an exit code, in words."""
         served = replica.served
         served.replicas.remove(replica)
+        replica.row.pid = 0
         if replica.pid is not None:
             self._by_pid.pop(replica.pid, None)
         self._rows.append(replica.row.index)

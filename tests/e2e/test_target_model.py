@@ -265,6 +265,26 @@ def test_a_changed_model_is_loaded_beside_the_old_one_and_no_request_fails(tmp_p
         assert get(server, "a").json()["error"] is None
 
 
+def test_a_request_that_holds_the_interpreter_while_its_model_is_replaced_runs_once(tmp_path: Path) -> None:
+    add_model(tmp_path, "a", name="old")
+    with serving(tmp_path, model_store=tmp_path, reload="on-change") as server, ThreadPoolExecutor() as pool:
+        assert ask(server, "a").json()["name"] == "old"
+        [before] = pids(server, "a")
+        add_model(tmp_path, "a", name="new")
+        held = pool.submit(ask, server, "a", {"do": "hold", "seconds": 6})
+        eventually(lambda: ask(server, "a").json()["name"] == "new", 15)
+        assert held.result().json()["name"] == "old"
+        eventually(lambda: not is_alive(before))
+
+
+def test_a_dead_worker_whose_socket_somebody_else_holds_is_given_up(server: Server) -> None:
+    started = time.monotonic()
+    reply = ask(server, "b", {"do": "leave-a-child", "seconds": 8})
+    assert (reply.status, reply.code) == (500, "worker_died")
+    assert time.monotonic() - started < 7, "twice it is known after two seconds, and not when its child ends"
+    assert ask(server, "b").status == 200
+
+
 def test_a_changed_archive_is_unpacked_beside_the_old_one(tmp_path: Path) -> None:
     store = tmp_path / "store"
     pack(add_model(store, "a", name="old"), ".tar.gz")

@@ -54,7 +54,13 @@ class Named(Handler):
     def predict(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for sample in batch:
             time.sleep(sample.get("sleep", 0))
-            if sample.get("do") == "crash":
+            if sample.get("do") == "hold":
+                ctypes.PyDLL(None).usleep(int(sample["seconds"] * 1e6))  # with the interpreter lock held
+            if sample.get("do") == "leave-a-child" and os.fork() == 0:
+                os.setsid()  # so that it does not end with the worker's group
+                time.sleep(sample["seconds"])
+                os._exit(0)
+            if sample.get("do") in ("crash", "leave-a-child"):
                 ctypes.string_at(0)
             if sample.get("do") == "memory":
                 raise MemoryError

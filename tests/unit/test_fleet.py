@@ -199,6 +199,16 @@ def test_a_freed_row_is_given_out_last_so_that_the_dead_stay_readable() -> None:
     assert replica.row.epoch == replica.epoch
 
 
+def test_a_rows_pid_is_there_as_long_as_the_supervisor_lets_its_worker_live() -> None:
+    rig = Rig()
+    replica = rig.up()
+    assert replica.row.pid == replica.pid
+    [second] = rig.starts(rig.exits(replica))
+    rig.bring_up(second)
+    rig.fleet.end(second, "it hangs", rig.now)
+    assert [replica.row.pid, second.row.pid] == [0, 0]
+
+
 def test_retiring_replicas_are_not_replaced() -> None:
     rig = Rig()
     replica = rig.up()

@@ -251,10 +251,13 @@ class Catalog:
     async def _unload(self, name: str) -> None:
         if name in self._opening:
             await self._outcome(name)
-        served = self._loaded(name)
+        # With one that replaces it and one that it has replaced; and whatever the answer, the memory is back by then.
+        ends = [self._end_of(one) for one in self._fleet.everything() if one.name == name]
+        served = self._fleet.get(name)
+        if served is None or served.stage is Stage.LEAVING:
+            await asyncio.gather(*ends)
+            raise ModelNotLoaded(f"model {name} is not loaded")
         log.info("unloading", model=name)
-        leaving = [one for one in self._fleet.everything() if one is served or one.predecessor is served]
-        ends = [self._end_of(one) for one in leaving]
         self._act(self._fleet.leave(served, time.monotonic()))
         await asyncio.gather(*ends)
 

@@ -191,6 +191,20 @@ def test_unloading_lets_requests_under_way_finish(server: Server, volume: Path) 
     assert invoke(server, "x").status == 404
 
 
+def test_a_second_unload_is_answered_when_the_memory_is_back_too(server: Server, volume: Path) -> None:
+    load(server, "x", volume / "a" / "model")
+    [pid] = pids(server, "x")
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(invoke, server, "x", {"sleep": 1.0})
+        eventually(lambda: get(server, "x").json()["replicas"][0]["queued"] > 0)
+        first = pool.submit(unload, server, "x")
+        eventually(lambda: get(server, "x").status == 404)
+        reply = unload(server, "x")
+        assert not is_alive(pid)
+        assert (reply.status, reply.code) == (404, "model_not_loaded")
+        assert [one.result().status for one in (first, running)] == [200, 200]
+
+
 def test_unloading_in_the_middle_of_a_load_ends_it(server: Server, volume: Path) -> None:
     with ThreadPoolExecutor() as pool:
         loading = pool.submit(load, server, "x", volume / "slow" / "model")

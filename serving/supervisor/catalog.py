@@ -94,7 +94,7 @@ class Catalog:
 
     def preload(self) -> None:
         """Begin to load what the settings name."""
-        for name in self._config.preload or ():
+        for name in dict.fromkeys(self._config.preload or ()):
             self._preloading.add(name)
             self._begin(name, "", Owner.STORE, time.monotonic() + self._config.load_timeout)
 

@@ -166,6 +166,15 @@ def test_a_pinned_and_a_preloaded_model_stay(tmp_path: Path) -> None:
         assert names(server) == ["a", "c"]
 
 
+def test_a_model_that_is_to_be_preloaded_twice_is_loaded_once(tmp_path: Path) -> None:
+    add_model(tmp_path, "a", count=str(tmp_path / "loads"))
+    with serving(tmp_path, model_store=tmp_path, preload="a,a") as server:
+        assert ask(server, "a").status == 200
+        assert len((tmp_path / "loads").read_text().split()) == 1
+        assert server.stop() == 0
+        assert not [line for line in server.raw if "Traceback" in line or "KeyError" in line]
+
+
 def test_a_model_with_work_is_not_evicted(tmp_path: Path) -> None:
     for name in "ab":
         add_model(tmp_path, name)

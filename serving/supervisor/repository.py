@@ -114,6 +114,8 @@ class ModelRepository:
 
     def open(self, name: str, path: Path) -> Model:
         """The model at ``path``, unpacked if need be. Raises BadArchive, ModelError, OSError."""
+        if path.is_dir():
+            read_model(path, name, self._config, cores())  # what is no model may be as large as the whole disk
         found = artifact(path)
         folder = path if path.is_dir() else self._unpacked(found)
         model = read_model(folder, name, self._config, cores())

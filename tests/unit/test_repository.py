@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -226,6 +227,13 @@ def test_a_digest_changes_with_any_file_but_not_with_what_python_leaves_behind(r
     assert artifact(path).digest not in (before, changed)
     with pytest.raises(ModelError):
         artifact(root / "absent")
+
+
+def test_a_folder_that_is_no_model_is_refused_before_everything_below_it_is_looked_at(root: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(ModelError, match="holds no model"):
+        repository(root).open("all", Path("/"))
+    assert time.monotonic() - started < 1.0
 
 
 def test_pins_come_from_the_model_and_from_the_settings(root: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from serving import log, memory
 from serving.config import Config
 from serving.model import Model
+from serving.scoreboard import ROWS
 from serving.supervisor import cache
 from serving.supervisor.cache import Budget, Decision, Need, Resident, Stay, Wait
 from serving.supervisor.diskcache import Cost
@@ -31,7 +32,7 @@ def budget_of(config: Config, base: int) -> Budget:
     """``base`` bytes are what the models' processes share: they are part of the budget, once."""
     host = share(config.host_memory, memory.total()) - base
     devices = {name: share(config.device_memory, free) for name, free in memory.free_on_devices().items()}
-    return Budget(host, devices, config.max_models)
+    return Budget(host, devices, min(config.max_models or ROWS, ROWS))
 
 
 def share(amount: int | float, whole: int) -> int:

@@ -196,7 +196,7 @@ def numbers(need: Need, residents: Sequence[Resident], budget: Budget) -> str:
     held = {stay: sum(one.host for one in residents if one.stay is stay) for stay in Stay}
     parts = [f"it needs {mib(need.host * need.replicas)} of the {mib(budget.host)} for models"]
     parts += [f"{mib(size)} {stay.value}" for stay, size in held.items() if size]
-    if budget.models is not None:
+    if budget.models is not None and len(residents) >= budget.models:
         parts.append(f"{len(residents)} of {budget.models} models")
     for name, total in budget.devices.items():
         parts.append(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from serving.errors import ModelFailed, OutOfMemory
+from serving.errors import ModelFailed, OutOfMemory, ServingError
 from serving.messages import Paths, Placement, Problem
 from serving.model import Model
 from serving.scoreboard import ROWS, Scoreboard
@@ -129,13 +129,17 @@ class Fleet:
         return actions
 
     def _conclude(self, served: Served, decision: Decision, now: float) -> list[Action]:
+        missing = served.model.replicas - len(self._rows)
+        if isinstance(decision, Admit) and missing > 0:
+            why = f"model {served.name} needs {missing} more processes than the {ROWS} that there may be"
+            return self._give_up_load(served, OutOfMemory(why), now)
         if isinstance(decision, Admit):
             served.stage, served.devices = Stage.SERVING, decision.devices
             return self._start_missing(served, now)
         if isinstance(decision, Evict):
             return self._evict(decision.keys, f"room for {served.name}", now)
-        error = OutOfMemory(f"there is no room for model {served.name}: {decision.why}")
-        return self._give_up_load(served, Problem.of(error), now)
+        why = f"there is no room for model {served.name}: {decision.why}"
+        return self._give_up_load(served, OutOfMemory(why), now)
 
     def _evict(self, keys: Iterable[int], reason: str, now: float) -> list[Action]:
         victims = {served.key: served for served in self._all}
@@ -162,7 +166,8 @@ class Fleet:
             del self._current[served.name]
         return [Gone(served)]
 
-    def _give_up_load(self, served: Served, problem: Problem, now: float) -> list[Action]:
+    def _give_up_load(self, served: Served, error: ServingError, now: float) -> list[Action]:
+        problem = Problem.of(error)
         if served.predecessor is not None:
             served.predecessor.reload_error = problem.message
         return [Settled(served, problem), *self.leave(served, now, problem)]
@@ -343,8 +348,7 @@ class Fleet:
             return self._load_ended(served, replica.error or cause, short, now)
         if served.owner is Owner.STORE and served.failures >= MAX_FAILURES and not served.replicas:
             # A later request may find it mended.
-            error = ModelFailed(f"model {served.name} {served.failed}")
-            return self._give_up_load(served, Problem.of(error), now)
+            return self._give_up_load(served, ModelFailed(f"model {served.name} {served.failed}"), now)
         return actions + self._replace(served, now)
 
     def lost(self, replica: Replica, cause: str, now: float) -> list[Action]:
@@ -358,12 +362,11 @@ class Fleet:
     def _load_ended(self, served: Served, reason: str, short: bool, now: float) -> list[Action]:
         """A first load failed. For want of memory it is tried once more, with one model less around it."""
         if not short:
-            error = ModelFailed(f"model {served.name} failed to load: {reason}")
-            return self._give_up_load(served, Problem.of(error), now)
+            return self._give_up_load(served, ModelFailed(f"model {served.name} failed to load: {reason}"), now)
         victim = self._admission.oldest(self._all, now)
         if served.made_room or victim is None or served.live():
             why = f"model {served.name} ran out of memory while it was loaded: {reason}"
-            return self._give_up_load(served, Problem.of(OutOfMemory(why)), now)
+            return self._give_up_load(served, OutOfMemory(why), now)
         served.made_room, served.after, served.stage = True, victim, Stage.WAITING
         return self._evict((victim,), f"{served.name} ran out of memory", now)
 

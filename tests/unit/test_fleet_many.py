@@ -242,6 +242,21 @@ def test_a_failed_load_leaves_nothing_behind() -> None:
     assert rig.of(Gone) == [Gone(served)]
 
 
+def test_more_replicas_than_there_are_rows_is_507_at_once_with_the_numbers() -> None:
+    rig = Rig(host=100_000)
+    for name in "abc":
+        rig.serve(name, 3, replicas=256)
+    last = rig.want("last", 3, replicas=256)
+    rig.want("more", 3)
+    assert rig.names() == ["a", "b", "c", "last"]
+    [settled] = [action for action in rig.of(Settled) if action.served.name == "more"]
+    assert settled.problem.code == OutOfMemory.code
+    assert "1024" in settled.problem.message
+    rig.act(rig.fleet.leave(last, rig.now))
+    rig.leave(last)
+    assert rig.want("more", 3).stage is Stage.SERVING
+
+
 def wear_out(rig: Rig, served: Served) -> None:
     """A replica that was ready ends, and none after it comes so far."""
     rig.exit(served.ready()[0])

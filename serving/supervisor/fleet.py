@@ -177,7 +177,9 @@ class Fleet:
         old, served.predecessor = served.predecessor, None
         if old is not None and old.stage is not Stage.LEAVING:
             self._current[served.name] = served
-            served.pinned, served.owner = old.pinned, old.owner
+            served.owner = old.owner
+            # What a client has said holds until the model itself says something new.
+            served.pinned = served.pinned if served.model.pin != old.model.pin else old.pinned
             actions += self.leave(old, now)
         return actions
 

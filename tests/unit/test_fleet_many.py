@@ -257,6 +257,18 @@ def test_more_replicas_than_there_are_rows_is_507_at_once_with_the_numbers() -> 
     assert rig.want("more", 3).stage is Stage.SERVING
 
 
+def test_a_pin_that_changed_with_the_model_holds_and_one_that_did_not_leaves_the_callers_alone() -> None:
+    rig = Rig(host=200)
+    served = rig.serve("a", 10)
+    for pin, wanted in ((True, True), (False, False)):
+        rig.load(rig.want("a", 10, pin=pin))
+        served = rig.fleet.get("a")
+        assert served.pinned is wanted
+    served.pinned = True  # by the API
+    rig.load(rig.want("a", 10))
+    assert rig.fleet.get("a").pinned
+
+
 def wear_out(rig: Rig, served: Served) -> None:
     """A replica that was ready ends, and none after it comes so far."""
     rig.exit(served.ready()[0])

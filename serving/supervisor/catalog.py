@@ -85,6 +85,7 @@ class Catalog:
         self._broken: dict[str, Broken] = {}
         self._changed: dict[str, str] = {}
         self._looked = 0.0
+        self._looking: set[int] = set()
         self._preloading: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -298,7 +299,12 @@ class Catalog:
                 # One that failed is used by nobody until it is mended.
                 used = served.last_used() > since or served.name in self._changed or served.failed is not None
                 if used and served.was_ready and served.stage is Stage.SERVING and served.model.url:
-                    self._spawn(self._compare(served))
+                    self._look_at(served)
+
+    def _look_at(self, served: Served) -> None:
+        if served.key not in self._looking:
+            self._looking.add(served.key)
+            self._spawn(self._compare(served)).add_done_callback(lambda _: self._looking.discard(served.key))
 
     async def _compare(self, served: Served) -> None:
         name = served.name
@@ -329,10 +335,11 @@ class Catalog:
             self._fleet.add(model, now, served.owner, now + self._config.load_timeout, cost)
             self._act(self._fleet.admit(now))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def gone(name: str, problem: Problem) -> Placement:

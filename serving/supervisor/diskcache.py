@@ -8,11 +8,15 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
 
 from serving.supervisor.archives import PARTIAL
+
+ARCHIVE = ".archive"  # in the home of an archive's unpacked states: its path
+KEPT = 30 * 24 * 3600.0  # seconds for which the cost of a model that nobody loads is remembered
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -48,23 +52,41 @@ class DiskCache:
         return cache
 
     def sweep(self) -> None:
-        """Remove the half-unpacked models of servers that ended in the middle. Before this one unpacks any."""
+        """Remove what nobody will ask for. Before this server unpacks or learns anything.
+
+        That is the half-unpacked models of servers that ended in the middle, the models whose archive is gone, and
+        what it once took to load something.
+        """
         for partial in self.path.glob(f"models/*/{PARTIAL}*"):
             pid = partial.name.removeprefix(PARTIAL).partition("-")[0]
             # One with our pid is of the container's last life.
             if pid == str(os.getpid()) or not Path("/proc", pid).exists():
                 shutil.rmtree(partial, ignore_errors=True)
+        for note in self.path.glob(f"models/*/{ARCHIVE}"):
+            with contextlib.suppress(OSError):
+                if not Path(os.fsdecode(note.read_bytes())).exists():
+                    shutil.rmtree(note.parent, ignore_errors=True)
+        for file in (self.path / "costs").iterdir():
+            with contextlib.suppress(OSError):
+                if file.stat().st_mtime < time.time() - KEPT:
+                    file.unlink()
 
     def home(self, archive: Path) -> Path:
         """The folder for the unpacked states of one archive, each under its digest."""
-        home = self.path / "models" / hashlib.sha256(str(archive.resolve()).encode()).hexdigest()[:16]
+        path = os.fsencode(archive.resolve())
+        home = self.path / "models" / hashlib.sha256(path).hexdigest()[:16]
         home.mkdir(exist_ok=True)
+        if not (home / ARCHIVE).exists():
+            (home / ARCHIVE).write_bytes(path)
         return home
 
     def recall(self, digest: str, device: str) -> Cost | None:
         """What a replica of this artifact took on a device of this kind, if it was ever loaded."""
+        file = self._cost_file(digest, device)
         try:
-            return msgspec.json.decode(self._cost_file(digest, device).read_bytes(), type=Cost)
+            cost = msgspec.json.decode(file.read_bytes(), type=Cost)
+            os.utime(file)
+            return cost
         except (OSError, msgspec.DecodeError):
             return None
 

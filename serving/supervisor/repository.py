@@ -18,7 +18,7 @@ from serving.config import Config, cores
 from serving.errors import BadRequest, ModelError, ModelNotFound, ServingError
 from serving.model import DEFAULT_MODEL, Model, is_model, read_model
 from serving.names import ARCHIVES, without_suffix
-from serving.supervisor.archives import PARTIAL, Limits, extract
+from serving.supervisor.archives import Limits, extract
 from serving.supervisor.diskcache import DiskCache, discard
 
 DEPTH = 4  # folders below the store in which models are listed
@@ -127,7 +127,7 @@ class ModelRepository:
         folder = home / found.digest
         if not folder.is_dir():
             for old in home.iterdir():
-                if not old.name.startswith(PARTIAL) and not self._in_use(old):
+                if not old.name.startswith(".") and not self._in_use(old):
                     discard(old)
             extract(found.path, folder, self._limits)
         return folder

@@ -157,7 +157,7 @@ def test_an_archive_is_unpacked_once_and_the_state_before_goes_when_it_changes(r
     archive(root, "a.tar.gz", toml=TOML + "threads = 2\n")
     second = found.open("a", path)
     assert (second.threads, second.digest != first.digest) == (2, True)
-    assert [entry.name for entry in Path(second.path).parent.iterdir()] == [second.digest]
+    assert [entry.name for entry in Path(second.path).parent.glob("[!.]*")] == [second.digest]
 
 
 def test_a_state_that_is_in_use_stays(root: Path) -> None:
@@ -265,8 +265,29 @@ def test_the_cache_folder_is_private_and_not_taken_from_somebody_else(tmp_path: 
     assert DiskCache.open(tmp_path).path != cache.path
 
 
+def test_what_is_kept_of_models_that_are_no_more_is_swept(root: Path) -> None:
+    config = load({"SERVING_MODEL_STORE": str(root)})
+    cache = DiskCache.open(root.parent)
+    found = ModelRepository(config, cache, lambda _: False)
+    kept, removed = archive(root, "kept.tar.gz"), archive(root, "removed.tar.gz")
+    folders = [Path(found.open("m", path).path) for path in (kept, removed)]
+    removed.unlink()
+    for name in ("old", "fresh", "used"):
+        cache.learn(name, "cpu", Cost(1, 2, 3))
+    for name in ("old", "used"):
+        os.utime(cache.path / "costs" / f"{name}-cpu", (0, 0))
+    cache.recall("used", "cpu")
+    cache = DiskCache.open(root.parent)
+    assert [folder.exists() for folder in folders] == [True, False]
+    assert len(list((cache.path / "models").iterdir())) == 1
+    assert [cache.recall(name, "cpu") is not None for name in ("old", "fresh", "used")] == [False, True, True]
+    kept.unlink()
+    assert list((DiskCache.open(root.parent).path / "models").iterdir()) == []
+
+
 def test_what_a_killed_server_left_half_unpacked_is_swept(tmp_path: Path) -> None:
     cache = DiskCache.open(tmp_path)
+    (tmp_path / "a.tar.gz").touch()
     home = cache.home(tmp_path / "a.tar.gz")
     alive, dead, earlier = (home / f"{PARTIAL}{pid}-x" for pid in (os.getppid(), 2**22 + 1, os.getpid()))
     for partial in (alive, dead, earlier):

@@ -270,9 +270,10 @@ async def live(supervisor: Supervisor) -> NoReturn:
     code = 1
     try:
         code = await supervisor.run()
+        sys.stdout.flush()
+        sys.stderr.flush()
     except Exception as exc:
         log.error("the supervisor failed", exc=exc)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # The loop's own end would wait for threads, and one that unpacks an archive may take minutes.
-    os._exit(code)
+    finally:
+        # The loop's own end would wait for threads, and one that unpacks an archive may take minutes.
+        os._exit(code)

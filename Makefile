@@ -18,7 +18,7 @@ TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 .DEFAULT_GOAL := serve
 
 serve: .demo/model/.trained
-	exec $(BIN)/serving serve --model-dir .demo/model --log-format text $(PORT:%=--port %)
+	exec $(BIN)/serving serve --model-dir .demo/model --local --log-format text $(PORT:%=--port %)
 
 test: .demo/model/.trained
 	$(BIN)/python -m pytest $(ARGS)

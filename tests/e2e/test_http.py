@@ -57,6 +57,25 @@ def test_chunked_bodies_are_taken(echo: Server) -> None:
     assert got.startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("body", [b"zz\r\n", b"-5\r\nhello\r\n", b"5\r\nhelloXX0\r\n\r\n", b"fffffffffffffffff\r\n"])
+def test_a_broken_chunk_is_a_400_and_the_end_of_its_connection(echo: Server, body: bytes) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", echo.port), timeout=10) as one:
+        one.sendall(head + body)
+        answer = b""
+        while data := one.recv(65536):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert asyncio.run(once(echo.port, b"still there")).status == 200
+
+
+def test_a_body_that_breaks_off_reaches_no_handler(echo: Server) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel"
+    with socket.create_connection(("127.0.0.1", echo.port), timeout=10) as one:
+        one.sendall(head)
+    assert asyncio.run(once(echo.port, b"still there")).status == 200
+
+
 def test_expect_100_continue_is_answered_before_the_body(echo: Server) -> None:
     with socket.create_connection(("127.0.0.1", echo.port), timeout=5) as connection:
         connection.sendall(

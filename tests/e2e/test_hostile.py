@@ -92,7 +92,8 @@ def test_a_head_without_end_is_refused_at_64_kib(nasty: Server) -> None:
 
 def test_a_worker_that_cuts_its_own_connections_is_replaced(nasty: Server) -> None:
     answer = asyncio.run(once(nasty.port, {"do": "close-sockets"}))
-    assert answer.code == "worker_died"
+    # It counts as a death where the HTTP worker saw the cut before the call was over, and is tried again where not.
+    assert answer.code in ("worker_died", "deadline_exceeded")
     assert asyncio.run(once(nasty.port, {"id": 1})).status == 200
     reason = "it lives without its connection to the supervisor"
     eventually(lambda: nasty.lines(message="ending a worker", reason=reason))

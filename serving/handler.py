@@ -46,6 +46,15 @@ class BatchPolicy:
             raise ValueError(f"queue_size is {self.queue_size}; allowed: 1 or more")
 
 
+class Home(NamedTuple):
+    """The server that a handler lives in, as its process sees it: the address of the HTTP port on the loopback
+    interface, and the file whose Prometheus lines ``GET /metrics`` shows."""
+
+    host: str
+    port: int
+    metrics: Path
+
+
 class Padded(NamedTuple):
     """A padded batch: ``data`` [n, …, longest] and ``lengths`` [n], the true last dimension of each sample (int64)."""
 
@@ -75,11 +84,18 @@ class Handler:
     websocket_paths: tuple[str, ...] = ()
     """More paths whose WebSockets ``converse`` takes than ``/invocations-bidirectional-stream``."""
 
+    open_inference: bool = False
+    """Whether ``decode`` takes the calls of the Open Inference Protocol to this model, ``/v2/models/…``."""
+
     device: str = "cpu"
+
+    home: Home | None = None
+    """Set before ``load``; None where there is no server, as in a test."""
 
     def load(self, model_dir: Path, device: str, *args: Any, **options: Any) -> None:
         """Called once before anything else. ``device`` is ``"cpu"`` or ``"cuda:N"``; ``options`` are the ``[options]``
-        table of ``serving.toml``, and a key that the signature does not take is an error."""
+        table of ``serving.toml``, and a key that the signature does not take is an error. What it sets ``policy`` to is
+        still overridden by ``[batch]`` and the settings."""
         self.device = device
 
     def decode(self, request: Request) -> Any:

@@ -14,13 +14,17 @@ from serving.errors import ModelError
 from serving.handler import BatchPolicy
 from serving.properties import FILE as PROPERTIES
 from serving.properties import read_properties
+from serving.triton.config import FILE as TRITON_FILE
+from serving.triton.config import TritonConfigError
+from serving.triton.folder import is_triton, place
 
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
 TOOLKIT = "serving.worker.toolkit:ToolkitHandler"
 DJL = "serving.worker.djl.handler:DjlHandler"
 MODULE = "handlers.module:ModuleHandler"
+TRITON = "serving.worker.triton.handler:TritonHandler"
 WEIGHTS = (".pt", ".pth", ".pt2")
-KNOWN = ("serving.toml", "code", PROPERTIES, "model.py")
+KNOWN = ("serving.toml", "code", PROPERTIES, "model.py", TRITON_FILE)
 
 
 class BatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,7 +116,7 @@ def is_model(folder: Path) -> bool:
         entries = list(folder.iterdir())
     except OSError:
         return False
-    return any(entry.name in (*KNOWN, "model") or entry.suffix in WEIGHTS for entry in entries)
+    return any(entry.name in (*KNOWN, "model") or entry.suffix in WEIGHTS for entry in entries) or is_triton(folder)
 
 
 def find_root(folder: Path) -> Path:
@@ -120,7 +124,7 @@ def find_root(folder: Path) -> Path:
     if not folder.is_dir():
         raise ModelError(f"model folder {folder} does not exist")
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in KNOWN:
+    if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in KNOWN and not is_triton(folder):
         return entries[0]
     return folder
 
@@ -165,6 +169,8 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
     if settings.handler is not None:
         return Choice(settings.handler)
     script = code / config.program
+    if is_triton(root) and ((root / TRITON_FILE).is_file() or not script.is_file()):
+        return choose_triton(root)
     if script.is_file():
         sized = settings.batch.max_size is not None or config.batch_size is not None
         return Choice(TOOLKIT, {"script": str(script), "default_accept": config.default_accept, "sized": sized})
@@ -176,8 +182,18 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
     found = ", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "nothing"
     raise ModelError(
         f"{root} holds no model: expected serving.toml with a handler, code/{config.program}, "
-        f"{PROPERTIES} or model.py, or a *.pt, *.pth or *.pt2 file; found {found}"
+        f"config.pbtxt, <version>/model.py, {PROPERTIES}, model.py, or a *.pt, *.pth or *.pt2 file; found {found}"
     )
+
+
+def choose_triton(root: Path) -> Choice:
+    try:
+        placed = place(root)
+    except TritonConfigError as exc:
+        raise ModelError(str(exc)) from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ModelError(f"{root / TRITON_FILE} cannot be read: {type(exc).__name__}") from exc
+    return Choice(TRITON, {"version": placed.version}, placed.replicas, placed.device)
 
 
 def choose_djl(root: Path) -> Choice:

@@ -10,7 +10,7 @@ BIDIRECTIONAL = "/invocations-bidirectional-stream"
 PATTERN = re.compile(r"(/[A-Za-z0-9\-._]+)+")  # what the platform's ModelInvocationPath can name
 LIMIT = 101
 OWN = frozenset(
-    {"ping", "invocations", BIDIRECTIONAL[1:], "models", "endpoints", "metrics", "execution-parameters", ""}
+    {"ping", "invocations", BIDIRECTIONAL[1:], "models", "endpoints", "metrics", "execution-parameters", "v2", ""}
 )
 
 

@@ -25,6 +25,13 @@ def media_type(value: str) -> str:
     return value.partition(";")[0].strip().lower()
 
 
+@dataclass(slots=True, eq=False)
+class Client:
+    """Who asked. ``gone`` becomes true when nobody waits for the answer any more."""
+
+    gone: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One call of ``POST /invocations``.
@@ -32,7 +39,7 @@ class Request:
     ``body`` is bytes-like (``np.frombuffer`` works on it). ``content_type`` and ``accept`` are as the client sent
     them, ``""`` where it sent none. ``sagemaker`` holds the ``X-Amzn-SageMaker-*`` headers, names in lower case and
     without that prefix; the properties below are its typed view. ``session`` is the client's session, if it has one.
-    ``path`` tells apart the paths that a handler takes.
+    ``path`` tells apart the paths that a handler takes. Long work may look at ``client.gone`` now and then.
     """
 
     body: Body = b""
@@ -44,6 +51,7 @@ class Request:
     sagemaker: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     session: Session | None = None
     path: str = "/invocations"
+    client: Client = field(default_factory=Client)
 
     @property
     def media_type(self) -> str:

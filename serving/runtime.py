@@ -15,9 +15,13 @@ from pathlib import Path
 import msgspec
 
 from serving.config import Config
+from serving.handler import Home
 
 FOLDER = "serving-"
 LOCK = "lock"
+ADDRESS = "address.json"
+METRICS = ".metrics"
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where one that listens everywhere is reached
 SETTLED = 60.0  # seconds; a younger folder may be one whose owner has not locked it yet
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel takes 107
 
@@ -59,6 +63,17 @@ class Runtime:
     def read_config(self) -> Config:
         return msgspec.json.decode((self.path / "config.json").read_bytes(), type=Config)
 
+    def write_address(self, host: str, port: int) -> None:
+        """Where the server listens, for those of its processes that ask it something as clients do."""
+        (self.path / ADDRESS).write_bytes(msgspec.json.encode((host, port)))
+
+    def home(self, row: int, epoch: int) -> Home | None:
+        """What a model worker may know of the server around it; None where none listens."""
+        if not (self.path / ADDRESS).exists():
+            return None
+        host, port = msgspec.json.decode((self.path / ADDRESS).read_bytes(), type=tuple[str, int])
+        return Home(ANY.get(host, host), port, self.metrics_path(row, epoch))
+
     @property
     def instance(self) -> str:
         """Eight hexadecimal digits that tell this server from all others."""
@@ -74,11 +89,22 @@ class Runtime:
     def stacks_path(self, row: int, epoch: int) -> Path:
         return self.path / f"worker-{row}-{epoch}.stacks"
 
+    def metrics_path(self, row: int, epoch: int) -> Path:
+        return self.path / f"worker-{row}-{epoch}{METRICS}"
+
+    def metrics(self) -> list[str]:
+        """What the workers' handlers say of themselves, in Prometheus' text format."""
+        texts = []
+        for path in sorted(self.path.glob(f"worker-*{METRICS}")):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                texts.append(path.read_text())
+        return texts
+
     def forget_worker(self, row: int, epoch: int) -> str:
         """Remove a dead worker's files; give the stacks it left, "" if none."""
         stacks = self.stacks_path(row, epoch)
         text = stacks.read_text(errors="replace") if stacks.exists() else ""
-        for path in (stacks, self.worker_path(row, epoch)):
+        for path in (stacks, self.worker_path(row, epoch), self.metrics_path(row, epoch)):
             path.unlink(missing_ok=True)
         return text
 

@@ -80,15 +80,16 @@ class MetricFamily:
     def __init__(self, name: str, description: str, kind: MetricKind) -> None:
         if not NAME.fullmatch(name):
             raise TritonModelException(f"metric family {name!r}: allowed are letters, digits, _ and :")
-        other = _families.setdefault(name, self)
-        if other is not self and other._kind is not MetricKind(kind):
-            raise TritonModelException(f"metric family {name!r} is a {other._kind.value} already")
         self._name = name
         self._description = description
         self._kind = MetricKind(kind)
-        self._metrics: dict[tuple[tuple[str, str], ...], Metric] = other._metrics if other is not self else {}
+        self._metrics: dict[tuple[tuple[str, str], ...], Metric] = {}
+        first = _families.setdefault(name, self)
+        if first._kind is not self._kind:
+            raise TritonModelException(f"metric family {name!r} is a {first._kind.value} already")
+        self._metrics = first._metrics
 
-    def Metric(self, labels: dict[str, str] | None = None, buckets: Sequence[float] | None = None) -> Metric:  # noqa: N802
+    def Metric(self, labels: dict[str, str] | None = None, buckets: Sequence[float] | None = None) -> Metric:
         """The series with these labels. ``buckets`` are a histogram's upper bounds, ascending."""
         if (self._kind is MetricKind.HISTOGRAM) != (buckets is not None):
             raise TritonModelException("a histogram needs buckets, and nothing else has any")

@@ -89,7 +89,7 @@ class Tensor:
             import torch
         except ImportError:
             return Tensor(name, np.from_dlpack(tensor))
-        found = torch.from_dlpack(tensor).contiguous()
+        found = torch.utils.dlpack.from_dlpack(tensor).contiguous()
         if found.device.type != "cpu":
             return Tensor._of(name, datatype_of(found.dtype), None, found)
         if found.dtype == torch.bfloat16:

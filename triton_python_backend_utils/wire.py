@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -59,6 +59,8 @@ class ResultHeader(msgspec.Struct):
     error: Any = None
 
 
+Header = TypeVar("Header", InferHeader, ResultHeader)
+
 _infer = msgspec.json.Decoder(InferHeader)
 _result = msgspec.json.Decoder(ResultHeader)
 
@@ -83,7 +85,7 @@ def read_result(header: memoryview | bytes) -> ResultHeader:
     return decode(_result, header)
 
 
-def decode(decoder: Any, header: memoryview | bytes) -> Any:
+def decode(decoder: msgspec.json.Decoder[Header], header: memoryview | bytes) -> Header:
     try:
         return decoder.decode(header)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:

@@ -33,12 +33,14 @@ from serving.frontend.headers import read_headers
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.local.runtime import LocalRuntime
+from serving.frontend.open_inference import OpenInference
 from serving.frontend.receiving import ClientGone, read_body, watch
 from serving.frontend.replicas import Replicas
 from serving.frontend.stream import Streamed
 from serving.headers import NEW_SESSION, check_all
 from serving.model import DEFAULT_MODEL
 from serving.names import model_name, target_name
+from serving.open_inference import is_open_inference
 from serving.paths import INVOCATIONS, is_own
 from serving.request import Request
 from serving.runtime import Runtime
@@ -62,6 +64,9 @@ class App:
         self._invocations = Invocations(self._replicas, config.request_timeout, runtime.instance, config.sessions)
         self._answers = Answers(config, board)
         self._conversations = Conversations(config, board, self._invocations, self._model_of, self._new_id)
+        self._open_inference = OpenInference(
+            config, board, self._replicas, self._invocations, self._answers, self._new_id
+        )
         self._slot: Slot
         self._rest = Starlette(
             routes=[Route("/metrics", self._metrics, methods=["GET"]), *self._routes(config)],
@@ -81,7 +86,8 @@ class App:
         return [Route("/execution-parameters", execution_parameters, methods=["GET"])]
 
     async def _metrics(self, _: HttpRequest) -> HttpResponse:
-        return HttpResponse(metrics.render(self._board), media_type=metrics.CONTENT_TYPE)
+        texts = await asyncio.to_thread(self._runtime.metrics)
+        return HttpResponse(metrics.render(self._board, texts), media_type=metrics.CONTENT_TYPE)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -103,6 +109,8 @@ class App:
             await self._invoke(scope, receive, send, path[len(MODELS) : -len(INVOKE)])
         elif scope["type"] == "websocket":
             await self._converse(scope, receive, send)
+        elif path is not None and is_open_inference(path):
+            await self._infer(scope, receive, send)
         elif path is not None and scope["method"] == "POST" and not is_own(path):
             await self._invoke(scope, receive, send)
         else:
@@ -112,6 +120,13 @@ class App:
         self._slot.in_flight += 1
         try:
             await self._conversations(scope, receive, send)
+        finally:
+            self._slot.in_flight -= 1
+
+    async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._slot.in_flight += 1
+        try:
+            await self._open_inference(scope, receive, send)
         finally:
             self._slot.in_flight -= 1
 

@@ -1,8 +1,10 @@
-"""``GET /metrics``: the scoreboard in Prometheus' text format; no other process is asked."""
+"""``GET /metrics``: the scoreboard in Prometheus' text format, and what handlers have left in the runtime folder; no other
+process is asked."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from serving.frontend.health import is_healthy
 from serving.scoreboard import ROWS, Scoreboard
@@ -10,7 +12,22 @@ from serving.scoreboard import ROWS, Scoreboard
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def render(board: Scoreboard) -> bytes:
+def merged(texts: Sequence[str]) -> str:
+    """What several handlers say of themselves, the series of one name together as the format wants it."""
+    heads: dict[str, list[str]] = {}
+    series: dict[str, list[str]] = {}
+    for text in texts:
+        name = ""
+        for line in text.splitlines():
+            if line.startswith("# HELP "):
+                name = line.split(" ")[2]
+                heads[name] = []
+            (heads if line.startswith("#") else series).setdefault(name, []).append(line)
+    return "".join(f"{line}\n" for name in heads for line in (*heads[name], *series.get(name, ())))
+
+
+def render(board: Scoreboard, texts: Sequence[str] = ()) -> bytes:
+    """``texts`` are what handlers say of themselves."""
     header = board.read_header()
     rows = [board.row(index) for index in range(ROWS)]
     lines: list[str] = []
@@ -26,4 +43,4 @@ def render(board: Scoreboard) -> bytes:
     add("streams_open", "gauge", "Answers in pieces and WebSockets under way", sum(row.streams for row in rows))
     add("sessions_open", "gauge", "Sessions that replicas hold", sum(row.sessions for row in rows))
     add("sessions_lost_total", "counter", "Sessions that ended with their replica", board.lost_sessions)
-    return "\n".join([*lines, ""]).encode()
+    return ("\n".join([*lines, ""]) + merged(texts)).encode()

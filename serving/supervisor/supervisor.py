@@ -260,6 +260,7 @@ def main(config: Config) -> int:
     become_subreaper()
     processes.raise_file_limit(FILES)
     host, port = listener.getsockname()[:2]
+    runtime.write_address(host, port)
     what = {"model": models[0].name, "handler": models[0].handler} if models else {"store": config.store}
     log.info("listening", host=host, port=port, **what)
     asyncio.run(live(Supervisor(config, models, listener, runtime, disk)))

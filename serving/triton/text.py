@@ -49,9 +49,7 @@ class Token:
 
 def parse(text: str) -> Message:
     """Raises TextError."""
-    reader = Reader(tokens(text))
-    message = reader.message("")
-    return message
+    return Reader(tokens(text)).message("")
 
 
 def tokens(text: str) -> list[Token]:

@@ -13,6 +13,7 @@ from serving.errors import ModelError
 from serving.handler import Handler
 from serving.messages import Paths
 from serving.model import Model
+from serving.open_inference import PREFIX as OPEN_INFERENCE
 from serving.paths import BIDIRECTIONAL, PATTERN, may_be_taken
 
 METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", "warmup", "close")
@@ -73,4 +74,5 @@ def paths_of(handler: Handler) -> Paths:
         if not may_be_taken(path):
             raise ModelError(f"{path!r} of {type(handler).__name__} is the server's own or not {PATTERN.pattern}")
     converses = type(handler).converse is not Handler.converse
-    return Paths(tuple(handler.post_paths), (BIDIRECTIONAL, *handler.websocket_paths) if converses else ())
+    post = (*handler.post_paths, OPEN_INFERENCE) if handler.open_inference else tuple(handler.post_paths)
+    return Paths(post, (BIDIRECTIONAL, *handler.websocket_paths) if converses else ())

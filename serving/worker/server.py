@@ -108,10 +108,12 @@ class Worker:
         try:
             prepare(Path(self._model.path), Path(self._model.code), self._config.install_requirements)
             handler = create_handler(self._model)
+            handler.home = self._runtime.home(self._row.index, self._epoch)
             self._device = devices.resolve(self._model.device)
             devices.prepare(self._device, self._model.threads)
             self._report(Phase.LOADING)
             handler.load(Path(self._model.path), self._device, **self._model.options)
+            handler.policy = self._model.policy(handler.policy)
             self._report(Phase.WARMING)
             handler.warmup()
         except BaseException as exc:
@@ -254,7 +256,7 @@ class Worker:
             self._cancel(self._items.pop(key))
 
     def _cancel(self, item: Item) -> None:
-        item.cancelled = True
+        item.cancelled = item.request.client.gone = True
         if isinstance(item.live, Partner):
             self._conversations -= 1
             item.live.conversation.end(1006, "")

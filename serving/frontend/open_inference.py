@@ -1,0 +1,256 @@
+"""The Open Inference Protocol (KServe v2), for its clients and Triton's: ``/v2`` and what is below it.
+
+    GET  /v2                                        this server
+    GET  /v2/health/live, /v2/health/ready
+    GET  /v2/models/{m}[/versions/{v}][/config]     what a model takes and gives
+    GET  /v2/models/{m}[/versions/{v}]/ready
+    POST /v2/models/{m}[/versions/{v}]/infer
+    POST /v2/repository/index                       the models that are loaded
+    POST /v2/repository/models/{m}/load, unload     where the server has a store
+
+What is about one model goes to its handler, whose words are passed on. A failure is ``{"error": "text"}``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from serving import log
+from serving.accept import parameters
+from serving.config import Config
+from serving.deadline import Deadline
+from serving.errors import (
+    AlreadyLoaded,
+    BadRequest,
+    CodedError,
+    Draining,
+    MethodNotAllowed,
+    ModelLoading,
+    NotFound,
+    ServingError,
+    UnsupportedMediaType,
+)
+from serving.frontend.answers import JSON, Answers, log_error
+from serving.frontend.headers import Headers, read_headers
+from serving.frontend.health import is_healthy
+from serving.frontend.invocations import Invocations
+from serving.frontend.models import GRACE, UNLOAD_TIME
+from serving.frontend.receiving import ClientGone, collect_body, read_body, watch
+from serving.frontend.replicas import Replicas
+from serving.frontend.stream import Streamed
+from serving.headers import check_all
+from serving.messages import DescribeModels, LoadModel, UnloadModel
+from serving.model import DEFAULT_MODEL
+from serving.names import model_name
+from serving.open_inference import BINARY, HEADER_SIZE, PREFIX, ModelPath, binary_type, model_path, repository_path
+from serving.request import Request, Response, media_type
+from serving.scoreboard import Scoreboard, State
+
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "sequence"]
+SIZE_HEADER = b"inference-header-content-length"
+CONTROL_BODY = 1 << 20  # bytes of a call that is no inference
+READY_TIME = 5.0  # seconds for a model to say whether it is ready
+
+
+class OpenInference:
+    def __init__(
+        self,
+        config: Config,
+        board: Scoreboard,
+        replicas: Replicas,
+        invocations: Invocations,
+        answers: Answers,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._many = config.many
+        self._loads = config.many and not config.multi_model  # the platform says itself what is loaded
+        self._max_body = config.max_body
+        self._load_time = config.load_timeout + GRACE
+        self._stream_timeout = config.stream_timeout
+        self._board = board
+        self._replicas = replicas
+        self._invocations = invocations
+        self._answers = answers
+        self._new_id = new_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = self._new_id()
+        try:
+            await self._answer(scope, receive, send, request_id)
+        except ClientGone:
+            log.debug("the client went away", request_id=request_id)
+        except asyncio.CancelledError:
+            await self._send_error(send, Draining("the server stopped before the answer was there"), request_id)
+        except ServingError as error:
+            await self._send_error(send, error, request_id)
+        except Exception as exc:
+            log.error("a call of the Open Inference Protocol failed", exc=exc, request_id=request_id)
+            await self._send_error(send, CodedError(500, "internal", "internal error"), request_id)
+
+    async def _send_error(self, send: Send, error: ServingError, request_id: str) -> None:
+        log_error(error, request_id)
+        extra: Headers = []
+        if error.status == 503:
+            extra.append((b"retry-after", str(getattr(error, "retry_after", 1)).encode()))
+        await self._answers.send_body(send, error.status, JSON, msgspec.json.encode({"error": error.message}), extra)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        path = scope["path"]
+        if (target := model_path(path)) is not None:
+            await self._model(target, scope, receive, send, request_id)
+        elif (target := repository_path(path)) is not None:
+            allow(scope, "POST")
+            await self._change(target, await collect_body(scope["headers"], receive, CONTROL_BODY))
+            await self._answers.send_body(send, 200, JSON, b"")
+        elif path == f"{PREFIX}/repository/index":
+            allow(scope, "POST")
+            await self._answers.send_body(send, 200, JSON, await self._index(request_id))
+        else:
+            allow(scope, "GET", "HEAD")
+            await self._answers.send_body(send, 200, JSON, self._of_server(path.rstrip("/")))
+
+    def _of_server(self, path: str) -> bytes:
+        """Raises ModelLoading while nothing could be served, NotFound."""
+        if path == PREFIX:
+            return msgspec.json.encode({"name": "serving", "version": version("serving"), "extensions": EXTENSIONS})
+        if path == f"{PREFIX}/health/live":
+            return b""
+        if path == f"{PREFIX}/health/ready":
+            if not is_healthy(self._board.read_header(), time.monotonic()):
+                raise ModelLoading("the server is not ready")
+            return b""
+        raise NotFound(f"{path} is not served here")
+
+    # One model.
+
+    async def _model(self, target: ModelPath, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        arrival = time.monotonic()
+        infers = target.verb in ("infer", "generate", "generate_stream")
+        allow(scope, "POST" if infers else "GET")
+        draining = self._board.state is State.DRAINING
+        model = model_name(target.model) if self._many else DEFAULT_MODEL
+        if target.verb == "ready":
+            if not await self._is_ready(model):
+                await self._answers.send_body(send, 200, JSON, b"")
+                return
+            deadline = Deadline(arrival + READY_TIME)
+        else:
+            deadline = await self._invocations.deadline(model, self._loads and not draining, arrival)
+            await self._speaks(model, deadline)
+        content_type, accept, sagemaker = read_headers(scope["headers"])
+        check_all(content_type, accept, sagemaker)
+        content_type = labelled(content_type, scope["headers"])
+        body = await read_body(scope["headers"], receive, self._max_body, deadline)
+        if draining:
+            raise Draining("the server is stopping")
+        request = Request(body, content_type, accept, request_id, deadline, model, path=scope["path"])
+        response = await watch(self._invocations.invoke(request, self._loads), receive)
+        if isinstance(response, Streamed):
+            until = max(deadline.at, arrival + self._stream_timeout)
+            await self._answers.stream(scope, receive, send, response, request, until)
+        else:
+            await self._send(send, response)
+
+    async def _send(self, send: Send, response: Response) -> None:
+        """Binary tensors are told by a header of their own here, not by the content type."""
+        kind, extra = response.content_type, []
+        if media_type(kind) == BINARY:
+            extra = [(SIZE_HEADER, parameters(kind)[HEADER_SIZE].encode())]
+            kind = "application/octet-stream"
+        await self._answers.send_body(send, response.status, kind, response.body, extra)
+
+    async def _is_ready(self, model: str) -> bool:
+        """Whether the model should be asked, too. Raises a ServingError where it is not there or not ready."""
+        placement = await self._replicas.placement(model, False, 0.0)
+        if not placement.replicas:
+            raise ModelLoading(f"model {model} is not ready")
+        return PREFIX in placement.paths.post
+
+    async def _speaks(self, model: str, deadline: Deadline) -> None:
+        try:
+            await self._invocations.takes(model, PREFIX, self._loads, deadline)
+        except NotFound:
+            raise BadRequest(
+                "the handler of this model does not speak the Open Inference Protocol: POST /invocations"
+            ) from None
+
+    # The models of the store.
+
+    async def _index(self, request_id: str) -> bytes:
+        if not self._many:
+            name, number = await self._only_model(request_id)
+            state = "READY" if is_healthy(self._board.read_header(), time.monotonic()) else "UNAVAILABLE"
+            return msgspec.json.encode([{"name": name, "version": number, "state": state}])
+        found = (await self._replicas.link.ask(DescribeModels, self._load_time)).models
+        return msgspec.json.encode(
+            [{"name": one.model_name, "version": "1", "state": one.state.upper()} for one in found]
+        )
+
+    async def _only_model(self, request_id: str) -> tuple[str, str]:
+        """Its name and version, in its own words if it has any."""
+        placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+        if PREFIX not in placement.paths.post:
+            return DEFAULT_MODEL, "1"
+        deadline = Deadline.after(READY_TIME)
+        path = f"{PREFIX}/models/{DEFAULT_MODEL}"
+        request = Request(request_id=request_id, deadline=deadline, model=DEFAULT_MODEL, path=path)
+        answer = await self._invocations.invoke(request)
+        assert isinstance(answer, Response)
+        told = msgspec.json.decode(answer.body)
+        return told["name"], told["versions"][0]
+
+    async def _change(self, target: ModelPath, body: bytes) -> None:
+        """Load or unload a model. Raises a ServingError."""
+        if not self._many:
+            raise BadRequest("this server has one model, which is always loaded")
+        name = model_name(target.model)
+        check_change(target.verb, body)
+        if target.verb == "unload":
+            await self._replicas.link.ask(lambda id: UnloadModel(id, name), UNLOAD_TIME)
+            return
+        try:
+            await self._replicas.link.ask(lambda id: LoadModel(id, name, ""), self._load_time)
+        except CodedError as error:
+            if error.code != AlreadyLoaded.code:
+                raise
+
+
+class ChangeBody(msgspec.Struct):
+    parameters: dict[str, msgspec.Raw] = {}
+
+
+def check_change(verb: str, body: bytes) -> None:
+    """Raises BadRequest for parameters that would be ignored."""
+    try:
+        given = msgspec.json.decode(body or b"{}", type=ChangeBody).parameters
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise BadRequest(f"the body is not what this call takes: {exc}") from exc
+    extra = sorted(given.keys() - ({"unload_dependents"} if verb == "unload" else set()))
+    if extra:
+        raise BadRequest(f"parameter {extra[0]!r} of {verb} is not supported: what is served lies in the store")
+
+
+def allow(scope: Scope, *methods: str) -> None:
+    if scope["method"] not in methods:
+        raise MethodNotAllowed(f"{scope['path']} takes {', '.join(methods)}")
+
+
+def labelled(content_type: str, headers: Headers) -> str:
+    """The content type that tells a handler of binary tensors. Raises BadRequest, UnsupportedMediaType."""
+    size = ""
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedMediaType("compressed bodies are not taken: leave out Content-Encoding")
+        if name == SIZE_HEADER:
+            size = value.decode("latin-1").strip()
+    if not size:
+        return content_type
+    if not (size.isascii() and size.isdecimal()) or len(size) > 18:
+        raise BadRequest(f"Inference-Header-Content-Length is {size[:40]!r}; allowed: bytes of the JSON header")
+    return binary_type(int(size))

@@ -1,0 +1,239 @@
+"""TritonHandler: makes a Handler of a model for Triton's Python backend, ``<version>/model.py``.
+
+Requests are not concatenated: ``execute`` gets a list of them, and all their rows together are at most
+``max_batch_size``. On ``/invocations`` and on the paths of the Open Inference Protocol the messages are the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+from serving import log
+from serving.errors import DeadlineExceeded, HandlerError, ModelError, ServingError, Unavailable
+from serving.handler import MAX_BATCH, BatchPolicy, Handler
+from serving.request import Request, Response, StreamingResponse
+from serving.triton.config import TritonConfig, TritonConfigError, read_config
+from serving.triton.folder import check, notes
+from serving.worker.triton import information
+from serving.worker.triton.answers import EVENTS, JSON_LINES, Answers
+from serving.worker.triton.calls import Call, Calls
+from serving.worker.triton.decoupled import Executor, Pieces, wants_events
+from serving.worker.triton.reporter import Reporter
+from serving.worker.triton.script import Script
+from serving.worker.triton.sequences import Sequences
+from serving.worker.triton.warmup import warm_calls
+from triton_python_backend_utils import server
+
+RESCHEDULE = pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
+BLS_TIME = 60.0  # seconds for calls of other models outside of any request: while the model loads
+
+
+class TritonHandler(Handler):
+    policy = BatchPolicy(max_size=1)
+    open_inference = True
+
+    def load(self, model_dir: Path, device: str, *, version: str) -> None:
+        """``version`` is the folder of the script. Raises ModelError for what can never work."""
+        self.device = device
+        self._until = 0.0
+        self._connect()
+        try:
+            config, warnings = read_config(model_dir)
+            self._script = Script(model_dir, version, config)
+            config = self._config = self._script.config
+            check(model_dir, config)
+        except TritonConfigError as exc:
+            raise ModelError(str(exc)) from exc
+        for warning in [*warnings, *notes(config)]:
+            log.warning(warning, model=config.name)
+        self.policy = policy_of(config)
+        self._calls = Calls(config, version)
+        self._answers = Answers(config, version)
+        batching = config.sequence_batching
+        self._sequences = None if batching is None else Sequences(batching, config.max_batch_size > 0)
+        self._model_dir = model_dir
+        self._script.initialize(device)
+        self._executor = Executor(self._script, self._batches) if config.is_decoupled else None
+        self._reporter = None if self.home is None else Reporter(self.home.metrics, config.name)
+
+    def _connect(self) -> None:
+        if self.home is not None:
+            server.connect(server.Server(self.home.host, self.home.port, self._remaining))
+
+    def _remaining(self) -> float:
+        """Seconds for a call of another model: those that the requests under way have left."""
+        return max(0.0, self._until - time.monotonic()) if self._until else BLS_TIME
+
+    def warmup(self) -> None:
+        for warm in warm_calls(self._config, self._model_dir):
+            self._warm(warm)
+
+    def _warm(self, calls: list[Call]) -> None:
+        if self._executor is None:
+            self._run(calls)
+        for call in calls:
+            if self._executor is not None:
+                Pieces(call, self._answers, self._executor, Request())
+                self._executor.submit(call)
+                call.sent.wait(BLS_TIME)
+            elif call.failure is not None or (call.response is not None and call.response.has_error()):
+                reason = call.failure or (call.response and call.response.error())
+                raise ModelError(f"model_warmup failed: {reason}")
+
+    def decode(self, request: Request) -> Call | Response:
+        verb = self._calls.check_path(request)
+        if verb != "infer":
+            return information.answer(verb, self._script, self._calls.version)
+        call = self._calls.read(request)
+        if self._sequences is not None:
+            self._sequences.enter(call)
+        call.patience = patience_of(self._config, call)
+        return call
+
+    def bucket(self, sample: Call | Response) -> Hashable:
+        return sample.key if isinstance(sample, Call) else Response
+
+    def collate(self, samples: Sequence[Call | Response]) -> Sequence[Call | Response]:
+        return samples
+
+    def predict(self, batch: Sequence[Call | Response]) -> Sequence[Call | Response]:
+        calls = [call for call in batch if isinstance(call, Call)]
+        drop_late(calls)
+        live = [call for call in calls if not call.is_settled]
+        if live:
+            self._until = max(call.until for call in live)
+        if self._executor is None:
+            for group in self._batches(live):
+                self._run(group)
+        return batch
+
+    def split(self, outputs: Sequence[Call | Response], n: int) -> Sequence[Call | Response]:
+        return outputs
+
+    def encode(self, output: Call | Response, request: Request) -> Response | StreamingResponse:
+        if isinstance(output, Response):
+            return output
+        if output.failure is not None:
+            raise output.failure
+        if self._executor is not None and output.response is None:
+            pieces = Pieces(output, self._answers, self._executor, request)
+            self._executor.submit(output)
+            return StreamingResponse(pieces.stream(), EVENTS if wants_events(request) else JSON_LINES)
+        assert output.response is not None
+        return self._answers.whole(output, output.response)
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.close()
+        self._script.finalize()
+        if self._reporter is not None:
+            self._reporter.close()
+
+    def _batches(self, calls: Sequence[Call]) -> Iterator[list[Call]]:
+        """The calls in order, cut where a batch would be too large or have a sequence twice."""
+        limit = max(1, self._config.max_batch_size)
+        group: list[Call] = []
+        for call in calls:
+            rows = sum(one.rows for one in group) + call.rows
+            twice = self._sequences is not None and any(one.correlation == call.correlation for one in group)
+            if group and (rows > limit or twice):
+                yield group
+                group = []
+            group.append(call)
+        if group:
+            yield group
+
+    def _run(self, calls: list[Call]) -> None:
+        """Give each call its response. What ``execute`` raises is raised, but not where a second try with the same
+        requests would change what the model remembers of a sequence."""
+        try:
+            while calls:
+                calls = settle(calls, self._script.execute([call.renew() for call in calls]))
+        except ServingError:
+            raise
+        except pb_utils.TritonModelException as exc:
+            self._failed(calls, HandlerError(str(exc)), exc)
+        except Exception as exc:
+            if self._sequences is None:
+                raise
+            self._failed(calls, HandlerError(f"the model failed with {type(exc).__name__}"), exc)
+
+    def _failed(self, calls: list[Call], error: HandlerError, exc: Exception) -> None:
+        if self._sequences is None:
+            raise error from exc
+        log.error("execute failed", exc=exc, model=self._config.name)
+        for call in calls:
+            call.failure = error
+
+
+def settle(calls: list[Call], given: Any) -> list[Call]:
+    """Each call with its response; gives those that are to be executed again. Raises HandlerError."""
+    responses = [None] * len(calls) if given is None else given
+    if not isinstance(responses, list | tuple) or len(responses) != len(calls):
+        count = len(responses) if isinstance(responses, list | tuple) else type(given).__name__
+        raise HandlerError(f"execute gave {count} responses for {len(calls)} requests")
+    again = []
+    for call, response in zip(calls, responses, strict=True):
+        if response is None and call.request._release == RESCHEDULE:
+            again += [] if gone(call) else [call]
+        elif response is None:
+            wait_for_sent(call)
+        elif isinstance(response, pb_utils.InferenceResponse):
+            call.response = response
+        else:
+            raise HandlerError(f"execute gave {type(response).__name__}; allowed: InferenceResponse")
+    return again
+
+
+def gone(call: Call) -> bool:
+    if not call.client.gone and time.monotonic() < call.until:
+        return False
+    call.failure = DeadlineExceeded("the deadline passed while the model worked on the request")
+    return True
+
+
+def wait_for_sent(call: Call) -> None:
+    """The model sends this response from elsewhere; as long as the client waits it may take."""
+    if not call.asked:
+        raise HandlerError("execute gave None for a request and sent no response")
+    if not call.sent.wait(max(0.0, call.until - time.monotonic()) if call.until != float("inf") else None):
+        call.failure = DeadlineExceeded("the model sent no response in time")
+
+
+def policy_of(config: TritonConfig) -> BatchPolicy:
+    """Without a batching scheduler each request runs alone, as in Triton."""
+    batching = config.dynamic_batching
+    size = config.max_batch_size if batching is not None or config.sequence_batching is not None else 1
+    delay = queue = 0
+    if batching is not None:
+        delay = batching.max_queue_delay_microseconds
+        queue = batching.default_queue_policy.max_queue_size if batching.default_queue_policy is not None else 0
+        if delay and batching.preferred_batch_size:
+            size = max(batching.preferred_batch_size)  # one of these is not delayed any longer
+    try:
+        return BatchPolicy(min(MAX_BATCH, max(1, size)), delay / 1000, queue or None)
+    except ValueError as exc:
+        raise ModelError(f"the model's dynamic_batching: {exc}") from exc
+
+
+def patience_of(config: TritonConfig, call: Call) -> float:
+    """Seconds that the queue policy lets the request wait; 0 for no limit."""
+    batching = config.dynamic_batching
+    policy = None if batching is None else batching.default_queue_policy
+    if policy is None or policy.timeout_action == "DELAY":
+        return 0.0
+    limit = policy.default_timeout_microseconds
+    if policy.allow_timeout_override and call.timeout:
+        limit = min(limit, call.timeout) if limit else call.timeout
+    return limit / 1e6
+
+
+def drop_late(calls: Sequence[Call]) -> None:
+    now = time.monotonic()
+    for call in calls:
+        if call.patience and now - call.arrival > call.patience:
+            call.failure = Unavailable("the request waited longer than the model's queue policy allows")

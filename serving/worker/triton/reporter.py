@@ -1,0 +1,37 @@
+"""Reporter: what a model counts, written where the server's ``GET /metrics`` finds it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+
+from triton_python_backend_utils import metrics
+
+INTERVAL = 0.5  # seconds between looks
+
+
+class Reporter:
+    def __init__(self, path: Path, model: str) -> None:
+        self._path = path
+        self._labels = {"model": model, "replica": path.stem.removeprefix("worker-")}
+        self._written = ""
+        self._closing = threading.Event()
+        threading.Thread(target=self._run, name="metrics", daemon=True).start()
+
+    def close(self) -> None:
+        self._closing.set()
+
+    def _run(self) -> None:
+        while not self._closing.wait(INTERVAL):
+            text = metrics.render(self._labels)
+            if text != self._written:
+                with contextlib.suppress(OSError):  # the folder goes when the server ends
+                    self._write(text)
+
+    def _write(self, text: str) -> None:
+        # Written aside and moved, so that nobody reads half of it.
+        part = self._path.with_suffix(".part")
+        part.write_text(text)
+        part.replace(self._path)
+        self._written = text

@@ -1,0 +1,74 @@
+"""Sequences: requests that belong together, told by their correlation id, for a model with ``sequence_batching``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+import triton_python_backend_utils as pb_utils
+from serving.errors import BadRequest
+from serving.triton.config import Control, SequenceBatching
+from serving.worker.triton.calls import Call
+from triton_python_backend_utils.dtypes import Array, triton_string_to_numpy
+
+START, END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START, pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
+
+
+class Sequences:
+    """``batched``: tensors have a batch dimension."""
+
+    def __init__(self, settings: SequenceBatching, batched: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._controls = [(one.name, control) for one in settings.control_input for control in one.control]
+        self._idle = settings.max_sequence_idle_microseconds / 1e6
+        self._batched = batched
+        self._clock = clock
+        self._seen: dict[int | str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def enter(self, call: Call) -> None:
+        """Take a request in, with the control tensors that the model wants. Raises BadRequest for one that continues
+        what was never begun, or was left idle for too long."""
+        now = self._clock()
+        self._seen = {id: at for id, at in self._seen.items() if now - at <= self._idle}
+        if not call.correlation:
+            raise BadRequest(
+                "a request for a model with sequence_batching needs a sequence_id that is not 0 and not empty"
+            )
+        if not call.flags & START and call.correlation not in self._seen:
+            raise BadRequest(f"sequence {call.correlation!r} is not under way: its first request needs sequence_start")
+        if call.flags & END:
+            self._seen.pop(call.correlation, None)
+        else:
+            self._seen[call.correlation] = now
+        call.inputs = [*call.inputs, *(self._tensor(name, control, call) for name, control in self._controls)]
+        call.key = "sequence"  # one bucket for all, so that they stay in order
+
+    def _tensor(self, name: str, control: Control, call: Call) -> pb_utils.Tensor:
+        shape = (1, 1) if self._batched else (1,)
+        if control.kind == "CONTROL_SEQUENCE_CORRID":
+            return pb_utils.Tensor(name, correlation(control, call.correlation).reshape(shape))
+        flag = {"CONTROL_SEQUENCE_START": START, "CONTROL_SEQUENCE_END": END}.get(control.kind)
+        return pb_utils.Tensor(name, truth(control, flag is None or bool(call.flags & flag)).reshape(shape))
+
+
+def correlation(control: Control, id: int | str) -> Array:
+    """Raises BadRequest for an id that is not of the type that the model wants."""
+    kind = triton_string_to_numpy(control.data_type if control.data_type != "TYPE_INVALID" else "TYPE_UINT64")
+    if (kind is np.object_) != isinstance(id, str):
+        raise BadRequest(f"sequence_id is {id!r}; the model wants {control.data_type}")
+    try:
+        return np.array([id.encode() if isinstance(id, str) else id], dtype=kind)
+    except OverflowError:
+        raise BadRequest(f"sequence_id is {id!r}, which {control.data_type} does not have") from None
+
+
+def truth(control: Control, value: bool) -> Array:
+    if control.fp32_false_true:
+        return np.array([control.fp32_false_true[value]], dtype=np.float32)
+    if control.bool_false_true:
+        return np.array([control.bool_false_true[value]], dtype=np.bool_)
+    return np.array([(control.int32_false_true or [0, 1])[value]], dtype=np.int32)

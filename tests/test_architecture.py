@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("supervisor", "frontend", "worker")
-SOURCES = sorted([*ROOT.glob("serving/**/*.py"), *ROOT.glob("handlers/**/*.py")])
+IMPORTABLE = sorted(ROOT.glob("triton_python_backend_utils/*.py"))  # what models of other servers import
+SOURCES = sorted([*ROOT.glob("serving/**/*.py"), *ROOT.glob("handlers/**/*.py"), *IMPORTABLE])
 
 
 def imports(path: Path) -> set[str]:
@@ -53,6 +54,11 @@ def test_handlers_use_public_names_only_and_serving_never_imports_them(path: Pat
             assert not any(name.startswith(f"serving.{room}") for room in ROOMS)
         else:
             assert name.split(".")[0] != "handlers"
+
+
+@pytest.mark.parametrize("path", IMPORTABLE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_models_of_other_servers_import_needs_no_server(path: Path) -> None:
+    assert not [name for name in imports(path) if name.split(".")[0] in ("serving", "handlers")]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -168,34 +168,29 @@ def strings(entry: TensorEntry, flat: list[Any]) -> Array:
 
 
 def numbers(entry: TensorEntry, flat: list[Any]) -> Array:
-    """Nothing is rounded or wrapped that is no fraction: a 300 for a UINT8 is an error."""
-    kind = np.dtype(NUMPY_TYPES[entry.datatype])
-    try:
-        found = np.array(flat) if flat else np.empty(0, kind)
-    except (ValueError, OverflowError):
-        found = np.empty(0, np.object_)
-    if entry.datatype == BF16:
-        return bf16_bits(entry, found) if flat else found
-    allowed = {"b": "b", "f": "iuf"}.get(kind.kind, "iu")
-    if found.dtype.kind not in allowed:
+    """Nothing is wrapped or cut off: a 300 or a 1.5 for a UINT8 is an error."""
+    kind = np.dtype(np.float32 if entry.datatype == BF16 else NUMPY_TYPES[entry.datatype])
+    allowed = {"b": {bool}, "f": {int, float}}.get(kind.kind, {int})
+    if not set(map(type, flat)) <= allowed:
         raise WireError(f"input {entry.name!r}: data has values that {entry.datatype} does not have")
-    if kind.kind in "iu" and found.size:
+    if kind.kind in "iu" and flat:
         limits = np.iinfo(kind)
-        if int(found.min()) < limits.min or int(found.max()) > limits.max:
+        if min(flat) < limits.min or max(flat) > limits.max:
             raise WireError(f"input {entry.name!r}: data has values beyond {limits.min} to {limits.max}")
     with np.errstate(over="ignore"):
-        return found.astype(kind)
+        try:
+            found = np.array(flat, dtype=kind)
+        except OverflowError:  # an integer beyond all floating-point numbers
+            raise WireError(f"input {entry.name!r}: data has values beyond {entry.datatype}") from None
+    return bf16_bits(found) if entry.datatype == BF16 else found
 
 
-def bf16_bits(entry: TensorEntry, found: Array) -> Array:
-    """The upper halves of the numbers as FP32, rounded to the nearest, as torch does."""
-    if found.dtype.kind not in "iuf":
-        raise WireError(f"input {entry.name!r}: data has values that BF16 does not have")
-    with np.errstate(over="ignore"):
-        bits = found.astype(np.float32).view(np.uint32)
+def bf16_bits(found: Array) -> Array:
+    """The upper halves of FP32 numbers, rounded to the nearest as torch does."""
+    bits = found.view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    found_bits = np.where(np.isnan(bits.view(np.float32)), np.uint32(0x7FC00000), rounded)
-    return (found_bits >> np.uint32(16)).astype(np.uint16)
+    halves = np.where(np.isnan(found), np.uint32(0x7FC00000), rounded)
+    return (halves >> np.uint32(16)).astype(np.uint16)
 
 
 def write_tensors(

@@ -1,5 +1,5 @@
-"""``GET /metrics``: the scoreboard in Prometheus' text format, and what handlers have left in the runtime folder; no other
-process is asked."""
+"""``GET /metrics``: the scoreboard in Prometheus' text format, and what handlers have written down; no other process is
+asked."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib import metadata
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -68,6 +68,7 @@ class OpenInference:
         answers: Answers,
         new_id: Callable[[], str],
     ) -> None:
+        self._version = installed_version()
         self._many = config.many
         self._loads = config.many and not config.multi_model  # the platform says itself what is loaded
         self._max_body = config.max_body
@@ -118,7 +119,7 @@ class OpenInference:
     def _of_server(self, path: str) -> bytes:
         """Raises ModelLoading while nothing could be served, NotFound."""
         if path == PREFIX:
-            return msgspec.json.encode({"name": "serving", "version": version("serving"), "extensions": EXTENSIONS})
+            return msgspec.json.encode({"name": "serving", "version": self._version, "extensions": EXTENSIONS})
         if path == f"{PREFIX}/health/live":
             return b""
         if path == f"{PREFIX}/health/ready":
@@ -219,6 +220,13 @@ class OpenInference:
         except CodedError as error:
             if error.code != AlreadyLoaded.code:
                 raise
+
+
+def installed_version() -> str:
+    try:
+        return metadata.version("serving")
+    except metadata.PackageNotFoundError:  # it runs from its sources
+        return "0"
 
 
 class ChangeBody(msgspec.Struct):

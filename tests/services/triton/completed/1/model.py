@@ -1,0 +1,1 @@
+"""An old version, which is not served."""

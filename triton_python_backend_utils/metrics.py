@@ -107,7 +107,7 @@ class MetricFamily:
         series = [
             line
             for key, metric in list(self._metrics.items())
-            for line in metric._lines(self._name, {**dict(key), **more})
+            for line in metric._lines(self._name, {**more, **dict(key)})
         ]
         return head + series
 
@@ -116,7 +116,7 @@ _families: dict[str, MetricFamily] = {}
 
 
 def render(labels: dict[str, str]) -> str:
-    """All metrics of this process in Prometheus' text format, with these labels more."""
+    """All metrics of this process in Prometheus' text format, with these labels more; the model's own ones win."""
     return "".join(f"{line}\n" for family in list(_families.values()) for line in family._lines(labels))
 
 

@@ -170,7 +170,7 @@ def strings(entry: TensorEntry, flat: list[Any]) -> Array:
 def numbers(entry: TensorEntry, flat: list[Any]) -> Array:
     """Nothing is wrapped or cut off: a 300 or a 1.5 for a UINT8 is an error."""
     kind = np.dtype(np.float32 if entry.datatype == BF16 else NUMPY_TYPES[entry.datatype])
-    allowed = {"b": {bool}, "f": {int, float}}.get(kind.kind, {int})
+    allowed: set[type] = {bool} if kind.kind == "b" else {int, float} if kind.kind == "f" else {int}
     if not set(map(type, flat)) <= allowed:
         raise WireError(f"input {entry.name!r}: data has values that {entry.datatype} does not have")
     if kind.kind in "iu" and flat:

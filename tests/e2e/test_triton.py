@@ -226,7 +226,7 @@ def test_a_model_without_a_configuration_completes_it_and_its_metrics_are_shown(
     metadata = call(server, "GET", "/v2/models/completed").json()
     assert metadata["inputs"] == [{"name": "IN", "datatype": "FP32", "shape": [-1, 2]}]
     assert call(server, "GET", "/v2/models/completed/config").json()["max_batch_size"] == 4
-    eventually(lambda: b'model_requests{kind="all",model="completed"' in call(server, "GET", "/metrics").body)
+    eventually(lambda: b'model_requests{model="completed",replica="' in call(server, "GET", "/metrics").body)
 
 
 def test_a_model_may_say_that_it_is_not_ready(server: Server) -> None:

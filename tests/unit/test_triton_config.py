@@ -68,7 +68,9 @@ def test_the_shapes_of_the_public_examples() -> None:
         parameters: { key: "EXECUTION_ENV_PATH" value: { string_value: "$$TRITON_MODEL_DIRECTORY/env.tar.gz" } }
         parameters { key: "other" value { string_value: "x" } }
         version_policy: { specific { versions: [1, 3] } }
-        model_warmup [ { name: "w" batch_size: 1 inputs { key: "A" value { data_type: TYPE_FP32 dims: 3 zero_data: true } } } ]
+        model_warmup [ {
+            name: "w" batch_size: 1 inputs { key: "A" value { data_type: TYPE_FP32 dims: 3 zero_data: true } }
+        } ]
     """)
     assert unknown == []
     assert [(one.name, one.dims) for one in config.input] == [("A", [3, -1, 224]), ("B", [1])]

@@ -204,7 +204,7 @@ def test_metrics_count_and_are_rendered() -> None:
         histogram.observe(value)
     text = metrics.render({"model": "m"})
     assert '# HELP unit_requests Requests\\nwith "quotes"\n# TYPE unit_requests counter\n' in text
-    assert 'unit_requests{kind="a\\"b",model="m"} 2.5\n' in text
+    assert 'unit_requests{model="m",kind="a\\"b"} 2.5\n' in text
     assert 'unit_level{model="m"} 2\n' in text
     assert 'unit_time_bucket{model="m",le="2"} 2\nunit_time_bucket{model="m",le="+Inf"} 3\n' in text
     assert 'unit_time_sum{model="m"} 11\nunit_time_count{model="m"} 3\n' in text

@@ -2,6 +2,7 @@
 one that spoils the whole batch by an exception."""
 
 import numpy as np
+
 import triton_python_backend_utils as pb_utils
 
 

@@ -1,6 +1,7 @@
 """Without a configuration: it says itself what it takes. Counts its requests, and may be told that it is not ready."""
 
 import numpy as np
+
 import triton_python_backend_utils as pb_utils
 
 

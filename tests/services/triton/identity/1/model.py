@@ -1,6 +1,7 @@
 """Gives each input back under another name, whatever its type; what numpy lacks goes through DLPack."""
 
 import torch
+
 import triton_python_backend_utils as pb_utils
 
 BF16 = 14

@@ -1,6 +1,7 @@
 """The sum so far of each sequence, begun anew where START says so."""
 
 import numpy as np
+
 import triton_python_backend_utils as pb_utils
 
 

@@ -90,6 +90,8 @@ class OpenInference:
             await self._send_error(send, Draining("the server stopped before the answer was there"), request_id)
         except ServingError as error:
             await self._send_error(send, error, request_id)
+        except TimeoutError:
+            await self._send_error(send, ModelLoading("the model is not known yet"), request_id)
         except Exception as exc:
             log.error("a call of the Open Inference Protocol failed", exc=exc, request_id=request_id)
             await self._send_error(send, CodedError(500, "internal", "internal error"), request_id)
@@ -121,11 +123,11 @@ class OpenInference:
         if path == PREFIX:
             return msgspec.json.encode({"name": "serving", "version": self._version, "extensions": EXTENSIONS})
         if path == f"{PREFIX}/health/live":
-            return b""
+            return b'{"live":true}'
         if path == f"{PREFIX}/health/ready":
             if not is_healthy(self._board.read_header(), time.monotonic()):
                 raise ModelLoading("the server is not ready")
-            return b""
+            return b'{"ready":true}'
         raise NotFound(f"{path} is not served here")
 
     # One model.
@@ -138,7 +140,7 @@ class OpenInference:
         model = model_name(target.model) if self._many else DEFAULT_MODEL
         if target.verb == "ready":
             if not await self._is_ready(model):
-                await self._answers.send_body(send, 200, JSON, b"")
+                await self._answers.send_body(send, 200, JSON, msgspec.json.encode({"name": model, "ready": True}))
                 return
             deadline = Deadline(arrival + READY_TIME)
         else:
@@ -168,7 +170,8 @@ class OpenInference:
 
     async def _is_ready(self, model: str) -> bool:
         """Whether the model should be asked, too. Raises a ServingError where it is not there or not ready."""
-        placement = await self._replicas.placement(model, False, 0.0)
+        async with asyncio.timeout(READY_TIME):
+            placement = await self._replicas.placement(model, False, 0.0)
         if not placement.replicas:
             raise ModelLoading(f"model {model} is not ready")
         return PREFIX in placement.paths.post

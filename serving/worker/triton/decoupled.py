@@ -52,10 +52,19 @@ class Executor:
     def wait_if_stuck(self, patience: float) -> None:
         """Wait for an ``execute`` that has sent nothing for ``patience`` seconds. From the engine's thread."""
         since = self._busy_since
-        if since is not None and time.monotonic() - since >= patience:
+        if self._loop is not None:
+            self._wait_for_loop(self._loop)
+        elif since is not None and time.monotonic() - since >= patience:
             log.error("execute of a decoupled model stands still")
             while self._busy_since == since:
                 time.sleep(0.01)
+
+    def _wait_for_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """An async ``execute`` stands still where it lets nobody else run."""
+        turned = threading.Event()
+        with contextlib.suppress(RuntimeError):  # it is closed: the worker ends
+            loop.call_soon_threadsafe(turned.set)
+            turned.wait()
 
     def close(self) -> None:
         """Let what is queued finish, but not for long: nobody waits for it any more."""
@@ -176,7 +185,8 @@ class Pieces:
                 yield self._answers.piece(self._call, response, self._events)
         except asyncio.CancelledError:
             self._call.client.gone = True
-            self._executor.wait_if_stuck(self._patience)
+            if time.monotonic() - self._call.arrival >= self._patience:
+                self._executor.wait_if_stuck(self._patience)
             raise
         finally:
             self._call.client.gone = True

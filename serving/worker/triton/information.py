@@ -25,7 +25,7 @@ def answer(verb: str, script: Script, version: str) -> Response:
         case "ready":
             if not script.is_ready():
                 raise Unavailable(f"model {script.config.name!r} says that it is not ready")
-            return Response(b"", JSON)
+            return Response(msgspec.json.encode({"name": script.config.name, "ready": True}), JSON)
         case "stats":
             raise CodedError(501, "not_supported", "statistics of models are not kept here; GET /metrics has metrics")
     raise NotFound(f"{verb} is not served here")

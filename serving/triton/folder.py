@@ -93,6 +93,8 @@ def notes(config: TritonConfig) -> list[str]:
     policy = None if config.dynamic_batching is None else config.dynamic_batching.default_queue_policy
     if policy is not None and policy.timeout_action == "DELAY":
         found.append("timeout_action DELAY has no effect: requests keep their order")
+    if "EXECUTION_ENV_PATH" in config.parameters:
+        found.append("EXECUTION_ENV_PATH has no effect: the model runs with the packages of this image")
     for output in config.output:
         if output.label_filename:
             found.append(f"label_filename of output {output.name!r} has no effect: there is no classification here")

@@ -191,5 +191,7 @@ def test_what_is_honoured_in_another_way_is_noted() -> None:
         sequence_batching { } instance_group { count: 2 }
         instance_group { kind: KIND_GPU gpus: [0, 1] }
         output { name: 'A' label_filename: 'x' }
+        parameters { key: "EXECUTION_ENV_PATH" value { string_value: "env.tar.gz" } }
+        dynamic_batching { default_queue_policy { timeout_action: DELAY } }
     """)
-    assert len(notes(config)) == 4
+    assert len(notes(config)) == 6

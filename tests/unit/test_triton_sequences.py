@@ -1,0 +1,85 @@
+"""Sequences of requests: when one is under way, and the control tensors that a model gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.errors import BadRequest
+from serving.request import Client
+from serving.triton.config import read
+from serving.worker.triton.calls import Call
+from serving.worker.triton.sequences import Sequences
+
+
+def call(correlation: int | str, start: bool = False, end: bool = False) -> Call:
+    call = Call("", [], [], None, 1, "", Client(), 0.0, {})
+    call.correlation, call.flags = correlation, start + 2 * end
+    return call
+
+
+def sequences(controls: str = "", batched: bool = False, clock: Any = None) -> Sequences:
+    config, unknown = read(f"sequence_batching {{ max_sequence_idle_microseconds: 1000000 {controls} }}")
+    assert not unknown
+    assert config.sequence_batching is not None
+    return Sequences(config.sequence_batching, batched, clock or (lambda: 0.0))
+
+
+def test_a_sequence_is_under_way_from_its_first_request_to_its_last() -> None:
+    book = sequences()
+    book.enter(call(1, start=True))
+    book.enter(call("one", start=True))
+    book.enter(call(1))
+    assert len(book) == 2
+    book.enter(call(1, end=True))
+    with pytest.raises(BadRequest, match="sequence_start"):
+        book.enter(call(1))
+    book.enter(call(2, start=True, end=True))
+    assert len(book) == 1
+
+
+@pytest.mark.parametrize("correlation", [0, ""])
+def test_a_sequence_needs_an_id(correlation: Any) -> None:
+    with pytest.raises(BadRequest, match="sequence_id"):
+        sequences().enter(call(correlation, start=True))
+
+
+def test_one_that_is_left_idle_is_over() -> None:
+    now = [0.0]
+    book = sequences(clock=lambda: now[0])
+    for now[0] in (0.0, 0.9, 1.8):
+        book.enter(call(1, start=now[0] == 0))
+    now[0] = 3.0
+    with pytest.raises(BadRequest, match="not under way"):
+        book.enter(call(1))
+    assert len(book) == 0
+
+
+CONTROLS = """
+    control_input { name: "START" control { kind: CONTROL_SEQUENCE_START fp32_false_true: [0, 0.5] } }
+    control_input { name: "END" control { kind: CONTROL_SEQUENCE_END bool_false_true: [false, true] } }
+    control_input { name: "READY" control { kind: CONTROL_SEQUENCE_READY int32_false_true: [0, 7] } }
+    control_input { name: "ID" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_INT32 } }
+"""
+
+
+@pytest.mark.parametrize(("batched", "shape"), [(False, [1]), (True, [1, 1])])
+def test_the_model_gets_the_controls_that_it_wants(batched: bool, shape: list[int]) -> None:
+    first = call(41, start=True)
+    sequences(CONTROLS, batched).enter(first)
+    found = {one.name(): one.as_numpy() for one in first.inputs}
+    assert all(list(array.shape) == shape for array in found.values())
+    assert {name: array.item() for name, array in found.items()} == {"START": 0.5, "END": False, "READY": 7, "ID": 41}
+    assert [array.dtype for array in found.values()] == [np.float32, np.bool_, np.int32, np.int32]
+
+
+def test_an_id_of_another_type_is_refused() -> None:
+    text = 'control_input { name: "ID" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_STRING } }'
+    named = call("abc", start=True)
+    sequences(text).enter(named)
+    assert named.inputs[0].as_numpy().tolist() == [b"abc"]
+    for controls, correlation in ((text, 1), (CONTROLS, "abc"), (CONTROLS, 1 << 40)):
+        with pytest.raises(BadRequest, match="sequence_id"):
+            sequences(controls).enter(call(correlation, start=True))

@@ -14,7 +14,9 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 GPU := $(wildcard /dev/nvidia0)$(shell command -v nvidia-smi 2>/dev/null)
 TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch$(TORCH_CPU:%===%))
 
-.PHONY: serve test check bench venv clean
+TOOLKITS := sagemaker-inference sagemaker-pytorch-inference six retrying psutil scipy
+
+.PHONY: serve test compat check bench venv clean
 .DEFAULT_GOAL := serve
 
 serve: .demo/model/.trained
@@ -22,6 +24,11 @@ serve: .demo/model/.trained
 
 test: .demo/model/.trained
 	$(BIN)/python -m pytest $(ARGS)
+
+# What other servers' own packages make of the same models; they are kept out of .venv.
+compat: .venv/.ready
+	@test -d .compat/sagemaker_inference || $(PIP) install --no-deps --target .compat $(TOOLKITS)
+	PYTHONPATH=.compat $(BIN)/python -m pytest tests/compat $(ARGS)
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .
@@ -51,5 +58,5 @@ venv: .venv/.ready
 
 # .venv stays: it is slow to make again and nothing in it goes stale.
 clean:
-	rm -rf .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .demo .compat .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -136,9 +136,7 @@ class DefaultPytorchInferenceHandler(DefaultInferenceHandler):
     def default_input_fn(self, input_data: Any, content_type: str, context: Any = None) -> Any:
         import torch
 
-        array = decode(input_data, content_type)
-        tensor = torch.FloatTensor(array) if media_type(content_type) in (JSON, CSV) else torch.from_numpy(array)
-        return tensor.to("cuda" if torch.cuda.is_available() else "cpu")
+        return to_tensor(input_data, content_type, "cuda" if torch.cuda.is_available() else "cpu")
 
     def default_predict_fn(self, data: Any, model: Any, context: Any = None) -> Any:
         import torch
@@ -148,11 +146,17 @@ class DefaultPytorchInferenceHandler(DefaultInferenceHandler):
             return model(data)
 
     def default_output_fn(self, prediction: Any, accept: str, context: Any = None) -> Any:
-        array = prediction.detach().cpu().numpy() if hasattr(prediction, "detach") else prediction
-        for part in accept.split(","):
-            if media_type(part) in (JSON, CSV):
-                array = array.tolist() if hasattr(array, "tolist") else array
-        return encode(array, accept)
+        # A tensor becomes a list on the way, so that an npy array of it is float64, as there.
+        return encode(prediction.detach().cpu().tolist() if hasattr(prediction, "detach") else prediction, accept)
+
+
+def to_tensor(input_data: Any, content_type: str, device: str) -> Any:
+    """Numbers of text are float32, arrays keep their type."""
+    import torch
+
+    array = decode(input_data, content_type)
+    text = media_type(content_type) in (JSON, CSV)
+    return torch.from_numpy(np.asarray(array, dtype=np.float32) if text else array).to(device)
 
 
 def read_file(path: str, mode: str = "r") -> Any:

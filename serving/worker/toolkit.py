@@ -95,7 +95,7 @@ class ToolkitHandler(Handler):
         context = Context(self._model_dir, self.device, self.policy.max_size, request)
         call = Call(None, context, request.content_type, wanted(request.accept, self._default_accept))
         text = request.media_type in TEXT_TYPES
-        data = codecs.decode_text(request.body) if text else bytes(request.body)
+        data = codecs.decode_text(request.body) if text else bytearray(request.body)
         if "transform_fn" in self._functions:
             call.data = data
         elif "input_fn" in self._functions:
@@ -129,7 +129,7 @@ class ToolkitHandler(Handler):
         if "transform_fn" not in self._functions and "output_fn" in self._functions:
             prediction = self._guarded("output_fn", [prediction, call.accept], call.context)
         elif "transform_fn" not in self._functions and not is_pieces(prediction):
-            return codecs.encode(prediction, call.accept)
+            return default_output(prediction, call.accept)
         return response_of(prediction, call)
 
     def _transform(self, call: Call) -> Any:
@@ -213,6 +213,17 @@ def takes_context(function: Function, name: str) -> bool:
     return extra == 1
 
 
+def default_output(prediction: Any, accept: str) -> Response:
+    """As the toolkit writes it, to the blank; and what the toolkit cannot, as the server does."""
+    from serving.worker.sagemaker_inference import DefaultPytorchInferenceHandler, UnsupportedFormatError
+
+    try:
+        body = DefaultPytorchInferenceHandler().default_output_fn(prediction, accept)
+    except (UnsupportedFormatError, TypeError, ValueError):
+        return codecs.encode(prediction, accept)
+    return Response(body.encode() if isinstance(body, str) else body, accept)
+
+
 def is_unsupported(exc: Exception) -> bool:
     """Whether it is the toolkit's own word for a type that it cannot read or write."""
     errors = sys.modules.get("sagemaker_inference.errors")
@@ -252,13 +263,17 @@ def response_of(result: Any, call: Call) -> Response | StreamingResponse:
 
 
 def default_input_fn(request: Request, device: str) -> Any:
-    import torch
+    """As the toolkit reads it; and what the toolkit cannot, as the server does."""
+    from serving.worker.sagemaker_inference import DECODERS, to_tensor
 
+    if request.media_type in DECODERS and request.media_type != codecs.NPZ:
+        return to_tensor(bytes(request.body), request.media_type, device)
     value = codecs.decode(request.body, request.content_type)
     if not hasattr(value, "dtype"):
         return value
-    tensor = torch.tensor(value)
-    return (tensor.float() if tensor.dtype == torch.int64 and request.media_type in TEXT_TYPES else tensor).to(device)
+    import torch
+
+    return torch.tensor(value).to(device)
 
 
 def default_model_fn(model_dir: Path, device: str) -> Any:

@@ -1,0 +1,155 @@
+"""The same scripts and requests under AWS's own PyTorch toolkit, in this process, and here: bodies and types are equal.
+
+``make compat`` brings the toolkit; without it these are skipped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.errors import ServingError
+from serving.testing import Client
+from serving.worker.toolkit import ToolkitHandler
+
+pytest.importorskip("sagemaker_inference", reason="make compat installs it")
+
+FOUR = """
+    import json
+    from sagemaker_inference import decoder, encoder
+    def model_fn(model_dir): return 3
+    def input_fn(data, content_type): return decoder.decode(data, content_type)
+    def predict_fn(data, model): return data * model
+    def output_fn(prediction, accept): return encoder.encode(prediction, accept)
+"""
+DEFAULTS = """
+    def model_fn(model_dir): return 3
+    def predict_fn(data, model): return data * model
+"""
+TUPLE = """
+    import json
+    def model_fn(model_dir): return None
+    def input_fn(data, content_type): return json.loads(data)
+    def predict_fn(data, model): return data
+    def output_fn(prediction, accept): return json.dumps({"got": prediction, "accept": accept}), "application/x-own"
+"""
+TRANSFORM = """
+    def model_fn(model_dir): return "m"
+    def transform_fn(model, data, content_type, accept):
+        return f"{model} {type(data).__name__} {len(data)} {content_type} {accept}"
+"""
+CONTEXT = """
+    def model_fn(model_dir, context): return type(context).__name__
+    def transform_fn(model, data, content_type, accept, context):
+        return f"{model} {context.system_properties['model_dir'] != ''}"
+"""
+
+
+def npy(value: Any) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(value))
+    return buffer.getvalue()
+
+
+BODIES = [
+    (b"[1, 2, 3]", "application/json"),
+    (b"[[1, 2], [3, 4]]", "application/json"),
+    (b"[0.5, -1e3]", "application/json"),
+    (b"1,2\n3,4", "text/csv"),
+    (b"0.5,1.5", "text/csv"),
+    (npy([[1.5, 2], [3, 4]]), "application/x-npy"),
+    (npy([1, 2]), "application/x-npy"),
+]
+ACCEPTS = ["application/json", "text/csv", "application/x-npy", "", "*/*"]
+
+
+class RequestProcessor:
+    def __init__(self, properties: dict[str, str]) -> None:
+        self.properties = properties
+
+    def get_request_properties(self) -> dict[str, str]:
+        return self.properties
+
+
+class Context:
+    """What the toolkit is given by its model server."""
+
+    def __init__(self, model_dir: Path, content_type: str, accept: str) -> None:
+        self.system_properties = {"model_dir": str(model_dir)}
+        properties = {"Content-Type": content_type, "Accept": accept}
+        self.request_processor = [RequestProcessor({name: value for name, value in properties.items() if value})]
+        self.content_type: str | None = None
+        self.status = 200
+
+    def set_response_content_type(self, index: int, value: str) -> None:
+        self.content_type = value
+
+    def set_response_status(self, code: int, phrase: str, idx: int = 0) -> None:
+        self.status = code
+
+
+def theirs(
+    folder: Path, name: str, requests: list[tuple[bytes, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> list[Any]:
+    from sagemaker_inference.transformer import Transformer
+    from sagemaker_pytorch_serving_container.default_pytorch_inference_handler import DefaultPytorchInferenceHandler
+
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", f"{name}.py")
+    monkeypatch.syspath_prepend(str(folder))
+    transformer = Transformer(DefaultPytorchInferenceHandler())
+    found = []
+    for body, kind, accept in requests:
+        context = Context(folder, kind, accept)
+        [result] = transformer.transform([{"body": bytearray(body)}], context)
+        data = result.encode() if isinstance(result, str) else bytes(result)
+        found.append((data, context.content_type) if context.status == 200 else "error")
+    return found
+
+
+def ours(folder: Path, name: str, requests: list[tuple[bytes, str, str]]) -> list[Any]:
+    found: list[Any] = []
+    with Client(ToolkitHandler(), folder, script=str(folder / f"{name}.py")) as client:
+        for body, kind, accept in requests:
+            try:
+                answer = client.invoke(body, kind, accept)
+                found.append((bytes(answer.body), answer.content_type))
+            except ServingError:
+                found.append("error")
+    return found
+
+
+@pytest.mark.parametrize("script", [FOUR, DEFAULTS, TUPLE, TRANSFORM], ids=["four", "defaults", "tuple", "transform"])
+def test_bodies_and_types_are_the_toolkits(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"script_{abs(hash(script)) % 10**8}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(script))
+    requests = [(body, kind, accept) for (body, kind), accept in itertools.product(BODIES, ACCEPTS)]
+    if script is TUPLE:
+        requests = [request for request in requests if request[1] == "application/json"]
+    expected, found = theirs(tmp_path, name, requests, monkeypatch), ours(tmp_path, name, requests)
+    assert len(expected) == len(requests)
+    assert sum(one != "error" for one in expected) >= len(requests) // 2
+    for request, want, got in zip(requests, expected, found, strict=True):
+        assert got == want, request
+    print(f"{len(requests)} requests, all equal")
+
+
+def test_the_context_is_given_by_count(tmp_path: Path) -> None:
+    (tmp_path / "with_context.py").write_text(textwrap.dedent(CONTEXT))
+    assert ours(tmp_path, "with_context", [(b"x", "text/plain", "text/plain")]) == [(b"Context True", "text/plain")]
+
+
+def test_the_real_package_is_the_one_in_use() -> None:
+    from serving.worker import sagemaker_inference as shim
+
+    shim.install()
+    assert "site-packages" in str(sys.modules["sagemaker_inference"].__file__) or ".compat" in str(
+        sys.modules["sagemaker_inference"].__file__
+    )

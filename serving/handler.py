@@ -74,6 +74,9 @@ class Handler:
     concurrent_sessions: bool = False
     """Whether calls of one session may run beside each other; otherwise they come strictly in order."""
 
+    exclusive_streams: bool = False
+    """Whether no batch is to start while an answer in pieces can go on; otherwise they take turns."""
+
     session_requests: bool = False
     """Whether ``decode`` wants the bodies ``{"requestType": "NEW_SESSION"}`` and ``{"requestType": "CLOSE"}`` itself;
     otherwise the server answers them."""

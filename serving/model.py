@@ -9,22 +9,26 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from serving import log
 from serving.config import Config
 from serving.errors import ModelError
 from serving.handler import BatchPolicy
 from serving.properties import FILE as PROPERTIES
 from serving.properties import read_properties
+from serving.torchserve.manifest import FOLDER, is_archive, read_manifest
+from serving.torchserve.settings import Wishes, wishes_of
 from serving.triton.config import FILE as TRITON_FILE
 from serving.triton.config import TritonConfigError
 from serving.triton.folder import is_triton, place
 
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
 TOOLKIT = "serving.worker.toolkit:ToolkitHandler"
+TORCHSERVE = "serving.worker.torchserve.handler:TorchServeHandler"
 DJL = "serving.worker.djl.handler:DjlHandler"
 MODULE = "handlers.module:ModuleHandler"
 TRITON = "serving.worker.triton.handler:TritonHandler"
 WEIGHTS = (".pt", ".pth", ".pt2")
-KNOWN = ("serving.toml", "code", PROPERTIES, "model.py", TRITON_FILE)
+KNOWN = ("serving.toml", "code", PROPERTIES, "model.py", TRITON_FILE, FOLDER)
 
 
 class BatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +94,8 @@ def read_model(folder: Path, name: str, config: Config, cores: int) -> Model:
     """Read one model folder. Raises ModelError with what was found and what is expected."""
     root = find_root(folder)
     settings = read_settings(root)
+    if settings.handler is None and is_archive(root):
+        settings = with_wishes(settings, wishes_of(read_manifest(root)), root)
     code = Path(config.code_dir) if config.code_dir else root / "code"
     choice = choose_handler(root, code, settings, config)
     replicas = settings.replicas or choice.replicas or config.replicas or 1
@@ -142,6 +148,26 @@ def read_settings(root: Path) -> Settings:
     return settings
 
 
+def with_wishes(settings: Settings, wishes: Wishes, root: Path) -> Settings:
+    """What a TorchServe model asks for, where ``serving.toml`` does not say otherwise."""
+    for note in wishes.notes:
+        log.warning("of a TorchServe model's configuration", model_dir=str(root), note=note)
+    given = settings.batch
+    batch = msgspec.structs.replace(
+        given,
+        max_size=wishes.max_size if given.max_size is None else given.max_size,
+        max_delay_ms=wishes.max_delay_ms if given.max_delay_ms is None else given.max_delay_ms,
+        queue_size=wishes.queue_size if given.queue_size is None else given.queue_size,
+    )
+    return msgspec.structs.replace(
+        settings,
+        timeout_s=settings.timeout_s or wishes.timeout_s,
+        replicas=settings.replicas or wishes.replicas,
+        device=settings.device or wishes.device,
+        batch=batch,
+    )
+
+
 def check_settings(path: Path, settings: Settings) -> None:
     """Ranges that the types do not say. Raises ModelError naming the key, the value and what is allowed."""
     if settings.handler is not None and settings.handler.count(":") != 1:
@@ -168,6 +194,8 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
     """Raises ModelError where no convention fits."""
     if settings.handler is not None:
         return Choice(settings.handler)
+    if is_archive(root):
+        return Choice(TORCHSERVE, {"allow_pickle": True} if settings.allow_pickle else {})
     script = code / config.program
     if is_triton(root) and ((root / TRITON_FILE).is_file() or not script.is_file()):
         return choose_triton(root)
@@ -182,7 +210,8 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
     found = ", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "nothing"
     raise ModelError(
         f"{root} holds no model: expected serving.toml with a handler, code/{config.program}, "
-        f"config.pbtxt, <version>/model.py, {PROPERTIES}, model.py, or a *.pt, *.pth or *.pt2 file; found {found}"
+        f"MAR-INF/MANIFEST.json, config.pbtxt, <version>/model.py, {PROPERTIES}, model.py, "
+        f"or a *.pt, *.pth or *.pt2 file; found {found}"
     )
 
 

@@ -29,7 +29,7 @@ FORBIDDEN = ("/dev", "/proc", "/sys")  # as a model's address
 def open_models(config: Config) -> tuple[list[Model], DiskCache | None]:
     """The one model of a single-model server, or the cache for many. Raises ModelError, OSError."""
     if not config.many:
-        return [read_model(Path(config.model_dir), DEFAULT_MODEL, config, cores())], None
+        return [open_one(config)], None
     if config.model_store is not None and not Path(config.store).is_dir():
         raise ModelError(f"model store {config.store} does not exist")
     disk = DiskCache.open()
@@ -40,6 +40,28 @@ def open_models(config: Config) -> tuple[list[Model], DiskCache | None]:
         except ServingError as exc:
             raise ModelError(exc.message) from exc
     return [], disk
+
+
+def open_one(config: Config) -> Model:
+    """The model of a single-model server. Raises ModelError, OSError."""
+    path = Path(config.model_dir)
+    archive = archive_in(path)
+    if archive is None:
+        return read_model(path, DEFAULT_MODEL, config, cores())
+    repository = ModelRepository(config, DiskCache.open(), lambda _: True)
+    try:
+        return msgspec.structs.replace(repository.open(DEFAULT_MODEL, archive), url="", digest="", size=0)
+    except ServingError as exc:
+        raise ModelError(f"{archive}: {exc.message}") from exc
+
+
+def archive_in(path: Path) -> Path | None:
+    """The archive that ``path`` is, or the only thing in that folder if it is a ``.mar``, as the platform unpacks a
+    ``model.tar.gz`` with one in it."""
+    if path.is_file() and path.name.endswith(ARCHIVES):
+        return path
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")] if path.is_dir() else []
+    return entries[0] if len(entries) == 1 and entries[0].is_file() and entries[0].suffix == ".mar" else None
 
 
 def is_folder_of_one(path: Path) -> bool:

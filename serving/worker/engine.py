@@ -84,6 +84,8 @@ class Engine:
     def _step_batch(self) -> None:
         while (item := self._batcher.next_arrival()) is not None:
             self._decode(item)
+        if self._handler.exclusive_streams and self.streams.can_step:
+            return
         taken = self._batcher.take()
         self._drop([*taken.expired, *taken.cancelled])
         self._settle_cancelled(taken.cancelled)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from serving import codecs, log
 from serving.messages import Fork, Forked, ForkReady, Message, pack, unpack
-from serving.model import MODULE, TOOLKIT, TRITON
+from serving.model import MODULE, TOOLKIT, TORCHSERVE, TRITON
 from serving.request import Request
 from serving.runtime import Runtime, set_parent_death_signal
 from serving.scoreboard import Scoreboard
@@ -152,7 +152,7 @@ def main() -> None:
     import torch  # noqa: F401  the import is what this process is for
     import uvloop  # noqa: F401
 
-    for name in ("serving.worker.process", *(one.partition(":")[0] for one in (TOOLKIT, MODULE, TRITON))):
+    for name in ("serving.worker.process", *(one.partition(":")[0] for one in (TOOLKIT, MODULE, TORCHSERVE, TRITON))):
         importlib.import_module(name)  # each would cost every load its import
 
     try:

@@ -1,0 +1,5 @@
+"""``ts.metrics.dimension``."""
+
+from serving.worker.torchserve.metrics import Dimension
+
+__all__ = ["Dimension"]

@@ -1,0 +1,5 @@
+"""``ts.metrics.metric_type_enum``."""
+
+from serving.worker.torchserve.metrics import MetricTypes
+
+__all__ = ["MetricTypes"]

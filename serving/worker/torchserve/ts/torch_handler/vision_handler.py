@@ -1,0 +1,37 @@
+"""``ts.torch_handler.vision_handler``: images in, one tensor out."""
+
+from __future__ import annotations
+
+import base64
+import io
+from abc import ABC
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..handler_utils.timer import timed
+from .base_handler import BaseHandler
+
+
+class VisionHandler(BaseHandler, ABC):
+    """``image_processing`` makes a tensor of a Pillow image; those of a batch have one shape."""
+
+    image_processing: Any
+
+    def initialize(self, context: Any) -> None:
+        super().initialize(context)
+        if not context.system_properties.get("limit_max_image_pixels"):
+            Image.MAX_IMAGE_PIXELS = None
+
+    @timed
+    def preprocess(self, data: Any) -> Any:
+        """Images as files, as base64 text, or as nested lists of numbers. [n, …] on the device."""
+        return torch.stack([self._tensor(row.get("data") or row.get("body")) for row in data]).to(self.device)
+
+    def _tensor(self, image: Any) -> Any:
+        if isinstance(image, str):
+            image = base64.b64decode(image)
+        if isinstance(image, bytes | bytearray):
+            return self.image_processing(Image.open(io.BytesIO(image)))
+        return torch.FloatTensor(image)

@@ -133,7 +133,8 @@ def is_inside(root: Path, name: str) -> bool:
 def check_handler(manifest: Manifest) -> None:
     if manifest.script is not None or manifest.module in BUILT_IN:
         return
-    if importlib.util.find_spec("ts") is not None:
+    spec = importlib.util.find_spec("ts")
+    if spec is not None and spec.origin is not None:
         return  # TorchServe itself is installed and may have more of them
     raise ModelError(
         f"{manifest.path}: handler is {manifest.model.handler!r}, but the archive holds no {manifest.module}.py; "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
@@ -35,5 +36,6 @@ def install(package: str, modules: Mapping[str, Mapping[str, object]]) -> bool:
 def make(name: str, members: Mapping[str, object]) -> ModuleType:
     module = ModuleType(name)
     module.__path__ = []  # so that it may have modules below it
+    module.__spec__ = ModuleSpec(name, None, is_package=True)  # without one whoever looks for it gets an error
     vars(module).update(members)
     return module

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +22,7 @@ def install() -> None:
         return
     package = ModuleType("ts", "The names of TorchServe, as this server has them.")
     package.__path__ = [str(HOME)]
+    package.__spec__ = ModuleSpec("ts", None, is_package=True)  # without one whoever looks for it gets an error
     package.__version__ = VERSION  # type: ignore[attr-defined]
     sys.modules["ts"] = package
 

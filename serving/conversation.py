@@ -109,6 +109,7 @@ class Conversation:
         message = Message(data if isinstance(data, str) else bytes(data), fin)
         self.flow.sent += cost(message.body)
         self._emit(message)
+        await asyncio.sleep(0)  # one who only speaks must let others have their turn
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Say goodbye; what was sent before arrives. ``code`` is 1000 to 1014 or 3000 to 4999. Raises ValueError."""
@@ -121,6 +122,7 @@ class Conversation:
             self._has_closed = True
             if self.close_code is None:
                 self._emit(close)
+            self._ended.set()
 
     async def _wait(self) -> None:
         self._changed.clear()
@@ -140,7 +142,7 @@ class Conversation:
             self.changed()
 
     async def wait_closed(self) -> None:
-        """Until the other side has closed."""
+        """Until either side has closed."""
         if self.close_code is None:
             await self._ended.wait()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -144,3 +144,5 @@ class StreamingResponse:
     content_type: str | None = None
     status: int = 200
     custom_attributes: str | None = None
+    late: Callable[[], StreamingResponse] | None = None
+    """Called when the first piece is there: the head is that of what it gives."""

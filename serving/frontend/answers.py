@@ -31,6 +31,7 @@ BODILESS = frozenset({204, 205, 304})
 LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
 CUT = "serving.cut"  # extension of the ASGI scope: close the connection once all has left; takes an error's code
 UNTIL_CLOSE = "serving.until_close"  # another: the body ends with the connection, as for HTTP/1.0
+CUT_TIME = 7.0  # seconds for a connection to be gone that was cut
 RECORD_TIME = 1.0  # seconds for the last record before a cut
 
 
@@ -115,8 +116,11 @@ class Answers:
             with contextlib.suppress(DeadlineExceeded):
                 await send_piece(send, record, time.monotonic() + RECORD_TIME)
         scope["extensions"][CUT](error.code if error is not None else "")
-        while (await receive())["type"] != "http.disconnect":
-            pass  # one who returns before the connection is gone is taken for one who forgot the end
+        # One who returns before the connection is gone is taken for one who forgot the end.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CUT_TIME if error is not None else max(CUT_TIME, until - time.monotonic())):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
 
     async def _start_stream(self, scope: Scope, send: Send, response: Response, request: Request) -> None:
         headers = [(b"content-type", header_value(response.content_type)), (b"cache-control", b"no-cache")]

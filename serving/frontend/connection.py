@@ -109,6 +109,14 @@ class Connection:
             self._channel.send(Kind.CANCEL, call.id)
         return True
 
+    @staticmethod
+    def abandon_reply(call: Call) -> None:
+        """Its reply has come in the instant in which its caller went: an answer that has begun must not go on."""
+        if call.reply.done() and not call.reply.cancelled() and call.reply.exception() is None:
+            reply = call.reply.result()
+            if isinstance(reply, Streamed):
+                reply.stream.cancel()
+
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()
@@ -134,7 +142,8 @@ class Connection:
     def _begin(self, channel: Channel, frame: Frame) -> None:
         future = self._pending.pop(frame.id, None)
         if future is None or future.done():
-            return  # it was cancelled
+            channel.send(Kind.CANCEL, frame.id)  # the first CANCEL may have come before there was anything to cancel
+            return
         converses = not frame.head
         stream = Stream(
             lambda kind, head, body: channel.send(kind, frame.id, head, body),

@@ -164,6 +164,9 @@ class Invocations:
                 reply = await call.reply
             except ReplicaLost:
                 continue  # nothing of it had begun
+            except BaseException:
+                connection.abandon_reply(call)
+                raise
             finally:
                 connection.forget(call)
             assert isinstance(reply, Streamed)
@@ -197,6 +200,9 @@ class Invocations:
         call = connection.call(head, request.body)
         try:
             return await call.reply
+        except BaseException:
+            connection.abandon_reply(call)
+            raise
         finally:
             if connection.forget(call) and request.deadline.remaining() < EARLY:
                 self._replicas.report_overdue(connection)

@@ -64,9 +64,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.scope["extensions"] = extensions
 
     def _cut(self, code: str) -> None:
-        """Close the connection once what was sent has left."""
+        """Close the connection once what was sent has left; without a ``code`` that was the proper end."""
         self.transport.close()
-        self.loop.call_later(CUT_TIME, self.transport.abort)
+        if code:
+            self.loop.call_later(CUT_TIME, self.transport.abort)
 
     @staticmethod
     def _end_with_connection(cycle: RequestResponseCycle) -> Callable[[], None]:

@@ -40,7 +40,6 @@ from serving.supervisor.replica import (
 
 KILL_GRACE = 0.05  # seconds past the latest deadline before the worker is ended; the 504s are out by then
 ABORT_TIME = 1.0  # seconds that a worker has to write its stacks before SIGKILL
-CLOSE_TIME = 5.0  # seconds for an idle worker that was told to go
 CUT = 1.0  # seconds that a worker may live without its control connection
 STALE = 1.0  # seconds without a beat after which a worker that owes an answer counts as stopped
 MAX_FAILURES = 5  # starts in a row that never became ready
@@ -228,9 +227,8 @@ class Fleet:
                 return self.end(replica, "its handler ran past the deadline", now)
             if self._is_stopped(replica, busy_until, now):
                 return self.end(replica, "it stopped answering", now)
-            idle_since = max(replica.since, replica.row.last_used)
-            if replica.status is Status.RETIRING and now > idle_since + CLOSE_TIME and not replica.row.has_work:
-                return self.end(replica, f"it did not end within {CLOSE_TIME:g} s", now)
+            if replica.status is Status.RETIRING and replica.overstays(now):
+                return self.end(replica, "it was told to end and did not", now)
         elif now > replica.started + self._load_timeout:
             replica.error = f"loading took more than {self._load_timeout:g} s"
             return self.end(replica, replica.error, now)

@@ -22,6 +22,8 @@ from serving.model import Model
 from serving.scoreboard import Row
 from serving.supervisor.diskcache import Cost
 
+CLOSE_TIME = 5.0  # seconds for an idle worker that was told to go
+LEAVE_TIME = 330.0  # seconds for one with answers in pieces; the platform waits for 350 until its memory is back
 SLACK = 2 << 20  # bytes that a process may grow by between two looks; mostly it does so with its first requests
 CRASH_LIMIT = 10  # deaths in the fleet's window of time that still are replaced at once
 
@@ -83,6 +85,13 @@ class Replica:
     @property
     def name(self) -> str:
         return self.served.model.name
+
+    def overstays(self, now: float) -> bool:
+        """Whether one that was told to go has had its time: a little when it is idle, a while if it has streams."""
+        idle_since = max(self.since, self.row.last_used)
+        if self.row.streams:
+            return now > self.since + LEAVE_TIME
+        return now > idle_since + CLOSE_TIME and not self.row.has_work
 
     def become(self, status: Status, now: float) -> None:
         if status not in NEXT[self.status]:

@@ -35,17 +35,19 @@ class Partner:
         self.conversation.changed()
 
     async def converse(self, handler: Handler, item: Item, emit: Callable[[Item, Part], None]) -> None:
-        """Run ``converse`` to its end, and for a little while only once the client is gone."""
+        """Run ``converse`` to its end, and for a little while only once either side has closed."""
         work = asyncio.ensure_future(self._run(handler, item))
-        leave = asyncio.ensure_future(self._left(work))
+        closed = asyncio.ensure_future(self.conversation.wait_closed())
         try:
-            emit(item, await work)
-        except asyncio.CancelledError:
-            work.cancel()
-            emit(item, Close(GOING_AWAY, "the server is stopping"))
-            raise
+            await asyncio.wait({work, closed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work}, timeout=GRACE)
+            if not work.done():
+                log.warning("a conversation goes on though it is closed; it is cancelled")
         finally:
-            leave.cancel()
+            work.cancel()
+            closed.cancel()
+            await asyncio.wait({work}, timeout=GRACE)
+            emit(item, work.result() if work.done() else Close(GOING_AWAY))
 
     async def _run(self, handler: Handler, item: Item) -> Close:
         try:
@@ -59,12 +61,6 @@ class Partner:
         if self.conversation.close_code is None:
             return Close()
         return Close(GOING_AWAY, self.conversation.close_reason)
-
-    async def _left(self, work: asyncio.Future[Close]) -> None:
-        await self.conversation.wait_closed()
-        await asyncio.sleep(GRACE)
-        log.warning("a conversation goes on though its client is gone; it is cancelled")
-        work.cancel()
 
 
 def close_of(item: Item, exc: BaseException) -> Close:

@@ -13,8 +13,10 @@ from inspect import isasyncgen, isgenerator
 from typing import Any
 
 from serving import codecs, log
+from serving.config import Config
 from serving.errors import HandlerError, ServingError, SessionTooLarge
-from serving.handler import Handler
+from serving.handler import MAX_BATCH, Handler
+from serving.model import Model
 from serving.request import Request, Response, StreamingResponse
 from serving.session import Session, size_of
 from serving.worker.batcher import Batcher, Item
@@ -24,6 +26,7 @@ from serving.worker.records import Records
 from serving.worker.stamps import Stamps
 from serving.worker.streams import Part, Streams, streaming
 
+BODILESS = (204, 205, 304)
 DROP_TIME = 5.0  # seconds that the destructors of a dropped request's sample may take
 
 Outcome = tuple[Item, Response | Part]
@@ -41,6 +44,12 @@ class Rules:
     stream_idle: float = 60.0
     stream_extra: float = 0.0
     bad_record: str | None = None
+
+    @classmethod
+    def of(cls, config: Config, model: Model) -> Rules:
+        extra = max(0.0, config.stream_timeout - model.timeout)
+        idle = config.stream_idle_timeout
+        return cls(config.default_accept, config.session_max_bytes, idle, extra, config.bad_record)
 
 
 class Engine:
@@ -101,10 +110,14 @@ class Engine:
         if outcomes:
             self._settle(outcomes)
 
+    def _start(self, ids: list[int], until: float) -> None:
+        risk = self.streams.at_risk()
+        self._stamps.start([*ids, *risk][:MAX_BATCH] if risk else ids, until)
+
     def _drop(self, items: list[Item]) -> None:
         """Let go of samples under the eyes of the supervisor: what user code made, user code may destroy."""
         if any(item.sample is not None for item in items):
-            self._stamps.start((), time.monotonic() + DROP_TIME)
+            self._start([], time.monotonic() + DROP_TIME)
             for item in items:
                 item.sample = None
             self._stamps.finish(0)
@@ -128,7 +141,7 @@ class Engine:
         if item.request.deadline.expired():
             self._settle([expired(item)])
             return
-        self._stamps.start((item.id,), item.request.deadline.at)
+        self._start([item.id], item.request.deadline.at)
         if item.session is not None and not self._begin(item, item.session):
             return
         try:
@@ -187,7 +200,7 @@ class Engine:
         outcomes: list[Outcome] = [expired(item) for item in batch if item.request.deadline.at <= now]
         if not live:
             return outcomes
-        self._stamps.start([item.id for item in live], max(item.request.deadline.at for item in live))
+        self._start([item.id for item in live], max(item.request.deadline.at for item in live))
         try:
             outputs = self._predict([item.sample for item in live])
         except BaseException as exc:
@@ -265,6 +278,8 @@ def sound(response: Response) -> Response:
 def sound_stream(response: StreamingResponse) -> StreamingResponse:
     """An answer in pieces that can be sent. Raises HandlerError."""
     check_head(response.status, response.content_type or "", response.custom_attributes)
+    if response.status in BODILESS:
+        raise HandlerError(f"an answer with status {response.status} has no body, and so no pieces")
     pieces: Any = response.pieces
     if hasattr(pieces, "__aiter__"):
         return replace(response, pieces=aiter(pieces))

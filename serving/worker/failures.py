@@ -58,9 +58,13 @@ def chosen_error(exc: BaseException) -> ServingError | None:
         return exc
     if is_out_of_memory(exc):
         return OutOfMemory("there was not enough memory to answer this request")
-    status = getattr(exc, "status_code", None)
+    try:  # both are user code
+        status = getattr(exc, "status_code", None)
+        text = str(exc)
+    except Exception:
+        return None
     if isinstance(status, int) and 400 <= status <= 599:
-        return CodedError(status, "handler_error", str(exc))
+        return CodedError(status, "handler_error", text)
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from serving import log
@@ -14,12 +16,16 @@ from serving.wire import CREDIT, MAX_HEAD, CloseHead, Kind, PieceHead, ReplyHead
 from serving.worker.batcher import Item
 from serving.worker.streams import Begin, End, More, Used
 
+ATTRIBUTES = 1024  # characters
+
 _encoder = msgspec.msgpack.Encoder()
 
 
 def send(item: Item, outcome: Response | ServingError, kind: Kind = Kind.REPLY) -> None:
     """An answer or an error, whole or, as ``kind`` says, the beginning or the end of one in pieces."""
     channel: Channel = item.reply_to
+    if isinstance(outcome, Response):
+        outcome = tidy(outcome, item.request.request_id)
     try:
         head, body = packed(outcome, item.session, item.opens)
     except Exception as exc:
@@ -56,6 +62,18 @@ def send_last(item: Item, outcome: Response | End | Close | ServingError) -> Non
 def piece_head(message: Message) -> PieceHead:
     text = PieceHead.TEXT if isinstance(message.data, str) else PieceHead(0)
     return text | (PieceHead.FIN if message.fin else PieceHead(0))
+
+
+def tidy(response: Response, request_id: str) -> Response:
+    """An answer is kept though what stands above it cannot be sent."""
+    attributes = response.custom_attributes
+    if attributes is not None and (len(attributes) > ATTRIBUTES or not attributes.isascii()):
+        log.warning("custom attributes dropped: not printable ASCII of at most 1024", request_id=request_id)
+        response = replace(response, custom_attributes=None)
+    if len(response.content_type) > ATTRIBUTES or not response.content_type.isascii():
+        log.warning("a content type that is none was dropped", request_id=request_id)
+        response = replace(response, content_type="application/octet-stream")
+    return response
 
 
 def packed(outcome: Response | ServingError, session: Session | None = None, opens: bool = False) -> tuple[bytes, Body]:

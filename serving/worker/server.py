@@ -52,6 +52,7 @@ from serving.worker.sessions import CLOSE, Sessions, closed, created, request_ty
 from serving.worker.streams import Begin, More, Part, Streams, Used
 
 FLUSH = 4.0  # seconds for the last answers to leave
+LOST = 10.0  # seconds beyond its time after which an answer in pieces is given up here
 BEAT = 0.25  # seconds between stamps of the I/O thread
 MEASURE = 2.0  # seconds at least between looks at the memory of a worker that works
 
@@ -94,7 +95,7 @@ class Worker:
         if handler is None:
             return
         batcher = Batcher(handler.policy, self._model.queue_size)
-        engine = Engine(handler, batcher, self._row, self._deliver, rules_of(self._config, self._model))
+        engine = Engine(handler, batcher, self._row, self._deliver, Rules.of(self._config, self._model))
         self._streams = engine.streams
         self._paths = paths_of(handler)
         self._answers_sessions = not handler.session_requests
@@ -225,6 +226,7 @@ class Worker:
         self._row.stamp_beat()
         self._loop.call_later(BEAT, self._beat)
         self._sweep()
+        self._sweep_streams()
         if self._row.completed != self._measured and time.monotonic() > self._measure_next:
             self._measured, self._measure_next = self._row.completed, time.monotonic() + MEASURE
             self._loop.run_in_executor(None, self._measure)
@@ -358,6 +360,16 @@ class Worker:
                 deadline = Deadline.after(self._config.request_timeout)
                 self._batcher.put(Item(0, Request(deadline=deadline), session=session, chore=closed), accepted=True)
 
+    def _sweep_streams(self) -> None:
+        """An answer in pieces that nobody has ended in time was lost on the way to its client."""
+        if self._batcher is not None:
+            self._row.queued = self._batcher.size
+        extra = max(0.0, self._config.stream_timeout - self._model.timeout) + LOST
+        now = time.monotonic()
+        for key, item in list(self._items.items()):
+            if item.live is not None and now > item.request.deadline.at + extra:
+                self._cancel(self._items.pop(key))
+
     def _reply(self, outcomes: list[Outcome]) -> None:
         for item, outcome in outcomes:
             key = (item.reply_to, item.id)
@@ -383,9 +395,3 @@ class Worker:
             self._batcher.close()
         else:
             os._exit(0)
-
-
-def rules_of(config: Config, model: Model) -> Rules:
-    extra = max(0.0, config.stream_timeout - model.timeout)
-    idle = config.stream_idle_timeout
-    return Rules(config.default_accept, config.session_max_bytes, idle, extra, config.bad_record)

@@ -28,6 +28,7 @@ from serving.worker.loop import UserLoop
 from serving.worker.stamps import Stamps
 
 CLOSE_TIME = 5.0  # seconds that a generator's clean-up may take
+LATE = 1.0  # seconds that code may still run beyond a deadline that has passed while it waited
 
 TEXT, BYTES = "text/plain; charset=utf-8", "application/octet-stream"
 
@@ -71,6 +72,7 @@ class Stream:
     wake: Callable[[Stream], None]
     flow: Flow = field(default_factory=Flow)
     begun: bool = False
+    settled: bool = False
     task: asyncio.Task[None] | None = None
     room: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -86,14 +88,15 @@ class Stream:
         if not isinstance(piece, str | bytes | bytearray | memoryview):
             raise HandlerError(f"the pieces of an answer are text or bytes, not {type(piece).__name__}")
         body = piece.encode("utf-8", "replace") if isinstance(piece, str) else bytes(piece)
-        self.flow.sent += cost(body)
         if self.begun:
+            self.flow.sent += cost(body)
             return More(body)
         self.begun = True
         return self._begin(body, TEXT if isinstance(piece, str) else BYTES)
 
     def _begin(self, body: bytes, usual: str) -> Begin:
         answer = self.response
+        answer = answer.late() if answer.late is not None else answer
         kind = answer.content_type or concrete(self.item.request.accept) or usual
         return Begin(Response(body, kind, answer.status, answer.custom_attributes))
 
@@ -118,7 +121,7 @@ class Streams:
         self._extra = extra
         self._turns: deque[Stream] = deque()  # the generators
         self._tasks: dict[asyncio.Task[None], Item] = {}  # the async ones, and conversations
-        self._unanswered: dict[int, None] = {}  # ids of those of which nothing was sent yet
+        self._unsent: dict[int, Item] = {}  # those of which nothing has left yet
         self._loop: UserLoop | None = None
 
     def __len__(self) -> int:
@@ -137,11 +140,13 @@ class Streams:
         """Take on an answer; ``on_end`` may raise what replaces its end."""
         if hasattr(response.pieces, "__anext__"):
             item.live = stream = Stream(item, response, on_end, self._wake_task)
-            self._unanswered[item.id] = None
+            if item.cancelled:  # none of its code has run, and a task that is cancelled now would never begin
+                self._abandon(stream)
+                return
+            self._unsent[item.id] = item
             stream.task = self.start(item, self._pump(stream))
-            if item.cancelled:
-                stream.task.cancel()
             return
+        self._unsent[item.id] = item
         item.live = stream = Stream(item, response, on_end, lambda _: self._batcher.poke())
         self._turns.append(stream)
         self._stamps.hold(len(self))
@@ -165,7 +170,7 @@ class Streams:
         """Whether there may be more."""
         import torch
 
-        self._stamps.start([] if stream.begun else [stream.item.id], self._until(stream))
+        self._stamps.start(self.at_risk(), self._until(stream))
         try:
             with torch.inference_mode():
                 part = stream.take(next(stream.pieces))
@@ -177,11 +182,19 @@ class Streams:
             self._fail(stream, exc)
         finally:
             self._stamps.finish(0)
+        self._unsent.pop(stream.item.id, None)
         return False
 
     def _until(self, stream: Stream) -> float:
-        deadline = stream.item.request.deadline.at
-        return min(time.monotonic() + self._idle, deadline + self._extra) if stream.begun else deadline
+        """When a call for one piece is one that hangs. The end of the whole answer's time is none: its client's HTTP
+        worker cancels it then."""
+        return time.monotonic() + self._idle if stream.begun else stream.item.request.deadline.at
+
+    def at_risk(self) -> list[int]:
+        """Ids of those that user code works on, or may, and of which nothing has left this process yet."""
+        for id in [id for id, item in self._unsent.items() if item.begun or item.cancelled]:
+            del self._unsent[id]
+        return list(self._unsent)[:MAX_BATCH]
 
     def _finish(self, stream: Stream) -> None:
         try:
@@ -190,10 +203,12 @@ class Streams:
         except BaseException as exc:
             self._fail(stream, exc)
             return
+        stream.settled = True
         for part in parts:
             self._emit(stream.item, part)
 
     def _fail(self, stream: Stream, exc: BaseException) -> None:
+        stream.settled = True
         if not stream.begun and stream.item.request.deadline.expired():
             self._emit(*expired(stream.item))
         else:
@@ -216,7 +231,11 @@ class Streams:
             stream.on_end()
         except BaseException as exc:
             predict_error(stream.item, exc)
-        self._emit(stream.item, End())
+        stream.settled = True
+        if stream.begun:
+            self._emit(stream.item, End())
+        else:
+            self._emit(*expired(stream.item))  # a session that was to begin with it has not
 
     # Async.
 
@@ -239,7 +258,10 @@ class Streams:
     def wait(self) -> None:
         """Let async code run until there is something else to do."""
         assert self._loop is not None
-        self._loop.turn(lambda: 0.0 if self.can_step or not self._tasks else self._batcher.delay())
+        try:
+            self._loop.turn(lambda: 0.0 if self.can_step or not self._tasks else self._batcher.delay())
+        except (SystemExit, KeyboardInterrupt) as exc:  # which asyncio lets through, whatever task it comes from
+            log.error("a task of the handler's wanted to end the process", exc=exc)
         self._stamps.finish(0)
 
     def close(self) -> None:
@@ -249,12 +271,18 @@ class Streams:
 
     def _stamp(self) -> None:
         """Async code is about to run: until when it must have given way again, and for whom it has answered nothing."""
-        self._stamps.start(list(self._unanswered)[:MAX_BATCH], time.monotonic() + self._idle)
+        risk, now = self.at_risk(), time.monotonic()
+        due = min((self._unsent[id].request.deadline.at for id in risk), default=now + self._idle)
+        self._stamps.start(risk, min(now + self._idle, max(now + LATE, due)))
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        item = self._tasks.pop(task)
-        self._unanswered.pop(item.id, None)
+        item = self._tasks.pop(task, None)
+        if item is None:
+            return
+        self._unsent.pop(item.id, None)
         self._stamps.hold(len(self))
+        if isinstance(item.live, Stream) and not item.live.settled:
+            self._abandon(item.live)
         if self._loop is not None:
             self._loop.wake()
 
@@ -263,26 +291,37 @@ class Streams:
 
     def _changed(self, stream: Stream) -> None:
         stream.room.set()
-        if stream.item.cancelled and stream.task is not None:
+        if stream.item.cancelled and stream.task is not None and not stream.task.done():
             stream.task.cancel()
+            asyncio.get_running_loop().call_later(CLOSE_TIME, self._give_up, stream.task)
+
+    def _give_up(self, task: asyncio.Task[None]) -> None:
+        """One that does not end when it is told to keeps neither its place nor its session."""
+        if not task.done():
+            log.error("an async generator does not end though nobody listens any more")
+            self._forget(task)
 
     async def _pump(self, stream: Stream) -> None:
         pieces = cast("AsyncIterator[Piece]", stream.response.pieces)
+        failure: BaseException | None = None
         try:
             await self._pass_on(stream, pieces)
-        except asyncio.CancelledError:
-            self._abandon(stream)
         except BaseException as exc:
-            self._fail(stream, exc)
-        else:
+            failure = exc
+        await self._end(pieces)
+        if stream.settled:
+            return
+        if failure is None:
             self._finish(stream)
-        finally:
-            await self._end(pieces)
+        elif isinstance(failure, asyncio.CancelledError):
+            self._abandon(stream)
+        else:
+            self._fail(stream, failure)
 
     async def _pass_on(self, stream: Stream, pieces: AsyncIterator[Piece]) -> None:
         async for piece in pieces:
             self._emit(stream.item, stream.take(piece))
-            self._unanswered.pop(stream.item.id, None)
+            await asyncio.sleep(0)  # a generator that never waits must let others have their turn
             while not stream.flow.is_open:
                 stream.room.clear()
                 await stream.room.wait()

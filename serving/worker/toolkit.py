@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from serving import codecs, log
 from serving.accept import wanted
@@ -235,18 +234,14 @@ def is_pieces(value: Any) -> bool:
 
 
 def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingResponse:
-    """A generator's answer. Its first piece is made at once, since before it the script may still set headers."""
-    if inspect.isgenerator(pieces):
-        first = list(itertools.islice(pieces, 1))
-        pieces = following(first, cast("Iterator[Any]", pieces))
-    context = call.context
-    kind = content_type or context.response_content_type
-    return StreamingResponse(pieces, kind, context.response_status, context.custom_attributes)
+    """A generator's answer. Before its first piece the script may still set headers."""
 
+    def head() -> StreamingResponse:
+        context = call.context
+        kind = content_type or context.response_content_type
+        return StreamingResponse((), kind, context.response_status, context.custom_attributes)
 
-def following(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
-    yield from first
-    yield from rest
+    return StreamingResponse(pieces, late=head)
 
 
 def response_of(result: Any, call: Call) -> Response | StreamingResponse:

@@ -1,4 +1,4 @@
-"""Answers in pieces that go wrong as a review has found: ``{"do": …}``."""
+"""Answers in pieces that go wrong in unusual ways: ``{"do": …}``."""
 
 from __future__ import annotations
 

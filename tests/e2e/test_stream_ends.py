@@ -1,4 +1,4 @@
-"""What a review of streaming has found; each failed when it was written."""
+"""Answers in pieces that go wrong in unusual ways, and what they must not take with them."""
 
 from __future__ import annotations
 
@@ -91,5 +91,3 @@ def test_a_request_behind_a_stream_that_fails_leaves_nothing_in_flight(server: S
 def test_attributes_that_cannot_be_sent_are_no_part_of_an_answer(server: Server) -> None:
     answer = ask(server, {"do": "attributes"})
     assert b"application/json" in answer or b" 200 " in answer
-
-

@@ -53,6 +53,9 @@ async def begun(folder: Path, lead: int) -> list[int]:
         call = connection.call(RequestHead(1.0, "r"))
         try:
             return await call.reply
+        except BaseException:
+            connection.abandon_reply(call)
+            raise
         finally:
             connection.forget(call)
 

@@ -1,4 +1,4 @@
-# Everything by hand and in CI goes through these targets: serve, test, check, bench, clean.
+# Everything by hand and in CI goes through these targets: serve, test, compat, check, bench, clean.
 
 PYTHON ?= python3
 # The port of make serve; unset, the server's own setting holds.
@@ -25,10 +25,10 @@ serve: .demo/model/.trained
 test: .demo/model/.trained
 	$(BIN)/python -m pytest $(ARGS)
 
-# What other servers' own packages make of the same models; they are kept out of .venv.
-compat: .venv/.ready
-	@test -d .compat/sagemaker_inference || $(PIP) install --no-deps --target .compat $(TOOLKITS)
-	PYTHONPATH=.compat $(BIN)/python -m pytest tests/compat $(ARGS)
+# The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
+compat: .venv/.ready .compat/.ready .compat/toolkits
+	$(BIN)/python -m pytest tests/compat/test_torchserve.py tests/e2e/test_torchserve_installed.py $(ARGS)
+	PYTHONPATH=.compat/toolkits $(BIN)/python -m pytest tests/compat/test_sagemaker_inference.py $(ARGS)
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .
@@ -52,11 +52,23 @@ venv: .venv/.ready
 	@$(PIP) install -e '.[dev,demo,bench]'
 	@touch $@
 
+# With the torch of .venv, so that numbers and files of torch.save can be compared; the others have to fit it.
+.compat/toolkits: | .venv/.ready
+	@$(PIP) install --no-deps --target $@ $(TOOLKITS)
+
+.compat/.ready: | .venv/.ready
+	@test -x .compat/bin/python || { echo "making .compat"; $(PYTHON) -m venv .compat; }
+	@echo "installing TorchServe"
+	@version=$$($(BIN)/python -c 'import torch; print(torch.__version__.partition("+")[0])'); \
+	.compat/bin/python -m pip --quiet --disable-pip-version-check install \
+		"torch==$$version" torchvision captum torchserve==0.12.0 numpy pillow psutil packaging pyyaml setuptools wheel
+	@touch $@
+
 # The virtual environment comes first but does not make the model old; train.py knows by itself whether it is.
 .demo/model/.trained: examples/digits/train.py examples/digits/code/digits.py | .venv/.ready
 	@$(BIN)/python examples/digits/train.py --out .demo/model
 
-# .venv stays: it is slow to make again and nothing in it goes stale.
+# .venv and .compat stay: they are slow to make again and nothing in them goes stale.
 clean:
-	rm -rf .demo .compat .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

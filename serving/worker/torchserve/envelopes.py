@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.errors import BadRequest, ServingError
+from serving.errors import BadRequest, ModelError, ServingError
 from serving.worker.torchserve.context import Context
 
 Handle = Callable[[Any, Context], Any]
@@ -140,6 +140,13 @@ def output_of(value: Any, name: str) -> dict[str, Any]:
     flat = np.array(value).flatten()
     datatype = DATATYPES.get(str(flat.dtype), "BYTES")
     return {"name": name, "datatype": datatype, "data": flat.tolist(), "shape": list(flat.shape)}
+
+
+def envelope_of(name: str) -> type[BaseEnvelope]:
+    """Raises ModelError."""
+    if name not in ENVELOPES:
+        raise ModelError(f"envelope is {name!r}; allowed: {', '.join(ENVELOPES)}")
+    return ENVELOPES[name]
 
 
 ENVELOPES: dict[str, type[BaseEnvelope]] = {

@@ -15,7 +15,7 @@ from serving.worker.failures import is_out_of_memory
 from serving.worker.torchserve import names
 from serving.worker.torchserve.context import Context, RequestProcessor
 from serving.worker.torchserve.entry import find_entry
-from serving.worker.torchserve.envelopes import ENVELOPES
+from serving.worker.torchserve.envelopes import envelope_of
 from serving.worker.torchserve.inputs import Call, call_of
 from serving.worker.torchserve.metrics import Metrics
 from serving.worker.torchserve.outputs import attributes_of, content_type_of, failed, response_of
@@ -35,13 +35,15 @@ class TorchServeHandler(Handler):
         model_dir: Path,
         device: str,
         *,
+        envelope: str | None = None,
         decode_input_request: bool = True,
         limit_max_image_pixels: bool = True,
         allow_pickle: bool = False,
     ) -> None:
-        """``decode_input_request`` gives JSON as objects and text as str, else the handler decodes the bytes itself.
-        ``limit_max_image_pixels`` is Pillow's guard against decompression bombs. ``allow_pickle`` lets the built-in
-        handlers load files that can run any code. Raises ModelError for what can never work."""
+        """``envelope`` is body, json, kserve or kservev2; else it is the manifest's. ``decode_input_request`` gives
+        JSON as objects and text as str, else the handler decodes the bytes itself. ``limit_max_image_pixels`` is
+        Pillow's guard against decompression bombs. ``allow_pickle`` lets the built-in handlers load files that can run
+        any code. Raises ModelError for what can never work."""
         self.device = device
         self._decodes = decode_input_request
         manifest = read_manifest(model_dir)
@@ -50,8 +52,9 @@ class TorchServeHandler(Handler):
         self._context = self._context_of(manifest, limit_max_image_pixels)
         self._context.allow_pickle = allow_pickle
         self._entry = entry.handle
-        if manifest.model.envelope is not None:
-            self._entry = ENVELOPES[manifest.model.envelope](entry.handle).handle
+        wrap = envelope or manifest.model.envelope
+        if wrap is not None:
+            self._entry = envelope_of(wrap)(entry.handle).handle
         self._thread = UserThread(self._prepare()) if names.may_stream() else None
         self._run: Run | None = None
         self._on_user_thread(lambda: entry.initialize(self._context))

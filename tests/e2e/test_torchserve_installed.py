@@ -1,0 +1,87 @@
+"""With TorchServe itself installed its own modules are used: nobody here wrote the BaseHandler that these archives run
+on, nor what sends their pieces. Skipped where neither this Python nor that of ``make compat`` has the package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.compat.torchserve import HOME
+from tests.e2e.server import Server, serving
+from tests.e2e.store import TARGET, Reply, call
+from tests.mar import write_archive
+
+VALUES = """
+    import ts.torch_handler.base_handler as base
+    from ts.utils.util import PredictionException
+    class Values(base.BaseHandler):
+        def preprocess(self, data):
+            if data[0]["body"] == "refuse":
+                raise PredictionException("no such row", 404)
+            return super().preprocess([row["body"] for row in data])
+        def postprocess(self, data):
+            return [{"origin": base.__file__, "values": row} for row in data.tolist()]
+"""
+PIECES = """
+    from ts.handler_utils.utils import send_intermediate_predict_response
+    from ts.torch_handler.base_handler import BaseHandler
+    class Pieces(BaseHandler):
+        def initialize(self, context):
+            self.initialized = True
+        def handle(self, data, context):
+            for step in range(3):
+                send_intermediate_predict_response([f"{step} "] * len(data), context.request_ids, "", 200, context)
+            return ["end"] * len(data)
+"""
+NET = "import torch\nclass Net(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(2, 1)\n"
+
+
+def package() -> Path | None:
+    """The folder of the real ``ts``."""
+    found = importlib.util.find_spec("ts")
+    places = list(found.submodule_search_locations or ()) if found is not None else []
+    candidates = [*map(Path, places), *HOME.glob("lib/python*/site-packages/ts")]
+    return next((path for path in candidates if (path / "model_loader.py").is_file()), None)
+
+
+pytestmark = pytest.mark.skipif(package() is None, reason="TorchServe is not installed: `make compat` installs it")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    store, beside = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("beside")
+    found = package()
+    assert found is not None
+    (beside / "ts").symlink_to(found)
+    (store / "values").mkdir()
+    (store / "values" / "net.py").write_text(NET)
+    torch.save({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, store / "values" / "net.pt")
+    write_archive(store / "values", VALUES, model={"modelFile": "net.py", "serializedFile": "net.pt"})
+    write_archive(store / "pieces", PIECES)
+    path = os.pathsep.join(filter(None, [str(beside), os.environ.get("PYTHONPATH")]))
+    with serving(store, model_store=store, environment={"PYTHONPATH": path}) as server:
+        yield server
+
+
+def say(server: Server, model: str, body: bytes, kind: str) -> Reply:
+    return call(server, "POST", "/invocations", body, **{TARGET: model, "Content-Type": kind})
+
+
+def test_the_real_base_handler_runs(server: Server) -> None:
+    found = say(server, "values", b"[1.0, 2.0]", "application/json").json()
+    assert found["values"] == [3.0]
+    assert not found["origin"].endswith("serving/worker/torchserve/ts/torch_handler/base_handler.py")
+
+
+def test_the_real_prediction_exception_has_its_status(server: Server) -> None:
+    reply = say(server, "values", b"refuse", "text/plain")
+    assert (reply.status, reply.code) == (404, "prediction_exception")
+
+
+def test_the_real_pieces_arrive(server: Server) -> None:
+    assert say(server, "pieces", b"x", "text/plain").body == b"0 1 2 end"

@@ -42,16 +42,10 @@ class ModuleHandler(Handler):
     def load(self, model_dir: Path, device: str, file: str | None = None, allow_pickle: bool = False) -> None:
         """``file`` names one of several; ``allow_pickle`` lets pickled objects be loaded, which can run any code."""
         self.device = device
-        path = choose_file(model_dir, file)
-        if path.suffix == ".pt2":
-            self.module, static = load_program(path, device, allow_pickle)
-            if static is not None:
-                # The batch dimension was fixed when the model was exported, so requests cannot be joined.
-                self.policy = replace(self.policy, max_size=1)
-        elif is_torchscript(path):
-            self.module = load_torchscript(path, device)
-        else:
-            self.module = load_pickled(path, device, allow_pickle)
+        self.module, static = load_module(model_dir, device, file, allow_pickle)
+        if static is not None:
+            # The batch dimension was fixed when the model was exported, so requests cannot be joined.
+            self.policy = replace(self.policy, max_size=1)
 
     def decode(self, request: Request) -> Rows:
         value = super().decode(request)
@@ -85,6 +79,16 @@ class ModuleHandler(Handler):
             return list(zip(*(self.split(value, n) for value in outputs), strict=True))
         pieces = outputs.split(self.rows)
         return [piece[0] if single else piece for piece, single in zip(pieces, self.singles, strict=True)]
+
+
+def load_module(model_dir: Path, device: str, file: str | None, allow_pickle: bool) -> tuple[Any, int | None]:
+    """The module of a model folder on ``device``, and its batch size where that is fixed. Raises ModelError."""
+    path = choose_file(model_dir, file)
+    if path.suffix == ".pt2":
+        return load_program(path, device, allow_pickle)
+    if is_torchscript(path):
+        return load_torchscript(path, device), None
+    return load_pickled(path, device, allow_pickle), None
 
 
 def choose_file(model_dir: Path, name: str | None) -> Path:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from serving.accept import concrete, negotiate, parameters
+from serving.accept import concrete, parameters
+from serving.accept import negotiate as negotiate  # handlers/* offer types of their own
 from serving.errors import BadRequest, HandlerError, NotAcceptable, UnsupportedMediaType
 from serving.request import Body, Response, media_type
 

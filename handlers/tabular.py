@@ -1,0 +1,125 @@
+"""TabularHandler: rows of numbers to predictions, row for row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from handlers.labels import read_labels
+from handlers.module import ModuleHandler, Rows
+from handlers.options import dtype as dtype_of
+from handlers.options import one_of
+from handlers.rows import Row, read_rows, to_csv
+from serving import BadRequest, Request, Response, codecs
+
+
+class TabularHandler(ModuleHandler):
+    """CSV, JSON, JSON Lines or npy with one or more rows, each a list in the order of ``columns`` or an object by name.
+
+    The module takes [rows, columns] and gives [rows, outputs]. A regression answers with as many rows of numbers, a
+    classification with ``{"label", "score"}`` a row, or ``label,score`` in CSV. A flat list or one object is one row,
+    and its answer one row.
+    """
+
+    def load(
+        self,
+        model_dir: Path,
+        device: str,
+        file: str | None = None,
+        allow_pickle: bool = False,
+        columns: Sequence[str] | int | None = None,
+        task: str = "regression",
+        outputs: str = "logits",
+        dtype: str = "float32",
+        missing: float | None = None,
+        header: str = "auto",
+        labels: str | None = None,
+    ) -> None:
+        """``columns`` are names, or how many there are; without them only the module checks rows.
+
+        ``missing`` stands for empty fields, which are refused without it. ``header`` says whether the first line of a
+        CSV names columns: ``auto`` takes one without any number for that. ``outputs`` of a classification are
+        ``logits`` or ``probabilities``. Raises ModelError.
+        """
+        super().load(model_dir, device, file, allow_pickle)
+        self.columns = [] if columns is None or isinstance(columns, int) else list(columns)
+        self.width = columns if isinstance(columns, int) else len(self.columns) or None
+        self.is_classifier = one_of("task", task, "regression", "classification") == "classification"
+        self.is_logits = one_of("outputs", outputs, "logits", "probabilities") == "logits"
+        self.dtype = dtype_of(dtype, "float32", "float64", "int64")
+        self.missing = missing
+        self.header = one_of("header", header, "auto", "present", "absent")
+        self.labels = read_labels(model_dir, labels)
+
+    def decode(self, request: Request) -> Rows:
+        rows, single = read_rows(request, self.columns, self.header)
+        if not len(rows):
+            raise BadRequest("the body has no rows")
+        return Rows((self.to_tensor(rows), single))
+
+    def to_tensor(self, rows: Sequence[Row]) -> Tensor:
+        """[rows, columns] of ``dtype``. Raises BadRequest that names the row, counted from 1, and the column."""
+        numbers = [self.to_numbers(row, number) for number, row in enumerate(rows, 1)]
+        if len({len(row) for row in numbers}) > 1:
+            raise BadRequest("the rows differ in length")
+        array = np.array(numbers, dtype=np.float64)
+        # Beyond 2^53 a double skips integers.
+        if self.dtype == torch.int64 and not ((np.abs(array) < 2**53) & (np.floor(array) == array)).all():
+            raise BadRequest("the model takes integers only")
+        return torch.from_numpy(array).to(self.dtype)
+
+    def to_numbers(self, row: Row, number: int) -> list[float]:
+        if isinstance(row, dict):
+            row = self.by_name(row, number)
+        if not isinstance(row, list):
+            raise BadRequest(f"row {number} is neither a list nor an object")
+        if self.width is not None and len(row) != self.width:
+            raise BadRequest(f"row {number} has {len(row)} columns; the model takes {self.width}")
+        return [self.to_number(value, i, number) for i, value in enumerate(row)]
+
+    def by_name(self, row: dict[str, Any], number: int) -> list[Any]:
+        if not self.columns:
+            raise BadRequest("this model's columns have no names: send lists")
+        unknown = sorted(row.keys() - set(self.columns))
+        if unknown:
+            raise BadRequest(f"row {number} has unknown columns: {', '.join(unknown)[:200]}")
+        return [row.get(name) for name in self.columns]
+
+    def to_number(self, value: Any, column: int, number: int) -> float:
+        """One field; override it for columns that hold something else than numbers."""
+        where = f"row {number}, column {self.columns[column] if self.columns else column + 1}"
+        if value is None or (isinstance(value, str) and not value.strip()):
+            if self.missing is None:
+                raise BadRequest(f"{where} is empty")
+            return self.missing
+        try:
+            return float(value)
+        except (ValueError, TypeError, OverflowError) as exc:
+            raise BadRequest(f"{where} is no number: {str(value)[:40]!r}") from exc
+
+    def predict(self, batch: Tensor) -> Any:
+        """[rows, outputs]; of a classification the scores and the indices of the best classes, [rows] each."""
+        outputs = self.module(batch).float().reshape(len(batch), -1)
+        return tuple(one.cpu() for one in self.probabilities(outputs).max(-1)) if self.is_classifier else outputs.cpu()
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """[rows, classes] that add up to 1; a single output is the probability of the second of two classes."""
+        if outputs.shape[1] == 1:
+            second = outputs.sigmoid() if self.is_logits else outputs
+            return torch.cat([1 - second, second], 1)
+        return outputs.softmax(-1) if self.is_logits else outputs
+
+    def encode(self, output: Any, request: Request) -> Any:
+        if not self.is_classifier:
+            return output
+        scores, indices = (one.reshape(-1).tolist() for one in output)
+        found = [{"label": self.labels[i], "score": score} for i, score in zip(indices, scores, strict=True)]
+        offered = (codecs.JSON, codecs.CSV, codecs.JSON_LINES[0])
+        if codecs.negotiate(request.accept, offered, codecs.JSON) == codecs.CSV:
+            return Response(to_csv([list(one.values()) for one in found]), codecs.CSV)
+        return found if output[0].ndim else found[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -43,3 +44,22 @@ def test_flowers_are_told_apart_by_their_measures(tmp_path: Path) -> None:
             400,
             "row 1 has 3 columns; the model takes 4",
         )
+
+
+def test_colors_of_photographs_are_named(tmp_path: Path) -> None:
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    temple, _ = load_sample_images().images
+    buffers = [io.BytesIO(), io.BytesIO()]
+    Image.fromarray(temple).save(buffers[0], "JPEG")
+    Image.new("RGB", (4000, 3000), (230, 20, 30)).save(buffers[1], "JPEG")
+    with serving(made("colors", tmp_path)) as server:
+        photograph, red = (ask(server, buffer.getvalue(), "image/jpeg") for buffer in buffers)
+        assert "grey" in [one["label"] for one in photograph]
+        assert red[0]["label"] == "red"
+        assert red[0]["score"] > 0.9
+        broken = buffers[0].getvalue()[:5000]
+        answer = asyncio.run(once(server.port, broken, **{"Content-Type": "image/jpeg"}))
+        assert answer.status == 400
+        assert ask(server, buffers[1].getvalue(), "application/x-image") == red

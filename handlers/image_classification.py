@@ -1,0 +1,120 @@
+"""ImageClassificationHandler: a picture to the labels that fit it best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from handlers.images import open_image
+from handlers.labels import read_labels
+from handlers.module import load_module
+from handlers.options import need, one_of, whole
+from serving import BatchPolicy, Handler, Request
+from serving.errors import ModelError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # red, green and blue of 0 … 1, as torchvision's models were trained
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ImageClassificationHandler(Handler):
+    """A picture (``image/*``, ``application/x-image`` or npy) to ``[{"label", "score"}, …]``, best first.
+
+    The module takes float32 [n, 3, size, size] and gives [n, classes].
+    """
+
+    policy = BatchPolicy(max_size=32)
+
+    def load(
+        self,
+        model_dir: Path,
+        device: str,
+        file: str | None = None,
+        allow_pickle: bool = False,
+        size: int = 224,
+        resize: int | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        topk: int = 5,
+        outputs: str = "logits",
+        labels: str | None = None,
+    ) -> None:
+        """The shorter side becomes ``resize`` pixels, 8/7 of ``size`` unless given, and the middle ``size`` x ``size``
+        of that is what the module sees, less ``mean`` and divided by ``std``. ``outputs`` are ``logits``,
+        ``probabilities`` or, for labels that do not exclude each other, ``independent``. Raises ModelError."""
+        self.device = device
+        need("PIL.Image", "images")
+        self.module, static = load_module(model_dir, device, file, allow_pickle)
+        if static is not None:
+            self.policy = replace(self.policy, max_size=only_one(static))
+        self.size = whole("size", size, 1, 8192)
+        self.resize = whole("resize", (size * 8 + 6) // 7 if resize is None else resize, size, 16384)
+        self.mean, self.std = (channels(*pair).to(device) for pair in (("mean", mean), ("std", std)))
+        self.topk = whole("topk", topk, 1, 1000)
+        self.outputs = one_of("outputs", outputs, "logits", "probabilities", "independent")
+        self.labels = read_labels(model_dir, labels)
+
+    def decode(self, request: Request) -> Tensor:
+        """uint8 [3, size, size]: a quarter of what floats would take until the batch is on the device."""
+        image = self.crop(open_image(request, at_least=2 * self.resize))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def crop(self, image: Any) -> Any:
+        """The part of a Pillow image that the module sees, [size, size]."""
+        scale = min(image.size) / self.resize  # pixels of the image a pixel of the result
+        side = self.size * scale
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        bilinear = need("PIL.Image", "images").Resampling.BILINEAR
+        # Cut and resized in one go, nothing is computed outside of the cut.
+        box = (left, top, min(left + side, image.width), min(top + side, image.height))
+        return image.resize((self.size, self.size), bilinear, box=box)
+
+    def collate(self, samples: Sequence[Tensor]) -> Tensor:
+        return self.normalize(super().collate(samples))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 [n, 3, size, size] to float32."""
+        return (images.float() / 255 - self.mean) / self.std
+
+    def predict(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and classes of the best, [n, topk] each."""
+        scores = self.scores(self.module(batch).float())
+        best = scores.topk(min(self.topk, scores.shape[1]))
+        return best.values.cpu(), best.indices.cpu()
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """[n, classes] of 0 … 1."""
+        if self.outputs == "logits":
+            return outputs.softmax(-1)
+        return outputs.sigmoid() if self.outputs == "independent" else outputs
+
+    def encode(self, output: tuple[Tensor, Tensor], request: Request) -> list[dict[str, Any]]:
+        scores, classes = (one.tolist() for one in output)
+        return [{"label": self.labels[one], "score": score} for one, score in zip(classes, scores, strict=True)]
+
+    def warmup(self) -> None:
+        empty = torch.zeros(3, self.size, self.size, dtype=torch.uint8)
+        for size in {1, self.policy.max_size}:
+            self.predict(self.collate([empty] * size))
+
+
+def only_one(static: int) -> int:
+    """The batch size of a module that was exported with a fixed one. Raises ModelError where pictures cannot be had
+    in that number."""
+    if static != 1:
+        raise ModelError(
+            f"the model was exported for batches of exactly {static}; export it with a free batch dimension"
+        )
+    return static
+
+
+def channels(name: str, values: Sequence[float]) -> Tensor:
+    """[3, 1, 1]. Raises ModelError."""
+    if len(values) != 3 or (name == "std" and min(values) <= 0):
+        raise ModelError(f"[options] {name} is {list(values)}; allowed: three numbers, for red, green and blue")
+    return torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)

@@ -7,8 +7,12 @@ import io
 import json
 import subprocess
 import sys
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.e2e.client import once
 from tests.e2e.server import ROOT, Server, serving
@@ -63,3 +67,36 @@ def test_colors_of_photographs_are_named(tmp_path: Path) -> None:
         answer = asyncio.run(once(server.port, broken, **{"Content-Type": "image/jpeg"}))
         assert answer.status == 400
         assert ask(server, buffers[1].getvalue(), "application/x-image") == red
+
+
+TEXT = pytest.mark.skipif(find_spec("transformers") is None, reason="handlers of texts need serving[text]")
+
+
+@TEXT
+def test_moods_of_sentences_are_told(tmp_path: Path) -> None:
+    with serving(made("moods", tmp_path)) as server:
+        assert ask(server, b"what a lovely sunny day", "text/plain")["label"] == "glad"
+        found = ask(
+            server, b'{"inputs": ["the dog was cruel", "so kind and warm", "a gloomy story"]}', "application/json"
+        )
+        assert [one["label"] for one in found] == ["sad", "glad", "sad"]
+        answer = asyncio.run(once(server.port, b"[1, 2]"))
+        assert answer.status == 400
+
+
+@TEXT
+def test_vectors_of_texts_that_share_words_are_near(tmp_path: Path) -> None:
+    with serving(made("vectors", tmp_path)) as server:
+        cat, dog, train = ask(server, b'["the cat sat on the mat", "the dog sat on the mat", "train station"]', "")
+        near, far = (sum(a * b for a, b in zip(cat, other, strict=True)) for other in (dog, train))
+        assert far < near <= 1
+        wish = {"model": "vectors", "input": "the cat sat on the mat"}
+        answer = post(server, "/v1/embeddings", wish)
+        assert answer["data"][0]["embedding"] == pytest.approx(cat, abs=1e-4)
+
+
+def post(server: Server, path: str, body: dict[str, Any]) -> Any:
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)

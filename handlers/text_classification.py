@@ -1,0 +1,53 @@
+"""TextClassificationHandler: texts to labels, by a ``transformers`` checkpoint for sequence classification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from handlers.labels import Labels, read_labels
+from handlers.options import whole
+from handlers.text import Answer, TextHandler
+from serving import Request
+
+
+class TextClassificationHandler(TextHandler):
+    """A text to ``{"label", "score"}``, or to a list of them, best first, where ``topk`` is above 1; a list of texts to
+    a list of answers. Scores add up to 1, unless the checkpoint says that its labels do not exclude each other."""
+
+    auto_class = "AutoModelForSequenceClassification"
+
+    def load(
+        self,
+        model_dir: Path,
+        device: str,
+        checkpoint: str = ".",
+        max_length: int | None = None,
+        truncate: bool = True,
+        max_texts: int = 1024,
+        dtype: str = "float32",
+        topk: int = 1,
+        labels: str | None = None,
+    ) -> None:
+        """``labels`` is a file of names that replaces the checkpoint's own; the rest is as for TextHandler."""
+        super().load(model_dir, device, checkpoint, max_length, truncate, max_texts, dtype)
+        self.topk = whole("topk", topk, 1, 1000)
+        found = read_labels(model_dir, labels)
+        self.labels = found if len(found) else Labels(self.model.config.id2label)
+
+    def outputs(self, answer: Any, mask: Tensor) -> Tensor:
+        logits: Tensor = answer.logits.float()
+        independent = self.model.config.problem_type == "multi_label_classification" or logits.shape[1] == 1
+        return logits.sigmoid() if independent else logits.softmax(-1)
+
+    def encode(self, output: Answer, request: Request) -> Any:
+        best = output.rows.topk(min(self.topk, output.rows.shape[1]))
+        found = [self.name(*pair) for pair in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        return found[0] if output.single else found
+
+    def name(self, scores: list[float], classes: list[int]) -> Any:
+        """The answer for one text."""
+        found = [{"label": self.labels[one], "score": score} for one, score in zip(classes, scores, strict=True)]
+        return found[0] if self.topk == 1 else found

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from handlers.checkpoint import load_checkpoint, load_pretrained
 from handlers.options import dtype as dtype_of
-from handlers.options import need, whole
+from handlers.options import whole
 from serving import BadRequest, BatchPolicy, Handler, Request, codecs
-from serving.errors import ModelError
 
 SHORTEST = 16  # tokens of the smallest bucket; each further one is twice as long
 KEYS = ("inputs", "instances", "input", "texts", "text")
@@ -59,25 +59,16 @@ class TextHandler(Handler):
         self.device = device
         self.kind = dtype_of(dtype, "float32", "bfloat16", "float16")
         folder = model_dir / checkpoint
-        self.tokenizer = self.load_tokenizer(folder)
-        self.model = self.load_model(folder).to(device).eval()
+        self.model = self.load_model(folder).to(device)
+        self.tokenizer = load_pretrained("AutoTokenizer", folder)
         limit = min(self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", 1 << 20))
         self.max_length = limit if max_length is None else whole("max_length", max_length, 2, limit)
         self.truncate = truncate
         self.max_texts = whole("max_texts", max_texts, 1, 1 << 20)
         self.fill = self.tokenizer.pad_token_id or 0
 
-    def load_tokenizer(self, folder: Path) -> Any:
-        return load_pretrained("AutoTokenizer", folder)
-
     def load_model(self, folder: Path) -> Any:
-        # Only safetensors: a checkpoint's pytorch_model.bin is a pickle.
-        words = {"dtype": self.kind, "use_safetensors": True, "output_loading_info": True}
-        model, info = load_pretrained(self.auto_class, folder, **words)
-        missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
-        if missing:  # transformers would go on with random numbers
-            raise ModelError(f"{folder} has no weights for {', '.join(missing)[:200]} of {type(model).__name__}")
-        return model
+        return load_checkpoint(self.auto_class, folder, self.kind)
 
     def decode(self, request: Request) -> Texts:
         texts, single = self.read(request)
@@ -128,18 +119,6 @@ class TextHandler(Handler):
 
     def warmup(self) -> None:
         self.run([[self.fill] * min(SHORTEST, self.max_length)])
-
-
-def load_pretrained(name: str, folder: Path, **words: Any) -> Any:
-    """What ``transformers`` makes of a local folder. Raises ModelError."""
-    transformers = need("transformers", "text")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} is no checkpoint of transformers: it has no config.json")
-    try:
-        loader = getattr(transformers, name)
-        return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **words)
-    except (OSError, ValueError, ImportError) as exc:
-        raise ModelError(f"{folder}: {name} cannot load it: {exc}") from exc
 
 
 def bucket_of(length: int) -> int:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,52 @@ def test_vectors_of_texts_that_share_words_are_near(tmp_path: Path) -> None:
         assert answer["data"][0]["embedding"] == pytest.approx(cat, abs=1e-4)
 
 
-def post(server: Server, path: str, body: dict[str, Any]) -> Any:
-    headers = {"Content-Type": "application/json"}
+@TEXT
+def test_the_writer_writes_in_every_form_and_for_many_at_a_time(tmp_path: Path) -> None:
+    rhyme = "little star how i wonder what you are up above the world so high like a diamond in the sky"
+    with serving(made("writer", tmp_path)) as server:
+        wish = {"prompt": "twinkle twinkle", "temperature": 0, "max_tokens": 20}
+        whole = post(server, "/invocations", wish)
+        assert (whole["text"].strip(), whole["finish_reason"]) == (rhyme, "length")
+        assert send(server, "/invocations", wish, Accept="text/plain")[1].decode().strip() == rhyme
+        _, lines = send(server, "/invocations", wish, Accept="application/jsonlines")
+        records = [json.loads(line) for line in lines.splitlines()]
+        assert "".join(one["text"] for one in records).strip() == rhyme
+        assert records[-1]["usage"] == {"prompt_tokens": 2, "completion_tokens": 20, "total_tokens": 22}
+
+        with ThreadPoolExecutor(16) as pool:
+            wishes = [{**wish, "max_tokens": count} for count in range(1, 17)]
+            answers = list(pool.map(lambda one: post(server, "/invocations", one)["text"].strip(), wishes))
+        assert answers == [" ".join(rhyme.split()[:count]) for count in range(1, 17)]
+        answer = asyncio.run(once(server.port, json.dumps({**wish, "beams": 4}).encode()))
+        assert (answer.status, b"beams is not supported" in answer.body) == (400, True)
+
+
+@TEXT
+def test_the_writer_chats_as_clients_of_openai_expect(tmp_path: Path) -> None:
+    with serving(made("writer", tmp_path)) as server:
+        wish = {"model": "writer", "messages": [{"role": "user", "content": "sing"}], "seed": 5, "max_tokens": 12}
+        whole = post(server, "/v1/chat/completions", wish)
+        assert (whole["object"], whole["model"]) == ("chat.completion", "writer")
+        more = {"stream": True, "stream_options": {"include_usage": True}}
+        kind, body = send(server, "/v1/chat/completions", {**wish, **more}, Accept="application/json")
+        assert kind == "text/event-stream"
+        events = [line[6:].strip() for line in body.splitlines() if line.startswith(b"data: ")]
+        assert events[-1] == b"[DONE]"
+        chunks = [json.loads(one) for one in events[:-1]]
+        assert chunks[-1]["usage"] == whole["usage"]
+        deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+        assert deltas[0]["role"] == "assistant"
+        assert "".join(one.get("content", "") for one in deltas) == whole["choices"][0]["message"]["content"]
+
+
+def send(server: Server, path: str, body: dict[str, Any], **headers: str) -> tuple[str, bytes]:
+    """Content type and body of an answer, in pieces or not."""
+    headers = {"Content-Type": "application/json", **headers}
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.load(answer)
+        return str(answer.headers["content-type"]), answer.read()
+
+
+def post(server: Server, path: str, body: dict[str, Any]) -> Any:
+    return json.loads(send(server, path, body)[1])

@@ -9,35 +9,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from serving import BadRequest, Handler, Request, Session
+from handlers.chat import ChatHandler, Message
+from serving import Session
 
 BASE = "i like to talk . you like to listen . talk to me and i will talk to you . i will listen to what you like ."
 
 
-class Chat(Handler):
+class Chat(ChatHandler):
     """Text in, text out; a request without a session is refused."""
 
     def load(self, model_dir: Path, device: str, words: int = 12) -> None:
-        self.device = device
+        super().load(model_dir, device)
         self.words = words
 
     def on_session_open(self, session: Session) -> None:
+        super().on_session_open(session)
         session.state["vocabulary"] = {}
         session.state["counts"] = torch.zeros(0, 0)
         learn(session, BASE)
 
-    def decode(self, request: Request) -> tuple[Session, str]:
-        if request.session is None:
-            raise BadRequest("this model talks in sessions: send SessionId NEW_SESSION first")
-        text = bytes(request.body).decode("utf-8").lower().strip()
-        if not text:
-            raise BadRequest("say something")
-        return request.session, text
-
-    def predict(self, batch: list[tuple[Session, str]]) -> list[str]:
-        return [self.answer(session, text) for session, text in batch]
-
-    def answer(self, session: Session, text: str) -> str:
+    def reply(self, session: Session, messages: list[Message]) -> str:
+        text = messages[-1]["content"].lower()
         learn(session, f"{text} .")
         vocabulary, counts = session.state["vocabulary"], session.state["counts"]
         names = list(vocabulary)

@@ -1,0 +1,33 @@
+"""Checkpoints: local folders of ``transformers``. Nothing is downloaded, unpickled or run that is in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handlers.options import need
+from serving.errors import ModelError
+
+
+def load_checkpoint(name: str, folder: Path, dtype: torch.dtype) -> Any:
+    """The model of a checkpoint folder, in evaluation mode, by an auto class of that name. Raises ModelError."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} is no checkpoint of transformers: it has no config.json")
+    # Only safetensors: a checkpoint's pytorch_model.bin is a pickle.
+    model, info = load_pretrained(name, folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if missing:  # transformers would go on with random numbers
+        raise ModelError(f"{folder} has no weights for {', '.join(missing)[:200]} of {type(model).__name__}")
+    return model.eval()
+
+
+def load_pretrained(name: str, folder: Path, **words: Any) -> Any:
+    """What ``transformers`` makes of a local folder. Raises ModelError."""
+    transformers = need("transformers", "text")
+    try:
+        loader = getattr(transformers, name)
+        return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **words)
+    except (OSError, ValueError, ImportError) as exc:
+        raise ModelError(f"{folder}: {name} cannot load it: {exc}") from exc

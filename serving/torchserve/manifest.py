@@ -5,7 +5,7 @@ Once unpacked, an archive of any format (``default``, ``tgz``, ``zip-store``) is
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,8 +133,7 @@ def is_inside(root: Path, name: str) -> bool:
 def check_handler(manifest: Manifest) -> None:
     if manifest.script is not None or manifest.module in BUILT_IN:
         return
-    spec = importlib.util.find_spec("ts")
-    if spec is not None and spec.origin is not None:
+    if PathFinder.find_spec("ts") is not None:
         return  # TorchServe itself is installed and may have more of them
     raise ModelError(
         f"{manifest.path}: handler is {manifest.model.handler!r}, but the archive holds no {manifest.module}.py; "

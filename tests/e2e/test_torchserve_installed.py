@@ -3,9 +3,9 @@ on, nor what sends their pieces. Skipped where neither this Python nor that of `
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,7 @@ NET = "import torch\nclass Net(torch.nn.Linear):\n    def __init__(self):\n     
 
 def package() -> Path | None:
     """The folder of the real ``ts``."""
-    found = importlib.util.find_spec("ts")
+    found = PathFinder.find_spec("ts")
     places = list(found.submodule_search_locations or ()) if found is not None else []
     candidates = [*map(Path, places), *HOME.glob("lib/python*/site-packages/ts")]
     return next((path for path in candidates if (path / "model_loader.py").is_file()), None)

@@ -6,9 +6,8 @@ name that the model brings itself, stays what it is.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +17,7 @@ STREAMING = ("ts.handler_utils.utils", "ts.protocol.otf_message_handler")
 
 
 def install() -> None:
-    if "ts" in sys.modules or importlib.util.find_spec("ts") is not None:
+    if "ts" in sys.modules or PathFinder.find_spec("ts") is not None:
         return
     package = ModuleType("ts", "The names of TorchServe, as this server has them.")
     package.__path__ = [str(HOME)]

@@ -8,11 +8,13 @@ import json
 import subprocess
 import sys
 import urllib.request
+import wave
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.e2e.client import once
@@ -68,6 +70,39 @@ def test_colors_of_photographs_are_named(tmp_path: Path) -> None:
         answer = asyncio.run(once(server.port, broken, **{"Content-Type": "image/jpeg"}))
         assert answer.status == 400
         assert ask(server, buffers[1].getvalue(), "application/x-image") == red
+
+
+def test_sounds_are_told_apart_whatever_they_were_recorded_with(tmp_path: Path) -> None:
+    times = np.arange(44100) / 44100
+    tone = np.sin(2 * np.pi * 440 * times) * 0.5
+    noise = np.random.default_rng(0).normal(0, 0.2, len(times)).clip(-1, 1)
+    with serving(made("sounds", tmp_path)) as server:
+        for name, sound in (("tone", tone), ("noise", noise), ("silence", tone * 0)):
+            buffer = io.BytesIO()
+            with wave.open(buffer, "wb") as file:
+                file.setnchannels(2)
+                file.setsampwidth(2)
+                file.setframerate(44100)
+                file.writeframes((np.stack([sound, sound], 1) * 32767).astype("<i2").tobytes())
+            assert ask(server, buffer.getvalue(), "audio/wav")[0]["label"] == name
+        answer = asyncio.run(once(server.port, b"RIFFxxxxWAVE", **{"Content-Type": "audio/wav"}))
+        assert answer.status == 400
+
+
+def test_things_are_found_in_pictures_of_any_size(tmp_path: Path) -> None:
+    from PIL import Image, ImageDraw
+
+    with serving(made("blobs", tmp_path)) as server:
+        for size in ((300, 200), (64, 480)):
+            image = Image.new("RGB", size, (30, 30, 30))
+            ImageDraw.Draw(image).rectangle((10, 20, 49, 59), (250, 10, 10))
+            ImageDraw.Draw(image).ellipse((15, 100, 55, 140), (10, 10, 250))
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG")
+            red, blue = ask(server, buffer.getvalue(), "image/png")
+            assert (red["label"], red["box"], red["score"]) == ("red", [10, 20, 50, 60], 1.0)
+            assert (blue["label"], blue["box"]) == ("blue", [15, 100, 56, 141])
+            assert blue["score"] == pytest.approx(3.14159 / 4, abs=0.03)
 
 
 TEXT = pytest.mark.skipif(find_spec("transformers") is None, reason="handlers of texts need serving[text]")

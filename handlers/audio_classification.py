@@ -1,0 +1,102 @@
+"""AudioClassificationHandler: a recording to the labels that fit it best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from handlers.labels import read_labels
+from handlers.module import load_module
+from handlers.options import one_of, whole, within
+from handlers.sounds import read_sound, resample
+from serving import BadRequest, BatchPolicy, Handler, Request
+
+
+class AudioClassificationHandler(Handler):
+    """WAV, other ``audio/*`` with the extra ``audio``, or npy to ``[{"label", "score"}, …]``, best first.
+
+    The module takes float32 [n, samples] and gives [n, classes]. A recording is cut into windows of that length, the
+    last one filled up with silence, and its scores are their mean.
+    """
+
+    policy = BatchPolicy(max_size=32)
+
+    def load(
+        self,
+        model_dir: Path,
+        device: str,
+        file: str | None = None,
+        allow_pickle: bool = False,
+        rate: int = 16000,
+        seconds: float = 1.0,
+        max_seconds: float = 60.0,
+        topk: int = 5,
+        outputs: str = "logits",
+        labels: str | None = None,
+    ) -> None:
+        """``rate`` in Hz and the window's ``seconds`` are what the module was trained with; a recording of more than
+        ``max_seconds`` is refused. ``outputs`` are ``logits``, ``probabilities`` or, for labels that do not exclude
+        each other, ``independent``. Raises ModelError."""
+        self.device = device
+        self.module, static = load_module(model_dir, device, file, allow_pickle)
+        self.static = static
+        if static is not None:
+            self.policy = replace(self.policy, max_size=1)
+        self.rate = whole("rate", rate, 100, 1_000_000)
+        self.window = max(1, round(self.rate * within("seconds", seconds, 0.001, 600)))
+        self.max_seconds = within("max_seconds", max_seconds, 0.001, 36_000)
+        self.topk = whole("topk", topk, 1, 1000)
+        self.outputs = one_of("outputs", outputs, "logits", "probabilities", "independent")
+        self.labels = read_labels(model_dir, labels)
+
+    def decode(self, request: Request) -> Tensor:
+        """[windows, samples]."""
+        sound = read_sound(request, self.rate)
+        length = len(sound.samples) / sound.rate
+        if length > self.max_seconds:
+            raise BadRequest(f"the recording takes {length:.1f} s; allowed: up to {self.max_seconds:g}")
+        return self.windows(resample(torch.from_numpy(sound.samples), sound.rate, self.rate))
+
+    def windows(self, samples: Tensor) -> Tensor:
+        """Override it for windows that overlap, or for one only."""
+        return pad(samples, (0, -len(samples) % self.window)).reshape(-1, self.window)
+
+    def bucket(self, sample: Tensor) -> int:
+        return 0  # recordings of any length are joined by their windows
+
+    def collate(self, samples: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+        return torch.cat(list(samples)).to(self.device), [len(one) for one in samples]
+
+    def predict(self, batch: tuple[Tensor, list[int]]) -> tuple[Tensor, Tensor]:
+        """Scores and classes of the best, [n, topk] each."""
+        data, counts = batch
+        # As many windows at a time as there are requests at most, so that long recordings need no more memory.
+        parts = torch.split(data, self.static or self.policy.max_size)
+        scores = torch.cat([self.scores(self.run(part)) for part in parts])
+        means = torch.stack([one.mean(0) for one in torch.split(scores, counts)])
+        best = means.topk(min(self.topk, means.shape[1]))
+        return best.values.cpu(), best.indices.cpu()
+
+    def run(self, windows: Tensor) -> Tensor:
+        """[n, samples] to [n, classes], filled up to the number that the module was exported for."""
+        missing = 0 if self.static is None else self.static - len(windows)
+        outputs: Tensor = self.module(pad(windows, (0, 0, 0, missing))).float()
+        return outputs[: len(windows)]
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        if self.outputs == "logits":
+            return outputs.softmax(-1)
+        return outputs.sigmoid() if self.outputs == "independent" else outputs
+
+    def encode(self, output: tuple[Tensor, Tensor], request: Request) -> list[dict[str, Any]]:
+        scores, classes = (one.tolist() for one in output)
+        return [{"label": self.labels[one], "score": score} for one, score in zip(classes, scores, strict=True)]
+
+    def warmup(self) -> None:
+        self.predict((torch.zeros(1, self.window, device=self.device), [1]))

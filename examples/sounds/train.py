@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 HERE = Path(__file__).resolve().parent
 NAMES = ("silence", "tone", "noise", "clicks")
 RATE, SAMPLES = 8000, 4000  # as in serving.toml
-STEPS = 120
+STEPS = 200
 
 
 class Net(nn.Module):
@@ -35,13 +35,13 @@ class Net(nn.Module):
 
     def forward(self, samples: Tensor) -> Tensor:
         pairs = nn.functional.conv1d(samples[:, None], self.waves, stride=64)
-        energy = (pairs[:, :64].square() + pairs[:, 64:].square() + 1e-4).log()
+        energy = (pairs[:, :64].square() + pairs[:, 64:].square() + 1e-3).log() / 4  # below that is what recorders add
         return self.layers(torch.cat([energy.mean(2), energy.amax(2), energy.amin(2)], 1))
 
 
 def make_sound(kind: int) -> Tensor:
     time = torch.arange(SAMPLES) / RATE
-    loudness = float(torch.empty(1).uniform_(0.1, 0.9))
+    loudness = float(torch.empty(1).uniform_(0.2, 0.9))
     if NAMES[kind] == "tone":
         sound = (2 * math.pi * float(torch.empty(1).uniform_(150, 3500)) * time).sin()
     elif NAMES[kind] == "noise":

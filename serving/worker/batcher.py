@@ -149,7 +149,8 @@ class Batcher:
 
     def admit(self, item: Item, bucket: Hashable) -> None:
         """A decoded request joins its bucket. A bucket that cannot be hashed raises TypeError."""
-        key = Alone(item.id) if item.alone else bucket
+        # Never None, whatever the handler says, and never equal to that of one that is alone.
+        key = Alone(item.id) if item.alone else (bucket, "shared")
         self._buckets.setdefault(key, deque()).append(item)
         self._decoded += 1
 

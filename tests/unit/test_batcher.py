@@ -179,3 +179,13 @@ def test_a_request_that_was_accepted_before_is_taken_into_a_full_queue() -> None
     assert batcher.put(item(1))
     assert not batcher.put(item(2))
     assert batcher.put(item(3), accepted=True)
+
+
+def test_any_bucket_is_one_also_none_and_what_looks_like_a_lone_request() -> None:
+    batcher = Batcher(BatchPolicy(max_size=8), 100, FakeClock())
+    lone, shared, none = item(1, alone=True), item(2), item(3)
+    for one, bucket in ((lone, "b"), (shared, (1,)), (none, None)):
+        batcher.put(one)
+        batcher.next_arrival()
+        batcher.admit(one, bucket)
+    assert [ids(batcher.take().batch) for _ in range(4)] == [[1], [2], [3], []]

@@ -107,10 +107,11 @@ class Text:
 
     def _release(self, text: str) -> str:
         text = self._held + text
-        found = [place for place in (text.find(one) for one in self._stop) if place >= 0]
+        # The stop that is complete first counts, however many characters come at a time.
+        found = sorted((text.find(one) + len(one), text.find(one)) for one in self._stop if one in text)
         self.is_stopped = bool(found)
         keep = 0 if found else max((overlap(text, one) for one in self._stop), default=0)
-        end = min(found) if found else len(text) - keep
+        end = found[0][1] if found else len(text) - keep
         self._held = "" if found else text[end:]
         return text[:end]
 

@@ -221,9 +221,9 @@ def test_text_in_pieces_is_the_text_up_to_the_first_stop(text: str, stops: list[
         if spelled.is_stopped:
             break
     found += spelled.rest()
-    ends = [text.find(one) for one in stops if one in text]
+    ends = sorted((text.find(one) + len(one), text.find(one)) for one in stops if one in text)
     if "\ufffd" not in text:
-        assert found == text[: min(ends)] if ends else found == text
+        assert found == (text[: ends[0][1]] if ends else text)
 
 
 def has_surrogates(text: str) -> bool:

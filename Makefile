@@ -16,7 +16,7 @@ TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 
 TOOLKITS := sagemaker-inference sagemaker-pytorch-inference six retrying psutil scipy
 
-.PHONY: serve test compat check bench venv clean
+.PHONY: serve test slow compat check bench venv clean
 .DEFAULT_GOAL := serve
 
 serve: .demo/model/.trained
@@ -24,6 +24,10 @@ serve: .demo/model/.trained
 
 test: .demo/model/.trained
 	$(BIN)/python -m pytest $(ARGS)
+
+# Examples that train for a while before they are served.
+slow: .demo/model/.trained
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
 compat: .venv/.ready .compat/.ready .compat/toolkits

@@ -34,6 +34,7 @@ def ask(server: Server, body: bytes, kind: str, accept: str = "application/json"
     return json.loads(answer.body)
 
 
+@pytest.mark.slow
 def test_flowers_are_told_apart_by_their_measures(tmp_path: Path) -> None:
     from sklearn.datasets import load_iris
 
@@ -72,6 +73,7 @@ def test_colors_of_photographs_are_named(tmp_path: Path) -> None:
         assert ask(server, buffers[1].getvalue(), "application/x-image") == red
 
 
+@pytest.mark.slow
 def test_sounds_are_told_apart_whatever_they_were_recorded_with(tmp_path: Path) -> None:
     times = np.arange(44100) / 44100
     tone = np.sin(2 * np.pi * 440 * times) * 0.5
@@ -109,6 +111,7 @@ TEXT = pytest.mark.skipif(find_spec("transformers") is None, reason="handlers of
 
 
 @TEXT
+@pytest.mark.slow
 def test_moods_of_sentences_are_told(tmp_path: Path) -> None:
     with serving(made("moods", tmp_path)) as server:
         assert ask(server, b"what a lovely sunny day", "text/plain")["label"] == "glad"
@@ -121,6 +124,7 @@ def test_moods_of_sentences_are_told(tmp_path: Path) -> None:
 
 
 @TEXT
+@pytest.mark.slow
 def test_vectors_of_texts_that_share_words_are_near(tmp_path: Path) -> None:
     with serving(made("vectors", tmp_path)) as server:
         cat, dog, train = ask(server, b'["the cat sat on the mat", "the dog sat on the mat", "train station"]', "")
@@ -132,6 +136,7 @@ def test_vectors_of_texts_that_share_words_are_near(tmp_path: Path) -> None:
 
 
 @TEXT
+@pytest.mark.slow
 def test_the_writer_writes_in_every_form_and_for_many_at_a_time(tmp_path: Path) -> None:
     rhyme = "little star how i wonder what you are up above the world so high like a diamond in the sky"
     with serving(made("writer", tmp_path)) as server:
@@ -153,6 +158,7 @@ def test_the_writer_writes_in_every_form_and_for_many_at_a_time(tmp_path: Path) 
 
 
 @TEXT
+@pytest.mark.slow
 def test_the_writer_chats_as_clients_of_openai_expect(tmp_path: Path) -> None:
     with serving(made("writer", tmp_path)) as server:
         wish = {"model": "writer", "messages": [{"role": "user", "content": "sing"}], "seed": 5, "max_tokens": 12}

@@ -56,10 +56,10 @@ venv: .venv/.ready
 	@$(PIP) install -e '.[dev,demo,bench]'
 	@touch $@
 
-# With the torch of .venv, so that numbers and files of torch.save can be compared; the others have to fit it.
 .compat/toolkits: | .venv/.ready
 	@$(PIP) install --no-deps --target $@ $(TOOLKITS)
 
+# With the torch of .venv, so that numbers and files of torch.save can be compared; the others have to fit it.
 .compat/.ready: | .venv/.ready
 	@test -x .compat/bin/python || { echo "making .compat"; $(PYTHON) -m venv .compat; }
 	@echo "installing TorchServe"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from handlers.labels import read_labels
+from handlers.labels import probabilities, read_labels
 from handlers.module import load_module
 from handlers.options import one_of, whole, within
 from handlers.sounds import read_sound, resample
@@ -78,7 +78,7 @@ class AudioClassificationHandler(Handler):
         data, counts = batch
         # As many windows at a time as there are requests at most, so that long recordings need no more memory.
         parts = torch.split(data, self.static or self.policy.max_size)
-        scores = torch.cat([self.scores(self.run(part)) for part in parts])
+        scores = torch.cat([probabilities(self.run(part), self.outputs) for part in parts])
         means = torch.stack([one.mean(0) for one in torch.split(scores, counts)])
         best = means.topk(min(self.topk, means.shape[1]))
         return best.values.cpu(), best.indices.cpu()
@@ -89,14 +89,8 @@ class AudioClassificationHandler(Handler):
         outputs: Tensor = self.module(pad(windows, (0, 0, 0, missing))).float()
         return outputs[: len(windows)]
 
-    def scores(self, outputs: Tensor) -> Tensor:
-        if self.outputs == "logits":
-            return outputs.softmax(-1)
-        return outputs.sigmoid() if self.outputs == "independent" else outputs
-
     def encode(self, output: tuple[Tensor, Tensor], request: Request) -> list[dict[str, Any]]:
-        scores, classes = (one.tolist() for one in output)
-        return [{"label": self.labels[one], "score": score} for one, score in zip(classes, scores, strict=True)]
+        return self.labels.scored(*output)
 
     def warmup(self) -> None:
         self.predict((torch.zeros(1, self.window, device=self.device), [1]))

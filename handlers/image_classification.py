@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from handlers.images import open_image
-from handlers.labels import read_labels
+from handlers.labels import probabilities, read_labels
 from handlers.module import load_module
 from handlers.options import need, one_of, whole
 from serving import BatchPolicy, Handler, Request
@@ -83,19 +83,12 @@ class ImageClassificationHandler(Handler):
 
     def predict(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and classes of the best, [n, topk] each."""
-        scores = self.scores(self.module(batch).float())
+        scores = probabilities(self.module(batch).float(), self.outputs)
         best = scores.topk(min(self.topk, scores.shape[1]))
         return best.values.cpu(), best.indices.cpu()
 
-    def scores(self, outputs: Tensor) -> Tensor:
-        """[n, classes] of 0 … 1."""
-        if self.outputs == "logits":
-            return outputs.softmax(-1)
-        return outputs.sigmoid() if self.outputs == "independent" else outputs
-
     def encode(self, output: tuple[Tensor, Tensor], request: Request) -> list[dict[str, Any]]:
-        scores, classes = (one.tolist() for one in output)
-        return [{"label": self.labels[one], "score": score} for one, score in zip(classes, scores, strict=True)]
+        return self.labels.scored(*output)
 
     def warmup(self) -> None:
         empty = torch.zeros(3, self.size, self.size, dtype=torch.uint8)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from serving.errors import ModelError
 
 FILES = ("index_to_name.json", "labels.txt")
@@ -23,6 +25,19 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def scored(self, scores: Tensor, classes: Tensor) -> list[dict[str, Any]]:
+        """[n] and [n] to one ``{"label", "score"}`` each."""
+        pairs = zip(classes.tolist(), scores.tolist(), strict=True)
+        return [{"label": self[one], "score": score} for one, score in pairs]
+
+
+def probabilities(outputs: Tensor, kind: str) -> Tensor:
+    """[…, classes] of 0 … 1 from ``logits``, ``probabilities`` or, where labels do not exclude each other,
+    ``independent`` logits."""
+    if kind == "logits":
+        return outputs.softmax(-1)
+    return outputs.sigmoid() if kind == "independent" else outputs
 
 
 def read_labels(model_dir: Path, file: str | None = None) -> Labels:

@@ -117,8 +117,7 @@ class TabularHandler(ModuleHandler):
     def encode(self, output: Any, request: Request) -> Any:
         if not self.is_classifier:
             return output
-        scores, indices = (one.reshape(-1).tolist() for one in output)
-        found = [{"label": self.labels[i], "score": score} for i, score in zip(indices, scores, strict=True)]
+        found = self.labels.scored(*(one.reshape(-1) for one in output))
         offered = (codecs.JSON, codecs.CSV, codecs.JSON_LINES[0])
         if codecs.negotiate(request.accept, offered, codecs.JSON) == codecs.CSV:
             return Response(to_csv([list(one.values()) for one in found]), codecs.CSV)

@@ -13,6 +13,7 @@ from handlers.checkpoint import load_checkpoint, load_pretrained
 from handlers.options import dtype as dtype_of
 from handlers.options import whole
 from serving import BadRequest, BatchPolicy, Handler, Request, codecs
+from serving.errors import ModelError
 
 SHORTEST = 16  # tokens of the smallest bucket; each further one is twice as long
 KEYS = ("inputs", "instances", "input", "texts", "text")
@@ -115,7 +116,7 @@ class TextHandler(Handler):
 
     def outputs(self, answer: Any, mask: Tensor) -> Tensor:
         """What the model gave for texts of ``mask`` [n, tokens], 1 where there is a token, to [n, …] float32."""
-        raise NotImplementedError
+        raise ModelError(f"{type(self).__name__} does not define outputs")
 
     def warmup(self) -> None:
         self.run([[self.fill] * min(SHORTEST, self.max_length)])

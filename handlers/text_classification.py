@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from handlers.labels import Labels, read_labels
+from handlers.labels import Labels, probabilities, read_labels
 from handlers.options import whole
 from handlers.text import Answer, TextHandler
 from serving import Request
@@ -40,14 +40,14 @@ class TextClassificationHandler(TextHandler):
     def outputs(self, answer: Any, mask: Tensor) -> Tensor:
         logits: Tensor = answer.logits.float()
         independent = self.model.config.problem_type == "multi_label_classification" or logits.shape[1] == 1
-        return logits.sigmoid() if independent else logits.softmax(-1)
+        return probabilities(logits, "independent" if independent else "logits")
 
     def encode(self, output: Answer, request: Request) -> Any:
         best = output.rows.topk(min(self.topk, output.rows.shape[1]))
-        found = [self.name(*pair) for pair in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        found = [self.name(*pair) for pair in zip(best.values, best.indices, strict=True)]
         return found[0] if output.single else found
 
-    def name(self, scores: list[float], classes: list[int]) -> Any:
+    def name(self, scores: Tensor, classes: Tensor) -> Any:
         """The answer for one text."""
-        found = [{"label": self.labels[one], "score": score} for one, score in zip(classes, scores, strict=True)]
+        found = self.labels.scored(scores, classes)
         return found[0] if self.topk == 1 else found

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from serving.flow import Credit, Flow, cost
 from serving.request import NO_HEADERS
+from serving.wire import Frame, PieceHead
 
 NORMAL, GOING_AWAY, POLICY, INTERNAL, TRY_LATER = 1000, 1001, 1008, 1011, 1013  # RFC 6455 §7.4.1 and its registry
 REASON = 123  # bytes
@@ -33,6 +34,19 @@ class Message:
     @property
     def body(self) -> bytes:
         return self.data.encode("utf-8", "replace") if isinstance(self.data, str) else self.data
+
+    @property
+    def head(self) -> bytes:
+        """Of its frame between our processes; ``read`` is the way back."""
+        text = PieceHead.TEXT if isinstance(self.data, str) else PieceHead(0)
+        return bytes([text | (PieceHead.FIN if self.fin else PieceHead(0))])
+
+    @classmethod
+    def read(cls, frame: Frame) -> Message:
+        """The pieces of an answer have no head: they are bytes."""
+        flags = PieceHead(frame.head[0]) if frame.head else PieceHead.FIN
+        body = bytes(frame.body)
+        return cls(body.decode("utf-8", "replace") if flags & PieceHead.TEXT else body, bool(flags & PieceHead.FIN))
 
 
 @dataclass(frozen=True, slots=True)

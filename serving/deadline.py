@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+EARLY = 0.01  # seconds; an event loop counts whole milliseconds, so that its timers may fire before their time
+
 Clock = Callable[[], float]
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from serving.deadline import Deadline
+from serving.paths import INVOCATIONS
 from serving.session import Session
 
 Body = bytes | bytearray | memoryview
 Piece = bytes | bytearray | memoryview | str
 Pieces = Iterable[Piece] | AsyncIterable[Piece]
 
+BODILESS = frozenset({204, 205, 304})  # statuses of answers without a body
 NO_DEADLINE = Deadline(float("inf"))
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 PREFIX = "x-amzn-sagemaker-"
@@ -50,7 +52,7 @@ class Request:
     model: str = ""
     sagemaker: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     session: Session | None = None
-    path: str = "/invocations"
+    path: str = INVOCATIONS
     client: Client = field(default_factory=Client)
 
     @property

@@ -17,17 +17,16 @@ from serving import errors, log
 from serving.codecs import JSON_LINES
 from serving.config import Config
 from serving.conversation import Close, Message
+from serving.deadline import EARLY
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError, Unavailable
 from serving.frontend.headers import Headers, custom_attributes, header_value, session_headers
 from serving.frontend.receiving import ClientGone, watch
 from serving.frontend.stream import Stream, Streamed
-from serving.request import Body, Request, Response, media_type
+from serving.request import BODILESS, Body, Request, Response, media_type
 from serving.scoreboard import Scoreboard, State
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
-EARLY = 0.01  # seconds; an event loop's timers may fire so much before their time
-BODILESS = frozenset({204, 205, 304})
 LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
 CUT = "serving.cut"  # extension of the ASGI scope: close the connection once all has left; takes an error's code
 UNTIL_CLOSE = "serving.until_close"  # another: the body ends with the connection, as for HTTP/1.0
@@ -55,8 +54,7 @@ class Answers:
     ) -> None:
         log_error(error, request_id)
         extra: Headers = []
-        if error.status == 503:
-            extra.append((b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode()))
+        extra += retry_after(error)
         if close:
             extra.append((b"connection", b"close"))
         if error.status == 405:
@@ -152,6 +150,12 @@ class Answers:
 def log_error(error: ServingError, request_id: str) -> None:
     level = log.warning if error.status >= 500 and error.status != 503 else log.debug
     level("a request was answered with an error", request_id=request_id, status=error.status, code=error.code)
+
+
+def retry_after(error: ServingError) -> Headers:
+    if error.status != 503:
+        return []
+    return [(b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode())]
 
 
 async def send_piece(send: Send, body: Body, until: float) -> None:

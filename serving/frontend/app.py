@@ -24,6 +24,7 @@ from serving.errors import (
     CodedError,
     Draining,
     MethodNotAllowed,
+    NotFound,
     ServingError,
 )
 from serving.frontend import metrics, models
@@ -158,11 +159,11 @@ class App:
             check_all(content_type, accept, sagemaker)
             continues = sagemaker.get("session-id", NEW_SESSION) != NEW_SESSION
             load = self._many and named is None and not draining and not continues
-            model = DEFAULT_MODEL if not self._many else await self._target(named, sagemaker)
+            path = INVOCATIONS if named is not None else scope["path"]
+            model = DEFAULT_MODEL if not self._many else await self._target(named, sagemaker, path)
             if draining and self._replicas.known(model) is None:
                 raise Draining("the server is stopping")
             deadline = await self._invocations.deadline(model, load, arrival, continues)
-            path = INVOCATIONS if named is not None else scope["path"]
             if path != INVOCATIONS:
                 await self._invocations.takes(model, path, load, deadline)
             body = await read_body(scope["headers"], receive, self._max_body, deadline)
@@ -191,12 +192,20 @@ class App:
             else:
                 await self._answers.send(send, response, request)
 
-    async def _target(self, named: str | None, sagemaker: dict[str, str]) -> str:
-        """The model that the path names, or else the header, or else the default."""
+    async def _target(self, named: str | None, sagemaker: dict[str, str], path: str = INVOCATIONS) -> str:
+        """The model that the path names, or else the header, or else the default. Where there is none of these a path
+        that is not the server's own is nobody's: NotFound."""
         if named is not None:
             return model_name(named)
         target = sagemaker.get("target-model", "")
-        return target_name(target) if target else await self._invocations.default_model()
+        if target:
+            return target_name(target)
+        try:
+            return await self._invocations.default_model()
+        except CodedError as error:
+            if path == INVOCATIONS or error.status != 400:
+                raise
+            raise NotFound(f"POST {path} is not served here") from error
 
     async def _model_of(self, scope: Scope) -> str:
         """The model that a WebSocket is for. Raises a ServingError."""

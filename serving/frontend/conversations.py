@@ -16,7 +16,7 @@ from serving import errors, log
 from serving.config import Config
 from serving.conversation import GOING_AWAY, INTERNAL, Close, Message, shortened
 from serving.errors import CodedError, Draining, ServingError
-from serving.frontend.answers import JSON, log_error
+from serving.frontend.answers import JSON, log_error, retry_after
 from serving.frontend.headers import Headers
 from serving.frontend.invocations import Invocations
 from serving.frontend.stream import Stream
@@ -169,7 +169,6 @@ def headers_of(headers: Headers) -> dict[str, str]:
 async def refuse(send: Send, error: ServingError, request_id: str) -> None:
     body = errors.body(error, request_id)
     headers = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
-    if error.status == 503:
-        headers.append((b"retry-after", str(getattr(error, "retry_after", 1)).encode()))
+    headers += retry_after(error)
     await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

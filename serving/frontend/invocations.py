@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from time import monotonic
 
-from serving.deadline import Deadline
+from serving.deadline import EARLY, Deadline
 from serving.errors import (
     CodedError,
     DeadlineExceeded,
@@ -29,7 +29,6 @@ from serving.request import Request, Response
 from serving.session import SessionAddress, address_of
 from serving.wire import OpenHead, RequestHead
 
-EARLY = 0.01  # seconds; an event loop counts whole milliseconds, so that its timers may fire before their time
 DEFAULT_KNOWN = 1.0  # seconds for which the name of the default model is remembered
 TRIES = 2  # how often a request may be running when its worker dies
 

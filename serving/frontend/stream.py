@@ -13,7 +13,7 @@ from serving.conversation import Close, Message
 from serving.errors import CodedError, ServingError, WorkerDied
 from serving.flow import Credit, Flow, cost
 from serving.request import Body, Response
-from serving.wire import CREDIT, CloseHead, Frame, Kind, PieceHead, ReplyHead
+from serving.wire import CREDIT, CloseHead, Frame, Kind, ReplyHead
 
 Send = Callable[[Kind, bytes, Body], None]
 
@@ -41,7 +41,7 @@ class Stream:
 
     def on_frame(self, frame: Frame) -> None:
         if frame.kind == Kind.PIECE:
-            self._pieces.append(message_of(frame))
+            self._pieces.append(Message.read(frame))
         elif frame.kind == Kind.CREDIT:
             self._flow.used += CREDIT.unpack(frame.head)[0]
         else:
@@ -86,7 +86,7 @@ class Stream:
         if not self._has_ended:
             body = message.body
             self._flow.sent += cost(body)
-            self._send(Kind.PIECE, bytes([head_of(message)]), body)
+            self._send(Kind.PIECE, message.head, body)
 
     def hang_up(self, code: int, reason: str) -> None:
         """The client is gone, or should be; the replica still says goodbye."""
@@ -106,19 +106,6 @@ class Streamed:
 
     response: Response
     stream: Stream
-
-
-def head_of(message: Message) -> PieceHead:
-    text = PieceHead.TEXT if isinstance(message.data, str) else PieceHead(0)
-    return text | (PieceHead.FIN if message.fin else PieceHead(0))
-
-
-def message_of(frame: Frame) -> Message:
-    """An answer's pieces have no head: they are bytes."""
-    flags = PieceHead(frame.head[0]) if frame.head else PieceHead.FIN
-    body = bytes(frame.body)
-    data = body.decode("utf-8", "replace") if flags & PieceHead.TEXT else body
-    return Message(data, bool(flags & PieceHead.FIN))
 
 
 def close_of(frame: Frame) -> Close:

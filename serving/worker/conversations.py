@@ -13,7 +13,7 @@ from serving.channel import Channel
 from serving.conversation import GOING_AWAY, INTERNAL, POLICY, TRY_LATER, Close, Conversation, Message, shortened
 from serving.handler import Handler
 from serving.request import Request
-from serving.wire import CREDIT, CloseHead, Frame, Kind, OpenHead, PieceHead
+from serving.wire import CREDIT, CloseHead, Frame, Kind, OpenHead
 from serving.worker.batcher import Item, Live
 from serving.worker.failures import predict_error
 from serving.worker.streams import Part, Used
@@ -29,7 +29,6 @@ class Partner:
     def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
         self.flow = conversation.flow
-        self._task: asyncio.Task[None] | None = None
 
     def changed(self) -> None:
         self.conversation.changed()
@@ -47,7 +46,7 @@ class Partner:
             work.cancel()
             closed.cancel()
             await asyncio.wait({work}, timeout=GRACE)
-            emit(item, work.result() if work.done() else Close(GOING_AWAY))
+            emit(item, work.result() if work.done() and not work.cancelled() else Close(GOING_AWAY))
 
     async def _run(self, handler: Handler, item: Item) -> Close:
         try:
@@ -102,10 +101,7 @@ def on_stream_frame(live: Live, frame: Frame) -> None:
         live.flow.used += CREDIT.unpack(frame.head)[0]
         live.changed()
     elif isinstance(live, Partner) and frame.kind == Kind.PIECE:
-        flags = PieceHead(frame.head[0])
-        body = bytes(frame.body)
-        data = body.decode("utf-8", "replace") if flags & PieceHead.TEXT else body
-        live.conversation.feed(Message(data, bool(flags & PieceHead.FIN)))
+        live.conversation.feed(Message.read(frame))
     elif isinstance(live, Partner):
         close = _close_head.decode(frame.head)
         live.conversation.end(close.code, close.reason)

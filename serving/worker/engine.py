@@ -16,8 +16,7 @@ from serving import codecs, log
 from serving.config import Config
 from serving.errors import HandlerError, ServingError, SessionTooLarge
 from serving.handler import MAX_BATCH, Handler
-from serving.model import Model
-from serving.request import Request, Response, StreamingResponse
+from serving.request import BODILESS, Request, Response, StreamingResponse
 from serving.session import Session, size_of
 from serving.worker.batcher import Batcher, Item
 from serving.worker.conversations import Partner
@@ -26,7 +25,6 @@ from serving.worker.records import Records
 from serving.worker.stamps import Stamps
 from serving.worker.streams import Part, Streams, streaming
 
-BODILESS = (204, 205, 304)
 DROP_TIME = 5.0  # seconds that the destructors of a dropped request's sample may take
 
 Outcome = tuple[Item, Response | Part]
@@ -42,14 +40,11 @@ class Rules:
     default_accept: str = codecs.JSON
     session_max_bytes: int = 0
     stream_idle: float = 60.0
-    stream_extra: float = 0.0
     bad_record: str | None = None
 
     @classmethod
-    def of(cls, config: Config, model: Model) -> Rules:
-        extra = max(0.0, config.stream_timeout - model.timeout)
-        idle = config.stream_idle_timeout
-        return cls(config.default_accept, config.session_max_bytes, idle, extra, config.bad_record)
+    def of(cls, config: Config) -> Rules:
+        return cls(config.default_accept, config.session_max_bytes, config.stream_idle_timeout, config.bad_record)
 
 
 class Engine:
@@ -71,7 +66,7 @@ class Engine:
         self._stamps = stamps
         self._deliver = deliver
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
-        self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle, rules.stream_extra)
+        self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle)
 
     def run(self) -> None:
         """Work until the batcher is closed and empty, and every stream has ended."""
@@ -242,7 +237,7 @@ class Engine:
         """The answer, or None where it comes in pieces from now on."""
         try:
             value = self._handler.encode(output, item.request)
-            pieces = streaming(value, item.request)
+            pieces = streaming(value)
             if pieces is not None:
                 self.streams.begin(item, sound_stream(pieces), lambda: self._end_call(item))
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import msgspec
@@ -12,11 +13,9 @@ from serving.conversation import Close, Message
 from serving.errors import HandlerError, ServingError
 from serving.request import Body, Response
 from serving.session import Session
-from serving.wire import CREDIT, MAX_HEAD, CloseHead, Kind, PieceHead, ReplyHead
+from serving.wire import CREDIT, MAX_HEAD, CloseHead, Kind, ReplyHead
 from serving.worker.batcher import Item
 from serving.worker.streams import Begin, End, More, Used
-
-ATTRIBUTES = 1024  # characters
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -24,14 +23,26 @@ _encoder = msgspec.msgpack.Encoder()
 def send(item: Item, outcome: Response | ServingError, kind: Kind = Kind.REPLY) -> None:
     """An answer or an error, whole or, as ``kind`` says, the beginning or the end of one in pieces."""
     channel: Channel = item.reply_to
-    if isinstance(outcome, Response):
-        outcome = tidy(outcome, item.request.request_id)
     try:
         head, body = packed(outcome, item.session, item.opens)
     except Exception as exc:
-        log.error("an answer cannot be sent", exc=exc, request_id=item.request.request_id)
-        head, body = packed(HandlerError("the model's answer cannot be sent; the log has more"))
+        head, body = mended(item, outcome, exc)
     channel.send(kind, item.id, head, body)
+
+
+def mended(item: Item, outcome: Response | ServingError, exc: Exception) -> tuple[bytes, Body]:
+    """An answer is kept though what stands above it cannot be sent."""
+    request_id = item.request.request_id
+    if isinstance(outcome, Response):
+        with contextlib.suppress(Exception):
+            bare = replace(outcome, custom_attributes=None)
+            if len(bare.content_type) > MAX_HEAD // 2 or not bare.content_type.isascii():
+                bare = replace(bare, content_type="application/octet-stream")
+            found = packed(bare, item.session, item.opens)
+            log.warning("custom attributes or a content type that cannot be sent were dropped", request_id=request_id)
+            return found
+    log.error("an answer cannot be sent", exc=exc, request_id=request_id)
+    return packed(HandlerError("the model's answer cannot be sent; the log has more"))
 
 
 def send_part(item: Item, part: Begin | More | Message | Used) -> None:
@@ -45,7 +56,7 @@ def send_part(item: Item, part: Begin | More | Message | Used) -> None:
         case Used(count):
             channel.send(Kind.CREDIT, item.id, CREDIT.pack(count))
         case Message():
-            channel.send(Kind.PIECE, item.id, bytes([piece_head(part)]), part.body)
+            channel.send(Kind.PIECE, item.id, part.head, part.body)
 
 
 def send_last(item: Item, outcome: Response | End | Close | ServingError) -> None:
@@ -57,23 +68,6 @@ def send_last(item: Item, outcome: Response | End | Close | ServingError) -> Non
             channel.send(Kind.END, item.id, _encoder.encode(CloseHead(code, reason)))
         case _:
             send(item, outcome, Kind.END if item.begun else Kind.REPLY)
-
-
-def piece_head(message: Message) -> PieceHead:
-    text = PieceHead.TEXT if isinstance(message.data, str) else PieceHead(0)
-    return text | (PieceHead.FIN if message.fin else PieceHead(0))
-
-
-def tidy(response: Response, request_id: str) -> Response:
-    """An answer is kept though what stands above it cannot be sent."""
-    attributes = response.custom_attributes
-    if attributes is not None and (len(attributes) > ATTRIBUTES or not attributes.isascii()):
-        log.warning("custom attributes dropped: not printable ASCII of at most 1024", request_id=request_id)
-        response = replace(response, custom_attributes=None)
-    if len(response.content_type) > ATTRIBUTES or not response.content_type.isascii():
-        log.warning("a content type that is none was dropped", request_id=request_id)
-        response = replace(response, content_type="application/octet-stream")
-    return response
 
 
 def packed(outcome: Response | ServingError, session: Session | None = None, opens: bool = False) -> tuple[bytes, Body]:

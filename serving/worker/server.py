@@ -35,6 +35,7 @@ from serving.headers import NEW_SESSION
 from serving.memory import held_by
 from serving.messages import Paths, Retire, WorkerHello, WorkerPhase, pack, unpack
 from serving.model import Model
+from serving.paths import INVOCATIONS
 from serving.request import Request
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
@@ -95,7 +96,7 @@ class Worker:
         if handler is None:
             return
         batcher = Batcher(handler.policy, self._model.queue_size)
-        engine = Engine(handler, batcher, self._row, self._deliver, Rules.of(self._config, self._model))
+        engine = Engine(handler, batcher, self._row, self._deliver, Rules.of(self._config))
         self._streams = engine.streams
         self._paths = paths_of(handler)
         self._answers_sessions = not handler.session_requests
@@ -227,6 +228,8 @@ class Worker:
         self._loop.call_later(BEAT, self._beat)
         self._sweep()
         self._sweep_streams()
+        if self._batcher is not None:
+            self._row.queued = self._batcher.size
         if self._row.completed != self._measured and time.monotonic() > self._measure_next:
             self._measured, self._measure_next = self._row.completed, time.monotonic() + MEASURE
             self._loop.run_in_executor(None, self._measure)
@@ -275,7 +278,7 @@ class Worker:
             deadline=Deadline(head.deadline),
             model=head.model,
             sagemaker=MappingProxyType(head.sagemaker),
-            path=head.path or "/invocations",
+            path=head.path or INVOCATIONS,
         )
         item = Item(frame.id, request, channel, head.alone)
         if self._batcher is None or self._row.phase is not Phase.READY:
@@ -362,8 +365,6 @@ class Worker:
 
     def _sweep_streams(self) -> None:
         """An answer in pieces that nobody has ended in time was lost on the way to its client."""
-        if self._batcher is not None:
-            self._row.queued = self._batcher.size
         extra = max(0.0, self._config.stream_timeout - self._model.timeout) + LOST
         now = time.monotonic()
         for key, item in list(self._items.items()):

@@ -21,7 +21,7 @@ from serving.conversation import Close, Message
 from serving.errors import HandlerError, ServingError
 from serving.flow import Flow, cost
 from serving.handler import MAX_BATCH
-from serving.request import Body, Piece, Pieces, Request, Response, StreamingResponse
+from serving.request import Body, Piece, Pieces, Response, StreamingResponse
 from serving.worker.batcher import Batcher, Item
 from serving.worker.failures import expired, predict_error
 from serving.worker.loop import UserLoop
@@ -95,8 +95,7 @@ class Stream:
         return self._begin(body, TEXT if isinstance(piece, str) else BYTES)
 
     def _begin(self, body: bytes, usual: str) -> Begin:
-        answer = self.response
-        answer = answer.late() if answer.late is not None else answer
+        answer = self.response if self.response.late is None else self.response.late()
         kind = answer.content_type or concrete(self.item.request.accept) or usual
         return Begin(Response(body, kind, answer.status, answer.custom_attributes))
 
@@ -108,17 +107,14 @@ class Stream:
 class Streams:
     """``emit`` sends one part of an answer at once; all but ``call`` is for the engine's thread.
 
-    ``idle`` seconds bound the wait for a piece, ``extra`` is what a whole answer may take beyond its deadline.
+    ``idle`` seconds bound the wait for a piece; the time for a whole answer is the client's HTTP worker's to watch.
     """
 
-    def __init__(
-        self, batcher: Batcher, stamps: Stamps, emit: Callable[[Item, Part], None], idle: float, extra: float
-    ) -> None:
+    def __init__(self, batcher: Batcher, stamps: Stamps, emit: Callable[[Item, Part], None], idle: float) -> None:
         self._batcher = batcher
         self._stamps = stamps
         self._emit = emit
         self._idle = idle
-        self._extra = extra
         self._turns: deque[Stream] = deque()  # the generators
         self._tasks: dict[asyncio.Task[None], Item] = {}  # the async ones, and conversations
         self._unsent: dict[int, Item] = {}  # those of which nothing has left yet
@@ -153,6 +149,8 @@ class Streams:
 
     def step(self) -> None:
         """Ask the generator whose turn it is for one piece."""
+        if not self._turns:
+            return
         for _ in range(len(self._turns)):
             stream = self._turns.popleft()
             if stream.item.cancelled:
@@ -186,12 +184,13 @@ class Streams:
         return False
 
     def _until(self, stream: Stream) -> float:
-        """When a call for one piece is one that hangs. The end of the whole answer's time is none: its client's HTTP
-        worker cancels it then."""
+        """When a call for one piece is one that hangs; the end of the time for the whole answer is none."""
         return time.monotonic() + self._idle if stream.begun else stream.item.request.deadline.at
 
     def at_risk(self) -> list[int]:
         """Ids of those that user code works on, or may, and of which nothing has left this process yet."""
+        if not self._unsent:
+            return []
         for id in [id for id, item in self._unsent.items() if item.begun or item.cancelled]:
             del self._unsent[id]
         return list(self._unsent)[:MAX_BATCH]
@@ -337,7 +336,7 @@ class Streams:
             log.error("an async generator failed to close", exc=exc)
 
 
-def streaming(value: Any, request: Request) -> StreamingResponse | None:
+def streaming(value: Any) -> StreamingResponse | None:
     """What ``encode`` gave, if it is to be sent in pieces."""
     if isinstance(value, StreamingResponse):
         return value

@@ -217,7 +217,6 @@ def test_streams_run_side_by_side(server: Server) -> None:
         return await asyncio.gather(*(one() for _ in range(20)))
 
     found = asyncio.run(run())
-    assert max(times[0] for times in found) < max(times[-1] for times in found)
     # Each has its first piece before any other has its last: they take turns.
     assert max(times[0] for times in found) < min(times[-1] for times in found)
 

@@ -65,6 +65,11 @@ def test_without_the_header_and_without_a_default_the_answer_names_the_header(se
     assert TARGET in reply.json()["error"]["message"]
 
 
+def test_a_path_that_nobody_serves_is_404_where_no_model_could_take_it(server: Server) -> None:
+    reply = call(server, "POST", "/nowhere", {})
+    assert (reply.status, reply.code) == (404, "not_found")
+
+
 def test_whatever_bytes_the_header_has_the_store_is_not_left(server: Server) -> None:
     rng = random.Random(7)
     alphabet = [b"..", b"/", b"\\", b"%2f", b"%2e", b"a", b"\xc3\xbc", b"~", b"\x7f", b"a" * 300, b"\t", b"team"]

@@ -22,7 +22,8 @@ import msgspec
 from serving import log
 from serving.config import Config
 from serving.errors import ModelError, ServingError
-from serving.model import Model, read_model
+from serving.folder import read_model
+from serving.model import Model
 from serving.request import Request
 from serving.supervisor.archives import Limits, extract
 from serving.testing import Client

@@ -15,8 +15,10 @@ from pathlib import Path
 import msgspec
 
 from serving.config import Config, cores
+from serving.conventions import is_model
 from serving.errors import BadRequest, ModelError, ModelNotFound, ServingError
-from serving.model import DEFAULT_MODEL, Model, is_model, read_model
+from serving.folder import read_model
+from serving.model import DEFAULT_MODEL, Model
 from serving.names import ARCHIVES, without_suffix
 from serving.supervisor.archives import Limits, extract
 from serving.supervisor.diskcache import DiskCache, discard

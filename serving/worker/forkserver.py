@@ -17,8 +17,8 @@ import warnings
 from pathlib import Path
 
 from serving import codecs, log
+from serving.conventions import MODULE, TOOLKIT, TORCHSERVE, TRITON
 from serving.messages import Fork, Forked, ForkReady, Message, pack, unpack
-from serving.model import MODULE, TOOLKIT, TORCHSERVE, TRITON
 from serving.request import Request
 from serving.runtime import Runtime, set_parent_death_signal
 from serving.scoreboard import Scoreboard

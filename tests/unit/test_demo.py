@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from serving import BadRequest
 from serving.config import load
-from serving.model import read_model
+from serving.folder import read_model
 from serving.testing import Client
 from serving.worker.loader import create_handler
 

@@ -16,8 +16,8 @@ import pytest
 from serving import Request
 from serving.config import load
 from serving.errors import ModelError, ServingError
+from serving.folder import read_model
 from serving.handler import BatchPolicy
-from serving.model import read_model
 from serving.properties import parse, read_properties
 from serving.request import Response
 from serving.testing import Client

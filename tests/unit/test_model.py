@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from serving.config import load
+from serving.conventions import MODULE, TOOLKIT
 from serving.errors import ModelError
+from serving.folder import read_model
 from serving.handler import BatchPolicy
-from serving.model import MODULE, TOOLKIT, Model, read_model
+from serving.model import Model
 
 
 def read(folder: Path, cores: int = 4, **environ: str) -> Model:

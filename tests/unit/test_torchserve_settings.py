@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from serving.config import load
+from serving.conventions import TORCHSERVE, is_model
 from serving.errors import ModelError
-from serving.model import TORCHSERVE, Model, is_model, read_model
+from serving.folder import read_model
+from serving.model import Model
 from serving.torchserve.manifest import read_manifest
 from serving.torchserve.settings import wishes_of
 from tests.mar import write_archive

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from serving.config import load
+from serving.conventions import TRITON, is_model
 from serving.errors import ModelError
-from serving.model import TRITON, is_model, read_model
+from serving.folder import read_model
 from serving.triton.config import TritonConfigError, as_dict, read, read_config
 from serving.triton.folder import notes, place
 from serving.triton.text import TextError, parse

@@ -1,0 +1,61 @@
+"""A model folder to the Model that it holds: what ``serving.toml`` says, then its convention, then the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from serving.config import Config
+from serving.conventions import KNOWN, choose_handler, with_wishes
+from serving.errors import ModelError
+from serving.model import BatchTable, Model, read_settings
+from serving.torchserve.manifest import is_archive, read_manifest
+from serving.torchserve.settings import wishes_of
+from serving.triton.folder import is_triton
+
+
+def read_model(folder: Path, name: str, config: Config, cores: int) -> Model:
+    """Read one model folder. Raises ModelError with what was found and what is expected."""
+    root = find_root(folder)
+    settings = read_settings(root)
+    if settings.handler is None and is_archive(root):
+        settings = with_wishes(settings, wishes_of(read_manifest(root)), root)
+    code = Path(config.code_dir) if config.code_dir else root / "code"
+    choice = choose_handler(root, code, settings, config)
+    replicas = settings.replicas or choice.replicas or config.replicas or 1
+    return Model(
+        name=name,
+        path=str(root),
+        code=str(code),
+        handler=choice.handler,
+        timeout=settings.timeout_s or config.request_timeout,
+        replicas=replicas,
+        device=settings.device or choice.device or config.device,
+        threads=settings.threads or config.threads or max(1, cores // replicas),
+        queue_size=config.queue_size,
+        env=settings.env,
+        options={**choice.options, **settings.options},
+        batch=merge_batch(settings.batch, choice.batch, config),
+        pin=settings.pin,
+    )
+
+
+def find_root(folder: Path) -> Path:
+    """The model's root: the folder, or the only folder in it, since archives are often packed one level too deep."""
+    if not folder.is_dir():
+        raise ModelError(f"model folder {folder} does not exist")
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in KNOWN and not is_triton(folder):
+        return entries[0]
+    return folder
+
+
+def merge_batch(table: BatchTable, convention: BatchTable, config: Config) -> BatchTable:
+    """``serving.toml`` wins over the server-wide settings, and those over what the model's convention says."""
+    general = BatchTable(max_size=config.batch_size, max_delay_ms=config.batch_delay_ms)
+    found: dict[str, Any] = {}
+    for one in (convention, general, table):
+        found |= {name: value for name, value in msgspec.structs.asdict(one).items() if value is not None}
+    return BatchTable(**found)

@@ -1,4 +1,4 @@
-"""Faults of a device: what a failure in user code says about the device that it ran on, and how a worker ends on one."""
+"""Faults of a device: what a failure in user code says about its device, and how a worker ends on one."""
 
 from __future__ import annotations
 

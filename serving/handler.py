@@ -90,6 +90,10 @@ class Handler:
     open_inference: bool = False
     """Whether ``decode`` takes the calls of the Open Inference Protocol to this model, ``/v2/models/…``."""
 
+    decode_threads: int = 0
+    """Threads that ``decode`` and ``bucket`` run on, several requests at a time, while the model works; with 0 the
+    thread of the model does it. Worth it for work that lets go of the interpreter, such as decoding pictures."""
+
     device: str = "cpu"
 
     home: Home | None = None
@@ -121,15 +125,17 @@ class Handler:
             return list(samples)
         import torch
 
+        from serving import transfer
+
         # An array on a request's own bytes is read-only, which torch cannot express; it is copied.
         writable = [one if getattr(getattr(one, "flags", None), "writeable", True) else one.copy() for one in samples]
         tensors = [torch.as_tensor(sample) for sample in writable]
         if self.policy.pad is None:
-            return torch.stack(tensors).to(self.device)
+            return transfer.stack(tensors, self.device)
         lengths = torch.tensor([t.shape[-1] for t in tensors])
         longest = int(lengths.max())
         padded = [torch.nn.functional.pad(t, (0, longest - t.shape[-1]), value=self.policy.pad) for t in tensors]
-        return Padded(torch.stack(padded).to(self.device), lengths.to(self.device))
+        return Padded(transfer.stack(padded, self.device), transfer.to_device(lengths, self.device))
 
     def predict(self, batch: Any) -> Any:
         """The model. Runs under ``torch.inference_mode``; gives one output per sample, along the first dimension."""

@@ -18,6 +18,7 @@ from serving.flow import Flow
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
 from serving.session import Session
+from serving.worker.caps import Caps
 
 Chore = Callable[[Handler, Session], Response]
 
@@ -56,9 +57,10 @@ class Item:
 
 @dataclass(slots=True)
 class Taken:
-    """What the engine does next: run ``batch`` if there is one; ``expired`` get no more than an error, and nobody waits
-    for ``cancelled``."""
+    """What the engine does next: run ``batch`` if there is one, which is of ``bucket``; ``expired`` get no more than an
+    error, and nobody waits for ``cancelled``."""
 
+    bucket: Hashable = None
     batch: list[Item] = field(default_factory=list)
     expired: list[Item] = field(default_factory=list)
     cancelled: list[Item] = field(default_factory=list)
@@ -78,16 +80,18 @@ class Batcher:
         self._arrivals: deque[Item] = deque()
         self._buckets: dict[Hashable, deque[Item]] = {}
         self._decoded = 0
+        self._out = 0
         self._closed = False
         self._poked = False
         self._wake = threading.Condition()
+        self.caps = Caps(policy.max_size)
         self.on_wake: Callable[[], None] | None = None
         """Told of what ``delay`` may see, while the engine waits elsewhere."""
 
     @property
     def size(self) -> int:
-        """Requests that wait."""
-        return len(self._arrivals) + self._decoded
+        """Requests that wait, those included that are being decoded elsewhere."""
+        return len(self._arrivals) + self._decoded + self._out
 
     def put(self, item: Item, accepted: bool = False) -> bool:
         """Take a request in; False where the queue is full, unless it was ``accepted`` before, by one that died."""
@@ -124,10 +128,17 @@ class Batcher:
         """Sleep until there is something to decode, a batch is due or ``poke``; False once closed and empty, unless
         something else is ``pending``."""
         with self._wake:
-            while (pending or not self._closed) and (seconds := self._delay()) != 0:
+            while (pending or not self._closed or self._out) and (seconds := self._delay()) != 0:
                 self._wake.wait(seconds)
             self._poked = False
         return pending or not self.is_done
+
+    def rest(self, seconds: float) -> None:
+        """Sleep until a request arrives or ``poke``, ``seconds`` at most."""
+        with self._wake:
+            if not self._poked and not (self._arrivals and self._may_lend):
+                self._wake.wait(seconds)
+            self._poked = False
 
     def delay(self) -> float | None:
         """Seconds until ``wait`` would come back; None if nothing is to come."""
@@ -136,16 +147,32 @@ class Batcher:
         return seconds
 
     def _delay(self) -> float | None:
-        if self._arrivals or self._poked:
+        if self._poked or (self._arrivals and self._may_lend):
             return 0
         due = self._due()
         return None if due is None else max(0.0, due - self._clock())
 
     def next_arrival(self) -> Item | None:
         """A request to decode, unless some bucket is full already."""
-        if not self._arrivals or self._full() is not None:
+        if not self._arrivals or not self._may_lend or self._full() is not None:
             return None
         return self._arrivals.popleft()
+
+    def lend(self) -> None:
+        """An arrival is decoded elsewhere; it still waits. ``regain`` ends that."""
+        self._out += 1
+
+    def regain(self) -> None:
+        self._out -= 1
+
+    @property
+    def _may_lend(self) -> bool:
+        return self._out < 2 * self.policy.max_size
+
+    @property
+    def is_full(self) -> bool:
+        """Whether some bucket has a whole batch."""
+        return self._full() is not None
 
     def admit(self, item: Item, bucket: Hashable) -> None:
         """A decoded request joins its bucket. A bucket that cannot be hashed raises TypeError."""
@@ -154,17 +181,19 @@ class Batcher:
         self._buckets.setdefault(key, deque()).append(item)
         self._decoded += 1
 
-    def take(self) -> Taken:
-        """The batch that is due now: from the bucket whose head has waited longest, else from a full one."""
+    def take(self, full: bool = False) -> Taken:
+        """The batch that is due now: from the bucket whose head has waited longest, else from a full one; only from one
+        of these where ``full``."""
         taken = Taken()
-        key = self._oldest()
+        key = None if full else self._oldest()
         if key is None or not self._is_due(key):
             key = self._full()
-            if key is None:
+            if key is None or (full and isinstance(key, Alone)):
                 return taken
+        taken.bucket = key
         queue = self._buckets[key]
-        now = self._clock()
-        while queue and len(taken.batch) < self.policy.max_size:
+        now, size = self._clock(), self.caps.of(key)
+        while queue and len(taken.batch) < size:
             item = queue.popleft()
             self._decoded -= 1
             if item.cancelled:
@@ -176,8 +205,8 @@ class Batcher:
         return taken
 
     def _full(self) -> Hashable | None:
-        size = self.policy.max_size
-        return next((key for key, queue in self._buckets.items() if len(queue) >= size), None)
+        caps = self.caps
+        return next((key for key, queue in self._buckets.items() if len(queue) >= caps.of(key)), None)
 
     def _oldest(self) -> Hashable | None:
         return min(self._buckets, key=lambda key: self._buckets[key][0].arrival, default=None)

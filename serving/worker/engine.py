@@ -6,21 +6,29 @@ supervisor can end it; the requests stay listed as running until their answers a
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from inspect import isasyncgen, isgenerator
 from typing import Any
 
 from serving import codecs, log
 from serving.config import Config
-from serving.errors import HandlerError, ServingError, SessionTooLarge
+from serving.errors import HandlerError, ServingError
+from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
 from serving.handler import MAX_BATCH, Handler
-from serving.request import BODILESS, Request, Response, StreamingResponse
-from serving.session import Session, size_of
-from serving.worker.batcher import Batcher, Item
+from serving.request import Request, Response
+from serving.session import Session
+from serving.worker.batcher import Batcher, Item, Taken
+from serving.worker.checks import check_size, sound, sound_stream
 from serving.worker.conversations import Partner
+from serving.worker.decoding import Decoded, DecodeThreads, decode
+from serving.worker.device.border import Device
+from serving.worker.device.faults import fault_of
+from serving.worker.device.host import Host
 from serving.worker.failures import decode_error, describe, expired, predict_error
+from serving.worker.flights import Flight, Flights, Merged, latest
 from serving.worker.records import Records
 from serving.worker.stamps import Stamps
 from serving.worker.streams import Part, Streams, streaming
@@ -49,7 +57,7 @@ class Rules:
 
 class Engine:
     """``deliver`` gets the outcomes of each batch, on the engine's thread; each request has exactly one outcome, or an
-    answer in pieces that ends with one.
+    answer in pieces that ends with one. ``lost`` ends the process, whose ``device`` does not work for it any more.
     """
 
     def __init__(
@@ -59,11 +67,17 @@ class Engine:
         stamps: Stamps,
         deliver: Callable[[list[Outcome]], None],
         rules: Rules = Rules(),
+        device: Device | None = None,
+        lost: Callable[[Fault], None] | None = None,
     ) -> None:
         self._rules = rules
         self._handler = handler
         self._batcher = batcher
-        self._stamps = stamps
+        self._device = device or Host()
+        self._lost = lost or end_process
+        self._flights = Flights()
+        self._threads = DecodeThreads(handler, count, batcher.poke) if (count := handler.decode_threads) else None
+        self._stamps = stamps = Merged(stamps, self._flights)
         self._deliver = deliver
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
         self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle)
@@ -73,8 +87,14 @@ class Engine:
         while self._wait():
             self.step()
         self.streams.close()
+        if self._threads is not None:
+            self._threads.close()
 
     def _wait(self) -> bool:
+        if len(self._flights):
+            if not self._batcher.is_full:
+                self._batcher.rest(self._flights.pause())
+            return True
         if self.streams.is_async:
             self.streams.wait()
             return True
@@ -88,16 +108,44 @@ class Engine:
     def _step_batch(self) -> None:
         while (item := self._batcher.next_arrival()) is not None:
             self._decode(item)
+        if self._threads is not None:
+            self._collect(self._threads)
         if self._handler.exclusive_streams and self.streams.can_step:
             return
-        taken = self._batcher.take()
+        if self._flights.has_room:
+            self._take()
+        if len(self._flights):
+            self._land()
+
+    def _take(self) -> None:
+        # A batch behind one that is on the device already is a full one: others may still grow.
+        taken = self._batcher.take(full=len(self._flights) > 0)
         self._drop([*taken.expired, *taken.cancelled])
         self._settle_cancelled(taken.cancelled)
         outcomes: list[Outcome] = [expired(item) for item in taken.expired]
         if taken.batch:
-            outcomes += self._run(taken.batch)
+            # One that may have ended a worker has the device for itself.
+            ahead = self._device.runs_ahead and not taken.batch[0].alone
+            outcomes += self._launch(taken) if ahead else self._run(taken.bucket, taken.batch)
         if outcomes:
             self._settle(outcomes)
+
+    def _land(self) -> None:
+        """Answer what the device has done; wait for it where there is nothing else to do, or a stream has its turns."""
+        waits = len(self.streams) > 0 or (self._batcher.is_full and not self._flights.has_room)
+        while (flight := self._flights.first(only_done=not waits)) is not None:
+            self._settle(self._finish(flight))
+            waits = len(self.streams) > 0
+
+    def _quiet(self) -> None:
+        """Wait until user code works on nothing."""
+        while self._flights:
+            if self._threads is not None:
+                self._collect(self._threads)
+            if (flight := self._flights.first(only_done=False)) is not None:
+                self._settle(self._finish(flight))
+            elif self._flights:
+                self._batcher.rest(self._flights.pause())
 
     def _settle_cancelled(self, items: list[Item]) -> None:
         """Nobody waits for these, but for the next call of their session."""
@@ -136,20 +184,41 @@ class Engine:
         if item.request.deadline.expired():
             self._settle([expired(item)])
             return
+        if item.alone:
+            self._quiet()
         self._start([item.id], item.request.deadline.at)
         if item.session is not None and not self._begin(item, item.session):
             return
-        try:
-            item.sample = self._handler.decode(item.request)
-        except BaseException as exc:
-            self._settle([self._failed(item, decode_error(item, exc))])
+        if self._threads is not None and not item.alone:
+            self._batcher.lend()
+            self._flights.begin(item)
+            self._threads.submit(item)
+            self._stamps.finish(0)
             return
-        try:
-            self._batcher.admit(item, self._handler.bucket(item.sample))
-        except BaseException as exc:
-            self._settle([self._failed(item, predict_error(item, exc))])
+        self._admit(decode(self._handler, item))
+
+    def _collect(self, threads: DecodeThreads) -> None:
+        """What decode threads have done joins its bucket."""
+        while (decoded := threads.next_done()) is not None:
+            self._batcher.regain()
+            self._start([decoded.item.id], decoded.item.request.deadline.at)
+            self._flights.end(decoded.item)
+            self._admit(decoded)
+
+    def _admit(self, decoded: Decoded) -> None:
+        item, exc = decoded.item, decoded.error
+        if exc is None:
+            try:
+                self._batcher.admit(item, decoded.bucket)
+            except BaseException as unhashable:
+                exc, decoded = unhashable, replace(decoded, in_decode=False)
+        if exc is None:
+            self._stamps.finish(0)
             return
-        self._stamps.finish(0)
+        if fault_of(exc) is not None:  # many bad requests are no reason to have the device tried as often
+            self._check_device(exc)
+        error = decode_error(item, exc) if decoded.in_decode else predict_error(item, exc)
+        self._settle([self._failed(item, error)])
 
     def _failed(self, item: Item, error: ServingError) -> Outcome:
         """What a request that failed by itself is answered; of many records in it some may be good."""
@@ -188,41 +257,106 @@ class Engine:
         self._settle([(item, outcome)])
         return False
 
-    def _run(self, batch: list[Item]) -> list[Outcome]:
-        """Run one batch; where it fails as a whole, its halves, so that only the bad request fails."""
+    def _begun(self, batch: list[Item]) -> tuple[list[Item], list[Outcome]]:
+        """Those that there is time for, which now are running, and the errors of the others."""
         now = time.monotonic()
         live = [item for item in batch if item.request.deadline.at > now]
-        outcomes: list[Outcome] = [expired(item) for item in batch if item.request.deadline.at <= now]
+        if live:
+            self._start([item.id for item in live], latest(live))
+        return live, [expired(item) for item in batch if item.request.deadline.at <= now]
+
+    def _launch(self, taken: Taken) -> list[Outcome]:
+        """Give a batch to a device that runs ahead. What it does not take is run at once."""
+        live, outcomes = self._begun(taken.batch)
         if not live:
             return outcomes
-        self._start([item.id for item in live], max(item.request.deadline.at for item in live))
+        try:
+            landing = self._device.fetch(self._compute([item.sample for item in live]))
+        except BaseException as exc:
+            return [*outcomes, *self._recover(taken.bucket, live, exc)]
+        self._flights.add(Flight(taken.bucket, live, landing))
+        self._stamps.finish(0)
+        return outcomes
+
+    def _finish(self, flight: Flight) -> list[Outcome]:
+        """The answers of a batch that was given to the device."""
+        items = flight.items
+        self._start([item.id for item in items], latest(items))
+        try:
+            outputs = self._split(flight.landing.wait(), len(items))
+        except BaseException as exc:
+            return self._recover(flight.bucket, items, exc)
+        return self._answer(flight.bucket, items, outputs)
+
+    def _run(self, bucket: Hashable, batch: list[Item], again: bool = False) -> list[Outcome]:
+        """Run one batch; where it fails as a whole, its halves, so that only the bad request fails."""
+        live, outcomes = self._begun(batch)
+        if not live:
+            return outcomes
         try:
             outputs = self._predict([item.sample for item in live])
         except BaseException as exc:
-            if len(live) == 1:
-                failed = self._failed(live[0], predict_error(live[0], exc))
-                live[0].sample = None
-                return [*outcomes, failed]
-            log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
-            middle = len(live) // 2
-            return [*outcomes, *self._run(live[:middle]), *self._run(live[middle:])]
+            return [*outcomes, *self._recover(bucket, live, exc, again)]
+        return [*outcomes, *self._answer(bucket, live, outputs)]
+
+    def _recover(self, bucket: Hashable, live: list[Item], exc: BaseException, again: bool = False) -> list[Outcome]:
+        """What becomes of a batch that has failed as a whole."""
+        fault = self._check_device(exc)
+        if fault is Fault.MEMORY:
+            self._make_room(bucket, len(live))
+        # Others had memory that now is free, or the device had its reasons.
+        if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:
+            return self._run(bucket, live, again=True)
+        if len(live) == 1:
+            failed = self._failed(live[0], predict_error(live[0], exc))
+            live[0].sample = None
+            return [failed]
+        log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
+        middle = len(live) // 2
+        return [*self._run(bucket, live[:middle]), *self._run(bucket, live[middle:])]
+
+    def _make_room(self, bucket: Hashable, size: int) -> None:
+        self._batcher.caps.failed(bucket, size)
+        while (flight := self._flights.first(only_done=False)) is not None:
+            self._settle(self._finish(flight))
+        self._device.free()
+
+    def _check_device(self, exc: BaseException) -> Fault:
+        """Does not come back where the device is lost to this process."""
+        fault = self._device.fault(exc)
+        if fault in (Fault.STICKY, Fault.HARDWARE):
+            log.error("the device is lost to this process", exc=exc, device=self._device.name, fault=fault.value)
+            self._lost(fault)
+        return fault
+
+    def _answer(self, bucket: Hashable, live: list[Item], outputs: Sequence[Any]) -> list[Outcome]:
+        self._batcher.caps.succeeded(bucket, len(live))
         encoded = [self._encode(item, output) for item, output in zip(live, outputs, strict=True)]
-        outcomes += [outcome for outcome in encoded if outcome is not None]
         for item in live:
             item.sample = None  # while the supervisor still watches, and on this thread
-        return outcomes
+        return [outcome for outcome in encoded if outcome is not None]
 
     def _predict(self, samples: list[Any]) -> Sequence[Any]:
+        return self._split(self._device.fetch(self._compute(samples)).wait(), len(samples))
+
+    def _compute(self, samples: list[Any]) -> Any:
         import torch
 
-        handler = self._handler
         with torch.inference_mode():
-            output = handler.predict(handler.collate(samples))
-            # A generator is the answer to one request, in pieces.
-            whole = isgenerator(output) or isasyncgen(output)
-            outputs: Sequence[Any] = [output] if whole else handler.split(output, len(samples))
-        if len(outputs) != len(samples):
-            raise HandlerError(f"the handler gave {len(outputs)} outputs for {len(samples)} requests")
+            return self._handler.predict(self._handler.collate(samples))
+
+    def _split(self, output: Any, n: int) -> Sequence[Any]:
+        """One output for each request. Raises HandlerError."""
+        import torch
+
+        # A generator is the answer to one request, in pieces.
+        if isgenerator(output) or isasyncgen(output):
+            outputs: Sequence[Any] = [output]
+        else:
+            with torch.inference_mode():
+                outputs = self._handler.split(output, n)
+        if len(outputs) != n:
+            raise HandlerError(f"the handler gave {len(outputs)} outputs for {n} requests")
         return outputs
 
     def _check_session(self, session: Session) -> None:
@@ -245,6 +379,7 @@ class Engine:
             self._end_call(item)
             return item, response
         except BaseException as exc:
+            self._check_device(exc)
             return self._failed(item, predict_error(item, exc))
 
     def _end_call(self, item: Item) -> None:
@@ -252,39 +387,5 @@ class Engine:
             self._check_session(item.session)
 
 
-def check_size(session: Session, limit: int) -> None:
-    """Raises SessionTooLarge, which ends the session: what is too much in it only the handler could tell."""
-    size = size_of(session.state, limit) if limit else 0
-    if size > limit:
-        session.close()
-        raise SessionTooLarge(f"the state of the session has more than {limit} bytes; the session is closed")
-
-
-def sound(response: Response) -> Response:
-    """A response that can be sent. Raises HandlerError for what a handler put in wrongly."""
-    check_head(response.status, response.content_type, response.custom_attributes)
-    if isinstance(response.body, memoryview):
-        return replace(response, body=response.body.tobytes())
-    if not isinstance(response.body, bytes | bytearray):
-        raise HandlerError(f"the body of a response is bytes, not {type(response.body).__name__}")
-    return response
-
-
-def sound_stream(response: StreamingResponse) -> StreamingResponse:
-    """An answer in pieces that can be sent. Raises HandlerError."""
-    check_head(response.status, response.content_type or "", response.custom_attributes)
-    if response.status in BODILESS:
-        raise HandlerError(f"an answer with status {response.status} has no body, and so no pieces")
-    pieces: Any = response.pieces
-    if hasattr(pieces, "__aiter__"):
-        return replace(response, pieces=aiter(pieces))
-    if hasattr(pieces, "__iter__") and not isinstance(pieces, str | bytes):
-        return replace(response, pieces=iter(pieces))
-    raise HandlerError(f"the pieces of an answer are an iterator, not {type(pieces).__name__}")
-
-
-def check_head(status: int, content_type: str, custom_attributes: str | None) -> None:
-    if not isinstance(status, int) or not 200 <= status <= 599:
-        raise HandlerError(f"the handler's response has status {status!r}; allowed: 200 to 599")
-    if not isinstance(content_type, str) or not isinstance(custom_attributes, str | None):
-        raise HandlerError("content type and custom attributes of a response are text")
+def end_process(fault: Fault) -> None:
+    os._exit(EXIT_HARDWARE if fault is Fault.HARDWARE else EXIT_STICKY)

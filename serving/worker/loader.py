@@ -15,6 +15,8 @@ from serving.messages import Paths
 from serving.model import Model
 from serving.open_inference import PREFIX as OPEN_INFERENCE
 from serving.paths import BIDIRECTIONAL, PATTERN, may_be_taken
+from serving.worker.device import find_device
+from serving.worker.device.border import Device
 
 METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", "warmup", "close")
 
@@ -29,6 +31,18 @@ def create_handler(model: Model) -> Handler:
     check_methods(handler)
     paths_of(handler)
     return handler
+
+
+def open_device(model: Model) -> Device:
+    """Raises ModelError for one that is not there."""
+    device = find_device(model.device)
+    device.open(model.threads)
+    return device
+
+
+def load(handler: Handler, model: Model, device: str) -> None:
+    handler.load(Path(model.path), device, **model.options)
+    handler.policy = model.policy(handler.policy)
 
 
 def find_class(model: Model) -> type[Handler]:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import msgspec
 
@@ -30,24 +29,26 @@ from serving.errors import (
     SessionClosed,
     SessionExpired,
 )
+from serving.faults import Fault
 from serving.handler import Handler
 from serving.headers import NEW_SESSION
 from serving.memory import held_by
 from serving.messages import Paths, Retire, WorkerHello, WorkerPhase, pack, unpack
 from serving.model import Model
-from serving.paths import INVOCATIONS
 from serving.request import Request
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
 from serving.session import SessionAddress, make_id
-from serving.wire import Frame, Kind, OpenHead, RequestHead
-from serving.worker import device as devices
+from serving.wire import Frame, Kind, OpenHead
 from serving.worker import replies
+from serving.worker.arrivals import item_of
 from serving.worker.batcher import Batcher, Item
 from serving.worker.conversations import Partner, on_stream_frame, open_item
-from serving.worker.engine import Engine, Outcome, Rules
+from serving.worker.device.border import Device
+from serving.worker.device.host import Host
+from serving.worker.engine import Engine, Outcome, Rules, end_process
 from serving.worker.failures import is_out_of_memory
-from serving.worker.loader import create_handler, paths_of
+from serving.worker.loader import create_handler, load, open_device, paths_of
 from serving.worker.requirements import prepare
 from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
 from serving.worker.streams import Begin, More, Part, Streams, Used
@@ -57,7 +58,6 @@ LOST = 10.0  # seconds beyond its time after which an answer in pieces is given 
 BEAT = 0.25  # seconds between stamps of the I/O thread
 MEASURE = 2.0  # seconds at least between looks at the memory of a worker that works
 
-_request_head = msgspec.msgpack.Decoder(RequestHead)
 _open_head = msgspec.msgpack.Decoder(OpenHead)
 
 
@@ -85,7 +85,7 @@ class Worker:
         self._sessions = Sessions(lambda: make_id(address), config.session_ttl, config.session_limit)
         self._answers_sessions = True
         self._one_by_one = True
-        self._device = "cpu"
+        self._device: Device = Host()
         self._measured = 0
         self._measure_next = 0.0
 
@@ -96,7 +96,9 @@ class Worker:
         if handler is None:
             return
         batcher = Batcher(handler.policy, self._model.queue_size)
-        engine = Engine(handler, batcher, self._row, self._deliver, Rules.of(self._config))
+        engine = Engine(
+            handler, batcher, self._row, self._deliver, Rules.of(self._config), self._device, self._lose_device
+        )
         self._streams = engine.streams
         self._paths = paths_of(handler)
         self._answers_sessions = not handler.session_requests
@@ -111,11 +113,9 @@ class Worker:
             prepare(Path(self._model.path), Path(self._model.code), self._config.install_requirements)
             handler = create_handler(self._model)
             handler.home = self._runtime.home(self._row.index, self._epoch)
-            self._device = devices.resolve(self._model.device)
-            devices.prepare(self._device, self._model.threads)
+            self._device = open_device(self._model)
             self._report(Phase.LOADING)
-            handler.load(Path(self._model.path), self._device, **self._model.options)
-            handler.policy = self._model.policy(handler.policy)
+            load(handler, self._model, self._device.name)
             self._report(Phase.WARMING)
             handler.warmup()
         except BaseException as exc:
@@ -129,7 +129,7 @@ class Worker:
 
     def _measure(self) -> None:
         host = held_by("self")
-        self._row.stamp_memory(host.private, host.peak, devices.held(self._device))
+        self._row.stamp_memory(host.private, host.peak, self._device.held())
 
     def _close(self, handler: Handler) -> None:
         try:
@@ -184,6 +184,12 @@ class Worker:
         self._call(self._flush)
         self._flushed.wait(FLUSH)
 
+    def _lose_device(self, fault: Fault) -> None:
+        """End at once, but for answers on their way out; the scoreboard says which requests were running."""
+        self._call(self._flush)
+        self._flushed.wait(1.0)
+        end_process(fault)
+
     def _deliver(self, outcomes: list[Outcome]) -> None:
         self._loop.call_soon_threadsafe(self._reply, outcomes)
 
@@ -209,7 +215,7 @@ class Worker:
             "ready",
             queue_size=batcher.queue_size,
             batch_size=batcher.policy.max_size,
-            device=self._device,
+            device=self._device.name,
             paths=self._paths,
         )
         self._tell(ready)
@@ -269,25 +275,14 @@ class Worker:
             item.live.changed()
 
     def _accept(self, channel: Channel, frame: Frame) -> None:
-        head = _request_head.decode(frame.head)
-        request = Request(
-            body=frame.body,
-            content_type=head.content_type,
-            accept=head.accept,
-            request_id=head.request_id,
-            deadline=Deadline(head.deadline),
-            model=head.model,
-            sagemaker=MappingProxyType(head.sagemaker),
-            path=head.path or INVOCATIONS,
-        )
-        item = Item(frame.id, request, channel, head.alone)
+        item, accepted = item_of(frame, channel)
         if self._batcher is None or self._row.phase is not Phase.READY:
             channel.send(Kind.RETURN, frame.id)
             return
         try:
             if self._config.sessions:
                 self._enter_session(item)
-            self._put(item, head.accepted)
+            self._put(item, accepted)
         except ServingError as error:
             replies.send(item, error)
 

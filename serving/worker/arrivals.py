@@ -1,0 +1,32 @@
+"""A frame to the request that it brings."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import msgspec
+
+from serving.channel import Channel
+from serving.deadline import Deadline
+from serving.paths import INVOCATIONS
+from serving.request import Request
+from serving.wire import Frame, RequestHead
+from serving.worker.batcher import Item
+
+_request_head = msgspec.msgpack.Decoder(RequestHead)
+
+
+def item_of(frame: Frame, channel: Channel) -> tuple[Item, bool]:
+    """And whether a worker that died had accepted it before."""
+    head = _request_head.decode(frame.head)
+    request = Request(
+        body=frame.body,
+        content_type=head.content_type,
+        accept=head.accept,
+        request_id=head.request_id,
+        deadline=Deadline(head.deadline),
+        model=head.model,
+        sagemaker=MappingProxyType(head.sagemaker),
+        path=head.path or INVOCATIONS,
+    )
+    return Item(frame.id, request, channel, head.alone), head.accepted

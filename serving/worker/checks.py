@@ -1,0 +1,48 @@
+"""What a handler gives back, checked before it is sent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from serving.errors import HandlerError, SessionTooLarge
+from serving.request import BODILESS, Response, StreamingResponse
+from serving.session import Session, size_of
+
+
+def check_size(session: Session, limit: int) -> None:
+    """Raises SessionTooLarge, which ends the session: what is too much in it only the handler could tell."""
+    size = size_of(session.state, limit) if limit else 0
+    if size > limit:
+        session.close()
+        raise SessionTooLarge(f"the state of the session has more than {limit} bytes; the session is closed")
+
+
+def sound(response: Response) -> Response:
+    """A response that can be sent. Raises HandlerError for what a handler put in wrongly."""
+    check_head(response.status, response.content_type, response.custom_attributes)
+    if isinstance(response.body, memoryview):
+        return replace(response, body=response.body.tobytes())
+    if not isinstance(response.body, bytes | bytearray):
+        raise HandlerError(f"the body of a response is bytes, not {type(response.body).__name__}")
+    return response
+
+
+def sound_stream(response: StreamingResponse) -> StreamingResponse:
+    """An answer in pieces that can be sent. Raises HandlerError."""
+    check_head(response.status, response.content_type or "", response.custom_attributes)
+    if response.status in BODILESS:
+        raise HandlerError(f"an answer with status {response.status} has no body, and so no pieces")
+    pieces: Any = response.pieces
+    if hasattr(pieces, "__aiter__"):
+        return replace(response, pieces=aiter(pieces))
+    if hasattr(pieces, "__iter__") and not isinstance(pieces, str | bytes):
+        return replace(response, pieces=iter(pieces))
+    raise HandlerError(f"the pieces of an answer are an iterator, not {type(pieces).__name__}")
+
+
+def check_head(status: int, content_type: str, custom_attributes: str | None) -> None:
+    if not isinstance(status, int) or not 200 <= status <= 599:
+        raise HandlerError(f"the handler's response has status {status!r}; allowed: 200 to 599")
+    if not isinstance(content_type, str) or not isinstance(custom_attributes, str | None):
+        raise HandlerError("content type and custom attributes of a response are text")

@@ -1,0 +1,56 @@
+"""Decode threads: samples are made beside the thread that runs the model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from serving.handler import Handler
+from serving.worker.batcher import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """``item`` with its sample, or with what ``decode`` or ``bucket`` raised."""
+
+    item: Item
+    bucket: Hashable = None
+    error: BaseException | None = None
+    in_decode: bool = True
+
+
+class DecodeThreads:
+    """``on_done`` is called on a decode thread whenever ``next_done`` has one more."""
+
+    def __init__(self, handler: Handler, threads: int, on_done: Callable[[], None]) -> None:
+        self._handler = handler
+        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._done: deque[Decoded] = deque()
+        self._on_done = on_done
+
+    def submit(self, item: Item) -> None:
+        self._pool.submit(self._run, item)
+
+    def next_done(self) -> Decoded | None:
+        return self._done.popleft() if self._done else None
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False)
+
+    def _run(self, item: Item) -> None:
+        self._done.append(decode(self._handler, item))
+        self._on_done()
+
+
+def decode(handler: Handler, item: Item) -> Decoded:
+    """The item's sample and bucket; raises nothing."""
+    try:
+        item.sample = handler.decode(item.request)
+    except BaseException as exc:
+        return Decoded(item, error=exc)
+    try:
+        return Decoded(item, handler.bucket(item.sample))
+    except BaseException as exc:
+        return Decoded(item, error=exc, in_decode=False)

@@ -1,0 +1,46 @@
+"""Device: the border to the hardware that one worker runs on. ``fake.py`` beside it is one for tests."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from serving.faults import Fault
+
+
+class Landing(Protocol):
+    """Outputs on their way to the host."""
+
+    def done(self) -> bool:
+        """Whether ``wait`` would come back at once."""
+        ...
+
+    def wait(self) -> Any:
+        """The outputs, on the host. Raises what went wrong on the device."""
+        ...
+
+
+class Device(Protocol):
+    """``runs_ahead``: its calls come back before the work is done, so that the host can do something else meanwhile."""
+
+    name: str
+    runs_ahead: bool
+
+    def open(self, threads: int) -> None:
+        """Make a context, once and after the fork; ``threads`` for one operation on the CPU."""
+        ...
+
+    def fetch(self, outputs: Any) -> Landing:
+        """Bring tensors in ``outputs``, also within tuples, lists and dicts, to the host."""
+        ...
+
+    def fault(self, exc: BaseException) -> Fault:
+        """What an exception of user code says about the device; where that is doubtful, the device is tried."""
+        ...
+
+    def free(self) -> None:
+        """Give back memory that is kept for reuse."""
+        ...
+
+    def held(self) -> int:
+        """Bytes of the device that this process holds, context included; 0 where it is the host."""
+        ...

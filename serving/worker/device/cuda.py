@@ -1,0 +1,97 @@
+"""One NVIDIA GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from serving.faults import Fault
+from serving.memory import held_on_device
+from serving.worker.device.faults import fault_of
+from serving.worker.device.trees import map_tensors
+
+CONTEXT = 512 << 20  # bytes; what a CUDA context takes where it cannot be measured
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """``event`` is when the copy to the host ends."""
+
+    outputs: Any
+    event: Any
+
+    def done(self) -> bool:
+        return bool(self.event.query())
+
+    def wait(self) -> Any:
+        self.event.synchronize()
+        return self.outputs
+
+
+class Cuda:
+    runs_ahead = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def open(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.cuda.set_device(self.name)
+        torch.cuda.synchronize()
+
+    def fetch(self, outputs: Any) -> Copy:
+        import torch
+
+        # On the stream that computes: a model may give the same memory back each time, as a replayed graph does, so the
+        # copy has to be over before the next batch begins.
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        outputs = map_tensors(to_host, outputs)
+        event.record()
+        return Copy(outputs, event)
+
+    def fault(self, exc: BaseException) -> Fault:
+        found = fault_of(exc)
+        return probe(self._try) if found is None else found
+
+    def _try(self) -> None:
+        import torch
+
+        one = torch.ones(1, device=self.name)
+        if float(one + one) != 2.0:
+            raise torch.AcceleratorError("one and one is not two")
+
+    def free(self) -> None:
+        import torch
+
+        torch.cuda.empty_cache()
+
+    def held(self) -> int:
+        import torch
+
+        measured = held_on_device(self.name, os.getpid())
+        return torch.cuda.memory_reserved(self.name) + CONTEXT if measured is None else measured
+
+
+def to_host(tensor: Any) -> Any:
+    """A copy in pinned memory, which is there once the stream has come so far."""
+    import torch
+
+    if not tensor.is_cuda or tensor.layout is not torch.strided:
+        return tensor
+    host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return host.copy_(tensor.detach(), non_blocking=True)
+
+
+def probe(attempt: Callable[[], None]) -> Fault:
+    """Whether a device that has just failed still computes; ``attempt`` has it do the least that it can."""
+    try:
+        attempt()
+    except BaseException as exc:
+        found = fault_of(exc)
+        # A device too full for one number is full; any other failure of something so small means that it is lost.
+        return found if found in (Fault.MEMORY, Fault.HARDWARE) else Fault.STICKY
+    return Fault.NONE

@@ -1,0 +1,88 @@
+"""A GPU for tests: it runs ahead of the host, has so much memory, and fails when it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from serving.faults import Fault
+from serving.worker.device.cuda import probe
+from serving.worker.device.faults import fault_of
+
+
+@dataclass(eq=False)
+class FakeLanding:
+    """``finish`` is the hardware's; with an error it is what waiting raises."""
+
+    outputs: Any
+    device: FakeDevice
+    is_done: bool = False
+    error: BaseException | None = None
+
+    def done(self) -> bool:
+        return self.is_done
+
+    def finish(self, error: BaseException | None = None) -> None:
+        self.is_done, self.error = True, error
+
+    def wait(self) -> Any:
+        if not self.is_done:
+            self.device.on_wait(self)
+        if self.error is not None:
+            raise self.error
+        return self.outputs
+
+
+def finish_now(landing: FakeLanding) -> None:
+    landing.finish()
+
+
+@dataclass
+class FakeDevice:
+    """``capacity`` is how many samples one batch may have; beyond it ``allocate`` raises, and memory that is ``kept``
+    for reuse counts against it. ``lost`` is what every call raises once the context is gone. ``on_wait`` stands for
+    the time that passes while the host waits.
+    """
+
+    name: str = "cuda:0"
+    runs_ahead: bool = True
+    capacity: int = 1 << 30
+    kept: int = 0
+    lost: BaseException | None = None
+    on_wait: Callable[[FakeLanding], None] = finish_now
+    threads: int = 0
+    landings: list[FakeLanding] = field(default_factory=list)
+    probes: int = 0
+
+    def open(self, threads: int) -> None:
+        self.threads = threads
+
+    def allocate(self, samples: int) -> None:
+        """What a handler's ``predict`` does first."""
+        if self.lost is not None:
+            raise self.lost
+        if samples + self.kept > self.capacity:
+            raise torch.OutOfMemoryError("out of memory")
+
+    def fetch(self, outputs: Any) -> FakeLanding:
+        landing = FakeLanding(outputs, self)
+        self.landings.append(landing)
+        return landing
+
+    def fault(self, exc: BaseException) -> Fault:
+        found = fault_of(exc)
+        return probe(self._try) if found is None else found
+
+    def _try(self) -> None:
+        self.probes += 1
+        if self.lost is not None:
+            raise self.lost
+
+    def free(self) -> None:
+        self.kept = 0
+
+    def held(self) -> int:
+        return self.kept

@@ -1,0 +1,63 @@
+"""The CPU, and other devices whose calls come back when the work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from serving.faults import Fault
+from serving.worker.device.faults import fault_of
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    outputs: Any
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self) -> Any:
+        return self.outputs
+
+
+class Host:
+    name = "cpu"
+    runs_ahead = False
+
+    def open(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def fetch(self, outputs: Any) -> Landed:
+        return Landed(outputs)
+
+    def fault(self, exc: BaseException) -> Fault:
+        return fault_of(exc) or Fault.NONE
+
+    def free(self) -> None:
+        """The allocator of the host needs no word."""
+
+    def held(self) -> int:
+        return 0
+
+
+class Mps(Host):
+    """Apple's GPU, whose memory is the host's."""
+
+    name = "mps"
+
+    def fetch(self, outputs: Any) -> Landed:
+        from serving.worker.device.trees import map_tensors
+
+        return Landed(map_tensors(lambda tensor: tensor.cpu(), outputs))
+
+    def free(self) -> None:
+        import torch
+
+        torch.mps.empty_cache()
+
+    def held(self) -> int:
+        import torch
+
+        return int(torch.mps.driver_allocated_memory())

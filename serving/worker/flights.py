@@ -1,0 +1,106 @@
+"""Flights: requests that user code works on while the engine's thread is free: batches on a device that runs ahead, and
+samples that decode threads make."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from serving.handler import MAX_BATCH
+from serving.worker.batcher import Item
+from serving.worker.device.border import Landing
+from serving.worker.stamps import Stamps
+
+AHEAD = 2  # batches on a device at a time: it finds the next one there when it has done the first
+SOONEST, LATEST = 0.00005, 0.0005  # seconds between looks at whether a batch is done
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One batch on the device; its outputs are on the way to the host."""
+
+    bucket: Hashable
+    items: list[Item]
+    landing: Landing
+    since: float = field(default_factory=time.monotonic)
+
+
+class Flights:
+    """The engine's thread's alone."""
+
+    def __init__(self) -> None:
+        self._flights: deque[Flight] = deque()
+        self._decoding: dict[int, Item] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._flights or self._decoding)
+
+    def __len__(self) -> int:
+        """Batches on the device."""
+        return len(self._flights)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._flights) < AHEAD
+
+    def add(self, flight: Flight) -> None:
+        self._flights.append(flight)
+
+    def first(self, only_done: bool) -> Flight | None:
+        """The batch that has been there longest is to land now."""
+        if not self._flights or (only_done and not self._flights[0].landing.done()):
+            return None
+        return self._flights.popleft()
+
+    def begin(self, item: Item) -> None:
+        self._decoding[item.id] = item
+
+    def end(self, item: Item) -> None:
+        self._decoding.pop(item.id, None)
+
+    def pause(self) -> float:
+        """Seconds until it is worth looking again: a part of the time that the first batch has taken already."""
+        if not self._flights:
+            return 1.0
+        return min(LATEST, max(SOONEST, (time.monotonic() - self._flights[0].since) / 8))
+
+    def items(self) -> list[Item]:
+        return [*(item for flight in self._flights for item in flight.items), *self._decoding.values()]
+
+
+def latest(items: Sequence[Item]) -> float:
+    """The last of their deadlines."""
+    return max((item.request.deadline.at for item in items), default=0.0)
+
+
+class Merged:
+    """Stamps of the engine's thread, with the requests in flight among those that are running: the supervisor watches
+    over these, too."""
+
+    def __init__(self, stamps: Stamps, flights: Flights) -> None:
+        self._stamps = stamps
+        self._flights = flights
+
+    def start(self, ids: Sequence[int], until: float) -> None:
+        if self._flights:
+            items = self._flights.items()
+            ids, until = [*ids, *(item.id for item in items)][:MAX_BATCH], max(until, latest(items))
+        self._stamps.start(ids, until)
+
+    def pause(self) -> None:
+        self._stamps.pause()
+        self._resume()
+
+    def finish(self, completed: int) -> None:
+        self._stamps.finish(completed)
+        self._resume()
+
+    def hold(self, streams: int) -> None:
+        self._stamps.hold(streams)
+
+    def _resume(self) -> None:
+        if self._flights:
+            items = self._flights.items()
+            self._stamps.start([item.id for item in items][:MAX_BATCH], latest(items))

@@ -26,6 +26,7 @@ class AudioClassificationHandler(Handler):
     """
 
     policy = BatchPolicy(max_size=32)
+    decode_threads = 2
 
     def load(
         self,
@@ -81,7 +82,7 @@ class AudioClassificationHandler(Handler):
         scores = torch.cat([probabilities(self.run(part), self.outputs) for part in parts])
         means = torch.stack([one.mean(0) for one in torch.split(scores, counts)])
         best = means.topk(min(self.topk, means.shape[1]))
-        return best.values.cpu(), best.indices.cpu()
+        return best.values, best.indices
 
     def run(self, windows: Tensor) -> Tensor:
         """[n, samples] to [n, classes], filled up to the number that the module was exported for."""

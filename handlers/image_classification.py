@@ -29,6 +29,7 @@ class ImageClassificationHandler(Handler):
     """
 
     policy = BatchPolicy(max_size=32)
+    decode_threads = 2
 
     def load(
         self,
@@ -85,7 +86,7 @@ class ImageClassificationHandler(Handler):
         """Scores and classes of the best, [n, topk] each."""
         scores = probabilities(self.module(batch).float(), self.outputs)
         best = scores.topk(min(self.topk, scores.shape[1]))
-        return best.values.cpu(), best.indices.cpu()
+        return best.values, best.indices
 
     def encode(self, output: tuple[Tensor, Tensor], request: Request) -> list[dict[str, Any]]:
         return self.labels.scored(*output)

@@ -50,6 +50,7 @@ class ObjectDetectionHandler(Handler):
     """
 
     policy = BatchPolicy(max_size=8)
+    decode_threads = 2
 
     def load(
         self,

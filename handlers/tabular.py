@@ -105,7 +105,7 @@ class TabularHandler(ModuleHandler):
     def predict(self, batch: Tensor) -> Any:
         """[rows, outputs]; of a classification the scores and the indices of the best classes, [rows] each."""
         outputs = self.module(batch).float().reshape(len(batch), -1)
-        return tuple(one.cpu() for one in self.probabilities(outputs).max(-1)) if self.is_classifier else outputs.cpu()
+        return tuple(self.probabilities(outputs).max(-1)) if self.is_classifier else outputs
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """[rows, classes] that add up to 1; a single output is the probability of the second of two classes."""

@@ -15,6 +15,7 @@ from serving.errors import ServingError
 from serving.handler import Handler
 from serving.request import Body, Request, Response
 from serving.worker.batcher import Batcher, Item
+from serving.worker.device import find_device
 from serving.worker.engine import Engine, Outcome
 from serving.worker.streams import Begin, End, More
 
@@ -63,6 +64,7 @@ class Client:
         self, handler: Handler | type[Handler], model_dir: str | Path = ".", device: str = "cpu", **options: Any
     ) -> None:
         self.handler = handler() if isinstance(handler, type) else handler
+        self._device = find_device(device)
         self.handler.load(Path(model_dir), device, **options)
         self.handler.warmup()
 
@@ -95,5 +97,5 @@ class Client:
         for id, request in enumerate(requests):
             batcher.put(Item(id, request))
         batcher.close()
-        Engine(self.handler, batcher, _NoStamps(), answers.deliver).run()
+        Engine(self.handler, batcher, _NoStamps(), answers.deliver, device=self._device).run()
         return [answers.done[id] for id in range(len(requests))]

@@ -49,7 +49,7 @@ def test_bounded_a_hang_in_c_gets_its_504_in_time_and_nobody_else_is_lost(faulty
 
     with serving(faulty_folder, request_timeout=2) as server:
         asyncio.run(run(server))
-        [ended] = server.lines(message="a worker ended")
+        [ended] = eventually(lambda: server.lines(message="a worker ended"))
         assert ended["cause"] == "signal SIGABRT"
         assert "in one\n" in ended["stacks"], "the log names the line that hung"
 

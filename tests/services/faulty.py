@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from serving import BadRequest, BatchPolicy, Handler, Request
 
 
@@ -51,6 +53,10 @@ class Faulty(Handler):
                 time.sleep(sample["seconds"])
             case "spin":
                 sum(itertools.repeat(0))  # in C, with the interpreter lock held, for ever
+            case "device-assert":
+                error = torch.AcceleratorError("as a kernel's assert shows")
+                error.error_code = 710
+                raise error
             case "segfault":
                 ctypes.string_at(0)
             case "exit":

@@ -41,7 +41,7 @@ class Digits(Handler):
         return pixels[None] / 16
 
     def predict(self, batch: Tensor) -> Tensor:
-        return torch.softmax(self.net(batch), -1).cpu()
+        return torch.softmax(self.net(batch), -1)
 
     def encode(self, output: Tensor, request: Request) -> dict[str, Any]:
         return {"class": int(output.argmax()), "probabilities": [round(p, 4) for p in output.tolist()]}

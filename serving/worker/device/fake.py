@@ -21,8 +21,12 @@ class FakeLanding:
     device: FakeDevice
     is_done: bool = False
     error: BaseException | None = None
+    asked: int = 0
 
     def done(self) -> bool:
+        self.asked += 1
+        if self.asked > self.device.takes:
+            self.is_done = True
         return self.is_done
 
     def finish(self, error: BaseException | None = None) -> None:
@@ -44,7 +48,7 @@ def finish_now(landing: FakeLanding) -> None:
 class FakeDevice:
     """``capacity`` is how many samples one batch may have; beyond it ``allocate`` raises, and memory that is ``kept``
     for reuse counts against it. ``lost`` is what every call raises once the context is gone. ``on_wait`` stands for
-    the time that passes while the host waits.
+    the time that passes while the host waits, ``takes`` is how often it can look until a batch is done.
     """
 
     name: str = "cuda:0"
@@ -53,6 +57,7 @@ class FakeDevice:
     kept: int = 0
     lost: BaseException | None = None
     on_wait: Callable[[FakeLanding], None] = finish_now
+    takes: float = float("inf")
     threads: int = 0
     landings: list[FakeLanding] = field(default_factory=list)
     probes: int = 0

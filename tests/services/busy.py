@@ -1,0 +1,56 @@
+"""Measures for how long the device computes: ``[numbers]`` to ``{"busy": seconds so far, "now": the clock}``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from serving import BatchPolicy, Handler, Request
+
+DECODE = 0.0002  # seconds of work on the host for each request
+
+
+class Busy(Handler):
+    policy = BatchPolicy(max_size=32)
+
+    def load(self, model_dir: Path, device: str, size: int = 4096, layers: int = 24) -> None:
+        self.device = device
+        self.layers = [torch.randn(size, size, device=device, dtype=torch.float16) / size**0.5 for _ in range(layers)]
+        self.size = size
+        self.events: list[tuple[Any, Any]] = []
+        self.busy = 0.0
+
+    def decode(self, request: Request) -> torch.Tensor:
+        until = time.perf_counter() + DECODE
+        sample: torch.Tensor = torch.as_tensor(super().decode(request)).float()
+        while time.perf_counter() < until:
+            pass
+        return sample
+
+    def predict(self, batch: torch.Tensor) -> torch.Tensor:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        x = batch.half().repeat(32, self.size // batch.shape[1])
+        for layer in self.layers:
+            x = torch.relu(x @ layer)
+        end.record()
+        self.events.append((start, end))
+        return x[: len(batch), :8].float()
+
+    def encode(self, output: torch.Tensor, request: Request) -> dict[str, float]:
+        while self.events and self.events[0][1].query():
+            start, end = self.events.pop(0)
+            self.busy += start.elapsed_time(end) / 1000
+        return {"busy": self.busy, "now": time.monotonic()}
+
+
+class Serial(Busy):
+    """Waits for the device before it goes on, as a server does that runs one step after the other."""
+
+    def predict(self, batch: torch.Tensor) -> torch.Tensor:
+        outputs = super().predict(batch)
+        torch.cuda.synchronize()
+        return outputs

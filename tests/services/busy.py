@@ -31,7 +31,7 @@ class Busy(Handler):
         return sample
 
     def predict(self, batch: torch.Tensor) -> torch.Tensor:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         x = batch.half().repeat(32, self.size // batch.shape[1])
         for layer in self.layers:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import gc
@@ -262,12 +263,14 @@ def post(url: str, body: bytes, content_type: str) -> bytes:
 
 
 def read_target(options: argparse.Namespace) -> Target:
-    """From ``--url`` and either ``--body`` or ``--exchanges``: a JSON list of ``{"body": str, "expect": str}``."""
+    """From ``--url`` and either ``--body`` or ``--exchanges``: a JSON list of ``{"body": str, "expect": str}``, or
+    with ``base64`` for a body of bytes."""
     entries = json.loads(options.exchanges.read_text()) if options.exchanges else [{"body": options.body}]
     exchanges = []
     for entry in entries:
         expect = entry.get("expect")
-        request = post(options.url, entry["body"].encode(), options.content_type)
+        body = base64.b64decode(entry["base64"]) if "base64" in entry else entry["body"].encode()
+        request = post(options.url, body, options.content_type)
         exchanges.append(Exchange(request, None if expect is None else expect.encode()))
     parts = urlsplit(options.url)
     return Target(parts.hostname or "127.0.0.1", parts.port or 80, exchanges)

@@ -1,0 +1,89 @@
+"""A handler for two models in the shape of well-known ones, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from serving import BatchPolicy, Handler, Request
+
+DTYPE = torch.float16
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, inner: int, width: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            *conv(inner, width, 1, 1), nn.ReLU(), *conv(width, width, 3, stride), nn.ReLU(), *conv(width, outer, 1, 1)
+        )
+        self.short = nn.Sequential(*conv(inner, outer, 1, stride)) if inner != outer or stride != 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.convs(x) + self.short(x))
+
+
+def conv(inner: int, outer: int, size: int, stride: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(inner, outer, size, stride, size // 2, bias=False), nn.BatchNorm2d(outer)
+
+
+def resnet50() -> nn.Module:
+    """25.6 million parameters: uint8 [n, 3, 224, 224] / 255 to [n, 1000]."""
+    layers: list[nn.Module] = [*conv(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    inner = 64
+    for width, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for index in range(count):
+            layers.append(Bottleneck(inner, width, 4 * width, stride if index == 0 else 1))
+            inner = 4 * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, 1000))
+
+
+class Encoder(nn.Module):
+    """12 layers of 768, 12 heads: int64 [n, 128] to [n, 2]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(30522, 768)
+        layer = nn.TransformerEncoderLayer(768, 12, 3072, activation="gelu", batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
+        self.head = nn.Linear(768, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layers(self.embed(ids))[:, 0])
+        return out
+
+
+class Shaped(Handler):
+    """npy in, ``{"class", "score"}`` out."""
+
+    policy = BatchPolicy(max_size=32)
+
+    def load(self, model_dir: Path, device: str, shape: str = "resnet50") -> None:
+        torch.manual_seed(0)
+        self.device = device
+        self.shape = shape
+        net = resnet50().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = net if shape == "resnet50" else Encoder()
+        self.net = net.to(device, DTYPE if device != "cpu" else torch.float32).eval()
+
+    def predict(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        if self.shape == "resnet50":
+            batch = batch.to(memory_format=torch.channels_last).to(next(self.net.parameters()).dtype) / 255
+        best = self.net(batch).float().softmax(-1).max(-1)
+        return best.values, best.indices
+
+    def encode(self, output: tuple[Tensor, Tensor], request: Request) -> dict[str, Any]:
+        return {"class": int(output[1]), "score": float(output[0])}
+
+    def warmup(self) -> None:
+        for size in (1, 2, 4, 8, 16, 32, 64):
+            self.predict(torch.stack([example(self.shape, 0)] * size).to(self.device))
+
+
+def example(shape: str, seed: int) -> Tensor:
+    made = torch.Generator().manual_seed(seed)
+    if shape == "resnet50":
+        return torch.randint(0, 256, (3, 224, 224), dtype=torch.uint8, generator=made)
+    return torch.randint(0, 30522, (128,), generator=made)

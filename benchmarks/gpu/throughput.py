@@ -74,7 +74,7 @@ def naive(shape: str) -> Iterator[int]:
 
 
 def load(port: int, file: Path, connections: int, clients: int, seconds: float) -> Report:
-    """``clients`` load generators at the same time, since one has only one core. Rates add up, latencies are medians."""
+    """``clients`` load generators at the same time, since each has one core. Rates add up, latencies are medians."""
     arguments = ["--url", f"http://127.0.0.1:{port}/invocations", "--exchanges", str(file)]
     arguments += ["--content-type", "application/x-npy", "--connections", str(connections // clients)]
     command = [sys.executable, str(HERE.parent / "load.py"), *arguments, "--seconds", str(seconds)]

@@ -1,4 +1,4 @@
-"""The command line: ``serving serve``, ``config``, ``models``, ``ping``, ``init``, ``check`` and ``pack``; ``serve``."""
+"""Commands: ``serving serve``, ``config``, ``models``, ``ping``, ``init``, ``check`` and ``pack``; ``serve``."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def custom_root(buildah: Buildah, custom: Image) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What serving init writes: a handler on torch."""
-    folder = tmp_path_factory.mktemp("model")
+    folder = tmp_path_factory.mktemp("init") / "model"  # pytest's own folders are closed to others than us
     init(folder)
     return folder
 

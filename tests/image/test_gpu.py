@@ -73,17 +73,17 @@ def test_the_torch_of_the_base_is_the_only_one(buildah: Buildah, on_torch: Image
     assert run(on_torch, root, "python", "-c", "import torch; print(torch.__file__)").stdout.startswith(
         "/usr/local/lib/"
     )
-    init(tmp_path)
+    init(tmp_path / "model")
     for user in (0, NOBODY):
-        serves(on_torch, root, tmp_path, user)
+        serves(on_torch, root, tmp_path / "model", user)
 
 
 def test_a_base_without_torch_gets_it_from_the_index(buildah: Buildah, on_bare: Image, tmp_path: Path) -> None:
     root = buildah.files(on_bare.name)
     [folder] = torches(root)
     assert folder.startswith("opt/serving/")
-    init(tmp_path)
-    serves(on_bare, root, tmp_path, NOBODY)
+    init(tmp_path / "model")
+    serves(on_bare, root, tmp_path / "model", NOBODY)
 
 
 def test_both_say_what_the_runtime_shall_mount_and_bring_no_driver(

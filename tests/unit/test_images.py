@@ -35,13 +35,13 @@ def arguments(text: str, name: str) -> list[str]:
     return [rest for word, rest in last_stage(text) if word == name]
 
 
-@pytest.mark.parametrize("text", [*OURS.values(), DOCKERFILE], ids=[*OURS, "init"])
+@both
 def test_the_server_is_pid_1_and_gets_the_words_of_the_platform(text: str) -> None:
     assert [json.loads(rest) for rest in arguments(text, "ENTRYPOINT")] == [["serving"]]
     assert [json.loads(rest) for rest in arguments(text, "CMD")] == [["serve"]]
 
 
-@pytest.mark.parametrize("text", [*OURS.values(), DOCKERFILE], ids=[*OURS, "init"])
+@both
 def test_the_platform_learns_what_the_server_can(text: str) -> None:
     (labels,) = arguments(text, "LABEL")
     named = dict(pair.split("=") for pair in labels.split())
@@ -90,10 +90,15 @@ def test_what_is_not_the_servers_stays_out_of_the_build() -> None:
     assert "**/__pycache__" in lines
 
 
-def test_an_image_of_ones_own_changes_neither_entry_point_nor_user() -> None:
-    found = instructions((CUSTOM / "Dockerfile").read_text())
+@pytest.mark.parametrize("text", [(CUSTOM / "Dockerfile").read_text(), DOCKERFILE], ids=["example", "init"])
+def test_an_image_of_ones_own_begins_with_the_servers_and_leaves_its_entry_point_and_user(text: str) -> None:
+    found = instructions(text)
+    assert found[:2] == [("ARG", "SERVING=serving:cpu"), ("FROM", "${SERVING}")]
     assert not {word for word, _ in found} & {"ENTRYPOINT", "CMD", "USER", "LABEL", "HEALTHCHECK"}
-    for rest in (rest for word, rest in found if word == "COPY"):
-        assert (CUSTOM / rest.split()[0]).exists()
-    code = dict(rest.split("=") for word, rest in found if word == "ENV")["SERVING_CODE_DIR"]
-    assert f"COPY code {code}" in (CUSTOM / "Dockerfile").read_text()
+
+
+def test_the_example_copies_what_is_there_and_says_where_its_code_is() -> None:
+    found = instructions((CUSTOM / "Dockerfile").read_text())
+    copied = dict(rest.split() for word, rest in found if word == "COPY")
+    assert all((CUSTOM / source).exists() for source in copied)
+    assert ("ENV", f"SERVING_CODE_DIR={copied['code']}") in found

@@ -154,6 +154,15 @@ def test_other_words_after_the_name_of_the_image(cpu: Image, root: Path) -> None
     assert run(cpu, root, "python", "-c", "import torch; print(torch.version.cuda)").stdout == "None\n"
 
 
+def test_what_serving_init_writes_is_an_image_too(
+    buildah: Buildah, cpu: Image, model: Path, containers: list[Container]
+) -> None:
+    image = buildah.build("localhost/mine", model / "Dockerfile", model, SERVING=cpu.name)
+    container = Container(image, buildah.files(image.name), user=NOBODY)
+    containers.append(container.wait_ready(60))
+    assert ask(container, [1, 2, 3]) == [2.0, 4.0, 6.0]
+
+
 @USERS
 def test_an_image_of_ones_own_serves_its_handler(
     custom: Image, custom_root: Path, user: int, containers: list[Container]

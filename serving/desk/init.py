@@ -60,8 +60,8 @@ def test_the_sample_is_answered() -> None:
         answer = client.invoke((ROOT / "sample.json").read_bytes(), "application/json")
         assert json.loads(bytes(answer.body)) == [2.0, 4.0, 6.0]
 '''
-DOCKERFILE = """# On the server's own image, which Dockerfile.cpu or Dockerfile.gpu of its sources makes; entry point, labels and health
-# check are there. On the platform the model comes from S3 and the COPY line is not needed.
+DOCKERFILE = """# Entry point, labels and health check are those of the server's own image, which Dockerfile.cpu or
+# Dockerfile.gpu of its sources makes. On the platform the model comes from S3 and the COPY line is not needed.
 ARG SERVING=serving:cpu
 FROM ${SERVING}
 COPY . /opt/ml/model

@@ -55,8 +55,10 @@ class Image:
 
 
 class Buildah:
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, keep: bool) -> None:
+        """``keep`` the stages of builds, which make the next build of the same quick."""
         self.home = home
+        self._keep = keep
         self.log = home / "log"
         self._store = ["--root", str(home / "store"), "--runroot", str(home / "run"), "--storage-driver", "vfs"]
         self._volumes = [f"--volume={volume}" for volume in pip_volumes(home)]
@@ -86,6 +88,8 @@ class Buildah:
             *("--tag", tag, "--file", str(dockerfile), str(context)),
         ]
         self._run(arguments, None)
+        if not self._keep:
+            self("rmi", "--prune", "--force")  # each layer is a whole copy of the image: gigabytes a stage
         return self.inspect(tag)
 
     def inspect(self, tag: str) -> Image:

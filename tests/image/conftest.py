@@ -32,7 +32,7 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
     kept = os.environ.get("IMAGE_STORE")
     home = Path(kept) if kept else tmp_path_factory.mktemp("images")
     home.mkdir(parents=True, exist_ok=True)
-    store = Buildah(home)
+    store = Buildah(home, keep=kept is not None)
     yield store
     store("umount", "--all")
     store("rm", "--all")

@@ -89,7 +89,7 @@ class Buildah:
         ]
         self._run(arguments, None)
         if not self._keep:
-            self("rmi", "--prune", "--force")  # each layer is a whole copy of the image: gigabytes a stage
+            self("rmi", "--prune")  # each layer is a whole copy of the image: gigabytes a stage
         return self.inspect(tag)
 
     def inspect(self, tag: str) -> Image:

@@ -1,4 +1,4 @@
-# Everything by hand and in CI goes through these targets: serve, test, compat, check, bench, clean.
+# Everything by hand and in CI goes through these targets: serve, test, compat, image-test, check, bench, clean.
 
 PYTHON ?= python3
 # The port of make serve; unset, the server's own setting holds.
@@ -16,7 +16,7 @@ TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 
 TOOLKITS := sagemaker-inference sagemaker-pytorch-inference six retrying psutil scipy
 
-.PHONY: serve test slow compat check bench venv clean
+.PHONY: serve test slow compat image-test check bench venv clean
 .DEFAULT_GOAL := serve
 
 serve: .demo/model/.trained
@@ -33,6 +33,10 @@ slow: .demo/model/.trained
 compat: .venv/.ready .compat/.ready .compat/toolkits
 	$(BIN)/python -m pytest tests/compat/test_torchserve.py tests/e2e/test_torchserve_installed.py $(ARGS)
 	PYTHONPATH=.compat/toolkits $(BIN)/python -m pytest tests/compat/test_sagemaker_inference.py $(ARGS)
+
+# Builds both images and runs them, as root: needs buildah and debootstrap, Debian's packages and a package index.
+image-test: .venv/.ready
+	TORCH_INDEX='$(TORCH_INDEX)' $(BIN)/python -m pytest -s -m image tests/image $(ARGS)
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .

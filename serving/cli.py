@@ -1,4 +1,4 @@
-"""The command line: ``serving serve``, ``config``, ``models``, ``init``, ``check``, ``pack``; ``serve`` alone, too."""
+"""Commands: ``serving serve``, ``config``, ``models``, ``ping``, ``init``, ``check`` and ``pack``; ``serve``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from serving.client import ModelsClient
+from serving.client import ModelsClient, ping
 from serving.config import Config, load
 from serving.errors import ConfigError, ModelError
 from serving.settings import SETTINGS, Setting
@@ -24,6 +24,7 @@ Command = Callable[..., Any]
 
 CONFIG_ERROR = 2  # exit code, as click's own for wrong usage
 CANNOT_EXECUTE = 126  # exit code, as a shell's
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a server that listens everywhere can be reached from here
 
 
 def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -169,6 +170,15 @@ def unload_model(client: ModelsClient, name: str) -> None:
 def pin_model(client: ModelsClient, name: str, off: bool) -> None:
     """Keep a loaded model from being evicted."""
     client.pin(name, not off)
+
+
+@cli.command("ping")
+def ping_server() -> None:
+    """Say whether the server here could serve a request; the exit code, 0 or 1, is for health checks."""
+    config = read_config({})
+    is_ready, said = ping(LOOPBACK.get(config.host, config.host), config.port)
+    click.echo(said)
+    sys.exit(0 if is_ready else 1)
 
 
 @cli.command("init")

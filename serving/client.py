@@ -1,7 +1,8 @@
-"""ModelsClient: the multi-model API of a running server, for ``serving models``."""
+"""What the command line asks a running server: ModelsClient for ``serving models``, and ping."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 TIMEOUT = 400.0  # seconds; a load may take 350
+PING_TIMEOUT = 2.0  # seconds; the platform waits as long
 
 
 class ModelsClient:
@@ -60,3 +62,17 @@ def explain(status: int, body: bytes) -> str:
         return f"{status} {error['code']}: {error['message']}"
     except (ValueError, KeyError, TypeError):
         return f"{status}: the answer is none of a server of ours with a model store"
+
+
+def ping(host: str, port: int) -> tuple[bool, str]:
+    """Whether a request sent now could be served, and what the server says about it."""
+    # Not urllib: that would ask the proxy of the environment for an address of this machine.
+    connection = http.client.HTTPConnection(host, port, timeout=PING_TIMEOUT)
+    try:
+        connection.request("GET", "/ping")
+        answer = connection.getresponse()
+        return answer.status == 200, answer.read().decode("utf-8", "replace").strip()
+    except (OSError, http.client.HTTPException) as exc:
+        return False, f"{host}:{port}: {exc}"
+    finally:
+        connection.close()

@@ -60,17 +60,11 @@ def test_the_sample_is_answered() -> None:
         answer = client.invoke((ROOT / "sample.json").read_bytes(), "application/json")
         assert json.loads(bytes(answer.body)) == [2.0, 4.0, 6.0]
 '''
-DOCKERFILE = """# On the platform the model comes from S3 and the COPY line is not needed.
-FROM python:3.12-slim
-RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cpu && \\
-    pip install --no-cache-dir serving
-LABEL com.amazonaws.sagemaker.capabilities.multi-models=true \\
-      com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true \\
-      com.amazonaws.sagemaker.capabilities.bidirectional-streaming=true
+DOCKERFILE = """# Entry point, labels and health check are those of the server's own image, which Dockerfile.cpu or
+# Dockerfile.gpu of its sources makes. On the platform the model comes from S3 and the COPY line is not needed.
+ARG SERVING=serving:cpu
+FROM ${SERVING}
 COPY . /opt/ml/model
-EXPOSE 8080
-ENTRYPOINT ["serving"]
-CMD ["serve"]
 """
 FILES = {
     "serving.toml": TOML,

@@ -248,10 +248,11 @@ def main(config: Config) -> int:
         log.warning(warning)
     try:
         models, disk = open_models(config)
-        listener = bind(config.host, config.port)
-    except ModelError as exc:
+    except (ModelError, OSError) as exc:
         log.error(f"cannot serve: {exc}")
         return 1
+    try:
+        listener = bind(config.host, config.port)
     except OSError as exc:
         log.error(f"cannot listen on {config.host}:{config.port}: {os.strerror(exc.errno or 0)}")
         return 1

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 SERVICES = Path(__file__).parent.parent / "services"
 ROOT = Path(__file__).parent.parent.parent
@@ -48,8 +48,10 @@ class Server:
         prefix: Sequence[str] = (),
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (),
         **settings: object,
     ) -> None:
+        """``command`` instead of this Python's server: whatever it starts has its settings from there."""
         variables = {key: value for key, value in os.environ.items() if not key.startswith(("SERVING_", "SAGEMAKER_"))}
         variables |= {"SERVING_MODEL_DIR": str(model_dir), "SERVING_HOST": "127.0.0.1", "SERVING_PORT": "0"}
         variables |= {f"SERVING_{key.upper()}": str(value) for key, value in settings.items()}
@@ -58,7 +60,7 @@ class Server:
         self.raw: list[str] = []
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [*prefix, python, "-m", "serving", "serve"],
+            [*prefix, *(command or (python, "-m", "serving", "serve"))],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -95,7 +97,7 @@ class Server:
         except OSError:
             return 0  # it is gone; whoever asks will look at the process
 
-    def wait_ready(self, seconds: float = 30.0) -> Server:
+    def wait_ready(self, seconds: float = 30.0) -> Self:
         eventually(lambda: self.process.poll() is not None or self.ping() == 200, seconds)
         assert self.process.poll() is None, "\n".join(self.raw)
         return self

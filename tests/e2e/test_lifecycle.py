@@ -266,6 +266,18 @@ def test_it_serves_as_a_user_without_rights_or_home_and_writes_only_below_tmp(fa
             server.leave()
 
 
+def test_a_folder_that_this_user_may_not_read_is_named(faulty_folder: Path) -> None:
+    python = outsiders_python()
+    if python is None:
+        pytest.skip("needs root, and a Python with our packages that another user may run")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # for its owner alone
+        shutil.copytree(faulty_folder, folder, dirs_exist_ok=True)
+        os.chmod(folder, 0o700)
+        environment = {"PYTHONPATH": f"{ROOT}:{SITE}", "PYTHONDONTWRITEBYTECODE": "1"}
+        server = Server(Path(folder), prefix=AS_NOBODY, python=python, environment=environment)
+        ends_with(server, 1, f"cannot serve: [Errno 13] Permission denied: '{folder}'")
+
+
 def test_a_close_that_hangs_does_not_keep_the_container(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, "faulty:Faulty", "[options]\nclose_seconds = 60\n")
     with serving(folder) as server:

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -50,6 +54,56 @@ def script(entry: str, *arguments: str, **environ: str) -> subprocess.CompletedP
         env={**os.environ, **environ},
         timeout=60,
     )
+
+
+@pytest.fixture
+def answering() -> Iterator[type[Answering]]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        Answering.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield Answering
+        server.shutdown()
+        thread.join()
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Stands in for a server: GET /ping has this status."""
+
+    status = 200
+    port = 0
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/ping" else 404)
+        self.end_headers()
+        self.wfile.write(b'{"status":"any"}')
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (404, 1)])
+def test_ping_says_with_its_exit_code_whether_the_server_could_serve(
+    answering: type[Answering], status: int, code: int
+) -> None:
+    answering.status = status
+    result = invoke("ping", SERVING_PORT=str(answering.port), http_proxy="http://127.0.0.1:1")
+    assert (result.exit_code, result.stdout) == (code, '{"status":"any"}\n')
+
+
+def test_ping_asks_the_port_of_the_platform_and_the_address_that_the_server_listens_on(
+    answering: type[Answering],
+) -> None:
+    answering.status = 200
+    assert invoke("ping", SAGEMAKER_BIND_TO_PORT=str(answering.port), SERVING_HOST="127.0.0.1").exit_code == 0
+    assert invoke("ping", SERVING_PORT=str(answering.port), SERVING_HOST="127.0.0.9").exit_code == 1
+
+
+def test_ping_fails_where_nobody_listens() -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        result = invoke("ping", SERVING_PORT=str(unheard.getsockname()[1]))
+    assert (result.exit_code, result.exception.__class__) == (1, SystemExit)
 
 
 def test_serve_starts_the_supervisor_and_ends_with_its_code() -> None:

@@ -25,7 +25,7 @@ serve: .demo/model/.trained
 test: .demo/model/.trained
 	$(BIN)/python -m pytest $(ARGS)
 
-# Examples that train for a while before they are served.
+# What takes long: examples that train before they are served, backing off, many models, longer floods.
 slow: .demo/model/.trained
 	$(BIN)/python -m pytest -m slow $(ARGS)
 

@@ -295,6 +295,7 @@ def test_a_model_with_large_options_and_a_list_beyond_any_frames_head_are_nothin
         assert server.ping() == 200
 
 
+@pytest.mark.slow
 def test_a_model_that_could_start_no_more_comes_back_when_its_files_are_mended(tmp_path: Path) -> None:
     """That of the store at a request; the platform's when its files change, since that one loads it only once."""
     folders = [add_model(tmp_path, name) for name in ("store", "platform")]

@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.e2e.server import ROOT
 
 
+@pytest.mark.slow
 def test_a_zipf_distributed_load_gets_right_answers_within_the_budget() -> None:
     words = "--models 30 --requests 400 --clients 32 --fit 8 --cold 5 --loaded 12 --json"
     command = [sys.executable, str(ROOT / "benchmarks" / "models.py"), *words.split()]

@@ -248,7 +248,7 @@ def test_never_crossed_every_answer_belongs_to_its_request_while_workers_are_kil
     with serving(faulty_folder, request_timeout=10, replicas=2) as server:
         asyncio.run(run(server))
         print(dict(counts))
-        assert counts["killed"] >= 10
+        assert counts["killed"] >= 5
         assert counts["ok"] > 1000
         # A request is lost to a kill only if two kills hit it, each while it ran.
         assert counts["worker_died"] <= counts["killed"]

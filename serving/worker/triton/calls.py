@@ -24,13 +24,20 @@ OWN_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", "priority", "
 class Sink(Protocol):
     """Takes the responses of a decoupled model, from any thread."""
 
-    def put(self, response: pb_utils.InferenceResponse | None, final: bool) -> None: ...
+    def put(self, response: pb_utils.InferenceResponse | None, final: bool) -> None:
+        """May wait. Raises TritonModelException where nobody takes the response."""
+        ...
+
+    def fail(self, exc: BaseException) -> None:
+        """``execute`` has raised this."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
 class Call:
     """``rows`` is its part of a batch. ``binary`` names the outputs that go as bytes, ``wanted`` those that go at all;
-    ``arrival`` is an instant of the monotonic clock, ``patience`` how many seconds of waiting in line it has."""
+    ``arrival`` is an instant of the monotonic clock, ``patience`` how many seconds of waiting in line it has.
+    ``shares``: its ``execute`` has other requests as well."""
 
     id: str
     inputs: list[pb_utils.Tensor]
@@ -52,6 +59,7 @@ class Call:
     failure: ServingError | None = None
     sent: threading.Event = field(default_factory=threading.Event)
     asked: bool = False
+    shares: bool = False
     sink: Sink | None = None
 
     def is_binary(self, name: str) -> bool:

@@ -21,7 +21,8 @@ from serving.triton.folder import check, notes
 from serving.worker.triton import information
 from serving.worker.triton.answers import EVENTS, JSON_LINES, Answers
 from serving.worker.triton.calls import Call, Calls
-from serving.worker.triton.decoupled import Executor, Pieces, wants_events
+from serving.worker.triton.decoupled import Executor
+from serving.worker.triton.pieces import Pieces, Warming, wants_events
 from serving.worker.triton.reporter import Reporter
 from serving.worker.triton.script import Script
 from serving.worker.triton.sequences import Sequences
@@ -73,15 +74,17 @@ class TritonHandler(Handler):
             self._warm(warm)
 
     def _warm(self, calls: list[Call]) -> None:
+        """Raises ModelError."""
         if self._executor is None:
             self._run(calls)
         for call in calls:
             if self._executor is not None:
-                Pieces(call, self._answers, self._executor, Request())
+                Warming(call)
                 self._executor.submit(call)
-                call.sent.wait(BLS_TIME)
-            elif call.failure is not None or (call.response is not None and call.response.has_error()):
-                reason = call.failure or (call.response and call.response.error())
+                if not call.sent.wait(max(0.0, call.until - time.monotonic())):
+                    raise ModelError("model_warmup failed: the model sent no last response in time")
+            reason = call.failure or (call.response and call.response.error())
+            if reason:
                 raise ModelError(f"model_warmup failed: {reason}")
 
     def decode(self, request: Request) -> Call | Response:

@@ -19,6 +19,8 @@ from serving.settings import SETTINGS, Setting
 NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 MODEL_STORE = "/opt/ml/models"  # where the platform puts the models of a multi-model endpoint
 SHOWN = 200  # characters of a wrong value that a message repeats
+OF_ONE_MODEL = ("SAGEMAKER_TS_", "SAGEMAKER_TRITON_")  # variables that describe a single-model endpoint
+TRITON_DEFAULT = "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"
 # What Kubernetes sets in every container of a namespace for a Service called "serving" or "serving-<anything>".
 SERVICE_VARIABLE = re.compile(
     "SERVING(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -132,8 +134,9 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
     choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
     if choices["multi_model"].value:
         # As TorchServe's containers do: there those describe the one model of a single-model endpoint.
-        own = {name: text for name, text in own.items() if not name.startswith("SAGEMAKER_TS_")}
+        own = {name: text for name, text in own.items() if not name.startswith(OF_ONE_MODEL)}
         choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
+    choices |= triton_repository(choices)
     problems = [problem for choice in choices.values() for problem in choice.problems]
     problems += unknown_variables(own) + unknown_flags(flags)
     if choices["local"].value and choices["safe_port_range"].value is not None:
@@ -148,6 +151,23 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
         },
         Config,
     )
+
+
+def triton_repository(choices: Mapping[str, Choice]) -> dict[str, Choice]:
+    """What Triton's container on the platform does: the model folder holds a model repository, and the variable names
+    the model of it that is asked. It is loaded at the start, and may ask the others."""
+    default, store = choices["default_model"], choices["model_store"]
+    folder = str(choices["model_dir"].value)
+    named = (
+        default.source == f"environment {TRITON_DEFAULT}" and store.value is None and not choices["multi_model"].value
+    )
+    if not named or not Path(folder, str(default.value)).is_dir():
+        return {}
+    found = {"model_store": Choice(folder, default.source, (), store.problems)}
+    preload = choices["preload"]
+    if preload.value is None:
+        found["preload"] = Choice((str(default.value),), default.source, (), preload.problems)
+    return found
 
 
 def sources_of(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> Iterator[Given]:

@@ -262,6 +262,16 @@ def test_one_model_by_itself_answers_to_its_name_only(tmp_path: Path) -> None:
         assert server.lines(message="add_sub is finalized")
 
 
+def test_a_repository_in_the_model_folder_as_tritons_container_takes_it(tmp_path: Path) -> None:
+    for name in ("add_sub", "bls_sync"):
+        shutil.copytree(MODELS / name, tmp_path / name)
+    variables = {"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "bls_sync"}
+    with serving(tmp_path, environment=variables) as server:
+        inputs = [*ADD_SUB, tensor("MODEL_NAME", "BYTES", [1], ["add_sub"])]
+        answer = call(server, "POST", "/invocations", {"inputs": inputs}, Content_Type="application/json")
+        assert answer.data("OUTPUT1") == [-3, -1, 1, 3]
+
+
 def test_a_model_of_another_convention_says_so(tmp_path: Path) -> None:
     with serving(model_folder(tmp_path, "echo:Echo")) as server:
         assert call(server, "GET", "/v2/health/ready").status == 200

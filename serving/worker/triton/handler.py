@@ -217,6 +217,9 @@ def policy_of(config: TritonConfig) -> BatchPolicy:
         queue = batching.default_queue_policy.max_queue_size if batching.default_queue_policy is not None else 0
         if delay and batching.preferred_batch_size:
             size = max(batching.preferred_batch_size)  # one of these is not delayed any longer
+    if config.sequence_batching is not None:
+        strategy = config.sequence_batching.oldest or config.sequence_batching.direct
+        size, delay = config.max_batch_size, 0 if strategy is None else strategy.max_queue_delay_microseconds
     try:
         return BatchPolicy(min(MAX_BATCH, max(1, size)), delay / 1000, queue or None)
     except ValueError as exc:

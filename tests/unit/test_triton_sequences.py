@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import triton_python_backend_utils as pb_utils
 from serving.errors import BadRequest
 from serving.request import Client
 from serving.triton.config import read
@@ -83,3 +84,25 @@ def test_an_id_of_another_type_is_refused() -> None:
     for controls, correlation in ((text, 1), (CONTROLS, "abc"), (CONTROLS, 1 << 40)):
         with pytest.raises(BadRequest, match="sequence_id"):
             sequences(controls).enter(call(correlation, start=True))
+
+
+def test_a_request_of_a_sequence_has_one_row() -> None:
+    wide = call(1, start=True)
+    wide.rows = 2
+    with pytest.raises(BadRequest, match="2 rows"):
+        sequences(batched=True).enter(wide)
+
+
+def test_an_iterative_sequence_is_one_request_which_comes_again_without_flags() -> None:
+    start = "control_input { name: 'START' control { kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] } }"
+    book = sequences(f"iterative_sequence: true {start}")
+    one, other = call(0), call(0)
+    for each in (one, other):
+        book.enter(each)
+    assert one.correlation != other.correlation
+    request = one.renew()
+    assert (request.flags(), request.inputs()[0].as_numpy().tolist()) == (1, [1])
+    request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+    again = one.renew()
+    assert (again.flags(), [tensor.as_numpy().tolist() for tensor in again.inputs()]) == (0, [[0]])
+    assert again.correlation_id() == request.correlation_id()

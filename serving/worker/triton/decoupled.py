@@ -17,13 +17,10 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
 from serving import log
 from serving.errors import HandlerError
 from serving.worker.triton.calls import Call
 from serving.worker.triton.script import Script
-
-RESCHEDULE = pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
 
 
 class Executor:
@@ -155,7 +152,7 @@ class Executor:
         if given is not None and any(one is not None for one in given):
             raise HandlerError("execute of a decoupled model gives None and sends its responses")
         for call in batch:
-            if call.request._release == RESCHEDULE:
+            if call.is_rescheduled:
                 self.submit(call)
 
 

@@ -29,7 +29,6 @@ from serving.worker.triton.sequences import Sequences
 from serving.worker.triton.warmup import warm_calls
 from triton_python_backend_utils import server
 
-RESCHEDULE = pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
 BLS_TIME = 60.0  # seconds for calls of other models outside of any request: while the model loads
 
 
@@ -181,7 +180,7 @@ def settle(calls: list[Call], given: Any) -> list[Call]:
         raise HandlerError(f"execute gave {count} responses for {len(calls)} requests")
     again = []
     for call, response in zip(calls, responses, strict=True):
-        if response is None and call.request._release == RESCHEDULE:
+        if response is None and call.is_rescheduled:
             again += [] if gone(call) else [call]
         elif response is None:
             wait_for_sent(call)

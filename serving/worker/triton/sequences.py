@@ -1,7 +1,12 @@
-"""Sequences: requests that belong together, told by their correlation id, for a model with ``sequence_batching``."""
+"""Sequences: requests that belong together, told by their correlation id, for a model with ``sequence_batching``.
+
+Of a model with ``iterative_sequence`` each request is a sequence by itself, which the model has come again until it is
+done.
+"""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -22,6 +27,8 @@ class Sequences:
     def __init__(self, settings: SequenceBatching, batched: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._controls = [(one.name, control) for one in settings.control_input for control in one.control]
         self._idle = settings.max_sequence_idle_microseconds / 1e6
+        self._iterative = settings.iterative_sequence
+        self._ids = itertools.count(1)
         self._batched = batched
         self._clock = clock
         self._seen: dict[int | str, float] = {}
@@ -32,6 +39,18 @@ class Sequences:
     def enter(self, call: Call) -> None:
         """Take a request in, with the control tensors that the model wants. Raises BadRequest for one that continues
         what was never begun, or was left idle for too long."""
+        if call.rows > 1:
+            raise BadRequest(f"a request of a sequence has {call.rows} rows; allowed: a batch size of 1")
+        if self._iterative:
+            call.correlation = call.correlation or next(self._ids)
+            call.flags = START
+        else:
+            self._follow(call)
+        call.inputs = [*call.inputs, *self._tensors(call)]
+        call.on_again = self._again
+        call.key = "sequence"  # one bucket for all, so that they stay in order
+
+    def _follow(self, call: Call) -> None:
         now = self._clock()
         self._seen = {id: at for id, at in self._seen.items() if now - at <= self._idle}
         if not call.correlation:
@@ -44,8 +63,14 @@ class Sequences:
             self._seen.pop(call.correlation, None)
         else:
             self._seen[call.correlation] = now
-        call.inputs = [*call.inputs, *(self._tensor(name, control, call) for name, control in self._controls)]
-        call.key = "sequence"  # one bucket for all, so that they stay in order
+
+    def _again(self, call: Call) -> None:
+        """It was rescheduled: what comes now is neither the first nor the last of its sequence."""
+        call.flags = 0
+        call.inputs = [*call.inputs[: len(call.inputs) - len(self._controls)], *self._tensors(call)]
+
+    def _tensors(self, call: Call) -> list[pb_utils.Tensor]:
+        return [self._tensor(name, control, call) for name, control in self._controls]
 
     def _tensor(self, name: str, control: Control, call: Call) -> pb_utils.Tensor:
         shape = (1, 1) if self._batched else (1,)

@@ -88,8 +88,34 @@ def test_another_version_and_another_content_type_are_told(server: Server) -> No
     assert call(server, "POST", "/invocations", b"1,2", Content_Type="text/csv", **target).status == 415
     assert call(server, "POST", "/v2/models/add_sub/infer", b"x", Content_Encoding="gzip").status == 415
     assert call(server, "GET", "/v2/models/add_sub/infer").status == 405
-    assert call(server, "GET", "/v2/models/add_sub/stats").status == 501
-    assert call(server, "GET", "/v2/systemsharedmemory/status").status == 404
+    assert call(server, "GET", "/v2/no/such").status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("GET", "/v2/systemsharedmemory/status", "shared memory"),
+        ("POST", "/v2/systemsharedmemory/region/x/register", "shared memory"),
+        ("POST", "/v2/cudasharedmemory/region/x/register", "shared memory"),
+        ("POST", "/v2/trace/setting", "traces"),
+        ("GET", "/v2/models/add_sub/trace/setting", "traces"),
+        ("POST", "/v2/models/add_sub/trace/setting", "traces"),
+        ("POST", "/v2/logging", "log"),
+        ("GET", "/v2/models/add_sub/stats", "statistics"),
+        ("POST", "/v2/models/add_sub/generate", "generate"),
+        ("POST", "/v2/models/add_sub/generate_stream", "generate_stream"),
+    ],
+)
+def test_what_is_not_supported_says_so(server: Server, method: str, path: str, words: str) -> None:
+    answer = call(server, method, path, b"{}" if method == "POST" else None)
+    assert answer.status == 501
+    assert words in answer.json()["error"]
+
+
+@pytest.mark.parametrize("value", [{"ready": 1}, {"other": True}])
+def test_the_index_takes_no_other_wishes(server: Server, value: Any) -> None:
+    assert call(server, "POST", "/v2/repository/index", value).status == 400
+    assert call(server, "POST", "/v2/repository/index", {"ready": True}).status == 200
 
 
 @pytest.mark.parametrize("model", ["no_such", "no/such"])

@@ -224,6 +224,20 @@ def test_a_model_asks_another_one(server: Server) -> None:
     assert "nobody" in missing.json()["error"]
 
 
+def test_a_model_that_waits_for_itself_hears_of_it_in_time_and_lives_on(tmp_path: Path) -> None:
+    for name in ("add_sub", "bls_sync"):
+        shutil.copytree(MODELS / name, tmp_path / name)
+    with serving(tmp_path, model_store=tmp_path, request_timeout=1.5) as server:
+        good = [*ADD_SUB, tensor("MODEL_NAME", "BYTES", [1], ["add_sub"])]
+        assert infer(server, "bls_sync", good).status == 200
+        before = server.workers()
+        answer = infer(server, "bls_sync", [*ADD_SUB, tensor("MODEL_NAME", "BYTES", [1], ["bls_sync"])])
+        assert answer.status == 500
+        assert "'bls_sync' did not answer" in answer.json()["error"]
+        assert infer(server, "bls_sync", good).status == 200
+        assert server.workers() == before
+
+
 def test_a_model_asks_a_decoupled_one_twice_at_a_time_and_loads_a_third(server: Server) -> None:
     answer = infer(server, "bls_async", [tensor("IN", "INT32", [3], [1, 2, 3])])
     assert answer.status == 200, answer.body

@@ -29,7 +29,8 @@ from serving.worker.triton.sequences import Sequences
 from serving.worker.triton.warmup import warm_calls
 from triton_python_backend_utils import server
 
-BLS_TIME = 60.0  # seconds for calls of other models outside of any request: while the model loads
+BLS_TIME = 60.0  # seconds for calls of other models that no request bounds: while the model loads, and if decoupled
+RESERVE = 0.5  # seconds at most that a model keeps for itself after such a call
 
 
 class TritonHandler(Handler):
@@ -40,6 +41,7 @@ class TritonHandler(Handler):
         """``version`` is the folder of the script. Raises ModelError for what can never work."""
         self.device = device
         self._until = 0.0
+        self._executor: Executor | None = None
         self._connect()
         try:
             config, warnings = read_config(model_dir)
@@ -57,7 +59,8 @@ class TritonHandler(Handler):
         self._sequences = None if batching is None else Sequences(batching, config.max_batch_size > 0)
         self._model_dir = model_dir
         self._script.initialize(device)
-        self._executor = Executor(self._script, self._batches) if config.is_decoupled else None
+        if config.is_decoupled:
+            self._executor = Executor(self._script, self._batches)
         self._reporter = None if self.home is None else Reporter(self.home.metrics, config.name)
 
     def _connect(self) -> None:
@@ -65,8 +68,12 @@ class TritonHandler(Handler):
             server.connect(server.Server(self.home.host, self.home.port, self._remaining))
 
     def _remaining(self) -> float:
-        """Seconds for a call of another model: those that the requests under way have left."""
-        return max(0.0, self._until - time.monotonic()) if self._until else BLS_TIME
+        """Seconds for a call of another model: what the requests under way have left, less what it takes to answer
+        them. One that is answered in pieces may take longer than that; what bounds it is the wait for its next one."""
+        if not self._until or self._executor is not None:
+            return BLS_TIME
+        left = self._until - time.monotonic()
+        return max(0.0, left - min(RESERVE, left / 10))
 
     def warmup(self) -> None:
         for warm in warm_calls(self._config, self._model_dir):
@@ -106,12 +113,17 @@ class TritonHandler(Handler):
         calls = [call for call in batch if isinstance(call, Call)]
         drop_late(calls)
         live = [call for call in calls if not call.is_settled]
-        if live:
-            self._until = max(call.until for call in live)
-        if self._executor is None:
-            for group in self._batches(live):
-                self._run(group)
+        if live and self._executor is None:
+            self._execute(live)
         return batch
+
+    def _execute(self, calls: list[Call]) -> None:
+        self._until = max(call.until for call in calls)
+        try:
+            for group in self._batches(calls):
+                self._run(group)
+        finally:
+            self._until = 0.0
 
     def split(self, outputs: Sequence[Call | Response], n: int) -> Sequence[Call | Response]:
         return outputs

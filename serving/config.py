@@ -20,6 +20,7 @@ NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 MODEL_STORE = "/opt/ml/models"  # where the platform puts the models of a multi-model endpoint
 SHOWN = 200  # characters of a wrong value that a message repeats
 OF_ONE_MODEL = ("SAGEMAKER_TS_", "SAGEMAKER_TRITON_")  # variables that describe a single-model endpoint
+OPTION = "OPTION_"  # what DJL Serving's variables for options of a model begin with
 TRITON_DEFAULT = "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"
 # What Kubernetes sets in every container of a namespace for a Service called "serving" or "serving-<anything>".
 SERVICE_VARIABLE = re.compile(
@@ -36,6 +37,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     the choice to the code that knows more: the number of replicas, ``cores // replicas`` threads, the handler's batch
     policy, ``code`` in the model folder.
     A memory budget is in bytes if an integer, a share if a float.
+    ``options`` are what the ``OPTION_*`` variables of DJL Serving's containers say, names in lower case.
     ``sources`` tells where each setting came from: ``default``, ``environment <variable>`` or ``flag <flag>``.
     ``warnings`` are for the log.
     """
@@ -91,6 +93,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     safe_port_range: tuple[int, int] | None
     sources: dict[str, str]
     warnings: tuple[str, ...]
+    options: dict[str, str] = {}
 
     @property
     def many(self) -> bool:
@@ -146,6 +149,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
     return msgspec.convert(
         {
             **{name: choice.value for name, choice in choices.items()},
+            "options": {name[len(OPTION) :].lower(): text for name, text in own.items() if name.startswith(OPTION)},
             "sources": {name: choice.source for name, choice in choices.items()},
             "warnings": (*service_warning(foreign), *(line for choice in choices.values() for line in choice.warnings)),
         },

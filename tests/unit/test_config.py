@@ -96,7 +96,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
 
 def test_the_table_has_one_row_for_each_field() -> None:
     fields = [field.name for field in msgspec.structs.fields(Config)]
-    assert fields == [setting.name for setting in SETTINGS] + ["sources", "warnings"]
+    assert fields == [setting.name for setting in SETTINGS] + ["sources", "warnings", "options"]
 
 
 def test_no_variable_belongs_to_two_settings() -> None:
@@ -314,3 +314,10 @@ def test_a_repository_of_triton_in_the_model_folder_is_a_store(tmp_path: Path) -
     assert load({**triton, "SERVING_DEFAULT_MODEL": "other"}).model_store is None
     assert not load({**triton, "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "another"}).many
     assert load({**triton, "SAGEMAKER_MULTI_MODEL": "true"}).default_model is None
+
+
+def test_options_of_djl_are_kept_for_its_models() -> None:
+    assert load({"OPTION_MODEL_ID": "tiny", "OPTION_ENTRYPOINT": "run.py", "MY_OPTION_X": "1"}).options == {
+        "model_id": "tiny",
+        "entrypoint": "run.py",
+    }

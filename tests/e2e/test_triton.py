@@ -261,12 +261,12 @@ def test_sequences_are_kept_apart_and_must_begin(server: Server) -> None:
 
 def test_a_model_without_a_configuration_completes_it_and_its_metrics_are_shown(server: Server) -> None:
     answer = infer(server, "completed", [tensor("IN", "FP32", [1, 2], [1, 2])])
+    assert b'model_requests{model="completed",replica="' in call(server, "GET", "/metrics").body, "at once"
     assert answer.data("OUT") == [2, 4]
     assert answer.json()["model_version"] == "2"
     metadata = call(server, "GET", "/v2/models/completed").json()
     assert metadata["inputs"] == [{"name": "IN", "datatype": "FP32", "shape": [-1, 2]}]
     assert call(server, "GET", "/v2/models/completed/config").json()["max_batch_size"] == 4
-    eventually(lambda: b'model_requests{model="completed",replica="' in call(server, "GET", "/metrics").body)
 
 
 def test_a_model_may_say_that_it_is_not_ready(server: Server) -> None:

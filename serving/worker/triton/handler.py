@@ -124,6 +124,8 @@ class TritonHandler(Handler):
                 self._run(group)
         finally:
             self._until = 0.0
+            if self._reporter is not None:
+                self._reporter.touch()
 
     def split(self, outputs: Sequence[Call | Response], n: int) -> Sequence[Call | Response]:
         return outputs

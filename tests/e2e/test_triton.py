@@ -259,6 +259,20 @@ def test_sequences_are_kept_apart_and_must_begin(server: Server) -> None:
     assert add(0, 1, sequence_start=True).status == 400
 
 
+def test_a_session_is_a_sequence(server: Server) -> None:
+    target = {"X-Amzn-SageMaker-Target-Model": "sequence", "Content_Type": "application/json"}
+
+    def add(session: str, value: int) -> Any:
+        body = {"inputs": [tensor("IN", "INT32", [1, 1], [value])]}
+        return call(server, "POST", "/invocations", body, **target, **{"X-Amzn-SageMaker-Session-Id": session})
+
+    opened = add("NEW_SESSION", 5)
+    assert opened.data("SUM") == [5]
+    id = opened.headers["x-amzn-sagemaker-session-id"].partition(";")[0]
+    assert add("NEW_SESSION", 70).data("SUM") == [70]
+    assert add(id, 6).data("SUM") == [11]
+
+
 def test_a_model_without_a_configuration_completes_it_and_its_metrics_are_shown(server: Server) -> None:
     answer = infer(server, "completed", [tensor("IN", "FP32", [1, 2], [1, 2])])
     assert b'model_requests{model="completed",replica="' in call(server, "GET", "/metrics").body, "at once"

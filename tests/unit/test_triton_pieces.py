@@ -5,18 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import triton_python_backend_utils as pb_utils
+from serving import testing
 from serving.deadline import Deadline
+from serving.errors import ModelError
 from serving.flow import WINDOW
 from serving.request import Client, Request
 from serving.triton.config import TritonConfig
 from serving.worker.triton.answers import Answers
 from serving.worker.triton.calls import Call
 from serving.worker.triton.decoupled import Executor
+from serving.worker.triton.handler import TritonHandler
 from serving.worker.triton.pieces import SURPLUS, Pieces
 
 Sender = pb_utils.InferenceResponseSender
@@ -137,3 +141,28 @@ def test_a_client_that_has_gone_does_not_end_the_work_for_those_beside_it(run: R
     assert calls[1].sink is not None
     until(lambda: len(calls[1].sink._ready) == 2)  # type: ignore[union-attr]
     assert script.raised == []
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        ("sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError('cold')), 1)", "cold"),
+        ("raise ValueError('cold')", "ValueError: cold"),
+    ],
+)
+def test_a_decoupled_model_that_cannot_be_warmed_up_is_not_served(tmp_path: Path, work: str, words: str) -> None:
+    version = str(900 + len(work))  # which is the name of the module's package, and these share a process
+    (tmp_path / version).mkdir()
+    (tmp_path / version / "model.py").write_text(
+        "import triton_python_backend_utils as pb_utils\n"
+        "class TritonPythonModel:\n"
+        "    def execute(self, requests):\n"
+        "        sender = requests[0].get_response_sender()\n"
+        f"        {work}\n"
+    )
+    (tmp_path / "config.pbtxt").write_text(
+        "model_transaction_policy { decoupled: true } input { name: 'IN' data_type: TYPE_INT32 dims: 1 }"
+        "model_warmup { inputs { key: 'IN' value { data_type: TYPE_INT32 dims: 1 zero_data: true } } }"
+    )
+    with pytest.raises(ModelError, match=f"model_warmup failed: {words}"):
+        testing.Client(TritonHandler, tmp_path, version=version)

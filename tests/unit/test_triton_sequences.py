@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import triton_python_backend_utils as pb_utils
 from serving.errors import BadRequest
 from serving.request import Client
+from serving.session import Session
 from serving.triton.config import read
 from serving.worker.triton.calls import Call
 from serving.worker.triton.sequences import Sequences
@@ -106,3 +108,32 @@ def test_an_iterative_sequence_is_one_request_which_comes_again_without_flags() 
     again = one.renew()
     assert (again.flags(), [tensor.as_numpy().tolist() for tensor in again.inputs()]) == (0, [[0]])
     assert again.correlation_id() == request.correlation_id()
+
+
+def session(id: str = "a") -> Session:
+    return Session(id, datetime.datetime.now(datetime.UTC))
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("TYPE_UINT64", 2**63), ("TYPE_INT32", 2**31), ("TYPE_STRING", None)])
+def test_a_session_is_a_sequence_from_its_first_request_on(kind: str, limit: int | None) -> None:
+    now = [0.0]
+    corrid = f"control_input {{ name: 'ID' control {{ kind: CONTROL_SEQUENCE_CORRID data_type: {kind} }} }}"
+    book, mine = sequences(corrid, clock=lambda: now[0]), session()
+    first, second, other = call(0), call(0), call(0)
+    book.enter(first, mine)
+    now[0] = 100.0  # it is idle for as long as the session may be
+    book.enter(second, mine)
+    book.enter(other, session("b"))
+    assert [one.flags for one in (first, second, other)] == [1, 0, 1]
+    assert first.correlation == second.correlation != other.correlation
+    assert first.correlation == "a" if limit is None else 0 < int(first.correlation) < limit
+    last, anew = call(0, end=True), call(0)
+    book.enter(last, mine)
+    book.enter(anew, mine)
+    assert (last.flags, anew.flags) == (2, 1)
+
+
+def test_a_sequence_id_is_stronger_than_the_session() -> None:
+    one = call(7, start=True)
+    sequences().enter(one, session())
+    assert one.correlation == 7

@@ -99,7 +99,7 @@ class TritonHandler(Handler):
             return information.answer(verb, self._script, self._calls.version)
         call = self._calls.read(request)
         if self._sequences is not None:
-            self._sequences.enter(call)
+            self._sequences.enter(call, request.session)
         call.patience = patience_of(self._config, call)
         return call
 

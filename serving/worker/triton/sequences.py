@@ -1,11 +1,12 @@
 """Sequences: requests that belong together, told by their correlation id, for a model with ``sequence_batching``.
 
 Of a model with ``iterative_sequence`` each request is a sequence by itself, which the model has come again until it is
-done.
+done. A client with a session need not tell its requests apart otherwise: they are a sequence as long as it lives.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import time
 from collections.abc import Callable
@@ -14,11 +15,14 @@ import numpy as np
 
 import triton_python_backend_utils as pb_utils
 from serving.errors import BadRequest
+from serving.session import Session
 from serving.triton.config import Control, SequenceBatching
 from serving.worker.triton.calls import Call
 from triton_python_backend_utils.dtypes import Array, triton_string_to_numpy
 
 START, END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START, pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
+
+SEQUENCE = "triton sequence"  # where a session keeps its correlation id
 
 
 class Sequences:
@@ -36,7 +40,7 @@ class Sequences:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def enter(self, call: Call) -> None:
+    def enter(self, call: Call, session: Session | None = None) -> None:
         """Take a request in, with the control tensors that the model wants. Raises BadRequest for one that continues
         what was never begun, or was left idle for too long."""
         if call.rows > 1:
@@ -44,11 +48,30 @@ class Sequences:
         if self._iterative:
             call.correlation = call.correlation or next(self._ids)
             call.flags = START
+        elif session is not None and not call.correlation:
+            self._join(call, session)
         else:
             self._follow(call)
         call.inputs = [*call.inputs, *self._tensors(call)]
         call.on_again = self._again
         call.key = "sequence"  # one bucket for all, so that they stay in order
+
+    def _join(self, call: Call, session: Session) -> None:
+        """The session says which sequence it is, when it begins, and how long it may be idle."""
+        if SEQUENCE not in session.state:
+            session.state[SEQUENCE] = self._id_of(session)
+            call.flags |= START
+        call.correlation = session.state[SEQUENCE]
+        if call.flags & END:
+            del session.state[SEQUENCE]
+
+    def _id_of(self, session: Session) -> int | str:
+        """As the model wants its ids: text, or an integer that every type has room for."""
+        wanted = {control.data_type for _, control in self._controls if control.kind == "CONTROL_SEQUENCE_CORRID"}
+        if "TYPE_STRING" in wanted:
+            return session.id
+        bits = 31 if wanted & {"TYPE_INT32", "TYPE_UINT32"} else 63
+        return int.from_bytes(hashlib.sha256(session.id.encode()).digest()[:8]) % ((1 << bits) - 1) + 1
 
     def _follow(self, call: Call) -> None:
         now = self._clock()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import triton_python_backend_utils as pb_utils
-from serving.errors import BadRequest
-from serving.request import Client
+from serving import Request, testing
+from serving.errors import BadRequest, ServingError
+from serving.request import Client, Response
 from serving.session import Session
 from serving.triton.config import read
 from serving.worker.triton.calls import Call
+from serving.worker.triton.handler import TritonHandler
 from serving.worker.triton.sequences import Sequences
 
 
@@ -137,3 +141,42 @@ def test_a_sequence_id_is_stronger_than_the_session() -> None:
     one = call(7, start=True)
     sequences().enter(one, session())
     assert one.correlation == 7
+
+
+MODEL = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    turns = 0
+    def execute(self, requests):
+        self.turns += 1
+        ways = [one.inputs()[0].as_numpy().item().decode() for one in requests]
+        if "exit" in ways:
+            raise SystemExit
+        if "few" in ways:
+            return []
+        out = pb_utils.Tensor("TURNS", np.array([[self.turns]], np.int32))
+        return [None if way == "none" else pb_utils.InferenceResponse([out]) for way in ways]
+"""
+
+
+def test_what_fails_in_a_sequence_is_not_tried_again_and_leaves_its_neighbours_alone(tmp_path: Path) -> None:
+    (tmp_path / "800").mkdir()
+    (tmp_path / "800" / "model.py").write_text(MODEL)
+    (tmp_path / "config.pbtxt").write_text(
+        "max_batch_size: 4 sequence_batching { } input { name: 'WAY' data_type: TYPE_STRING dims: 1 }"
+    )
+
+    def body(way: str, id: int) -> bytes:
+        tensor = {"name": "WAY", "datatype": "BYTES", "shape": [1, 1], "data": [way]}
+        return json.dumps({"inputs": [tensor], "parameters": {"sequence_id": id, "sequence_start": True}}).encode()
+
+    with testing.Client(TritonHandler, tmp_path, version="800") as client:
+        for way in ("few", "exit"):
+            batch = [Request(body(one, id)) for id, one in enumerate((way, "good"), 1)]
+            assert [getattr(one, "status", 0) for one in client.batch(batch)] == [500, 500]
+        good, none = client.batch([Request(body("good", 1)), Request(body("none", 2))])
+        assert isinstance(good, Response)
+        assert json.loads(bytes(good.body))["outputs"][0]["data"] == [3]
+        assert isinstance(none, ServingError)

@@ -169,21 +169,23 @@ class TritonHandler(Handler):
         try:
             while calls:
                 calls = settle(calls, self._script.execute([call.renew() for call in calls]))
-        except ServingError:
-            raise
-        except pb_utils.TritonModelException as exc:
-            self._failed(calls, HandlerError(str(exc)), exc)
-        except Exception as exc:
+        except BaseException as exc:
             if self._sequences is None:
+                if isinstance(exc, pb_utils.TritonModelException):
+                    raise error_of(exc) from exc
                 raise
-            self._failed(calls, HandlerError(f"the model failed with {type(exc).__name__}"), exc)
+            log.error("execute failed", exc=exc, model=self._config.name)
+            for call in calls:
+                if not call.is_settled:
+                    call.failure = error_of(exc)
 
-    def _failed(self, calls: list[Call], error: HandlerError, exc: Exception) -> None:
-        if self._sequences is None:
-            raise error from exc
-        log.error("execute failed", exc=exc, model=self._config.name)
-        for call in calls:
-            call.failure = error
+
+def error_of(exc: BaseException) -> ServingError:
+    """What the client of a request hears; the words of a TritonModelException are meant for it."""
+    if isinstance(exc, ServingError):
+        return exc
+    told = isinstance(exc, pb_utils.TritonModelException)
+    return HandlerError(str(exc) if told else f"the model failed with {type(exc).__name__}")
 
 
 def settle(calls: list[Call], given: Any) -> list[Call]:

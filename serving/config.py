@@ -19,6 +19,9 @@ from serving.settings import SETTINGS, Setting
 NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 MODEL_STORE = "/opt/ml/models"  # where the platform puts the models of a multi-model endpoint
 SHOWN = 200  # characters of a wrong value that a message repeats
+OF_ONE_MODEL = ("SAGEMAKER_TS_", "SAGEMAKER_TRITON_")  # variables that describe a single-model endpoint
+OPTION = "OPTION_"  # what DJL Serving's variables for options of a model begin with
+TRITON_DEFAULT = "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"
 # What Kubernetes sets in every container of a namespace for a Service called "serving" or "serving-<anything>".
 SERVICE_VARIABLE = re.compile(
     "SERVING(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -34,6 +37,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     the choice to the code that knows more: the number of replicas, ``cores // replicas`` threads, the handler's batch
     policy, ``code`` in the model folder.
     A memory budget is in bytes if an integer, a share if a float.
+    ``options`` are what the ``OPTION_*`` variables of DJL Serving's containers say, names in lower case.
     ``sources`` tells where each setting came from: ``default``, ``environment <variable>`` or ``flag <flag>``.
     ``warnings`` are for the log.
     """
@@ -89,6 +93,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     safe_port_range: tuple[int, int] | None
     sources: dict[str, str]
     warnings: tuple[str, ...]
+    options: dict[str, str] = {}
 
     @property
     def many(self) -> bool:
@@ -132,8 +137,9 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
     choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
     if choices["multi_model"].value:
         # As TorchServe's containers do: there those describe the one model of a single-model endpoint.
-        own = {name: text for name, text in own.items() if not name.startswith("SAGEMAKER_TS_")}
+        own = {name: text for name, text in own.items() if not name.startswith(OF_ONE_MODEL)}
         choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
+    choices |= triton_repository(choices)
     problems = [problem for choice in choices.values() for problem in choice.problems]
     problems += unknown_variables(own) + unknown_flags(flags)
     if choices["local"].value and choices["safe_port_range"].value is not None:
@@ -143,11 +149,29 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
     return msgspec.convert(
         {
             **{name: choice.value for name, choice in choices.items()},
+            "options": {name[len(OPTION) :].lower(): text for name, text in own.items() if name.startswith(OPTION)},
             "sources": {name: choice.source for name, choice in choices.items()},
             "warnings": (*service_warning(foreign), *(line for choice in choices.values() for line in choice.warnings)),
         },
         Config,
     )
+
+
+def triton_repository(choices: Mapping[str, Choice]) -> dict[str, Choice]:
+    """What Triton's container on the platform does: the model folder holds a model repository, and the variable names
+    the model of it that is asked. It is loaded at the start, and may ask the others."""
+    default, store = choices["default_model"], choices["model_store"]
+    folder = str(choices["model_dir"].value)
+    named = (
+        default.source == f"environment {TRITON_DEFAULT}" and store.value is None and not choices["multi_model"].value
+    )
+    if not named or not Path(folder, str(default.value)).is_dir():
+        return {}
+    found = {"model_store": Choice(folder, default.source, (), store.problems)}
+    preload = choices["preload"]
+    if preload.value is None:
+        found["preload"] = Choice((str(default.value),), default.source, (), preload.problems)
+    return found
 
 
 def sources_of(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> Iterator[Given]:

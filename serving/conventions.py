@@ -53,7 +53,7 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
         sized = settings.batch.max_size is not None or config.batch_size is not None
         return Choice(TOOLKIT, {"script": str(script), "default_accept": config.default_accept, "sized": sized})
     if (root / PROPERTIES).is_file() or (root / "model.py").is_file():
-        return choose_djl(root)
+        return choose_djl(root, config)
     weights = sorted(path.name for path in root.iterdir() if path.suffix in WEIGHTS)
     if weights:
         return Choice(MODULE, {"allow_pickle": True} if settings.allow_pickle else {})
@@ -75,8 +75,8 @@ def choose_triton(root: Path) -> Choice:
     return Choice(TRITON, {"version": placed.version}, placed.replicas, placed.device)
 
 
-def choose_djl(root: Path) -> Choice:
-    found = read_properties(root)
+def choose_djl(root: Path, config: Config) -> Choice:
+    found = read_properties(root, config.options)
     script = root / found.script
     if not script.is_file():
         raise ModelError(f"{root / PROPERTIES} names {found.script}, which is not there")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from serving import log
 from serving.errors import ModelError
 
 FILE = "serving.properties"
 OPTION = "option."
+# Options that DJL Serving's Python engine acts on itself, beside showing them to the script.
+OF_THE_ENGINE = frozenset(
+    {
+        *("async_mode", "dtype_conversion", "enable_venv", "env", "gpu_id", "max_rolling_batch_size", "modelDir"),
+        *("model_loading_timeout", "mpi_mode", "parallel_loading", "predict_timeout", "pythonExecutable"),
+        *("python_executable", "rolling_batch", "startup_timeout", "tensor_parallel_degree"),
+    }
+)
 INTEGERS = ("batch_size", "max_batch_delay", "minWorkers", "maxWorkers", "job_queue_size")
 
 
@@ -26,11 +36,17 @@ class Properties:
     options: dict[str, str] = field(default_factory=dict)
 
 
-def read_properties(root: Path) -> Properties:
-    """Raises ModelError for what is wrong, and warns of what is not honoured, each by name."""
+def read_properties(root: Path, variables: Mapping[str, str] = MappingProxyType({})) -> Properties:
+    """``variables`` are options from the environment, of which the file's are stronger. Raises ModelError for what is
+    wrong, and warns of what is not honoured, each by name."""
     path = root / FILE
-    given = parse(path.read_text()) if path.is_file() else {}
-    options = {name[len(OPTION) :]: value for name, value in given.items() if name.startswith(OPTION)}
+    try:
+        given = parse(path.read_text("utf-8")) if path.is_file() else {}
+    except UnicodeDecodeError:
+        raise ModelError(f"{path} is no UTF-8") from None
+    outside = {"entryPoint" if name == "entrypoint" else name: value for name, value in variables.items()}
+    own = {name[len(OPTION) :]: value for name, value in given.items() if name.startswith(OPTION)}
+    options = {**outside, **own}
     engine = given.get("engine", "Python")
     if engine != "Python":
         raise ModelError(f"{path}: engine is {engine!r}; allowed: Python")
@@ -38,7 +54,10 @@ def read_properties(root: Path) -> Properties:
     ignored = sorted(name for name in given if name not in known and not name.startswith(OPTION))
     if ignored:
         log.warning("keys of serving.properties that are not honoured", file=str(path), keys=", ".join(ignored))
+    warn_of_options(path, options)
     numbers = {name: whole(path, name, given[name]) for name in INTEGERS if name in given}
+    if numbers.get("minWorkers", 0) not in (0, numbers.get("maxWorkers", numbers.get("minWorkers"))):
+        log.warning("maxWorkers has no effect: there are minWorkers of them", file=str(path))
     return Properties(
         options.pop("entryPoint", "model.py"),
         options.pop("handler", "handle"),
@@ -48,6 +67,12 @@ def read_properties(root: Path) -> Properties:
         numbers.get("job_queue_size"),
         options,
     )
+
+
+def warn_of_options(path: Path, options: Mapping[str, str]) -> None:
+    shown = sorted(OF_THE_ENGINE & options.keys())
+    if shown:
+        log.warning("options that have an effect on the script alone", file=str(path), keys=", ".join(shown))
 
 
 def parse(text: str) -> dict[str, str]:

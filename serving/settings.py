@@ -243,6 +243,7 @@ SETTINGS: tuple[Setting, ...] = (
         kinds.NAME,
         None,
         "Model of the store that answers where a request names none",
+        (Alias("SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"),),
         automatic="the only model of the store",
     ),
     Setting("host_memory", kinds.MEMORY, 0.8, "Memory for the models of the store: of the cgroup's limit, else of RAM"),

@@ -106,6 +106,9 @@ class InferenceRequest:
     ) -> None:
         if isinstance(correlation_id, bool) or not isinstance(correlation_id, int | str):
             raise TritonModelException("Correlation ID must be integer or string")
+        for tensor in inputs:
+            if not isinstance(tensor, Tensor):
+                raise TritonModelException(f"an input is {type(tensor).__name__}; allowed: Tensor")
         self._request_id = request_id
         self._correlation_id = correlation_id
         self._inputs = list(inputs)

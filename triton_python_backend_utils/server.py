@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
+import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from triton_python_backend_utils.messages import InferenceRequest, InferenceResponse
 
 HEADER_SIZE = "Inference-Header-Content-Length"
+ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+SHORTEST = 0.001  # seconds; none at all would mean that a socket does not block
 LOAD_TIME = 360.0  # seconds that loading or unloading a model may take
 CODES = {
     400: ErrorCode.INVALID_ARG,
@@ -43,12 +48,13 @@ class Server:
     port: int
     remaining: Callable[[], float]
 
-    def call(self, method: str, path: str, body: bytes, headers: dict[str, str], timeout: float) -> Answer:
-        """Raises OSError and http.client.HTTPException."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=max(0.001, timeout))
+    def call(self, method: str, path: str, body: bytes, headers: dict[str, str], left: Callable[[], float]) -> Answer:
+        """``left`` gives the seconds that the next step may take. Raises OSError and http.client.HTTPException."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=max(SHORTEST, left()))
         try:
             connection.request(method, path, body, {"Connection": "close", **headers})
-            return Answer(connection, connection.getresponse())
+            sock = connection.sock  # which the connection forgets once the answer has begun
+            return Answer(connection, sock, connection.getresponse(), left)
         except BaseException:
             connection.close()
             raise
@@ -58,10 +64,12 @@ class Server:
         version = f"/versions/{request.model_version}" if request.model_version >= 0 else ""
         body, size = message_of(request)
         headers = {"Content-Type": "application/octet-stream", HEADER_SIZE: str(size)}
-        seconds = self.remaining()
-        if request.timeout():
-            seconds = min(seconds, request.timeout() / 1e6)
-        return self.call("POST", f"/v2/models/{model}{version}/infer", body, headers, seconds)
+        trace = request.trace().get_context()
+        if trace is not None:
+            headers[ATTRIBUTES] = f"traceparent={trace}"
+        until = time.monotonic() + (request.timeout() / 1e6 if request.timeout() else math.inf)
+        left = lambda: min(self.remaining(), until - time.monotonic())  # noqa: E731
+        return self.call("POST", f"/v2/models/{model}{version}/infer", body, headers, left)
 
     def exec(self, request: InferenceRequest) -> InferenceResponse:
         responses = list(self.exec_decoupled(request))
@@ -80,7 +88,13 @@ class Server:
 @dataclass(slots=True)
 class Answer:
     connection: http.client.HTTPConnection
+    sock: socket.socket
     response: http.client.HTTPResponse
+    left: Callable[[], float]
+
+    def readline(self) -> bytes:
+        self.sock.settimeout(max(SHORTEST, self.left()))
+        return self.response.readline()
 
     def read(self) -> bytes:
         try:
@@ -122,7 +136,7 @@ def responses(answer: Answer) -> Iterator[InferenceResponse]:
         elif answer.response.headers.get_content_type() == "application/json":
             yield whole(answer.read(), None)
         else:
-            while line := answer.response.readline():
+            while line := answer.readline():
                 yield piece(line, answer.response)
     except (OSError, http.client.HTTPException, wire.WireError) as exc:
         yield failure_of("", exc)
@@ -229,20 +243,20 @@ def is_model_ready(model_name: str, model_version: str = "") -> bool:
     """Whether a request to it now would be served. It is not loaded for that."""
     version = f"/versions/{quote(model_version, safe='')}" if model_version else ""
     path = f"/v2/models/{quote(model_name, safe='')}{version}/ready"
-    return asked("GET", path, b"", current().remaining())[0] == 200
+    return asked("GET", path, b"", current().remaining)[0] == 200
 
 
 def repository(model: str, verb: str, body: dict[str, Any]) -> None:
     path = f"/v2/repository/models/{quote(model, safe='')}/{verb}"
-    status, answer = asked("POST", path, msgspec.json.encode(body), LOAD_TIME)
+    status, answer = asked("POST", path, msgspec.json.encode(body), lambda: LOAD_TIME)
     if status != 200:
         error = refusal(status, answer).error()
         raise TritonModelException(f"{verb} of model {model!r}: {error}")
 
 
-def asked(method: str, path: str, body: bytes, seconds: float) -> tuple[int, bytes]:
+def asked(method: str, path: str, body: bytes, left: Callable[[], float]) -> tuple[int, bytes]:
     try:
-        answer = current().call(method, path, body, {"Content-Type": "application/json"}, seconds)
+        answer = current().call(method, path, body, {"Content-Type": "application/json"}, left)
         return answer.response.status, answer.read()
     except (OSError, http.client.HTTPException) as exc:
         raise TritonModelException(f"the server did not answer: {type(exc).__name__}: {exc}") from exc

@@ -90,6 +90,8 @@ def decode(decoder: msgspec.json.Decoder[Header], header: memoryview | bytes) ->
         return decoder.decode(header)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise WireError(f"the JSON header is not of the Open Inference Protocol: {exc}") from exc
+    except RecursionError:
+        raise WireError("the JSON header is nested too deeply") from None
 
 
 def read_tensors(entries: Sequence[TensorEntry], binary: memoryview) -> list[Tensor]:
@@ -97,6 +99,7 @@ def read_tensors(entries: Sequence[TensorEntry], binary: memoryview) -> list[Ten
     tensors: list[Tensor] = []
     for entry in entries:
         check_entry(entry)
+        check_parameters(entry)
         size = entry.parameters.get(BINARY_SIZE)
         if size is None:
             tensors.append(Tensor._of(entry.name, entry.datatype, from_json(entry)))
@@ -119,6 +122,21 @@ def check_entry(entry: TensorEntry) -> None:
         raise WireError(f"input {entry.name!r}: shape is {str(entry.shape)[:100]}; allowed: at most {MAX_RANK} lengths")
 
 
+def check_parameters(entry: TensorEntry) -> None:
+    extra = sorted(entry.parameters.keys() - {BINARY_SIZE})
+    if extra and extra[0].startswith("shared_memory"):
+        raise WireError(f"input {entry.name!r}: shared memory is not supported: send the tensor in the body")
+    if extra:
+        raise WireError(f"input {entry.name!r}: {extra[0]!r} is not supported; allowed: {BINARY_SIZE}")
+
+
+def shaped(entry: TensorEntry, array: Array) -> Array:
+    try:
+        return array.reshape(entry.shape)
+    except ValueError:  # without elements, and yet beyond what an array may span
+        raise WireError(f"input {entry.name!r}: shape is {str(entry.shape)[:100]}, which is too large") from None
+
+
 def from_bytes(entry: TensorEntry, data: memoryview) -> Array:
     count = math.prod(entry.shape)
     if entry.datatype == BYTES:
@@ -130,7 +148,7 @@ def from_bytes(entry: TensorEntry, data: memoryview) -> Array:
             f"which takes {count * kind.itemsize}"
         )
     # A copy, since models may write into what they get and the body may be read-only or not aligned.
-    return np.frombuffer(data, kind).astype(NUMPY_TYPES[entry.datatype]).reshape(entry.shape)
+    return shaped(entry, np.frombuffer(data, kind).astype(NUMPY_TYPES[entry.datatype]))
 
 
 def from_strings(entry: TensorEntry, data: memoryview, count: int) -> Array:
@@ -140,7 +158,7 @@ def from_strings(entry: TensorEntry, data: memoryview, count: int) -> Array:
         raise WireError(f"input {entry.name!r}: {exc}") from exc
     if len(found) != count:
         raise WireError(f"input {entry.name!r}: {len(found)} strings for shape {entry.shape}")
-    return found.reshape(entry.shape)
+    return shaped(entry, found)
 
 
 def from_json(entry: TensorEntry) -> Array:
@@ -156,7 +174,7 @@ def from_json(entry: TensorEntry) -> Array:
     if len(flat) != count:
         raise WireError(f"input {entry.name!r}: {len(flat)} values for shape {entry.shape}, which takes {count}")
     values = strings(entry, flat) if entry.datatype == BYTES else numbers(entry, flat)
-    return values.reshape(entry.shape)
+    return shaped(entry, values)
 
 
 def strings(entry: TensorEntry, flat: list[Any]) -> Array:
@@ -182,6 +200,8 @@ def numbers(entry: TensorEntry, flat: list[Any]) -> Array:
             found = np.array(flat, dtype=kind)
         except OverflowError:  # an integer beyond all floating-point numbers
             raise WireError(f"input {entry.name!r}: data has values beyond {entry.datatype}") from None
+    if kind.kind == "f" and np.isinf(found).any():  # JSON has no infinity, so that these were numbers once
+        raise WireError(f"input {entry.name!r}: data has values beyond {entry.datatype}")
     return bf16_bits(found) if entry.datatype == BF16 else found
 
 

@@ -5,7 +5,7 @@
     GET  /v2/models/{m}[/versions/{v}][/config]     what a model takes and gives
     GET  /v2/models/{m}[/versions/{v}]/ready
     POST /v2/models/{m}[/versions/{v}]/infer
-    POST /v2/repository/index                       the models that are loaded
+    POST /v2/repository/index                       the models that are loaded, with {"ready": true} only those that are
     POST /v2/repository/models/{m}/load, unload     where the server has a store
 
 What is about one model goes to its handler, whose words are passed on. A failure is ``{"error": "text"}``.
@@ -54,6 +54,13 @@ from serving.scoreboard import Scoreboard, State
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "sequence"]
 SIZE_HEADER = b"inference-header-content-length"
+ABSENT = {  # what Triton has at these paths
+    f"{PREFIX}/systemsharedmemory": "shared memory is",
+    f"{PREFIX}/cudasharedmemory": "shared memory is",
+    f"{PREFIX}/trace": "settings of traces are",
+    f"{PREFIX}/logging": "settings of the log are",
+}
+METHODS = {"trace/setting": ("GET", "POST")} | dict.fromkeys(("infer", "generate", "generate_stream"), ("POST",))
 CONTROL_BODY = 1 << 20  # bytes of a call that is no inference
 READY_TIME = 5.0  # seconds for a model to say whether it is ready
 
@@ -113,7 +120,10 @@ class OpenInference:
             await self._answers.send_body(send, 200, JSON, b"")
         elif path == f"{PREFIX}/repository/index":
             allow(scope, "POST")
-            await self._answers.send_body(send, 200, JSON, await self._index(request_id))
+            only_ready = index_filter(await collect_body(scope["headers"], receive, CONTROL_BODY))
+            await self._answers.send_body(send, 200, JSON, await self._index(request_id, only_ready))
+        elif (what := next((what for start, what in ABSENT.items() if path.startswith(start)), None)) is not None:
+            raise CodedError(501, "not_supported", f"{what} not supported here")
         else:
             allow(scope, "GET", "HEAD")
             await self._answers.send_body(send, 200, JSON, self._of_server(path.rstrip("/")))
@@ -134,8 +144,7 @@ class OpenInference:
 
     async def _model(self, target: ModelPath, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         arrival = time.monotonic()
-        infers = target.verb in ("infer", "generate", "generate_stream")
-        allow(scope, "POST" if infers else "GET")
+        allow(scope, *METHODS.get(target.verb, ("GET",)))
         draining = self._board.state is State.DRAINING
         model = model_name(target.model) if self._many else DEFAULT_MODEL
         if target.verb == "ready":
@@ -186,15 +195,15 @@ class OpenInference:
 
     # The models of the store.
 
-    async def _index(self, request_id: str) -> bytes:
+    async def _index(self, request_id: str, only_ready: bool) -> bytes:
         if not self._many:
             name, number = await self._only_model(request_id)
             state = "READY" if is_healthy(self._board.read_header(), time.monotonic()) else "UNAVAILABLE"
-            return msgspec.json.encode([{"name": name, "version": number, "state": state}])
-        found = (await self._replicas.link.ask(DescribeModels, self._load_time)).models
-        return msgspec.json.encode(
-            [{"name": one.model_name, "version": "1", "state": one.state.upper()} for one in found]
-        )
+            models = [{"name": name, "version": number, "state": state}]
+        else:
+            found = (await self._replicas.link.ask(DescribeModels, self._load_time)).models
+            models = [{"name": one.model_name, "version": "1", "state": one.state.upper()} for one in found]
+        return msgspec.json.encode([one for one in models if not only_ready or one["state"] == "READY"])
 
     async def _only_model(self, request_id: str) -> tuple[str, str]:
         """Its name and version, in its own words if it has any."""
@@ -230,6 +239,18 @@ def installed_version() -> str:
         return metadata.version("serving")
     except metadata.PackageNotFoundError:  # it runs from its sources
         return "0"
+
+
+class IndexBody(msgspec.Struct, forbid_unknown_fields=True):
+    ready: bool = False
+
+
+def index_filter(body: bytes) -> bool:
+    """Whether only the models that are ready are wanted. Raises BadRequest."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=IndexBody).ready
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise BadRequest(f"the body is not what this call takes: {exc}") from exc
 
 
 class ChangeBody(msgspec.Struct):

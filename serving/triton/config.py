@@ -24,6 +24,12 @@ DATA_TYPES = frozenset(
 )
 
 
+FORMATS = frozenset({"FORMAT_NONE", "FORMAT_NHWC", "FORMAT_NCHW"})
+CONTROLS = frozenset(f"CONTROL_SEQUENCE_{name}" for name in ("START", "READY", "END", "CORRID"))
+CORRELATIONS = frozenset({"TYPE_INVALID", "TYPE_UINT64", "TYPE_INT64", "TYPE_UINT32", "TYPE_INT32", "TYPE_STRING"})
+TIMEOUT_ACTIONS = frozenset({"REJECT", "DELAY"})
+
+
 class TritonConfigError(ValueError):
     """A configuration that cannot be read or cannot be served, in words for who wrote it."""
 
@@ -170,6 +176,10 @@ class TritonConfig(msgspec.Struct):
     @property
     def is_decoupled(self) -> bool:
         return self.model_transaction_policy is not None and self.model_transaction_policy.decoupled
+
+    @property
+    def tensors(self) -> list[ModelInput | ModelOutput]:
+        return [*self.input, *self.output]
 
     def find_input(self, name: str) -> ModelInput | None:
         return next((one for one in self.input if one.name == name), None)

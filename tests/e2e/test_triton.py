@@ -88,8 +88,34 @@ def test_another_version_and_another_content_type_are_told(server: Server) -> No
     assert call(server, "POST", "/invocations", b"1,2", Content_Type="text/csv", **target).status == 415
     assert call(server, "POST", "/v2/models/add_sub/infer", b"x", Content_Encoding="gzip").status == 415
     assert call(server, "GET", "/v2/models/add_sub/infer").status == 405
-    assert call(server, "GET", "/v2/models/add_sub/stats").status == 501
-    assert call(server, "GET", "/v2/systemsharedmemory/status").status == 404
+    assert call(server, "GET", "/v2/no/such").status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("GET", "/v2/systemsharedmemory/status", "shared memory"),
+        ("POST", "/v2/systemsharedmemory/region/x/register", "shared memory"),
+        ("POST", "/v2/cudasharedmemory/region/x/register", "shared memory"),
+        ("POST", "/v2/trace/setting", "traces"),
+        ("GET", "/v2/models/add_sub/trace/setting", "traces"),
+        ("POST", "/v2/models/add_sub/trace/setting", "traces"),
+        ("POST", "/v2/logging", "log"),
+        ("GET", "/v2/models/add_sub/stats", "statistics"),
+        ("POST", "/v2/models/add_sub/generate", "generate"),
+        ("POST", "/v2/models/add_sub/generate_stream", "generate_stream"),
+    ],
+)
+def test_what_is_not_supported_says_so(server: Server, method: str, path: str, words: str) -> None:
+    answer = call(server, method, path, b"{}" if method == "POST" else None)
+    assert answer.status == 501
+    assert words in answer.json()["error"]
+
+
+@pytest.mark.parametrize("value", [{"ready": 1}, {"other": True}])
+def test_the_index_takes_no_other_wishes(server: Server, value: Any) -> None:
+    assert call(server, "POST", "/v2/repository/index", value).status == 400
+    assert call(server, "POST", "/v2/repository/index", {"ready": True}).status == 200
 
 
 @pytest.mark.parametrize("model", ["no_such", "no/such"])
@@ -198,6 +224,20 @@ def test_a_model_asks_another_one(server: Server) -> None:
     assert "nobody" in missing.json()["error"]
 
 
+def test_a_model_that_waits_for_itself_hears_of_it_in_time_and_lives_on(tmp_path: Path) -> None:
+    for name in ("add_sub", "bls_sync"):
+        shutil.copytree(MODELS / name, tmp_path / name)
+    with serving(tmp_path, model_store=tmp_path, request_timeout=1.5) as server:
+        good = [*ADD_SUB, tensor("MODEL_NAME", "BYTES", [1], ["add_sub"])]
+        assert infer(server, "bls_sync", good).status == 200
+        before = server.workers()
+        answer = infer(server, "bls_sync", [*ADD_SUB, tensor("MODEL_NAME", "BYTES", [1], ["bls_sync"])])
+        assert answer.status == 500
+        assert "'bls_sync' did not answer" in answer.json()["error"]
+        assert infer(server, "bls_sync", good).status == 200
+        assert server.workers() == before
+
+
 def test_a_model_asks_a_decoupled_one_twice_at_a_time_and_loads_a_third(server: Server) -> None:
     answer = infer(server, "bls_async", [tensor("IN", "INT32", [3], [1, 2, 3])])
     assert answer.status == 200, answer.body
@@ -219,14 +259,28 @@ def test_sequences_are_kept_apart_and_must_begin(server: Server) -> None:
     assert add(0, 1, sequence_start=True).status == 400
 
 
+def test_a_session_is_a_sequence(server: Server) -> None:
+    target = {"X-Amzn-SageMaker-Target-Model": "sequence", "Content_Type": "application/json"}
+
+    def add(session: str, value: int) -> Any:
+        body = {"inputs": [tensor("IN", "INT32", [1, 1], [value])]}
+        return call(server, "POST", "/invocations", body, **target, **{"X-Amzn-SageMaker-Session-Id": session})
+
+    opened = add("NEW_SESSION", 5)
+    assert opened.data("SUM") == [5]
+    id = opened.headers["x-amzn-sagemaker-session-id"].partition(";")[0]
+    assert add("NEW_SESSION", 70).data("SUM") == [70]
+    assert add(id, 6).data("SUM") == [11]
+
+
 def test_a_model_without_a_configuration_completes_it_and_its_metrics_are_shown(server: Server) -> None:
     answer = infer(server, "completed", [tensor("IN", "FP32", [1, 2], [1, 2])])
+    assert b'model_requests{model="completed",replica="' in call(server, "GET", "/metrics").body, "at once"
     assert answer.data("OUT") == [2, 4]
     assert answer.json()["model_version"] == "2"
     metadata = call(server, "GET", "/v2/models/completed").json()
     assert metadata["inputs"] == [{"name": "IN", "datatype": "FP32", "shape": [-1, 2]}]
     assert call(server, "GET", "/v2/models/completed/config").json()["max_batch_size"] == 4
-    eventually(lambda: b'model_requests{model="completed",replica="' in call(server, "GET", "/metrics").body)
 
 
 def test_a_model_may_say_that_it_is_not_ready(server: Server) -> None:
@@ -260,6 +314,16 @@ def test_one_model_by_itself_answers_to_its_name_only(tmp_path: Path) -> None:
         assert call(server, "POST", "/v2/repository/models/add_sub/load", b"").status == 400
         assert server.stop() == 0
         assert server.lines(message="add_sub is finalized")
+
+
+def test_a_repository_in_the_model_folder_as_tritons_container_takes_it(tmp_path: Path) -> None:
+    for name in ("add_sub", "bls_sync"):
+        shutil.copytree(MODELS / name, tmp_path / name)
+    variables = {"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "bls_sync"}
+    with serving(tmp_path, environment=variables) as server:
+        inputs = [*ADD_SUB, tensor("MODEL_NAME", "BYTES", [1], ["add_sub"])]
+        answer = call(server, "POST", "/invocations", {"inputs": inputs}, Content_Type="application/json")
+        assert answer.data("OUTPUT1") == [-3, -1, 1, 3]
 
 
 def test_a_model_of_another_convention_says_so(tmp_path: Path) -> None:

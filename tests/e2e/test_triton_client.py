@@ -131,6 +131,54 @@ def test_a_sequence(client: Any) -> None:
     assert sums == [3, 7, 12]
 
 
+def test_a_sequence_with_an_id_that_is_text(client: Any) -> None:
+    array = given("IN", "INT32", np.array([[1]], np.int32))
+    with pytest.raises(errors.InferenceServerException, match="TYPE_UINT64"):
+        client.infer("sequence", [array], sequence_id="mine", sequence_start=True, sequence_end=True)
+
+
+def test_priority_and_timeout_are_taken(client: Any) -> None:
+    array = given("IN", "INT32", np.array([[5]], np.int32))
+    result = client.infer("batching", [array], priority=1, timeout=5_000_000, parameters={"own": "x"})
+    assert result.as_numpy("OUT").item() == 5
+
+
+def test_shared_memory_and_classification_are_refused_in_words(client: Any) -> None:
+    with pytest.raises(errors.InferenceServerException, match="shared memory is not supported"):
+        client.register_system_shared_memory("region", "/key", 64)
+    with pytest.raises(errors.InferenceServerException, match="shared memory is not supported"):
+        client.get_cuda_shared_memory_status()
+    inputs = [given("INPUT0", "FP32", ONE), given("INPUT1", "FP32", TWO)]
+    outputs = [triton.InferRequestedOutput("OUTPUT0", class_count=2)]
+    with pytest.raises(errors.InferenceServerException, match="classification"):
+        client.infer("add_sub", inputs, outputs=outputs)
+    outputs[0] = triton.InferRequestedOutput("OUTPUT0")
+    outputs[0].set_shared_memory("region", 16)
+    with pytest.raises(errors.InferenceServerException, match="shared memory is not supported"):
+        client.infer("add_sub", inputs, outputs=outputs)
+    shared = triton.InferInput("INPUT0", [4], "FP32")
+    shared.set_shared_memory("region", 16)
+    with pytest.raises(errors.InferenceServerException, match="shared memory is not supported"):
+        client.infer("add_sub", [shared, inputs[1]])
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_a_compressed_request_is_refused_in_words_and_a_compressed_answer_not_given(
+    client: Any, algorithm: str
+) -> None:
+    inputs = [given("INPUT0", "FP32", ONE), given("INPUT1", "FP32", TWO)]
+    with pytest.raises(errors.InferenceServerException, match="leave out Content-Encoding"):
+        client.infer("add_sub", inputs, request_compression_algorithm=algorithm)
+    result = client.infer("add_sub", inputs, response_compression_algorithm=algorithm)
+    np.testing.assert_array_equal(result.as_numpy("OUTPUT0"), ONE + TWO)
+
+
+def test_settings_of_traces_and_logs_are_refused_in_words(client: Any) -> None:
+    for call in (client.get_trace_settings, client.get_log_settings, lambda: client.get_trace_settings("add_sub")):
+        with pytest.raises(errors.InferenceServerException, match="not supported here"):
+            call()
+
+
 def test_calls_beside_each_other(client: Any) -> None:
     arrays = [np.array([[value]], dtype=np.int32) for value in range(1, 5)]
     calls = [client.async_infer("batching", [given("IN", "INT32", array)]) for array in arrays]

@@ -96,7 +96,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
 
 def test_the_table_has_one_row_for_each_field() -> None:
     fields = [field.name for field in msgspec.structs.fields(Config)]
-    assert fields == [setting.name for setting in SETTINGS] + ["sources", "warnings"]
+    assert fields == [setting.name for setting in SETTINGS] + ["sources", "warnings", "options"]
 
 
 def test_no_variable_belongs_to_two_settings() -> None:
@@ -301,3 +301,23 @@ def test_the_settings_of_a_single_model_are_ignored_in_multi_model_mode() -> Non
     assert load(torchserve).batch_size == 8
     many = load({**torchserve, "SAGEMAKER_MULTI_MODEL": "true"})
     assert (many.batch_size, many.request_timeout) == (None, 60.0)
+
+
+def test_a_repository_of_triton_in_the_model_folder_is_a_store(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    triton = {"SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "mine", "SERVING_MODEL_DIR": str(tmp_path)}
+    config = load(triton)
+    assert (config.default_model, config.model_store, config.preload) == ("mine", str(tmp_path), ("mine",))
+    assert config.sources["model_store"] == "environment SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"
+    assert load({**triton, "SERVING_PRELOAD": "other"}).preload == ("other",)
+    assert load({**triton, "SERVING_MODEL_STORE": "/models"}).model_store == "/models"
+    assert load({**triton, "SERVING_DEFAULT_MODEL": "other"}).model_store is None
+    assert not load({**triton, "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "another"}).many
+    assert load({**triton, "SAGEMAKER_MULTI_MODEL": "true"}).default_model is None
+
+
+def test_options_of_djl_are_kept_for_its_models() -> None:
+    assert load({"OPTION_MODEL_ID": "tiny", "OPTION_ENTRYPOINT": "run.py", "MY_OPTION_X": "1"}).options == {
+        "model_id": "tiny",
+        "entrypoint": "run.py",
+    }

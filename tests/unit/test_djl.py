@@ -162,6 +162,105 @@ def test_parts_may_be_told_by_their_index(tmp_path: Path) -> None:
     assert [bytes(one.body) for one in answers] == [b"0", b"1"]  # type: ignore[union-attr]
 
 
+def test_an_error_or_a_wrong_count_in_a_batch_is_of_one_request(tmp_path: Path) -> None:
+    script = """
+        from djl_python import Output
+        def handle(inputs):
+            if inputs.is_empty(): return None
+            out, bodies = Output(), [one.get_as_string() for one in inputs.get_batches()]
+            if "bad" in bodies:
+                return out.error("bad one")
+            for index, body in enumerate(bodies):
+                if body != "lost":
+                    out.add(body, batch_index=index)
+                    out.add_property(f"batch_{index:03d}_Content-Type", f"text/x-{body}")
+            return out
+    """
+    rig = Rig(tmp_path, script, max_size=4)
+    one, bad, lost, two = rig.client.batch([Request(body) for body in (b"1", b"bad", b"lost", b"2")])
+    assert isinstance(one, Response)
+    assert isinstance(two, Response)
+    assert [(bytes(each.body), each.content_type) for each in (one, two)] == [(b"1", "text/x-1"), (b"2", "text/x-2")]
+    assert isinstance(bad, Response)
+    assert (bad.status, json.loads(bytes(bad.body))["error"]) == (424, "bad one")
+    assert isinstance(lost, ServingError)
+    assert lost.status == 500
+
+
+def test_a_client_does_not_say_where_the_model_lies(tmp_path: Path) -> None:
+    script = """
+        from djl_python import Output
+        def handle(inputs):
+            return None if inputs.is_empty() else Output().add(inputs.get_property("model_dir"))
+    """
+    assert bytes(Rig(tmp_path, script).ask(custom_attributes="model_dir=/etc").body).decode() == str(tmp_path)
+
+
+def test_a_form_of_several_parts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ServingError) as caught:
+        Rig(tmp_path, ECHO).ask(b"--x", "multipart/form-data; boundary=x")
+    assert caught.value.status == 415
+
+
+def test_ndlist_is_not_written(tmp_path: Path) -> None:
+    script = """
+        from djl_python import Output
+        def handle(inputs):
+            return None if inputs.is_empty() else Output().add_as_numpy([])
+    """
+    with pytest.raises(ServingError, match="use npz or JSON"):
+        Rig(tmp_path, script).ask()
+
+
+def test_a_script_that_raises_is_a_500_without_its_words(tmp_path: Path) -> None:
+    script = """
+        def handle(inputs):
+            if not inputs.is_empty(): raise ValueError("secret")
+    """
+    with pytest.raises(ServingError) as caught:
+        Rig(tmp_path, script).ask()
+    assert caught.value.status == 500
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("def model_fn(model_dir): pass", "no function handle; model_fn are SageMaker's"),
+        ("from djl_python.output_formatter import output_formatter", "djl_python.output_formatter"),
+        ("from djl_python.input_parser import input_formatter", "djl_python.input_parser"),
+    ],
+)
+def test_what_belongs_to_other_handlers_ends_the_start(tmp_path: Path, script: str, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        Rig(tmp_path, script)
+
+
+def test_options_from_the_environment_are_weaker_than_the_files(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text("")
+    (tmp_path / "serving.properties").write_text("option.size=large\n")
+    config = load({"OPTION_SIZE": "small", "OPTION_COLOUR": "red", "OPTION_ENTRYPOINT": "run.py"})
+    options = read_model(tmp_path, "m", config, 4).options
+    assert options["properties"] == {"size": "large", "colour": "red"}
+    assert options["script"] == str(tmp_path / "run.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gpu.minWorkers=1", "gpu.minWorkers"),
+        ("load_on_devices=0", "load_on_devices"),
+        ("option.rolling_batch=auto\noption.predict_timeout=3", "predict_timeout, rolling_batch"),
+        ("minWorkers=1\nmaxWorkers=4", "maxWorkers has no effect"),
+    ],
+)
+def test_what_has_no_effect_is_named(tmp_path: Path, text: str, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "serving.properties").write_text(text)
+    read_properties(tmp_path)
+    [record] = caplog.records
+    assert words in f"{record.getMessage()} {vars(record)['fields']}"
+
+
 @pytest.mark.parametrize("result", ["None", "Output()", "Output().add('a').add('b').add('c')", "{'a': 1}"])
 def test_a_result_that_does_not_fit_is_a_500(tmp_path: Path, result: str) -> None:
     script = f"""

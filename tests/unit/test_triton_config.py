@@ -169,6 +169,18 @@ def test_instance_groups_are_replicas_on_a_device(
         ("backend: 'onnxruntime'", "'onnxruntime'"),
         ("instance_group { kind: KIND_TPU }", "KIND_TPU"),
         ("max_batch_size: -1", "max_batch_size"),
+        ("input { name: 'A' data_type: TYPE_FLOAT dims: 1 }", "'A' is 'TYPE_FLOAT'; allowed: TYPE_BF16, TYPE_BOOL"),
+        ("output { name: 'A' data_type: FP32 dims: 1 }", "'A' is 'FP32'"),
+        ("input { name: 'A' data_type: TYPE_FP32 dims: -2 }", "dims"),
+        ("input { name: 'A' format: NCHW }", "format of 'A' is 'NCHW'"),
+        ("sequence_batching { control_input { name: 'A' control { kind: CONTROL_START } } }", "CONTROL_START"),
+        ("sequence_batching { control_input { name: 'A' control { int32_false_true: 1 } } }", "1 values"),
+        (
+            "sequence_batching { control_input { name: 'A' "
+            "control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_FP32 } } }",
+            "CORRID is 'TYPE_FP32'",
+        ),
+        ("dynamic_batching { default_queue_policy { timeout_action: DROP } }", "timeout_action is 'DROP'"),
         ("version_policy { specific { versions: 7 } }", "version policy"),
         ("name: ", "config.pbtxt: line 1"),
     ],
@@ -187,12 +199,31 @@ def test_a_script_in_code_wins_over_a_version_without_a_configuration(tmp_path: 
     assert read_model(path, "m", load({}, {}), 4).handler == TRITON
 
 
-def test_what_is_honoured_in_another_way_is_noted() -> None:
-    config, _ = read("""
-        sequence_batching { } instance_group { count: 2 }
-        instance_group { kind: KIND_GPU gpus: [0, 1] }
-        output { name: 'A' label_filename: 'x' }
-        parameters { key: "EXECUTION_ENV_PATH" value { string_value: "env.tar.gz" } }
-        dynamic_batching { default_queue_policy { timeout_action: DELAY } }
-    """)
-    assert len(notes(config)) == 6
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("sequence_batching { } instance_group { count: 2 }", "one instance"),
+        ("instance_group { kind: KIND_CPU } instance_group { kind: KIND_GPU }", "several kinds"),
+        ("instance_group { kind: KIND_GPU gpus: [0, 1] }", "several GPUs"),
+        ("output { name: 'A' label_filename: 'x' }", "label_filename of output 'A'"),
+        ("input { name: 'A' is_shape_tensor: true }", "is_shape_tensor of 'A'"),
+        ("parameters { key: 'EXECUTION_ENV_PATH' value { string_value: 'env.tar.gz' } }", "EXECUTION_ENV_PATH"),
+        ("dynamic_batching { default_queue_policy { timeout_action: DELAY } }", "timeout_action DELAY"),
+        ("dynamic_batching { preferred_batch_size: [2, 4] }", "preferred_batch_size"),
+        ("dynamic_batching { } sequence_batching { }", "dynamic_batching has no effect"),
+        ("sequence_batching { oldest { max_candidate_sequences: 4 } }", "max_candidate_sequences of oldest"),
+        ("sequence_batching { oldest { preferred_batch_size: 4 } }", "preferred_batch_size of oldest"),
+        ("sequence_batching { direct { minimum_slot_utilization: 0.5 } }", "minimum_slot_utilization of direct"),
+        ("metric_tags { key: 'a' value: 'b' }", "metric_tags"),
+        ("cc_model_filenames { key: '7.5' value: 'x' }", "cc_model_filenames"),
+        ("runtime: 'x'", "runtime"),
+    ],
+)
+def test_what_is_honoured_in_another_way_or_not_at_all_is_noted(config: str, words: str) -> None:
+    [note] = notes(read(config)[0])
+    assert words in note
+
+
+def test_an_ordinary_configuration_needs_no_note() -> None:
+    config, unknown = read("max_batch_size: 4 dynamic_batching { preferred_batch_size: 4 } instance_group { count: 2 }")
+    assert (notes(config), unknown) == ([], [])

@@ -16,10 +16,12 @@ import pytest
 from serving import Request
 from serving.deadline import Deadline
 from serving.errors import ModelError, ServingError
+from serving.handler import Home
 from serving.request import Response
 from serving.testing import Client
 from serving.worker.triton.handler import TritonHandler
 from tests.e2e.triton import BINARY, tensor
+from triton_python_backend_utils import server
 
 HEAD = """
 import json, threading, time
@@ -376,3 +378,28 @@ def test_parameters_of_a_wrong_type_are_named(tmp_path: Path, parameters: dict[s
     error = Rig(tmp_path, ONE, ECHO).error(numbers(1), parameters=parameters)
     assert error.status == 400
     assert words in error.message
+
+
+def test_a_call_of_another_model_has_the_time_of_the_request_and_a_minute_outside_of_any(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "left.py").write_text(
+        HEAD
+        + textwrap.dedent("""
+        class TritonPythonModel:
+            def execute(self, requests):
+                left = np.array([pb_utils.server.current().remaining()])
+                return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", left)]) for _ in requests]
+        """)
+    )
+    (tmp_path / "config.pbtxt").write_text("default_model_filename: 'left.py'")
+    handler = TritonHandler()
+    handler.home = Home("127.0.0.1", 1, tmp_path / "worker-0.prom")
+    body = json.dumps({"inputs": [numbers(1)]}).encode()
+    try:
+        with Client(handler, tmp_path, version="1") as client:
+            [answer] = client.batch([Request(body, "application/json", deadline=Deadline.after(8))])
+            assert isinstance(answer, Response)
+            assert 7 < json.loads(bytes(answer.body))["outputs"][0]["data"][0] < 7.5
+            assert server.current().remaining() == 60.0
+    finally:
+        server.connect(None)

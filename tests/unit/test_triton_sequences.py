@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from serving.errors import BadRequest
-from serving.request import Client
+import triton_python_backend_utils as pb_utils
+from serving import Request, testing
+from serving.errors import BadRequest, ServingError
+from serving.request import Client, Response
+from serving.session import Session
 from serving.triton.config import read
 from serving.worker.triton.calls import Call
+from serving.worker.triton.handler import TritonHandler
 from serving.worker.triton.sequences import Sequences
 
 
@@ -83,3 +90,93 @@ def test_an_id_of_another_type_is_refused() -> None:
     for controls, correlation in ((text, 1), (CONTROLS, "abc"), (CONTROLS, 1 << 40)):
         with pytest.raises(BadRequest, match="sequence_id"):
             sequences(controls).enter(call(correlation, start=True))
+
+
+def test_a_request_of_a_sequence_has_one_row() -> None:
+    wide = call(1, start=True)
+    wide.rows = 2
+    with pytest.raises(BadRequest, match="2 rows"):
+        sequences(batched=True).enter(wide)
+
+
+def test_an_iterative_sequence_is_one_request_which_comes_again_without_flags() -> None:
+    start = "control_input { name: 'START' control { kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] } }"
+    book = sequences(f"iterative_sequence: true {start}")
+    one, other = call(0), call(0)
+    for each in (one, other):
+        book.enter(each)
+    assert one.correlation != other.correlation
+    request = one.renew()
+    assert (request.flags(), request.inputs()[0].as_numpy().tolist()) == (1, [1])
+    request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+    again = one.renew()
+    assert (again.flags(), [tensor.as_numpy().tolist() for tensor in again.inputs()]) == (0, [[0]])
+    assert again.correlation_id() == request.correlation_id()
+
+
+def session(id: str = "a") -> Session:
+    return Session(id, datetime.datetime.now(datetime.UTC))
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("TYPE_UINT64", 2**63), ("TYPE_INT32", 2**31), ("TYPE_STRING", None)])
+def test_a_session_is_a_sequence_from_its_first_request_on(kind: str, limit: int | None) -> None:
+    now = [0.0]
+    corrid = f"control_input {{ name: 'ID' control {{ kind: CONTROL_SEQUENCE_CORRID data_type: {kind} }} }}"
+    book, mine = sequences(corrid, clock=lambda: now[0]), session()
+    first, second, other = call(0), call(0), call(0)
+    book.enter(first, mine)
+    now[0] = 100.0  # it is idle for as long as the session may be
+    book.enter(second, mine)
+    book.enter(other, session("b"))
+    assert [one.flags for one in (first, second, other)] == [1, 0, 1]
+    assert first.correlation == second.correlation != other.correlation
+    assert first.correlation == "a" if limit is None else 0 < int(first.correlation) < limit
+    last, anew = call(0, end=True), call(0)
+    book.enter(last, mine)
+    book.enter(anew, mine)
+    assert (last.flags, anew.flags) == (2, 1)
+
+
+def test_a_sequence_id_is_stronger_than_the_session() -> None:
+    one = call(7, start=True)
+    sequences().enter(one, session())
+    assert one.correlation == 7
+
+
+MODEL = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    turns = 0
+    def execute(self, requests):
+        self.turns += 1
+        ways = [one.inputs()[0].as_numpy().item().decode() for one in requests]
+        if "exit" in ways:
+            raise SystemExit
+        if "few" in ways:
+            return []
+        out = pb_utils.Tensor("TURNS", np.array([[self.turns]], np.int32))
+        return [None if way == "none" else pb_utils.InferenceResponse([out]) for way in ways]
+"""
+
+
+def test_what_fails_in_a_sequence_is_not_tried_again_and_leaves_its_neighbours_alone(tmp_path: Path) -> None:
+    (tmp_path / "800").mkdir()
+    (tmp_path / "800" / "model.py").write_text(MODEL)
+    (tmp_path / "config.pbtxt").write_text(
+        "max_batch_size: 4 sequence_batching { } input { name: 'WAY' data_type: TYPE_STRING dims: 1 }"
+    )
+
+    def body(way: str, id: int) -> bytes:
+        tensor = {"name": "WAY", "datatype": "BYTES", "shape": [1, 1], "data": [way]}
+        return json.dumps({"inputs": [tensor], "parameters": {"sequence_id": id, "sequence_start": True}}).encode()
+
+    with testing.Client(TritonHandler, tmp_path, version="800") as client:
+        for way in ("few", "exit"):
+            batch = [Request(body(one, id)) for id, one in enumerate((way, "good"), 1)]
+            assert [getattr(one, "status", 0) for one in client.batch(batch)] == [500, 500]
+        good, none = client.batch([Request(body("good", 1)), Request(body("none", 2))])
+        assert isinstance(good, Response)
+        assert json.loads(bytes(good.body))["outputs"][0]["data"] == [3]
+        assert isinstance(none, ServingError)

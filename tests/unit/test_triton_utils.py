@@ -134,6 +134,8 @@ def test_a_request_and_its_fields() -> None:
         request.get_response_sender()
     with pytest.raises(pb_utils.TritonModelException, match="release"):
         request.set_release_flags(9)
+    with pytest.raises(pb_utils.TritonModelException, match="an input is list"):
+        pb_utils.InferenceRequest(inputs=[[1]])  # type: ignore[list-item]
     with pytest.raises(pb_utils.TritonModelException, match="Correlation"):
         pb_utils.InferenceRequest(correlation_id=1.5)  # type: ignore[arg-type]
 

@@ -37,7 +37,7 @@ def test_every_number_comes_back_as_it_was(kind: Any, binary: bool) -> None:
     back.as_numpy()[0] = 1  # models may write into what they get
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
 def test_bf16_in_json_is_rounded_as_torch_does(values: list[float]) -> None:
     tensor = json_tensor("BF16", [len(values)], values)
     assert torch.equal(
@@ -74,6 +74,9 @@ def test_data_may_be_nested_flat_or_empty() -> None:
         ("FP32", ["1"]),
         ("FP32", [None]),
         ("FP64", [10**400]),
+        ("FP32", [1e39]),
+        ("FP16", [65520]),
+        ("BF16", [1e39]),
         ("BYTES", [1]),
         ("INT32", [[1], 2]),
         ("INT32", [1, 2]),
@@ -98,6 +101,15 @@ def test_nothing_is_wrapped_or_guessed(datatype: str, data: Any) -> None:
         (TensorEntry("T", [-1], "INT32", {}, [1]), b"", "shape"),
         (TensorEntry("T", [1] * 40, "INT32", {}, [1]), b"", "at most 32"),
         (TensorEntry("T", [1 << 40, 1 << 40], "INT32", {"binary_data_size": 0}), b"", "takes"),
+        (TensorEntry("T", [0, 1 << 61], "INT32", {"binary_data_size": 0}), b"", "too large"),
+        (TensorEntry("T", [0, 1 << 61], "INT32", {}, []), b"", "too large"),
+        (TensorEntry("T", [1], "INT32", {"binary_data_size": True}), b"1", "True"),
+        (
+            TensorEntry("T", [1], "INT32", {"shared_memory_region": "r"}),
+            b"",
+            "shared memory",
+        ),
+        (TensorEntry("T", [1], "INT32", {"own": 1}, [1]), b"", "'own' is not supported"),
         (TensorEntry("T", [2], "BYTES", {"binary_data_size": 5}), b"\x01\x00\x00\x00a", "1 strings"),
         (TensorEntry("T", [1], "BYTES", {"binary_data_size": 5}), b"\xff\xff\xff\xffa", "cut off"),
     ],
@@ -114,6 +126,12 @@ def test_any_bytes_give_tensors_or_a_wire_error(body: bytes, size: int | None) -
         wire.read_tensors(wire.read_infer(head).inputs, rest)
     except WireError:
         pass
+
+
+def test_json_that_is_nested_too_deeply_is_told() -> None:
+    deep = b'{"inputs":[{"name":"T","shape":[1],"datatype":"INT32","data":' + 100_000 * b"["
+    with pytest.raises(WireError, match="too deeply"):
+        wire.read_infer(memoryview(deep))
 
 
 def test_bytes_that_json_cannot_hold_are_told() -> None:

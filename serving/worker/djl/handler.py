@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serving import codecs
-from serving.errors import HandlerError, ModelError
+from serving.errors import HandlerError, ModelError, UnsupportedMediaType
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response, StreamingResponse
 from serving.worker import shims
@@ -37,7 +37,7 @@ class DjlHandler(Handler):
         module = import_script(Path(script))
         handle = getattr(module, function, None)
         if not callable(handle):
-            raise ModelError(f"{script} has no function {function}")
+            raise ModelError(f"{script} has no function {function}{hint(vars(module))}")
         self.handle: Callable[[Input], Output | None] = handle
         empty = Input()
         empty.function_name = function
@@ -51,7 +51,9 @@ class DjlHandler(Handler):
         one = Input()
         one.function_name = getattr(self.handle, "__name__", "handle")
         one.properties.update(headers_of(request))
-        one.properties |= {"model_dir": self.properties["model_dir"], **request.attributes}
+        one.properties |= {**request.attributes, "model_dir": self.properties["model_dir"]}
+        if request.media_type == FORM:
+            raise UnsupportedMediaType(f"{request.media_type} is not taken apart here: send the data as the body")
         one.content.add("data", request.body)
         return one
 
@@ -59,13 +61,13 @@ class DjlHandler(Handler):
         output = self.handle(batch[0] if len(batch) == 1 else joined(batch))
         if not isinstance(output, Output):
             raise HandlerError(f"handle gave {type(output).__name__}; an Output is expected")
-        if output.stream is not None and len(batch) > 1:
-            raise HandlerError("an output in pieces is the answer to one request, not to a batch")
+        if len(batch) > 1:
+            check_batch(output, len(batch))
         return [(output, index, len(batch)) for index in range(len(batch))]
 
     def encode(self, output: tuple[Output, int, int], request: Request) -> Response | StreamingResponse:
         given, index, size = output
-        attributes, kind = given.property(CUSTOM_ATTRIBUTES), given.property("content-type")
+        attributes, kind = given.property(CUSTOM_ATTRIBUTES, index), given.property("content-type", index)
         if given.stream is not None:
             pieces, formatter = given.stream
             return StreamingResponse(formatted(pieces, formatter), kind or type_of(formatter), given.code, attributes)
@@ -73,6 +75,23 @@ class DjlHandler(Handler):
         return Response(body, kind or usual_type(body), given.code, attributes)
 
 
+def check_batch(output: Output, size: int) -> None:
+    """Raises HandlerError for what cannot be the answers of a batch, whose requests are then run apart."""
+    if output.stream is not None:
+        raise HandlerError("an output in pieces is the answer to one request, not to a batch")
+    if output.code >= 400 and output.content.size() != size:
+        raise HandlerError(f"the output of {size} requests has code {output.code}: {output.message}")
+    for index in range(size):
+        output.of(index, size)
+
+
+def hint(names: Mapping[str, object]) -> str:
+    found = sorted(TOOLKIT_NAMES & names.keys())
+    return f"; {', '.join(found)} are SageMaker's, and looked for in code/inference.py" if found else ""
+
+
+TOOLKIT_NAMES = {"model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"}
+FORM = "multipart/form-data"
 NAMES = {"Input": Input, "Output": Output}
 
 

@@ -202,8 +202,10 @@ class Output:
             raise HandlerError(f"the output has {self.content.size()} parts for {size} requests")
         return bytes(own[0])
 
-    def property(self, name: str) -> str | None:
-        return next((value for key, value in self.properties.items() if key.lower() == name), None)
+    def property(self, name: str, index: int) -> str | None:
+        """What is said of one request of a batch, or else of all."""
+        by_name = {key.lower(): value for key, value in self.properties.items()}
+        return by_name.get(f"batch_{index:03d}_{name}", by_name.get(name))
 
 
 def plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,13 +24,20 @@ OWN_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", "priority", "
 class Sink(Protocol):
     """Takes the responses of a decoupled model, from any thread."""
 
-    def put(self, response: pb_utils.InferenceResponse | None, final: bool) -> None: ...
+    def put(self, response: pb_utils.InferenceResponse | None, final: bool) -> None:
+        """May wait. Raises TritonModelException where nobody takes the response."""
+        ...
+
+    def fail(self, exc: BaseException) -> None:
+        """``execute`` has raised this."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
 class Call:
     """``rows`` is its part of a batch. ``binary`` names the outputs that go as bytes, ``wanted`` those that go at all;
-    ``arrival`` is an instant of the monotonic clock, ``patience`` how many seconds of waiting in line it has."""
+    ``arrival`` is an instant of the monotonic clock, ``patience`` how many seconds of waiting in line it has.
+    ``shares``: its ``execute`` has other requests as well."""
 
     id: str
     inputs: list[pb_utils.Tensor]
@@ -52,7 +59,9 @@ class Call:
     failure: ServingError | None = None
     sent: threading.Event = field(default_factory=threading.Event)
     asked: bool = False
+    shares: bool = False
     sink: Sink | None = None
+    on_again: Callable[[Call], None] | None = None
 
     def is_binary(self, name: str) -> bool:
         """``binary`` is None where the client wants all outputs so."""
@@ -78,8 +87,14 @@ class Call:
             self.response = response
             self.sent.set()
 
+    @property
+    def is_rescheduled(self) -> bool:
+        return self.request._release == pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE  # type: ignore[no-any-return]
+
     def renew(self) -> pb_utils.InferenceRequest:
         """The request as ``execute`` gets it."""
+        if self.request is not None and self.is_rescheduled and self.on_again is not None:
+            self.on_again(self)
         self.request = pb_utils.InferenceRequest(
             self.id,
             self.correlation,
@@ -140,9 +155,14 @@ class Calls:
             if known and output.name not in known:
                 raise BadRequest(f"unexpected output {output.name!r} for model {self.config.name!r}; it has {known}")
             extra = sorted(output.parameters.keys() - {"binary_data"})
+            if extra and extra[0].startswith("shared_memory"):
+                raise BadRequest(f"output {output.name!r}: shared memory is not supported: take it from the answer")
             if extra:
                 raise BadRequest(f"output {output.name!r}: {extra[0]!r} is not supported; allowed: binary_data")
-            if output.parameters.get("binary_data", everything) is True:
+            binary = output.parameters.get("binary_data", everything)
+            if not isinstance(binary, bool):
+                raise BadRequest(f"output {output.name!r}: binary_data is {binary!r}; allowed: true, false")
+            if binary:
                 chosen.add(output.name)
         if not header.outputs:
             return known, None if everything else frozenset()
@@ -152,10 +172,6 @@ class Calls:
         self, tensors: list[pb_utils.Tensor], header: wire.InferHeader
     ) -> tuple[list[pb_utils.Tensor], int, Hashable]:
         names = [tensor.name() for tensor in tensors]
-        for entry in header.inputs:
-            extra = sorted(entry.parameters.keys() - {wire.BINARY_SIZE})
-            if extra:
-                raise BadRequest(f"input {entry.name!r}: {extra[0]!r} is not supported; allowed: {wire.BINARY_SIZE}")
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
             raise BadRequest(f"input {double[0]!r} is given twice")
@@ -248,7 +264,8 @@ def read_parameters(call: Call, given: dict[str, Any]) -> None:
         if not isinstance(value, bool):
             raise BadRequest(f"{name} is {value!r}; allowed: true, false")
         call.flags |= flag if value else 0
-    timeout = given.get("timeout", 0)
-    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
-        raise BadRequest(f"timeout is {timeout!r}; allowed: microseconds, 0 or more")
-    call.timeout = timeout
+    for name in ("timeout", "priority"):
+        value = given.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
+            raise BadRequest(f"{name} is {value!r}; allowed: an integer, 0 or more")
+    call.timeout = given.get("timeout", 0)

@@ -3,7 +3,7 @@
 ``execute`` runs on a thread of its own, so that what it sends on the way leaves at once; requests that have come in
 the meantime are its next batch. The engine's thread only passes responses on. A call of ``execute`` that has sent
 nothing for as long as a request may take is waited for on the engine's thread, where the supervisor sees it and ends
-the process.
+the process. One that waits for a slow client to read stands still, too, but not by its own fault.
 """
 
 from __future__ import annotations
@@ -13,19 +13,14 @@ import contextlib
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
 from serving import log
 from serving.errors import HandlerError
-from serving.request import Request
-from serving.worker.triton.answers import EVENTS, Answers, coded
 from serving.worker.triton.calls import Call
 from serving.worker.triton.script import Script
-
-RESCHEDULE = pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
 
 
 class Executor:
@@ -38,6 +33,7 @@ class Executor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy_since: float | None = None
+        self._waits_for_client = False
         self._thread = threading.Thread(target=self._run, name="execute", daemon=True)
         self._thread.start()
 
@@ -49,14 +45,37 @@ class Executor:
         if self._busy_since is not None:
             self._busy_since = time.monotonic()
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the thread that asks is the one of ``execute``."""
+        return threading.current_thread() is self._thread
+
+    @property
+    def is_loop(self) -> bool:
+        """Whether it is, and may not wait, since other requests take turns with this one on it."""
+        return self.is_here and self._loop is not None
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Whoever sends waits for a client to read. Only ``execute`` itself could be taken for one that hangs."""
+        here = self.is_here
+        self._waits_for_client = here or self._waits_for_client
+        try:
+            yield
+        finally:
+            self.progress()
+            self._waits_for_client = self._waits_for_client and not here
+
     def wait_if_stuck(self, patience: float) -> None:
         """Wait for an ``execute`` that has sent nothing for ``patience`` seconds. From the engine's thread."""
         since = self._busy_since
         if self._loop is not None:
             self._wait_for_loop(self._loop)
         elif since is not None and time.monotonic() - since >= patience:
+            if self._waits_for_client:
+                return
             log.error("execute of a decoupled model stands still")
-            while self._busy_since == since:
+            while self._busy_since == since and not self._waits_for_client:
                 time.sleep(0.01)
 
     def _wait_for_loop(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -79,7 +98,9 @@ class Executor:
                 return
         while (calls := self._take()) is not None:
             for batch in self._batches(calls):
-                self._work(batch)
+                # While those before them ran their clients may have gone.
+                if live := [call for call in batch if not call.client.gone]:
+                    self._work(live)
 
     def _take(self) -> list[Call] | None:
         """All that waits, once something does; None at the end."""
@@ -96,6 +117,7 @@ class Executor:
         return calls or None
 
     def _work(self, batch: list[Call]) -> None:
+        set_shared(batch)
         self._busy_since = time.monotonic()
         try:
             self._settle(batch, self._script.execute([call.renew() for call in batch]))
@@ -107,15 +129,19 @@ class Executor:
     # An async execute: many at a time.
 
     async def _serve_async(self) -> None:
-        while (calls := await asyncio.to_thread(self._take)) is not None:
+        loop = asyncio.get_running_loop()
+        # A thread of its own: those of the loop may all be busy with calls of other models.
+        taker = ThreadPoolExecutor(1, "take")
+        while (calls := await loop.run_in_executor(taker, self._take)) is not None:
             for batch in self._batches(calls):
-                task = asyncio.get_running_loop().create_task(self._work_async(batch))
+                task = loop.create_task(self._work_async(batch))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2.0)
 
     async def _work_async(self, batch: list[Call]) -> None:
+        set_shared(batch)
         try:
             work: Coroutine[Any, Any, Any] = self._script.begin([call.renew() for call in batch])
             self._settle(batch, await work)
@@ -126,78 +152,16 @@ class Executor:
         if given is not None and any(one is not None for one in given):
             raise HandlerError("execute of a decoupled model gives None and sends its responses")
         for call in batch:
-            if call.request._release == RESCHEDULE:
+            if call.is_rescheduled:
                 self.submit(call)
+
+
+def set_shared(batch: list[Call]) -> None:
+    for call in batch:
+        call.shares = len(batch) > 1
 
 
 def fail(batch: list[Call], exc: BaseException) -> None:
     for call in batch:
-        assert isinstance(call.sink, Pieces)
+        assert call.sink is not None
         call.sink.fail(exc)
-
-
-class Pieces:
-    """The responses to one call, from the threads that send them to the engine's event loop."""
-
-    def __init__(self, call: Call, answers: Answers, executor: Executor, request: Request) -> None:
-        self._call = call
-        self._answers = answers
-        self._executor = executor
-        self._events = wants_events(request)
-        self._patience = request.deadline.at - call.arrival
-        self._ready: deque[pb_utils.InferenceResponse | BaseException | None] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._changed = asyncio.Event()
-        call.sink = self
-
-    def put(self, response: pb_utils.InferenceResponse | None, final: bool) -> None:
-        self._executor.progress()
-        if response is not None:
-            self._ready.append(response)
-        if final:
-            self._ready.append(None)
-            self._call.sent.set()
-        self._wake()
-
-    def fail(self, exc: BaseException) -> None:
-        self._ready.append(exc)
-        self._call.sent.set()
-        self._wake()
-
-    def _wake(self) -> None:
-        loop = self._loop
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends
-                loop.call_soon_threadsafe(self._changed.set)
-
-    async def stream(self) -> AsyncIterator[bytes]:
-        """Each response as it is sent. Raises what ``execute`` raised, and an error that comes first."""
-        self._loop = asyncio.get_running_loop()
-        begun = False
-        try:
-            while (response := await self._next()) is not None:
-                if isinstance(response, BaseException):
-                    raise response
-                error = response.error()
-                if error is not None and not begun:
-                    raise coded(error)
-                begun = True
-                yield self._answers.piece(self._call, response, self._events)
-        except asyncio.CancelledError:
-            self._call.client.gone = True
-            if time.monotonic() - self._call.arrival >= self._patience:
-                self._executor.wait_if_stuck(self._patience)
-            raise
-        finally:
-            self._call.client.gone = True
-
-    async def _next(self) -> pb_utils.InferenceResponse | BaseException | None:
-        while not self._ready:
-            self._changed.clear()
-            if not self._ready:
-                await self._changed.wait()
-        return self._ready.popleft()
-
-
-def wants_events(request: Request) -> bool:
-    return EVENTS in request.accept.lower()

@@ -21,15 +21,16 @@ from serving.triton.folder import check, notes
 from serving.worker.triton import information
 from serving.worker.triton.answers import EVENTS, JSON_LINES, Answers
 from serving.worker.triton.calls import Call, Calls
-from serving.worker.triton.decoupled import Executor, Pieces, wants_events
+from serving.worker.triton.decoupled import Executor
+from serving.worker.triton.pieces import Pieces, Warming, wants_events
 from serving.worker.triton.reporter import Reporter
 from serving.worker.triton.script import Script
 from serving.worker.triton.sequences import Sequences
 from serving.worker.triton.warmup import warm_calls
 from triton_python_backend_utils import server
 
-RESCHEDULE = pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
-BLS_TIME = 60.0  # seconds for calls of other models outside of any request: while the model loads
+BLS_TIME = 60.0  # seconds for calls of other models that no request bounds: while the model loads, and if decoupled
+RESERVE = 0.5  # seconds at most that a model keeps for itself after such a call
 
 
 class TritonHandler(Handler):
@@ -40,6 +41,7 @@ class TritonHandler(Handler):
         """``version`` is the folder of the script. Raises ModelError for what can never work."""
         self.device = device
         self._until = 0.0
+        self._executor: Executor | None = None
         self._connect()
         try:
             config, warnings = read_config(model_dir)
@@ -57,7 +59,8 @@ class TritonHandler(Handler):
         self._sequences = None if batching is None else Sequences(batching, config.max_batch_size > 0)
         self._model_dir = model_dir
         self._script.initialize(device)
-        self._executor = Executor(self._script, self._batches) if config.is_decoupled else None
+        if config.is_decoupled:
+            self._executor = Executor(self._script, self._batches)
         self._reporter = None if self.home is None else Reporter(self.home.metrics, config.name)
 
     def _connect(self) -> None:
@@ -65,23 +68,29 @@ class TritonHandler(Handler):
             server.connect(server.Server(self.home.host, self.home.port, self._remaining))
 
     def _remaining(self) -> float:
-        """Seconds for a call of another model: those that the requests under way have left."""
-        return max(0.0, self._until - time.monotonic()) if self._until else BLS_TIME
+        """Seconds for a call of another model: what the requests under way have left, less what it takes to answer
+        them. One that is answered in pieces may take longer than that; what bounds it is the wait for its next one."""
+        if not self._until or self._executor is not None:
+            return BLS_TIME
+        left = self._until - time.monotonic()
+        return max(0.0, left - min(RESERVE, left / 10))
 
     def warmup(self) -> None:
         for warm in warm_calls(self._config, self._model_dir):
             self._warm(warm)
 
     def _warm(self, calls: list[Call]) -> None:
+        """Raises ModelError."""
         if self._executor is None:
             self._run(calls)
         for call in calls:
             if self._executor is not None:
-                Pieces(call, self._answers, self._executor, Request())
+                Warming(call)
                 self._executor.submit(call)
-                call.sent.wait(BLS_TIME)
-            elif call.failure is not None or (call.response is not None and call.response.has_error()):
-                reason = call.failure or (call.response and call.response.error())
+                if not call.sent.wait(max(0.0, call.until - time.monotonic())):
+                    raise ModelError("model_warmup failed: the model sent no last response in time")
+            reason = call.failure or (call.response and call.response.error())
+            if reason:
                 raise ModelError(f"model_warmup failed: {reason}")
 
     def decode(self, request: Request) -> Call | Response:
@@ -90,7 +99,7 @@ class TritonHandler(Handler):
             return information.answer(verb, self._script, self._calls.version)
         call = self._calls.read(request)
         if self._sequences is not None:
-            self._sequences.enter(call)
+            self._sequences.enter(call, request.session)
         call.patience = patience_of(self._config, call)
         return call
 
@@ -104,12 +113,19 @@ class TritonHandler(Handler):
         calls = [call for call in batch if isinstance(call, Call)]
         drop_late(calls)
         live = [call for call in calls if not call.is_settled]
-        if live:
-            self._until = max(call.until for call in live)
-        if self._executor is None:
-            for group in self._batches(live):
-                self._run(group)
+        if live and self._executor is None:
+            self._execute(live)
         return batch
+
+    def _execute(self, calls: list[Call]) -> None:
+        self._until = max(call.until for call in calls)
+        try:
+            for group in self._batches(calls):
+                self._run(group)
+        finally:
+            self._until = 0.0
+            if self._reporter is not None:
+                self._reporter.touch()
 
     def split(self, outputs: Sequence[Call | Response], n: int) -> Sequence[Call | Response]:
         return outputs
@@ -153,21 +169,23 @@ class TritonHandler(Handler):
         try:
             while calls:
                 calls = settle(calls, self._script.execute([call.renew() for call in calls]))
-        except ServingError:
-            raise
-        except pb_utils.TritonModelException as exc:
-            self._failed(calls, HandlerError(str(exc)), exc)
-        except Exception as exc:
+        except BaseException as exc:
             if self._sequences is None:
+                if isinstance(exc, pb_utils.TritonModelException):
+                    raise error_of(exc) from exc
                 raise
-            self._failed(calls, HandlerError(f"the model failed with {type(exc).__name__}"), exc)
+            log.error("execute failed", exc=exc, model=self._config.name)
+            for call in calls:
+                if not call.is_settled:
+                    call.failure = error_of(exc)
 
-    def _failed(self, calls: list[Call], error: HandlerError, exc: Exception) -> None:
-        if self._sequences is None:
-            raise error from exc
-        log.error("execute failed", exc=exc, model=self._config.name)
-        for call in calls:
-            call.failure = error
+
+def error_of(exc: BaseException) -> ServingError:
+    """What the client of a request hears; the words of a TritonModelException are meant for it."""
+    if isinstance(exc, ServingError):
+        return exc
+    told = isinstance(exc, pb_utils.TritonModelException)
+    return HandlerError(str(exc) if told else f"the model failed with {type(exc).__name__}")
 
 
 def settle(calls: list[Call], given: Any) -> list[Call]:
@@ -178,7 +196,7 @@ def settle(calls: list[Call], given: Any) -> list[Call]:
         raise HandlerError(f"execute gave {count} responses for {len(calls)} requests")
     again = []
     for call, response in zip(calls, responses, strict=True):
-        if response is None and call.request._release == RESCHEDULE:
+        if response is None and call.is_rescheduled:
             again += [] if gone(call) else [call]
         elif response is None:
             wait_for_sent(call)
@@ -214,6 +232,9 @@ def policy_of(config: TritonConfig) -> BatchPolicy:
         queue = batching.default_queue_policy.max_queue_size if batching.default_queue_policy is not None else 0
         if delay and batching.preferred_batch_size:
             size = max(batching.preferred_batch_size)  # one of these is not delayed any longer
+    if config.sequence_batching is not None:
+        strategy = config.sequence_batching.oldest or config.sequence_batching.direct
+        size, delay = config.max_batch_size, 0 if strategy is None else strategy.max_queue_delay_microseconds
     try:
         return BatchPolicy(min(MAX_BATCH, max(1, size)), delay / 1000, queue or None)
     except ValueError as exc:

@@ -28,6 +28,10 @@ def answer(verb: str, script: Script, version: str) -> Response:
             return Response(msgspec.json.encode({"name": script.config.name, "ready": True}), JSON)
         case "stats":
             raise CodedError(501, "not_supported", "statistics of models are not kept here; GET /metrics has metrics")
+        case "trace/setting":
+            raise CodedError(501, "not_supported", "settings of traces are not supported here")
+        case "generate" | "generate_stream":
+            raise CodedError(501, "not_supported", f"{verb} is not supported here: POST …/infer")
     raise NotFound(f"{verb} is not served here")
 
 

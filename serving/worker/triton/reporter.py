@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from pathlib import Path
 
 from triton_python_backend_utils import metrics
 
 INTERVAL = 0.5  # seconds between looks
+PAUSE = 0.05  # seconds between those that are made because requests were answered
 
 
 class Reporter:
@@ -16,14 +18,27 @@ class Reporter:
         self._path = path
         self._labels = {"model": model, "replica": path.stem.removeprefix("worker-")}
         self._written = ""
+        self._lock = threading.Lock()
+        self._next = 0.0
         self._closing = threading.Event()
         threading.Thread(target=self._run, name="metrics", daemon=True).start()
 
     def close(self) -> None:
         self._closing.set()
 
+    def touch(self) -> None:
+        """A request is about to be answered, whose client may look at the metrics next."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + PAUSE
+            self._look()
+
     def _run(self) -> None:
         while not self._closing.wait(INTERVAL):
+            self._look()
+
+    def _look(self) -> None:
+        with self._lock:
             text = metrics.render(self._labels)
             if text != self._written:
                 with contextlib.suppress(OSError):  # the folder goes when the server ends

@@ -90,6 +90,9 @@ class Handler:
     open_inference: bool = False
     """Whether ``decode`` takes the calls of the Open Inference Protocol to this model, ``/v2/models/…``."""
 
+    prioritizes: bool = False
+    """Whether ``priority`` is asked. Then every request is decoded when it comes, however many wait."""
+
     decode_threads: int = 0
     """Threads that ``decode`` and ``bucket`` run on, several requests at a time, while the model works; with 0 the
     thread of the model does it. Worth it for work that lets go of the interpreter, such as decoding pictures."""
@@ -117,6 +120,11 @@ class Handler:
             return (type(sample),)
         kept = tuple(shape) if self.policy.pad is None else (len(shape), *tuple(shape)[:-1])
         return (type(sample), kept, str(getattr(sample, "dtype", "")))
+
+    def priority(self, sample: Any) -> int:
+        """Which requests go first while many wait: those of the lowest number, and of these in order of arrival. A high
+        number waits for as long as there are lower ones. Asked only where ``prioritizes`` is set."""
+        return 0
 
     def collate(self, samples: Sequence[Any]) -> Any:
         """Samples of one bucket to one batch: tensors and arrays are stacked along a new first dimension and moved to

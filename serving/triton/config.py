@@ -78,6 +78,8 @@ class DynamicBatching(msgspec.Struct):
     preferred_batch_size: list[int] = []
     max_queue_delay_microseconds: int = 0
     preserve_ordering: bool = False
+    priority_levels: int = 0
+    default_priority_level: int = 0
     default_queue_policy: QueuePolicy | None = None
 
 

@@ -66,7 +66,7 @@ def check(folder: Path, config: TritonConfig) -> None:
     for field, value, allowed in words(config):
         if value not in allowed:
             raise TritonConfigError(f"{where}: {field} is {value!r}; allowed: {', '.join(sorted(allowed))}")
-    for problem in (*wrong_dims(config), *wrong_pairs(config)):
+    for problem in (*wrong_dims(config), *wrong_pairs(config), *wrong_levels(config)):
         raise TritonConfigError(f"{where}: {problem}")
 
 
@@ -82,6 +82,17 @@ def wrong_pairs(config: TritonConfig) -> Iterator[str]:
         for pair in (control.int32_false_true, control.fp32_false_true, control.bool_false_true):
             if len(pair) not in (0, 2):
                 yield f"{control.kind} has {len(pair)} values for false and true; allowed: 2"
+
+
+def wrong_levels(config: TritonConfig) -> Iterator[str]:
+    batching = config.dynamic_batching
+    if batching is None:
+        return
+    levels, default = batching.priority_levels, batching.default_priority_level
+    if levels and not 1 <= default <= levels:
+        yield f"default_priority_level is {default}; allowed: 1 to {levels}"
+    if not levels and default:
+        yield f"default_priority_level is {default}; allowed: 0, since there are no priority_levels"
 
 
 def words(config: TritonConfig) -> Iterator[tuple[str, str, frozenset[str]]]:

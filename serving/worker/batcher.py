@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Item:
     chore: Chore | None = None
     live: Live | None = None
     begun: bool = False
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -83,6 +85,8 @@ class Batcher:
         self._out = 0
         self._closed = False
         self._poked = False
+        self.ordered = False
+        """Whether requests go by priority."""
         self._wake = threading.Condition()
         self.caps = Caps(policy.max_size)
         self.on_wake: Callable[[], None] | None = None
@@ -154,7 +158,7 @@ class Batcher:
 
     def next_arrival(self) -> Item | None:
         """A request to decode, unless some bucket is full already."""
-        if not self._arrivals or not self._may_lend or self._full() is not None:
+        if not self._arrivals or not self._may_lend or (not self.ordered and self._full() is not None):
             return None
         return self._arrivals.popleft()
 
@@ -174,11 +178,16 @@ class Batcher:
         """Whether some bucket has a whole batch."""
         return self._full() is not None
 
-    def admit(self, item: Item, bucket: Hashable) -> None:
+    def admit(self, item: Item, bucket: Hashable, priority: int = 0) -> None:
         """A decoded request joins its bucket. A bucket that cannot be hashed raises TypeError."""
         # Never None, whatever the handler says, and never equal to that of one that is alone.
         key = Alone(item.id) if item.alone else (bucket, "shared")
-        self._buckets.setdefault(key, deque()).append(item)
+        queue = self._buckets.setdefault(key, deque())
+        if self.ordered:
+            item.priority = priority
+            queue.insert(bisect_right(queue, priority, key=lambda one: one.priority), item)
+        else:
+            queue.append(item)
         self._decoded += 1
 
     def take(self, full: bool = False) -> Taken:
@@ -209,7 +218,14 @@ class Batcher:
         return next((key for key, queue in self._buckets.items() if len(queue) >= caps.of(key)), None)
 
     def _oldest(self) -> Hashable | None:
+        if self.ordered:
+            return min(self._buckets, key=lambda key: (self._buckets[key][0].priority, self._since(key)), default=None)
         return min(self._buckets, key=lambda key: self._buckets[key][0].arrival, default=None)
+
+    def _since(self, key: Hashable) -> float:
+        """The first arrival of those that wait."""
+        queue = self._buckets[key]
+        return min(item.arrival for item in queue) if self.ordered else queue[0].arrival
 
     def _due(self) -> float | None:
         key = self._oldest()
@@ -218,7 +234,7 @@ class Batcher:
     def _due_at(self, key: Hashable) -> float:
         if isinstance(key, Alone) or self._closed:
             return 0.0
-        return self._buckets[key][0].arrival + self.policy.max_delay_ms / 1000
+        return self._since(key) + self.policy.max_delay_ms / 1000
 
     def _is_due(self, key: Hashable) -> bool:
         return self._due_at(key) <= self._clock()

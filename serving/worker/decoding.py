@@ -13,10 +13,11 @@ from serving.worker.batcher import Item
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """``item`` with its sample, or with what ``decode`` or ``bucket`` raised."""
+    """``item`` with its sample, or with what ``decode``, ``bucket`` or ``priority`` raised."""
 
     item: Item
     bucket: Hashable = None
+    priority: int = 0
     error: BaseException | None = None
     in_decode: bool = True
 
@@ -51,6 +52,6 @@ def decode(handler: Handler, item: Item) -> Decoded:
     except BaseException as exc:
         return Decoded(item, error=exc)
     try:
-        return Decoded(item, handler.bucket(item.sample))
+        return Decoded(item, handler.bucket(item.sample), handler.priority(item.sample) if handler.prioritizes else 0)
     except BaseException as exc:
         return Decoded(item, error=exc, in_decode=False)

@@ -73,6 +73,7 @@ class Engine:
         self._rules = rules
         self._handler = handler
         self._batcher = batcher
+        batcher.ordered = handler.prioritizes
         self._device = device or Host()
         self._lost = lost or end_process
         self._flights = Flights()
@@ -209,7 +210,7 @@ class Engine:
         item, exc = decoded.item, decoded.error
         if exc is None:
             try:
-                self._batcher.admit(item, decoded.bucket)
+                self._batcher.admit(item, decoded.bucket, decoded.priority)
             except BaseException as unhashable:
                 exc, decoded = unhashable, replace(decoded, in_decode=False)
         if exc is None:

@@ -90,8 +90,8 @@ def test_the_shapes_of_the_public_examples() -> None:
 
 
 def test_fields_that_are_not_known_are_named_with_their_place() -> None:
-    _, unknown = read("optimization { } input { name: 'A' colour: 3 } dynamic_batching { priority_levels: 3 }")
-    assert unknown == ["optimization", "input.colour", "dynamic_batching.priority_levels"]
+    _, unknown = read("optimization { } input { name: 'A' colour: 3 } dynamic_batching { priority_queue_policy { } }")
+    assert unknown == ["optimization", "input.colour", "dynamic_batching.priority_queue_policy"]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,8 @@ def test_instance_groups_are_replicas_on_a_device(
             "CORRID is 'TYPE_FP32'",
         ),
         ("dynamic_batching { default_queue_policy { timeout_action: DROP } }", "timeout_action is 'DROP'"),
+        ("dynamic_batching { priority_levels: 3 }", "default_priority_level is 0; allowed: 1 to 3"),
+        ("dynamic_batching { default_priority_level: 1 }", "default_priority_level is 1; allowed: 0"),
         ("version_policy { specific { versions: 7 } }", "version policy"),
         ("name: ", "config.pbtxt: line 1"),
     ],

@@ -403,3 +403,30 @@ def test_a_call_of_another_model_has_the_time_of_the_request_and_a_minute_outsid
             assert server.current().remaining() == 60.0
     finally:
         server.connect(None)
+
+
+def test_requests_of_the_lowest_priority_number_go_first_and_others_have_the_default(tmp_path: Path) -> None:
+    rig = Rig(
+        tmp_path,
+        """
+        max_batch_size: 1
+        input { name: "A" data_type: TYPE_INT32 dims: 1 }
+        output { name: "ORDER" data_type: TYPE_INT32 dims: 1 }
+        dynamic_batching { priority_levels: 3 default_priority_level: 2 }
+        """,
+        """
+        class TritonPythonModel:
+            def initialize(self, args):
+                self.count = 0
+
+            def execute(self, requests):
+                self.count += 1
+                answer = pb_utils.Tensor("ORDER", np.array([[self.count]], np.int32))
+                return [pb_utils.InferenceResponse([answer]) for _ in requests]
+        """,
+    )
+    given = [3, 0, 1, 9, 1]
+    bodies = [{"inputs": [tensor("A", "INT32", [1, 1], [1])], "parameters": {"priority": one}} for one in given]
+    answers = rig.client.batch([Request(json.dumps(body).encode(), "application/json") for body in bodies])
+    orders = [json.loads(bytes(answer.body))["outputs"][0]["data"] for answer in answers]  # type: ignore[union-attr]
+    assert orders == [[5], [3], [1], [4], [2]]

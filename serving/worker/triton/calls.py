@@ -53,6 +53,7 @@ class Call:
     correlation: int | str = 0
     flags: int = 0
     timeout: int = 0
+    priority: int = 0
     trace: str | None = None
     request: Any = None
     response: pb_utils.InferenceResponse | None = None
@@ -268,4 +269,4 @@ def read_parameters(call: Call, given: dict[str, Any]) -> None:
         value = given.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
             raise BadRequest(f"{name} is {value!r}; allowed: an integer, 0 or more")
-    call.timeout = given.get("timeout", 0)
+    call.timeout, call.priority = given.get("timeout", 0), given.get("priority", 0)

@@ -53,6 +53,7 @@ class TritonHandler(Handler):
         for warning in [*warnings, *notes(config)]:
             log.warning(warning, model=config.name)
         self.policy = policy_of(config)
+        self.prioritizes = config.dynamic_batching is not None and config.dynamic_batching.priority_levels > 0
         self._calls = Calls(config, version)
         self._answers = Answers(config, version)
         batching = config.sequence_batching
@@ -105,6 +106,14 @@ class TritonHandler(Handler):
 
     def bucket(self, sample: Call | Response) -> Hashable:
         return sample.key if isinstance(sample, Call) else Response
+
+    def priority(self, sample: Call | Response) -> int:
+        """One that the model does not have is its default, as in Triton."""
+        batching = self._config.dynamic_batching
+        if batching is None or not isinstance(sample, Call):
+            return 0
+        known = 0 < sample.priority <= batching.priority_levels
+        return sample.priority if known else batching.default_priority_level
 
     def collate(self, samples: Sequence[Call | Response]) -> Sequence[Call | Response]:
         return samples

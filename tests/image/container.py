@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -72,8 +73,12 @@ class Container(Server):
     @property
     def init(self) -> int:
         """The pid, out here, of the container's PID 1."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return int(eventually(lambda: children.read_text().split())[0])
+        return int(eventually(self.children_of_unshare)[0])
+
+    def children_of_unshare(self) -> list[int]:
+        """Raises OSError where it has ended."""
+        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in text.split()]
 
     def healthcheck(self) -> int:
         """Run the image's HEALTHCHECK as Docker does, inside, as the container's user; its exit code."""
@@ -92,5 +97,9 @@ class Container(Server):
         return self.wait(seconds)
 
     def leave(self) -> None:
-        self.process.kill()  # --kill-child: and with PID 1 go all the others
+        # With PID 1 go all the others. --kill-child is not enough: the kernel forgets it when the user changes.
+        with contextlib.suppress(OSError):
+            for pid in self.children_of_unshare():
+                os.kill(pid, signal.SIGKILL)
+        self.process.kill()
         self.wait(10)

@@ -49,6 +49,7 @@ bench: .demo/model/.trained
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/streams.py
+	$(BIN)/python benchmarks/compare.py
 
 venv: .venv/.ready
 

@@ -1,0 +1,220 @@
+"""How each server is installed, started and asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import shapes
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+HOME = ROOT / ".peers"
+SITE = sysconfig.get_path("purelib")
+START = 120.0  # seconds
+BYTES = "application/octet-stream"
+TRITON_TYPES = {"float32": ("TYPE_FP32", "FP32"), "int64": ("TYPE_INT64", "INT64"), "uint8": ("TYPE_UINT8", "UINT8")}
+
+
+class Question(NamedTuple):
+    path: str
+    body: bytes
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """``package`` is to be installed for it, in an environment of its own that sees our torch."""
+
+    name: str
+    package: str | None
+    start: Callable[[str, int, Path], subprocess.Popen[bytes]]
+    ask: Callable[[str], Question]
+    takes: frozenset[str] = frozenset(shapes.SHAPES)
+
+
+def python(package: str | None) -> str:
+    """The Python of a peer, its environment made where it is missing."""
+    if package is None:
+        return sys.executable
+    folder = HOME / package
+    found = folder / "bin" / "python"
+    if not (folder / ".ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        # The same build of torch for all.
+        site = next(folder.glob("lib/python*/site-packages"))
+        (site / "ours.pth").write_text(f"{SITE}\n")
+        command = [str(found), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package]
+        subprocess.run(command, check=True)
+        (folder / ".ready").touch()
+    return str(found)
+
+
+def spawn(command: list[str], name: str, port: int, folder: Path, **variables: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "SHAPE": name, "PORT": str(port), "PYTHONPATH": f"{HERE}:{ROOT}", **variables}
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def start_ours(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
+    (folder / "serving.toml").write_text(f'handler = "ours:Numbers"\n[options]\nname = "{name}"\n')
+    words = ["-m", "serving", "serve", "--model-dir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    return spawn([sys.executable, *words], name, port, folder, SERVING_CODE_DIR=str(HERE))
+
+
+def start_script(package: str | None, script: str) -> Callable[[str, int, Path], subprocess.Popen[bytes]]:
+    def start(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
+        return spawn([python(package), str(HERE / script)], name, port, folder)
+
+    return start
+
+
+def start_triton(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """The server in the package, without what the package puts around it."""
+    python("nvidia-pytriton")
+    home = next((HOME / "nvidia-pytriton").glob("lib/python*/site-packages/pytriton")) / "tritonserver"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (folder / "store" / "numbers" / "1").mkdir(parents=True)
+    shutil.copy(HERE / "triton_model.py", folder / "store" / "numbers" / "1" / "model.py")
+    shape = shapes.SHAPES[name]
+    kind = TRITON_TYPES[shape.dtype][0]
+    answer = kind if name.startswith("echo") else "TYPE_FP32"
+    (folder / "store" / "numbers" / "config.pbtxt").write_text(
+        f'backend: "python" max_batch_size: {shapes.MAX_BATCH}\n'
+        f'input {{ name: "numbers" data_type: {kind} dims: {shape.length} }}\n'
+        f'output {{ name: "answer" data_type: {answer} dims: -1 }}\n'
+        f"dynamic_batching {{ max_queue_delay_microseconds: {int(1e6 * shapes.MAX_DELAY)} }}\n"
+    )
+    backend = folder / "backends" / "python"
+    shutil.copytree(home / "backends" / "python", backend)
+    shutil.copy(home / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
+    site = home.parent.parent  # first, since its Python backend was built for the NumPy that is there
+    words = f"--model-repository {folder}/store --backend-directory {folder}/backends"
+    words += f" --http-address 127.0.0.1 --http-port {port} --allow-grpc false --allow-metrics false"
+    libraries = f"{site / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
+    command = [str(home / "bin" / "tritonserver"), *words.split()]
+    return spawn(command, name, port, folder, LD_LIBRARY_PATH=libraries, MODULES=f"{HERE}:{site}:{SITE}")
+
+
+def ask_raw(path: str) -> Callable[[str], Question]:
+    return lambda name: Question(path, shapes.body_of(name), {"Content-Type": BYTES})
+
+
+def ask_json(name: str) -> Question:
+    numbers = shapes.SHAPES[name].read(shapes.body_of(name)).tolist()
+    return Question("/invocations", json.dumps({"numbers": numbers}).encode(), {"Content-Type": "application/json"})
+
+
+def ask_triton(name: str) -> Question:
+    body, shape = shapes.body_of(name), shapes.SHAPES[name]
+    size = {"binary_data_size": len(body)}
+    one = {"name": "numbers", "shape": [1, shape.length], "datatype": TRITON_TYPES[shape.dtype][1], "parameters": size}
+    wanted = {"name": "answer", "parameters": {"binary_data": True}}
+    head = json.dumps({"inputs": [one], "outputs": [wanted]}).encode()
+    headers = {"Content-Type": BYTES, "Inference-Header-Content-Length": str(len(head))}
+    return Question("/v2/models/numbers/infer", head + body, headers)
+
+
+PEERS = [
+    Peer("serving", None, start_ours, ask_raw("/invocations")),
+    Peer("mosec", "mosec", start_script("mosec", "mosec_server.py"), ask_raw("/inference")),
+    Peer("Triton, Python backend", "nvidia-pytriton", start_triton, ask_triton),
+    Peer(
+        "LitServe",
+        "litserve",
+        start_script("litserve", "litserve_server.py"),
+        ask_json,
+        frozenset({"tiny", "mlp", "encoder"}),
+    ),
+    Peer("Starlette", None, start_script(None, "starlette_server.py"), ask_raw("/invocations")),
+]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def answer(port: int, question: Question, timeout: float = 10.0) -> bytes:
+    url = f"http://127.0.0.1:{port}{question.path}"
+    with urllib.request.urlopen(urllib.request.Request(url, question.body, question.headers), timeout=timeout) as reply:
+        return bytes(reply.read())
+
+
+def check(name: str, peer: Peer, said: bytes) -> None:
+    """Raises RuntimeError unless it is the model's answer."""
+    shape = shapes.SHAPES[name]
+    right = shapes.run(shapes.build(name), [shape.read(shapes.body_of(name))])[0]
+    if peer.ask is ask_json:
+        found = np.array(json.loads(said)["numbers"], right.dtype)
+    else:
+        found = np.frombuffer(said[len(said) - right.nbytes :], right.dtype)
+    if not np.allclose(found, right, atol=1e-4):
+        raise RuntimeError(f"{peer.name} answers {name} wrongly")
+
+
+class Running(NamedTuple):
+    """``seconds`` from the start to the first right answer."""
+
+    pid: int
+    port: int
+    seconds: float
+
+
+@contextlib.contextmanager
+def running(peer: Peer, name: str, folder: Path) -> Iterator[Running]:
+    """A server that has answered rightly. Raises RuntimeError with the end of its log."""
+    python(peer.package)
+    port = free_port()
+    began = time.monotonic()
+    process = peer.start(name, port, folder)
+    try:
+        while True:
+            try:
+                check(name, peer, answer(port, peer.ask(name)))
+                break
+            except (OSError, urllib.error.URLError):
+                if process.poll() is not None or time.monotonic() > began + START:
+                    log = (folder / "log").read_text(errors="replace")[-3000:]
+                    raise RuntimeError(f"{peer.name} does not answer {name}: {log}") from None
+                time.sleep(0.02)
+        yield Running(process.pid, port, time.monotonic() - began)
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """And all that it started: each server leads a session of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(15)
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of all processes of its session, each shared page counted once (PSS)."""
+    total = 0
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if folder.name.isdecimal() and os.getsid(int(folder.name)) == pid:
+                rollup = (folder / "smaps_rollup").read_text()
+                total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) << 10
+    return total

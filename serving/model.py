@@ -200,8 +200,9 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
     if is_triton(root) and ((root / TRITON_FILE).is_file() or not script.is_file()):
         return choose_triton(root)
     if script.is_file():
-        sized = settings.batch.max_size is not None or config.batch_size is not None
-        return Choice(TOOLKIT, {"script": str(script), "default_accept": config.default_accept, "sized": sized})
+        return Choice(
+            TOOLKIT, {"script": str(script), "default_accept": config.default_accept, **sizes(settings, config)}
+        )
     if (root / PROPERTIES).is_file() or (root / "model.py").is_file():
         return choose_djl(root)
     weights = sorted(path.name for path in root.iterdir() if path.suffix in WEIGHTS)
@@ -213,6 +214,15 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
         f"MAR-INF/MANIFEST.json, config.pbtxt, <version>/model.py, {PROPERTIES}, model.py, "
         f"or a *.pt, *.pth or *.pt2 file; found {found}"
     )
+
+
+def sizes(settings: Settings, config: Config) -> dict[str, bool]:
+    """Of a toolkit's batches: has somebody chosen their size, and are they to be stacked? The toolkits' own variable
+    never meant that: there each request of a batch runs alone."""
+    chosen = config.batch_size is not None
+    theirs = config.sources["batch_size"].startswith("environment SAGEMAKER_")
+    in_file = settings.batch.max_size is not None
+    return {"sized": in_file or chosen, "stacks": in_file or (chosen and not theirs)}
 
 
 def choose_triton(root: Path) -> Choice:

@@ -84,3 +84,16 @@ def test_a_code_folder_elsewhere_is_used(tmp_path: Path) -> None:
     write(tmp_path / "code2", "", "serve_me.py")
     model = read(write(tmp_path / "m", "", "x.bin"), code_dir=str(tmp_path / "code2"), program="serve_me.py")
     assert model.options["script"] == str(tmp_path / "code2" / "serve_me.py")
+
+
+def test_batches_of_a_toolkits_script_are_stacked_only_where_this_server_was_asked_to(tmp_path: Path) -> None:
+    def sizes(environ: dict[str, str]) -> tuple[bool, bool]:
+        options = read_model(tmp_path, "m", load(environ, {}), 4).options
+        return options["sized"], options["stacks"]
+
+    write(tmp_path, "", "code/inference.py")
+    assert sizes({}) == (False, False)
+    assert sizes({"SAGEMAKER_TS_BATCH_SIZE": "4"}) == (True, False)
+    assert sizes({"SERVING_BATCH_SIZE": "4"}) == (True, True)
+    write(tmp_path, "[batch]\nmax_size = 4\n")
+    assert sizes({"SAGEMAKER_TS_BATCH_SIZE": "8"}) == (True, True)

@@ -156,7 +156,7 @@ def test_explanations_and_descriptions_that_are_not_there_are_501(make: Make, tm
         LISTS
         + """
         def handle(self, data, context):
-            context.request_processor[0]._request[data[0]["body"]] = "True"
+            context.request_processor[0]._request_header[data[0]["body"]] = "True"
             return super().handle([{"body": [1.0, 2.0]}], context)
 """
     )

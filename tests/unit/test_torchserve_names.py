@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from serving.request import Request
+from serving.worker.context import Context, RequestProcessor, headers_of
 from serving.worker.torchserve import names
-from serving.worker.torchserve.context import Context, RequestProcessor, headers_of
 from serving.worker.torchserve.metrics import Dimension, Metrics, MetricTypes
 
 names.install()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import BadRequest, ModelError, ServingError
-from serving.worker.torchserve.context import Context
+from serving.worker.context import Context
 
 Handle = Callable[[Any, Context], Any]
 NUMPY = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64"}

@@ -8,7 +8,7 @@ from typing import Any
 
 from serving import log
 from serving.request import Request
-from serving.worker.torchserve.context import RequestProcessor, headers_of
+from serving.worker.context import RequestProcessor, headers_of
 from serving.worker.torchserve.forms import MULTIPART, URLENCODED, Field, multipart, urlencoded
 
 

@@ -28,6 +28,7 @@ DJL = "serving.worker.djl.handler:DjlHandler"
 MODULE = "handlers.module:ModuleHandler"
 TRITON = "serving.worker.triton.handler:TritonHandler"
 WEIGHTS = (".pt", ".pth", ".pt2")
+AT_HOME = (TOOLKIT, TORCHSERVE)  # conventions whose code runs in the model's folder and opens files relative to it
 KNOWN = ("serving.toml", "code", PROPERTIES, "model.py", TRITON_FILE, FOLDER)
 
 
@@ -92,11 +93,11 @@ class Model(msgspec.Struct, frozen=True):
 
 def read_model(folder: Path, name: str, config: Config, cores: int) -> Model:
     """Read one model folder. Raises ModelError with what was found and what is expected."""
-    root = find_root(folder)
+    root = find_root(folder).absolute()
     settings = read_settings(root)
     if settings.handler is None and is_archive(root):
         settings = with_wishes(settings, wishes_of(read_manifest(root)), root)
-    code = Path(config.code_dir) if config.code_dir else root / "code"
+    code = Path(config.code_dir).absolute() if config.code_dir else root / "code"
     choice = choose_handler(root, code, settings, config)
     replicas = settings.replicas or choice.replicas or config.replicas or 1
     return Model(

@@ -34,7 +34,7 @@ from serving.handler import Handler
 from serving.headers import NEW_SESSION
 from serving.memory import held_by
 from serving.messages import Paths, Retire, WorkerHello, WorkerPhase, pack, unpack
-from serving.model import Model
+from serving.model import AT_HOME, Model
 from serving.paths import INVOCATIONS
 from serving.request import Request
 from serving.runtime import Runtime
@@ -110,6 +110,8 @@ class Worker:
         try:
             prepare(Path(self._model.path), Path(self._model.code), self._config.install_requirements)
             handler = create_handler(self._model)
+            if self._model.handler in AT_HOME:
+                os.chdir(self._model.path)
             handler.home = self._runtime.home(self._row.index, self._epoch)
             self._device = devices.resolve(self._model.device)
             devices.prepare(self._device, self._model.threads)

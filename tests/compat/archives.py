@@ -76,8 +76,16 @@ NET = """
         def forward(self, x):
             return torch.tanh(self.linear(x))
 """
+PLACE = """
+    import os
+    from pathlib import Path
+    def handle(data, context):
+        folder = Path(context.system_properties["model_dir"])
+        return data and [[Path.cwd().samefile(folder), Path("handler.py").is_file(), str(folder) in os.sys.path]]
+"""
 IDENTITY = "def handle(data, context):\n    return data and list(data)\n"
 INPUTS = "def handle(data, context):\n    return data and [one['data'] for one in data]\n"
+FIRST = "def handle(data, context):\n    return data and [data[0]['data']]\n"
 LABELS = {str(number): ["n0", f"class {number}"] for number in range(8)}
 
 
@@ -146,11 +154,13 @@ ARCHIVES: dict[str, tuple[str | None, list[str], dict[str, Any]]] = {
     "show": (SHOW, [], {}),
     "values": (VALUES, [], {"handler": "handler"}),
     "pieces": (PIECES, [], {"handler": "handler.py"}),
+    "place": (PLACE, [], {}),
     "eager": (None, ["net.py", "net.pt"], EAGER),
     "pictures": (None, ["classes.pt", "index_to_name.json"], PICTURES),
     "texts": (None, ["words.pt", "source_vocab.pt"], TEXTS),
     "instances": (IDENTITY, [], {"envelope": "json"}),
     "kserve": (IDENTITY, [], {"envelope": "kserve"}),
+    "kservev2first": (FIRST, [], {"envelope": "kservev2"}),
     "kservev2": (INPUTS, [], {"envelope": "kservev2"}),
 }
 
@@ -184,6 +194,7 @@ REQUESTS = [
         b"raise", b"memory", b"refuse", b"odd", b"many", b"type", b"header", b"status",
     )),
     Asked("pieces", b"x", TEXT),
+    Asked("place", b"x", TEXT),
     *(Asked("eager", body, JSON) for body in (b"[1.0, 2.0, 3.0]", b"[0.1, -0.2, 1e3]", b"[[1.0, 0.0, 0.0]]", b"[1.0]")),
     Asked("eager", b"[1, 2, 3]", JSON),
     Asked("pictures", picture(1, (300, 260)), "image/png"),
@@ -200,6 +211,8 @@ REQUESTS = [
     Asked("kserve", b'{"instances": []}', JSON),
     Asked("kservev2", b'{"id": "7", "inputs": [{"name": "x", "shape": [2, 2], "datatype": "INT64", '
           b'"data": [1, 2, 3, 4]}]}', JSON),
+    Asked("kservev2first", b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [2.0]}, '
+          b'{"name": "y", "shape": [1], "datatype": "INT64", "data": [3]}], "id": "9"}', JSON),
     Asked("kservev2", b'{"id": "8", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [0.5, 2.0]}, '
           b'{"name": "y", "shape": [1], "datatype": "INT64", "data": [3]}]}', JSON),
 ]  # fmt: skip

@@ -156,15 +156,55 @@ def test_explanations_and_descriptions_that_are_not_there_are_501(make: Make, tm
         LISTS
         + """
         def handle(self, data, context):
-            context.request_processor[0]._request_header[data[0]["body"]] = "True"
-            return super().handle([{"body": [1.0, 2.0]}], context)
+            return super().handle([{"body": [1.0, 2.0]}] * len(data), context)
 """
     )
     client = make(code, model={"modelFile": "net.py"})
     for name, told in (("explain", "no get_insights"), ("describe", "no describe_handle")):
         with pytest.raises(ServingError, match=told) as caught:
-            client.invoke(json.dumps(name).encode())
+            client.invoke(b"1", custom_attributes=f"{name}=true")
         assert caught.value.status == 501
+
+
+def test_explanations_come_by_custom_attributes_and_never_to_a_batch_mate(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(EAGER)
+    code = (
+        LISTS
+        + """
+        def get_insights(self, tensor, inputs, target):
+            return [f"why {inputs} {target}"] * len(tensor)
+        def describe_handle(self):
+            return "a net"
+"""
+    )
+    client = make(code, max_size=4, model={"modelFile": "net.py", "envelope": "kserve"})
+    body = {"instances": [{"body": [1.0, 2.0]}]}
+    answer = client.invoke(json.dumps(body).encode(), custom_attributes="explain=True")
+    assert json.loads(answer.body) == {"explanations": ["why [1.0, 2.0] 0"]}
+    client = make(code, max_size=4, model={"modelFile": "net.py"})
+    told = ("", "explain=True", "describe=true", "explain=false")
+    requests = [Request(b"[1.0, 2.0]", "application/json", sagemaker={"custom-attributes": one}) for one in told]
+    first, why, what, last = [bytes(one.body) for one in client.batch(requests) if isinstance(one, Response)]
+    assert (why, what) == (b"why [1.0, 2.0] 0", b"a net")
+    assert first == last
+
+
+def test_handlers_may_load_the_model_themselves_in_each_of_the_known_places(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(EAGER)
+    (tmp_path / "net.pt").touch()
+    own = """
+        def postprocess(self, data):
+            return [type(self.model).__name__]
+        def _load_pickled_model(self, model_dir, model_file, model_pt_path):
+            import torch
+            return torch.nn.Identity()
+        def _load_torchscript_model(self, model_pt_path):
+            import torch
+            return torch.nn.Flatten()
+"""
+    client = make(LISTS + own, model={"modelFile": "net.py", "serializedFile": "net.pt"})
+    assert client.invoke(b"[1]").body == b"Identity"
+    assert make(LISTS + own, model={"serializedFile": "net.pt"}).invoke(b"[1]").body == b"Flatten"
 
 
 # Built-in handlers, by name

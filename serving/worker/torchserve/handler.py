@@ -98,8 +98,8 @@ class TorchServeHandler(Handler):
     def decode(self, request: Request) -> Call:
         return call_of(request, self._decodes)
 
-    def bucket(self, sample: Call) -> tuple[()]:
-        return ()
+    def bucket(self, sample: Call) -> tuple[str, ...]:
+        return sample.wishes  # a handler asks the first of a batch, for all of it
 
     def predict(self, batch: Sequence[Call]) -> list[Answer]:
         import torch

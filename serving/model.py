@@ -195,9 +195,11 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
     """Raises ModelError where no convention fits."""
     if settings.handler is not None:
         return Choice(settings.handler)
+    script = code / config.program
+    if config.sources["program"] != "default" and not script.is_file():
+        log.warning("the program that is set is not there; the model's other files count", program=str(script))
     if is_archive(root):
         return Choice(TORCHSERVE, {"allow_pickle": True} if settings.allow_pickle else {})
-    script = code / config.program
     if is_triton(root) and ((root / TRITON_FILE).is_file() or not script.is_file()):
         return choose_triton(root)
     if script.is_file():

@@ -301,3 +301,10 @@ def test_the_settings_of_a_single_model_are_ignored_in_multi_model_mode() -> Non
     assert load(torchserve).batch_size == 8
     many = load({**torchserve, "SAGEMAKER_MULTI_MODEL": "true"})
     assert (many.batch_size, many.request_timeout) == (None, 60.0)
+
+
+def test_settings_of_other_servers_that_have_no_effect_are_named() -> None:
+    environ = {"TS_CONFIG_FILE": "a", "ENABLE_TORCH_PROFILER": "true", "SAGEMAKER_TS_MAX_WORKERS": "4", "HOME": "/"}
+    names = "ENABLE_TORCH_PROFILER, SAGEMAKER_TS_MAX_WORKERS, TS_CONFIG_FILE"
+    assert load(environ, {}).warnings == (f"without effect here: {names}, which other servers read",)
+    assert load({"SAGEMAKER_TS_MIN_WORKERS": "2"}, {}).replicas == 2

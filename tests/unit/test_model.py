@@ -97,3 +97,11 @@ def test_batches_of_a_toolkits_script_are_stacked_only_where_this_server_was_ask
     assert sizes({"SERVING_BATCH_SIZE": "4"}) == (True, True)
     write(tmp_path, "[batch]\nmax_size = 4\n")
     assert sizes({"SAGEMAKER_TS_BATCH_SIZE": "8"}) == (True, True)
+
+
+def test_a_program_that_is_set_and_not_there_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, "", "model.pt")
+    assert read(tmp_path).handler == MODULE
+    assert not caplog.records
+    assert read(tmp_path, program="serve").handler == MODULE
+    assert "the program that is set is not there" in caplog.text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -231,6 +233,10 @@ class Boxes(torch.nn.Module):
 
 
 class Bag(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Identity()
+
     def forward(self, numbers: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         return torch.stack([(numbers == 1).sum(), (numbers == 2).sum()]).float().reshape(1, 2)
 
@@ -294,6 +300,44 @@ def test_a_vocabulary_must_be_there(make: Make, tmp_path: Path) -> None:
     script(Bag(), tmp_path / "net.pt")
     with pytest.raises(ModelError, match=r"source_vocab\.pt is missing"):
         make(model={"handler": "text_classifier", "serializedFile": "net.pt"})
+
+
+class Attribution:
+    """In place of captum's: what it is called with, as the attributions."""
+
+    def __init__(self, model: torch.nn.Module, layer: torch.nn.Module | None = None) -> None:
+        self.layer = layer
+
+    def attribute(self, data: torch.Tensor, *rest: torch.Tensor, target: int, **options: Any) -> torch.Tensor:
+        assert all(one.shape == data.shape for one in rest)
+        return data.new_full((len(data), 2), target, dtype=torch.float32)
+
+
+def explain(client: Client, body: bytes, kind: str) -> Any:
+    return json.loads(client.invoke(body, kind, custom_attributes="explain=True").body)
+
+
+def test_built_in_handlers_explain_with_captum(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(Means(), tmp_path / "net.pt")
+    client = make(model={"handler": "image_classifier", "serializedFile": "net.pt"})
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "captum", None)
+        with pytest.raises(ServingError, match="captum, which is not installed") as caught:
+            explain(client, picture(), "image/png")
+        assert caught.value.status == 501
+    attr = types.ModuleType("captum.attr")
+    vars(attr).update(IntegratedGradients=Attribution, LayerIntegratedGradients=Attribution)
+    captum = types.ModuleType("captum")
+    vars(captum).update(attr=attr)
+    monkeypatch.setitem(sys.modules, "captum", captum)
+    monkeypatch.setitem(sys.modules, "captum.attr", attr)
+    assert explain(client, picture(), "image/png") == [0, 0]
+    script(Bag(), tmp_path / "net.pt")
+    torch.save({"<unk>": 0, "good": 1}, tmp_path / "source_vocab.pt")
+    client = make(model={"handler": "text_classifier", "serializedFile": "net.pt"})
+    found = explain(client, b"good film", "text/plain")
+    assert found["words"] == ["good", "film"]
+    assert torch.tensor(found["importances"]).shape == (3, 2)
 
 
 # Images and texts

@@ -32,7 +32,8 @@ slow: .demo/model/.trained
 
 # The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
 compat: .venv/.ready .compat/.ready .compat/toolkits .compat/captum
-	$(BIN)/python -m pytest tests/compat/test_torchserve.py tests/e2e/test_torchserve_installed.py $(ARGS)
+	$(BIN)/python -m pytest tests/compat/test_torchserve.py tests/compat/test_archiver.py \
+		tests/e2e/test_torchserve_installed.py $(ARGS)
 	PYTHONPATH=.compat/toolkits $(BIN)/python -m pytest tests/compat/test_sagemaker_inference.py $(ARGS)
 
 check: .venv/.ready

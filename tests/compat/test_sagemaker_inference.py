@@ -8,11 +8,13 @@ from __future__ import annotations
 import itertools
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from serving.errors import ServingError
 from serving.testing import Client
@@ -43,6 +45,18 @@ TRANSFORM = """
     def model_fn(model_dir): return "m"
     def transform_fn(model, data, content_type, accept):
         return f"{model} {type(data).__name__} {len(data)} {content_type} {accept}"
+"""
+NOTHING = "# model.pt and every default\n"
+WRAPPED = """
+    def noted(function):
+        def wrapper(*args, **kwargs): return function(*args, **kwargs)
+        return wrapper
+    def model_fn(model_dir, context=None): return 2
+    @noted
+    def input_fn(data, content_type): return [len(data), content_type]
+    def predict_fn(data, model, ctx): return [*data, model, type(ctx).__name__]
+    @noted
+    def output_fn(prediction, accept): return str(prediction)
 """
 CONTEXT = """
     def model_fn(model_dir, context): return type(context).__name__
@@ -126,9 +140,22 @@ def ours(folder: Path, name: str, requests: list[tuple[bytes, str, str]]) -> lis
     return found
 
 
-@pytest.mark.parametrize("script", [FOUR, DEFAULTS, TUPLE, TRANSFORM], ids=["four", "defaults", "tuple", "transform"])
+SCRIPTS = {"four": FOUR, "defaults": DEFAULTS, "tuple": TUPLE, "transform": TRANSFORM, "nothing": NOTHING}
+
+
+def dropping(path: Path) -> None:
+    """A model that has been left in training mode, which its server has to change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        net = torch.nn.Sequential(torch.nn.Dropout(0.9), torch.nn.Flatten(0)).train()
+        torch.jit.save(torch.jit.script(net), str(path))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("script", [*SCRIPTS.values(), WRAPPED], ids=[*SCRIPTS, "wrapped"])
 def test_bodies_and_types_are_the_toolkits(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"script_{abs(hash(script)) % 10**8}"
+    dropping(tmp_path / "model.pt")
     (tmp_path / f"{name}.py").write_text(textwrap.dedent(script))
     requests = [(body, kind, accept) for (body, kind), accept in itertools.product(BODIES, ACCEPTS)]
     if script is TUPLE:

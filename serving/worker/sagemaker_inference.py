@@ -5,6 +5,7 @@ The same names with the same results, but for one: arrays of pickled objects are
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
@@ -208,9 +209,19 @@ CONTENT_TYPES = {
 }
 
 
+def refuse_pickles() -> None:
+    """The real package unpickles what clients send as an array; in this process it does not."""
+    try:
+        decoder = importlib.import_module("sagemaker_inference.decoder")
+    except ImportError:
+        return  # it lacks something itself, and the script will be told
+    vars(decoder)["_npy_to_numpy"] = npy_to_numpy
+    getattr(decoder, "_decoder_map", {})[NPY] = npy_to_numpy
+
+
 def install() -> None:
     """Make both packages importable in this process."""
-    shims.install(
+    made = shims.install(
         "sagemaker_inference",
         {
             "content_types": CONTENT_TYPES,
@@ -246,6 +257,8 @@ def install() -> None:
             "logging": {"get_logger": get_logger, "configure_logger": configure_logger},
         },
     )
+    if not made:
+        refuse_pickles()
     handler = {
         "DefaultPytorchInferenceHandler": DefaultPytorchInferenceHandler,
         "ModelLoadError": ModelLoadError,

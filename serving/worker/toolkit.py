@@ -165,7 +165,9 @@ class ToolkitHandler(Handler):
         if "transform_fn" not in self._functions and "output_fn" in self._functions:
             prediction = self._guarded("output_fn", [prediction, call.accept], call.context)
         elif "transform_fn" not in self._functions and not is_pieces(prediction):
-            return default_output(prediction, call.accept)
+            found = default_output(prediction, call.accept)
+            kind = call.content_type or found.content_type
+            return replace(found, content_type=kind, status=call.status, custom_attributes=call.attributes)
         return response_of(prediction, call)
 
     def _context_of(self, name: str, *requests: tuple[Request, RequestProcessor]) -> Context:
@@ -296,7 +298,7 @@ def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingRes
 
 def response_of(result: Any, call: Call) -> Response | StreamingResponse:
     """What ``output_fn`` or ``transform_fn`` gave: a body, or a body and its type; the body may come in pieces."""
-    body, content_type = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    body, content_type = result[:2] if isinstance(result, tuple) and len(result) > 1 else (result, None)
     if is_pieces(body):
         return pieces_of(body, content_type, call)
     kind = content_type or call.content_type or call.accept

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import sys
 import textwrap
@@ -66,8 +67,6 @@ CONTEXT = """
 
 
 def npy(value: Any) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, np.array(value))
     return buffer.getvalue()
@@ -171,6 +170,14 @@ def test_bodies_and_types_are_the_toolkits(script: str, tmp_path: Path, monkeypa
 def test_the_context_is_given_by_count(tmp_path: Path) -> None:
     (tmp_path / "with_context.py").write_text(textwrap.dedent(CONTEXT))
     assert ours(tmp_path, "with_context", [(b"x", "text/plain", "text/plain")]) == [(b"Context True", "text/plain")]
+
+
+def test_the_real_package_unpickles_nothing_of_a_clients(tmp_path: Path) -> None:
+    (tmp_path / "reader.py").write_text(textwrap.dedent(FOUR))
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    assert ours(tmp_path, "reader", [(buffer.getvalue(), "application/x-npy", "")]) == ["error"]
+    assert ours(tmp_path, "reader", [(npy([1, 2]), "application/x-npy", "")]) == [(b"[3, 6]", "application/json")]
 
 
 def test_the_real_package_is_the_one_in_use() -> None:

@@ -265,7 +265,8 @@ def test_requests_of_the_toolkits_own_batches_run_alone(tmp_path: Path) -> None:
     handler.policy = BatchPolicy(max_size=4)
     requests = [Request(b"[1, 2]", "application/json", request_id=name) for name in "ab"]
     answers = Client(handler, tmp_path, script=str(path), stacks=False).batch(requests)
-    assert [bytes(one.body) for one in answers if isinstance(one, Response)] == [b"[2]", b"[2]"]
+    found = [(bytes(one.body), one.custom_attributes) for one in answers if isinstance(one, Response)]
+    assert found == [(b"[2]", "a"), (b"[2]", "b")]
 
 
 def test_the_context_of_a_batch_knows_each_request_by_its_index(tmp_path: Path) -> None:

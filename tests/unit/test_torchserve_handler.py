@@ -80,6 +80,8 @@ def test_entry_points_are_started_and_called(make: Make, script: str, handler: s
         (FUNCTION, "handler:none", "has no function none"),
         ("import absent", "handler", "importing .* failed: ModuleNotFoundError: No module named 'absent'"),
         ("raise SystemExit(3)", "handler", "importing .* failed: SystemExit: 3"),
+        ("import ts.handler_utils.distributed.pt_pippy", "handler", "No module named 'ts.handler_utils.distributed'"),
+        ("from ts.handler_utils import hf_batch_streamer", "handler", "cannot import name 'hf_batch_streamer'"),
     ],
 )
 def test_a_module_without_an_entry_point_is_an_error(make: Make, script: str, handler: str, told: str) -> None:

@@ -15,6 +15,7 @@ GPU := $(wildcard /dev/nvidia0)$(shell command -v nvidia-smi 2>/dev/null)
 TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch$(TORCH_CPU:%===%))
 
 TOOLKITS := sagemaker-inference sagemaker-pytorch-inference six retrying psutil scipy
+CAPTUM := captum tqdm matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
 
 .PHONY: serve test slow compat image-test check bench venv clean
 .DEFAULT_GOAL := serve
@@ -30,8 +31,9 @@ slow: .demo/model/.trained
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
-compat: .venv/.ready .compat/.ready .compat/toolkits
-	$(BIN)/python -m pytest tests/compat/test_torchserve.py tests/e2e/test_torchserve_installed.py $(ARGS)
+compat: .venv/.ready .compat/.ready .compat/toolkits .compat/captum
+	$(BIN)/python -m pytest tests/compat/test_torchserve.py tests/compat/test_archiver.py \
+		tests/e2e/test_torchserve_installed.py $(ARGS)
 	PYTHONPATH=.compat/toolkits $(BIN)/python -m pytest tests/compat/test_sagemaker_inference.py $(ARGS)
 
 # Builds both images and runs them, as root: needs buildah and debootstrap, Debian's packages and a package index.
@@ -64,13 +66,17 @@ venv: .venv/.ready
 .compat/toolkits: | .venv/.ready
 	@$(PIP) install --no-deps --target $@ $(TOOLKITS)
 
+# For this server's explanations; without its dependencies, of which torch would be another one.
+.compat/captum: | .venv/.ready
+	@$(PIP) install --no-deps --target $@ $(CAPTUM)
+
 # With the torch of .venv, so that numbers and files of torch.save can be compared; the others have to fit it.
 .compat/.ready: | .venv/.ready
 	@test -x .compat/bin/python || { echo "making .compat"; $(PYTHON) -m venv .compat; }
 	@echo "installing TorchServe"
 	@version=$$($(BIN)/python -c 'import torch; print(torch.__version__.partition("+")[0])'); \
 	.compat/bin/python -m pip --quiet --disable-pip-version-check install \
-		"torch==$$version" torchvision captum torchserve==0.12.0 numpy pillow psutil packaging pyyaml setuptools wheel
+		"torch==$$version" torchvision captum torchserve==0.12.0 torch-model-archiver==0.12.0 numpy pillow psutil packaging pyyaml setuptools wheel
 	@touch $@
 
 # The virtual environment comes first but does not make the model old; train.py knows by itself whether it is.

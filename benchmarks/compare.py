@@ -28,7 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
 import servers
-import shapes
+import workload
 from serve import RESULTS, cpu_model, write_section
 from servers import PEERS, Peer, Question
 
@@ -67,14 +67,14 @@ def load(port: int, question: Question, connections: int, seconds: float, folder
 
 def alone(name: str, seconds: float) -> float:
     """Decode, a batch of 32, encode, in this process; samples per second."""
-    shape, model, body = shapes.SHAPES[name], shapes.build(name), shapes.body_of(name)
+    shape, model, body = workload.SHAPES[name], workload.build(name), workload.body_of(name)
     count = 0
     began = time.monotonic()
     while (spent := time.monotonic() - began) < seconds:
-        outputs = shapes.run(model, [shape.read(body) for _ in range(shapes.MAX_BATCH)])
+        outputs = workload.run(model, [shape.read(body) for _ in range(workload.MAX_BATCH)])
         for one in outputs:
             one.tobytes()
-        count += shapes.MAX_BATCH
+        count += workload.MAX_BATCH
     return count / spent
 
 
@@ -132,7 +132,7 @@ def table(name: str, results: dict[str, list[dict[str, Row]]], limit: float | No
         best = max(median(results[first], count, "rps") for count in counts)
         lines += [
             "",
-            f"The model alone, batches of {shapes.MAX_BATCH}: {limit:,.0f}/s; {first} reaches {best / limit:.0%}.",
+            f"The model alone, batches of {workload.MAX_BATCH}: {limit:,.0f}/s; {first} reaches {best / limit:.0%}.",
         ]
     return [*lines, ""]
 
@@ -156,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure this server and its peers.")
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--models", nargs="+", default=list(shapes.SHAPES), choices=list(shapes.SHAPES))
+    parser.add_argument("--models", nargs="+", default=list(workload.SHAPES), choices=list(workload.SHAPES))
     parser.add_argument(
         "--peers", nargs="+", default=[peer.name for peer in PEERS], choices=[peer.name for peer in PEERS]
     )
@@ -167,8 +167,8 @@ def main() -> None:
     lines = [
         f"`python benchmarks/compare.py --seconds {options.seconds} --repeats {options.repeats}` on "
         f"{datetime.now(UTC).date().isoformat()}; {cpu_model()}, {cores()} cores, Python {platform.python_version()}, "
-        f"{versions(peers)}. wrk and the servers share these cores. The peers batch up to {shapes.MAX_BATCH} within"
-        f" {1000 * shapes.MAX_DELAY:g} ms, {peers[0].name} up to {shapes.MAX_BATCH} at once. LitServe takes JSON.",
+        f"{versions(peers)}. wrk and the servers share these cores. The peers batch up to {workload.MAX_BATCH} within"
+        f" {1000 * workload.MAX_DELAY:g} ms, {peers[0].name} up to {workload.MAX_BATCH} at once. LitServe takes JSON.",
         "",
     ]
     for name in options.models:

@@ -26,6 +26,10 @@ TRITON_DEFAULT = "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"
 SERVICE_VARIABLE = re.compile(
     "SERVING(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
+# Settings of other servers for what this one does not have; those who bring them are to know.
+WITHOUT_EFFECT = re.compile(
+    "(TS|MMS)_[A-Z0-9_]+|ENABLE_TORCH_PROFILER|CA_REPOSITORY_ARN|SAGEMAKER_TS_MAX_WORKERS|SAGEMAKER_MODEL_SERVER_VMARGS"
+)
 SERVICE_ADDRESS = re.compile("(tcp|udp|sctp)://.*")
 
 
@@ -151,7 +155,11 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
             **{name: choice.value for name, choice in choices.items()},
             "options": {name[len(OPTION) :].lower(): text for name, text in own.items() if name.startswith(OPTION)},
             "sources": {name: choice.source for name, choice in choices.items()},
-            "warnings": (*service_warning(foreign), *(line for choice in choices.values() for line in choice.warnings)),
+            "warnings": (
+                *service_warning(foreign),
+                *effectless(own),
+                *(line for choice in choices.values() for line in choice.warnings),
+            ),
         },
         Config,
     )
@@ -243,6 +251,11 @@ def service_warning(names: Sequence[str]) -> list[str]:
         f"ignored {', '.join(names)}: Kubernetes sets such variables for a Service called serving; "
         "enableServiceLinks: false in the pod's specification keeps them out"
     ]
+
+
+def effectless(environ: Mapping[str, str]) -> list[str]:
+    names = sorted(name for name in environ if WITHOUT_EFFECT.fullmatch(name))
+    return [f"without effect here: {', '.join(names)}, which other servers read"] if names else []
 
 
 def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -27,6 +27,7 @@ DJL = "serving.worker.djl.handler:DjlHandler"
 MODULE = "handlers.module:ModuleHandler"
 TRITON = "serving.worker.triton.handler:TritonHandler"
 WEIGHTS = (".pt", ".pth", ".pt2")
+AT_HOME = (TOOLKIT, TORCHSERVE)  # conventions whose code runs in the model's folder and opens files relative to it
 KNOWN = ("serving.toml", "code", PROPERTIES, "model.py", TRITON_FILE, FOLDER)
 
 
@@ -44,14 +45,17 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
     """Raises ModelError where no convention fits."""
     if settings.handler is not None:
         return Choice(settings.handler)
+    script = code / config.program
+    if config.sources["program"] != "default" and not script.is_file():
+        log.warning("the program that is set is not there; the model's other files count", program=str(script))
     if is_archive(root):
         return Choice(TORCHSERVE, {"allow_pickle": True} if settings.allow_pickle else {})
-    script = code / config.program
     if is_triton(root) and ((root / TRITON_FILE).is_file() or not script.is_file()):
         return choose_triton(root)
     if script.is_file():
-        sized = settings.batch.max_size is not None or config.batch_size is not None
-        return Choice(TOOLKIT, {"script": str(script), "default_accept": config.default_accept, "sized": sized})
+        return Choice(
+            TOOLKIT, {"script": str(script), "default_accept": config.default_accept, **sizes(settings, config)}
+        )
     if (root / PROPERTIES).is_file() or (root / "model.py").is_file():
         return choose_djl(root, config)
     weights = sorted(path.name for path in root.iterdir() if path.suffix in WEIGHTS)
@@ -63,6 +67,15 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
         f"MAR-INF/MANIFEST.json, config.pbtxt, <version>/model.py, {PROPERTIES}, model.py, "
         f"or a *.pt, *.pth or *.pt2 file; found {found}"
     )
+
+
+def sizes(settings: Settings, config: Config) -> dict[str, bool]:
+    """Of a toolkit's batches: has somebody chosen their size, and are they to be stacked? The toolkits' own variable
+    never meant that: there each request of a batch runs alone."""
+    chosen = config.batch_size is not None
+    theirs = config.sources["batch_size"].startswith("environment SAGEMAKER_")
+    in_file = settings.batch.max_size is not None
+    return {"sized": in_file or chosen, "stacks": in_file or (chosen and not theirs)}
 
 
 def choose_triton(root: Path) -> Choice:

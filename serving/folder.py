@@ -18,11 +18,11 @@ from serving.triton.folder import is_triton
 
 def read_model(folder: Path, name: str, config: Config, cores: int) -> Model:
     """Read one model folder. Raises ModelError with what was found and what is expected."""
-    root = find_root(folder)
+    root = find_root(folder).absolute()
     settings = read_settings(root)
     if settings.handler is None and is_archive(root):
         settings = with_wishes(settings, wishes_of(read_manifest(root)), root)
-    code = Path(config.code_dir) if config.code_dir else root / "code"
+    code = Path(config.code_dir).absolute() if config.code_dir else root / "code"
     choice = choose_handler(root, code, settings, config)
     replicas = settings.replicas or choice.replicas or config.replicas or 1
     return Model(

@@ -94,7 +94,7 @@ SETTINGS: tuple[Setting, ...] = (
         kinds.integer(1, REPLICAS_LIMIT),
         None,
         "Processes that run the model",
-        (Alias("SAGEMAKER_MODEL_SERVER_WORKERS"),),
+        (Alias("SAGEMAKER_MODEL_SERVER_WORKERS"), Alias("SAGEMAKER_TS_MIN_WORKERS")),
         automatic="one",
     ),
     Setting("device", kinds.DEVICE, "auto", "Where the model runs"),

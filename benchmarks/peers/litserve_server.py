@@ -5,7 +5,7 @@ from typing import Any
 
 import litserve
 import numpy as np
-import shapes
+import workload
 from fastapi import Request
 
 NAME, PORT = os.environ["SHAPE"], int(os.environ["PORT"])
@@ -13,7 +13,7 @@ NAME, PORT = os.environ["SHAPE"], int(os.environ["PORT"])
 
 class Numbers(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
-        self.model, self.shape = shapes.build(NAME), shapes.SHAPES[NAME]
+        self.model, self.shape = workload.build(NAME), workload.SHAPES[NAME]
 
     def decode_request(self, request: Request) -> Any:
         return np.array(request["numbers"], self.shape.dtype)  # type: ignore[index]
@@ -22,7 +22,7 @@ class Numbers(litserve.LitAPI):  # type: ignore[misc]
         return inputs
 
     def predict(self, batch: list[Any]) -> Any:
-        return shapes.run(self.model, batch)
+        return workload.run(self.model, batch)
 
     def unbatch(self, output: Any) -> list[Any]:
         return list(output)
@@ -32,6 +32,6 @@ class Numbers(litserve.LitAPI):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    api = Numbers(max_batch_size=shapes.MAX_BATCH, batch_timeout=shapes.MAX_DELAY, api_path="/invocations")
+    api = Numbers(max_batch_size=workload.MAX_BATCH, batch_timeout=workload.MAX_DELAY, api_path="/invocations")
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
     server.run(host="127.0.0.1", port=PORT, log_level="warning", generate_client_file=False)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import shapes
 import torch
+import workload
 
 from serving import BatchPolicy, Handler, Request, Response
 
@@ -15,13 +15,13 @@ BYTES = "application/octet-stream"
 
 
 class Numbers(Handler):
-    policy = BatchPolicy(max_size=shapes.MAX_BATCH)
+    policy = BatchPolicy(max_size=workload.MAX_BATCH)
 
     def load(self, model_dir: Path, device: str, name: str = "tiny") -> None:
-        self.model, self.shape = shapes.build(name), shapes.SHAPES[name]
+        self.model, self.shape = workload.build(name), workload.SHAPES[name]
         if not name.startswith("echo"):
             self.model = torch.jit.trace(  # type: ignore[no-untyped-call]
-                self.model, torch.from_numpy(self.shape.read(shapes.body_of(name)).copy())[None]
+                self.model, torch.from_numpy(self.shape.read(workload.body_of(name)).copy())[None]
             )
 
     def decode(self, request: Request) -> Any:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import shapes
+import workload
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -45,7 +45,7 @@ class Peer:
     package: str | None
     start: Callable[[str, int, Path], subprocess.Popen[bytes]]
     ask: Callable[[str], Question]
-    takes: frozenset[str] = frozenset(shapes.SHAPES)
+    takes: frozenset[str] = frozenset(workload.SHAPES)
 
 
 def python(package: str | None) -> str:
@@ -91,14 +91,14 @@ def start_triton(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     (folder / "store" / "numbers" / "1").mkdir(parents=True)
     shutil.copy(HERE / "triton_model.py", folder / "store" / "numbers" / "1" / "model.py")
-    shape = shapes.SHAPES[name]
+    shape = workload.SHAPES[name]
     kind = TRITON_TYPES[shape.dtype][0]
     answer = kind if name.startswith("echo") else "TYPE_FP32"
     (folder / "store" / "numbers" / "config.pbtxt").write_text(
-        f'backend: "python" max_batch_size: {shapes.MAX_BATCH}\n'
+        f'backend: "python" max_batch_size: {workload.MAX_BATCH}\n'
         f'input {{ name: "numbers" data_type: {kind} dims: {shape.length} }}\n'
         f'output {{ name: "answer" data_type: {answer} dims: -1 }}\n'
-        f"dynamic_batching {{ max_queue_delay_microseconds: {int(1e6 * shapes.MAX_DELAY)} }}\n"
+        f"dynamic_batching {{ max_queue_delay_microseconds: {int(1e6 * workload.MAX_DELAY)} }}\n"
     )
     backend = folder / "backends" / "python"
     shutil.copytree(home / "backends" / "python", backend)
@@ -112,16 +112,16 @@ def start_triton(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def ask_raw(path: str) -> Callable[[str], Question]:
-    return lambda name: Question(path, shapes.body_of(name), {"Content-Type": BYTES})
+    return lambda name: Question(path, workload.body_of(name), {"Content-Type": BYTES})
 
 
 def ask_json(name: str) -> Question:
-    numbers = shapes.SHAPES[name].read(shapes.body_of(name)).tolist()
+    numbers = workload.SHAPES[name].read(workload.body_of(name)).tolist()
     return Question("/invocations", json.dumps({"numbers": numbers}).encode(), {"Content-Type": "application/json"})
 
 
 def ask_triton(name: str) -> Question:
-    body, shape = shapes.body_of(name), shapes.SHAPES[name]
+    body, shape = workload.body_of(name), workload.SHAPES[name]
     size = {"binary_data_size": len(body)}
     one = {"name": "numbers", "shape": [1, shape.length], "datatype": TRITON_TYPES[shape.dtype][1], "parameters": size}
     wanted = {"name": "answer", "parameters": {"binary_data": True}}
@@ -158,8 +158,8 @@ def answer(port: int, question: Question, timeout: float = 10.0) -> bytes:
 
 def check(name: str, peer: Peer, said: bytes) -> None:
     """Raises RuntimeError unless it is the model's answer."""
-    shape = shapes.SHAPES[name]
-    right = shapes.run(shapes.build(name), [shape.read(shapes.body_of(name))])[0]
+    shape = workload.SHAPES[name]
+    right = workload.run(workload.build(name), [shape.read(workload.body_of(name))])[0]
     if peer.ask is ask_json:
         found = np.array(json.loads(said)["numbers"], right.dtype)
     else:

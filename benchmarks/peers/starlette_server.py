@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 
-import shapes
 import uvicorn
+import workload
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 NAME, PORT = os.environ["SHAPE"], int(os.environ["PORT"])
-model, shape = shapes.build(NAME), shapes.SHAPES[NAME]
+model, shape = workload.build(NAME), workload.SHAPES[NAME]
 
 
 async def infer(request: Request) -> Response:
-    found = shapes.run(model, [shape.read(await request.body())])
+    found = workload.run(model, [shape.read(await request.body())])
     return Response(found[0].tobytes(), media_type="application/octet-stream")
 
 

@@ -9,18 +9,18 @@ from typing import Any
 sys.path[:0] = os.environ["MODULES"].split(":")  # the server gives its Python none of ours
 
 import numpy as np  # noqa: E402
-import shapes  # noqa: E402
+import workload  # noqa: E402
 
 import triton_python_backend_utils as pb_utils  # noqa: E402
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self.model = shapes.build(os.environ["SHAPE"])
+        self.model = workload.build(os.environ["SHAPE"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         arrays = [pb_utils.get_input_tensor_by_name(request, "numbers").as_numpy() for request in requests]
-        outputs = shapes.run(self.model, list(np.concatenate(arrays)))
+        outputs = workload.run(self.model, list(np.concatenate(arrays)))
         answers, at = [], 0
         for array in arrays:
             tensor = pb_utils.Tensor("answer", outputs[at : at + len(array)])

@@ -81,7 +81,7 @@ def read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     try:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ModelError(f"{path}: {exc}") from exc
     if raw.get("runtime") == "LSP":
         raise ModelError(f"{path}: runtime LSP, a program that speaks over pipes, is not supported; allowed: python")
@@ -89,18 +89,15 @@ def read_manifest(root: Path) -> Manifest:
         document = msgspec.convert(raw, Document)
     except msgspec.ValidationError as exc:
         raise ModelError(f"{path}: {exc}") from exc
-    manifest = Manifest(path, document.model, raw, tuple(notes_of(path, raw, document.model)))
+    manifest = Manifest(path, document.model, raw, tuple(notes_of(path, raw)))
     check_files(manifest)
     check_handler(manifest)
     return manifest
 
 
-def notes_of(path: Path, raw: dict[str, Any], model: Entry) -> list[str]:
+def notes_of(path: Path, raw: dict[str, Any]) -> list[str]:
     unknown = sorted(set(raw) - KNOWN[""]) + sorted(f"model.{key}" for key in set(raw["model"]) - KNOWN["model"])
-    notes = [f"{path}: {key} is unknown and has no effect" for key in unknown]
-    if model.requirements_file is not None:
-        notes.append(f"{path}: requirementsFile {model.requirements_file} is not installed; the image brings packages")
-    return notes
+    return [f"{path}: {key} is unknown and has no effect" for key in unknown]
 
 
 def check_files(manifest: Manifest) -> None:

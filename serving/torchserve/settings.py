@@ -29,6 +29,7 @@ WITHOUT_EFFECT = {
     "startupTimeout": "the server's load_timeout bounds every start",
     "maxRetryTimeoutInSec": "the supervisor has its own pauses between starts",
     "clientTimeoutInMills": "every request ends at its deadline, responseTimeout",
+    "parallelLevel": "a replica is one process on one device",
     "useJobTicket": "a full queue refuses requests at once",
     "asyncCommunication": "one batch runs at a time",
     "useVenv": "nothing is installed while the server runs",
@@ -43,7 +44,7 @@ REFUSED = {
     "parallelType": "a model spread over several processes",
     "torchrun": "a model spread over several processes",
 }
-FOR_THE_HANDLER = {"handler", "pt2", "micro_batching", "parallelLevel", "deepspeed", "pippy", "tensor_parallel"}
+FOR_THE_HANDLER = {"handler", "pt2", "micro_batching", "deepspeed", "pippy", "tensor_parallel"}
 HARMLESS: dict[str, Any] = {"continuousBatching": False, "parallelType": "none", "torchrun": None}
 
 
@@ -69,7 +70,7 @@ def read_yaml(manifest: Manifest) -> dict[str, Any]:
 
     try:
         found = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as exc:  # a date that is none is a ValueError
         raise ModelError(f"{path}: {' '.join(str(exc).split())}") from exc
     if not isinstance(found, dict | None):
         raise ModelError(f"{path} holds {type(found).__name__}; allowed: keys and their values")
@@ -123,6 +124,8 @@ def notes_of(table: dict[str, Any]) -> Iterator[str]:
 
 def notes_of_values(values: dict[str, Any]) -> Iterator[str]:
     fewest, most = values.get("minWorkers"), values.get("maxWorkers")
+    if fewest == 0:
+        yield "minWorkers 0 has no effect: a model that is served has one replica at least"
     if fewest is not None and most is not None and fewest != most:
         yield f"maxWorkers has no effect: {max(1, fewest)} replicas run, as minWorkers says; they do not grow in number"
     if len(values.get("deviceIds", ())) > 1:

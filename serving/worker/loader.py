@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from serving import log
+from serving.conventions import AT_HOME
 from serving.errors import ModelError
 from serving.handler import Handler
 from serving.messages import Paths
@@ -41,6 +42,8 @@ def open_device(model: Model) -> Device:
 
 
 def load(handler: Handler, model: Model, device: str) -> None:
+    if model.handler in AT_HOME:
+        os.chdir(model.path)
     handler.load(Path(model.path), device, **model.options)
     handler.policy = model.policy(handler.policy)
 

@@ -1,4 +1,4 @@
-"""requirements.txt of a model's code: installed once, beside the packages of the image, for that model alone.
+"""requirements.txt of a model: installed once, beside the packages of the image, for that model alone.
 
 What the image has already counts as installed. Each file has a folder of its own below the temporary one, so that two
 models may want two versions; with a folder ``requirements/`` of wheels in the model nothing is asked of the network.
@@ -19,7 +19,9 @@ from pathlib import Path
 
 from serving import log
 from serving.errors import ModelError
+from serving.torchserve.manifest import is_archive, read_manifest
 
+FILE = "requirements.txt"
 SHOWN = 300  # characters of what pip says last
 PIP = ["-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet"]
 BOUNDED = ["--retries", "1", "--timeout", "10"]
@@ -28,8 +30,8 @@ BOUNDED = ["--retries", "1", "--timeout", "10"]
 def prepare(path: Path, code: Path, install: bool) -> None:
     """Make what the model needs importable. ``path`` is the model's folder, ``code`` that of its code. Raises
     ModelError where pip fails."""
-    file = code / "requirements.txt"
-    if not file.is_file():
+    file = find(path, code)
+    if file is None:
         return
     if not install:
         log.warning("requirements.txt is not installed: SERVING_INSTALL_REQUIREMENTS is false", file=str(file))
@@ -41,6 +43,17 @@ def prepare(path: Path, code: Path, install: bool) -> None:
             run_pip(file, wheels, home)
             (home / "done").touch()
     sys.path[:0] = [str(site) for site in sites(home) if site.is_dir()]
+
+
+def find(path: Path, code: Path) -> Path | None:
+    """The one that a TorchServe manifest names, that of the code, that of the model. Raises ModelError."""
+    named = read_manifest(path).model.requirements_file if is_archive(path) else None
+    places = [path / named] if named else []
+    found = [file for file in [*places, code / FILE, path / FILE] if file.is_file()]
+    for other in dict.fromkeys(found[1:]):
+        if other != found[0]:
+            log.warning("of several requirements.txt the first counts", file=str(found[0]), ignored=str(other))
+    return found[0] if found else None
 
 
 def home_of(file: Path, wheels: Path) -> Path:

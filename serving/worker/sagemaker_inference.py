@@ -5,6 +5,7 @@ The same names with the same results, but for one: arrays of pickled objects are
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
@@ -99,11 +100,13 @@ def array_to_csv(array_like: Any) -> str:
     return stream.getvalue()
 
 
+ENCODERS: dict[str, Callable[[Any], Any]] = {NPY: array_to_npy, CSV: array_to_csv, JSON: array_to_json}
+
+
 def encode(array_like: Any, content_type: str) -> Any:
     """An array as a body, of the first type in ``content_type`` that there is. Raises UnsupportedFormatError."""
-    encoders = {NPY: array_to_npy, CSV: array_to_csv, JSON: array_to_json}
     for part in content_type.split(","):
-        encoder = encoders.get(media_type(part))
+        encoder = ENCODERS.get(media_type(part))
         if encoder is not None:
             return encoder(array_like)
     raise UnsupportedFormatError(content_type)
@@ -122,7 +125,12 @@ class DefaultInferenceHandler:
         raise NotImplementedError("Please provide a predict_fn implementation.")
 
     def default_output_fn(self, prediction: Any, accept: str, context: Any = None) -> Any:
-        return encode(prediction, accept), accept
+        kinds = [kind for kind in map(media_type, accept.split(",")) if kind in ENCODERS]
+        return encode(prediction, accept), kinds[0]
+
+
+class ModelLoadError(Exception):
+    pass
 
 
 class DefaultPytorchInferenceHandler(DefaultInferenceHandler):
@@ -178,8 +186,16 @@ def parse_accept(accept: str | None) -> list[str]:
     return (accept or "").replace(" ", "").split(",")
 
 
+def remove_crlf(illegal_string: str) -> str:
+    return illegal_string.replace("\r", " ").replace("\n", " ")
+
+
 def get_logger() -> logging.Logger:
     return logging.getLogger("sagemaker-inference")
+
+
+def configure_logger() -> None:
+    """What it logs is in the server's log already."""
 
 
 CONTENT_TYPES = {
@@ -193,9 +209,19 @@ CONTENT_TYPES = {
 }
 
 
+def refuse_pickles() -> None:
+    """The real package unpickles what clients send as an array; in this process it does not."""
+    try:
+        decoder = importlib.import_module("sagemaker_inference.decoder")
+    except ImportError:
+        return  # it lacks something itself, and the script will be told
+    vars(decoder)["_npy_to_numpy"] = npy_to_numpy
+    getattr(decoder, "_decoder_map", {})[NPY] = npy_to_numpy
+
+
 def install() -> None:
     """Make both packages importable in this process."""
-    shims.install(
+    made = shims.install(
         "sagemaker_inference",
         {
             "content_types": CONTENT_TYPES,
@@ -212,6 +238,7 @@ def install() -> None:
                 "_array_to_json": array_to_json,
                 "_array_to_npy": array_to_npy,
                 "_array_to_csv": array_to_csv,
+                "_encoder_map": ENCODERS,
                 "SUPPORTED_CONTENT_TYPES": {JSON, CSV, NPY},
             },
             "errors": {
@@ -225,9 +252,16 @@ def install() -> None:
                 "write_file": write_file,
                 "retrieve_content_type_header": retrieve_content_type_header,
                 "parse_accept": parse_accept,
+                "remove_crlf": remove_crlf,
             },
-            "logging": {"get_logger": get_logger},
+            "logging": {"get_logger": get_logger, "configure_logger": configure_logger},
         },
     )
-    handler = {"DefaultPytorchInferenceHandler": DefaultPytorchInferenceHandler}
+    if not made:
+        refuse_pickles()
+    handler = {
+        "DefaultPytorchInferenceHandler": DefaultPytorchInferenceHandler,
+        "ModelLoadError": ModelLoadError,
+        "DEFAULT_MODEL_FILENAME": "model.pt",
+    }
     shims.install("sagemaker_pytorch_serving_container", {"default_pytorch_inference_handler": handler})

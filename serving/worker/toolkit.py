@@ -2,23 +2,25 @@
 
 The script may define ``pre_model_fn(model_dir)``, ``model_fn(model_dir)``, ``model_warmup_fn(model_dir, model)`` and
 either ``transform_fn(model, input_data, content_type, accept)`` or any of ``input_fn(input_data, content_type)``,
-``predict_fn(data, model)`` and ``output_fn(prediction, accept)``. Each may take one parameter more, the context.
+``predict_fn(data, model)`` and ``output_fn(prediction, accept)``. Each may take one parameter more, the context, which
+is TorchServe's.
 ``batch_predict_fn(list, model)``, which no toolkit has, gets the data of many requests and gives as many predictions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from inspect import isasyncgen, isgenerator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from serving import codecs, log
-from serving.accept import wanted
+from serving.accept import parameters, wanted
 from serving.errors import (
     CodedError,
     HandlerError,
@@ -30,7 +32,10 @@ from serving.errors import (
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response, StreamingResponse
 from serving.weights import is_torchscript, load_torchscript
-from serving.worker.context import Context
+from serving.worker.context import CONTENT_TYPE, Context, RequestProcessor, gpu_of, headers_of
+from serving.worker.signatures import Function, adapted
+from serving.worker.torchserve.metrics import Metrics
+from serving.worker.torchserve.outputs import attributes_of
 
 BATCH = 32  # requests in one call of batch_predict_fn, unless somebody has chosen otherwise
 MODULE_NAME = "serving_user_inference"
@@ -46,27 +51,47 @@ ARGUMENTS = {
 }
 TEXT_TYPES = ("application/json", "text/csv")
 
-Function = Callable[..., Any]
-
 
 @dataclass(slots=True)
 class Call:
-    """One request on its way through the script's functions."""
+    """One request on its way through the script's functions. ``context`` knows this request alone."""
 
     data: Any
     context: Context
-    content_type: str
+    request: Request
+    processor: RequestProcessor
     accept: str
+
+    @property
+    def content_type(self) -> str | None:
+        """What the script has said."""
+        return self.processor.get_response_header(CONTENT_TYPE)
+
+    @property
+    def status(self) -> int:
+        status: int | None = self.processor.get_response_status_code()
+        return 200 if status is None else status
+
+    @property
+    def attributes(self) -> str | None:
+        return attributes_of(self.processor, self.request)
 
 
 class ToolkitHandler(Handler):
-    """By default each request runs alone, as such scripts expect. With a larger ``max_size`` the tensors that
-    ``input_fn`` gives are stacked, and ``predict_fn`` sees the batch."""
+    """By default each request runs alone, as such scripts expect. With ``stacks`` the tensors that ``input_fn`` gives
+    are stacked where ``max_size`` is larger, and ``predict_fn`` sees the batch."""
 
     policy = BatchPolicy(max_size=1)
 
     def load(
-        self, model_dir: Path, device: str, *, script: str, default_accept: str = codecs.JSON, sized: bool = False
+        self,
+        model_dir: Path,
+        device: str,
+        *,
+        script: str,
+        default_accept: str = codecs.JSON,
+        sized: bool = False,
+        stacks: bool = True,
     ) -> None:
         """``script`` is the path of the user's module; ``sized`` says that somebody has chosen the size of batches.
         Raises ModelError for a script that can never work."""
@@ -75,64 +100,90 @@ class ToolkitHandler(Handler):
         sagemaker_inference.install()
         self.device = device
         self._default_accept = default_accept
+        self._stacks = stacks
         self._model_dir = str(model_dir)
-        module = import_script(Path(script))
-        self._functions = find_functions(module)
+        self._metrics = Metrics("model")
+        self._functions = find_functions(import_script(Path(script)))
         if "batch_predict_fn" in self._functions and not sized:
             self.policy = replace(self.policy, max_size=BATCH)
-        self._context = Context(self._model_dir, device, self.policy.max_size, None)
+        self._context = self._context_of("model")
         self._call("pre_model_fn", [self._model_dir], self._context)
         if "model_fn" in self._functions:
             self._model = self._call("model_fn", [self._model_dir], self._context)
         else:
             self._model = default_model_fn(model_dir, device)
+        if not {"transform_fn", "predict_fn", "batch_predict_fn"} & self._functions.keys():
+            self._model = prepared(self._model, device)
 
     def warmup(self) -> None:
         self._call("model_warmup_fn", [self._model_dir, self._model], self._context)
 
     def decode(self, request: Request) -> Call:
-        context = Context(self._model_dir, self.device, self.policy.max_size, request)
-        call = Call(None, context, request.content_type, wanted(request.accept, self._default_accept))
+        context = self._context_of(request.model or "model", (request, RequestProcessor(headers_of(request))))
+        assert context.request_processor is not None
+        accept = wanted(request.accept, self._default_accept)
+        call = Call(None, context, request, context.request_processor[0], accept)
         text = request.media_type in TEXT_TYPES
         data = codecs.decode_text(request.body) if text else bytearray(request.body)
         if "transform_fn" in self._functions:
             call.data = data
         elif "input_fn" in self._functions:
-            call.data = self._guarded("input_fn", [data, request.content_type], context)
+            call.data = self._guarded("input_fn", [data, told_type(request)], context)
         else:
             call.data = default_input_fn(request, self.device)
         return call
 
     def bucket(self, sample: Call) -> Any:
-        return () if "batch_predict_fn" in self._functions else super().bucket(sample.data)
+        stacks = self._stacks and "batch_predict_fn" not in self._functions
+        return super().bucket(sample.data) if stacks else ()
 
     def collate(self, samples: Sequence[Call]) -> Sequence[Call]:
         return samples
 
     def predict(self, batch: Sequence[Call]) -> list[tuple[Call, Any]]:
+        import torch
+
+        with torch.inference_mode(False):  # the script says itself where no gradients are needed
+            return list(zip(batch, self._predictions(batch), strict=True))
+
+    def _predictions(self, batch: Sequence[Call]) -> Sequence[Any]:
         if "transform_fn" in self._functions:
-            return [(call, self._transform(call)) for call in batch]
+            return [self._transform(call) for call in batch]
         if "batch_predict_fn" in self._functions:
             arguments = [[call.data for call in batch], self._model]
-            predictions = list(self._guarded("batch_predict_fn", arguments, batch[0].context))
+            predictions = list(self._guarded("batch_predict_fn", arguments, self._context_of_batch(batch)))
             if len(predictions) != len(batch):
                 raise HandlerError(f"batch_predict_fn gave {len(predictions)} predictions for {len(batch)} requests")
-            return list(zip(batch, predictions, strict=True))
-        if len(batch) == 1:
-            return [(batch[0], self._predict(batch[0].data, batch[0].context))]
-        outputs = self._predict(super().collate([call.data for call in batch]), batch[0].context)
-        return list(zip(batch, super().split(outputs, len(batch)), strict=True))
+            return predictions
+        if len(batch) == 1 or not self._stacks:
+            return [self._predict(call.data, call.context) for call in batch]
+        stacked = super().collate([call.data for call in batch])
+        return super().split(self._predict(stacked, self._context_of_batch(batch)), len(batch))
 
     def encode(self, output: tuple[Call, Any], request: Request) -> Response | StreamingResponse:
         call, prediction = output
         if "transform_fn" not in self._functions and "output_fn" in self._functions:
             prediction = self._guarded("output_fn", [prediction, call.accept], call.context)
         elif "transform_fn" not in self._functions and not is_pieces(prediction):
-            return default_output(prediction, call.accept)
+            found = default_output(prediction, call.accept)
+            kind = call.content_type or found.content_type
+            return replace(found, content_type=kind, status=call.status, custom_attributes=call.attributes)
         return response_of(prediction, call)
 
+    def _context_of(self, name: str, *requests: tuple[Request, RequestProcessor]) -> Context:
+        told, gpu, size = {"model": {"modelName": name}}, gpu_of(self.device), self.policy.max_size
+        context = Context(name, self._model_dir, told, size, gpu, "1", metrics=self._metrics)
+        if requests:
+            context.request_processor = [processor for _, processor in requests]
+            context.request_ids = {index: request.request_id for index, (request, _) in enumerate(requests)}
+        return context
+
+    def _context_of_batch(self, batch: Sequence[Call]) -> Context:
+        """Each request by its index, as one call works on all of them."""
+        return self._context_of(batch[0].context.model_name, *((call.request, call.processor) for call in batch))
+
     def _transform(self, call: Call) -> Any:
-        arguments = [self._model, call.data, call.content_type, call.accept]
+        arguments = [self._model, call.data, told_type(call.request), call.accept]
         return self._guarded("transform_fn", arguments, call.context)
 
     def _predict(self, data: Any, context: Context) -> Any:
@@ -145,6 +196,7 @@ class ToolkitHandler(Handler):
 
     def _guarded(self, name: str, arguments: list[Any], context: Context) -> Any:
         """Call a function of the script. What it raises is its own failure, a 500, unless it has a ``status_code``."""
+        self._metrics.set_request_ids(context.request_ids)
         try:
             return self._call(name, arguments, context)
         except (ServingError, MemoryError):
@@ -162,9 +214,7 @@ class ToolkitHandler(Handler):
 
     def _call(self, name: str, arguments: list[Any], context: Context) -> Any:
         function = self._functions.get(name)
-        if function is None:
-            return None
-        return function(*arguments, context) if takes_context(function, name) else function(*arguments)
+        return None if function is None else function(arguments, context)
 
 
 def import_script(path: Path) -> ModuleType:
@@ -177,6 +227,8 @@ def import_script(path: Path) -> ModuleType:
         raise ModelError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[MODULE_NAME] = module
+    if path.stem not in sys.stdlib_module_names:
+        sys.modules.setdefault(path.stem, module)  # what was pickled where the script was a module of that name
     try:
         spec.loader.exec_module(module)
     except BaseException as exc:
@@ -193,23 +245,25 @@ def find_functions(module: ModuleType) -> dict[str, Function]:
         raise ModelError(
             f"{module.__file__} defines transform_fn and also {', '.join(apart)}; it may have one or the other"
         )
-    for name, function in found.items():
-        takes_context(function, name)
-    return found
+    return {name: adapted(function, name, ARGUMENTS[name]) for name, function in found.items()}
 
 
-def takes_context(function: Function, name: str) -> bool:
-    """Whether the function wants the context: by its name, or by one parameter more than usual. Raises ModelError."""
-    parameters = list(inspect.signature(function).parameters.values())
-    expected = ARGUMENTS[name]
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return True
-    extra = len(parameters) - expected
-    if extra not in (0, 1):
-        raise ModelError(
-            f"{name} takes {len(parameters)} arguments; allowed: {expected}, or {expected + 1} with context"
-        )
-    return extra == 1
+def told_type(request: Request) -> str:
+    """The content type as scripts compare it: of text, which comes decoded, without its charset."""
+    text = request.media_type in TEXT_TYPES and parameters(request.content_type).keys() <= {"charset"}
+    return request.media_type if text else request.content_type
+
+
+def prepared(model: Any, device: str) -> Any:
+    """The model as the toolkit's ``predict_fn`` has it before each call: on the device, in evaluation mode."""
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        return model
+    model = model.to(device)
+    with contextlib.suppress(NotImplementedError):  # exported programs have no modes
+        model.eval()
+    return model
 
 
 def default_output(prediction: Any, accept: str) -> Response:
@@ -230,31 +284,29 @@ def is_unsupported(exc: Exception) -> bool:
 
 
 def is_pieces(value: Any) -> bool:
-    return inspect.isgenerator(value) or inspect.isasyncgen(value)
+    return isgenerator(value) or isasyncgen(value)
 
 
 def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingResponse:
     """A generator's answer. Before its first piece the script may still set headers."""
 
     def head() -> StreamingResponse:
-        context = call.context
-        kind = content_type or context.response_content_type
-        return StreamingResponse((), kind, context.response_status, context.custom_attributes)
+        return StreamingResponse((), content_type or call.content_type, call.status, call.attributes)
 
     return StreamingResponse(pieces, late=head)
 
 
 def response_of(result: Any, call: Call) -> Response | StreamingResponse:
     """What ``output_fn`` or ``transform_fn`` gave: a body, or a body and its type; the body may come in pieces."""
-    body, content_type = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    body, content_type = result[:2] if isinstance(result, tuple) and len(result) > 1 else (result, None)
     if is_pieces(body):
         return pieces_of(body, content_type, call)
-    kind = content_type or call.context.response_content_type or call.accept
+    kind = content_type or call.content_type or call.accept
     if isinstance(body, str):
         body = body.encode()
     if not isinstance(body, bytes | bytearray | memoryview):
         body = codecs.encode(body, call.accept).body
-    return Response(body, kind, call.context.response_status, call.context.custom_attributes)
+    return Response(body, kind, call.status, call.attributes)
 
 
 def default_input_fn(request: Request, device: str) -> Any:
@@ -273,7 +325,7 @@ def default_input_fn(request: Request, device: str) -> Any:
 
 def default_model_fn(model_dir: Path, device: str) -> Any:
     """``model.pt``, else the only ``*.pt`` or ``*.pth`` file, as TorchScript. Raises ModelError."""
-    found = sorted(path for path in model_dir.iterdir() if path.suffix in (".pt", ".pth"))
+    found = sorted(path for path in model_dir.iterdir() if path.suffix in (".pt", ".pth") and path.is_file())
     chosen = [path for path in found if path.name == "model.pt"] or found
     if len(chosen) != 1:
         names = ", ".join(path.name for path in chosen) or "none"

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import tempfile
+import textwrap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,26 @@ NET = """
         def forward(self, x):
             return torch.tanh(self.linear(x))
 """
+PLACE = """
+    import os
+    from pathlib import Path
+    def handle(data, context):
+        folder = Path(context.system_properties["model_dir"])
+        return data and [[Path.cwd().samefile(folder), Path("handler.py").is_file(), str(folder) in os.sys.path]]
+"""
+WORDS_NET = """
+    import torch
+    class Words(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.EmbeddingBag(110, 4)
+            self.linear = torch.nn.Linear(4, 3)
+        def forward(self, numbers, offsets):
+            return self.linear(self.embedding(numbers, offsets))
+"""
 IDENTITY = "def handle(data, context):\n    return data and list(data)\n"
 INPUTS = "def handle(data, context):\n    return data and [one['data'] for one in data]\n"
+FIRST = "def handle(data, context):\n    return data and [data[0]['data']]\n"
 LABELS = {str(number): ["n0", f"class {number}"] for number in range(8)}
 
 
@@ -86,6 +105,7 @@ class Asked:
     model: str
     body: bytes
     content_type: str | None = None
+    explain: bool = False
 
 
 class Classes(torch.nn.Module):
@@ -117,12 +137,14 @@ def make_archives(store: Path) -> dict[str | None, list[str]]:
     """Their names by envelope, which their manifests name, and which TorchServe takes from its own settings."""
     torch.manual_seed(3)
     with tempfile.TemporaryDirectory() as scratch:
-        net = Path(scratch, "net.py")
-        net.write_text("\n".join(line[4:] for line in NET.splitlines()))
+        Path(scratch, "net.py").write_text(textwrap.dedent(NET))
+        Path(scratch, "words.py").write_text(textwrap.dedent(WORDS_NET))
         linear = torch.nn.Linear(3, 2)
         torch.save({f"linear.{name}": value for name, value in linear.state_dict().items()}, Path(scratch, "net.pt"))
         script(Classes(), Path(scratch, "classes.pt"))
-        script(Words(), Path(scratch, "words.pt"))
+        words = Words()
+        script(words, Path(scratch, "words.pt"))
+        torch.save(words.state_dict(), Path(scratch, "state.pt"))
         torch.save({name: number for number, name in enumerate(VOCABULARY)}, Path(scratch, "source_vocab.pt"))
         Path(scratch, "index_to_name.json").write_text(json.dumps(LABELS))
         for name, (code, files, model) in ARCHIVES.items():
@@ -137,20 +159,28 @@ def make_archives(store: Path) -> dict[str | None, list[str]]:
 
 
 WORDS = ("<unk>", "a", "b", "c", "good", "bad", "film", "is", "not", "was")
-NEEDS = {"pictures": ("torchvision.transforms", "captum.attr"), "texts": ("captum.attr",)}
+NEEDS = {
+    "pictures": ("torchvision.transforms", "captum.attr"),
+    "texts": ("captum.attr",),
+    "eagertexts": ("captum.attr",),
+}
 VOCABULARY = [*WORDS, *(f"{one} {other}" for one in WORDS for other in WORDS)]
 EAGER = {"handler": "base_handler", "modelFile": "net.py", "serializedFile": "net.pt", "envelope": "body"}
 PICTURES = {"handler": "image_classifier", "serializedFile": "classes.pt"}
+EAGER_TEXTS = {"handler": "text_classifier", "modelFile": "words.py", "serializedFile": "state.pt"}
 TEXTS = {"handler": "text_classifier", "serializedFile": "words.pt"}
 ARCHIVES: dict[str, tuple[str | None, list[str], dict[str, Any]]] = {
     "show": (SHOW, [], {}),
     "values": (VALUES, [], {"handler": "handler"}),
     "pieces": (PIECES, [], {"handler": "handler.py"}),
+    "place": (PLACE, [], {}),
     "eager": (None, ["net.py", "net.pt"], EAGER),
     "pictures": (None, ["classes.pt", "index_to_name.json"], PICTURES),
     "texts": (None, ["words.pt", "source_vocab.pt"], TEXTS),
+    "eagertexts": (None, ["words.py", "state.pt", "source_vocab.pt"], EAGER_TEXTS),
     "instances": (IDENTITY, [], {"envelope": "json"}),
     "kserve": (IDENTITY, [], {"envelope": "kserve"}),
+    "kservev2first": (FIRST, [], {"envelope": "kservev2"}),
     "kservev2": (INPUTS, [], {"envelope": "kservev2"}),
 }
 
@@ -184,12 +214,18 @@ REQUESTS = [
         b"raise", b"memory", b"refuse", b"odd", b"many", b"type", b"header", b"status",
     )),
     Asked("pieces", b"x", TEXT),
+    Asked("place", b"x", TEXT),
     *(Asked("eager", body, JSON) for body in (b"[1.0, 2.0, 3.0]", b"[0.1, -0.2, 1e3]", b"[[1.0, 0.0, 0.0]]", b"[1.0]")),
     Asked("eager", b"[1, 2, 3]", JSON),
     Asked("pictures", picture(1, (300, 260)), "image/png"),
     Asked("pictures", picture(2, (100, 400), "jpeg"), "image/jpeg"),
     Asked("pictures", picture(3, (641, 479), "jpeg"), "application/octet-stream"),
     Asked("pictures", b"no picture", "image/png"),
+    Asked("pictures", picture(1, (300, 260)), "image/png", explain=True),
+    Asked("texts", b"A good film", TEXT, explain=True),
+    Asked("eagertexts", b"A good film", TEXT),
+    Asked("eagertexts", b"A good film", TEXT, explain=True),
+    Asked("eager", b"[1.0, 2.0, 3.0]", JSON, explain=True),
     Asked("texts", b"A <b>good</b> film isn't bad!", TEXT),
     Asked("texts", b"b c was not good; is good", "application/octet-stream"),
     Asked("texts", b"good", TEXT),
@@ -200,6 +236,8 @@ REQUESTS = [
     Asked("kserve", b'{"instances": []}', JSON),
     Asked("kservev2", b'{"id": "7", "inputs": [{"name": "x", "shape": [2, 2], "datatype": "INT64", '
           b'"data": [1, 2, 3, 4]}]}', JSON),
+    Asked("kservev2first", b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [2.0]}, '
+          b'{"name": "y", "shape": [1], "datatype": "INT64", "data": [3]}], "id": "9"}', JSON),
     Asked("kservev2", b'{"id": "8", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [0.5, 2.0]}, '
           b'{"name": "y", "shape": [1], "datatype": "INT64", "data": [3]}]}', JSON),
 ]  # fmt: skip

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from serving.errors import ServingError
 from serving.testing import Client
@@ -44,6 +47,18 @@ TRANSFORM = """
     def transform_fn(model, data, content_type, accept):
         return f"{model} {type(data).__name__} {len(data)} {content_type} {accept}"
 """
+NOTHING = "# model.pt and every default\n"
+WRAPPED = """
+    def noted(function):
+        def wrapper(*args, **kwargs): return function(*args, **kwargs)
+        return wrapper
+    def model_fn(model_dir, context=None): return 2
+    @noted
+    def input_fn(data, content_type): return [len(data), content_type]
+    def predict_fn(data, model, ctx): return [*data, model, type(ctx).__name__]
+    @noted
+    def output_fn(prediction, accept): return str(prediction)
+"""
 CONTEXT = """
     def model_fn(model_dir, context): return type(context).__name__
     def transform_fn(model, data, content_type, accept, context):
@@ -52,8 +67,6 @@ CONTEXT = """
 
 
 def npy(value: Any) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, np.array(value))
     return buffer.getvalue()
@@ -126,9 +139,22 @@ def ours(folder: Path, name: str, requests: list[tuple[bytes, str, str]]) -> lis
     return found
 
 
-@pytest.mark.parametrize("script", [FOUR, DEFAULTS, TUPLE, TRANSFORM], ids=["four", "defaults", "tuple", "transform"])
+SCRIPTS = {"four": FOUR, "defaults": DEFAULTS, "tuple": TUPLE, "transform": TRANSFORM, "nothing": NOTHING}
+
+
+def dropping(path: Path) -> None:
+    """A model that has been left in training mode, which its server has to change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        net = torch.nn.Sequential(torch.nn.Dropout(0.9), torch.nn.Flatten(0)).train()
+        torch.jit.save(torch.jit.script(net), str(path))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("script", [*SCRIPTS.values(), WRAPPED], ids=[*SCRIPTS, "wrapped"])
 def test_bodies_and_types_are_the_toolkits(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"script_{abs(hash(script)) % 10**8}"
+    dropping(tmp_path / "model.pt")
     (tmp_path / f"{name}.py").write_text(textwrap.dedent(script))
     requests = [(body, kind, accept) for (body, kind), accept in itertools.product(BODIES, ACCEPTS)]
     if script is TUPLE:
@@ -144,6 +170,14 @@ def test_bodies_and_types_are_the_toolkits(script: str, tmp_path: Path, monkeypa
 def test_the_context_is_given_by_count(tmp_path: Path) -> None:
     (tmp_path / "with_context.py").write_text(textwrap.dedent(CONTEXT))
     assert ours(tmp_path, "with_context", [(b"x", "text/plain", "text/plain")]) == [(b"Context True", "text/plain")]
+
+
+def test_the_real_package_unpickles_nothing_of_a_clients(tmp_path: Path) -> None:
+    (tmp_path / "reader.py").write_text(textwrap.dedent(FOUR))
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    assert ours(tmp_path, "reader", [(buffer.getvalue(), "application/x-npy", "")]) == ["error"]
+    assert ours(tmp_path, "reader", [(npy([1, 2]), "application/x-npy", "")]) == [(b"[3, 6]", "application/json")]
 
 
 def test_the_real_package_is_the_one_in_use() -> None:

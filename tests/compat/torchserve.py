@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 HOME = Path(os.environ.get("COMPAT_VENV", ROOT / ".compat"))
+SITE = Path(__file__).parent / "site"
 START = 180.0  # seconds; a worker of each model imports torch
 
 
@@ -30,7 +31,8 @@ def missing() -> str | None:
 
 def lacks(module: str) -> bool:
     """Whether its Python cannot import a module that some of its own handlers need."""
-    return subprocess.run([HOME / "bin" / "python", "-c", f"import {module}"], capture_output=True).returncode != 0
+    command = [HOME / "bin" / "python", "-c", f"import {module}"]
+    return subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONPATH": str(SITE)}).returncode != 0
 
 
 def free_ports(count: int) -> list[int]:
@@ -68,8 +70,7 @@ def torchserve(store: Path, models: Sequence[str], folder: Path, envelope: str |
     command += ["--ts-config", str(folder / "config.properties"), "--model-store", str(store)]
     command += ["--models", *(f"{name}={name}.mar" for name in models)]
     variables = {**os.environ, "PATH": f"{HOME / 'bin'}:{os.environ['PATH']}", "LOG_LOCATION": str(folder)}
-    variables |= {"METRICS_LOCATION": str(folder), "TEMP": str(folder)}
-    variables.pop("PYTHONPATH", None)
+    variables |= {"METRICS_LOCATION": str(folder), "TEMP": str(folder), "PYTHONPATH": str(SITE)}
     with (folder / "output.log").open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=variables, cwd=folder, start_new_session=True

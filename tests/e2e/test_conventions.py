@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.server import serving
 from tests.e2e.store import call
+from tests.mar import write_archive
 
 DJL = """
 from djl_python import Input, Output
@@ -23,3 +26,47 @@ def test_djl(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         reply = call(server, "POST", "/invocations", {"x": 1})
         assert (reply.status, reply.json()["data"]) == (200, {"x": 1})
+
+
+TOOLKIT = """
+from pathlib import Path
+def model_fn(model_dir): return Path("words.txt").read_text()
+def transform_fn(model, data, content_type, accept, context):
+    if data:
+        context.set_response_header(0, "X-Amzn-SageMaker-Custom-Attributes", data)
+        context.set_response_content_type(0, "text/" + data)
+        context.set_response_header(0, "X-Other", data)
+    return model
+"""
+TORCHSERVE = """
+from pathlib import Path
+class Reader:
+    def initialize(self, context):
+        self.words = Path("words.txt").read_text()
+    def handle(self, data, context):
+        for index, row in enumerate(data):
+            word = bytes(row["body"]).decode()
+            if word:
+                context.set_response_header(index, "X-Amzn-SageMaker-Custom-Attributes", word)
+                context.set_response_content_type(index, "text/" + word)
+                context.set_response_header(index, "X-Other", word)
+        return [self.words] * len(data)
+"""
+
+
+@pytest.mark.parametrize("convention", ["toolkit", "torchserve"])
+def test_files_of_the_model_are_found_by_relative_paths_and_odd_headers_cost_no_answer(
+    tmp_path: Path, convention: str
+) -> None:
+    if convention == "toolkit":
+        (tmp_path / "code").mkdir()
+        (tmp_path / "code" / "inference.py").write_text(TOOLKIT.replace("if data", "data = data.decode()\n    if data"))
+    else:
+        write_archive(tmp_path, TORCHSERVE)
+    (tmp_path / "words.txt").write_text("beside the model")
+    with serving(tmp_path) as server:
+        for word in (b"", b"plain", "\u00fc".encode(), b"a\r\nX-Evil: 1", 3000 * b"x"):
+            reply = call(server, "POST", "/invocations", word, **{"Content-Type": "application/octet-stream"})
+            assert (reply.status, reply.body) == (200, b"beside the model"), word[:20]
+            assert "x-evil" not in reply.headers
+        assert len([line for line in server.lines(header="X-Other") if "dropped" in line["message"]]) == 1

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.server import Server, serving
 from tests.e2e.store import ask
+from tests.mar import write_archive
 
 SCRIPT = """
 import tiny_wheel
@@ -83,3 +84,30 @@ def test_what_cannot_be_installed_ends_the_start_with_its_name(tmp_path: Path) -
     [line] = [line for line in server.log if line["message"].startswith("cannot serve")]
     assert "requirements.txt could not be installed from wheels in" in line["message"]
     assert "tiny-wheel==9.9" in line["message"]
+
+
+HANDLER = """
+import tiny_wheel
+def handle(data, context): return data and [tiny_wheel.VALUE]
+"""
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "packages.txt"])
+def test_the_requirements_file_of_a_torchserve_manifest_is_one_too(tmp_path: Path, name: str) -> None:
+    folder = write_archive(tmp_path / "model", HANDLER, model={"requirementsFile": name})
+    (folder / name).write_text("tiny-wheel==1.0\n")
+    make_wheel(folder / "requirements", "one")
+    with serving(folder, install_requirements="true") as server:
+        assert ask(server, None, {}).body == b"one"
+
+
+def test_the_models_own_file_counts_and_of_two_that_of_the_code(tmp_path: Path) -> None:
+    folder = model(tmp_path / "model", "one")
+    (folder / "requirements.txt").write_text("tiny-wheel==9.9\n")
+    with serving(folder, install_requirements="true") as server:
+        assert ask(server, None, {}).body == b"one"
+        [line] = server.lines(ignored=str(folder / "requirements.txt"))
+        assert line["level"] == "warning"
+    (folder / "code" / "requirements.txt").rename(folder / "requirements.txt")
+    with serving(folder, install_requirements="true") as server:
+        assert ask(server, None, {}).body == b"one"

@@ -321,3 +321,10 @@ def test_options_of_djl_are_kept_for_its_models() -> None:
         "model_id": "tiny",
         "entrypoint": "run.py",
     }
+
+
+def test_settings_of_other_servers_that_have_no_effect_are_named() -> None:
+    environ = {"TS_CONFIG_FILE": "a", "ENABLE_TORCH_PROFILER": "true", "SAGEMAKER_TS_MAX_WORKERS": "4", "HOME": "/"}
+    names = "ENABLE_TORCH_PROFILER, SAGEMAKER_TS_MAX_WORKERS, TS_CONFIG_FILE"
+    assert load(environ, {}).warnings == (f"without effect here: {names}, which other servers read",)
+    assert load({"SAGEMAKER_TS_MIN_WORKERS": "2"}, {}).replicas == 2

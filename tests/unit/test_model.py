@@ -86,3 +86,24 @@ def test_a_code_folder_elsewhere_is_used(tmp_path: Path) -> None:
     write(tmp_path / "code2", "", "serve_me.py")
     model = read(write(tmp_path / "m", "", "x.bin"), code_dir=str(tmp_path / "code2"), program="serve_me.py")
     assert model.options["script"] == str(tmp_path / "code2" / "serve_me.py")
+
+
+def test_batches_of_a_toolkits_script_are_stacked_only_where_this_server_was_asked_to(tmp_path: Path) -> None:
+    def sizes(environ: dict[str, str]) -> tuple[bool, bool]:
+        options = read_model(tmp_path, "m", load(environ, {}), 4).options
+        return options["sized"], options["stacks"]
+
+    write(tmp_path, "", "code/inference.py")
+    assert sizes({}) == (False, False)
+    assert sizes({"SAGEMAKER_TS_BATCH_SIZE": "4"}) == (True, False)
+    assert sizes({"SERVING_BATCH_SIZE": "4"}) == (True, True)
+    write(tmp_path, "[batch]\nmax_size = 4\n")
+    assert sizes({"SAGEMAKER_TS_BATCH_SIZE": "8"}) == (True, True)
+
+
+def test_a_program_that_is_set_and_not_there_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, "", "model.pt")
+    assert read(tmp_path).handler == MODULE
+    assert not caplog.records
+    assert read(tmp_path, program="serve").handler == MODULE
+    assert "the program that is set is not there" in caplog.text

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.errors import ModelError
 from serving.testing import Client
 from serving.worker import sagemaker_inference as shim
 from serving.worker import shims
@@ -20,7 +21,8 @@ IMPORTS = """
 from sagemaker_inference import content_types, decoder, default_inference_handler, encoder, errors, utils
 from sagemaker_inference.default_inference_handler import DefaultInferenceHandler
 from sagemaker_inference.errors import BaseInferenceToolkitError, GenericInferenceToolkitError, UnsupportedFormatError
-from sagemaker_inference.logging import get_logger
+from sagemaker_inference.logging import configure_logger, get_logger
+from sagemaker_inference.utils import parse_accept, read_file, remove_crlf, retrieve_content_type_header, write_file
 import sagemaker_inference.decoder
 import sagemaker_pytorch_serving_container.default_pytorch_inference_handler as pytorch
 """
@@ -88,6 +90,20 @@ def test_other_types_are_an_error_of_their_own() -> None:
         shim.decode(b"", "image/png")
     with pytest.raises(shim.UnsupportedFormatError):
         shim.encode([1], "image/png")
+
+
+def test_the_default_handler_tells_which_type_it_chose() -> None:
+    assert shim.DefaultInferenceHandler().default_output_fn([1], "image/png, text/csv") == ("1\n", "text/csv")
+    with pytest.raises(shim.UnsupportedFormatError):
+        shim.DefaultInferenceHandler().default_output_fn([1], "image/png")
+
+
+@pytest.mark.parametrize("name", ["transformer", "default_handler_service", "model_server", "environment"])
+def test_what_starts_another_server_cannot_be_imported(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=f"ImportError: cannot import name '{name}' from 'sagemaker_inference'"):
+        Rig(tmp_path, f"from sagemaker_inference import {name}\n")
+    with pytest.raises(ModelError, match=f"No module named 'sagemaker_inference.{name}'"):
+        Rig(tmp_path, f"import sagemaker_inference.{name}\n")
 
 
 SCRIPT = """

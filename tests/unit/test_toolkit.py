@@ -140,9 +140,175 @@ def test_the_context_comes_by_count_and_carries_headers_both_ways(tmp_path: Path
     assert (answer.body, answer.content_type, answer.custom_attributes) == (b"trace=1", "text/x-special", "trace=1!")
 
 
-def test_a_function_with_the_wrong_number_of_parameters_is_refused_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="predict_fn takes 1 arguments"):
-        Rig(tmp_path, FOUR + "    def predict_fn(data): return data\n")
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("def predict_fn(data): return data", "predict_fn takes 1 arguments; allowed: 2, or 3 with context"),
+        ("def predict_fn(data, model, *, device): return data", "predict_fn needs device by name; allowed: context"),
+        ("async def predict_fn(data, model): return data", "predict_fn is a coroutine function"),
+        ("predict_fn = dict", "predict_fn does not tell its parameters"),
+    ],
+)
+def test_a_function_that_cannot_be_called_is_refused_at_the_start(tmp_path: Path, function: str, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        Rig(tmp_path, textwrap.dedent(FOUR) + function)
+
+
+@pytest.mark.parametrize(
+    ("signature", "seen"),
+    [
+        ("data, model", "None"),
+        ("data, model, anything", "Context"),
+        ("data, model, context=None", "Context"),
+        ("context, data, model", "Context"),
+        ("data, model, *, context", "Context"),
+        ("data, model, *more", "Context"),
+        ("data, model, **more", "Context"),
+        ("*more", "None"),
+        ("*more, **named", "None"),
+        ("data, *more, context=None", "Context"),
+    ],
+)
+def test_the_context_is_given_by_name_or_by_count(tmp_path: Path, signature: str, seen: str) -> None:
+    script = f"""
+        def model_fn(model_dir): return 0
+        def input_fn(data, kind): return data
+        def predict_fn({signature}):
+            extra = [one for one in locals().values() if type(one).__name__ == "Context"]
+            for one in locals().values():
+                inner = one.values() if isinstance(one, dict) else one if isinstance(one, tuple) else ()
+                extra += [part for part in inner if type(part).__name__ == "Context"]
+            return type(extra[0]).__name__ if extra else "None"
+        def output_fn(prediction, accept): return prediction
+    """
+    assert bytes(Rig(tmp_path, script).ask().body).decode() == seen
+
+
+def test_the_context_is_all_of_torchserves(tmp_path: Path) -> None:
+    script = """
+        import json
+        def model_fn(model_dir, context):
+            assert context.request_processor is None
+            return sorted(context.system_properties)
+        def input_fn(data, kind, context):
+            [processor] = context.request_processor
+            context.metrics.add_counter("calls", 1)
+            return [processor.get_request_properties()["X-Amzn-SageMaker-Custom-Attributes"], kind]
+        def predict_fn(data, model, context):
+            context.set_response_status(201, "made", 0)
+            more = [context.manifest["model"]["modelName"], context.model_yaml_config, context.get_sequence_id(0)]
+            return data + more + [context.stopping_criteria, context.get_request_id(0), model]
+        def output_fn(prediction, accept): return json.dumps(prediction)
+    """
+    answer = Rig(tmp_path, script).ask(custom_attributes="k=v")
+    properties = ["batch_size", "gpu_id", "limit_max_image_pixels", "model_dir", "server_name", "server_version"]
+    assert json.loads(bytes(answer.body)) == ["k=v", "application/json", "model", {}, None, None, "", properties]
+    assert answer.status == 201
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
+def test_scripts_compare_the_bare_type_of_text(tmp_path: Path, kind: str) -> None:
+    assert json.loads(bytes(Rig(tmp_path, FOUR).ask(b"1", kind).body))[1] == "application/json"
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "text/csv; header=present"])
+def test_other_parameters_of_the_type_are_kept(tmp_path: Path, kind: str) -> None:
+    assert json.loads(bytes(Rig(tmp_path, FOUR).ask(b"1", kind).body))[1] == kind
+
+
+def test_without_predict_fn_the_model_is_in_evaluation_mode(tmp_path: Path) -> None:
+    script = """
+        import torch
+        class Mode(torch.nn.Module):
+            def forward(self, x): return torch.tensor([self.training, x.requires_grad or torch.is_grad_enabled()])
+        def model_fn(model_dir): return Mode().train()
+    """
+    assert json.loads(bytes(Rig(tmp_path, script).ask().body)) == [False, False]
+
+
+def test_predict_fn_may_use_gradients(tmp_path: Path) -> None:
+    script = """
+        import torch
+        def model_fn(model_dir): return torch.nn.Linear(2, 1, bias=False)
+        def predict_fn(data, model):
+            data.requires_grad_()
+            model(data).sum().backward()
+            return (data.grad == model.weight[0]).all(dim=-1).tolist()
+    """
+    assert bytes(Rig(tmp_path, script).ask().body) == b"true"
+    answers = Rig(tmp_path, script, max_size=2).client.batch([Request(b"[1, 2]", "application/json")] * 2)
+    assert [bytes(one.body) for one in answers if isinstance(one, Response)] == [b"true", b"true"]
+
+
+def test_what_was_pickled_from_the_script_as_a_module_can_be_read(tmp_path: Path) -> None:
+    script = """
+        import importlib
+        def model_fn(model_dir): return 0
+        def transform_fn(model, data, kind, accept):
+            return str(importlib.import_module("renamed_script").transform_fn is transform_fn)
+    """
+    path = tmp_path / "renamed_script.py"
+    path.write_text(textwrap.dedent(script))
+    assert Client(ToolkitHandler(), tmp_path, script=str(path)).invoke(b"").body == b"True"
+
+
+def test_requests_of_the_toolkits_own_batches_run_alone(tmp_path: Path) -> None:
+    script = """
+        def model_fn(model_dir): return 0
+        def predict_fn(data, model, context):
+            context.set_response_header(0, "X-Amzn-SageMaker-Custom-Attributes", context.get_request_id(0))
+            return list(data.shape)
+    """
+    path = tmp_path / "alone.py"
+    path.write_text(textwrap.dedent(script))
+    handler = ToolkitHandler()
+    handler.policy = BatchPolicy(max_size=4)
+    requests = [Request(b"[1, 2]", "application/json", request_id=name) for name in "ab"]
+    answers = Client(handler, tmp_path, script=str(path), stacks=False).batch(requests)
+    found = [(bytes(one.body), one.custom_attributes) for one in answers if isinstance(one, Response)]
+    assert found == [(b"[2]", "a"), (b"[2]", "b")]
+
+
+def test_the_context_of_a_batch_knows_each_request_by_its_index(tmp_path: Path) -> None:
+    script = """
+        def model_fn(model_dir): return 0
+        def batch_predict_fn(batch, model, context):
+            for index in range(len(batch)):
+                told = context.get_request_header(index, "X-Amzn-SageMaker-Custom-Attributes")
+                context.set_response_header(index, "X-Amzn-SageMaker-Custom-Attributes", told + "!")
+                context.set_response_content_type(index, f"text/{told}")
+            return [context.get_request_id(index) for index in range(len(batch))]
+        def output_fn(prediction, accept): return prediction
+    """
+    requests = [
+        Request(b"1", "application/json", request_id=f"id-{name}", sagemaker={"custom-attributes": name})
+        for name in "abc"
+    ]
+    answers = Rig(tmp_path, script, max_size=8).client.batch(requests)
+    found = [(one.body, one.content_type, one.custom_attributes) for one in answers if isinstance(one, Response)]
+    assert found == [(f"id-{name}".encode(), f"text/{name}", f"{name}!") for name in "abc"]
+
+
+@pytest.mark.parametrize("failure", ["raise SystemExit(3)", "raise KeyboardInterrupt", "1 / 0", "raise Odd()"])
+def test_whatever_a_function_raises_hurts_one_request_and_tells_its_client_nothing(
+    tmp_path: Path, failure: str
+) -> None:
+    script = f"""
+        class Odd(Exception):
+            def __str__(self): raise ValueError("secret")
+        def model_fn(model_dir): return 0
+        def predict_fn(data, model):
+            secret = 1
+            if data[0] == 1:
+                {failure}
+            return data
+    """
+    requests = [Request(f"[{number}]".encode(), "application/json") for number in (0, 1, 2)]
+    answers = Rig(tmp_path, script, max_size=1).client.batch(requests)
+    assert [getattr(one, "status", 0) for one in answers] == [200, 500, 200]
+    message = getattr(answers[1], "message", "")
+    assert "secret" not in message
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ def test_entry_points_are_started_and_called(make: Make, script: str, handler: s
         (FUNCTION, "handler:none", "has no function none"),
         ("import absent", "handler", "importing .* failed: ModuleNotFoundError: No module named 'absent'"),
         ("raise SystemExit(3)", "handler", "importing .* failed: SystemExit: 3"),
+        ("import ts.handler_utils.distributed.pt_pippy", "handler", "No module named 'ts.handler_utils.distributed'"),
+        ("from ts.handler_utils import hf_batch_streamer", "handler", "cannot import name 'hf_batch_streamer'"),
     ],
 )
 def test_a_module_without_an_entry_point_is_an_error(make: Make, script: str, handler: str, told: str) -> None:
@@ -292,6 +294,14 @@ FAIL = """
         ("(_ for _ in ()).throw(MemoryError())", 507, "out_of_memory", ""),
         ("(_ for _ in ()).throw(torch.OutOfMemoryError())", 507, "out_of_memory", ""),
         ("(_ for _ in ()).throw(ValueError('CUDA'))", 503, "prediction_failed", ""),
+        ("(_ for _ in ())", 503, "invalid_output", "Invalid model predict output: generator"),
+        ("[(_ for _ in ())]", 503, "unsupported_output", "Unsupported model output data type"),
+        ("(lambda a: a.append(a) or a)([])", 503, "unsupported_output", "Unsupported model output data type"),
+        ("['\\ud800']", 503, "unsupported_output", "Unsupported model output data type"),
+        ("exit(3)", 500, "handler_error", "SystemExit"),
+        ("context.set_response_status('odd')or['x']", 500, "handler_error", "status 'odd'"),
+        ("context.set_response_status(99)or['x']", 500, "handler_error", "status 99"),
+        ("context.set_response_header(0,'content-type',3)or['x']", 500, "handler_error", "are text"),
     ],
 )
 def test_each_way_to_fail_has_its_status(make: Make, expression: str, status: int, code: str, told: str) -> None:
@@ -346,6 +356,31 @@ def test_envelope_kserve_v2(make: Make) -> None:
         "model_version": "1.0",
         "outputs": [{"name": "x", "datatype": "INT64", "data": [1, 2, 3, 4], "shape": [4]}],
     }
+
+
+def test_envelope_kserve_v2_with_fewer_outputs_than_inputs(make: Make) -> None:
+    script = "def handle(data, context):\n    return data and [7] * data[0]['data'][0]\n"
+    client = make(script, model={"envelope": "kservev2"})
+
+    def ask(count: int) -> Any:
+        inputs = [{"name": name, "shape": [1], "datatype": "INT64", "data": [count]} for name in "xy"]
+        return body_of(client, {"inputs": inputs})["outputs"]
+
+    assert [one["name"] for one in ask(1)] == ["x"]
+    assert [one["name"] for one in ask(2)] == ["x", "y"]
+    with pytest.raises(ServingError):
+        ask(3)
+
+
+def test_envelope_json_gives_nobody_the_results_of_another(make: Make) -> None:
+    script = "def handle(data, context):\n    return data and [one for one in data if one != 'lost']\n"
+    client = make(script, max_size=2, model={"envelope": "json"})
+    requests = [Request(b'{"instances": ["lost", "a"]}', "application/json"), Request(b'{"instances": ["b"]}')]
+    bad, good = answers(client, *requests)
+    assert isinstance(bad, ServingError)
+    assert (bad.status, bad.code) == (503, "prediction_failed")
+    assert isinstance(good, Response)
+    assert json.loads(good.body) == {"predictions": ["b"]}
 
 
 @pytest.mark.parametrize("envelope", ["json", "kserve", "kservev2"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -156,15 +158,55 @@ def test_explanations_and_descriptions_that_are_not_there_are_501(make: Make, tm
         LISTS
         + """
         def handle(self, data, context):
-            context.request_processor[0]._request[data[0]["body"]] = "True"
-            return super().handle([{"body": [1.0, 2.0]}], context)
+            return super().handle([{"body": [1.0, 2.0]}] * len(data), context)
 """
     )
     client = make(code, model={"modelFile": "net.py"})
     for name, told in (("explain", "no get_insights"), ("describe", "no describe_handle")):
         with pytest.raises(ServingError, match=told) as caught:
-            client.invoke(json.dumps(name).encode())
+            client.invoke(b"1", custom_attributes=f"{name}=true")
         assert caught.value.status == 501
+
+
+def test_explanations_come_by_custom_attributes_and_never_to_a_batch_mate(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(EAGER)
+    code = (
+        LISTS
+        + """
+        def get_insights(self, tensor, inputs, target):
+            return [f"why {inputs} {target}"] * len(tensor)
+        def describe_handle(self):
+            return "a net"
+"""
+    )
+    client = make(code, max_size=4, model={"modelFile": "net.py", "envelope": "kserve"})
+    body = {"instances": [{"body": [1.0, 2.0]}]}
+    answer = client.invoke(json.dumps(body).encode(), custom_attributes="explain=True")
+    assert json.loads(answer.body) == {"explanations": ["why [1.0, 2.0] 0"]}
+    client = make(code, max_size=4, model={"modelFile": "net.py"})
+    told = ("", "explain=True", "describe=true", "explain=false")
+    requests = [Request(b"[1.0, 2.0]", "application/json", sagemaker={"custom-attributes": one}) for one in told]
+    first, why, what, last = [bytes(one.body) for one in client.batch(requests) if isinstance(one, Response)]
+    assert (why, what) == (b"why [1.0, 2.0] 0", b"a net")
+    assert first == last
+
+
+def test_handlers_may_load_the_model_themselves_in_each_of_the_known_places(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(EAGER)
+    (tmp_path / "net.pt").touch()
+    own = """
+        def postprocess(self, data):
+            return [type(self.model).__name__]
+        def _load_pickled_model(self, model_dir, model_file, model_pt_path):
+            import torch
+            return torch.nn.Identity()
+        def _load_torchscript_model(self, model_pt_path):
+            import torch
+            return torch.nn.Flatten()
+"""
+    client = make(LISTS + own, model={"modelFile": "net.py", "serializedFile": "net.pt"})
+    assert client.invoke(b"[1]").body == b"Identity"
+    assert make(LISTS + own, model={"serializedFile": "net.pt"}).invoke(b"[1]").body == b"Flatten"
 
 
 # Built-in handlers, by name
@@ -191,6 +233,10 @@ class Boxes(torch.nn.Module):
 
 
 class Bag(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Identity()
+
     def forward(self, numbers: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         return torch.stack([(numbers == 1).sum(), (numbers == 2).sum()]).float().reshape(1, 2)
 
@@ -254,6 +300,44 @@ def test_a_vocabulary_must_be_there(make: Make, tmp_path: Path) -> None:
     script(Bag(), tmp_path / "net.pt")
     with pytest.raises(ModelError, match=r"source_vocab\.pt is missing"):
         make(model={"handler": "text_classifier", "serializedFile": "net.pt"})
+
+
+class Attribution:
+    """In place of captum's: what it is called with, as the attributions."""
+
+    def __init__(self, model: torch.nn.Module, layer: torch.nn.Module | None = None) -> None:
+        self.layer = layer
+
+    def attribute(self, data: torch.Tensor, *rest: torch.Tensor, target: int, **options: Any) -> torch.Tensor:
+        assert all(one.shape == data.shape for one in rest)
+        return data.new_full((len(data), 2), target, dtype=torch.float32)
+
+
+def explain(client: Client, body: bytes, kind: str) -> Any:
+    return json.loads(client.invoke(body, kind, custom_attributes="explain=True").body)
+
+
+def test_built_in_handlers_explain_with_captum(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(Means(), tmp_path / "net.pt")
+    client = make(model={"handler": "image_classifier", "serializedFile": "net.pt"})
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "captum", None)
+        with pytest.raises(ServingError, match="captum, which is not installed") as caught:
+            explain(client, picture(), "image/png")
+        assert caught.value.status == 501
+    attr = types.ModuleType("captum.attr")
+    vars(attr).update(IntegratedGradients=Attribution, LayerIntegratedGradients=Attribution)
+    captum = types.ModuleType("captum")
+    vars(captum).update(attr=attr)
+    monkeypatch.setitem(sys.modules, "captum", captum)
+    monkeypatch.setitem(sys.modules, "captum.attr", attr)
+    assert explain(client, picture(), "image/png") == [0, 0]
+    script(Bag(), tmp_path / "net.pt")
+    torch.save({"<unk>": 0, "good": 1}, tmp_path / "source_vocab.pt")
+    client = make(model={"handler": "text_classifier", "serializedFile": "net.pt"})
+    found = explain(client, b"good film", "text/plain")
+    assert found["words"] == ["good", "film"]
+    assert torch.tensor(found["importances"]).shape == (3, 2)
 
 
 # Images and texts

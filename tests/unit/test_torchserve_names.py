@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from serving.request import Request
+from serving.worker.context import Context, RequestProcessor, headers_of
 from serving.worker.torchserve import names
-from serving.worker.torchserve.context import Context, RequestProcessor, headers_of
 from serving.worker.torchserve.metrics import Dimension, Metrics, MetricTypes
 
 names.install()
@@ -48,6 +48,7 @@ ts.metrics.dimension Dimension
 ts.metrics.metric Metric
 ts.metrics.caching_metric CachingMetric
 ts.metrics.metric_type_enum MetricTypes
+ts.metrics.metric_cache_errors MetricsCacheKeyError MetricsCacheTypeError MetricsCacheValueError
 ts.metrics.metrics_store MetricsStore
 ts.metrics.unit Units
 """
@@ -212,10 +213,17 @@ def test_metrics_of_each_kind() -> None:
 def test_metrics_of_a_handlers_own() -> None:
     own = Metrics("m").add_metric_to_cache("n", "count", ["Level"], MetricTypes.COUNTER)
     own.add_or_update(2, ["a"])
-    own.update(3, ["a"])
+    own.update(3, "id", [Dimension("Level", "a")])
     assert own.values == {("a",): 5}
-    with pytest.raises(ValueError, match="dimensions"):
-        own.add_or_update(1, [])
+
+
+def test_a_metric_that_does_not_fit_costs_no_request_its_answer() -> None:
+    own = Metrics("m").add_metric_to_cache("n", "count", ["Level"], MetricTypes.COUNTER)
+    own.add_or_update(1, [])
+    own.add_or_update(-1, ["a"])
+    assert own.values == {}
+    with pytest.raises(importlib.import_module("ts.metrics.metric_cache_errors").MetricsCacheKeyError):
+        Metrics("m").get_metric("n")
 
 
 def test_the_older_metrics() -> None:

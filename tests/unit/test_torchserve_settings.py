@@ -97,6 +97,11 @@ def test_model_config_yaml_counts_even_if_the_manifest_does_not_name_it(tmp_path
         ("maxRetryTimeoutInSec: 1", "maxRetryTimeoutInSec has no effect"),
         ("clientTimeoutInMills: 1", "clientTimeoutInMills has no effect"),
         ("useJobTicket: true", "useJobTicket has no effect"),
+        ("parallelLevel: 2", "parallelLevel has no effect: a replica is one process"),
+        ("sequenceMaxIdleMSec: 5", "sequenceMaxIdleMSec has no effect"),
+        ("sequenceTimeoutMSec: 5", "sequenceTimeoutMSec has no effect"),
+        ("maxSequenceJobQueueSize: 5", "maxSequenceJobQueueSize has no effect"),
+        ("minWorkers: 0", "minWorkers 0 has no effect"),
         ("useVenv: true", "useVenv has no effect"),
         ("asyncCommunication: true", "asyncCommunication has no effect"),
         ("sequenceBatching: true", "sequenceBatching has no effect: the server's sessions"),
@@ -125,6 +130,14 @@ def test_sections_for_the_handler_are_no_surprise(tmp_path: Path) -> None:
         ("parallelType: pp\ntorchrun:\n  nproc-per-node: 2", "a model spread over several processes: not supported"),
         ("a: [", "model-config.yaml"),
         ("- a", "holds list"),
+        ("day: 2024-13-45", "model-config.yaml: month must be in"),
+        ("a: " + 5000 * "[", "model-config.yaml"),
+        ("a: \x07", "model-config.yaml"),
+        ("minWorkers: -1", "minWorkers of the model's configuration is -1; allowed: 0 to 256"),
+        ("maxWorkers: 0", "allowed: 1 to 256"),
+        ("maxBatchDelay: -1", "allowed: 0 to 60000 milliseconds"),
+        ("jobQueueSize: 0", "allowed: 1 or more"),
+        ("deviceIds: 1", "allowed: a list of numbers of GPUs"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_an_error(tmp_path: Path, config: str, told: str) -> None:
@@ -155,20 +168,19 @@ def test_a_manifest_that_cannot_be_is_an_error(
         read_manifest(tmp_path)
 
 
-def test_a_broken_manifest_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": 1}', "{}", '{"a": ' + 100_000 * "[", "\ud800"])
+def test_a_broken_manifest_is_an_error(tmp_path: Path, text: str) -> None:
     write_archive(tmp_path, SCRIPT)
-    (tmp_path / "MAR-INF" / "MANIFEST.json").write_text("{")
+    (tmp_path / "MAR-INF" / "MANIFEST.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(ModelError, match=r"MANIFEST\.json"):
         read_manifest(tmp_path)
 
 
-def test_unknown_keys_of_the_manifest_and_requirements_are_named(tmp_path: Path) -> None:
-    (tmp_path / "requirements.txt").touch()
-    write_archive(tmp_path, SCRIPT, model={"flavour": 1, "requirementsFile": "requirements.txt"}, colour="red")
+def test_unknown_keys_of_the_manifest_are_named(tmp_path: Path) -> None:
+    write_archive(tmp_path, SCRIPT, model={"flavour": 1}, colour="red")
     told = notes(tmp_path)
     assert "colour is unknown" in told
     assert "model.flavour is unknown" in told
-    assert "requirements.txt is not installed" in told
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 from serving import log
 from serving.errors import ModelError
 from serving.torchserve.manifest import Manifest
-from serving.worker.torchserve.context import Context
+from serving.worker.context import Context
 
 OURS = "handlers"  # a package beside this server, which a model may have its own of
 

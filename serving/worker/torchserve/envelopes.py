@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import BadRequest, ModelError, ServingError
-from serving.worker.torchserve.context import Context
+from serving.worker.context import Context
 
 Handle = Callable[[Any, Context], Any]
 NUMPY = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64"}
@@ -80,6 +80,8 @@ class JSONEnvelope(BaseEnvelope):
 
     def format_output(self, data: Any) -> Any:
         ends = list(itertools.accumulate(self._lengths))
+        if len(data) != sum(self._lengths):
+            raise ValueError(f"{len(data)} results for {sum(self._lengths)} instances: they cannot be told apart")
         groups = [data[end - size : end] for end, size in zip(ends, self._lengths, strict=True)]
         return [json.dumps({"predictions": group}) for group in groups]
 
@@ -104,7 +106,8 @@ class KServeEnvelope(BaseEnvelope):
         return parsed(content_of(data[0])).get("instances")
 
     def format_output(self, data: Any) -> Any:
-        return [{"predictions": data}]
+        explained = self.context.get_request_header(0, "explain") == "True"
+        return [{"explanations" if explained else "predictions": data}]
 
 
 class KServev2Envelope(BaseEnvelope):
@@ -120,7 +123,9 @@ class KServev2Envelope(BaseEnvelope):
 
     def format_output(self, data: Any) -> Any:
         model = self.context.manifest["model"]
-        outputs = [output_of(value, name) for value, name in zip(data, self._names, strict=True)]
+        if len(data) > len(self._names):
+            raise ValueError(f"{len(data)} outputs for {len(self._names)} inputs, whose names they get")
+        outputs = [output_of(value, name) for value, name in zip(data, self._names, strict=False)]
         told = {"id": self._id, "model_name": model.get("modelName"), "model_version": model.get("modelVersion")}
         return [{**told, "outputs": outputs}]
 

@@ -11,9 +11,9 @@ from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response, StreamingResponse
 from serving.torchserve.manifest import Manifest, read_manifest
 from serving.torchserve.settings import read_yaml
+from serving.worker.context import Context, RequestProcessor, gpu_of
 from serving.worker.failures import is_out_of_memory
 from serving.worker.torchserve import names
-from serving.worker.torchserve.context import Context, RequestProcessor
 from serving.worker.torchserve.entry import find_entry
 from serving.worker.torchserve.envelopes import envelope_of
 from serving.worker.torchserve.inputs import Call, call_of
@@ -60,13 +60,12 @@ class TorchServeHandler(Handler):
         self._on_user_thread(lambda: entry.initialize(self._context))
 
     def _context_of(self, manifest: Manifest, limit_max_image_pixels: bool) -> Context:
-        gpu = int(self.device.partition(":")[2] or 0) if self.device.startswith("cuda") else None
         return Context(
             manifest.model.model_name,
             str(manifest.root),
             manifest.raw,
             self.policy.max_size,
-            gpu,
+            gpu_of(self.device),
             names.VERSION,
             limit_max_image_pixels,
             Metrics(manifest.model.model_name),
@@ -99,8 +98,8 @@ class TorchServeHandler(Handler):
     def decode(self, request: Request) -> Call:
         return call_of(request, self._decodes)
 
-    def bucket(self, sample: Call) -> tuple[()]:
-        return ()
+    def bucket(self, sample: Call) -> tuple[str, ...]:
+        return sample.wishes  # a handler asks the first of a batch, for all of it
 
     def predict(self, batch: Sequence[Call]) -> list[Answer]:
         import torch

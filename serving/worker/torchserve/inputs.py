@@ -8,7 +8,7 @@ from typing import Any
 
 from serving import log
 from serving.request import Request
-from serving.worker.torchserve.context import RequestProcessor, headers_of
+from serving.worker.context import RequestProcessor, headers_of
 from serving.worker.torchserve.forms import MULTIPART, URLENCODED, Field, multipart, urlencoded
 
 
@@ -28,8 +28,14 @@ class Call:
         return {field.name: self._value(field) for field in self.fields}
 
     def processor(self) -> RequestProcessor:
-        told = {field.name: {"content-type": field.content_type} for field in self.fields}
-        return RequestProcessor(told | headers_of(self.request))
+        told: dict[str, Any] = {field.name: {"content-type": field.content_type} for field in self.fields}
+        return RequestProcessor(told | headers_of(self.request) | dict.fromkeys(self.wishes, "True"))
+
+    @property
+    def wishes(self) -> tuple[str, ...]:
+        """``explain`` and ``describe``, which TorchServe has paths for and the platform only custom attributes."""
+        attributes = self.request.attributes
+        return tuple(name for name in ("explain", "describe") if attributes.get(name, "").lower() == "true")
 
     def _value(self, field: Field) -> Any:
         """JSON as objects and text as str; anything else, and what is not what its type says, as a bytearray."""

@@ -17,6 +17,18 @@ class MetricTypes(enum.Enum):
     HISTOGRAM = "histogram"
 
 
+class MetricsCacheTypeError(TypeError):
+    """The value of a metric is of a wrong kind."""
+
+
+class MetricsCacheValueError(ValueError):
+    """A unit that there is not."""
+
+
+class MetricsCacheKeyError(KeyError):
+    """A metric that was not added."""
+
+
 class Dimension:
     def __init__(self, name: str, value: Any) -> None:
         self.name = name
@@ -46,16 +58,26 @@ class Metric:
         self.values: dict[tuple[str, ...], float] = {}
 
     def add_or_update(self, value: float, dimension_values: Sequence[Any] = (), request_id: str | None = None) -> None:
-        """Raises ValueError for dimensions that are not those of the metric."""
-        if len(dimension_values) != len(self.dimension_names):
-            raise ValueError(f"{self.name} has the dimensions {self.dimension_names}, not {len(dimension_values)}")
+        """What does not fit the metric is told in the log and costs no request its answer."""
+        wrong = self._wrong(value, dimension_values)
+        if wrong:
+            log.warning("a metric is not counted", metric=self.name, reason=wrong, request_id=request_id)
+            return
         key = tuple(str(one) for one in dimension_values)
         before = self.values.get(key, 0) if self.metric_type is MetricTypes.COUNTER else 0
         self.values[key] = before + value
         told = dict(zip(self.dimension_names, key, strict=True))
         log.debug("metric", metric=self.name, value=value, unit=self.unit, dimensions=told, request_id=request_id)
 
-    update = add_or_update
+    def _wrong(self, value: float, dimension_values: Sequence[Any]) -> str | None:
+        if len(dimension_values) != len(self.dimension_names):
+            return f"its dimensions are {self.dimension_names}; there are {len(dimension_values)} values"
+        return "a counter only grows" if self.metric_type is MetricTypes.COUNTER and value < 0 else None
+
+    def update(self, value: float, request_id: str = "", dimensions: Sequence[Any] = ()) -> None:
+        """The older form, with dimensions in place of those that the metric had."""
+        self.dimension_names = [one.name for one in dimensions]
+        self.add_or_update(value, [one.value for one in dimensions], request_id)
 
 
 class Metrics:
@@ -81,11 +103,11 @@ class Metrics:
         return metric
 
     def get_metric(self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER) -> Metric:
-        """Raises KeyError for one that was not added."""
+        """Raises MetricsCacheKeyError for one that was not added."""
         try:
             return self.cache[metric_type, metric_name]
         except KeyError:
-            raise KeyError(f"there is no {metric_type.value} called {metric_name!r}") from None
+            raise MetricsCacheKeyError(f"there is no {metric_type.value} called {metric_name!r}") from None
 
     def add_metric(
         self,
@@ -153,5 +175,5 @@ class Metrics:
 
 def checked(unit: str, allowed: Sequence[str]) -> str:
     if unit not in allowed:
-        raise ValueError(f"unit is {unit!r}; allowed: {', '.join(allowed)}")
+        raise MetricsCacheValueError(f"unit is {unit!r}; allowed: {', '.join(allowed)}")
     return unit

@@ -10,9 +10,8 @@ from serving import log
 from serving.accept import concrete
 from serving.errors import CodedError
 from serving.request import Request, Response
-from serving.worker.torchserve.context import CONTENT_TYPE, RequestProcessor
+from serving.worker.context import CONTENT_TYPE, CUSTOM_ATTRIBUTES, RequestProcessor
 
-CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 TEXT, BYTES, JSON = "text/plain; charset=utf-8", "application/octet-stream", "application/json"
 
 _dropped: set[str] = set()
@@ -31,15 +30,13 @@ def coded(value: Any) -> tuple[bytes, str]:
 
     if isinstance(value, bytes | bytearray):
         return bytes(value), BYTES
-    if isinstance(value, str):
-        return value.encode(), TEXT
     if isinstance(value, torch.Tensor):
         buffer = io.BytesIO()
         torch.save(value, buffer)
         return buffer.getvalue(), BYTES
     try:
-        return json.dumps(value, indent=2).encode(), JSON
-    except TypeError as exc:
+        return (value.encode(), TEXT) if isinstance(value, str) else (json.dumps(value, indent=2).encode(), JSON)
+    except (TypeError, ValueError, RecursionError) as exc:
         raise failed(f"Unsupported model output data type: {exc}", "unsupported_output") from exc
 
 

@@ -1,5 +1,5 @@
 """``ts.context``."""
 
-from serving.worker.torchserve.context import Context, RequestProcessor
+from serving.worker.context import Context, RequestProcessor
 
 __all__ = ["Context", "RequestProcessor"]

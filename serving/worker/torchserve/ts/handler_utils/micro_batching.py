@@ -19,13 +19,13 @@ class MicroBatching:
         self.micro_batch_size = micro_batch_size
         self.parallelism = dict(parallelism or {})
         self._index: int | None = None
-        if any(count > 1 for count in self.parallelism.values()):
-            log.warning("micro batches run one after the other; parallelism has no effect")
+        self._told = False
 
     def get_micro_batch_idx(self) -> int | None:
         return self._index
 
     def handle(self, data: list[Any]) -> list[Any]:
+        self._tell()
         results: list[Any] = []
         for index, start in enumerate(range(0, len(data), self.micro_batch_size)):
             self._index = index
@@ -34,6 +34,12 @@ class MicroBatching:
                 part = getattr(self.handler, method)(part)
             results += part
         return results
+
+    def _tell(self) -> None:
+        """Handlers set ``parallelism`` after they have made this."""
+        if not self._told and any(count > 1 for count in self.parallelism.values()):
+            log.warning("micro batches run one after the other; parallelism has no effect")
+        self._told = True
 
     def shutdown(self) -> None:
         """There is nothing to end."""

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from serving.worker.torchserve.context import Context
+from serving.worker.context import Context
 
 
 def send_intermediate_predict_response(

@@ -45,17 +45,18 @@ class BaseHandler(abc.ABC):  # noqa: B024  handlers list ABC beside it, and the 
         on_gpu = torch.cuda.is_available() and gpu is not None
         self.map_location = "cuda" if on_gpu else "cpu"
         self.device = torch.device(f"cuda:{gpu}" if on_gpu else "cpu")
-        self._load(Path(properties["model_dir"]), getattr(context, "allow_pickle", False))
+        self._allow_pickle = getattr(context, "allow_pickle", False)
+        self._load(Path(properties["model_dir"]))
         self.model = compiled(self.model, self.model_yaml_config.get("pt2"))
         self.mapping = load_label_mapping(Path(properties["model_dir"]) / "index_to_name.json")
         self.initialized = True
 
-    def _load(self, folder: Path, allow_pickle: bool) -> None:
+    def _load(self, folder: Path) -> None:
         told = self.manifest["model"]
         if told.get("serializedFile"):
             self.model_pt_path = str(folder / told["serializedFile"])
         if told.get("modelFile"):
-            self.model = self._load_pickled_model(str(folder), told["modelFile"], self.model_pt_path, allow_pickle)
+            self.model = self._load_pickled_model(str(folder), told["modelFile"], self.model_pt_path)
             self.model.to(self.device)
             self.model.eval()
         elif self.model_pt_path is not None and Path(self.model_pt_path).suffix in (".pt", ".pth"):
@@ -63,16 +64,14 @@ class BaseHandler(abc.ABC):  # noqa: B024  handlers list ABC beside it, and the 
             self.model.eval()
         else:
             path = None if self.model_pt_path is None else Path(self.model_pt_path)
-            self.model = load_model(path, str(self.device), allow_pickle)
+            self.model = load_model(path, str(self.device), self._allow_pickle)
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
         return load_model(Path(model_pt_path), str(self.device), False)
 
-    def _load_pickled_model(
-        self, model_dir: str, model_file: str, model_pt_path: str | None, allow_pickle: bool = False
-    ) -> Any:
+    def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> Any:
         weights = None if model_pt_path is None else Path(model_pt_path)
-        return load_eager(Path(model_dir) / model_file, weights, str(self.device), allow_pickle)
+        return load_eager(Path(model_dir) / model_file, weights, str(self.device), self._allow_pickle)
 
     @timed
     def preprocess(self, data: Any) -> Any:

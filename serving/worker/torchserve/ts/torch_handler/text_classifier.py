@@ -44,3 +44,10 @@ class TextClassifier(TextHandler):
 
     def postprocess(self, data: Any) -> Any:
         return map_class_to_label(torch.nn.functional.softmax(data, dim=1).tolist(), self.mapping)
+
+    def get_insights(self, text_preprocess: Any, _: Any, target: Any = 0) -> Any:
+        """The text's words and what they add to ``target``. Raises CodedError without captum."""
+        numbers, tokens = text_preprocess
+        offsets = torch.zeros(1, dtype=torch.int64, device=self.device)
+        found = self.lig.attribute(numbers, torch.zeros_like(numbers), additional_forward_args=offsets, target=target)
+        return [{"importances": self.summarize_attributions(found).tolist(), "words": self.get_word_token(tokens)}]

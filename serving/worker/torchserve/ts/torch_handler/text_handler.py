@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 import unicodedata
 from abc import ABC
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import ModelError
+from serving.worker.torchserve.insights import attribution
 from serving.worker.torchserve.loading import load_pickled
 from serving.worker.torchserve.texts import expand_contractions, get_tokenizer
 
@@ -24,12 +26,16 @@ class TextHandler(BaseHandler, ABC):
         self.source_vocab: Any = None
         self.tokenizer = get_tokenizer("basic_english")
         self.input_text: Any = None
-        self.lig: Any = None
 
     def initialize(self, context: Any) -> None:
         super().initialize(context)
         path = Path(self.get_source_vocab_path(context))
         self.source_vocab = load_pickled(path, "cpu", getattr(context, "allow_pickle", False))
+
+    @functools.cached_property
+    def lig(self) -> Any:
+        """captum's LayerIntegratedGradients of the model and its ``embedding``."""
+        return attribution("LayerIntegratedGradients")(self.model, self.model.embedding)
 
     def get_source_vocab_path(self, ctx: Any) -> str:
         """Raises ModelError where there is no such file."""
@@ -65,5 +71,6 @@ class TextHandler(BaseHandler, ABC):
     def summarize_attributions(self, attributions: Any) -> Any:
         import torch
 
-        shares = torch.nn.functional.softmax(attributions, dim=attributions.dim() - 1)
+        # The dimension that torch takes where nobody names one, as there.
+        shares = torch.nn.functional.softmax(attributions, dim=0 if attributions.dim() in (0, 1, 3) else 1)
         return shares / torch.norm(shares.sum(dim=-1))

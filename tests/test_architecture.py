@@ -88,6 +88,7 @@ def test_only_config_reads_the_environment() -> None:
         "serving/cli.py",
         "serving/config.py",
         "serving/memory.py",
+        "serving/gpus/__init__.py",
         "serving/supervisor/processes.py",
         "serving/weights.py",
         "serving/worker/forkserver.py",

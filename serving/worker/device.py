@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
+from serving import gpus
 from serving.errors import ModelError
-from serving.memory import held_on_device
+from serving.gpus.driver import Driver
 
 CONTEXT = 512 << 20  # bytes; what a CUDA context takes where it cannot be measured
 
@@ -40,5 +42,11 @@ def held(device: str) -> int:
 
     if device == "cpu":
         return 0
-    measured = held_on_device(device, os.getpid())
-    return torch.cuda.memory_reserved(device) + CONTEXT if measured is None else measured
+    measured = (driver().held(device) or {}).get(os.getpid())  # a container may hide from NVML which process is which
+    return measured or torch.cuda.memory_reserved(device) + CONTEXT
+
+
+@functools.cache
+def driver() -> Driver:
+    """Of this process, which sees what ``CUDA_VISIBLE_DEVICES`` shows it."""
+    return gpus.find()

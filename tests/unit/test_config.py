@@ -46,6 +46,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         http_workers=half_of(cores()),
         replicas=None,
         device="auto",
+        spares=None,
         threads=None,
         request_timeout=60.0,
         load_timeout=350.0,

@@ -6,18 +6,16 @@ carry out in order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
-from serving.errors import ModelFailed, OutOfMemory, ServingError
+from serving.errors import ModelFailed, OutOfMemory
 from serving.faults import Fault
-from serving.messages import Paths, Problem
+from serving.messages import Paths
 from serving.model import Model
 from serving.scoreboard import ROWS, Scoreboard
 from serving.supervisor.admission import Admission, estimate
-from serving.supervisor.books import Books
 from serving.supervisor.cache import Admit, Decision, Evict
+from serving.supervisor.departures import Departures
 from serving.supervisor.devices import Devices, Look
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.overrun import overrun
@@ -26,17 +24,13 @@ from serving.supervisor.replica import (
     Abort,
     Action,
     Assign,
-    Evicted,
     GiveUp,
-    Gone,
     Kill,
     Learned,
     Owner,
     Publish,
     Replica,
-    Retire,
     Served,
-    Settled,
     Stage,
     Start,
     Status,
@@ -47,11 +41,12 @@ from serving.supervisor.sparerule import SpareRule
 from serving.supervisor.spares import Spare
 
 ABORT_TIME = 1.0  # seconds that a worker has to write its stacks before SIGKILL
+MOVE_TIME = 30.0  # seconds that a model whose GPU broke waits for room on another
 LOOK = 0.5  # seconds between looks at what models have grown to
 AGAIN = 0.001  # seconds between decisions about those who wait, for each of them: many do not take all our time
 
 
-class Fleet(Books):
+class Fleet(Departures):
     """``admission`` holds the memory budget; a server of one model has none and starts it at once.
 
     ``spare_rule`` says how many spares there should be on each device; without one there are none.
@@ -72,7 +67,6 @@ class Fleet(Books):
         self._spare_rule = spare_rule
         self._key = 0
         self._next_look = 0.0
-        self._next_admit = 0.0
 
     # Models come and go.
 
@@ -121,48 +115,6 @@ class Fleet(Books):
             return self._evict(decision.keys, f"room for {served.name}", now)
         why = f"there is no room for model {served.name}: {decision.why}"
         return self._give_up_load(served, OutOfMemory(why), now)
-
-    def _evict(self, keys: Iterable[int], reason: str, now: float) -> list[Action]:
-        victims = {served.key: served for served in self._all}
-        actions: list[Action] = []
-        for key in keys:
-            actions += [Evicted(victims[key], reason), *self.leave(victims[key], now)]
-        return actions
-
-    def leave(self, served: Served, now: float, problem: Problem | None = None) -> list[Action]:
-        """Finish what it has, then go. ``problem`` is told to those who wait for it."""
-        served.stage, served.problem = Stage.LEAVING, problem
-        actions: list[Action] = [Publish(served.name)]
-        for replica in served.live():
-            replica.become(Status.RETIRING, now)
-            actions.append(Retire(replica))
-        for successor in [one for one in self._all if one.predecessor is served and one.stage is not Stage.LEAVING]:
-            actions += self.leave(successor, now)
-        return actions if served.replicas else [*actions, *self._forget(served)]
-
-    def _forget(self, served: Served) -> list[Action]:
-        self._all.remove(served)
-        self._next_admit = 0.0
-        if self._current.get(served.name) is served:
-            del self._current[served.name]
-        return [Gone(served)]
-
-    def _give_up_load(self, served: Served, error: ServingError, now: float) -> list[Action]:
-        problem = Problem.of(error)
-        if served.predecessor is not None:
-            served.predecessor.reload_error = problem.message
-        return [Settled(served, problem), *self.leave(served, now, problem)]
-
-    def _settle_load(self, served: Served, now: float) -> list[Action]:
-        actions: list[Action] = [Settled(served, None)]
-        old, served.predecessor = served.predecessor, None
-        if old is not None and old.stage is not Stage.LEAVING:
-            self._current[served.name] = served
-            served.owner = old.owner
-            # What a client has said holds until the model itself says something new.
-            served.pinned = served.pinned if served.model.pin != old.model.pin else old.pinned
-            actions += self.leave(old, now)
-        return actions
 
     # What time brings.
 
@@ -241,6 +193,8 @@ class Fleet(Books):
         elif blocked is not None:
             served.failed = blocked
             actions.append(Publish(served.name))
+        elif served.owner is not Owner.START and len(there) == len(served.live()) > 0:
+            served.stage, served.wanted_until = Stage.WAITING, now + MOVE_TIME  # for room, as if it were new
         elif device in served.devices:
             served.devices = self._devices.moved(served.devices, served.model, *self._room(served))
             served.model = msgspec.structs.replace(served.model, replicas=len(served.devices))

@@ -120,8 +120,8 @@ class Spares:
         if self._closed or now < self._next_start or any(one.stage is Stage.STARTING for one in self._all):
             return actions
         for device, count in self._wanted.items():
-            there = sum(one.device == device and one.stage is not Stage.ENDING for one in self._all)
-            if there >= count:
+            # One that is told to go counts until it has, with all that it holds.
+            if sum(one.device == device for one in self._all) >= count:
                 self._missing_since.pop(device, None)
                 continue
             since = self._missing_since.setdefault(device, now)

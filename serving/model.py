@@ -10,6 +10,7 @@ import msgspec
 from serving.errors import ModelError
 from serving.gpus import VISIBLE
 from serving.handler import BatchPolicy
+from serving.kinds import DEVICE
 
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
 
@@ -94,6 +95,11 @@ def check_settings(path: Path, settings: Settings) -> None:
         raise ModelError(f"{path}: handler is {settings.handler!r}; allowed: module:Class")
     if settings.timeout_s is not None and not 0 < settings.timeout_s <= 3600:
         raise ModelError(f"{path}: timeout_s is {settings.timeout_s}; allowed: above 0, at most 3600")
+    if settings.device is not None:
+        try:
+            DEVICE.parse(settings.device)
+        except ValueError:
+            raise ModelError(f"{path}: device is {settings.device!r}; allowed: {DEVICE.allowed}") from None
     if VISIBLE in settings.env:
         raise ModelError(f'{path}: [env] {VISIBLE} is the server\'s to set; say device = "cuda:N" instead')
     for key in ("replicas", "threads"):

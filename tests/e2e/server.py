@@ -42,6 +42,8 @@ def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 
 class Server:
+    command: Sequence[str] = ("serving", "serve")
+
     def __init__(
         self,
         model_dir: Path,
@@ -58,7 +60,8 @@ class Server:
         self.raw: list[str] = []
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [*prefix, python, "-m", "serving", "serve"],
+            [*prefix, python, "-m", *self.command],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -151,7 +154,9 @@ class Server:
         code = self.process.wait(seconds)
         self._reader.join(5)
         assert self.process.stdout is not None
+        assert self.process.stdin is not None
         self.process.stdout.close()
+        self.process.stdin.close()
         return code
 
 

@@ -12,6 +12,7 @@ from serving.model import Model
 from serving.scoreboard import ROWS
 from serving.supervisor import cache
 from serving.supervisor.cache import Budget, Decision, Need, Resident, Stay, Wait
+from serving.supervisor.devices import ANY
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.replica import SLACK, Owner, Served, Stage
 
@@ -162,7 +163,8 @@ def stay_of(served: Served, now: float, keeps_sessions: bool = True) -> Stay:
 
 
 def need_of(served: Served) -> Need:
-    return Need(served.cost.peak + SLACK, served.cost.device, served.model.replicas, served.model.device)
+    where = "auto" if served.model.device in ANY else served.model.device
+    return Need(served.cost.peak + SLACK, served.cost.device, served.model.replicas, where)
 
 
 def reservation(served: Served, residents: list[Resident], budget: Budget) -> Resident:

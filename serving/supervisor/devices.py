@@ -146,9 +146,9 @@ class Devices:
         # With others on their way up there what is free now is spoken for.
         alone = all(one.status in (Status.READY, Status.RETIRING, Status.DYING) for one in there)
         if not self.is_taken(device, dying, served.device_need() if alone else 0):
-            served.held_up = None
+            served.held_up.pop(device, None)
             return False
-        since = now if served.held_up is None else served.held_up
-        waits = now <= since + RETURN_TIME
-        served.held_up = since if waits else None
-        return waits
+        if now <= served.held_up.setdefault(device, now) + RETURN_TIME:
+            return True
+        del served.held_up[device]
+        return False

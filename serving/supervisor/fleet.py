@@ -133,16 +133,17 @@ class Fleet(Departures):
         return [*actions, *self._tend_spares(now)]
 
     def _start_missing(self, served: Served, now: float) -> list[Action]:
-        missing = served.model.replicas - len(served.live())
-        if missing <= 0 or now < served.next_start or served.failed is not None or served.stage is not Stage.SERVING:
+        if now < served.next_start or served.failed is not None or served.stage is not Stage.SERVING:
             return []
         actions: list[Action] = []
-        for _ in range(missing):
-            device = served.next_device()
+        for device in served.missing():
+            if self._devices.hold_up(served, device, self.replicas(), now):
+                continue
             spare = None if served.model.env or served.no_spare else self.spares.ready_on(device)
-            if (spare is None and not len(self._rows)) or self._devices.hold_up(served, device, self.replicas(), now):
-                break
-            actions.append(self._start(served, device, now) if spare is None else self._take(spare, served, now))
+            if spare is not None:
+                actions.append(self._take(spare, served, now))
+            elif len(self._rows):
+                actions.append(self._start(served, device, now))
         return actions
 
     def _start(self, served: Served, device: str, now: float) -> Start:
@@ -152,7 +153,7 @@ class Fleet(Departures):
         return Start(replica)
 
     def _take(self, spare: Spare, served: Served, now: float) -> Assign:
-        """Its environment is that of any worker, so a model with one of its own gets a new process."""
+        """Its environment is set already, so that a model with one of its own gets a new process."""
         self.spares.take(spare)
         replica = Replica(served, spare.device, spare.row, spare.epoch, now, now, pid=spare.pid, was_spare=True)
         served.replicas.append(replica)
@@ -193,7 +194,7 @@ class Fleet(Departures):
         elif blocked is not None:
             served.failed = blocked
             actions.append(Publish(served.name))
-        elif served.owner is not Owner.START and len(there) == len(served.live()) > 0:
+        elif device in served.devices and served.owner is not Owner.START and len(there) == len(served.live()):
             served.stage, served.wanted_until = Stage.WAITING, now + MOVE_TIME  # for room, as if it were new
         elif device in served.devices:
             served.devices = self._devices.moved(served.devices, served.model, *self._room(served))
@@ -225,7 +226,7 @@ class Fleet(Departures):
 
     def _replace(self, served: Served, now: float) -> list[Action]:
         if served.was_ready and served.failures == 0 and is_calm(served, now):
-            return self._start_missing(served, now)[:1]
+            return self._start_missing(served, now)
         return []
 
     # What workers say.

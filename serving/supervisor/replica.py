@@ -106,8 +106,8 @@ class Served:
     """One model and its replicas. ``failures`` counts the starts in a row that never became ready.
 
     ``cost`` is what one replica takes; ``wanted_until`` is how long the one who waits longest for room does so.
-    ``devices`` are those of its replicas, where we choose them. ``held_up`` is since when the next start waits for a
-    dead worker's memory on its GPU; ``no_spare``: the next one is a new process, since a spare has died with it.
+    ``devices`` are those of its replicas, where we choose them. ``held_up`` is since when the next start on a GPU
+    waits for a dead worker's memory; ``no_spare``: the next one is a new process, since a spare has died with it.
     """
 
     key: int
@@ -136,7 +136,7 @@ class Served:
     batch_size: int = 0
     paths: Paths = field(default_factory=Paths)
     waits: bool = False
-    held_up: float | None = None
+    held_up: dict[str, float] = field(default_factory=dict)
     no_spare: bool = False
 
     @property
@@ -149,11 +149,14 @@ class Served:
     def ready(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica.status is Status.READY]
 
-    def next_device(self) -> str:
-        """Where its next replica belongs: the first of its devices that is short of one."""
-        taken = [replica.device for replica in self.live()]
-        free = [name for name in self.devices if self.devices.count(name) > taken.count(name)]
-        return (free or self.devices or (self.model.device,))[0]
+    def missing(self) -> list[str]:
+        """A device for each replica that there should be and is not."""
+        live = self.live()
+        left = list(self.devices or (self.model.device,) * self.model.replicas)
+        for replica in live:
+            if replica.device in left:
+                left.remove(replica.device)
+        return left[: max(0, self.model.replicas - len(live))]
 
     def device_need(self) -> int:
         """Bytes that its next replica will take on a GPU, 0 while no replica was ever ready there."""

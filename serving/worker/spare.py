@@ -22,7 +22,8 @@ def wait(control: socket.socket, request: Fork, row: Row) -> Model:
     try:
         device = devices.resolve(request.device)
         devices.prepare(device, 1)
-        row.stamp_memory(held_by("self").private, held_by("self").peak, devices.held(device))
+        host = held_by("self")
+        row.stamp_memory(host.private, host.peak, devices.held(device))
     except BaseException as exc:
         log.error("a spare could not open its device", exc=exc, device=request.device)
         os._exit(EXIT_UNOPENED)

@@ -137,8 +137,8 @@ def test_where_nothing_is_known_of_gpus_the_worker_tells() -> None:
 def test_models_of_a_store_go_where_most_memory_is_left_and_the_oldest_leaves() -> None:
     rig = Rig(10, 8, many=True)
     found = {}
-    for name in ("a", "b", "c"):
-        found[name] = rig.add(model(name), Owner.STORE)
+    for name, asked in (("a", "auto"), ("b", "cuda"), ("c", "auto")):
+        found[name] = rig.add(model(name, asked), Owner.STORE)
         rig.up(found[name])
         rig.tick(2.0)
     assert [places(found[name]) for name in "abc"] == [["cuda:0"], ["cuda:1"], ["cuda:0"]]
@@ -206,6 +206,34 @@ def test_one_that_is_being_ended_holds_its_memory_until_it_has() -> None:
     rig.look()
     rig.tick()
     assert len(rig.of(Start)) == 1
+
+
+def test_those_that_were_held_up_together_all_start() -> None:
+    rig = Rig(16, 16)
+    served = rig.add(model(replicas=2), size=10)
+    first, second = rig.up(served, 10)
+    rig.look()
+    rig.seen.clear()
+    rig.exits(first, keeps=True)
+    rig.exits(second, keeps=True)
+    for dead in (first, second):
+        rig.driver.hold(dead.device, dead.pid or 0, 0)
+    rig.look()
+    rig.tick()
+    assert sorted(action.replica.device for action in rig.of(Start)) == ["cuda:0", "cuda:1"]
+
+
+def test_one_that_is_held_up_does_not_hold_up_the_other() -> None:
+    rig = Rig(16, 16)
+    served = rig.add(model(replicas=2), size=10)
+    first, second = rig.up(served, 10)
+    rig.look()
+    rig.seen.clear()
+    rig.exits(first, keeps=True)
+    rig.exits(second)
+    rig.look()
+    rig.tick()
+    assert [action.replica.device for action in rig.of(Start)] == [second.device]
 
 
 def test_another_gpu_is_nobodys_business() -> None:
@@ -381,6 +409,7 @@ def test_a_first_load_that_breaks_the_gpu_goes_on_elsewhere() -> None:
     [replica] = served.replicas
     rig.fleet.forked(replica.row.index, replica.epoch, 7)
     rig.exits(replica, EXIT_HARDWARE)
+    rig.tick()
     assert places(served) == ["cuda:1"]
     assert [action for action in rig.of(Settled) if action.problem is not None] == []
 

@@ -172,17 +172,19 @@ class Fleet(Departures):
 
     def look(self, look: Look, now: float) -> list[Action]:
         """The GPUs as they are now: those that are broken are taken out."""
-        return [action for name, why in self._devices.saw(look) for action in self.take_out(name, why, now)]
+        return self.take_out(self._devices.saw(look), now)
 
-    def take_out(self, device: str, reason: str, now: float) -> list[Action]:
-        """A GPU is of no use any more: what was on it moves to the others, or fails if it may not or there are none."""
-        if not self._devices.take_out(device, reason):
-            return []
-        self._admission.forget(device)
-        self._next_admit = self._next_look = 0.0
-        actions: list[Action] = [TakenOut(device, reason)]
-        for served in [one for one in self._all if one.stage is not Stage.LEAVING]:
-            actions += self._leave_device(served, device, reason, now)
+    def take_out(self, broken: Iterable[tuple[str, str]], now: float) -> list[Action]:
+        """GPUs are of no use any more: what was there moves to the others, or fails if it may not or there are none."""
+        # All of them first, so that nothing moves from one to the next.
+        news = [(device, reason) for device, reason in broken if self._devices.take_out(device, reason)]
+        actions: list[Action] = []
+        for device, reason in news:
+            self._admission.forget(device)
+            self._next_admit = self._next_look = 0.0
+            actions.append(TakenOut(device, reason))
+            for served in [one for one in self._all if one.stage is not Stage.LEAVING]:
+                actions += self._leave_device(served, device, reason, now)
         return actions
 
     def _leave_device(self, served: Served, device: str, reason: str, now: float) -> list[Action]:
@@ -295,7 +297,7 @@ class Fleet(Departures):
         self._rows.give_back(replica.row)
         self._next_admit = 0.0
         broken = fault is Fault.HARDWARE and replica.device in self._devices
-        moves = self.take_out(replica.device, cause, now) if broken else []
+        moves = self.take_out([(replica.device, cause)] if broken else [], now)
         return [*moves, *self._after(replica, cause, now, out_of_memory, broken)] if served in self._all else moves
 
     def _after(self, replica: Replica, cause: str, now: float, out_of_memory: bool, broken: bool) -> list[Action]:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.errors import ModelFailed, OutOfMemory
 from serving.faults import EXIT_HARDWARE, Fault, told_by
 from serving.gpus.fake import FakeGpus
 from serving.model import Model
-from serving.scoreboard import Phase, Scoreboard, State
+from serving.scoreboard import ROWS, Phase, Scoreboard, State
 from serving.supervisor.admission import Admission
 from serving.supervisor.cache import Budget
 from serving.supervisor.describe import server_state
@@ -21,6 +23,7 @@ from serving.supervisor.diskcache import Cost
 from serving.supervisor.fleet import MOVE_TIME, Fleet
 from serving.supervisor.gpuwatch import look_at
 from serving.supervisor.replica import (
+    LIVE,
     Action,
     Assign,
     Evicted,
@@ -505,3 +508,71 @@ def test_spares_of_a_broken_gpu_go_with_it(code: int) -> None:
     rig.look()
     rig.tick()
     assert [one.device for one in rig.fleet.spares.all() if rig.fleet.wants(one.row.index, one.epoch)] == ["cuda:1"]
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["want", "ready", "crash", "hardware", "sticky", "end", "xid", "spare", "tick", "look"]),
+        st.integers(0, 7),
+        st.sampled_from(["auto", "cuda", "cpu", "cuda:0", "cuda:1"]),
+    ),
+    max_size=50,
+)
+
+
+@given(steps, st.booleans(), st.integers(0, 2))
+def test_whatever_happens_nothing_starts_on_a_broken_gpu_and_all_rows_come_back(
+    story: list[tuple[str, int, str]], many: bool, spares: int
+) -> None:
+    """Any story of loads, deaths and broken GPUs; what ends keeps its memory until the next look."""
+    rig = Rig(16, 16, many=many, spares=spares)
+    if not many:
+        rig.add(model(replicas=2))
+    broken: set[str] = set()
+
+    def come_up(replica: Replica) -> None:
+        pid = replica.pid or next(rig.pids)
+        rig.fleet.forked(replica.row.index, replica.epoch, pid)
+        for status in (Status.LOADING, Status.WARMING, Status.READY):
+            replica.row.phase = Phase[status.name]
+            rig.act(rig.fleet.phase(replica.row.index, replica.epoch, status, rig.now, 100))
+
+    for what, number, device in story:
+        replicas = rig.fleet.replicas()
+        replica = replicas[number % len(replicas)] if replicas else None
+        rig.seen.clear()
+        if what == "want" and many and rig.fleet.get(f"m{number}") is None:
+            rig.add(model(f"m{number}", device, 1 + number % 2), Owner.STORE, 1 + number)
+        elif what == "ready" and replica is not None and replica.status is Status.STARTING:
+            come_up(replica)
+        elif what in ("crash", "hardware", "sticky") and replica is not None:
+            rig.exits(replica, {"crash": 1, "hardware": EXIT_HARDWARE, "sticky": 74}[what], keeps=True)
+        elif what == "end" and replica is not None and replica.pid is not None:
+            rig.act(rig.fleet.end(replica, "it hangs", rig.now))
+        elif what == "xid" and device in rig.devices:
+            rig.driver.report(device, 79 if number else 13)
+        elif what == "spare":
+            for spare in rig.fleet.spares.all():
+                if spare.pid is None:
+                    rig.fleet.forked(spare.row.index, spare.epoch, next(rig.pids))
+                    rig.fleet.spares.ready(spare.row.index, spare.epoch)
+                elif number == 0:
+                    rig.fleet.spares.exited(spare, rig.now)
+        elif what == "look":
+            rig.look()
+        rig.tick(number / 4)
+        started = [action.replica for action in rig.seen if isinstance(action, Start | Assign)]
+        broken |= {action.device for action in rig.of(TakenOut)}
+        assert not [one for one in started if one.device in broken]
+        live = [one for one in rig.fleet.replicas() if one.device in broken and one.status in LIVE]
+        assert live == []
+        assert {action.replica for action in rig.of(Start)} <= set(rig.fleet.replicas())
+    for served in list(rig.fleet.everything()):
+        rig.act(rig.fleet.leave(served, rig.now))
+        for replica in list(served.replicas):
+            rig.exits(replica)
+    rig.fleet.spares.close()
+    for spare in rig.fleet.spares.all():
+        rig.fleet.spares.exited(spare, rig.now)
+    assert list(rig.fleet.everything()) == []
+    assert len(rig.fleet._rows) == ROWS

@@ -55,9 +55,14 @@ class Devices:
             return None
         return self._gpus[device].visible if device in self._gpus else ""
 
-    def inside(self, device: str) -> str:
-        """What a worker calls its device, which sees no GPU but its own."""
-        return "cuda:0" if device in self._gpus else device
+    def inside(self, device: str, asked: str) -> str:
+        """What a worker calls its device, which sees no GPU but its own.
+
+        A model that did not insist finds out for itself whether this torch and driver get on, and else uses the CPU.
+        """
+        if device not in self._gpus:
+            return device
+        return "auto" if asked == "auto" else "cuda:0"
 
     # Placement.
 

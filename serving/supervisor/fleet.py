@@ -6,6 +6,8 @@ carry out in order.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from serving.errors import ModelFailed, OutOfMemory
@@ -260,7 +262,7 @@ class Fleet(Departures):
         if phase is not Status.READY:
             return []
         served = replica.served
-        if self._devices.visible(replica.device) is None:
+        if self._devices.visible(replica.device) is None or device == "cpu":
             replica.device = device or replica.device  # only the worker could tell
         served.no_spare = False
         first, served.was_ready, served.failures, served.queue_size = not served.was_ready, True, 0, queue_size

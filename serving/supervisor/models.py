@@ -248,7 +248,7 @@ class Models:
             case Assign(replica):
                 self._assign(replica)
             case Spawn(spare):
-                inside, visible = self._devices.inside(spare.device), self._devices.visible(spare.device)
+                inside, visible = self._devices.inside(spare.device, "auto"), self._devices.visible(spare.device)
                 self._fork(Fork(spare.row.index, spare.epoch, device=inside, visible=visible))
             case Dismiss(spare):
                 self._kill(spare.pid)
@@ -284,7 +284,8 @@ class Models:
 
     def _model_of(self, replica: Replica) -> Model:
         """As its worker is to see it."""
-        return msgspec.structs.replace(replica.served.model, device=self._devices.inside(replica.device))
+        model = replica.served.model
+        return msgspec.structs.replace(model, device=self._devices.inside(replica.device, model.device))
 
     def _assign(self, replica: Replica) -> None:
         log.info("a spare takes over", model=replica.name, worker=replica.pid, device=replica.device)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 import urllib.error
 import urllib.request
@@ -72,6 +74,27 @@ def test_a_worker_sees_its_own_gpu_alone_before_any_of_its_code_runs(tmp_path: P
         assert [line["message"] for line in server.lines(stream="stdout")] == [f"sees 'GPU-{index}'"]
         [end] = [line for line in server.log if line["message"].startswith("cannot serve")]
         assert "device is cuda:0" in end["message"], "which is what it calls its own"
+    finally:
+        server.leave()
+
+
+def test_one_model_has_a_replica_on_each_gpu_and_spares_see_the_same(tmp_path: Path) -> None:
+    """No worker can open a fake GPU, and one that was not told to insist uses the CPU instead."""
+    server = FakeServer(model_folder(tmp_path, "sighted:Sighted"))
+    try:
+        server.wait_ready().wait_replicas(2)
+        eventually(lambda: len(server.lines(message="a spare is ready")) == 2)
+        workers = set(server.workers())
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: len(server.lines(message="a spare takes over")) == 2)
+        taken = {line["worker"]: line["device"] for line in server.lines(message="a spare takes over")}
+        assert sorted(taken.values()) == ["cuda:0", "cuda:1"]
+        seen = {line["pid"]: line["message"] for line in server.lines(stream="stdout")}
+        assert sorted(seen[pid] for pid in workers) == ["sees 'GPU-0'", "sees 'GPU-1'"]
+        eventually(lambda: len(server.lines(stream="stdout")) == 4)
+        seen = {line["pid"]: line["message"] for line in server.lines(stream="stdout")}
+        assert all(seen[pid] == f"sees 'GPU-{taken[pid][5:]}'" for pid in taken)
     finally:
         server.leave()
 

@@ -286,6 +286,13 @@ def test_any_environment_gives_a_config_or_problems_of_our_variables(environ: di
         assert all(re.match("(SERVING|SAGEMAKER)_.*=", problem) for problem in result)
 
 
+def test_spares_are_left_to_the_devices_unless_somebody_says_how_many() -> None:
+    assert load({}).spares is None
+    assert load({"SERVING_SPARES": "0"}).spares == 0
+    assert load({}, {"spares": "2"}).spares == 2
+    assert len(problems({"SERVING_SPARES": "17"})) == 1
+
+
 def test_a_config_survives_the_way_to_a_child_process() -> None:
     config = load({"SAGEMAKER_SAFE_PORT_RANGE": "1-2", "SERVING_BATCH_DELAY_MS": "2", **KUBERNETES})
     assert msgspec.json.decode(msgspec.json.encode(config), type=Config) == config

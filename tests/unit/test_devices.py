@@ -20,13 +20,14 @@ def model(device: str = "auto", replicas: int = 1, per_gpu: bool = False) -> Mod
 
 def test_a_worker_sees_its_own_gpu_alone_and_calls_it_the_first() -> None:
     devices = Devices(TWO)
-    assert (devices.visible("cuda:1"), devices.inside("cuda:1")) == ("GPU-1", "cuda:0")
-    assert (devices.visible("cpu"), devices.inside("cpu")) == ("", "cpu")
+    assert (devices.visible("cuda:1"), devices.inside("cuda:1", "cuda:1")) == ("GPU-1", "cuda:0")
+    assert devices.inside("cuda:1", "auto") == "auto", "which is that GPU, or the CPU if torch cannot use it"
+    assert (devices.visible("cpu"), devices.inside("cpu", "cpu")) == ("", "cpu")
 
 
 def test_where_nothing_is_known_of_gpus_workers_choose_for_themselves() -> None:
     devices = Devices()
-    assert (devices.visible("auto"), devices.inside("cuda:1")) == (None, "cuda:1")
+    assert (devices.visible("auto"), devices.inside("cuda:1", "cuda:1")) == (None, "cuda:1")
     assert devices.spread(model("auto", 3), {}, 1) == ()
     assert devices.blocked("cuda:7") is None
     assert devices.homes("auto") == ["auto"]

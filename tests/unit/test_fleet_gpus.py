@@ -130,6 +130,18 @@ def test_a_worker_that_calls_its_gpu_the_first_does_not_change_the_books() -> No
     assert (replica.device, places(served)) == ("cuda:1", ["cuda:1"])
 
 
+def test_one_that_could_not_use_its_gpu_is_on_the_cpu_in_the_books_too() -> None:
+    rig = Rig(16)
+    served = rig.add(model())
+    rig.tick()
+    [replica] = served.replicas
+    rig.fleet.forked(replica.row.index, replica.epoch, 7)
+    for status in (Status.LOADING, Status.WARMING, Status.READY):
+        rig.fleet.phase(replica.row.index, replica.epoch, status, rig.now, 100, "cpu")
+    assert places(served) == ["cpu"]
+    assert rig.tick() == [], "and no other one is missing"
+
+
 def test_where_nothing_is_known_of_gpus_the_worker_tells() -> None:
     rig = Rig()
     served = rig.add(model())

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from serving.gpus import has_cuda
 from serving.gpus.driver import Gpu, Xid
 from serving.gpus.fake import FakeGpus
 from serving.gpus.nodes import Nodes
@@ -223,6 +224,17 @@ def test_an_xid_of_an_instance_is_its_own_and_one_without_is_everybodys() -> Non
 def test_without_a_driver_there_is_no_nvml() -> None:
     with pytest.raises(OSError, match="NVML"):
         Nvml(Api(works=False), None)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_built"),
+    [("cuda: Optional[str] = None", False), ("cuda = None", False), ("cuda: Optional[str] = '13.0'", True), ("", True)],
+)
+def test_a_torch_without_cuda_has_no_use_for_gpus(tmp_path: Path, line: str, is_built: bool) -> None:
+    version = tmp_path / "version.py"
+    version.write_text(f"from typing import Optional\n__version__ = '2.13.0'\n{line}\nhip: Optional[str] = None\n")
+    assert has_cuda(version) is is_built
+    assert has_cuda(tmp_path / "nowhere.py")
 
 
 def test_programs_errors_and_contained_ones_do_not_break_a_gpu() -> None:

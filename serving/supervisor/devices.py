@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from serving.gpus.driver import Gpu, Xid
 from serving.gpus.xids import why_broken
@@ -27,6 +28,13 @@ class Look:
     xids: tuple[Xid, ...] = ()
 
 
+class Remains(NamedTuple):
+    """Of a dead worker, whose memory is not known to be back; ``was_seen``: by the driver, under its number here."""
+
+    ended: float
+    was_seen: bool
+
+
 class Devices:
     """``gpus`` are those there were at the start."""
 
@@ -34,7 +42,8 @@ class Devices:
         self._gpus = {gpu.name: gpu for gpu in gpus}
         self._free = {gpu.name: gpu.free for gpu in self._gpus.values()}
         self._out: dict[str, str] = {}
-        self._remains: dict[tuple[str, int], float] = {}
+        self._held: Mapping[str, Mapping[int, int]] = {}
+        self._remains: dict[tuple[str, int], Remains] = {}
 
     def __contains__(self, device: str) -> bool:
         return device in self._gpus
@@ -117,9 +126,10 @@ class Devices:
     def saw(self, look: Look) -> list[tuple[str, str]]:
         """Take note of a look; gives the GPUs that it shows to be broken, each with the reason."""
         self._free = {name: gpu.free for name, gpu in look.gpus.items()}
-        for (device, pid), ended in list(self._remains.items()):
-            back = look.at > ended and pid not in look.held.get(device, {})
-            if back or look.at > ended + RETURN_TIME:
+        self._held = look.held
+        for (device, pid), one in list(self._remains.items()):
+            back = one.was_seen and look.at > one.ended and pid not in look.held.get(device, {})
+            if back or look.at > one.ended + RETURN_TIME:
                 del self._remains[device, pid]
         broken = [(xid.gpu, why) for xid in look.xids if (why := why_broken(xid.code)) is not None]
         return broken + [(name, "the driver has lost it") for name in self.usable if name not in look.gpus]
@@ -127,9 +137,13 @@ class Devices:
     # The memory of the dead.
 
     def died(self, device: str, pid: int, now: float) -> None:
-        """Its memory counts as held until a look that was begun later shows otherwise."""
+        """Its memory counts as held until a look that was begun later shows otherwise.
+
+        In a container the driver may know our processes by other numbers, or hide them. Then only room for the next one
+        shows that it is back.
+        """
         if device in self._gpus and self._gpus[device].total:
-            self._remains[device, pid] = now
+            self._remains[device, pid] = Remains(now, pid in self._held.get(device, {}))
 
     @property
     def awaits(self) -> bool:

@@ -86,6 +86,7 @@ def test_a_look_shows_which_gpus_are_broken() -> None:
 def test_the_memory_of_the_dead_is_back_when_a_later_look_shows_it() -> None:
     devices = Devices(TWO)
     there = {gpu.name: gpu for gpu in TWO}
+    devices.saw(Look(99.0, there, {"cuda:0": {7: GIB}}))
     devices.died("cuda:0", 7, 100.0)
     assert devices.awaits
     assert devices.is_taken("cuda:0", False, 0)
@@ -96,6 +97,17 @@ def test_the_memory_of_the_dead_is_back_when_a_later_look_shows_it() -> None:
     assert devices.awaits, "it still holds some"
     devices.saw(Look(100.2, there, {"cuda:0": {8: GIB}}))
     assert not devices.is_taken("cuda:0", False, 0)
+
+
+def test_of_a_process_that_the_driver_never_showed_only_room_tells() -> None:
+    devices = Devices(TWO)
+    there = {"cuda:0": Gpu("cuda:0", "GPU-0", 16 * GIB, 4 * GIB), "cuda:1": TWO[1]}
+    devices.saw(Look(99.0, there, {"cuda:0": {40007: 12 * GIB}}))
+    devices.died("cuda:0", 7, 100.0)
+    devices.saw(Look(101.0, there, {"cuda:0": {40007: 12 * GIB}}))
+    assert devices.is_taken("cuda:0", False, 12 * GIB)
+    devices.saw(Look(102.0, {gpu.name: gpu for gpu in TWO}, {"cuda:0": {}}))
+    assert not devices.is_taken("cuda:0", False, 12 * GIB)
 
 
 def test_memory_that_never_comes_back_is_not_awaited_for_ever() -> None:

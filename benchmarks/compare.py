@@ -102,7 +102,7 @@ def run(name: str, peers: Sequence[Peer], options: argparse.Namespace) -> dict[s
 
 
 def median(runs: Sequence[dict[str, Row]], what: str, key: str) -> float:
-    return statistics.median(one[what][key] for one in runs)
+    return float(statistics.median(one[what][key] for one in runs))
 
 
 def table(name: str, results: dict[str, list[dict[str, Row]]], limit: float | None) -> list[str]:

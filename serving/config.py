@@ -52,6 +52,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     http_workers: int
     replicas: int | None
     device: str
+    spares: int | None
     threads: int | None
     request_timeout: float
     load_timeout: float

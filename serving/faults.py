@@ -1,4 +1,4 @@
-"""Faults of a device: what a failure in user code says about its device, and how a worker ends on one."""
+"""Faults of a device: what a failure in user code says about the device it ran on, and how a worker ends on one."""
 
 from __future__ import annotations
 
@@ -14,3 +14,11 @@ class Fault(enum.Enum):
     MEMORY = "memory"  # out of memory: a smaller batch may fit
     STICKY = "sticky"  # every later call in this process fails
     HARDWARE = "hardware"  # every later call on this GPU fails
+
+
+ENDS = {EXIT_STICKY: (Fault.STICKY, "its CUDA context was lost"), EXIT_HARDWARE: (Fault.HARDWARE, "its GPU failed")}
+
+
+def told_by(code: int) -> tuple[Fault, str]:
+    """What a worker's exit code says of its device, and in words; ``NONE`` and "" for any other code."""
+    return ENDS.get(code, (Fault.NONE, ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,22 @@ from serving.torchserve.settings import wishes_of
 from serving.triton.folder import is_triton
 
 
-def read_model(folder: Path, name: str, config: Config, cores: int) -> Model:
-    """Read one model folder. Raises ModelError with what was found and what is expected."""
+def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequence[str] = ()) -> Model:
+    """Read one model folder. ``gpus`` are those that the server sees; none is that it cannot tell. Raises ModelError
+    with what was found and what is expected.
+    """
     root = find_root(folder).absolute()
     settings = read_settings(root)
     if settings.handler is None and is_archive(root):
         settings = with_wishes(settings, wishes_of(read_manifest(root)), root)
     code = Path(config.code_dir).absolute() if config.code_dir else root / "code"
     choice = choose_handler(root, code, settings, config)
-    replicas = settings.replicas or choice.replicas or config.replicas or 1
+    device = settings.device or choice.device or config.device
+    if gpus and device.startswith("cuda:") and device not in gpus:
+        raise ModelError(f"{root}: device is {device}, but this server sees {', '.join(gpus)}")
+    wanted = settings.replicas or choice.replicas or config.replicas
+    per_gpu = wanted is None and not config.many and device in ("auto", "cuda") and len(gpus) > 0
+    replicas = len(gpus) if per_gpu else wanted or 1
     return Model(
         name=name,
         path=str(root),
@@ -32,13 +40,14 @@ def read_model(folder: Path, name: str, config: Config, cores: int) -> Model:
         handler=choice.handler,
         timeout=settings.timeout_s or config.request_timeout,
         replicas=replicas,
-        device=settings.device or choice.device or config.device,
+        device=device,
         threads=settings.threads or config.threads or max(1, cores // replicas),
         queue_size=config.queue_size,
         env=settings.env,
         options={**choice.options, **settings.options},
         batch=merge_batch(settings.batch, choice.batch, config),
         pin=settings.pin,
+        per_gpu=per_gpu,
     )
 
 

@@ -173,10 +173,22 @@ class ForkReady(msgspec.Struct, frozen=True, tag="fork-ready"):
 
 
 class Fork(msgspec.Struct, frozen=True, tag="fork"):
-    """Supervisor → fork server: start a model worker."""
+    """Supervisor → fork server: start a model worker.
+
+    Without a ``model`` it is a spare, which opens ``device`` and waits for Assign. ``visible`` becomes its
+    ``CUDA_VISIBLE_DEVICES``; None leaves that as it is.
+    """
 
     row: int
     epoch: int
+    model: Model | None = None
+    device: str = ""
+    visible: str | None = None
+
+
+class Assign(msgspec.Struct, frozen=True, tag="assign"):
+    """Supervisor → spare: be a worker of this model."""
+
     model: Model
 
 
@@ -196,7 +208,7 @@ class WorkerHello(msgspec.Struct, frozen=True, tag="worker-hello"):
 
 
 class WorkerPhase(msgspec.Struct, frozen=True, tag="worker-phase"):
-    """Model worker → supervisor: it is now ``loading``, ``warming``, ``ready`` or ``failed``.
+    """Model worker → supervisor: it is now ``spare``, ``loading``, ``warming``, ``ready`` or ``failed``.
 
     ``error`` is one line; ``permanent`` says that trying again cannot help, ``out_of_memory`` that there was not enough
     of it. With ``ready`` come ``queue_size``, ``batch_size`` in requests, the ``device`` found and the paths that the
@@ -233,6 +245,7 @@ Message = (
     | Overdue
     | ForkReady
     | Fork
+    | Assign
     | Forked
     | WorkerHello
     | WorkerPhase

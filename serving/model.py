@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from serving.errors import ModelError
+from serving.gpus import VISIBLE
 from serving.handler import BatchPolicy
+from serving.kinds import DEVICE
 
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
 
@@ -40,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Model(msgspec.Struct, frozen=True):
     """What a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders.
 
+    ``per_gpu``: it has as many replicas as there are GPUs, one on each.
     Of a model of the store also ``url``, its folder or archive there, a ``digest`` that changes whenever that does, and
     its ``size`` in bytes.
     """
@@ -60,6 +63,7 @@ class Model(msgspec.Struct, frozen=True):
     url: str = ""
     digest: str = ""
     size: int = 0
+    per_gpu: bool = False
 
     def policy(self, base: BatchPolicy) -> BatchPolicy:
         """The handler's policy with this model's overrides. Raises ModelError."""
@@ -91,6 +95,13 @@ def check_settings(path: Path, settings: Settings) -> None:
         raise ModelError(f"{path}: handler is {settings.handler!r}; allowed: module:Class")
     if settings.timeout_s is not None and not 0 < settings.timeout_s <= 3600:
         raise ModelError(f"{path}: timeout_s is {settings.timeout_s}; allowed: above 0, at most 3600")
+    if settings.device is not None:
+        try:
+            DEVICE.parse(settings.device)
+        except ValueError:
+            raise ModelError(f"{path}: device is {settings.device!r}; allowed: {DEVICE.allowed}") from None
+    if VISIBLE in settings.env:
+        raise ModelError(f'{path}: [env] {VISIBLE} is the server\'s to set; say device = "cuda:N" instead')
     for key in ("replicas", "threads"):
         value = getattr(settings, key)
         if value is not None and not 1 <= value <= 256:

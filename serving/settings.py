@@ -14,6 +14,7 @@ from serving.kinds import Kind, Value
 
 HTTP_WORKERS_LIMIT = 64  # the scoreboard has so many slots
 REPLICAS_LIMIT = 256
+SPARES_LIMIT = 16
 BATCH_LIMIT = 1024  # the scoreboard has room for the ids of so many running requests
 
 
@@ -95,9 +96,16 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "Processes that run the model",
         (Alias("SAGEMAKER_MODEL_SERVER_WORKERS"), Alias("SAGEMAKER_TS_MIN_WORKERS")),
-        automatic="one",
+        automatic="one, or one on each GPU",
     ),
     Setting("device", kinds.DEVICE, "auto", "Where the model runs"),
+    Setting(
+        "spares",
+        kinds.integer(0, SPARES_LIMIT),
+        None,
+        "Processes on each device that have opened it and wait for a model",
+        automatic="1 on a GPU, 0 on a CPU",
+    ),
     Setting(
         "threads",
         kinds.integer(1, 1024),

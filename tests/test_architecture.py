@@ -83,11 +83,11 @@ def test_only_config_reads_the_environment() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
     # cli hands the environment to Config, processes and forkserver to a child, loader sets a model's own table,
-    # weights has a switch of torch that torch reads from there alone, memory looks at one of CUDA's.
+    # weights has a switch of torch that torch reads from there alone, gpus looks at one of CUDA's.
     assert readers <= {
         "serving/cli.py",
         "serving/config.py",
-        "serving/memory.py",
+        "serving/gpus/__init__.py",
         "serving/supervisor/processes.py",
         "serving/weights.py",
         "serving/worker/forkserver.py",

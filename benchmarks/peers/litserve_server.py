@@ -16,7 +16,7 @@ class Numbers(litserve.LitAPI):  # type: ignore[misc]
         self.model, self.shape = workload.build(NAME), workload.SHAPES[NAME]
 
     def decode_request(self, request: Request) -> Any:
-        return np.array(request["numbers"], self.shape.dtype)  # type: ignore[index]
+        return np.array(request["numbers"], self.shape.dtype)
 
     def batch(self, inputs: list[Any]) -> list[Any]:
         return inputs

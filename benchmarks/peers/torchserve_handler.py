@@ -14,5 +14,5 @@ class Numbers:
         self.model, self.shape = workload.build(name), workload.SHAPES[name]
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-        samples = [self.shape.read(row.get("body") or row.get("data")) for row in data]
+        samples = [self.shape.read(row["body"]) for row in data]
         return [one.tobytes() for one in workload.run(self.model, samples)]

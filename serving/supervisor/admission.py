@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from serving import log, memory
 from serving.config import Config
+from serving.gpus.driver import Gpu
 from serving.model import Model
 from serving.scoreboard import ROWS
 from serving.supervisor import cache
 from serving.supervisor.cache import Budget, Decision, Need, Resident, Stay, Wait
+from serving.supervisor.devices import ANY
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.replica import SLACK, Owner, Served, Stage
 
@@ -28,10 +30,10 @@ def estimate(model: Model) -> Cost:
     return Cost(size, size, 0 if model.device == "cpu" else size)
 
 
-def budget_of(config: Config, base: int) -> Budget:
+def budget_of(config: Config, base: int, gpus: Iterable[Gpu] = ()) -> Budget:
     """``base`` bytes are what the models' processes share: they are part of the budget, once."""
     host = share(config.host_memory, memory.total()) - base
-    devices = {name: share(config.device_memory, free) for name, free in memory.free_on_devices().items()}
+    devices = {gpu.name: share(config.device_memory, gpu.free) for gpu in gpus if gpu.total}
     return Budget(host, devices, min(config.max_models or ROWS, ROWS))
 
 
@@ -54,8 +56,45 @@ class Admission:
 
     def __init__(self, budget: Budget | None = None, record: Record | None = None, keeps_sessions: bool = True) -> None:
         self._keeps_sessions = keeps_sessions
-        self.budget = budget or Budget(UNLIMITED)
+        self._budget = budget or Budget(UNLIMITED)
+        self._reserved: tuple[int, Mapping[str, int]] = (0, {})
+        self._out: set[str] = set()
         self.record = record
+        self.budget = self._left()
+
+    def set_budget(self, budget: Budget) -> None:
+        self._budget = budget
+        self.budget = self._left()
+
+    def reserve(self, host: int, devices: Mapping[str, int]) -> None:
+        """Bytes that are not the models': those of spare processes."""
+        if self._reserved != (host, devices):
+            self._reserved = host, devices
+            self.budget = self._left()
+
+    def forget(self, device: str) -> None:
+        """Nothing may be on this GPU any more."""
+        self._out.add(device)
+        self.budget = self._left()
+
+    def _left(self) -> Budget:
+        host, devices = self._reserved
+        sizes = {name: size for name, size in self._budget.devices.items() if name not in self._out}
+        left = {name: size - devices.get(name, 0) for name, size in sizes.items()}
+        return replace(self._budget, host=self._budget.host - host, devices=left)
+
+    def room(self, everything: Sequence[Served], served: Served, gpus: Iterable[str]) -> tuple[dict[str, int], int]:
+        """What is left on each of ``gpus`` and what one replica of ``served`` takes of it, by the books: bytes, or
+        replicas where there is no budget of bytes.
+        """
+        if not self.budget.devices:
+            places = [replica.device for one in everything for replica in one.replicas]
+            return {name: -places.count(name) for name in gpus}, 1
+        charged = [one.device_memory() for one in everything]
+        totals = {name: self.budget.devices.get(name, 0) for name in gpus}
+        return {
+            name: size - sum(one.get(name, 0) for one in charged) for name, size in totals.items()
+        }, served.cost.device
 
     def decisions(self, everything: Sequence[Served], now: float) -> Iterator[tuple[Served, Decision]]:
         """What comes of those who wait, in the order of arrival; nothing for one that waits on.
@@ -124,7 +163,8 @@ def stay_of(served: Served, now: float, keeps_sessions: bool = True) -> Stay:
 
 
 def need_of(served: Served) -> Need:
-    return Need(served.cost.peak + SLACK, served.cost.device, served.model.replicas, served.model.device)
+    where = "auto" if served.model.device in ANY else served.model.device
+    return Need(served.cost.peak + SLACK, served.cost.device, served.model.replicas, where)
 
 
 def reservation(served: Served, residents: list[Resident], budget: Budget) -> Resident:

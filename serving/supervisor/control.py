@@ -11,6 +11,7 @@ from serving.channel import Channel
 from serving.messages import (
     Answer,
     Ask,
+    Assign,
     FrontendHello,
     FrontendWelcome,
     Locate,
@@ -23,6 +24,7 @@ from serving.messages import (
     pack,
     unpack,
 )
+from serving.model import Model
 from serving.runtime import Runtime
 from serving.scoreboard import SLOTS, Scoreboard
 from serving.wire import Frame
@@ -82,10 +84,17 @@ class Control:
 
     def retire(self, row: int, epoch: int) -> bool:
         """Ask a worker to finish and go; False where it never said hello."""
+        return self._say(row, epoch, Retire())
+
+    def assign(self, row: int, epoch: int, model: Model) -> bool:
+        """Give a spare its model; False where it is gone."""
+        return self._say(row, epoch, Assign(model))
+
+    def _say(self, row: int, epoch: int, message: Message) -> bool:
         channel = self._workers.get((row, epoch))
         if channel is None:
             return False
-        self._send(channel, Retire())
+        self._send(channel, message)
         return True
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:

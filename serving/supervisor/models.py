@@ -11,6 +11,8 @@ import msgspec
 
 from serving import log, memory
 from serving.config import Config
+from serving.faults import told_by
+from serving.gpus.driver import Driver
 from serving.messages import Answer, Ask, Fork, Forked, Locate, Overdue, Placement, WorkerPhase
 from serving.model import Model
 from serving.runtime import Runtime
@@ -20,12 +22,15 @@ from serving.supervisor.admission import Admission, budget_of, log_decision
 from serving.supervisor.catalog import Catalog
 from serving.supervisor.control import Control
 from serving.supervisor.describe import counts, server_state
+from serving.supervisor.devices import Devices, Look
 from serving.supervisor.diskcache import DiskCache
 from serving.supervisor.fleet import Fleet
+from serving.supervisor.gpuwatch import GpuWatch
 from serving.supervisor.processes import Exit
 from serving.supervisor.replica import (
     Abort,
     Action,
+    Assign,
     Evicted,
     GiveUp,
     Gone,
@@ -37,8 +42,11 @@ from serving.supervisor.replica import (
     Settled,
     Start,
     Status,
+    TakenOut,
 )
 from serving.supervisor.repository import ModelRepository
+from serving.supervisor.sparerule import SpareRule
+from serving.supervisor.spares import Dismiss, Spare, Spawn
 
 FORK_SERVER = 256 << 20  # bytes; what it takes until that is measured
 
@@ -46,8 +54,8 @@ FORK_SERVER = 256 << 20  # bytes; what it takes until that is measured
 class Models:
     """``models`` are there from the start; with a ``disk`` cache those of the store come and go.
 
-    ``fork`` asks for a worker, ``on_change`` hears that the books have changed, ``on_end`` that the container cannot do
-    its work.
+    ``driver`` tells of GPUs. ``fork`` asks for a worker, ``on_change`` hears that the books have changed, ``on_end``
+    that the container cannot do its work.
     """
 
     def __init__(
@@ -57,6 +65,7 @@ class Models:
         runtime: Runtime,
         board: Scoreboard,
         disk: DiskCache | None,
+        driver: Driver,
         fork: Callable[[Fork], None],
         on_change: Callable[[], None],
         on_end: Callable[[], None],
@@ -67,9 +76,12 @@ class Models:
         self._fork = fork
         self._on_change = on_change
         self._on_end = on_end
-        budget = None if disk is None else budget_of(config, FORK_SERVER)
+        self._devices = Devices(driver.gpus())
+        self._watch = GpuWatch(driver, self._on_look)
+        budget = None if disk is None else budget_of(config, FORK_SERVER, self._devices.gpus())
         self._admission = Admission(budget, log_decision, not config.session_evict)
-        self._fleet = Fleet(board, config.load_timeout, self._admission)
+        rule = SpareRule(config.spares, config.device)
+        self._fleet = Fleet(board, config.load_timeout, self._admission, self._devices, rule)
         for model in models:
             self._fleet.add(model)
         self._control = Control(runtime, board, self)
@@ -78,7 +90,8 @@ class Models:
         self._oom_kills = processes.oom_kills()
 
     def _make_catalog(self, disk: DiskCache) -> Catalog:
-        repository = ModelRepository(self._config, disk, self._is_in_use)
+        gpus = [gpu.name for gpu in self._devices.gpus()]
+        repository = ModelRepository(self._config, disk, self._is_in_use, gpus)
         return Catalog(self._config, self._fleet, repository, disk, self._act, self._control.tell, self._placement)
 
     def _is_in_use(self, folder: Path) -> bool:
@@ -86,6 +99,7 @@ class Models:
 
     async def start(self) -> None:
         await self._control.start()
+        self._watch.start()
 
     def preload(self) -> None:
         """Begin with the models that the settings name."""
@@ -94,11 +108,13 @@ class Models:
 
     def close(self) -> None:
         self._control.close()
+        self._watch.close()
 
     # What time and other processes bring.
 
     def tick(self, now: float) -> None:
         self._act(self._fleet.tick(now))
+        self._watch.hurry(self._devices.awaits)
         if self._catalog is not None:
             self._catalog.look(now)
 
@@ -108,8 +124,10 @@ class Models:
     def on_fork_server(self, pid: int) -> None:
         """The fork server is ready; only now can it be measured."""
         if self._catalog is not None:
-            self._admission.budget = budget_of(self._config, memory.resident(pid))
-            log.info("the budget is set", bytes=self._admission.budget.host, devices=self._admission.budget.devices)
+            # Of the GPUs what was free at the start: by now some of it may be the models'.
+            budget = budget_of(self._config, memory.resident(pid), self._devices.gpus())
+            self._admission.set_budget(budget)
+            log.info("the budget is set", bytes=budget.host, devices=budget.devices)
 
     def on_fork_server_lost(self) -> None:
         """What it may or may not have carried out is given up, and asked for anew."""
@@ -118,32 +136,42 @@ class Models:
                 # One may live that said hello before its fork server could say its pid.
                 self._control.retire(replica.row.index, replica.epoch)
                 self._act(self._fleet.lost(replica, "the fork server ended", time.monotonic()))
+        for spare in self._fleet.spares.all():
+            if spare.pid is None:
+                self._fleet.spares.exited(spare, time.monotonic())
 
     def on_forked(self, message: Forked) -> None:
         if message.pid:
             self._fleet.forked(message.row, message.epoch, message.pid)
+            if self._fleet.spares.find(message.row, message.epoch) and not self.wants(message.row, message.epoch):
+                processes.kill_group(message.pid)  # it was dismissed before it was there
             return
+        spare = self._fleet.spares.find(message.row, message.epoch)
+        if spare is not None:
+            self._fleet.spares.exited(spare, time.monotonic())
         replica = self._fleet.find(message.row, message.epoch)
         if replica is not None:
             log.error("no process could be made for a worker", model=replica.name)
             self._act(self._fleet.exited(replica, "no process could be made", time.monotonic(), out_of_memory=True))
 
-    def worker(self, pid: int) -> Replica | None:
-        return self._fleet.by_pid(pid)
+    def worker(self, pid: int) -> Replica | Spare | None:
+        return self._fleet.by_pid(pid) or self._fleet.spares.by_pid(pid)
 
     def pids(self) -> list[int]:
-        """Of all model workers."""
-        return [replica.pid for replica in self._fleet.replicas() if replica.pid is not None]
+        """Of all model workers, spare ones included."""
+        workers: list[Replica | Spare] = [*self._fleet.replicas(), *self._fleet.spares.all()]
+        return [worker.pid for worker in workers if worker.pid is not None]
 
     def retire(self) -> None:
         """All workers should finish and go."""
+        self._act([*self._fleet.spares.close()])
         for replica in self._fleet.retire(time.monotonic()):
             if not self._control.retire(replica.row.index, replica.epoch) and replica.pid is not None:
                 processes.kill_group(replica.pid)
 
     @property
     def are_gone(self) -> bool:
-        return not self._fleet.replicas()
+        return not self._fleet.replicas() and not len(self._fleet.spares)
 
     def counts(self) -> tuple[int, int, float]:
         """Replicas ready, replicas wanted, and when one was last ready."""
@@ -153,12 +181,21 @@ class Models:
         """The server's state and, where it is not READY, why. ``can_start``: the fork server is there, or once was."""
         if self._catalog is None:
             return server_state(self._fleet.everything(), now)
+        blocked = self._devices.blocked(self._config.device)
+        if blocked is not None and not any(one.ready() for one in self._fleet.everything()):
+            return State.FAILED, blocked
         # With many models one that fails is no reason to call the server sick; without the fork server none can load.
         if can_start:
             return (State.LOADING, "") if self._catalog.is_preloading else (State.READY, "")
         return (State.DEGRADED, "the fork server is starting") if could_start else (State.STARTING, "")
 
-    def on_exit(self, replica: Replica, gone: Exit) -> None:
+    def on_exit(self, worker: Replica | Spare, gone: Exit) -> None:
+        if isinstance(worker, Spare):
+            self._on_spare_exit(worker, gone)
+            return
+        replica = worker
+        fault, meaning = told_by(gone.code)
+        cause = f"{gone}: {meaning}" if meaning else str(gone)
         stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
         self._board.bury(replica.row)
         level = log.info if replica.status is Status.RETIRING else log.error
@@ -166,14 +203,27 @@ class Models:
             "a worker ended",
             model=replica.name,
             worker=gone.pid,
-            cause=str(gone),
+            cause=cause,
+            device=replica.device,
             oom_killed=self._was_oom(gone),
             stacks=stacks or None,
         )
         # A SIGKILL that is not ours is most likely the kernel's, for memory; in some containers it cannot be told.
         short = gone.code == -signal.SIGKILL and gone.pid not in self._killed
         self._killed.discard(gone.pid)
-        self._act(self._fleet.exited(replica, str(gone), time.monotonic(), short))
+        self._act(self._fleet.exited(replica, cause, time.monotonic(), short, fault))
+
+    def _on_spare_exit(self, spare: Spare, gone: Exit) -> None:
+        stacks = self._runtime.forget_worker(spare.row.index, spare.epoch)
+        level = log.debug if gone.pid in self._killed else log.warning
+        level("a spare ended", worker=gone.pid, device=spare.device, cause=str(gone), stacks=stacks or None)
+        self._killed.discard(gone.pid)
+        self._fleet.spares.exited(spare, time.monotonic())
+
+    def _on_look(self, look: Look) -> None:
+        for xid in look.xids:
+            log.warning("the driver reports an error of a GPU", device=xid.gpu, xid=xid.code)
+        self._act(self._fleet.look(look, time.monotonic()))
 
     def _was_oom(self, gone: Exit) -> bool | None:
         """Whether the kernel's OOM killer did it: a SIGKILL that is not ours, and its count has risen."""
@@ -193,8 +243,15 @@ class Models:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Start(replica):
-                model = msgspec.structs.replace(replica.served.model, device=replica.device)
-                self._fork(Fork(replica.row.index, replica.epoch, model))
+                visible = self._devices.visible(replica.device)
+                self._fork(Fork(replica.row.index, replica.epoch, self._model_of(replica), visible=visible))
+            case Assign(replica):
+                self._assign(replica)
+            case Spawn(spare):
+                inside, visible = self._devices.inside(spare.device, "auto"), self._devices.visible(spare.device)
+                self._fork(Fork(spare.row.index, spare.epoch, device=inside, visible=visible))
+            case Dismiss(spare):
+                self._kill(spare.pid)
             case Retire(replica):
                 self._retire(replica)
             case Abort(replica, reason):
@@ -206,6 +263,8 @@ class Models:
                 self._control.tell(self._placement(name))
             case Evicted(served, reason):
                 log.info("evicting", model=served.name, bytes=served.memory(), reason=reason)
+            case TakenOut(device, reason):
+                log.error("a GPU is taken out", device=device, reason=reason)
             case GiveUp(reason):
                 log.error(f"cannot serve: {reason}")
                 self._on_end()
@@ -222,6 +281,21 @@ class Models:
                 self._catalog.on_gone(served)
             case Learned(served):
                 self._catalog.on_learned(served)
+
+    def _model_of(self, replica: Replica) -> Model:
+        """As its worker is to see it."""
+        model = replica.served.model
+        return msgspec.structs.replace(model, device=self._devices.inside(replica.device, model.device))
+
+    def _assign(self, replica: Replica) -> None:
+        log.info("a spare takes over", model=replica.name, worker=replica.pid, device=replica.device)
+        if not self._control.assign(replica.row.index, replica.epoch, self._model_of(replica)):
+            self._kill(replica.pid)  # it is about to be gone; its end brings another one
+
+    def _kill(self, pid: int | None) -> None:
+        if pid is not None:
+            self._killed.add(pid)
+            processes.kill_group(pid)
 
     def _retire(self, replica: Replica) -> None:
         """One that cannot be told yet is told when it says hello."""
@@ -255,6 +329,11 @@ class Models:
 
     def on_phase(self, message: WorkerPhase) -> None:
         now = time.monotonic()
+        if message.phase == "spare":
+            spare = self._fleet.spares.ready(message.row, message.epoch)
+            if spare is not None:
+                log.info("a spare is ready", worker=spare.pid, device=message.device)
+            return
         if message.phase != "failed":
             status = Status(message.phase)
             ready = (message.queue_size, message.device, message.batch_size, message.paths)

@@ -21,6 +21,7 @@ from serving.messages import Paths, Problem
 from serving.model import Model
 from serving.scoreboard import Row
 from serving.supervisor.diskcache import Cost
+from serving.supervisor.spares import Dismiss, Spawn
 
 CLOSE_TIME = 5.0  # seconds for an idle worker that was told to go
 LEAVE_TIME = 330.0  # seconds for one with answers in pieces; the platform waits for 350 until its memory is back
@@ -81,6 +82,7 @@ class Replica:
     out_of_memory: bool = False
     overdue: float | None = None
     cut: float | None = None
+    was_spare: bool = False
 
     @property
     def name(self) -> str:
@@ -104,6 +106,8 @@ class Served:
     """One model and its replicas. ``failures`` counts the starts in a row that never became ready.
 
     ``cost`` is what one replica takes; ``wanted_until`` is how long the one who waits longest for room does so.
+    ``devices`` are those of its replicas, where we choose them. ``held_up`` is since when the next start on a GPU
+    waits for a dead worker's memory; ``no_spare``: the next one is a new process, since a spare has died with it.
     """
 
     key: int
@@ -132,6 +136,8 @@ class Served:
     batch_size: int = 0
     paths: Paths = field(default_factory=Paths)
     waits: bool = False
+    held_up: dict[str, float] = field(default_factory=dict)
+    no_spare: bool = False
 
     @property
     def name(self) -> str:
@@ -142,6 +148,27 @@ class Served:
 
     def ready(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica.status is Status.READY]
+
+    def missing(self) -> list[str]:
+        """A device for each replica that there should be and is not."""
+        live = self.live()
+        left = list(self.devices or (self.model.device,) * self.model.replicas)
+        for replica in live:
+            if replica.device in left:
+                left.remove(replica.device)
+        return left[: max(0, self.model.replicas - len(live))]
+
+    def device_need(self) -> int:
+        """Bytes that its next replica will take on a GPU, 0 while no replica was ever ready there."""
+        return max(self.cost.device, max((one.row.device_memory for one in self.replicas), default=0))
+
+    def learn(self, row: Row) -> bool:
+        """Take what a replica has measured for its cost; False where that was known."""
+        measured = Cost(row.memory, row.peak, row.device_memory)
+        if abs(measured.peak - self.cost.peak) <= self.cost.peak // 20 and measured.host <= self.cost.host:
+            return False
+        self.cost = measured
+        return True
 
     def memory(self) -> int:
         """Host bytes that it is charged with."""
@@ -176,6 +203,21 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class Start:
     replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give the model to the spare process that the replica is."""
+
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOut:
+    """A GPU is broken; nothing is started there any more."""
+
+    device: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,4 +282,19 @@ class GiveUp:
     reason: str
 
 
-Action = Start | Retire | Abort | Kill | Publish | Settled | Evicted | Gone | Learned | GiveUp
+Action = (
+    Start
+    | Assign
+    | Retire
+    | Abort
+    | Kill
+    | Publish
+    | Settled
+    | Evicted
+    | Gone
+    | Learned
+    | GiveUp
+    | TakenOut
+    | Spawn
+    | Dismiss
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,10 @@ NAME_LIMIT = 255  # bytes that a file's name may have
 FORBIDDEN = ("/dev", "/proc", "/sys")  # as a model's address
 
 
-def open_models(config: Config) -> tuple[list[Model], DiskCache | None]:
+def open_models(config: Config, gpus: Sequence[str] = ()) -> tuple[list[Model], DiskCache | None]:
     """The one model of a single-model server, or the cache for many. Raises ModelError, OSError."""
     if not config.many:
-        return [open_one(config)], None
+        return [open_one(config, gpus)], None
     if config.model_store is not None and not Path(config.store).is_dir():
         raise ModelError(f"model store {config.store} does not exist")
     disk = DiskCache.open()
@@ -44,13 +44,13 @@ def open_models(config: Config) -> tuple[list[Model], DiskCache | None]:
     return [], disk
 
 
-def open_one(config: Config) -> Model:
+def open_one(config: Config, gpus: Sequence[str]) -> Model:
     """The model of a single-model server. Raises ModelError, OSError."""
     path = Path(config.model_dir)
     archive = archive_in(path)
     if archive is None:
-        return read_model(path, DEFAULT_MODEL, config, cores())
-    repository = ModelRepository(config, DiskCache.open(), lambda _: True)
+        return read_model(path, DEFAULT_MODEL, config, cores(), gpus)
+    repository = ModelRepository(config, DiskCache.open(), lambda _: True, gpus)
     try:
         return msgspec.structs.replace(repository.open(DEFAULT_MODEL, archive), url="", digest="", size=0)
     except ServingError as exc:
@@ -81,10 +81,13 @@ class Artifact:
 
 
 class ModelRepository:
-    """``in_use`` tells whether a running model still needs an unpacked folder."""
+    """``in_use`` tells whether a running model still needs an unpacked folder; ``gpus`` are those the server sees."""
 
-    def __init__(self, config: Config, cache: DiskCache, in_use: Callable[[Path], bool]) -> None:
+    def __init__(
+        self, config: Config, cache: DiskCache, in_use: Callable[[Path], bool], gpus: Sequence[str] = ()
+    ) -> None:
         self._config = config
+        self._gpus = gpus
         self._root = Path(config.store).absolute()
         self._cache = cache
         self._in_use = in_use
@@ -139,10 +142,12 @@ class ModelRepository:
     def open(self, name: str, path: Path) -> Model:
         """The model at ``path``, unpacked if need be. Raises BadArchive, ModelError, OSError."""
         if path.is_dir():
-            read_model(path, name, self._config, cores())  # what is no model may be as large as the whole disk
+            read_model(
+                path, name, self._config, cores(), self._gpus
+            )  # what is no model may be as large as the whole disk
         found = artifact(path)
         folder = path if path.is_dir() else self._unpacked(found)
-        model = read_model(folder, name, self._config, cores())
+        model = read_model(folder, name, self._config, cores(), self._gpus)
         pinned = model.pin or name in (self._config.pin or ())
         return msgspec.structs.replace(model, url=str(path), digest=found.digest, size=found.size, pin=pinned)
 

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from serving import log
+from serving import gpus, log
 from serving.config import Config
 from serving.errors import ModelError
+from serving.gpus.driver import Driver
 from serving.messages import Forked
 from serving.model import Model
 from serving.runtime import Runtime, become_subreaper
@@ -37,7 +38,7 @@ CLOSE_TIME = 2.5  # seconds for the handlers' close() after the last answer
 class Supervisor:
     """``run`` serves until a signal or a failure and gives the exit code.
 
-    ``models`` are there from the start; a server of many models has a ``disk`` cache instead.
+    ``models`` are there from the start; a server of many models has a ``disk`` cache instead. ``driver`` tells of GPUs.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Supervisor:
         models: Sequence[Model],
         listener: socket.socket,
         runtime: Runtime,
+        driver: Driver,
         disk: DiskCache | None = None,
     ) -> None:
         self._config = config
@@ -54,7 +56,15 @@ class Supervisor:
         self._board = Scoreboard.create()
         self._forks = ForkServerLink(runtime, self._board, self._on_forked, self._on_fork_server)
         self._models = Models(
-            config, models, runtime, self._board, disk, self._forks.fork, self._write_state, lambda: self._finish(1)
+            config,
+            models,
+            runtime,
+            self._board,
+            disk,
+            driver,
+            self._forks.fork,
+            self._write_state,
+            lambda: self._finish(1),
         )
         self._fork_service = Service("fork server")
         self._http_service = Service("HTTP master")
@@ -241,13 +251,14 @@ class Supervisor:
         self._runtime.remove()
 
 
-def main(config: Config) -> int:
+def main(config: Config, driver: Driver | None = None) -> int:
     """Serve until told to stop, and end the process; gives the exit code only where it cannot begin."""
     log.setup("supervisor", config.log_level, config.log_format)
     for warning in config.warnings:
         log.warning(warning)
+    driver = driver or gpus.find()
     try:
-        models, disk = open_models(config)
+        models, disk = open_models(config, [gpu.name for gpu in driver.gpus()])
     except (ModelError, OSError) as exc:
         log.error(f"cannot serve: {exc}")
         return 1
@@ -264,7 +275,7 @@ def main(config: Config) -> int:
     runtime.write_address(host, port)
     what = {"model": models[0].name, "handler": models[0].handler} if models else {"store": config.store}
     log.info("listening", host=host, port=port, **what)
-    asyncio.run(live(Supervisor(config, models, listener, runtime, disk)))
+    asyncio.run(live(Supervisor(config, models, listener, runtime, driver, disk)))
     raise AssertionError("a supervisor ends its process")
 
 

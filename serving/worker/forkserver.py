@@ -18,6 +18,7 @@ from pathlib import Path
 
 from serving import codecs, log
 from serving.conventions import MODULE, TOOLKIT, TORCHSERVE, TRITON
+from serving.gpus import VISIBLE
 from serving.messages import Fork, Forked, ForkReady, Message, pack, unpack
 from serving.request import Request
 from serving.runtime import Runtime, set_parent_death_signal
@@ -99,7 +100,9 @@ class ForkServer:
             from serving.worker.process import main
 
             numpy.random.seed()  # else all replicas would draw the same numbers
-            main(request.model, self._config, self._runtime, self._board.row(request.row), request.epoch)
+            if request.visible is not None:
+                os.environ[VISIBLE] = request.visible  # before anything here touches CUDA, which reads it once
+            main(request, self._config, self._runtime, self._board.row(request.row))
         finally:
             os._exit(72)
 

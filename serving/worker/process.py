@@ -5,26 +5,31 @@ from __future__ import annotations
 import faulthandler
 import os
 import resource
+import socket
 import time
 
 from serving import log
 from serving.config import Config
-from serving.model import Model
+from serving.messages import Fork
 from serving.runtime import Runtime
 from serving.scoreboard import Row
+from serving.worker import spare
 from serving.worker.server import Worker
 
 
-def main(model: Model, config: Config, runtime: Runtime, row: Row, epoch: int) -> None:
+def main(request: Fork, config: Config, runtime: Runtime, row: Row) -> None:
     """The life of a worker process after the fork; never returns."""
     log.setup("worker", config.log_level, config.log_format)
-    log.capture_prints(model=model.name)
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # the stacks are logged; a core of all weights helps nobody
-    stacks = runtime.stacks_path(row.index, epoch).open("wb")
+    stacks = runtime.stacks_path(row.index, request.epoch).open("wb")
     faulthandler.enable(stacks, all_threads=True)
     row.stamp_beat()
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    control.connect(str(runtime.control_path))
+    model = request.model or spare.wait(control, request, row)
+    log.capture_prints(model=model.name)
     started = time.monotonic()
-    Worker(model, config, runtime, row, epoch).run()
+    Worker(model, config, runtime, row, request.epoch, control).run()
     log.debug("the worker ends", seconds=round(time.monotonic() - started, 3))
     os._exit(0)

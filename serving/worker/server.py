@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -62,10 +63,13 @@ _open_head = msgspec.msgpack.Decoder(OpenHead)
 
 
 class Worker:
-    """``row`` is this worker's row of the scoreboard, claimed for ``epoch`` by the supervisor."""
+    """``row`` is this worker's, claimed for ``epoch`` by the supervisor, to which ``control`` is connected."""
 
-    def __init__(self, model: Model, config: Config, runtime: Runtime, row: Row, epoch: int) -> None:
+    def __init__(
+        self, model: Model, config: Config, runtime: Runtime, row: Row, epoch: int, control: socket.socket
+    ) -> None:
         self._model = model
+        self._socket = control
         self._config = config
         self._runtime = runtime
         self._row = row
@@ -196,9 +200,7 @@ class Worker:
     # On the loop's thread.
 
     async def _connect(self) -> None:
-        _, self._control = await self._loop.create_unix_connection(
-            lambda: Channel(self), str(self._runtime.control_path)
-        )
+        _, self._control = await self._loop.create_unix_connection(lambda: Channel(self), sock=self._socket)
         self._tell(WorkerHello(self._row.index, self._epoch))
 
     def _open(self, batcher: Batcher) -> None:

@@ -42,6 +42,8 @@ def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 
 class Server:
+    module: Sequence[str] = ("serving", "serve")
+
     def __init__(
         self,
         model_dir: Path,
@@ -60,7 +62,8 @@ class Server:
         self.raw: list[str] = []
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [*prefix, *(command or (python, "-m", "serving", "serve"))],
+            [*prefix, *(command or (python, "-m", *self.module))],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -153,7 +156,9 @@ class Server:
         code = self.process.wait(seconds)
         self._reader.join(5)
         assert self.process.stdout is not None
+        assert self.process.stdin is not None
         self.process.stdout.close()
+        self.process.stdin.close()
         return code
 
 

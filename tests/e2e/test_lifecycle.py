@@ -310,12 +310,19 @@ def test_the_runtime_folder_is_private_and_gone_after_the_end(faulty_folder: Pat
         assert not folder.exists()
 
 
-def test_no_model_worker_holds_the_listening_socket_and_only_forks_map_torch(faulty_folder: Path) -> None:
-    def inodes(pid: int) -> set[str]:
-        folder = Path(f"/proc/{pid}/fd")
-        return {os.readlink(fd) for fd in folder.iterdir() if os.readlink(fd).startswith("socket:")}
+def opened(pid: int) -> set[str]:
+    """What its descriptors lead to; one that was closed meanwhile does not count."""
+    found = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(fd))
+    return found
 
-    with serving(faulty_folder) as server:
+
+def test_only_forks_map_torch_none_of_them_holds_the_listening_socket_and_cuda_is_the_workers_alone(
+    faulty_folder: Path,
+) -> None:
+    with serving(faulty_folder, spares=1) as server:
         table = Path("/proc/net/tcp").read_text().splitlines()[1:]
         listening = {
             f"socket:[{line.split()[9]}]"
@@ -323,12 +330,21 @@ def test_no_model_worker_holds_the_listening_socket_and_only_forks_map_torch(fau
             if line.split()[3] == "0A" and int(line.split()[1].split(":")[1], 16) == server.port
         }
         assert listening
-        assert listening <= inodes(server.process.pid)
-        for pid in server.children():
-            maps_torch = "libtorch" in Path(f"/proc/{pid}/maps").read_text()
-            assert maps_torch == ("forkserver" in command(pid))
-            if "forkserver" in command(pid):
-                assert not listening & inodes(pid)
+        assert listening <= opened(server.process.pid)
+        spare = int(eventually(lambda: server.lines(message="a spare is ready"))[0]["worker"])
+        forks = {pid for pid in direct_children(server) if "forkserver" in command(pid)}
+        workers = {*server.workers(), spare}
+        [fork_server] = forks - workers
+        assert len(workers) == 2
+        for pid in (server.process.pid, *server.children()):
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            assert ("libtorch" in maps) == (pid in forks), command(pid)
+            assert "libcuda.so" not in maps or pid in workers, command(pid)
+            assert not (pid in forks and listening & opened(pid)), command(pid)
+        # What would follow from a CUDA that was touched before the fork; a pool of threads is no better.
+        assert not [path for path in opened(fork_server) if path.startswith("/dev/nvidia")]
+        assert "/dev/nvidia" not in Path(f"/proc/{fork_server}/maps").read_text()
+        assert len(list(Path(f"/proc/{fork_server}/task").iterdir())) == 1
 
 
 def direct_children(server: Server) -> list[int]:

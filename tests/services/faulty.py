@@ -60,7 +60,7 @@ class Faulty(Handler):
             case "segfault":
                 ctypes.string_at(0)
             case "exit":
-                os._exit(3)
+                os._exit(sample.get("code", 3))
             case "sys-exit":
                 sys.exit(4)
             case "leak":

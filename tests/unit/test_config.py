@@ -46,6 +46,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         http_workers=half_of(cores()),
         replicas=None,
         device="auto",
+        spares=None,
         threads=None,
         request_timeout=60.0,
         load_timeout=350.0,
@@ -283,6 +284,13 @@ def test_any_environment_gives_a_config_or_problems_of_our_variables(environ: di
     result = outcome(environ)
     if not isinstance(result, Config):
         assert all(re.match("(SERVING|SAGEMAKER)_.*=", problem) for problem in result)
+
+
+def test_spares_are_left_to_the_devices_unless_somebody_says_how_many() -> None:
+    assert load({}).spares is None
+    assert load({"SERVING_SPARES": "0"}).spares == 0
+    assert load({}, {"spares": "2"}).spares == 2
+    assert len(problems({"SERVING_SPARES": "17"})) == 1
 
 
 def test_a_config_survives_the_way_to_a_child_process() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,9 @@ from serving.handler import BatchPolicy
 from serving.model import Model
 
 
-def read(folder: Path, cores: int = 4, **environ: str) -> Model:
-    return read_model(
-        folder, "m", load({f"SERVING_{name.upper()}": value for name, value in environ.items()}, {}), cores
-    )
+def read(folder: Path, cores: int = 4, gpus: Sequence[str] = (), **environ: str) -> Model:
+    variables = {f"SERVING_{name.upper()}": value for name, value in environ.items()}
+    return read_model(folder, "m", load(variables, {}), cores, gpus)
 
 
 def write(folder: Path, toml: str = "", *files: str) -> Path:
@@ -75,6 +75,8 @@ def test_the_models_own_words_win_over_settings_and_those_over_the_class(tmp_pat
         ("handler = 3", "handler"),
         ("not toml", "serving.toml"),
         ("[env]\nA = 1", "env"),
+        ("[env]\nCUDA_VISIBLE_DEVICES = '1'", 'say device = "cuda:N" instead'),
+        ("device = 'gpu'", "device is 'gpu'; allowed: auto, cpu, mps, cuda or cuda:N"),
     ],
 )
 def test_what_is_wrong_in_serving_toml_is_named(tmp_path: Path, toml: str, words: str) -> None:
@@ -107,3 +109,29 @@ def test_a_program_that_is_set_and_not_there_is_told(tmp_path: Path, caplog: pyt
     assert not caplog.records
     assert read(tmp_path, program="serve").handler == MODULE
     assert "the program that is set is not there" in caplog.text
+
+
+GPUS = ("cuda:0", "cuda:1", "cuda:2")
+
+
+def test_one_model_has_a_replica_on_each_gpu_unless_somebody_says_how_many(tmp_path: Path) -> None:
+    folder = write(tmp_path, 'handler = "a:B"')
+    everywhere = read(folder, cores=12, gpus=GPUS)
+    assert (everywhere.replicas, everywhere.per_gpu, everywhere.threads) == (3, True, 4)
+    assert read(folder, gpus=GPUS, device="cuda").replicas == 3
+    told = read(folder, gpus=GPUS, replicas="2")
+    assert (told.replicas, told.per_gpu) == (2, False)
+    for device in ("cpu", "cuda:1"):
+        assert read(folder, gpus=GPUS, device=device).replicas == 1
+    assert read(folder).replicas == 1
+
+
+def test_of_many_models_each_has_one_replica(tmp_path: Path) -> None:
+    assert read(write(tmp_path, 'handler = "a:B"'), gpus=GPUS, multi_model="true").replicas == 1
+
+
+def test_a_gpu_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    folder = write(tmp_path, 'handler = "a:B"\ndevice = "cuda:3"')
+    with pytest.raises(ModelError, match="device is cuda:3, but this server sees cuda:0, cuda:1, cuda:2"):
+        read(folder, gpus=GPUS)
+    assert read(folder).device == "cuda:3", "where nobody can tell the worker will"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from serving import gpus
 from serving.faults import Fault
-from serving.memory import held_on_device
+from serving.gpus.driver import Driver
 from serving.worker.device.faults import fault_of
 from serving.worker.device.trees import map_tensors
 
@@ -72,8 +74,14 @@ class Cuda:
     def held(self) -> int:
         import torch
 
-        measured = held_on_device(self.name, os.getpid())
-        return torch.cuda.memory_reserved(self.name) + CONTEXT if measured is None else measured
+        measured = (driver().held(self.name) or {}).get(os.getpid())  # a container may hide which process is which
+        return measured or torch.cuda.memory_reserved(self.name) + CONTEXT
+
+
+@functools.cache
+def driver() -> Driver:
+    """Of this process, which sees what ``CUDA_VISIBLE_DEVICES`` shows it."""
+    return gpus.find()
 
 
 def to_host(tensor: Any) -> Any:

@@ -1,0 +1,59 @@
+"""Departures: how a model leaves, evicted, unloaded, replaced by its successor or given up. Nothing starts here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from serving.errors import ServingError
+from serving.messages import Problem
+from serving.scoreboard import Scoreboard
+from serving.supervisor.books import Books
+from serving.supervisor.replica import Action, Evicted, Gone, Publish, Retire, Served, Settled, Stage, Status
+
+
+class Departures(Books):
+    def __init__(self, board: Scoreboard) -> None:
+        super().__init__(board)
+        self._next_admit = 0.0  # when those who wait for room are looked at again
+
+    def _evict(self, keys: Iterable[int], reason: str, now: float) -> list[Action]:
+        victims = {served.key: served for served in self._all}
+        actions: list[Action] = []
+        for key in keys:
+            actions += [Evicted(victims[key], reason), *self.leave(victims[key], now)]
+        return actions
+
+    def leave(self, served: Served, now: float, problem: Problem | None = None) -> list[Action]:
+        """Finish what it has, then go. ``problem`` is told to those who wait for it."""
+        served.stage, served.problem = Stage.LEAVING, problem
+        actions: list[Action] = [Publish(served.name)]
+        for replica in served.live():
+            replica.become(Status.RETIRING, now)
+            actions.append(Retire(replica))
+        for successor in [one for one in self._all if one.predecessor is served and one.stage is not Stage.LEAVING]:
+            actions += self.leave(successor, now)
+        return actions if served.replicas else [*actions, *self._forget(served)]
+
+    def _forget(self, served: Served) -> list[Action]:
+        self._all.remove(served)
+        self._next_admit = 0.0
+        if self._current.get(served.name) is served:
+            del self._current[served.name]
+        return [Gone(served)]
+
+    def _give_up_load(self, served: Served, error: ServingError, now: float) -> list[Action]:
+        problem = Problem.of(error)
+        if served.predecessor is not None:
+            served.predecessor.reload_error = problem.message
+        return [Settled(served, problem), *self.leave(served, now, problem)]
+
+    def _settle_load(self, served: Served, now: float) -> list[Action]:
+        actions: list[Action] = [Settled(served, None)]
+        old, served.predecessor = served.predecessor, None
+        if old is not None and old.stage is not Stage.LEAVING:
+            self._current[served.name] = served
+            served.owner = old.owner
+            # What a client has said holds until the model itself says something new.
+            served.pinned = served.pinned if served.model.pin != old.model.pin else old.pinned
+            actions += self.leave(old, now)
+        return actions

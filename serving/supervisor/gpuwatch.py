@@ -1,0 +1,62 @@
+"""GpuWatch: looks at the GPUs now and then, from a thread of its own, since a broken one may take long to answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+from serving import log
+from serving.gpus.driver import Driver
+from serving.supervisor.devices import Look
+
+PERIOD = 0.5  # seconds between looks
+SOON = 0.02  # seconds, while a dead worker's memory is awaited
+
+
+def look_at(driver: Driver) -> Look:
+    at = time.monotonic()
+    gpus = {gpu.name: gpu for gpu in driver.gpus()}
+    held = {name: found for name in gpus if (found := driver.held(name)) is not None}
+    return Look(at, gpus, held, tuple(driver.xids()))
+
+
+class GpuWatch:
+    """``deliver`` hears every look on the event loop that is running when it starts."""
+
+    def __init__(self, driver: Driver, deliver: Callable[[Look], None]) -> None:
+        self._driver = driver
+        self._deliver = deliver
+        self._wake = threading.Event()
+        self._ended = False
+        self._is_urgent = False
+
+    def start(self) -> None:
+        if self._driver.gpus():
+            loop = asyncio.get_running_loop()
+            threading.Thread(target=self._run, args=(loop,), name="gpus", daemon=True).start()
+
+    def hurry(self, is_urgent: bool) -> None:
+        """Whether somebody waits for what the next look shows."""
+        if is_urgent and not self._is_urgent:
+            self._wake.set()
+        self._is_urgent = is_urgent
+
+    def close(self) -> None:
+        """The thread ends by itself, at once unless the driver holds it."""
+        self._ended = True
+        self._wake.set()
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._ended:
+            try:
+                look = look_at(self._driver)
+                loop.call_soon_threadsafe(self._deliver, look)
+            except RuntimeError:
+                return  # the loop is closed
+            except Exception as exc:
+                log.error("the GPUs cannot be looked at", exc=exc)
+                return
+            self._wake.wait(SOON if self._is_urgent else PERIOD)
+            self._wake.clear()

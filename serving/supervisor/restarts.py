@@ -1,0 +1,29 @@
+"""When a model that has failed may start again: never in a tight loop, and not for ever."""
+
+from __future__ import annotations
+
+from serving.supervisor.replica import CRASH_LIMIT, Served
+
+MAX_FAILURES = 5  # starts in a row that never became ready
+BACKOFF = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before the next start, by failures so far
+CRASH_WINDOW, CRASH_DELAY = 10.0, 1.0  # more deaths than the limit in the window: wait before the next
+
+
+def count_failure(served: Served, reason: str, now: float) -> None:
+    """One of its workers has ended before it was ready."""
+    served.failures += 1
+    if served.failures >= MAX_FAILURES:
+        served.failed = f"failed to start {served.failures} times in a row; the last time: {reason}"
+    else:
+        served.next_start = now + BACKOFF[served.failures]
+
+
+def count_death(served: Served, now: float) -> None:
+    """One of its workers has ended that had been ready."""
+    served.deaths.append(now)
+    if not is_calm(served, now):
+        served.next_start = now + CRASH_DELAY
+
+
+def is_calm(served: Served, now: float) -> bool:
+    return len(served.deaths) < CRASH_LIMIT or served.deaths[0] < now - CRASH_WINDOW

@@ -1,0 +1,44 @@
+"""Spare: a worker before it has a model. It opens its device, says so, and waits on its control connection."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from serving import log
+from serving.memory import held_by
+from serving.messages import Assign, Fork, WorkerHello, WorkerPhase, pack, unpack
+from serving.model import Model
+from serving.scoreboard import Row
+from serving.wire import Frame, FrameReader
+from serving.worker.device import find_device
+
+EXIT_UNOPENED = 76  # exit code of a spare that could not open its device
+
+
+def wait(control: socket.socket, request: Fork, row: Row) -> Model:
+    """The model, when there is one for us. Without a supervisor, or told to go, the process ends."""
+    control.sendall(pack(WorkerHello(request.row, request.epoch)))
+    try:
+        device = find_device(request.device)
+        device.open(1)
+        host = held_by("self")
+        row.stamp_memory(host.private, host.peak, device.held())
+    except BaseException as exc:
+        log.error("a spare could not open its device", exc=exc, device=request.device)
+        os._exit(EXIT_UNOPENED)
+    control.sendall(pack(WorkerPhase(request.row, request.epoch, "spare", device=device.name)))
+    reader = FrameReader()
+    while (frames := receive(control, reader)) is not None:
+        messages = [unpack(frame.body) for frame in frames]
+        # What may follow an Assign is a Retire alone, and then there is nothing to begin.
+        if len(messages) == 1 and isinstance(messages[0], Assign):
+            return messages[0].model
+        if messages:
+            os._exit(0)
+    os._exit(71)  # no supervisor, no worker
+
+
+def receive(control: socket.socket, reader: FrameReader) -> list[Frame] | None:
+    n = control.recv_into(reader.get_buffer())
+    return reader.buffer_updated(n) if n else None

@@ -1,4 +1,4 @@
-# Everything by hand and in CI goes through these targets: serve, test, compat, image-test, check, bench, clean.
+# Everything by hand and in CI goes through these targets: serve, test, test-asgi, slow, compat, image-test, check, bench, clean.
 
 PYTHON ?= python3
 # The port of make serve; unset, the server's own setting holds.
@@ -17,7 +17,7 @@ TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 TOOLKITS := sagemaker-inference sagemaker-pytorch-inference six retrying psutil scipy
 CAPTUM := captum tqdm matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
 
-.PHONY: serve test slow compat image-test check bench venv clean
+.PHONY: serve test test-asgi slow compat image-test check bench venv clean
 .DEFAULT_GOAL := serve
 
 serve: .demo/model/.trained
@@ -29,6 +29,10 @@ test: .demo/model/.trained
 # What takes long: examples that train before they are served, backing off, many models, longer floods.
 slow: .demo/model/.trained
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# All of the server's behaviour with plain invocations through ASGI, as make test has it without.
+test-asgi: .demo/model/.trained
+	TEST_HTTP=asgi $(BIN)/python -m pytest tests/e2e $(ARGS)
 
 # The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
 compat: .venv/.ready .compat/.ready .compat/toolkits .compat/captum

@@ -119,6 +119,10 @@ class Scoreboard:
     def state(self) -> State:
         return State(self._ints[STATE])
 
+    @property
+    def is_draining(self) -> bool:
+        return self._ints[STATE] == State.DRAINING
+
     def read_header(self) -> Header:
         ints, floats = self._ints, self._floats
         text = ints[REASON_AT : REASON_AT + REASON_WORDS].tobytes().rstrip(b"\0").decode("utf-8", "replace")

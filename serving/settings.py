@@ -91,6 +91,12 @@ SETTINGS: tuple[Setting, ...] = (
         automatic="half the cores, 1 to 4",
     ),
     Setting(
+        "http",
+        kinds.choice("direct", "asgi"),
+        "direct",
+        "How plain invocations are answered: by the HTTP protocol itself, or through ASGI as all else",
+    ),
+    Setting(
         "replicas",
         kinds.integer(1, REPLICAS_LIMIT),
         None,

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
+from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
@@ -23,15 +24,24 @@ from serving.frontend.headers import Headers, custom_attributes, header_value, s
 from serving.frontend.receiving import ClientGone, watch
 from serving.frontend.stream import Stream, Streamed
 from serving.request import BODILESS, Body, Request, Response, media_type
-from serving.scoreboard import Scoreboard, State
+from serving.scoreboard import Scoreboard
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
 LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
 CUT = "serving.cut"  # extension of the ASGI scope: close the connection once all has left; takes an error's code
 UNTIL_CLOSE = "serving.until_close"  # another: the body ends with the connection, as for HTTP/1.0
+STOPPED = "the server stopped before the answer was there"
 CUT_TIME = 7.0  # seconds for a connection to be gone that was cut
 RECORD_TIME = 1.0  # seconds for the last record before a cut
+
+
+class Whole(NamedTuple):
+    """An answer that is all there."""
+
+    status: int
+    headers: Headers
+    body: Body
 
 
 class Answers:
@@ -41,45 +51,56 @@ class Answers:
         self._board = board
 
     async def send(self, send: Send, response: Response, request: Request) -> None:
-        extra = self._headers(response, request)
-        await self.send_body(send, response.status, response.content_type, response.body, extra)
+        await self._send(send, self.whole(response, request.custom_attributes, request.request_id))
 
-    def _headers(self, response: Response, request: Request) -> Headers:
-        if self._echo and response.custom_attributes is None:
-            response = dataclasses.replace(response, custom_attributes=request.custom_attributes)
-        return custom_attributes(response, request.request_id) + session_headers(response)
+    def whole(self, response: Response, attributes: str | None, request_id: str) -> Whole:
+        """A handler's answer; ``attributes`` are the request's custom attributes."""
+        extra = self._headers(response, attributes, request_id)
+        return self.with_body(response.status, response.content_type, response.body, extra)
 
-    async def send_error(
-        self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST", close: bool = False
-    ) -> None:
+    def failure(self, error: ServingError, request_id: str, extra: Headers) -> Whole:
+        """What a request that failed is answered."""
         log_error(error, request_id)
-        extra: Headers = []
-        extra += retry_after(error)
-        if close:
-            extra.append((b"connection", b"close"))
-        if error.status == 405:
-            extra.append((b"allow", allow))
-        await self.send_body(send, error.status, JSON, errors.body(error, request_id), extra)
+        headers = retry_after(error) + extra
+        return self.with_body(error.status, JSON, errors.body(error, request_id), headers)
 
-    async def send_body(
-        self, send: Send, status: int, content_type: str, body: Body, extra: Headers | None = None
-    ) -> None:
+    def with_body(self, status: int, content_type: str, body: Body, extra: Headers) -> Whole:
         headers = [(b"content-type", header_value(content_type))]
         if status in BODILESS:
             body = b""  # what followed would be read as the beginning of the next answer
         else:
             headers.append((b"content-length", str(len(body)).encode()))
-        await self._start(send, status, headers + (extra or []))
+        headers += extra
+        if self._board.is_draining:
+            headers.append((b"connection", b"close"))
+        return Whole(status, headers, body)
+
+    def _headers(self, response: Response, attributes: str | None, request_id: str) -> Headers:
+        if self._echo and response.custom_attributes is None:
+            response = dataclasses.replace(response, custom_attributes=attributes)
+        return custom_attributes(response, request_id) + session_headers(response)
+
+    async def send_error(
+        self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST", close: bool = False
+    ) -> None:
+        extra: Headers = [(b"connection", b"close")] if close else []
+        if error.status == 405:
+            extra.append((b"allow", allow))
+        await self._send(send, self.failure(error, request_id, extra))
+
+    async def send_body(
+        self, send: Send, status: int, content_type: str, body: Body, extra: Headers | None = None
+    ) -> None:
+        await self._send(send, self.with_body(status, content_type, body, extra or []))
+
+    async def _send(self, send: Send, whole: Whole) -> None:
+        body = whole.body
+        await send({"type": "http.response.start", "status": whole.status, "headers": whole.headers})
         if len(body) >= LARGE:
             # The next send waits until most of this one has left, so that "in flight" means what it says.
             await send({"type": "http.response.body", "body": body, "more_body": True})
             body = b""
         await send({"type": "http.response.body", "body": body})
-
-    async def _start(self, send: Send, status: int, headers: Headers) -> None:
-        if self._board.state is State.DRAINING:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
 
     # In pieces.
 
@@ -125,7 +146,10 @@ class Answers:
         if scope["http_version"] == "1.0":
             scope["extensions"][UNTIL_CLOSE]()
             headers.append((b"connection", b"close"))
-        await self._start(send, response.status, headers + self._headers(response, request))
+        headers += self._headers(response, request.custom_attributes, request.request_id)
+        if self._board.is_draining:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
     async def _pass_on(self, streamed: Streamed, send: Send, until: float) -> None:
         """All pieces but the end. Raises the ServingError that ends them too early."""

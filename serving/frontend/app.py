@@ -7,7 +7,8 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import msgspec
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import errors, log
 from serving.config import Config
@@ -28,8 +29,10 @@ from serving.errors import (
     ServingError,
 )
 from serving.frontend import metrics, models
-from serving.frontend.answers import JSON, Answers
+from serving.frontend.answers import JSON, STOPPED, Answers
+from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
+from serving.frontend.direct import Direct
 from serving.frontend.headers import read_headers
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
@@ -43,14 +46,24 @@ from serving.model import DEFAULT_MODEL
 from serving.names import model_name, target_name
 from serving.open_inference import is_open_inference
 from serving.paths import INVOCATIONS, is_own
-from serving.request import Request
+from serving.request import Request, Response
 from serving.runtime import Runtime
-from serving.scoreboard import Scoreboard, Slot, State
+from serving.scoreboard import Scoreboard, Slot
 
 PAYLOAD = 6  # megabytes of one request of a batch transform, as the platform's own default
 PAYLOAD_LIMIT = 100  # megabytes of all at a time
 MEGABYTE = 1_000_000
 MODELS, INVOKE = "/models/", "/invoke"
+NO_REQUEST = Request()
+
+
+@dataclass(slots=True)
+class Ask:
+    """A request on its way through the door; ``request`` is there once all of it has been read."""
+
+    arrival: float
+    request_id: str = ""
+    request: Request = NO_REQUEST
 
 
 class App:
@@ -68,6 +81,7 @@ class App:
         self._open_inference = OpenInference(
             config, board, self._replicas, self._invocations, self._answers, self._new_id
         )
+        self.direct = Direct(config, board, self._replicas, self._invocations, self._answers, self._new_id, self.resume)
         self._slot: Slot
         self._rest = Starlette(
             routes=[Route("/metrics", self._metrics, methods=["GET"]), *self._routes(config)],
@@ -95,6 +109,7 @@ class App:
         self._id_prefix = os.urandom(8).hex()
         self._slot = await self._replicas.start()
         self._slot.in_flight = 0
+        self.direct.slot = self._slot
         yield
         self._replicas.close()
 
@@ -141,7 +156,7 @@ class App:
 
     async def _invoke(self, scope: Scope, receive: Receive, send: Send, model: str | None = None) -> None:
         # "Accepted" is decided here, when the head has arrived: what comes after a SIGTERM is refused.
-        draining = self._board.state is State.DRAINING
+        draining = self._board.is_draining
         self._slot.in_flight += 1
         try:
             await self._answer(scope, receive, send, draining, model)
@@ -149,13 +164,13 @@ class App:
             self._slot.in_flight -= 1
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
-        request_id = ""
-        arrival = time.monotonic()
-        try:
+        ask = Ask(time.monotonic())
+
+        async def work() -> Response | Streamed:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(f"{scope['path']} takes POST")
             content_type, accept, sagemaker = read_headers(scope["headers"])
-            request_id = sagemaker.get("inference-id", "")[:64] or self._new_id()
+            ask.request_id = sagemaker.get("inference-id", "")[:64] or self._new_id()
             check_all(content_type, accept, sagemaker)
             continues = sagemaker.get("session-id", NEW_SESSION) != NEW_SESSION
             load = self._many and named is None and not draining and not continues
@@ -163,34 +178,63 @@ class App:
             model = DEFAULT_MODEL if not self._many else await self._target(named, sagemaker, path)
             if draining and self._replicas.known(model) is None:
                 raise Draining("the server is stopping")
-            deadline = await self._invocations.deadline(model, load, arrival, continues)
+            deadline = await self._invocations.deadline(model, load, ask.arrival, continues)
             if path != INVOCATIONS:
                 await self._invocations.takes(model, path, load, deadline)
             body = await read_body(scope["headers"], receive, self._max_body, deadline)
             if draining:
                 raise Draining("the server is stopping")
-            request = Request(
-                body, content_type, accept, request_id, deadline, model, MappingProxyType(sagemaker), path=path
-            )
-            response = await watch(self._invocations.invoke(request, load), receive)
+            headers = MappingProxyType(sagemaker)
+            ask.request = Request(body, content_type, accept, ask.request_id, deadline, model, headers, path=path)
+            return await watch(self._invocations.invoke(ask.request, load), receive)
+
+        await self._settle(scope, receive, send, ask, work)
+
+    def resume(self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost) -> ASGIApp:
+        """What goes on with a request that was sent to a replica without ASGI; it counts as in flight already."""
+
+        async def resumed(scope: Scope, receive: Receive, send: Send) -> None:
+            async def work() -> Response | Streamed:
+                if isinstance(reply, ReplicaLost):
+                    return await watch(self._invocations.invoke(request, load, reply), receive)
+                return reply
+
+            try:
+                await self._settle(scope, receive, send, Ask(arrival, request.request_id, request), work)
+            finally:
+                self._slot.in_flight -= 1
+
+        return resumed
+
+    async def _settle(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        ask: Ask,
+        work: Callable[[], Coroutine[None, None, Response | Streamed]],
+    ) -> None:
+        """Send what comes of ``work``, once."""
+        try:
+            response = await work()
         except ClientGone:
-            log.debug("the client went away", request_id=request_id)
+            log.debug("the client went away", request_id=ask.request_id)
         except asyncio.CancelledError:
             # The time to finish is over: uvicorn cancels what is left, and its client is told.
-            await self._answers.send_error(send, Draining("the server stopped before the answer was there"), request_id)
+            await self._answers.send_error(send, Draining(STOPPED), ask.request_id)
         except ServingError as error:
             # A client that waits to be told to send its body, and is told something else, may never send it.
             close = any(name == b"expect" for name, _ in scope["headers"])
-            await self._answers.send_error(send, error, request_id or self._new_id(), close=close)
+            await self._answers.send_error(send, error, ask.request_id or self._new_id(), close=close)
         except Exception as exc:
-            log.error("an invocation failed", exc=exc, request_id=request_id)
-            await self._answers.send_error(send, CodedError(500, "internal", "internal error"), request_id)
+            log.error("an invocation failed", exc=exc, request_id=ask.request_id)
+            await self._answers.send_error(send, CodedError(500, "internal", "internal error"), ask.request_id)
         else:
             if isinstance(response, Streamed):
-                until = max(deadline.at, arrival + self._stream_timeout)
-                await self._answers.stream(scope, receive, send, response, request, until)
+                until = max(ask.request.deadline.at, ask.arrival + self._stream_timeout)
+                await self._answers.stream(scope, receive, send, response, ask.request, until)
             else:
-                await self._answers.send(send, response, request)
+                await self._answers.send(send, response, ask.request)
 
     async def _target(self, named: str | None, sagemaker: dict[str, str], path: str = INVOCATIONS) -> str:
         """The model that the path names, or else the header, or else the default. Where there is none of these a path

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -19,7 +19,7 @@ from serving.scoreboard import Row
 from serving.wire import MAX_HEAD, Frame, Kind, OpenHead, ReplyHead, RequestHead
 
 _encoder = msgspec.msgpack.Encoder()
-_reply_head = msgspec.msgpack.Decoder(ReplyHead)
+reply_head = msgspec.msgpack.Decoder(ReplyHead).decode
 
 
 class ReplicaLost(Exception):
@@ -30,9 +30,35 @@ class ReplicaLost(Exception):
         self.ran = ran
 
 
+class Waiter(Protocol):
+    """Who waits for the reply to one request. One of these is called, once, and none after ``forget``."""
+
+    def on_reply(self, head: bytes, body: Body) -> None:
+        """``head`` is a ReplyHead."""
+        ...
+
+    def on_begin(self, streamed: Streamed) -> None: ...
+
+    def on_lost(self, lost: ReplicaLost) -> None: ...
+
+
 class Call(NamedTuple):
     id: int
     reply: asyncio.Future[Response | Streamed]
+
+    def on_reply(self, head: bytes, body: Body) -> None:
+        if not self.reply.done():
+            settle(self.reply, reply_head(head), body)
+
+    def on_begin(self, streamed: Streamed) -> None:
+        if self.reply.done():
+            streamed.stream.cancel()
+        else:
+            self.reply.set_result(streamed)
+
+    def on_lost(self, lost: ReplicaLost) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(lost)
 
 
 class Connection:
@@ -46,7 +72,7 @@ class Connection:
         self._channel: Channel | None = None
         self._retiring = False
         self._opening = True
-        self._pending: dict[int, asyncio.Future[Response | Streamed]] = {}
+        self._pending: dict[int, Waiter] = {}
         self._streams: dict[int, Stream] = {}
         # The ids of one HTTP worker never meet those of another in a scoreboard row.
         self._ids = itertools.count(1)
@@ -90,23 +116,30 @@ class Connection:
     def call(self, head: RequestHead | OpenHead, body: Body = b"") -> Call:
         """Send one request. Its reply is a Response or its beginning, a ServingError, or ReplicaLost; that to a
         conversation is a Streamed without a response. Raises BadRequest."""
+        call = Call(self.next_id(), self._loop.create_future())
+        self.send(head, body, call.id, call)
+        return call
+
+    def next_id(self) -> int:
+        return self._prefix | next(self._ids)
+
+    def send(self, head: RequestHead | OpenHead, body: Body, id: int, waiter: Waiter) -> None:
+        """The same, with the reply for ``waiter``, which may hear that it is lost before this comes back."""
         data = _encoder.encode(head)
         if len(data) > MAX_HEAD:
             raise BadRequest(f"the request's headers take {len(data)} bytes; at most {MAX_HEAD} are taken")
-        call = Call(self._prefix | next(self._ids), self._loop.create_future())
-        self._pending[call.id] = call.reply
+        self._pending[id] = waiter
         if self._channel is None:
-            self._settle_lost(call.id, frozenset())
+            self._settle_lost(id, frozenset())
         else:
-            self._channel.send(Kind.OPEN if isinstance(head, OpenHead) else Kind.REQUEST, call.id, data, body)
-        return call
+            self._channel.send(Kind.OPEN if isinstance(head, OpenHead) else Kind.REQUEST, id, data, body)
 
-    def forget(self, call: Call) -> bool:
+    def forget(self, id: int) -> bool:
         """Nobody waits for this call any more; a late reply will be dropped. False where it was settled before."""
-        if self._pending.pop(call.id, None) is None:
+        if self._pending.pop(id, None) is None:
             return False
         if self._channel is not None:
-            self._channel.send(Kind.CANCEL, call.id)
+            self._channel.send(Kind.CANCEL, id)
         return True
 
     @staticmethod
@@ -123,9 +156,9 @@ class Connection:
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         if frame.kind == Kind.REPLY:
-            future = self._pending.pop(frame.id, None)
-            if future is not None and not future.done():
-                settle(future, _reply_head.decode(frame.head), frame.body)
+            waiter = self._pending.pop(frame.id, None)
+            if waiter is not None:
+                waiter.on_reply(frame.head, frame.body)
         elif frame.kind == Kind.BEGIN:
             self._begin(channel, frame)
         elif frame.kind in (Kind.PIECE, Kind.END, Kind.CREDIT):
@@ -133,15 +166,19 @@ class Connection:
             if stream is not None:
                 stream.on_frame(frame)
         elif frame.kind == Kind.RETURN:
-            self._retiring = True
+            self._retire()
             self._settle_lost(frame.id, frozenset())
         elif frame.kind == Kind.CONTROL and isinstance(unpack(frame.body), Retire):
+            self._retire()
+
+    def _retire(self) -> None:
+        if not self._retiring:
             self._retiring = True
             self._on_change(self)
 
     def _begin(self, channel: Channel, frame: Frame) -> None:
-        future = self._pending.pop(frame.id, None)
-        if future is None or future.done():
+        waiter = self._pending.pop(frame.id, None)
+        if waiter is None:
             channel.send(Kind.CANCEL, frame.id)  # the first CANCEL may have come before there was anything to cancel
             return
         converses = not frame.head
@@ -151,8 +188,8 @@ class Connection:
             converses,
         )
         self._streams[frame.id] = stream
-        response = Response() if converses else response_of(_reply_head.decode(frame.head), frame.body)
-        future.set_result(Streamed(response, stream))
+        response = Response() if converses else response_of(reply_head(frame.head), frame.body)
+        waiter.on_begin(Streamed(response, stream))
 
     def _forget_stream(self, id: int) -> None:
         self._streams.pop(id, None)
@@ -169,9 +206,9 @@ class Connection:
         self._on_change(self)
 
     def _settle_lost(self, id: int, ran: frozenset[int]) -> None:
-        future = self._pending.pop(id, None)
-        if future is not None and not future.done():
-            future.set_exception(ReplicaLost(id in ran))
+        waiter = self._pending.pop(id, None)
+        if waiter is not None:
+            waiter.on_lost(ReplicaLost(id in ran))
 
 
 def response_of(head: ReplyHead, body: Body) -> Response:

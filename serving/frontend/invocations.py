@@ -104,17 +104,23 @@ class Invocations:
         # A little less than the request's own time, so that "no room" is told before that is over.
         return arrival + 0.95 * timeout
 
-    async def invoke(self, request: Request, load: bool = False) -> Response | Streamed:
-        """The answer of a replica, or its beginning. Raises a ServingError, at the request's deadline at the latest."""
+    async def invoke(
+        self, request: Request, load: bool = False, lost: ReplicaLost | None = None
+    ) -> Response | Streamed:
+        """The answer of a replica, or its beginning. Raises a ServingError, at the request's deadline at the latest.
+
+        ``lost`` is what became of a first try.
+        """
         try:
             async with asyncio.timeout(request.deadline.remaining()):
-                return await self._until_answered(request, load)
+                return await self._until_answered(request, load, lost)
         except TimeoutError:
-            raise self._timed_out(request.model) from None
+            raise self.timed_out(request.model) from None
 
-    async def _until_answered(self, request: Request, load: bool) -> Response | Streamed:
+    async def _until_answered(self, request: Request, load: bool, lost: ReplicaLost | None) -> Response | Streamed:
         address = self._address(request.session_id)
-        deaths = moves = 0
+        moves = int(lost is not None)
+        deaths = int(lost is not None and lost.ran)
         patience = request.deadline.at - 0.05 * request.deadline.remaining()
         while True:
             if address is not None:
@@ -139,7 +145,7 @@ class Invocations:
             async with asyncio.timeout(deadline.remaining()):
                 await self._replicas.pick(model, load, deadline.at)
         except TimeoutError:
-            raise self._timed_out(model) from None
+            raise self.timed_out(model) from None
         placement = self._replicas.known(model)
         if placement is None or path not in placement.paths.post:
             raise NotFound(f"POST {path} is not served here")
@@ -150,7 +156,7 @@ class Invocations:
             async with asyncio.timeout(deadline.remaining()):
                 return await self._until_open(head, load, deadline)
         except TimeoutError:
-            raise self._timed_out(head.model) from None
+            raise self.timed_out(head.model) from None
 
     async def _until_open(self, head: OpenHead, load: bool, deadline: Deadline) -> Stream:
         while True:
@@ -167,7 +173,7 @@ class Invocations:
                 connection.abandon_reply(call)
                 raise
             finally:
-                connection.forget(call)
+                connection.forget(call.id)
             assert isinstance(reply, Streamed)
             return reply.stream
 
@@ -203,10 +209,11 @@ class Invocations:
             connection.abandon_reply(call)
             raise
         finally:
-            if connection.forget(call) and request.deadline.remaining() < EARLY:
+            if connection.forget(call.id) and request.deadline.remaining() < EARLY:
                 self._replicas.report_overdue(connection)
 
-    def _timed_out(self, model: str) -> ServingError:
+    def timed_out(self, model: str) -> ServingError:
+        """What is told to one whose time is over."""
         placement = self._replicas.known(model)
         if placement is None or placement.loading:
             return ModelLoading(f"model {model} is still loading")

@@ -45,23 +45,33 @@ class HttpProtocol(HttpToolsProtocol):
             data = without_upgrade(data, self._in_head or self.cycle is None or self.cycle.response_complete)
         super().data_received(data)
         self._head_size = before + len(data)
-        if self._in_head and self._head_size > MAX_HEAD and not self.transport.is_closing():
-            self.transport.write(TOO_LARGE)
-            self.transport.close()
+        if self._in_head and not self.transport.is_closing():
+            if self._head_size > MAX_HEAD:
+                self.transport.write(TOO_LARGE)
+                self.transport.close()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(HEAD_TIME, self.transport.close)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._begin_head()
+
+    def _begin_head(self) -> None:
         self._in_head = True
         self._stop_timer()
-        self._timer = self.loop.call_later(HEAD_TIME, self.transport.close)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._stop_timer()
+        self._end_head()
         super().on_headers_complete()
         if self.cycle is not None:  # none for a WebSocket
-            extensions: dict[str, Any] = {CUT: self._cut, UNTIL_CLOSE: self._end_with_connection(self.cycle)}
-            self.scope["extensions"] = extensions
+            self.scope["extensions"] = self._extensions(self.cycle)
+
+    def _end_head(self) -> None:
+        self._in_head = False
+        self._stop_timer()
+
+    def _extensions(self, cycle: RequestResponseCycle) -> dict[str, Any]:
+        return {CUT: self._cut, UNTIL_CLOSE: self._end_with_connection(cycle)}
 
     def _cut(self, code: str) -> None:
         """Close the connection once what was sent has left; without a ``code`` that was the proper end."""

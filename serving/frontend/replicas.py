@@ -29,15 +29,20 @@ class View:
     problem: Problem | None = None
     connections: dict[tuple[int, int], Connection] = field(default_factory=dict)
     waiters: set[asyncio.Future[None]] = field(default_factory=set)
+    _usable: list[Connection] | None = None
 
     def placed(self) -> set[tuple[int, int]]:
         return {(one.row, one.epoch) for one in self.placement.replicas} if self.placement is not None else set()
 
     def usable(self) -> list[Connection]:
-        placed = self.placed()
-        return [one for key, one in self.connections.items() if one.is_usable and key in placed]
+        """Replicas that take requests. One may have ended since the last change: it loses what it is sent."""
+        if self._usable is None:
+            placed = self.placed()
+            self._usable = [one for key, one in self.connections.items() if one.is_usable and key in placed]
+        return self._usable
 
     def wake(self) -> None:
+        self._usable = None
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -119,6 +124,13 @@ class Replicas:
             if view.problem is not None:
                 raise view.problem.error()
 
+    def at_hand(self, model: str) -> Connection | None:
+        """The replica to take without waiting for anything, if there is one. Raises QueueFull."""
+        view = self._views.get(model)
+        if view is None or view.placement is None or not (usable := view.usable()):
+            return None
+        return self._choose(usable, view.placement, False)
+
     async def holder(self, model: str, address: SessionAddress) -> Connection:
         """The replica that holds a session; waits for the connection to it. Raises SessionLost."""
         key = (address.row, address.epoch)
@@ -138,7 +150,7 @@ class Replicas:
     def _choose(self, usable: list[Connection], placement: Placement, accepted: bool) -> Connection:
         self._turn += 1
         loads = [connection.load for connection in usable]
-        index = router.pick(loads, self._turn)
+        index = router.pick(loads, self._turn) if len(loads) > 1 else 0
         # The worker itself refuses what exceeds its queue; this bounds what piles up in the socket of one that cannot.
         if loads[index] >= placement.queue_size + MAX_BATCH and not accepted:
             raise QueueFull(f"{loads[index]} requests are waiting already")

@@ -19,11 +19,13 @@ from uvicorn_worker import UvicornWorker
 from serving import log
 from serving.config import Config
 from serving.frontend.app import App
+from serving.frontend.direct_protocol import DirectProtocol
 from serving.frontend.protocol import HttpProtocol
 from serving.frontend.websocket.protocol import WebSocketProtocol
 from serving.runtime import Runtime, set_parent_death_signal
 from serving.scoreboard import Scoreboard
 
+GRACE = 1  # seconds from a SIGTERM until what is still in flight is given up
 KEEP_ALIVE = 90  # seconds an idle connection stays open; the platform reuses connections for at least 75
 STALLED = 30  # seconds without a sign of life after which the master replaces an HTTP worker
 
@@ -31,12 +33,11 @@ STALLED = 30  # seconds without a sign of life after which the master replaces a
 class HttpWorker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
-        "http": HttpProtocol,
         "lifespan": "on",
         "server_header": False,
         "access_log": False,
         "proxy_headers": False,
-        "timeout_graceful_shutdown": 1,  # seconds; SIGTERM comes when nothing is in flight, or when time is up
+        "timeout_graceful_shutdown": GRACE,  # SIGTERM comes when nothing is in flight, or when time is up
     }
 
 
@@ -92,6 +93,17 @@ def post_fork(arbiter: Any, worker: Any) -> None:
     set_parent_death_signal(signal.SIGTERM)
 
 
+def http_protocol(config: Config, app: App) -> type[HttpProtocol]:
+    """Uvicorn makes the protocol itself, so that what is behind it is the class's."""
+    if config.http == "asgi":
+        return HttpProtocol
+
+    class Bound(DirectProtocol):
+        direct = app.direct
+
+    return Bound
+
+
 def websocket_protocol(limit: int) -> type[WebSocketProtocol]:
     """Uvicorn makes the protocol itself, so that the limit is the class's."""
 
@@ -109,7 +121,11 @@ def main() -> None:
     config = runtime.read_config()
     log.setup("http", config.log_level, config.log_format)
     app = App(config, runtime, Scoreboard(board_fd))
-    HttpWorker.CONFIG_KWARGS = {**HttpWorker.CONFIG_KWARGS, "ws": websocket_protocol(config.max_message)}
+    HttpWorker.CONFIG_KWARGS = {
+        **HttpWorker.CONFIG_KWARGS,
+        "http": http_protocol(config, app),
+        "ws": websocket_protocol(config.max_message),
+    }
     HttpMaster(config, listener_fd, app).run()
 
 

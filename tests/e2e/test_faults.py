@@ -24,5 +24,5 @@ def test_a_lost_context_costs_only_the_request_that_broke_it(tmp_path: Path) -> 
     with serving(model_folder(tmp_path, "faulty:Faulty", "[batch]\nmax_delay_ms = 100"), request_timeout=10) as server:
         asyncio.run(run(server.port))
         ended = eventually(lambda: len(found := server.lines(message="a worker ended")) == 2 and found)
-        assert {line["cause"] for line in ended} == {f"exit code {EXIT_STICKY}"}
+        assert {line["cause"] for line in ended} == {f"exit code {EXIT_STICKY}: its CUDA context was lost"}
         assert server.lines(message="the device is lost to this process")[0]["fault"] == "sticky"

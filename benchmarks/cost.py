@@ -1,0 +1,85 @@
+"""What one request costs in each of the server's processes, in microseconds of CPU time.
+
+    python benchmarks/cost.py [--model tiny] [--connections 64] [--seconds 5] [--workers 1]
+
+CPU time is what the kernel counted, so that neighbours on the machine spoil it less than they spoil a rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+
+import servers
+import workload
+from compare import load
+
+TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # microseconds
+
+
+def processes(root: int) -> dict[int, str]:
+    """A process and all that came from it, by what they do."""
+    children: dict[int, list[int]] = {}
+    names = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                names[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+    found, todo = {}, [root]
+    while todo:
+        pid = todo.pop()
+        found[pid] = role(names.get(pid, ""), pid, found)
+        todo += children.get(pid, [])
+    return found
+
+
+def role(command: str, pid: int, found: dict[int, str]) -> str:
+    for word, name in (("serving.frontend.server", "http"), ("forkserver", "worker")):
+        if word in command:
+            return name
+    return "supervisor"
+
+
+def spent(pid: int) -> float:
+    """Microseconds of CPU, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", choices=sorted(workload.SHAPES))
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    os.environ["SERVING_HTTP_WORKERS"] = str(options.workers)
+    peer = next(one for one in servers.PEERS if one.name == "serving")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        with servers.running(peer, options.model, folder) as server:
+            question = peer.ask(options.model)
+            load(server.port, question, options.connections, 1, folder)
+            found = processes(server.pid)
+            before = {pid: spent(pid) for pid in found}
+            row = load(server.port, question, options.connections, options.seconds, folder)
+            count = row["rps"] * options.seconds
+            totals: dict[str, float] = {}
+            for pid, name in found.items():
+                totals[name] = totals.get(name, 0.0) + (spent(pid) - before[pid]) / count
+    print(f"{row['rps']:,.0f} requests/s, p50 {row['p50']:.2f} ms, p99 {row['p99']:.2f} ms")
+    for name, value in totals.items():
+        print(f"{name}: {value:.1f} us per request")
+
+
+if __name__ == "__main__":
+    main()

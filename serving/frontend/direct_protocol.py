@@ -1,0 +1,232 @@
+"""DirectProtocol: the HTTP protocol that answers plain invocations and pings itself, and hands on all the rest.
+
+A request that comes while another one on its connection is under way waits as one of uvicorn's cycles, as it would
+without this, so that answers keep their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from serving.frontend.body_reader import STRAIGHT, BodyReader
+from serving.frontend.direct import Direct
+from serving.frontend.exchange import Exchange
+from serving.frontend.headers import Headers
+from serving.frontend.protocol import HttpProtocol
+
+PING = b"/ping"
+GIVE_UP = 0.9  # seconds from the end of service to when its clients are told, a little before uvicorn's own
+
+
+class DirectProtocol(HttpProtocol):
+    """``receiving`` is the exchange whose body is being read. The methods that an exchange calls settle it."""
+
+    direct: ClassVar[Direct]
+    headers: Headers
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.receiving: Exchange | None = None
+        self._current: Exchange | None = None
+        self._length = 0
+        self._foreign = False
+        self._idle_since = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        super().connection_lost(exc)
+        if self._current is not None:
+            self._current.set()
+        self.receiving = None
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._current is not None and not self._current.response_complete:
+            self.loop.call_later(GIVE_UP, self._current.give_up)
+
+    # The parser's callbacks.
+
+    def on_message_begin(self) -> None:
+        self._begin_head()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._length = 0
+        self._foreign = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"content-length":
+            self._length = int(value)
+        elif name in (b"expect", b"upgrade"):
+            self._foreign = True
+            self.expect_100_continue |= name == b"expect" and value.lower() == b"100-continue"
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        cycle = self.cycle
+        if (cycle is None or cycle.response_complete) and not self._foreign and not self.pipeline:
+            method = self.parser.get_method()
+            if method == b"POST" and self.parser.get_http_version() == "1.1":
+                keep_alive = self.parser.should_keep_alive()
+                exchange = self.direct.open(self, self.url, self.headers, self._length, keep_alive)
+                if exchange is not None:
+                    self._end_head()
+                    self.cycle = exchange  # type: ignore[assignment]
+                    self._current = self.receiving = exchange
+                    return
+            elif method == b"GET" and self.url == PING and self._is_bare():
+                self._end_head()
+                self._answer_ping()
+                return
+        self._begin_asgi()
+
+    def _is_bare(self) -> bool:
+        """A request without a body, on a connection that goes on."""
+        parser = self.parser
+        chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
+        return not chunked and not self._length and parser.get_http_version() == "1.1" and parser.should_keep_alive()
+
+    def _begin_asgi(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self.receiving
+        if exchange is None:
+            super().on_body(body)
+            return
+        exchange.add(body)
+        if self.direct.limit and exchange.size > self.direct.limit:
+            self.receiving = None
+            self.give_over(exchange, complete=False)
+
+    def on_message_complete(self) -> None:
+        exchange = self.receiving
+        if exchange is not None:
+            self.receiving = None
+            exchange.ask()
+        elif self.cycle is not None:
+            super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        exchange = self.receiving
+        if exchange is not None and self._length - exchange.size >= STRAIGHT and not self.transport.is_closing():
+            BodyReader(self, self.transport, exchange, self._length)
+            self._renew_parser()  # which waits for a body that it will not see
+
+    def _renew_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def stop_receiving(self) -> None:
+        """What comes of this body is dropped."""
+        self.receiving = None
+
+    # Called by an exchange.
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client has yet to read much of what was sent to it."""
+        return self.flow.write_paused
+
+    def finish(self, exchange: Exchange, answer: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self.transport.write(answer)
+        if not exchange.keep_alive:
+            self.transport.close()
+        self._go_on()
+
+    def give_over(self, exchange: Exchange, complete: bool = True) -> None:
+        """Have ASGI begin with this request; ``complete`` says whether all of its body is there."""
+        exchange.end_direct()
+        cycle = self._cycle_of(exchange)
+        cycle.body = bytearray(exchange.body)
+        cycle.more_body = not complete
+        cycle.message_event.set()
+        self._start_asgi_task(cycle, self.app)
+
+    def resume(self, exchange: Exchange, app: Any) -> None:
+        """Have ``app``, an ASGI application, end this request, which it knows."""
+        cycle = self._cycle_of(exchange)
+        cycle.more_body = False
+        self._start_asgi_task(cycle, app)
+
+    def _cycle_of(self, exchange: Exchange) -> RequestResponseCycle:
+        path = exchange.url.decode("ascii")
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": exchange.headers,
+            "state": self.app_state.copy(),
+            "method": "POST",
+            "path": self.root_path + path,
+            "raw_path": self.root_path.encode("ascii") + exchange.url,
+            "query_string": b"",
+        }
+        cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=exchange.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        scope["extensions"] = self._extensions(cycle)
+        newest: object = self.cycle
+        if newest is exchange:
+            self.cycle = cycle
+        return cycle
+
+    def _answer_ping(self) -> None:
+        answer, ends = self.direct.ping(self)
+        self.transport.write(answer)
+        if ends:
+            self.transport.close()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """As uvicorn does when an answer is complete, but with one timer for all that a connection answers."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self.flow.resume_reading()
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look)
+
+    def _look(self) -> None:
+        """Close the connection where nothing has come for long; while something is under way this is not called."""
+        self._idle_timer = None
+        if self._in_head or (self.cycle is not None and not self.cycle.response_complete):
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left <= 0:
+            self.timeout_keep_alive_handler()
+        else:
+            self._idle_timer = self.loop.call_later(left, self._look)

@@ -1,0 +1,237 @@
+"""Exchange: one plain invocation and its answer, without ASGI between the connection and the replica."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from serving.deadline import EARLY, Deadline
+from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
+from serving.frontend.answers import LARGE, STOPPED, Whole
+from serving.frontend.connection import Connection, ReplicaLost, reply_head, response_of
+from serving.frontend.headers import Headers
+from serving.frontend.stream import Streamed
+from serving.request import Body, Request, Response
+from serving.wire import RequestHead
+
+if TYPE_CHECKING:
+    from serving.frontend.direct import Direct
+    from serving.frontend.direct_protocol import DirectProtocol
+
+
+class Exchange:
+    """``protocol`` is the connection's, to which this looks like one of uvicorn's cycles.
+
+    It is settled once: answered, given over to ASGI, or left by its client.
+    """
+
+    __slots__ = (
+        "_buffers",
+        "_connection",
+        "_direct",
+        "_id",
+        "_protocol",
+        "accept",
+        "arrival",
+        "content_type",
+        "disconnected",
+        "expires",
+        "headers",
+        "keep_alive",
+        "load",
+        "message_event",
+        "model",
+        "request_id",
+        "response_complete",
+        "sagemaker",
+        "size",
+        "timeout",
+        "url",
+    )
+
+    def __init__(
+        self,
+        direct: Direct,
+        protocol: DirectProtocol,
+        url: bytes,
+        headers: Headers,
+        keep_alive: bool,
+        model: str,
+        load: bool,
+        request_id: str,
+        content_type: str,
+        accept: str,
+        sagemaker: dict[str, str],
+        arrival: float,
+        timeout: float,
+    ) -> None:
+        self._direct = direct
+        self._protocol = protocol
+        self.url = url
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.model = model
+        self.load = load
+        self.request_id = request_id
+        self.content_type = content_type
+        self.accept = accept
+        self.sagemaker = sagemaker
+        self.arrival = arrival
+        self.timeout = timeout
+        self.expires = arrival + timeout
+        self.size = 0
+        self._buffers: list[Body] = []
+        self._connection: Connection | None = None
+        self._id = 0
+        # What uvicorn looks at.
+        self.response_complete = False
+        self.disconnected = False
+        self.message_event = self
+
+    def set(self) -> None:
+        """The client has gone."""
+        if not self.response_complete:
+            self._end()
+            self._leave()
+
+    def add(self, part: Body) -> None:
+        self._buffers.append(part)
+        self.size += len(part)
+
+    def replace(self, body: bytearray) -> None:
+        """Where the rest of the body goes, behind what is there."""
+        self._buffers = [body]
+        self.size = len(body)
+
+    @property
+    def body(self) -> Body:
+        """As far as it has come."""
+        if len(self._buffers) != 1:
+            self._buffers = [b"".join(self._buffers)]
+        return self._buffers[0]
+
+    def ask(self) -> None:
+        """All of the body is there: send the request to a replica."""
+        direct = self._direct
+        try:
+            connection = direct.replicas.at_hand(self.model)
+            if connection is None:
+                self._protocol.give_over(self)
+                return
+            head = RequestHead(
+                self.expires, self.request_id, self.content_type, self.accept, self.model, False, self.sagemaker
+            )
+            self._id, self._connection = connection.next_id(), connection
+            connection.send(head, self.body, self._id, self)
+        except ServingError as error:
+            self.fail(error)
+
+    # What comes back, once.
+
+    def on_reply(self, head: bytes, body: Body) -> None:
+        self._connection = None
+        if len(body) >= LARGE or self._protocol.is_full:
+            self._reply(head, body)
+            return
+        start = self._direct.start_of(head)
+        if start is not None and "custom-attributes" not in self.sagemaker:
+            lines = self._direct.default_lines(self._protocol)
+            self._write([start, b"%d\r\n" % len(body), lines], body, False)
+        else:
+            self._reply(head, body)
+
+    def _reply(self, head: bytes, body: Body) -> None:
+        reply = reply_head(head)
+        if reply.code is not None:
+            self.fail(CodedError(reply.status, reply.code, bytes(body).decode("utf-8", "replace")))
+            return
+        response = response_of(reply, body)
+        if len(body) >= LARGE or self._protocol.is_full:
+            self._resume(response)
+        else:
+            attributes = self.sagemaker.get("custom-attributes")
+            self._send(self._direct.answers.whole(response, attributes, self.request_id))
+
+    def on_begin(self, streamed: Streamed) -> None:
+        self._connection = None
+        self._resume(streamed)
+
+    def on_lost(self, lost: ReplicaLost) -> None:
+        self._connection = None
+        self._resume(lost)
+
+    def fail(self, error: ServingError) -> None:
+        self._send(self._direct.answers.failure(error, self.request_id, []))
+
+    def expire(self) -> None:
+        """Its time is over."""
+        if self._protocol.receiving is self:
+            self._protocol.stop_receiving()
+            self.fail(DeadlineExceeded("the body did not arrive in time"))
+            return
+        connection = self._connection
+        if self._leave() and connection is not None and self.expires - self._direct.clock() < EARLY:
+            self._direct.replicas.report_overdue(connection)
+        self.fail(self._direct.invocations.timed_out(self.model))
+
+    def give_up(self) -> None:
+        """The time to finish is over for the whole server."""
+        if not self.response_complete:
+            self._leave()
+            self.fail(Draining(STOPPED))
+
+    # The end, in one of three ways.
+
+    def _send(self, whole: Whole) -> None:
+        closes = False
+        lines: list[bytes] = [STATUS_LINE[whole.status], self._direct.default_lines(self._protocol)]
+        for name, value in whole.headers:
+            closes = closes or (name == b"connection" and value == b"close")
+            lines += (name, b": ", value, b"\r\n")
+        self._write(lines, whole.body, closes)
+
+    def _write(self, lines: list[bytes], body: Body, closes: bool) -> None:
+        if self.response_complete:
+            return
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        lines.append(body)  # type: ignore[arg-type]
+        self._end()
+        self._protocol.finish(self, b"".join(lines))
+
+    def _resume(self, reply: Response | Streamed | ReplicaLost) -> None:
+        if self.response_complete:
+            if isinstance(reply, Streamed):
+                reply.stream.cancel()
+            return
+        self.response_complete = True
+        self._direct.expiries.discard(self)
+        request = Request(
+            self.body,
+            self.content_type,
+            self.accept,
+            self.request_id,
+            Deadline(self.expires),
+            self.model,
+            MappingProxyType(self.sagemaker),
+        )
+        self._protocol.resume(self, self._direct.resume(request, self.arrival, self.load, reply))
+
+    def _end(self) -> None:
+        self.response_complete = True
+        self._direct.expiries.discard(self)
+        self._direct.slot.in_flight -= 1
+
+    def end_direct(self) -> None:
+        """ASGI begins with it anew."""
+        self._end()
+
+    def _leave(self) -> bool:
+        """Tell the replica that nobody waits any more; False where it did not work on this."""
+        connection, self._connection = self._connection, None
+        return connection is not None and connection.forget(self._id)

@@ -34,7 +34,8 @@ def processes(root: int) -> dict[int, str]:
             except OSError:
                 continue
             children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    found, todo = {}, [root]
+    found: dict[int, str] = {}
+    todo = [root]
     while todo:
         pid = todo.pop()
         found[pid] = role(names.get(pid, ""), pid, found)

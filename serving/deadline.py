@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 EARLY = 0.01  # seconds; an event loop counts whole milliseconds, so that its timers may fire before their time
 
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True, order=True):
     """An absolute instant of ``time.monotonic``, in seconds; the same clock in every process of one machine."""
 
     at: float

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
+
+import msgspec
 
 from serving.deadline import Deadline
 from serving.paths import INVOCATIONS
@@ -34,8 +36,7 @@ class Client:
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One call of ``POST /invocations``.
 
     ``body`` is bytes-like (``np.frombuffer`` works on it). ``content_type`` and ``accept`` are as the client sent
@@ -50,10 +51,10 @@ class Request:
     request_id: str = ""
     deadline: Deadline = NO_DEADLINE
     model: str = ""
-    sagemaker: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    sagemaker: Mapping[str, str] = NO_HEADERS
     session: Session | None = None
     path: str = INVOCATIONS
-    client: Client = field(default_factory=Client)
+    client: Client = msgspec.field(default_factory=Client)
 
     @property
     def media_type(self) -> str:
@@ -118,8 +119,7 @@ class Request:
         return self.sagemaker.get("forwarded-api")
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """One answer. ``custom_attributes`` becomes ``X-Amzn-SageMaker-Custom-Attributes`` (printable ASCII, ≤ 1024).
 
     ``new_session`` and ``closed_session`` are the server's to fill.

@@ -138,7 +138,7 @@ class Slot:
 
     @property
     def in_flight(self) -> int:
-        return int(self._ints[self._at])
+        return self._ints[self._at]
 
     @in_flight.setter
     def in_flight(self, count: int) -> None:
@@ -277,5 +277,6 @@ class Row:
         """Worker: the answers of the running requests are on their way."""
         self._floats[self._at + BUSY_UNTIL] = 0.0
         self._ints[self._at + RUNNING] = 0
-        self._ints[self._at + COMPLETED] += completed
+        if completed:
+            self._ints[self._at + COMPLETED] += completed
         self._floats[self._at + LAST_USED] = time.monotonic()

@@ -7,9 +7,10 @@ assert client.invoke(b"[1, 2]", content_type="application/json").status == 200
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from serving.errors import ServingError
 from serving.handler import Handler

@@ -158,42 +158,42 @@ class FrameReader:
 
     def _parse(self) -> list[Frame]:
         frames: list[Frame] = []
-        while self._large is None and self._end - self._start >= PREFIX.size:
-            kind, head_size, body_size, id = self._prefix()
-            head_at = self._start + PREFIX.size
-            body_at = head_at + head_size
+        # One copy of all that is small and there, and slices of that.
+        data = self._scratch[self._start : self._end].tobytes()
+        at, end, size = 0, len(data), PREFIX.size
+        while end - at >= size:
+            version, kind, zero, head_size, body_size, id = PREFIX.unpack_from(data, at)
+            if version != VERSION or zero or kind not in KINDS:
+                raise WireError(f"no frame starts with version {version}, kind {kind}")
+            if head_size > MAX_HEAD or body_size > self._max_body:
+                raise WireError(f"head of {head_size} or body of {body_size} bytes is beyond the limit")
+            body_at = at + size + head_size
             if body_size >= LARGE_BODY:
-                if self._end < body_at:
+                if end < body_at:
                     break
-                self._begin_large(kind, id, head_at, body_at, body_size, frames)
+                at = self._begin_large(kind, id, data, body_at - head_size, body_at, body_size, frames)
             else:
-                if self._end < body_at + body_size:
+                if end < body_at + body_size:
                     break
-                head, body = bytes(self._scratch[head_at:body_at]), bytes(self._scratch[body_at : body_at + body_size])
-                frames.append(Frame(kind, id, head, body))
-                self._start = body_at + body_size
+                at = body_at + body_size
+                frames.append(Frame(kind, id, data[body_at - head_size : body_at], data[body_at:at]))
+        self._start += at
         self._compact()
         return frames
 
-    def _prefix(self) -> tuple[int, int, int, int]:
-        version, kind, zero, head_size, body_size, id = PREFIX.unpack_from(self._scratch, self._start)
-        if version != VERSION or zero or kind not in KINDS:
-            raise WireError(f"no frame starts with version {version}, kind {kind}")
-        if head_size > MAX_HEAD or body_size > self._max_body:
-            raise WireError(f"head of {head_size} or body of {body_size} bytes is beyond the limit")
-        return kind, head_size, body_size, id
-
-    def _begin_large(self, kind: int, id: int, head_at: int, body_at: int, size: int, frames: list[Frame]) -> None:
-        head = bytes(self._scratch[head_at:body_at])
-        there = min(size, self._end - body_at)
-        self._body = bytearray(size)
-        self._body[:there] = self._scratch[body_at : body_at + there]
-        self._start = body_at + there
+    def _begin_large(
+        self, kind: int, id: int, data: bytes, head_at: int, body_at: int, size: int, frames: list[Frame]
+    ) -> int:
+        """A frame whose body gets a buffer of its own; gives where what is there of it ends."""
+        head = data[head_at:body_at]
+        there = min(size, len(data) - body_at)
+        body = bytearray(size)
+        body[:there] = memoryview(data)[body_at : body_at + there]
         if there == size:
-            frames.append(Frame(kind, id, head, self._body))
-            self._body = bytearray()
+            frames.append(Frame(kind, id, head, body))
         else:
-            self._large, self._filled = (kind, id, head), there
+            self._large, self._body, self._filled = (kind, id, head), body, there
+        return body_at + there
 
     def _compact(self) -> None:
         rest = self._end - self._start

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from typing import NamedTuple
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from serving import errors, log
@@ -77,7 +77,7 @@ class Answers:
 
     def _headers(self, response: Response, attributes: str | None, request_id: str) -> Headers:
         if self._echo and response.custom_attributes is None:
-            response = dataclasses.replace(response, custom_attributes=attributes)
+            response = msgspec.structs.replace(response, custom_attributes=attributes)
         return custom_attributes(response, request_id) + session_headers(response)
 
     async def send_error(

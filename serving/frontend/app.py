@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import time
@@ -53,6 +54,7 @@ from serving.scoreboard import Scoreboard, Slot
 PAYLOAD = 6  # megabytes of one request of a batch transform, as the platform's own default
 PAYLOAD_LIMIT = 100  # megabytes of all at a time
 MEGABYTE = 1_000_000
+GARBAGE = 20_000  # objects more than before until cycles are looked for; requests leave none
 MODELS, INVOKE = "/models/", "/invoke"
 NO_REQUEST = Request()
 
@@ -110,6 +112,8 @@ class App:
         self._slot = await self._replicas.start()
         self._slot.in_flight = 0
         self.direct.slot = self._slot
+        gc.freeze()
+        gc.set_threshold(GARBAGE)
         yield
         self._replicas.close()
 

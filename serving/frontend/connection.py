@@ -109,6 +109,11 @@ class Connection:
             self._channel.abort()
 
     @property
+    def waiting(self) -> int:
+        """Requests of this HTTP worker's alone that it has not answered."""
+        return len(self._pending)
+
+    @property
     def load(self) -> int:
         """Requests on this replica, as far as can be seen from here."""
         return max(len(self._pending), self.row.queued) + max(len(self._streams), self.row.streams)
@@ -132,7 +137,7 @@ class Connection:
         if self._channel is None:
             self._settle_lost(id, frozenset())
         else:
-            self._channel.send(Kind.OPEN if isinstance(head, OpenHead) else Kind.REQUEST, id, data, body)
+            self._channel.send(Kind.REQUEST if type(head) is RequestHead else Kind.OPEN, id, data, body)
 
     def forget(self, id: int) -> bool:
         """Nobody waits for this call any more; a late reply will be dropped. False where it was settled before."""

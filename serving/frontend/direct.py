@@ -18,7 +18,7 @@ from serving.config import Config
 from serving.errors import ServingError
 from serving.frontend.answers import Answers
 from serving.frontend.connection import reply_head
-from serving.frontend.exchange import Exchange
+from serving.frontend.exchange import Exchange, Plain
 from serving.frontend.expiries import Expiries
 from serving.frontend.headers import Headers, header_value, read_headers
 from serving.frontend.health import ping
@@ -60,19 +60,15 @@ class Direct:
         self.limit = config.max_body
         self._board = board
         self._many = config.many
-        self._new_id = new_id
+        self.new_id = new_id
         self._sound: set[tuple[str, str]] = set()
         self._models: dict[str | bytes, str] = {}
         self._starts: dict[bytes, bytes] = {}
         self._defaults: Headers = []
         self._lines = b""
 
-    def open(
-        self, protocol: DirectProtocol, url: bytes, headers: Headers, length: int, keep_alive: bool
-    ) -> Exchange | None:
-        """The exchange for a POST whose head is there; None where it is not for here."""
-        if self._board.is_draining or (self.limit and length > self.limit):
-            return None
+    def read(self, url: bytes, headers: Headers) -> Plain | None:
+        """What the head of a POST says; None where it is not for here."""
         named = None
         if url != INVOCATIONS:
             if not (self._many and url.startswith(MODELS) and url.endswith(INVOKE)):
@@ -85,25 +81,18 @@ class Direct:
             model = self._model_of(named, sagemaker) if self._many else DEFAULT_MODEL
         except ServingError:
             return None
-        placement = self.replicas.known(model)
-        if placement is None or "session-id" in sagemaker:
+        if "session-id" in sagemaker:
             return None
-        request_id = (sagemaker.get("inference-id", "")[:64] if sagemaker else "") or self._new_id()
-        exchange = Exchange(
-            self,
-            protocol,
-            url,
-            headers,
-            keep_alive,
-            model,
-            self._many and named is None,
-            request_id,
-            content_type,
-            accept,
-            sagemaker,
-            self.clock(),
-            placement.timeout,
-        )
+        load = self._many and named is None
+        return Plain(url, headers, model, load, content_type, accept, sagemaker, sagemaker.get("custom-attributes"))
+
+    def open(self, protocol: DirectProtocol, plain: Plain, length: int) -> Exchange | None:
+        """An exchange with a body of ``length`` bytes, where that is known; None where ASGI is to see to it."""
+        placement = self.replicas.known(plain.model)
+        if placement is None or self._board.is_draining or (self.limit and length > self.limit):
+            return None
+        request_id = plain.sagemaker.get("inference-id", "")[:64] or self.new_id()
+        exchange = Exchange(self, protocol, plain, request_id, self.clock(), placement.timeout)
         self.slot.in_flight += 1
         self.expiries.add(exchange)
         return exchange

@@ -14,11 +14,12 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from serving.frontend.body_reader import STRAIGHT, BodyReader
 from serving.frontend.direct import Direct
-from serving.frontend.exchange import Exchange
+from serving.frontend.exchange import Exchange, Plain
 from serving.frontend.headers import Headers
 from serving.frontend.protocol import HttpProtocol
 
 PING = b"/ping"
+TELLING = frozenset({b"content-length", b"connection", b"expect", b"upgrade"})
 GIVE_UP = 0.9  # seconds from the end of service to when its clients are told, a little before uvicorn's own
 
 
@@ -34,6 +35,8 @@ class DirectProtocol(HttpProtocol):
         self._current: Exchange | None = None
         self._length = 0
         self._foreign = False
+        self._closes = False
+        self._plain: Plain | None = None
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -53,45 +56,68 @@ class DirectProtocol(HttpProtocol):
     # The parser's callbacks.
 
     def on_message_begin(self) -> None:
-        self._begin_head()
+        self._in_head = True
+        if self._timer is not None:
+            self._stop_timer()
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
+        self.expect_100_continue = self._foreign = self._closes = False
         self._length = 0
-        self._foreign = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url = self.url + url if self.url else url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
+        self.headers.append((name, value))
+        if name in TELLING:
+            self._look_at(name, value)
+
+    def _look_at(self, name: bytes, value: bytes) -> None:
         if name == b"content-length":
             self._length = int(value)
-        elif name in (b"expect", b"upgrade"):
+        elif name == b"connection":
+            self._closes = True
+        else:
             self._foreign = True
             self.expect_100_continue |= name == b"expect" and value.lower() == b"100-continue"
-        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         cycle = self.cycle
         if (cycle is None or cycle.response_complete) and not self._foreign and not self.pipeline:
-            method = self.parser.get_method()
-            if method == b"POST" and self.parser.get_http_version() == "1.1":
-                keep_alive = self.parser.should_keep_alive()
-                exchange = self.direct.open(self, self.url, self.headers, self._length, keep_alive)
-                if exchange is not None:
-                    self._end_head()
-                    self.cycle = exchange  # type: ignore[assignment]
-                    self._current = self.receiving = exchange
+            parser = self.parser
+            method = parser.get_method()
+            # What keeps a connection without being asked to is HTTP/1.1.
+            keep_alive = parser.should_keep_alive()
+            if (self._closes or not keep_alive) and parser.get_http_version() != "1.1":
+                pass
+            elif method == b"POST":
+                if self._begin(keep_alive):
                     return
-            elif method == b"GET" and self.url == PING and self._is_bare():
-                self._end_head()
+            elif method == b"GET" and self.url == PING and keep_alive and self._is_bare():
+                self._in_head = False
                 self._answer_ping()
                 return
         self._begin_asgi()
 
+    def _begin(self, keep_alive: bool) -> bool:
+        plain = self._plain
+        if plain is None or plain.headers != self.headers or plain.url != self.url:
+            plain = self._plain = self.direct.read(self.url, self.headers)
+            if plain is None:
+                return False
+        exchange = self.direct.open(self, plain, self._length)
+        if exchange is None:
+            return False
+        exchange.keep_alive = keep_alive
+        self._in_head = False
+        self.cycle = exchange  # type: ignore[assignment]
+        self._current = self.receiving = exchange
+        return True
+
     def _is_bare(self) -> bool:
-        """A request without a body, on a connection that goes on."""
-        parser = self.parser
-        chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
-        return not chunked and not self._length and parser.get_http_version() == "1.1" and parser.should_keep_alive()
+        """Whether the request has no body."""
+        return not self._length and not any(name == b"transfer-encoding" for name, _ in self.headers)
 
     def _begin_asgi(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -164,7 +190,7 @@ class DirectProtocol(HttpProtocol):
         self._start_asgi_task(cycle, app)
 
     def _cycle_of(self, exchange: Exchange) -> RequestResponseCycle:
-        path = exchange.url.decode("ascii")
+        path = exchange.plain.url.decode("ascii")
         scope: Any = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -173,11 +199,11 @@ class DirectProtocol(HttpProtocol):
             "client": self.client,
             "scheme": self.scheme,
             "root_path": self.root_path,
-            "headers": exchange.headers,
+            "headers": exchange.plain.headers,
             "state": self.app_state.copy(),
             "method": "POST",
             "path": self.root_path + path,
-            "raw_path": self.root_path.encode("ascii") + exchange.url,
+            "raw_path": self.root_path.encode("ascii") + exchange.plain.url,
             "query_string": b"",
         }
         cycle = RequestResponseCycle(

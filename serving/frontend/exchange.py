@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
     from serving.frontend.direct_protocol import DirectProtocol
 
 
+CLOSE = b"connection: close\r\n\r\n"
+
+
+class Plain(NamedTuple):
+    """What the head of a plain invocation says; requests of one connection are often alike."""
+
+    url: bytes
+    headers: Headers
+    model: str
+    load: bool
+    content_type: str
+    accept: str
+    sagemaker: dict[str, str]
+    attributes: str | None
+
+
 class Exchange:
     """``protocol`` is the connection's, to which this looks like one of uvicorn's cycles.
 
@@ -33,51 +49,31 @@ class Exchange:
         "_direct",
         "_id",
         "_protocol",
-        "accept",
         "arrival",
-        "content_type",
         "disconnected",
         "expires",
-        "headers",
         "keep_alive",
-        "load",
         "message_event",
-        "model",
+        "plain",
         "request_id",
         "response_complete",
-        "sagemaker",
         "size",
         "timeout",
-        "url",
     )
 
     def __init__(
         self,
         direct: Direct,
         protocol: DirectProtocol,
-        url: bytes,
-        headers: Headers,
-        keep_alive: bool,
-        model: str,
-        load: bool,
+        plain: Plain,
         request_id: str,
-        content_type: str,
-        accept: str,
-        sagemaker: dict[str, str],
         arrival: float,
         timeout: float,
     ) -> None:
         self._direct = direct
         self._protocol = protocol
-        self.url = url
-        self.headers = headers
-        self.keep_alive = keep_alive
-        self.model = model
-        self.load = load
+        self.plain = plain
         self.request_id = request_id
-        self.content_type = content_type
-        self.accept = accept
-        self.sagemaker = sagemaker
         self.arrival = arrival
         self.timeout = timeout
         self.expires = arrival + timeout
@@ -86,6 +82,7 @@ class Exchange:
         self._connection: Connection | None = None
         self._id = 0
         # What uvicorn looks at.
+        self.keep_alive = True
         self.response_complete = False
         self.disconnected = False
         self.message_event = self
@@ -116,12 +113,13 @@ class Exchange:
         """All of the body is there: send the request to a replica."""
         direct = self._direct
         try:
-            connection = direct.replicas.at_hand(self.model)
+            plain = self.plain
+            connection = direct.replicas.at_hand(plain.model)
             if connection is None:
                 self._protocol.give_over(self)
                 return
             head = RequestHead(
-                self.expires, self.request_id, self.content_type, self.accept, self.model, False, self.sagemaker
+                self.expires, self.request_id, plain.content_type, plain.accept, plain.model, False, plain.sagemaker
             )
             self._id, self._connection = connection.next_id(), connection
             connection.send(head, self.body, self._id, self)
@@ -132,15 +130,15 @@ class Exchange:
 
     def on_reply(self, head: bytes, body: Body) -> None:
         self._connection = None
-        if len(body) >= LARGE or self._protocol.is_full:
+        protocol, direct = self._protocol, self._direct
+        start = direct.start_of(head)
+        if start is None or self.plain.attributes or len(body) >= LARGE or protocol.is_full:
             self._reply(head, body)
-            return
-        start = self._direct.start_of(head)
-        if start is not None and "custom-attributes" not in self.sagemaker:
-            lines = self._direct.default_lines(self._protocol)
-            self._write([start, b"%d\r\n" % len(body), lines], body, False)
-        else:
-            self._reply(head, body)
+        elif not self.response_complete:
+            self._end()
+            end = b"\r\n" if self.keep_alive else CLOSE
+            lines = (start, b"%d\r\n" % len(body), direct.default_lines(protocol), end, body)
+            protocol.finish(self, b"".join(lines))
 
     def _reply(self, head: bytes, body: Body) -> None:
         reply = reply_head(head)
@@ -151,8 +149,7 @@ class Exchange:
         if len(body) >= LARGE or self._protocol.is_full:
             self._resume(response)
         else:
-            attributes = self.sagemaker.get("custom-attributes")
-            self._send(self._direct.answers.whole(response, attributes, self.request_id))
+            self._send(self._direct.answers.whole(response, self.plain.attributes, self.request_id))
 
     def on_begin(self, streamed: Streamed) -> None:
         self._connection = None
@@ -174,7 +171,7 @@ class Exchange:
         connection = self._connection
         if self._leave() and connection is not None and self.expires - self._direct.clock() < EARLY:
             self._direct.replicas.report_overdue(connection)
-        self.fail(self._direct.invocations.timed_out(self.model))
+        self.fail(self._direct.invocations.timed_out(self.plain.model))
 
     def give_up(self) -> None:
         """The time to finish is over for the whole server."""
@@ -190,17 +187,11 @@ class Exchange:
         for name, value in whole.headers:
             closes = closes or (name == b"connection" and value == b"close")
             lines += (name, b": ", value, b"\r\n")
-        self._write(lines, whole.body, closes)
-
-    def _write(self, lines: list[bytes], body: Body, closes: bool) -> None:
         if self.response_complete:
             return
-        if closes:
-            self.keep_alive = False
-        elif not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        lines.append(body)  # type: ignore[arg-type]
+        lines.append(b"\r\n" if closes or self.keep_alive else CLOSE)
+        lines.append(bytes(whole.body))
+        self.keep_alive = self.keep_alive and not closes
         self._end()
         self._protocol.finish(self, b"".join(lines))
 
@@ -211,16 +202,17 @@ class Exchange:
             return
         self.response_complete = True
         self._direct.expiries.discard(self)
+        plain = self.plain
         request = Request(
             self.body,
-            self.content_type,
-            self.accept,
+            plain.content_type,
+            plain.accept,
             self.request_id,
             Deadline(self.expires),
-            self.model,
-            MappingProxyType(self.sagemaker),
+            plain.model,
+            MappingProxyType(plain.sagemaker),
         )
-        self._protocol.resume(self, self._direct.resume(request, self.arrival, self.load, reply))
+        self._protocol.resume(self, self._direct.resume(request, self.arrival, plain.load, reply))
 
     def _end(self) -> None:
         self.response_complete = True

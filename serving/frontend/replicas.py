@@ -129,6 +129,8 @@ class Replicas:
         view = self._views.get(model)
         if view is None or view.placement is None or not (usable := view.usable()):
             return None
+        if len(usable) == 1 and usable[0].waiting < view.placement.queue_size:
+            return usable[0]
         return self._choose(usable, view.placement, False)
 
     async def holder(self, model: str, address: SessionAddress) -> Connection:

@@ -9,7 +9,7 @@ import msgspec
 from serving.channel import Channel
 from serving.deadline import Deadline
 from serving.paths import INVOCATIONS
-from serving.request import Request
+from serving.request import NO_HEADERS, Request
 from serving.wire import Frame, RequestHead
 from serving.worker.batcher import Item
 
@@ -26,7 +26,7 @@ def item_of(frame: Frame, channel: Channel) -> tuple[Item, bool]:
         request_id=head.request_id,
         deadline=Deadline(head.deadline),
         model=head.model,
-        sagemaker=MappingProxyType(head.sagemaker),
+        sagemaker=MappingProxyType(head.sagemaker) if head.sagemaker else NO_HEADERS,
         path=head.path or INVOCATIONS,
     )
     return Item(frame.id, request, channel, head.alone), head.accepted

@@ -85,6 +85,7 @@ class Batcher:
         self._out = 0
         self._closed = False
         self._poked = False
+        self._telling = False
         self.ordered = False
         """Whether requests go by priority."""
         self._wake = threading.Condition()
@@ -99,13 +100,29 @@ class Batcher:
 
     def put(self, item: Item, accepted: bool = False) -> bool:
         """Take a request in; False where the queue is full, unless it was ``accepted`` before, by one that died."""
+        if not self.add(item, accepted):
+            return False
+        self.tell()
+        return True
+
+    def add(self, item: Item, accepted: bool = False) -> bool:
+        """The same for one of many that come at once; ``tell_soon`` has the engine's thread hear of all."""
         if self.size >= self.queue_size and not accepted:
             return False
         item.arrival = self._clock()
-        with self._wake:
-            self._arrivals.append(item)
-            self._notify()
+        self._arrivals.append(item)
         return True
+
+    def tell_soon(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        """Once for all that come in one tick of the loop, on whose thread this is called."""
+        if not self._telling:
+            self._telling = True
+            call_soon(self.tell)
+
+    def tell(self) -> None:
+        self._telling = False
+        with self._wake:
+            self._notify()
 
     def poke(self) -> None:
         """Have ``wait`` come back."""
@@ -158,7 +175,11 @@ class Batcher:
 
     def next_arrival(self) -> Item | None:
         """A request to decode, unless some bucket is full already."""
-        if not self._arrivals or not self._may_lend or (not self.ordered and self._full() is not None):
+        if (
+            not self._arrivals
+            or self._out >= 2 * self.policy.max_size
+            or (not self.ordered and self._full() is not None)
+        ):
             return None
         return self._arrivals.popleft()
 
@@ -215,7 +236,10 @@ class Batcher:
 
     def _full(self) -> Hashable | None:
         caps = self.caps
-        return next((key for key, queue in self._buckets.items() if len(queue) >= caps.of(key)), None)
+        for key, queue in self._buckets.items():
+            if len(queue) >= caps.of(key):
+                return key
+        return None
 
     def _oldest(self) -> Hashable | None:
         if self.ordered:

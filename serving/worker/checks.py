@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from serving.errors import HandlerError, SessionTooLarge
 from serving.request import BODILESS, Response, StreamingResponse
 from serving.session import Session, size_of
+
+BYTES = (bytes, bytearray)
+TEXT = (str, type(None))
 
 
 def check_size(session: Session, limit: int) -> None:
@@ -22,8 +27,8 @@ def sound(response: Response) -> Response:
     """A response that can be sent. Raises HandlerError for what a handler put in wrongly."""
     check_head(response.status, response.content_type, response.custom_attributes)
     if isinstance(response.body, memoryview):
-        return replace(response, body=response.body.tobytes())
-    if not isinstance(response.body, bytes | bytearray):
+        return msgspec.structs.replace(response, body=response.body.tobytes())
+    if not isinstance(response.body, BYTES):
         raise HandlerError(f"the body of a response is bytes, not {type(response.body).__name__}")
     return response
 
@@ -44,5 +49,5 @@ def sound_stream(response: StreamingResponse) -> StreamingResponse:
 def check_head(status: int, content_type: str, custom_attributes: str | None) -> None:
     if not isinstance(status, int) or not 200 <= status <= 599:
         raise HandlerError(f"the handler's response has status {status!r}; allowed: 200 to 599")
-    if not isinstance(content_type, str) or not isinstance(custom_attributes, str | None):
+    if not isinstance(content_type, str) or not isinstance(custom_attributes, TEXT):
         raise HandlerError("content type and custom attributes of a response are text")

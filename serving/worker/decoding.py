@@ -11,7 +11,7 @@ from serving.handler import Handler
 from serving.worker.batcher import Item
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decoded:
     """``item`` with its sample, or with what ``decode``, ``bucket`` or ``priority`` raised."""
 

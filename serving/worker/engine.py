@@ -78,7 +78,9 @@ class Engine:
         self._lost = lost or end_process
         self._flights = Flights()
         self._threads = DecodeThreads(handler, count, batcher.poke) if (count := handler.decode_threads) else None
-        self._stamps = stamps = Merged(stamps, self._flights)
+        if self._device.runs_ahead or self._threads is not None:
+            stamps = Merged(stamps, self._flights)
+        self._stamps = stamps
         self._deliver = deliver
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
         self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle)
@@ -176,18 +178,19 @@ class Engine:
         self._deliver([(item, part)])
 
     def _decode(self, item: Item) -> None:
-        if isinstance(item.live, Partner):
+        if item.live is not None and isinstance(item.live, Partner):
             self.streams.start(item, item.live.converse(self._handler, item, self._emit))
             return
         if item.cancelled:
             self._settle_cancelled([item])
             return
-        if item.request.deadline.expired():
+        at = item.request.deadline.at
+        if at <= time.monotonic():
             self._settle([expired(item)])
             return
         if item.alone:
             self._quiet()
-        self._start([item.id], item.request.deadline.at)
+        self._start([item.id], at)
         if item.session is not None and not self._begin(item, item.session):
             return
         if self._threads is not None and not item.alone:

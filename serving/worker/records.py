@@ -7,9 +7,10 @@ placeholder stands in place of each bad one. That is done by halves, and only on
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from serving.accept import parameters
 from serving.codecs import CSV, JSON, JSON_LINES, TEXT

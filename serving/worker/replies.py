@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from serving import log
 from serving.channel import Channel
@@ -17,7 +17,10 @@ from serving.wire import CREDIT, MAX_HEAD, CloseHead, Kind, ReplyHead
 from serving.worker.batcher import Item
 from serving.worker.streams import Begin, End, More, Used
 
+KNOWN = 1024  # heads that are remembered
+
 _encoder = msgspec.msgpack.Encoder()
+_heads: dict[tuple[int, str, str | None], bytes] = {}
 
 
 def send(item: Item, outcome: Response | ServingError, kind: Kind = Kind.REPLY) -> None:
@@ -61,6 +64,11 @@ def send_part(item: Item, part: Begin | More | Message | Used) -> None:
 
 def send_last(item: Item, outcome: Response | End | Close | ServingError) -> None:
     channel: Channel = item.reply_to
+    if type(outcome) is Response and item.session is None and not item.begun:
+        head = _heads.get((outcome.status, outcome.content_type, outcome.custom_attributes))
+        if head is not None:
+            channel.send(Kind.REPLY, item.id, head, outcome.body)
+            return
     match outcome:
         case End():
             channel.send(Kind.END, item.id)
@@ -84,4 +92,13 @@ def packed(outcome: Response | ServingError, session: Session | None = None, ope
     if len(head) > MAX_HEAD:
         raise ValueError(f"content type and custom attributes take {len(head)} bytes")
     msgspec.msgpack.decode(head, type=ReplyHead)
+    if isinstance(outcome, Response) and not attributes and new is None and closed is None:
+        remember(outcome, head)
     return head, body
+
+
+def remember(outcome: Response, head: bytes) -> None:
+    """Most answers of a model have the same head."""
+    if len(_heads) >= KNOWN:
+        _heads.clear()
+    _heads[outcome.status, outcome.content_type, outcome.custom_attributes] = head

@@ -7,12 +7,12 @@ loop: it talks to the supervisor and to the HTTP workers, and it never touches u
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -58,6 +58,8 @@ FLUSH = 4.0  # seconds for the last answers to leave
 LOST = 10.0  # seconds beyond its time after which an answer in pieces is given up here
 BEAT = 0.25  # seconds between stamps of the I/O thread
 MEASURE = 2.0  # seconds at least between looks at the memory of a worker that works
+
+PARTS = (Begin, More, Message, Used)
 
 _open_head = msgspec.msgpack.Decoder(OpenHead)
 
@@ -122,6 +124,8 @@ class Worker:
             load(handler, self._model, self._device.name)
             self._report(Phase.WARMING)
             handler.warmup()
+            gc.collect()
+            gc.freeze()  # what is there now stays, and need not be looked at again while requests wait
         except BaseException as exc:
             permanent = isinstance(exc, ModelError)
             if not permanent:
@@ -292,11 +296,12 @@ class Worker:
         """Queue a request, behind the other calls of its session. Raises QueueFull."""
         assert self._batcher is not None
         is_first = item.session is None or not self._one_by_one or self._sessions.enter(item)
-        if is_first and not self._batcher.put(item, accepted):
+        if is_first and not self._batcher.add(item, accepted):
             self._leave_session(item, failed=True)
             raise QueueFull(f"{self._batcher.queue_size} requests are waiting already")
         self._items[item.reply_to, item.id] = item
         self._row.queued = self._batcher.size
+        self._batcher.tell_soon(self._loop.call_soon)
 
     # Conversations, on the loop's thread.
 
@@ -334,7 +339,7 @@ class Worker:
             item.session = self._sessions.find(id)
             item.chore = closed if kind == CLOSE else None
         if item.session is not None:
-            item.request = replace(item.request, session=item.session)
+            item.request = msgspec.structs.replace(item.request, session=item.session)
 
     def _leave_session(self, item: Item, failed: bool) -> None:
         """A call of a session is over: end the session if that is due, and let the next call go on."""
@@ -371,7 +376,7 @@ class Worker:
     def _reply(self, outcomes: list[Outcome]) -> None:
         for item, outcome in outcomes:
             key = (item.reply_to, item.id)
-            if isinstance(outcome, Begin | More | Message | Used):
+            if isinstance(outcome, PARTS):
                 if key in self._items:
                     replies.send_part(item, outcome)
                 continue

@@ -338,6 +338,8 @@ class Streams:
 
 def streaming(value: Any) -> StreamingResponse | None:
     """What ``encode`` gave, if it is to be sent in pieces."""
+    if type(value) is Response:
+        return None
     if isinstance(value, StreamingResponse):
         return value
     return StreamingResponse(cast(Pieces, value)) if isgenerator(value) or isasyncgen(value) else None

@@ -167,7 +167,7 @@ class ToolkitHandler(Handler):
         elif "transform_fn" not in self._functions and not is_pieces(prediction):
             found = default_output(prediction, call.accept)
             kind = call.content_type or found.content_type
-            return replace(found, content_type=kind, status=call.status, custom_attributes=call.attributes)
+            return Response(found.body, kind, call.status, call.attributes)
         return response_of(prediction, call)
 
     def _context_of(self, name: str, *requests: tuple[Request, RequestProcessor]) -> Context:

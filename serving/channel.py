@@ -12,6 +12,9 @@ from serving.request import Body
 from serving.wire import Frame, FrameReader, encode
 
 
+EARLY = 16  # buffers that do not wait for the rest of the tick, so that the other side begins while this one goes on
+
+
 class ChannelOwner(Protocol):
     """What is told of a channel's frames and of its end."""
 
@@ -46,6 +49,8 @@ class Channel(asyncio.BufferedProtocol):
         if not self._outgoing:
             self._loop.call_soon(self.flush)
         self._outgoing += buffers
+        if len(self._outgoing) >= EARLY:
+            self.flush()
 
     def flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []

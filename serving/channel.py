@@ -11,7 +11,6 @@ from serving.errors import WireError
 from serving.request import Body
 from serving.wire import Frame, FrameReader, encode
 
-
 EARLY = 16  # buffers that do not wait for the rest of the tick, so that the other side begins while this one goes on
 
 

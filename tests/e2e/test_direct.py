@@ -1,0 +1,141 @@
+"""Plain invocations, answered by the protocol itself, beside all that goes through ASGI on the same connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.client import Client
+from tests.e2e.server import Server, eventually, model_folder, serving
+
+BIG = 3_000_000
+
+
+@pytest.fixture(scope="module", params=["direct", "asgi"])
+def roomy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = model_folder(tmp_path_factory.mktemp("roomy"), "echo:Echo")
+    with serving(folder, http=request.param, request_timeout=2, http_workers=1) as server:
+        yield server
+
+
+def post(body: bytes, *headers: str) -> bytes:
+    lines = ["POST /invocations HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """One answer, byte by byte, so that nothing of the next one is taken with it; 100 Continue is passed over."""
+    while True:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += connection.recv(1) or pytest.fail("closed")
+        status, *lines = head.decode().rstrip().split("\r\n")
+        if status.split()[1] == "100":
+            continue
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        body = b""
+        while len(body) < int(headers["content-length"]):
+            body += connection.recv(int(headers["content-length"]) - len(body)) or pytest.fail("closed")
+        return int(status.split()[1]), headers, body
+
+
+def test_large_bodies_come_whole_however_they_are_cut_and_the_connection_goes_on(roomy: Server) -> None:
+    body = os.urandom(BIG)
+    with connect(roomy) as connection:
+        for cut in (1, 100, 65_536, 200_000, BIG):
+            data = post(body)
+            connection.sendall(data[:cut])
+            connection.sendall(data[cut:])
+            assert answer(connection)[2] == body
+            connection.sendall(post(b"small"))
+            assert answer(connection)[2] == b"small"
+
+
+def test_what_follows_a_large_body_in_the_same_bytes_is_answered_too(roomy: Server) -> None:
+    body = os.urandom(BIG)
+    with connect(roomy) as connection:
+        connection.sendall(post(body) + post(b"next") + b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n" + post(b"last"))
+        assert answer(connection)[2] == body
+        assert answer(connection)[2] == b"next"
+        assert answer(connection)[0] == 200
+        assert answer(connection)[2] == b"last"
+
+
+def test_a_large_body_that_does_not_come_is_504_and_its_rest_is_not_taken_for_a_request(roomy: Server) -> None:
+    body = os.urandom(BIG)
+    with connect(roomy) as connection:
+        connection.sendall(post(body)[:500_000])
+        status, _, _ = answer(connection)
+        assert status == 504
+        connection.sendall(post(body)[500_000:] + post(b"after"))
+        assert answer(connection)[2] == b"after"
+
+
+def test_requests_of_all_kinds_keep_their_order_on_one_connection(roomy: Server) -> None:
+    kinds = [
+        (post(b"a"), 200),
+        (b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n", 200),
+        (post(b"b", "x-amzn-sagemaker-session-id: none"), 400),
+        (b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n", 404),
+        (post(b"c" * 100_000), 200),
+        (post(b"d", "expect: 100-continue"), 200),
+        (post(b"e", "x-amzn-sagemaker-custom-attributes: k=v"), 200),
+    ]
+    for turn in range(len(kinds)):
+        order = kinds[turn:] + kinds[:turn]
+        with connect(roomy) as connection:
+            connection.sendall(b"".join(request for request, _ in order))
+            for _, status in order:
+                assert answer(connection)[0] == status
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_nothing_in_flight(roomy: Server) -> None:
+    for size in (10, 100_000, 1_000_000):
+        connection = connect(roomy)
+        connection.sendall(post(bytes(BIG))[:size])
+        connection.close()
+    with connect(roomy) as connection:
+        connection.sendall(post(b"x"))
+        assert answer(connection)[0] == 200
+    eventually(lambda: "serving_requests_in_flight 0" in metrics(roomy))
+
+
+def metrics(server: Server) -> str:
+    async def ask() -> str:
+        async with Client(server.port) as client:
+            return (await client.request("GET", "/metrics")).body.decode()
+
+    return asyncio.run(ask())
+
+
+def test_connection_close_is_kept_and_told(roomy: Server) -> None:
+    for request in (post(b"x", "connection: close"), b"GET /ping HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"):
+        with connect(roomy) as connection:
+            connection.sendall(request)
+            assert answer(connection)[1]["connection"] == "close"
+            assert connection.recv(1) == b""
+
+
+def test_http_1_0_is_answered_and_closed(roomy: Server) -> None:
+    with connect(roomy) as connection:
+        connection.sendall(b"POST /invocations HTTP/1.0\r\ncontent-length: 1\r\n\r\nx")
+        assert answer(connection)[2] == b"x"
+        assert connection.recv(1) == b""
+
+
+def test_headers_that_change_on_one_connection_are_each_requests_own(roomy: Server) -> None:
+    with connect(roomy) as connection:
+        for kind, attributes in (("a/b", "k=1"), ("a/b", "k=2"), ("c/d", "k=2"), ("a/b", "")):
+            more = [f"x-amzn-sagemaker-custom-attributes: {attributes}"] if attributes else []
+            connection.sendall(post(b"x", f"content-type: {kind}", *more))
+            _, headers, _ = answer(connection)
+            assert headers["content-type"] == kind
+            assert headers.get("x-amzn-sagemaker-custom-attributes", "") == attributes

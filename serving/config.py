@@ -81,6 +81,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     program: str
     code_dir: str | None
     install_requirements: bool
+    compile_cache: str | None
     multi_model: bool
     model_store: str | None
     default_model: str | None

@@ -48,6 +48,7 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
         batch=merge_batch(settings.batch, choice.batch, config),
         pin=settings.pin,
         per_gpu=per_gpu,
+        speed=settings.speed,
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from serving.errors import ModelError
 from serving.gpus import VISIBLE
-from serving.handler import BatchPolicy
+from serving.handler import MAX_BATCH, BatchPolicy
 from serving.kinds import DEVICE
 
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
@@ -22,6 +22,28 @@ class BatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_delay_ms: float | None = None
     queue_size: int | None = None
     pad: float | None = None
+
+
+DTYPES = ("float32", "float16", "bfloat16")
+MODES = ("off", "default", "reduce-overhead", "max-autotune")
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """How a model's module is run. ``batch_sizes`` are those that are compiled or captured; () is powers of two."""
+
+    dtype: str | None = None
+    channels_last: bool = False
+    compile: str = "off"
+    cuda_graphs: bool = False
+    batch_sizes: tuple[int, ...] = ()
+
+    @property
+    def wanted(self) -> bool:
+        return self != Speed(batch_sizes=self.batch_sizes)
+
+    def keys(self) -> list[str]:
+        """The keys of ``serving.toml`` that say something here."""
+        return [name for name, value in msgspec.structs.asdict(self).items() if value != getattr(Speed(), name)]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +59,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env: dict[str, str] = {}
     options: dict[str, Any] = {}
     batch: BatchTable = BatchTable()
+    dtype: str | None = None
+    channels_last: bool = False
+    compile: str = "off"
+    cuda_graphs: bool = False
+    batch_sizes: tuple[int, ...] = ()
+
+    @property
+    def speed(self) -> Speed:
+        return Speed(self.dtype, self.channels_last, self.compile, self.cuda_graphs, self.batch_sizes)
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -64,6 +95,7 @@ class Model(msgspec.Struct, frozen=True):
     digest: str = ""
     size: int = 0
     per_gpu: bool = False
+    speed: Speed = Speed()
 
     def policy(self, base: BatchPolicy) -> BatchPolicy:
         """The handler's policy with this model's overrides. Raises ModelError."""
@@ -102,6 +134,12 @@ def check_settings(path: Path, settings: Settings) -> None:
             raise ModelError(f"{path}: device is {settings.device!r}; allowed: {DEVICE.allowed}") from None
     if VISIBLE in settings.env:
         raise ModelError(f'{path}: [env] {VISIBLE} is the server\'s to set; say device = "cuda:N" instead')
+    if settings.dtype is not None and settings.dtype not in DTYPES:
+        raise ModelError(f"{path}: dtype is {settings.dtype!r}; allowed: {', '.join(DTYPES)}")
+    if settings.compile not in MODES:
+        raise ModelError(f"{path}: compile is {settings.compile!r}; allowed: {', '.join(MODES)}")
+    if any(not 1 <= size <= MAX_BATCH for size in settings.batch_sizes):
+        raise ModelError(f"{path}: batch_sizes are {list(settings.batch_sizes)}; allowed: each from 1 to {MAX_BATCH}")
     for key in ("replicas", "threads"):
         value = getattr(settings, key)
         if value is not None and not 1 <= value <= 256:

@@ -35,7 +35,7 @@ STATE, SINCE, READY, WANTED, LAST_READY, LOST_SESSIONS, REASON_AT = 0, 1, 2, 3, 
 
 # Words of a row.
 EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
-MEMORY, PEAK, DEVICE_MEMORY, SESSIONS, STREAMS = range(9, 14)
+MEMORY, PEAK, DEVICE_MEMORY, SESSIONS, STREAMS, RECOMPILATIONS = range(9, 15)
 
 
 class State(enum.IntEnum):
@@ -226,6 +226,15 @@ class Row:
         self._ints[self._at + MEMORY] = memory
         self._ints[self._at + PEAK] = peak
         self._ints[self._at + DEVICE_MEMORY] = device_memory
+
+    @property
+    def recompilations(self) -> int:
+        """How often the model was compiled while requests waited for it."""
+        return int(self._ints[self._at + RECOMPILATIONS])
+
+    def count_recompilation(self) -> None:
+        """Worker: once more."""
+        self._ints[self._at + RECOMPILATIONS] += 1
 
     @property
     def sessions(self) -> int:

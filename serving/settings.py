@@ -238,6 +238,13 @@ SETTINGS: tuple[Setting, ...] = (
         "install_requirements", kinds.SWITCH, False, "Install requirements.txt of a model's code before it is loaded"
     ),
     Setting(
+        "compile_cache",
+        kinds.PATH,
+        None,
+        "Folder in which compiled models are kept for the next start",
+        automatic="torch's own",
+    ),
+    Setting(
         "multi_model",
         kinds.SWITCH,
         False,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-import mimetypes
 import re
 import tempfile
 import time
@@ -25,21 +24,13 @@ from serving.errors import ModelError, ServingError
 from serving.folder import read_model
 from serving.model import Model
 from serving.request import Request
+from serving.samples import content_type, samples
 from serving.supervisor.archives import Limits, extract
 from serving.testing import Client
 from serving.weights import is_torchscript
 from serving.worker import device as devices
 from serving.worker.loader import create_handler, paths_of
 
-TYPES = {
-    ".json": "application/json",
-    ".jsonl": "application/jsonlines",
-    ".csv": "text/csv",
-    ".npy": "application/x-npy",
-    ".npz": "application/x-npz",
-    ".txt": "text/plain",
-    ".bin": "application/octet-stream",
-}
 REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SHOWN = 200  # characters of an answer
 
@@ -129,15 +120,8 @@ def try_out(model: Model, seconds: float, report: Report) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
-def samples(root: Path) -> list[Path]:
-    """``sample.*`` beside the model, and everything in ``samples/``."""
-    folder = root / "samples"
-    found = [*root.glob("sample.*"), *(folder.iterdir() if folder.is_dir() else [])]
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
-
-
 def ask(client: Client, sample: Path, report: Report) -> None:
-    kind = TYPES.get(sample.suffix) or mimetypes.guess_type(sample.name)[0] or "application/octet-stream"
+    kind = content_type(sample)
     began = time.monotonic()
     [outcome] = client.batch([Request(sample.read_bytes(), kind, request_id=sample.name)])
     took = f"{(time.monotonic() - began) * 1e3:.1f} ms"

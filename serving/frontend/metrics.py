@@ -42,5 +42,7 @@ def render(board: Scoreboard, texts: Sequence[str] = ()) -> bytes:
     add("requests_queued", "gauge", "Requests that wait at replicas", sum(row.queued for row in rows))
     add("streams_open", "gauge", "Answers in pieces and WebSockets under way", sum(row.streams for row in rows))
     add("sessions_open", "gauge", "Sessions that replicas hold", sum(row.sessions for row in rows))
+    compiled = sum(row.recompilations for row in rows)
+    add("recompilations_total", "counter", "Times a model was compiled while requests waited", compiled)
     add("sessions_lost_total", "counter", "Sessions that ended with their replica", board.lost_sessions)
     return ("\n".join([*lines, ""]) + merged(texts)).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import os
@@ -18,12 +19,16 @@ from serving.open_inference import PREFIX as OPEN_INFERENCE
 from serving.paths import BIDIRECTIONAL, PATTERN, may_be_taken
 from serving.worker.device import find_device
 from serving.worker.device.border import Device
+from serving.worker.speed import Hastened
 
 METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", "warmup", "close")
 
 
-def create_handler(model: Model) -> Handler:
+def create_handler(model: Model, compile_cache: str | None = None) -> Handler:
     """Import and make the handler, not yet loaded. Raises ModelError: nothing here gets better by trying again."""
+    if compile_cache is not None:  # before torch's compiler is imported, which reads these once
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compile_cache
+        os.environ["TRITON_CACHE_DIR"] = os.path.join(compile_cache, "triton")
     os.environ.update(model.env)
     sys.path[:0] = [path for path in (model.code, model.path) if path not in sys.path]
     handler = find_class(model)()
@@ -46,6 +51,14 @@ def load(handler: Handler, model: Model, device: str) -> None:
         os.chdir(model.path)
     handler.load(Path(model.path), device, **model.options)
     handler.policy = model.policy(handler.policy)
+
+
+def warm(handler: Handler, model: Model, hastened: Hastened | None) -> None:
+    handler.warmup()
+    if hastened is not None:
+        hastened.warm(Path(model.path))
+    gc.collect()
+    gc.freeze()  # what is there now stays, and need not be looked at again while requests wait
 
 
 def find_class(model: Model) -> type[Handler]:

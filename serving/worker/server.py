@@ -7,7 +7,6 @@ loop: it talks to the supervisor and to the HTTP workers, and it never touches u
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 import threading
@@ -49,9 +48,10 @@ from serving.worker.device.border import Device
 from serving.worker.device.host import Host
 from serving.worker.engine import Engine, Outcome, Rules, end_process
 from serving.worker.failures import is_out_of_memory
-from serving.worker.loader import create_handler, load, open_device, paths_of
+from serving.worker.loader import create_handler, load, open_device, paths_of, warm
 from serving.worker.requirements import prepare
 from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
+from serving.worker.speed import hasten
 from serving.worker.streams import Begin, More, Part, Streams, Used
 
 FLUSH = 4.0  # seconds for the last answers to leave
@@ -117,15 +117,14 @@ class Worker:
     def _load(self) -> Handler | None:
         try:
             prepare(Path(self._model.path), Path(self._model.code), self._config.install_requirements)
-            handler = create_handler(self._model)
+            handler = create_handler(self._model, self._config.compile_cache)
             handler.home = self._runtime.home(self._row.index, self._epoch)
             self._device = open_device(self._model)
             self._report(Phase.LOADING)
             load(handler, self._model, self._device.name)
+            hastened = hasten(handler, self._model, self._device, self._row.count_recompilation)
             self._report(Phase.WARMING)
-            handler.warmup()
-            gc.collect()
-            gc.freeze()  # what is there now stays, and need not be looked at again while requests wait
+            warm(handler, self._model, hastened)
         except BaseException as exc:
             permanent = isinstance(exc, ModelError)
             if not permanent:

@@ -75,6 +75,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         program="inference.py",
         code_dir=None,
         install_requirements=False,
+        compile_cache=None,
         multi_model=False,
         model_store=None,
         default_model=None,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from serving.faults import Fault
+
+Capture = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
+"""Runs a function and records its kernels: gives what replays them, and the outputs, which each replay overwrites."""
 
 
 class Landing(Protocol):
@@ -20,10 +24,14 @@ class Landing(Protocol):
 
 
 class Device(Protocol):
-    """``runs_ahead``: its calls come back before the work is done, so that the host can do something else meanwhile."""
+    """``runs_ahead``: its calls come back before the work is done, so that the host can do something else meanwhile.
+    ``capture`` is None where there are no graphs of kernels."""
 
     name: str
     runs_ahead: bool
+
+    @property
+    def capture(self) -> Capture | None: ...
 
     def open(self, threads: int) -> None:
         """Make a context, once and after the fork; ``threads`` for one operation on the CPU."""

@@ -14,6 +14,7 @@ from serving.gpus.driver import Driver
 from serving.worker.device.faults import fault_of
 from serving.worker.device.trees import map_tensors
 
+WARMUPS = 3  # runs before one is recorded
 CONTEXT = 512 << 20  # bytes; what a CUDA context takes where it cannot be measured
 
 
@@ -54,6 +55,21 @@ class Cuda:
         outputs = map_tensors(to_host, outputs)
         event.record()
         return Copy(outputs, event)
+
+    def capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        import torch
+
+        # What is done on first use, such as workspaces and tuning, must not be part of the graph.
+        side = torch.cuda.Stream(self.name)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(self.name))
+        with torch.cuda.stream(side):
+            for _ in range(WARMUPS):
+                function()
+        torch.cuda.current_stream(self.name).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = function()
+        return graph.replay, outputs
 
     def fault(self, exc: BaseException) -> Fault:
         found = fault_of(exc)

@@ -11,6 +11,7 @@ import torch
 from serving.faults import Fault
 from serving.worker.device.cuda import probe
 from serving.worker.device.faults import fault_of
+from serving.worker.device.trees import map_tensors
 
 
 @dataclass(eq=False)
@@ -62,8 +63,25 @@ class FakeDevice:
     landings: list[FakeLanding] = field(default_factory=list)
     probes: int = 0
 
+    captures: int = 0
+
     def open(self, threads: int) -> None:
         self.threads = threads
+
+    def capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        """A replay writes into the memory of the first outputs, as a graph's does."""
+        self.captures += 1
+        first: list[Any] = []
+        outputs = function()
+        map_tensors(first.append, outputs)
+
+        def replay() -> None:
+            again: list[Any] = []
+            map_tensors(again.append, function())
+            for own, tensor in zip(first, again, strict=True):
+                own.copy_(tensor)
+
+        return replay, outputs
 
     def allocate(self, samples: int) -> None:
         """What a handler's ``predict`` does first."""

@@ -23,6 +23,7 @@ class Landed:
 class Host:
     name = "cpu"
     runs_ahead = False
+    capture = None
 
     def open(self, threads: int) -> None:
         import torch

@@ -1,0 +1,84 @@
+"""What ``serving.toml`` says of a model's speed: types of numbers, memory order, compilation, graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from serving import log
+from serving.errors import ModelError
+from serving.handler import Handler
+from serving.model import Model
+from serving.samples import requests_of
+from serving.worker.device.border import Device
+from serving.worker.speed.compiled import Compiled
+from serving.worker.speed.graphs import Graphed
+from serving.worker.speed.precision import Cast, to_precision
+from serving.worker.speed.sizes import Sized, sizes_for
+from serving.worker.speed.wrapped import Wrapped
+
+ATTRIBUTES = ("module", "model")
+
+
+def hasten(handler: Handler, model: Model, device: Device, on_recompile: Callable[[], None]) -> Hastened | None:
+    """Give a loaded handler a faster module in place of its own; None where nothing is wanted.
+
+    The module is what the handler keeps as ``self.module`` or ``self.model``. Raises ModelError where there is none, or
+    where it cannot be changed.
+    """
+    speed = model.speed
+    if not speed.wanted:
+        return None
+    name, module = find_module(handler, model)
+    call: Callable[..., Any] = module
+    if speed.dtype is not None or speed.channels_last:
+        to_precision(module, speed, model)
+        call = Cast(call, speed)
+    compiled = graphed = None
+    if speed.compile != "off":
+        call = compiled = Compiled(call, speed.compile, on_recompile)
+    if speed.cuda_graphs:
+        if device.capture is None:
+            log.warning("cuda_graphs has no effect here", model=model.name, device=device.name)
+        else:
+            call = graphed = Graphed(call, device.capture)
+    sized = Sized(call, sizes_for(speed.batch_sizes, handler.policy.max_size))
+    setattr(handler, name, Wrapped(module, sized if compiled or graphed else call))
+    return Hastened(handler, sized, compiled, graphed)
+
+
+def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
+    import torch
+
+    for name in ATTRIBUTES:
+        module = getattr(handler, name, None)
+        if isinstance(module, torch.nn.Module):
+            return name, module
+    keys = ", ".join(model.speed.keys())
+    raise ModelError(f"{model.path}: {keys}: {type(handler).__name__} keeps no torch.nn.Module as self.module")
+
+
+class Hastened:
+    """Has every batch size run before the first request; what is compiled after that is a recompilation."""
+
+    def __init__(self, handler: Handler, sized: Sized, compiled: Compiled | None, graphed: Graphed | None) -> None:
+        self._handler = handler
+        self._sized = sized
+        self._compiled = compiled
+        self._graphed = graphed
+
+    def warm(self, folder: Path) -> None:
+        """After the handler's own ``warmup``; where that ran nothing, samples show what the model's input is like."""
+        if self._compiled is None and self._graphed is None:
+            return
+        if not self._sized.seen:
+            for request in requests_of(folder):
+                self._handler.predict(self._handler.collate([self._handler.decode(request)]))
+        if not self._sized.seen:
+            log.warning("no warmup and no sample.* show what the input is like: the first requests will be slow")
+        self._sized.warm()
+        if self._compiled is not None:
+            self._compiled.settle()
+        if self._graphed is not None:
+            self._graphed.settle()

@@ -1,0 +1,305 @@
+"""Types of numbers, memory order, compilation and graphs, as ``serving.toml`` asks for them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from serving import BatchPolicy, Handler
+from serving.config import load
+from serving.errors import ModelError
+from serving.folder import read_model
+from serving.model import Model, Speed
+from serving.worker.device.border import Device
+from serving.worker.device.fake import FakeDevice
+from serving.worker.device.host import Host
+from serving.worker.speed import Hastened, hasten
+from serving.worker.speed.sizes import Sized, sizes_for
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+
+
+class Small(Handler):
+    """Keeps its network as ``self.module``."""
+
+    policy = BatchPolicy(max_size=8)
+    warm = True
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def predict(self, batch: Tensor) -> Any:
+        return self.module(batch)
+
+    def warmup(self) -> None:
+        if self.warm:
+            self.predict(torch.zeros(3, 4))
+
+
+class Noting(nn.Module):
+    """Writes down the shape and type of what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+        self.calls: list[tuple[int, torch.dtype]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append((len(x), x.dtype))
+        return self.linear(x)  # type: ignore[no-any-return]
+
+
+def model(path: Path, **speed: Any) -> Model:
+    return Model("m", str(path), str(path), "a:B", 60.0, 1, "cpu", 1, 10, speed=Speed(**speed))
+
+
+def hastened(
+    handler: Handler, path: Path, device: Device | None = None, told: Callable[[], None] = lambda: None, **speed: Any
+) -> Hastened:
+    found = hasten(handler, model(path, **speed), device or Host(), told)
+    assert found is not None
+    handler.warmup()
+    found.warm(path)
+    return found
+
+
+# The keys.
+
+
+def test_the_keys_of_serving_toml_are_read(tmp_path: Path) -> None:
+    toml = 'handler = "a:B"\ndtype = "bfloat16"\ncompile = "default"\nchannels_last = true\ncuda_graphs = true\n'
+    (tmp_path / "serving.toml").write_text(toml + "batch_sizes = [1, 4]\n")
+    speed = read_model(tmp_path, "m", load({}, {}), 2).speed
+    assert speed == Speed("bfloat16", True, "default", True, (1, 4))
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ('dtype = "int8"', "dtype is 'int8'; allowed: float32, float16, bfloat16"),
+        ('compile = "fast"', "compile is 'fast'; allowed: off, default, reduce-overhead, max-autotune"),
+        ("batch_sizes = [0]", "batch_sizes are"),
+        ("cuda_graphs = 1", "cuda_graphs"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_its_key(tmp_path: Path, toml: str, words: str) -> None:
+    (tmp_path / "serving.toml").write_text(f'handler = "a:B"\n{toml}\n')
+    with pytest.raises(ModelError, match=words):
+        read_model(tmp_path, "m", load({}, {}), 2)
+
+
+def test_without_any_of_them_the_module_is_left_alone(tmp_path: Path) -> None:
+    handler = Small(Noting())
+    before = handler.module
+    assert hasten(handler, model(tmp_path), Host(), lambda: None) is None
+    assert handler.module is before
+
+
+def test_a_handler_without_a_module_is_an_error_that_names_the_keys(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="dtype, compile: Handler keeps no"):
+        hasten(Handler(), model(tmp_path, dtype="float16", compile="default"), Host(), lambda: None)
+
+
+# Types and order.
+
+
+def test_weights_and_input_have_the_type_and_outputs_are_float32_again(tmp_path: Path) -> None:
+    module = Noting()
+    exact = module(torch.ones(1, 4))
+    handler = Small(module)
+    hastened(handler, tmp_path, dtype="bfloat16")
+    output = handler.predict(torch.ones(1, 4))
+    assert module.calls[-1][1] is torch.bfloat16
+    assert module.linear.weight.dtype is torch.bfloat16
+    assert output.dtype is torch.float32
+    assert torch.allclose(output, exact, atol=0.05)
+    assert not torch.equal(output, exact), "this was bfloat16"
+
+
+def test_integers_keep_their_type(tmp_path: Path) -> None:
+    module = nn.Embedding(10, 4)
+    handler = Small(module)
+    handler.warm = False
+    hastened(handler, tmp_path, dtype="float16")
+    assert handler.predict(torch.tensor([[1, 2]])).shape == (1, 2, 4)
+
+
+def test_pictures_and_weights_are_channels_last(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Look(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return self.conv(x)  # type: ignore[no-any-return]
+
+    module = Look()
+    x = torch.randn(2, 3, 8, 8)
+    exact = module(x)
+    handler = Small(module)
+    handler.warm = False
+    hastened(handler, tmp_path, channels_last=True)
+    assert torch.allclose(handler.predict(x), exact, atol=1e-5)
+    assert seen[-1].is_contiguous(memory_format=torch.channels_last)
+    assert module.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_else_a_handler_reads_of_its_module_is_still_there(tmp_path: Path) -> None:
+    handler = Small(Noting())
+    hastened(handler, tmp_path, dtype="float16")
+    assert isinstance(handler.module.linear, nn.Linear)
+
+
+# Batch sizes.
+
+
+def test_sizes_are_powers_of_two_and_the_largest_batch_unless_they_are_named() -> None:
+    assert sizes_for((), 32) == (1, 2, 4, 8, 16, 32)
+    assert sizes_for((), 12) == (1, 2, 4, 8, 12)
+    assert sizes_for((4, 64), 32) == (4, 32)
+
+
+def test_a_batch_is_filled_up_to_the_next_size_and_each_row_gets_its_own_output() -> None:
+    sizes: list[int] = []
+
+    def double(x: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        sizes.append(len(x))
+        return {"y": x * scale, "sum": x.sum(1)}
+
+    sized = Sized(double, (2, 4, 8))
+    for rows in (1, 2, 3, 5, 8, 11):
+        x = torch.randn(rows, 3)
+        found = sized(x, torch.tensor(2.0))
+        assert torch.equal(found["y"], 2 * x)
+        assert torch.equal(found["sum"], x.sum(1))
+    assert sizes == [2, 2, 4, 8, 8, 11]
+
+
+def test_every_size_of_every_kind_of_input_is_run_before_the_first_request(tmp_path: Path) -> None:
+    module = Noting()
+    handler = Small(module)
+    device = FakeDevice()
+    hastened(handler, tmp_path, device, cuda_graphs=True)
+    assert {size for size, _ in module.calls} == {1, 2, 4, 8}
+
+
+def test_a_sample_shows_the_input_where_the_handler_warms_nothing(tmp_path: Path) -> None:
+    (tmp_path / "sample.json").write_text("[1.0, 2.0, 3.0, 4.0]")
+
+    class Plain(Small):
+        warm = False
+
+        def decode(self, request: Any) -> Any:
+            return torch.tensor(super().decode(request)).float()
+
+    module = Noting()
+    device = FakeDevice()
+    hastened(Plain(module), tmp_path, device, cuda_graphs=True)
+    assert {size for size, _ in module.calls} == {1, 2, 4, 8}
+
+
+def test_without_either_it_is_said_that_the_first_requests_will_be_slow(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = Small(Noting())
+    handler.warm = False
+    hastened(handler, tmp_path, FakeDevice(), cuda_graphs=True)
+    assert "no warmup and no sample" in caplog.text
+
+
+# Graphs, on a fake device.
+
+
+def test_a_replay_gives_what_the_module_gives_for_each_batch_and_shows_no_rows_of_another(tmp_path: Path) -> None:
+    module = Noting()
+    handler = Small(module)
+    device = FakeDevice()
+    hastened(handler, tmp_path, device, cuda_graphs=True)
+    assert device.captures == 4
+    for rows in (8, 1, 3, 5, 2, 8, 4):
+        x = torch.randn(rows, 4)
+        with torch.inference_mode():
+            assert torch.allclose(handler.predict(x), module(x))
+    assert device.captures == 4, "nothing is recorded while requests wait"
+
+
+def test_an_input_of_another_shape_runs_without_a_graph(tmp_path: Path) -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(1)
+
+    handler = Small(Sum())
+    device = FakeDevice()
+    hastened(handler, tmp_path, device, cuda_graphs=True)
+    before = device.captures
+    x = torch.randn(3, 9)
+    assert torch.equal(handler.predict(x), x.sum(1))
+    assert device.captures == before
+
+
+def test_without_a_gpu_graphs_are_no_error_but_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    handler = Small(Noting())
+    hastened(handler, tmp_path, cuda_graphs=True)
+    assert "cuda_graphs has no effect here" in caplog.text
+    assert handler.predict(torch.ones(2, 4)).shape == (2, 2)
+
+
+# Compilation.
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when its compiler is first imported
+def test_a_compiled_model_gives_the_same_and_only_a_new_kind_of_input_is_compiled_again(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    told: list[int] = []
+    handler = Small(module)
+    handler.policy = BatchPolicy(max_size=2)
+    hastened(handler, tmp_path, told=lambda: told.append(1), compile="default")
+    for rows in (1, 2):
+        with torch.inference_mode():  # as the engine makes and runs its batches
+            x = torch.randn(rows, 4)
+            assert torch.allclose(handler.predict(x), module(x), atol=1e-6)
+    assert not told
+    with torch.inference_mode():
+        handler.predict(torch.randn(2, 3, 4))
+    assert told
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when its compiler is first imported
+def test_a_model_that_the_compiler_cannot_do_runs_as_it_is_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/nowhere")  # the compiler of C++ is asked for when there is code to compile
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * 3.25).sin() + 0.125
+
+    handler = Small(Odd())
+    handler.policy = BatchPolicy(max_size=2)
+    torch._dynamo.reset()
+    hastened(handler, tmp_path, compile="default")
+    assert "cannot be compiled and runs as it is" in caplog.text
+    x = torch.randn(2, 4)
+    assert torch.allclose(handler.predict(x), (x * 3.25).sin() + 0.125)
+
+
+def test_an_error_of_the_model_itself_is_not_taken_for_one_of_the_compiler(tmp_path: Path) -> None:
+    from serving.worker.speed.compiled import is_of_the_compiler
+
+    try:
+        nn.Linear(4, 2)(torch.ones(1, 3))
+    except RuntimeError as exc:
+        assert not is_of_the_compiler(exc)
+    assert is_of_the_compiler(torch._dynamo.exc.InternalTorchDynamoError("x"))

@@ -31,6 +31,9 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
     if gpus and device.startswith("cuda:") and device not in gpus:
         raise ModelError(f"{root}: device is {device}, but this server sees {', '.join(gpus)}")
     wanted = settings.replicas or choice.replicas or config.replicas
+    if settings.gpus > 1:
+        check_gpus(root, settings.gpus, config, wanted, gpus if device != "cpu" else ())
+        wanted = 1
     per_gpu = wanted is None and not config.many and device in ("auto", "cuda") and len(gpus) > 0
     replicas = len(gpus) if per_gpu else wanted or 1
     return Model(
@@ -41,7 +44,7 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
         timeout=settings.timeout_s or config.request_timeout,
         replicas=replicas,
         device=device,
-        threads=settings.threads or config.threads or max(1, cores // replicas),
+        threads=settings.threads or config.threads or max(1, cores // (replicas * settings.gpus)),
         queue_size=config.queue_size,
         env=settings.env,
         options={**choice.options, **settings.options},
@@ -49,7 +52,18 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
         pin=settings.pin,
         per_gpu=per_gpu,
         speed=settings.speed,
+        gpus=settings.gpus,
     )
+
+
+def check_gpus(root: Path, count: int, config: Config, replicas: int | None, gpus: Sequence[str]) -> None:
+    """Of a model over several GPUs. Raises ModelError."""
+    if config.many:
+        raise ModelError(f"{root}: gpus is {count}; a model over several GPUs is the only one of its server")
+    if replicas not in (None, 1):
+        raise ModelError(f"{root}: gpus is {count} and replicas {replicas}; over several GPUs a model has one replica")
+    if gpus and count > len(gpus):
+        raise ModelError(f"{root}: gpus is {count}, but this server sees {', '.join(gpus)}")
 
 
 def find_root(folder: Path) -> Path:

@@ -54,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replicas: int | None = None
     device: str | None = None
     threads: int | None = None
+    gpus: int = 1
     allow_pickle: bool = False
     pin: bool = False
     env: dict[str, str] = {}
@@ -73,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Model(msgspec.Struct, frozen=True):
     """What a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders.
 
-    ``per_gpu``: it has as many replicas as there are GPUs, one on each.
+    ``per_gpu``: it has as many replicas as there are GPUs, one on each. ``gpus`` are those of one replica.
     Of a model of the store also ``url``, its folder or archive there, a ``digest`` that changes whenever that does, and
     its ``size`` in bytes.
     """
@@ -96,6 +97,7 @@ class Model(msgspec.Struct, frozen=True):
     size: int = 0
     per_gpu: bool = False
     speed: Speed = Speed()
+    gpus: int = 1
 
     def policy(self, base: BatchPolicy) -> BatchPolicy:
         """The handler's policy with this model's overrides. Raises ModelError."""
@@ -140,6 +142,8 @@ def check_settings(path: Path, settings: Settings) -> None:
         raise ModelError(f"{path}: compile is {settings.compile!r}; allowed: {', '.join(MODES)}")
     if any(not 1 <= size <= MAX_BATCH for size in settings.batch_sizes):
         raise ModelError(f"{path}: batch_sizes are {list(settings.batch_sizes)}; allowed: each from 1 to {MAX_BATCH}")
+    if not 1 <= settings.gpus <= 64:
+        raise ModelError(f"{path}: gpus is {settings.gpus}; allowed: 1 to 64")
     for key in ("replicas", "threads"):
         value = getattr(settings, key)
         if value is not None and not 1 <= value <= 256:

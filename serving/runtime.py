@@ -86,6 +86,10 @@ class Runtime:
     def worker_path(self, row: int, epoch: int) -> Path:
         return self.path / f"worker-{row}-{epoch}.sock"
 
+    def meeting_path(self, row: int, epoch: int) -> Path:
+        """Where the ranks of one worker find each other."""
+        return self.path / f"worker-{row}-{epoch}.ranks"
+
     def stacks_path(self, row: int, epoch: int) -> Path:
         return self.path / f"worker-{row}-{epoch}.stacks"
 

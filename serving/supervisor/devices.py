@@ -58,11 +58,16 @@ class Devices:
 
     # What a worker is told.
 
-    def visible(self, device: str) -> str | None:
-        """``CUDA_VISIBLE_DEVICES`` for a worker; None leaves it as it is."""
+    def visible(self, device: str, count: int = 1) -> str | None:
+        """``CUDA_VISIBLE_DEVICES`` for a worker; None leaves it as it is. Of ``count`` GPUs the others are the usable
+        ones with the most room."""
         if not self._gpus:
             return None
-        return self._gpus[device].visible if device in self._gpus else ""
+        if device not in self._gpus:
+            return ""
+        others = [name for name in self.usable if name != device]
+        others.sort(key=lambda name: self._free.get(name, 0), reverse=True)
+        return ",".join(self._gpus[name].visible for name in (device, *others[: count - 1]))
 
     def inside(self, device: str, asked: str) -> str:
         """What a worker calls its device, which sees no GPU but its own.

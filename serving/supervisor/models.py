@@ -243,7 +243,7 @@ class Models:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Start(replica):
-                visible = self._devices.visible(replica.device)
+                visible = self._devices.visible(replica.device, replica.served.model.gpus)
                 self._fork(Fork(replica.row.index, replica.epoch, self._model_of(replica), visible=visible))
             case Assign(replica):
                 self._assign(replica)

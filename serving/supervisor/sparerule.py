@@ -24,7 +24,7 @@ class SpareRule:
         places = devices.homes(self.device)
         if single:
             served = single[0]
-            of_use = served.failed is None and not served.model.env
+            of_use = served.failed is None and not served.model.env and served.model.gpus == 1
             places = list(dict.fromkeys(served.devices)) or devices.homes(served.model.device) if of_use else []
         counts = {name: self._count(name in devices) for name in places}
         return {name: count for name, count in counts.items() if count}

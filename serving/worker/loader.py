@@ -17,6 +17,7 @@ from serving.messages import Paths
 from serving.model import Model
 from serving.open_inference import PREFIX as OPEN_INFERENCE
 from serving.paths import BIDIRECTIONAL, PATTERN, may_be_taken
+from serving.worker import ranks
 from serving.worker.device import find_device
 from serving.worker.device.border import Device
 from serving.worker.speed import Hastened
@@ -29,12 +30,15 @@ def create_handler(model: Model, compile_cache: str | None = None) -> Handler:
     if compile_cache is not None:  # before torch's compiler is imported, which reads these once
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = compile_cache
         os.environ["TRITON_CACHE_DIR"] = os.path.join(compile_cache, "triton")
+    if model.gpus > 1:  # ranks are of one machine, and no other is to reach them
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ[name] = "lo"
     os.environ.update(model.env)
     sys.path[:0] = [path for path in (model.code, model.path) if path not in sys.path]
     handler = find_class(model)()
     handler.policy = model.policy(handler.policy)
     check_options(handler, model)
-    check_methods(handler)
+    check_methods(handler, model.gpus > 1)
     paths_of(handler)
     return handler
 
@@ -49,8 +53,12 @@ def open_device(model: Model) -> Device:
 def load(handler: Handler, model: Model, device: str) -> None:
     if model.handler in AT_HOME:
         os.chdir(model.path)
+    if (group := ranks.group()) is not None:
+        group.join(device)
     handler.load(Path(model.path), device, **model.options)
     handler.policy = model.policy(handler.policy)
+    if group is not None:
+        group.lead(handler)
 
 
 def warm(handler: Handler, model: Model, hastened: Hastened | None) -> None:
@@ -85,7 +93,7 @@ def check_options(handler: Handler, model: Model) -> None:
         raise ModelError(f"[options] do not fit {model.handler}.load: {exc}") from exc
 
 
-def check_methods(handler: Handler) -> None:
+def check_methods(handler: Handler, ranked: bool = False) -> None:
     """Async code is for streams alone. Raises ModelError."""
     name = type(handler).__name__
     for method in METHODS:
@@ -94,6 +102,8 @@ def check_methods(handler: Handler) -> None:
     if not inspect.iscoroutinefunction(handler.converse):
         raise ModelError(f"{name}.converse is not async")
     makes_pieces = inspect.isgeneratorfunction(handler.predict) or inspect.isasyncgenfunction(handler.predict)
+    if makes_pieces and ranked:
+        raise ModelError(f"{name}.predict is a generator, which gpus = N does not run")
     if makes_pieces and handler.policy.max_size != 1:
         raise ModelError(f"{name}.predict is a generator, so max_size must be 1; it is {handler.policy.max_size}")
 

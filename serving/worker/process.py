@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import resource
 import socket
@@ -13,7 +14,8 @@ from serving.config import Config
 from serving.messages import Fork
 from serving.runtime import Runtime
 from serving.scoreboard import Row
-from serving.worker import spare
+from serving.worker import ranks, spare
+from serving.worker.loader import create_handler
 from serving.worker.server import Worker
 
 
@@ -29,6 +31,15 @@ def main(request: Fork, config: Config, runtime: Runtime, row: Row) -> None:
     control.connect(str(runtime.control_path))
     model = request.model or spare.wait(control, request, row)
     log.capture_prints(model=model.name)
+    if model.gpus > 1:
+        meeting = runtime.meeting_path(row.index, request.epoch)
+
+        def follow(rank: int, leader: socket.socket) -> None:
+            control.close()
+            make = functools.partial(create_handler, model, config.compile_cache)
+            ranks.follow(model, rank, meeting, leader, make)
+
+        ranks.begin(model, meeting, follow)
     started = time.monotonic()
     Worker(model, config, runtime, row, request.epoch, control).run()
     log.debug("the worker ends", seconds=round(time.monotonic() - started, 3))

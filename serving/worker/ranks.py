@@ -1,0 +1,198 @@
+"""Ranks: several processes that run one model together, each with a part of it, on a GPU of its own.
+
+Rank 0 is the worker: it takes batches, has all ranks predict each, and answers with its own output. The others are its
+children. Each has one socket to rank 0, on which it hears that a batch is coming and says how it went; the batch's
+tensors, and what the model exchanges, go through ``torch.distributed``. All live and die together.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from serving import log
+from serving.errors import HandlerError
+from serving.handler import Handler
+from serving.model import Model
+from serving.runtime import set_parent_death_signal
+from serving.worker.device import find_device, resolve
+from serving.worker.shipping import pack, unpack
+
+EXIT_RANK = 77  # exit code of a worker that lost one of its ranks, or that is out of step with them
+JOIN = 300.0  # seconds for all ranks to find each other
+STEP = 5.0  # seconds that the others may take longer than rank 0 over a batch that failed
+LENGTH = struct.Struct("<I")
+GOOD, BAD = b"+", b"-"
+
+_group: Group | None = None
+
+
+class Group:
+    """Rank 0's side. ``sockets`` lead to the others, ``meeting`` is the file where all find each other."""
+
+    def __init__(self, sockets: list[socket.socket], pids: list[int], meeting: Path) -> None:
+        self._sockets = sockets
+        self._pids = pids
+        self._meeting = meeting
+        self._closing = False
+        self._predict: Callable[[Any], Any]
+        self._close: Callable[[], None]
+
+    @property
+    def size(self) -> int:
+        return len(self._sockets) + 1
+
+    def join(self, device: str) -> None:
+        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        join(self._meeting, 0, self.size, device)
+
+    def lead(self, handler: Handler) -> None:
+        """From now on the handler's ``predict`` and ``close`` are those of all ranks."""
+        self._predict, self._close = handler.predict, handler.close
+        handler.predict, handler.close = self.predict, self.close  # type: ignore[method-assign]
+
+    def predict(self, batch: Any) -> Any:
+        """Raises what rank 0 raised, else HandlerError where another one failed."""
+        import torch
+
+        parcel = pack(batch)
+        self._tell(parcel.head)
+        parcel.send()
+        try:
+            with torch.inference_mode():  # all alike, or torch does not exchange the same things in the same order
+                output = self._predict(batch)
+        except BaseException:
+            self._hear(time.monotonic() + STEP)
+            raise
+        if not all(self._hear(None)):
+            raise HandlerError("a rank failed where rank 0 did not; the log has more")
+        return output
+
+    def close(self) -> None:
+        self._closing = True
+        self._tell(b"")  # let the others go
+        self._close()
+
+    def _tell(self, head: bytes) -> None:
+        for one in self._sockets:
+            one.sendall(LENGTH.pack(len(head)) + head)
+
+    def _hear(self, until: float | None) -> list[bool]:
+        """How each of the others fared. Without an ``until`` the requests' own deadline bounds this: it is user code
+        that is waited for."""
+        found = []
+        for one in self._sockets:
+            if until is not None and not select.select([one], [], [], max(0.0, until - time.monotonic()))[0]:
+                log.error("a rank is out of step: the group ends")
+                os._exit(EXIT_RANK)
+            found.append(one.recv(1) == GOOD)
+        return found
+
+    def _watch(self) -> None:
+        """Ends the worker when one of its ranks has ended."""
+        for _ in self._pids:
+            pid, status = os.wait()
+            if not self._closing:
+                code = os.waitstatus_to_exitcode(status)
+                log.error("a rank has ended, and the worker with it", rank_pid=pid, code=code)
+                os._exit(code if code > 0 else EXIT_RANK)
+
+
+def begin(model: Model, meeting: Path, follow: Callable[[int, socket.socket], None]) -> None:
+    """Fork the other ranks of a model that has some, while this process has one thread and no device. ``follow`` is the
+    life of each."""
+    global _group
+    sockets: list[socket.socket] = []
+    pids: list[int] = []
+    leader = os.getpid()
+    for rank in range(1, model.gpus):
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                set_parent_death_signal(signal.SIGKILL)
+                if os.getppid() != leader:
+                    os._exit(EXIT_RANK)
+                for one in (ours, *sockets):
+                    one.close()
+                follow(rank, theirs)
+            except BaseException as exc:
+                log.error("a rank failed", exc=exc, rank=rank, model=model.name)
+            finally:
+                os._exit(EXIT_RANK)
+        theirs.close()
+        sockets.append(ours)
+        pids.append(pid)
+    _group = Group(sockets, pids, meeting) if pids else None
+
+
+def group() -> Group | None:
+    """Of this process, if it leads one."""
+    return _group
+
+
+def join(meeting: Path, rank: int, size: int, device: str) -> None:
+    """Blocks until all are there."""
+    import torch.distributed as dist
+
+    cuda = device.startswith("cuda")
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        init_method=f"file://{meeting}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=JOIN),
+    )
+
+
+def device_of(model: Model, rank: int) -> str:
+    """Each rank has the GPU of its number among those that the worker sees."""
+    found = resolve(model.device)
+    return f"cuda:{rank}" if found.startswith("cuda") else found
+
+
+def follow(model: Model, rank: int, meeting: Path, leader: socket.socket, make: Callable[[], Handler]) -> None:
+    """The life of a rank but 0; never returns. ``make`` gives the handler, which is not loaded yet."""
+    import torch
+
+    handler = make()
+    device = find_device(device_of(model, rank))
+    device.open(model.threads)
+    join(meeting, rank, model.gpus, device.name)
+    handler.load(Path(model.path), device.name, **model.options)
+    while head := receive(leader):
+        batch = unpack(head, device.name)
+        try:
+            with torch.inference_mode():
+                handler.predict(batch)
+            leader.sendall(GOOD)
+        except Exception as exc:
+            log.error("a rank failed in predict", exc=exc, rank=rank, model=model.name)
+            leader.sendall(BAD)
+    handler.close()
+    os._exit(0)
+
+
+def receive(leader: socket.socket) -> bytes:
+    """The next batch's head; empty where there is none to come."""
+    size = read_exactly(leader, LENGTH.size)
+    return read_exactly(leader, LENGTH.unpack(size)[0]) if size else b""
+
+
+def read_exactly(source: socket.socket, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        part = source.recv(count - len(found))
+        if not part:
+            return b""
+        found += part
+    return found

@@ -47,6 +47,7 @@ def test_a_model_in_bfloat16_answers_nearly_the_same(tmp_path: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_compiled_model_is_compiled_before_it_is_ready_and_compiling_again_is_counted(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, "plainnet:Plain", 'compile = "default"')
     with serving(folder, compile_cache=tmp_path / "cache") as server:

@@ -139,3 +139,12 @@ def test_an_event_of_a_gpu_that_is_out_already_is_nothing_new() -> None:
     devices.take_out("cuda:0", "Xid 79")
     broken = devices.saw(Look(1.0, {"cuda:1": TWO[1]}, {}, (Xid("cuda:0", 48),)))
     assert [name for name, _ in broken if devices.take_out(name, "again")] == []
+
+
+def test_a_model_over_several_gpus_sees_its_own_and_those_with_the_most_room() -> None:
+    gpus = (*TWO, Gpu("cuda:2", "GPU-2", 16 * GIB, 8 * GIB))
+    devices = Devices(gpus)
+    assert devices.visible("cuda:2", 2) == "GPU-2,GPU-0"
+    assert devices.visible("cuda:0", 3) == "GPU-0,GPU-1,GPU-2"
+    devices.take_out("cuda:0", "broken")
+    assert devices.visible("cuda:1", 2) == "GPU-1,GPU-2"

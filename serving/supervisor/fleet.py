@@ -327,8 +327,11 @@ class Fleet(Departures):
         return actions + self._replace(served, now)
 
     def lost(self, replica: Replica, cause: str, now: float) -> list[Action]:
-        """A worker that never was, for no fault of the model's: it is asked for again."""
-        if replica.served.owner is Owner.START or replica.status is not Status.STARTING:
+        """A worker that never was, or whose pid nobody can say, for no fault of the model's: it is asked for again.
+
+        It may have said hello, and what it is at, before its fork server could tell.
+        """
+        if replica.served.owner is Owner.START or replica.status not in LIVE:
             return self.exited(replica, cause, now)
         replica.served.replicas.remove(replica)
         self._rows.give_back(replica.row)

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -334,9 +335,11 @@ def test_out_of_memory_with_nobody_to_send_away_is_507_at_once() -> None:
     assert problem(rig, served) == OutOfMemory.code
 
 
-def test_a_lost_fork_server_is_no_fault_of_the_model() -> None:
+@pytest.mark.parametrize("said", [Status.STARTING, Status.LOADING, Status.WARMING])
+def test_a_lost_fork_server_is_no_fault_of_the_model(said: Status) -> None:
     rig = Rig()
     served = rig.want("a", 60)
+    served.replicas[0].status = said
     rig.act(rig.fleet.lost(served.replicas[0], "the fork server ended", rig.now))
     assert len(rig.of(Start)) == 2
     assert served.stage is Stage.SERVING

@@ -1,0 +1,42 @@
+"""What ``serving.toml`` says of speed, on a real device."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.e2e.client import Answer, once
+from tests.e2e.server import Server, model_folder, serving
+from tests.services.plainnet import Net
+
+ROWS = [[float(n), 1.0, -float(n), 0.5] for n in range(23)]
+
+
+def ask_all(server: Server) -> list[list[float]]:
+    async def run() -> list[Answer]:
+        return list(await asyncio.gather(*(once(server.port, json.dumps(row).encode()) for row in ROWS)))
+
+    return [answer.json() for answer in asyncio.run(run())]
+
+
+@pytest.mark.parametrize(
+    ("toml", "tolerance"),
+    [
+        ("cuda_graphs = true", 1e-5),
+        ('dtype = "float16"', 0.05),
+        ('dtype = "bfloat16"\ncuda_graphs = true\nbatch_sizes = [1, 4]', 0.3),
+        ('compile = "default"', 1e-4),
+        ('compile = "reduce-overhead"', 1e-4),
+    ],
+)
+def test_the_answers_are_those_of_the_model_as_it_is(tmp_path: Path, toml: str, tolerance: float) -> None:
+    with torch.inference_mode():
+        exact = Net()(torch.tensor(ROWS))
+    with serving(model_folder(tmp_path, "plainnet:Plain", toml), device="cuda", load_timeout=120) as server:
+        found = torch.tensor(ask_all(server))
+        assert not server.lines(level="warning")
+    assert torch.allclose(found, exact, atol=tolerance)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from serving import BadRequest, BatchPolicy, Handler, Request
 from serving.errors import ModelError
+from serving.statedict import is_mappable
 from serving.weights import is_torchscript, load_exported, load_torchscript
 
 SUFFIXES = (".pt2", ".pt", ".pth")
@@ -128,7 +129,7 @@ def load_pickled(path: Path, device: str, allow_pickle: bool) -> torch.nn.Module
             "and a pickled module needs `allow_pickle = true` in serving.toml"
         )
     logger.warning("loading %s with pickle, as serving.toml allows", path.name)
-    module = torch.load(path, map_location=device, weights_only=False)
+    module = torch.load(path, map_location=device, weights_only=False, mmap=is_mappable(path))
     if not isinstance(module, torch.nn.Module):
         raise ModelError(f"{path.name} holds a {type(module).__name__}, not a module")
     return module.eval()

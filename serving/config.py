@@ -87,6 +87,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     default_model: str | None
     host_memory: int | float
     device_memory: int | float
+    warm_tier_bytes: int
     max_models: int | None
     pin: tuple[str, ...] | None
     preload: tuple[str, ...] | None

@@ -187,7 +187,7 @@ class Fork(msgspec.Struct, frozen=True, tag="fork"):
 
 
 class Assign(msgspec.Struct, frozen=True, tag="assign"):
-    """Supervisor → spare: be a worker of this model."""
+    """Supervisor → a spare, or a worker parked with this model: be a worker of it."""
 
     model: Model
 
@@ -208,7 +208,7 @@ class WorkerHello(msgspec.Struct, frozen=True, tag="worker-hello"):
 
 
 class WorkerPhase(msgspec.Struct, frozen=True, tag="worker-phase"):
-    """Model worker → supervisor: it is now ``spare``, ``loading``, ``warming``, ``ready`` or ``failed``.
+    """Model worker → supervisor: it is now ``spare``, ``loading``, ``warming``, ``ready``, ``parked`` or ``failed``.
 
     ``error`` is one line; ``permanent`` says that trying again cannot help, ``out_of_memory`` that there was not enough
     of it. With ``ready`` come ``queue_size``, ``batch_size`` in requests, the ``device`` found and the paths that the
@@ -231,6 +231,10 @@ class Retire(msgspec.Struct, frozen=True, tag="retire"):
     """Supervisor → model worker: finish what is queued, close the handler, exit. Passed on to HTTP workers."""
 
 
+class Park(msgspec.Struct, frozen=True, tag="park"):
+    """Supervisor → model worker: finish what is queued, bring the weights to the host, wait for Assign or Retire."""
+
+
 Message = (
     FrontendHello
     | FrontendWelcome
@@ -250,6 +254,7 @@ Message = (
     | WorkerHello
     | WorkerPhase
     | Retire
+    | Park
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -269,6 +269,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("host_memory", kinds.MEMORY, 0.8, "Memory for the models of the store: of the cgroup's limit, else of RAM"),
     Setting("device_memory", kinds.MEMORY, 0.9, "Memory for them on each GPU: of what is free at the start"),
+    Setting(
+        "warm_tier_bytes",
+        kinds.SIZE,
+        0,
+        "Host memory in which workers of evicted models wait with their weights; 0 is none",
+    ),
     Setting("max_models", kinds.integer(1, 1000), None, "Most models loaded at a time", automatic="what memory allows"),
     Setting("pin", kinds.NAMES, None, "Models that are never evicted", automatic="as each serving.toml says"),
     Setting("preload", kinds.NAMES, None, "Models to load at the start", automatic="none"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from serving import log, memory
 from serving.config import Config
+from serving.errors import ModelError
 from serving.gpus.driver import Gpu
 from serving.model import Model
 from serving.scoreboard import ROWS
@@ -31,10 +32,19 @@ def estimate(model: Model) -> Cost:
 
 
 def budget_of(config: Config, base: int, gpus: Iterable[Gpu] = ()) -> Budget:
-    """``base`` bytes are what the models' processes share: they are part of the budget, once."""
-    host = share(config.host_memory, memory.total()) - base
+    """``base`` bytes are what the models' processes share: they are part of the budget, once. So is the warm tier."""
+    host = share(config.host_memory, memory.total()) - base - config.warm_tier_bytes
     devices = {gpu.name: share(config.device_memory, gpu.free) for gpu in gpus if gpu.total}
     return Budget(host, devices, min(config.max_models or ROWS, ROWS))
+
+
+def check_memory(config: Config) -> None:
+    """Raises ModelError where the warm tier takes all that models may have."""
+    budget = share(config.host_memory, memory.total())
+    if config.many and config.warm_tier_bytes >= budget:
+        raise ModelError(
+            f"warm_tier_bytes is {config.warm_tier_bytes}, but host_memory leaves models {budget} bytes in all"
+        )
 
 
 def share(amount: int | float, whole: int) -> int:

@@ -10,12 +10,16 @@ from serving.supervisor.describe import placement_of
 from serving.supervisor.replica import LIVE, Replica, Served, Status
 from serving.supervisor.rows import Rows
 from serving.supervisor.spares import Spare, Spares
+from serving.supervisor.warmtier import Parked, WarmTier
 
 
 class Books:
-    def __init__(self, board: Scoreboard) -> None:
+    """``warm_bytes`` of host memory are for workers of evicted models."""
+
+    def __init__(self, board: Scoreboard, warm_bytes: int = 0) -> None:
         self._rows = Rows(board)
         self.spares = Spares(self._rows)
+        self.warm = WarmTier(self._rows, warm_bytes)
         self._current: dict[str, Served] = {}
         self._all: list[Served] = []
         self._by_pid: dict[int, Replica] = {}
@@ -39,12 +43,27 @@ class Books:
     def wants(self, row: int, epoch: int) -> bool:
         """Whether that worker should live on."""
         replica = self.find(row, epoch)
-        return self.spares.wants(row, epoch) if replica is None else replica.status in LIVE
+        if replica is None:
+            return self.spares.wants(row, epoch) or self.warm.wants(row, epoch)
+        return replica.status in LIVE or replica.parks
 
     def waits_for_fork(self, now: float, limit: float) -> bool:
         """Whether a worker was asked for more than ``limit`` seconds ago and has no process yet."""
         asked: list[Replica | Spare] = [*self.replicas(), *self.spares.all()]
         return any(one.pid is None and now - one.started > limit for one in asked)
+
+    def worker(self, pid: int) -> Replica | Spare | Parked | None:
+        return self._by_pid.get(pid) or self.spares.by_pid(pid) or self.warm.by_pid(pid)
+
+    def pids(self) -> list[int]:
+        """Of all model workers, spare and parked ones included."""
+        workers: list[Replica | Spare | Parked] = [*self.replicas(), *self.spares.all(), *self.warm.all()]
+        return [worker.pid for worker in workers if worker.pid is not None]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no worker is left."""
+        return not self.replicas() and not len(self.spares) and not len(self.warm)
 
     def placement(self, name: str) -> Placement:
         """What HTTP workers may know of a model; where it is not served, that it is gone, or why it failed."""
@@ -69,6 +88,7 @@ class Books:
             replica.overdue = now
 
     def cut(self, row: int, epoch: int, now: float) -> None:
-        worker = self.find(row, epoch) or self.spares.find(row, epoch)
+        worker: Replica | Spare | Parked | None = self.find(row, epoch) or self.spares.find(row, epoch)
+        worker = worker or self.warm.find(row, epoch)
         if worker is not None:
             worker.cut = now

@@ -17,6 +17,7 @@ from serving.messages import (
     Locate,
     Message,
     Overdue,
+    Park,
     Placement,
     Retire,
     WorkerHello,
@@ -85,6 +86,10 @@ class Control:
     def retire(self, row: int, epoch: int) -> bool:
         """Ask a worker to finish and go; False where it never said hello."""
         return self._say(row, epoch, Retire())
+
+    def park(self, row: int, epoch: int) -> bool:
+        """Have a worker make way for others, and wait with its weights; False where it is gone."""
+        return self._say(row, epoch, Park())
 
     def assign(self, row: int, epoch: int, model: Model) -> bool:
         """Give a spare its model; False where it is gone."""

@@ -16,9 +16,9 @@ from serving.messages import Paths
 from serving.model import Model
 from serving.scoreboard import ROWS, Scoreboard
 from serving.supervisor.admission import Admission, estimate
-from serving.supervisor.cache import Admit, Decision, Evict
+from serving.supervisor.cache import Admit, Decision, Evict, Refuse
 from serving.supervisor.departures import Departures
-from serving.supervisor.devices import Devices, Look
+from serving.supervisor.devices import ANY, Devices, Look
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.overrun import overrun
 from serving.supervisor.replica import (
@@ -41,6 +41,7 @@ from serving.supervisor.replica import (
 from serving.supervisor.restarts import MAX_FAILURES, count_death, count_failure, is_calm
 from serving.supervisor.sparerule import SpareRule
 from serving.supervisor.spares import Spare
+from serving.supervisor.warmtier import Parked, joined
 
 ABORT_TIME = 1.0  # seconds that a worker has to write its stacks before SIGKILL
 MOVE_TIME = 30.0  # seconds that a model whose GPU broke waits for room on another
@@ -51,7 +52,8 @@ AGAIN = 0.001  # seconds between decisions about those who wait, for each of the
 class Fleet(Departures):
     """``admission`` holds the memory budget; a server of one model has none and starts it at once.
 
-    ``spare_rule`` says how many spares there should be on each device; without one there are none.
+    ``spare_rule`` says how many spares there should be on each device; without one there are none. ``warm_bytes`` of
+    host memory are for workers of evicted models.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class Fleet(Departures):
         admission: Admission | None = None,
         devices: Devices | None = None,
         spare_rule: SpareRule | None = None,
+        warm_bytes: int = 0,
     ) -> None:
-        super().__init__(board)
+        super().__init__(board, warm_bytes)
         self._load_timeout = load_timeout
         self._admission = admission or Admission()
         self._devices = devices or Devices()
@@ -96,13 +99,19 @@ class Fleet(Departures):
     def admit(self, now: float) -> list[Action]:
         """Start what there is room for, in the order of arrival; make room where that is possible."""
         self._next_admit = now + AGAIN * sum(one.stage is Stage.WAITING for one in self._all)
+        self._reserve()
         actions: list[Action] = []
         for served, decision in self._admission.decisions(self._all, now):
             actions += self._conclude(served, decision, now)
-        return actions
+        stuck = any(one.waits for one in self._all) and not any(one.stage is Stage.LEAVING for one in self._all)
+        # The contexts of those that are parked take room as well.
+        return [*actions, *self.warm.yield_one(now)] if stuck and self.warm.charge() else actions
 
     def _conclude(self, served: Served, decision: Decision, now: float) -> list[Action]:
         missing = served.model.replicas - len(self._rows)
+        short = missing > 0 if isinstance(decision, Admit) else isinstance(decision, Refuse) and self.warm.charge()
+        if short and len(self.warm) and now < served.wanted_until:
+            return [*self.warm.yield_one(now)]  # and it is asked again when that is gone
         if isinstance(decision, Admit) and missing > 0:
             why = f"model {served.name} needs {missing} more processes than the {ROWS} that there may be"
             return self._give_up_load(served, OutOfMemory(why), now)
@@ -112,11 +121,25 @@ class Fleet(Departures):
         if isinstance(decision, Admit):
             served.stage = Stage.SERVING
             served.devices = decision.devices or self._devices.spread(served.model, *self._room(served))
-            return self._start_missing(served, now)
+            return [*self._go_home(served, now), *self._start_missing(served, now)]
         if isinstance(decision, Evict):
             return self._evict(decision.keys, f"room for {served.name}", now)
         why = f"there is no room for model {served.name}: {decision.why}"
         return self._give_up_load(served, OutOfMemory(why), now)
+
+    def _reserve(self) -> None:
+        host, held = self.spares.charge()
+        self._admission.reserve(host, joined(held, self.warm.charge()))
+
+    def _go_home(self, served: Served, now: float) -> list[Action]:
+        """A model whose weights wait beside another GPU than the roomiest goes there, if there is room."""
+        parked = self.warm.of(served.model)
+        if parked is not None and served.devices and served.model.replicas == 1:
+            room, each = self._room(served)
+            own = each if parked.device in served.devices else 0
+            if room.get(parked.device, 0) + own >= each and served.model.device in (*ANY, parked.device):
+                served.devices = (parked.device,)
+        return [*self.warm.forget(served.model, now)]
 
     # What time brings.
 
@@ -132,7 +155,7 @@ class Fleet(Departures):
             actions += self._evict(self._admission.excess(self._all, now), "models have grown beyond the budget", now)
         # Rows change without a word; what is heard of is acted on at once.
         actions += self.admit(now) if now > self._next_admit else []
-        return [*actions, *self._tend_spares(now)]
+        return [*actions, *self._tend_spares(now), *self.warm.tick(now)]
 
     def _start_missing(self, served: Served, now: float) -> list[Action]:
         if now < served.next_start or served.failed is not None or served.stage is not Stage.SERVING:
@@ -141,9 +164,9 @@ class Fleet(Departures):
         for device in served.missing():
             if self._devices.hold_up(served, device, self.replicas(), now):
                 continue
-            spare = None if served.model.env or served.no_spare else self.spares.ready_on(device)
-            if spare is not None:
-                actions.append(self._take(spare, served, now))
+            waiting = None if served.no_spare else self._waiting_for(served.model, device)
+            if waiting is not None:
+                actions.append(self._take(waiting, served, now))
             elif len(self._rows):
                 actions.append(self._start(served, device, now))
         return actions
@@ -154,20 +177,30 @@ class Fleet(Departures):
         served.replicas.append(replica)
         return Start(replica)
 
-    def _take(self, spare: Spare, served: Served, now: float) -> Assign:
-        """Its environment is set already, so that a model with one of its own gets a new process."""
-        self.spares.take(spare)
-        replica = Replica(served, spare.device, spare.row, spare.epoch, now, now, pid=spare.pid, was_spare=True)
+    def _waiting_for(self, model: Model, device: str) -> Spare | Parked | None:
+        """A process that is there already. A spare's environment is set, so that it is of no use to a model with one
+        of its own."""
+        # A worker on the CPU may be of a model that leaves the choice to it.
+        parked = self.warm.of(model, device if device in self._devices else None)
+        return parked or (None if model.env else self.spares.ready_on(device))
+
+    def _take(self, waiting: Spare | Parked, served: Served, now: float) -> Assign:
+        one = waiting
+        replica = Replica(served, one.device, one.row, one.epoch, now, now, pid=one.pid, was_spare=True)
+        if isinstance(waiting, Parked):
+            self.warm.take(waiting)
+            replica.was_parked = True
+        else:
+            self.spares.take(waiting)
         served.replicas.append(replica)
-        if spare.pid is not None:
-            self._by_pid[spare.pid] = replica
+        if one.pid is not None:
+            self._by_pid[one.pid] = replica
         return Assign(replica)
 
     def _tend_spares(self, now: float) -> list[Action]:
-        if self._spare_rule is None:
-            return []
-        self.spares.want(self._spare_rule(self._all, self._devices))
-        self._admission.reserve(*self.spares.charge())
+        if self._spare_rule is not None:
+            self.spares.want(self._spare_rule(self._all, self._devices))
+        self._reserve()
         return [*self.spares.tick(now, self.is_loading)]
 
     # What the driver says.
@@ -184,7 +217,7 @@ class Fleet(Departures):
         for device, reason in news:
             self._admission.forget(device)
             self._next_admit = self._next_look = 0.0
-            actions.append(TakenOut(device, reason))
+            actions += [TakenOut(device, reason), *self.warm.leave_device(device, now)]
             for served in [one for one in self._all if one.stage is not Stage.LEAVING]:
                 actions += self._leave_device(served, device, reason, now)
         return actions
@@ -326,6 +359,14 @@ class Fleet(Departures):
             return self._give_up_load(served, ModelFailed(f"model {served.name} {served.failed}"), now)
         return actions + self._replace(served, now)
 
+    def waiting_exited(self, worker: Spare | Parked, now: float) -> None:
+        """The process of one that had no model to serve is gone."""
+        self._next_admit = 0.0
+        if isinstance(worker, Parked):
+            self.warm.exited(worker)
+        else:
+            self.spares.exited(worker, now)
+
     def lost(self, replica: Replica, cause: str, now: float) -> list[Action]:
         """A worker that never was, or whose pid nobody can say, for no fault of the model's: it is asked for again.
 
@@ -346,7 +387,7 @@ class Fleet(Departures):
             why = f"model {served.name} ran out of memory while it was loaded: {reason}"
             return self._give_up_load(served, OutOfMemory(why), now)
         served.made_room, served.after, served.stage = True, victim, Stage.WAITING
-        return self._evict((victim,), f"{served.name} ran out of memory", now)
+        return self._evict((victim,), f"{served.name} ran out of memory", now, parks=False)
 
     def retire(self, now: float) -> list[Replica]:
         """All workers should finish and go; no new ones start. Gives those that can be told."""

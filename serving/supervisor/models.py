@@ -36,9 +36,11 @@ from serving.supervisor.replica import (
     Gone,
     Kill,
     Learned,
+    Park,
     Publish,
     Replica,
     Retire,
+    Served,
     Settled,
     Start,
     Status,
@@ -47,6 +49,7 @@ from serving.supervisor.replica import (
 from serving.supervisor.repository import ModelRepository
 from serving.supervisor.sparerule import SpareRule
 from serving.supervisor.spares import Dismiss, Spare, Spawn
+from serving.supervisor.warmtier import Discard, Parked
 
 FORK_SERVER = 256 << 20  # bytes; what it takes until that is measured
 
@@ -81,7 +84,8 @@ class Models:
         budget = None if disk is None else budget_of(config, FORK_SERVER, self._devices.gpus())
         self._admission = Admission(budget, log_decision, not config.session_evict)
         rule = SpareRule(config.spares, config.device)
-        self._fleet = Fleet(board, config.load_timeout, self._admission, self._devices, rule)
+        warm_bytes = 0 if disk is None else config.warm_tier_bytes
+        self._fleet = Fleet(board, config.load_timeout, self._admission, self._devices, rule, warm_bytes)
         for model in models:
             self._fleet.add(model)
         self._control = Control(runtime, board, self)
@@ -95,7 +99,8 @@ class Models:
         return Catalog(self._config, self._fleet, repository, disk, self._act, self._control.tell, self._placement)
 
     def _is_in_use(self, folder: Path) -> bool:
-        return any(Path(served.model.path).is_relative_to(folder) for served in list(self._fleet.everything()))
+        holders: list[Served | Parked] = [*list(self._fleet.everything()), *self._fleet.warm.all()]
+        return any(Path(one.model.path).is_relative_to(folder) for one in holders)
 
     async def start(self) -> None:
         await self._control.start()
@@ -154,24 +159,22 @@ class Models:
             log.error("no process could be made for a worker", model=replica.name)
             self._act(self._fleet.exited(replica, "no process could be made", time.monotonic(), out_of_memory=True))
 
-    def worker(self, pid: int) -> Replica | Spare | None:
-        return self._fleet.by_pid(pid) or self._fleet.spares.by_pid(pid)
+    def worker(self, pid: int) -> Replica | Spare | Parked | None:
+        return self._fleet.worker(pid)
 
     def pids(self) -> list[int]:
-        """Of all model workers, spare ones included."""
-        workers: list[Replica | Spare] = [*self._fleet.replicas(), *self._fleet.spares.all()]
-        return [worker.pid for worker in workers if worker.pid is not None]
+        return self._fleet.pids()
 
     def retire(self) -> None:
         """All workers should finish and go."""
-        self._act([*self._fleet.spares.close()])
+        self._act([*self._fleet.spares.close(), *self._fleet.warm.close(time.monotonic())])
         for replica in self._fleet.retire(time.monotonic()):
             if not self._control.retire(replica.row.index, replica.epoch) and replica.pid is not None:
                 processes.kill_group(replica.pid)
 
     @property
     def are_gone(self) -> bool:
-        return not self._fleet.replicas() and not len(self._fleet.spares)
+        return self._fleet.is_empty
 
     def counts(self) -> tuple[int, int, float]:
         """Replicas ready, replicas wanted, and when one was last ready."""
@@ -189,9 +192,9 @@ class Models:
             return (State.LOADING, "") if self._catalog.is_preloading else (State.READY, "")
         return (State.DEGRADED, "the fork server is starting") if could_start else (State.STARTING, "")
 
-    def on_exit(self, worker: Replica | Spare, gone: Exit) -> None:
-        if isinstance(worker, Spare):
-            self._on_spare_exit(worker, gone)
+    def on_exit(self, worker: Replica | Spare | Parked, gone: Exit) -> None:
+        if not isinstance(worker, Replica):
+            self._on_waiting_exit(worker, gone)
             return
         replica = worker
         fault, meaning = told_by(gone.code)
@@ -213,12 +216,14 @@ class Models:
         self._killed.discard(gone.pid)
         self._act(self._fleet.exited(replica, cause, time.monotonic(), short, fault))
 
-    def _on_spare_exit(self, spare: Spare, gone: Exit) -> None:
-        stacks = self._runtime.forget_worker(spare.row.index, spare.epoch)
-        level = log.debug if gone.pid in self._killed else log.warning
-        level("a spare ended", worker=gone.pid, device=spare.device, cause=str(gone), stacks=stacks or None)
+    def _on_waiting_exit(self, worker: Spare | Parked, gone: Exit) -> None:
+        stacks = self._runtime.forget_worker(worker.row.index, worker.epoch)
+        expected = gone.pid in self._killed or (isinstance(worker, Parked) and worker.ending is not None)
+        level = log.debug if expected else log.warning
+        name = "a spare" if isinstance(worker, Spare) else "a parked worker"
+        level(f"{name} ended", worker=gone.pid, device=worker.device, cause=str(gone), stacks=stacks or None)
         self._killed.discard(gone.pid)
-        self._fleet.spares.exited(spare, time.monotonic())
+        self._fleet.waiting_exited(worker, time.monotonic())
 
     def _on_look(self, look: Look) -> None:
         for xid in look.xids:
@@ -252,6 +257,11 @@ class Models:
                 self._fork(Fork(spare.row.index, spare.epoch, device=inside, visible=visible))
             case Dismiss(spare):
                 self._kill(spare.pid)
+            case Park(replica):
+                self._control.park(replica.row.index, replica.epoch)
+            case Discard(parked, at_once):
+                if at_once or not self._control.retire(parked.row.index, parked.epoch):
+                    self._kill(parked.pid)
             case Retire(replica):
                 self._retire(replica)
             case Abort(replica, reason):
@@ -288,7 +298,8 @@ class Models:
         return msgspec.structs.replace(model, device=self._devices.inside(replica.device, model.device))
 
     def _assign(self, replica: Replica) -> None:
-        log.info("a spare takes over", model=replica.name, worker=replica.pid, device=replica.device)
+        waiting = "a parked worker" if replica.was_parked else "a spare"
+        log.info(f"{waiting} takes over", model=replica.name, worker=replica.pid, device=replica.device)
         if not self._control.assign(replica.row.index, replica.epoch, self._model_of(replica)):
             self._kill(replica.pid)  # it is about to be gone; its end brings another one
 
@@ -333,6 +344,13 @@ class Models:
             spare = self._fleet.spares.ready(message.row, message.epoch)
             if spare is not None:
                 log.info("a spare is ready", worker=spare.pid, device=message.device)
+            return
+        if message.phase == "parked":
+            replica = self._fleet.find(message.row, message.epoch)
+            if replica is not None:
+                held = replica.row.memory
+                log.info("a worker is parked", model=replica.name, worker=replica.pid, bytes=held)
+            self._act(self._fleet.parked(message.row, message.epoch, now))
             return
         if message.phase != "failed":
             status = Status(message.phase)

@@ -22,8 +22,10 @@ from serving.model import Model
 from serving.scoreboard import Row
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.spares import Dismiss, Spawn
+from serving.supervisor.warmtier import Discard
 
 CLOSE_TIME = 5.0  # seconds for an idle worker that was told to go
+PARK_TIME = 60.0  # seconds for one that brings its weights to the host
 LEAVE_TIME = 330.0  # seconds for one with answers in pieces; the platform waits for 350 until its memory is back
 SLACK = 2 << 20  # bytes that a process may grow by between two looks; mostly it does so with its first requests
 CRASH_LIMIT = 10  # deaths in the fleet's window of time that still are replaced at once
@@ -67,7 +69,8 @@ class Stage(enum.Enum):
 class Replica:
     """One worker process. ``since`` is when its status began, ``started`` when it was asked for.
 
-    ``overdue`` is when a request went unanswered, ``cut`` when its control connection ended.
+    ``overdue`` is when a request went unanswered, ``cut`` when its control connection ended. ``was_spare``: its process
+    was there before; ``was_parked``: with the model; ``parks``: it is on its way to the warm tier.
     """
 
     served: Served
@@ -83,6 +86,8 @@ class Replica:
     overdue: float | None = None
     cut: float | None = None
     was_spare: bool = False
+    was_parked: bool = False
+    parks: bool = False
 
     @property
     def name(self) -> str:
@@ -93,7 +98,7 @@ class Replica:
         idle_since = max(self.since, self.row.last_used)
         if self.row.streams:
             return now > self.since + LEAVE_TIME
-        return now > idle_since + CLOSE_TIME and not self.row.has_work
+        return now > idle_since + (PARK_TIME if self.parks else CLOSE_TIME) and not self.row.has_work
 
     def become(self, status: Status, now: float) -> None:
         if status not in NEXT[self.status]:
@@ -207,7 +212,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Give the model to the spare process that the replica is."""
+    """Give the model to the process that the replica is: a spare, or one that has been parked with it."""
 
     replica: Replica
 
@@ -223,6 +228,13 @@ class TakenOut:
 @dataclass(frozen=True, slots=True)
 class Retire:
     """Have the worker finish what it has, close its handler and end."""
+
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Have the worker finish what it has, bring its weights to the host, and wait."""
 
     replica: Replica
 
@@ -286,6 +298,7 @@ Action = (
     Start
     | Assign
     | Retire
+    | Park
     | Abort
     | Kill
     | Publish
@@ -297,4 +310,5 @@ Action = (
     | TakenOut
     | Spawn
     | Dismiss
+    | Discard
 )

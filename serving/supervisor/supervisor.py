@@ -20,6 +20,7 @@ from serving.model import Model
 from serving.runtime import Runtime, become_subreaper
 from serving.scoreboard import Header, Scoreboard, State
 from serving.supervisor import processes
+from serving.supervisor.admission import check_memory
 from serving.supervisor.diskcache import DiskCache
 from serving.supervisor.forkserver import ForkServerLink
 from serving.supervisor.models import Models
@@ -258,6 +259,7 @@ def main(config: Config, driver: Driver | None = None) -> int:
         log.warning(warning)
     driver = driver or gpus.find()
     try:
+        check_memory(config)
         models, disk = open_models(config, [gpu.name for gpu in driver.gpus()])
     except (ModelError, OSError) as exc:
         log.error(f"cannot serve: {exc}")

@@ -33,6 +33,24 @@ def test_an_unloaded_model_returns_all_of_its_device_memory(store: Path) -> None
         assert falls_to(before + 16 * MIB)
 
 
+def test_an_evicted_model_waits_with_its_weights_on_the_host_and_comes_back(store: Path) -> None:
+    """Of its device memory only the context stays; the second time nothing is loaded."""
+    settings: dict[str, object] = {"model_store": store, "device": "cuda", "max_models": 1, "spares": 0}
+    seconds = {}
+    for tier in ("0", "8GiB"):
+        with serving(store, warm_tier_bytes=tier, **settings) as server:
+            first = ask(server, "one", {"n": 1}).json()["pid"]
+            alone = used()
+            assert ask(server, "two", {"n": 1}).status == 200
+            assert falls_to(alone + 900 * MIB), "one context beside the other model"
+            began = time.monotonic()
+            again = ask(server, "one", {"n": 3}).json()
+            seconds[tier] = time.monotonic() - began
+            assert again["double"] == 6.0
+            assert (again["pid"] == first) == (tier != "0")
+    print(f"an evicted model's answer: {seconds['0']:.3f} s loaded anew, {seconds['8GiB']:.3f} s from the warm tier")
+
+
 def test_a_model_that_breaks_its_context_does_not_touch_its_neighbour(store: Path) -> None:
     with serving(store, model_store=store, device="cuda") as server:
         pid = ask(server, "two", {"n": 1}).json()["pid"]

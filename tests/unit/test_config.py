@@ -81,6 +81,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         default_model=None,
         host_memory=0.8,
         device_memory=0.9,
+        warm_tier_bytes=0,
         max_models=None,
         pin=None,
         preload=None,

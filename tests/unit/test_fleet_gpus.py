@@ -49,14 +49,20 @@ def model(name: str = "m", device: str = "auto", replicas: int = 1, per_gpu: boo
 
 
 class Rig:
-    """``gpus`` in GiB. Workers are played by the test; what they hold on a GPU is theirs until it says otherwise."""
+    """``gpus`` and ``warm`` in GiB. Workers are played by the test; what they hold on a GPU is theirs until it says
+    otherwise."""
 
-    def __init__(self, *gpus: int, many: bool = False, spares: int = 0) -> None:
+    def __init__(self, *gpus: int, many: bool = False, spares: int = 0, warm: int = 0) -> None:
         self.driver = FakeGpus(*(size * GIB for size in gpus))
         self.devices = Devices(self.driver.gpus())
         budget = Budget(HOST, {gpu.name: gpu.free for gpu in self.driver.gpus()}) if many else None
         self.fleet = Fleet(
-            Scoreboard.create(), 60.0, Admission(budget), self.devices, SpareRule(spares, "auto") if spares else None
+            Scoreboard.create(),
+            60.0,
+            Admission(budget),
+            self.devices,
+            SpareRule(spares, "auto") if spares else None,
+            warm * GIB,
         )
         self.pids = itertools.count(100)
         self.now = 1000.0

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from serving import BadRequest, BatchPolicy, Handler, Request
+from serving import BadRequest, BatchPolicy, Handler, Request, load_weights
 
 GREY = torch.tensor([0.299, 0.587, 0.114])  # how bright red, green and blue look, ITU-R BT.601
 
@@ -29,7 +29,7 @@ class Digits(Handler):
     def load(self, model_dir: Path, device: str) -> None:
         self.device = device
         self.net = Net().to(device).eval()
-        self.net.load_state_dict(torch.load(model_dir / "weights.pt", weights_only=True, map_location=device))
+        self.net.load_state_dict(load_weights(model_dir / "weights.pt", device), assign=True)
 
     def decode(self, request: Request) -> Tensor:
         pixels = torch.tensor(super().decode(request), dtype=torch.float32)

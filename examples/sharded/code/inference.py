@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from serving import BadRequest, Handler, Request
+from serving import BadRequest, Handler, Request, load_weights
 
 WIDTH, DEPTH = 64, 4
 
@@ -28,7 +28,7 @@ class Sharded(Handler):
         self.device = device
         module = stack()
         # Mapped, not read: what a rank does not keep it need never touch.
-        module.load_state_dict(torch.load(model_dir / "weights.pt", mmap=True, weights_only=True), assign=True)
+        module.load_state_dict(load_weights(model_dir / "weights.pt"), assign=True)
         mesh = init_device_mesh(device.partition(":")[0], (dist.get_world_size(),))
         # A pair of layers needs one exchange: the first one's outputs stay where they are made.
         plan: dict[str, Any] = {}

@@ -52,3 +52,8 @@ class Device(Protocol):
     def held(self) -> int:
         """Bytes of the device that this process holds, context included; 0 where it is the host."""
         ...
+
+    def evacuate(self) -> Callable[[], None] | None:
+        """Bring what this process holds there to the host's memory; gives what brings it back, or None where something
+        would stay."""
+        ...

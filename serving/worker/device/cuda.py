@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from serving import gpus
+from serving import gpus, log
 from serving.faults import Fault
 from serving.gpus.driver import Driver
 from serving.worker.device.faults import fault_of
 from serving.worker.device.trees import map_tensors
 
 WARMUPS = 3  # runs before one is recorded
+STAYS = 64 << 20  # bytes that may be left of a model whose weights are on the host
 CONTEXT = 512 << 20  # bytes; what a CUDA context takes where it cannot be measured
 
 
@@ -92,6 +93,33 @@ class Cuda:
 
         measured = (driver().held(self.name) or {}).get(os.getpid())  # a container may hide which process is which
         return measured or torch.cuda.memory_reserved(self.name) + CONTEXT
+
+    def evacuate(self) -> Callable[[], None] | None:
+        import torch
+
+        from serving.worker.device.evacuation import Evacuation
+
+        torch.cuda.synchronize(self.name)
+        leaving = Evacuation(torch.device(self.name))
+        try:
+            leaving.leave(torch.cuda.synchronize)
+        except RuntimeError as exc:
+            log.warning("the model's weights cannot leave the GPU", error=str(exc))
+            return None
+        if (clear := getattr(torch._C, "_cuda_clearCublasWorkspaces", None)) is not None:
+            clear()
+        torch.cuda.empty_cache()
+        stays = torch.cuda.memory_allocated(self.name)
+        if stays > STAYS:
+            log.warning("some of the model's memory cannot leave the GPU", bytes=stays)
+            return None
+
+        def come_back() -> None:
+            leaving.come_back(torch.cuda.synchronize)
+            if (empty := getattr(torch.accelerator, "empty_host_cache", None)) is not None:  # newer ones have it
+                empty()
+
+        return come_back
 
 
 @functools.cache

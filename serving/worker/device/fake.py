@@ -10,6 +10,7 @@ import torch
 
 from serving.faults import Fault
 from serving.worker.device.cuda import probe
+from serving.worker.device.evacuation import Evacuation
 from serving.worker.device.faults import fault_of
 from serving.worker.device.trees import map_tensors
 
@@ -50,6 +51,7 @@ class FakeDevice:
     """``capacity`` is how many samples one batch may have; beyond it ``allocate`` raises, and memory that is ``kept``
     for reuse counts against it. ``lost`` is what every call raises once the context is gone. ``on_wait`` stands for
     the time that passes while the host waits, ``takes`` is how often it can look until a batch is done.
+    ``stays``: it holds something that cannot leave it.
     """
 
     name: str = "cuda:0"
@@ -64,6 +66,8 @@ class FakeDevice:
     probes: int = 0
 
     captures: int = 0
+    stays: bool = False
+    evacuated: int = 0
 
     def open(self, threads: int) -> None:
         self.threads = threads
@@ -109,3 +113,12 @@ class FakeDevice:
 
     def held(self) -> int:
         return self.kept
+
+    def evacuate(self) -> Callable[[], None] | None:
+        """The host's own tensors stand for those of the device."""
+        if self.stays:
+            return None
+        leaving = Evacuation(torch.device("cpu"), lambda size: torch.empty(size, dtype=torch.uint8))
+        leaving.leave(lambda: None)
+        self.evacuated = leaving.size
+        return lambda: leaving.come_back(lambda: None)

@@ -10,6 +10,7 @@ import torch
 
 from serving import log
 from serving.errors import ModelError
+from serving.statedict import is_mappable
 from serving.weights import ALLOW, is_torchscript, load_exported, load_torchscript
 from serving.worker.torchserve.entry import import_file
 
@@ -43,7 +44,7 @@ def load_eager(script: Path, weights: Path | None, device: str, allow_pickle: bo
 def load_pickled(path: Path, device: str, allow_pickle: bool) -> Any:
     """What ``torch.save`` wrote. Raises ModelError for more than tensors and plain values, unless it is allowed."""
     try:
-        return torch.load(path, map_location=device, weights_only=not allow_pickle)
+        return torch.load(path, map_location=device, weights_only=not allow_pickle, mmap=is_mappable(path))
     except pickle.UnpicklingError as exc:
         raise ModelError(f"{path.name} holds pickled objects that are no weights: {ALLOW}") from exc
 

@@ -1,0 +1,310 @@
+"""Intake: a worker's connections, on the loop's thread: frames in, frames out. It never touches user code.
+
+What arrives is put into the batcher, with the rules of sessions and conversations; what the engine gives goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from serving.channel import Channel
+from serving.config import Config
+from serving.conversation import GOING_AWAY, Close, Message
+from serving.deadline import Deadline
+from serving.errors import ConversationLimit, QueueFull, ServingError, SessionClosed, SessionExpired
+from serving.headers import NEW_SESSION
+from serving.messages import Assign, Park, Retire, WorkerHello, WorkerPhase, pack, unpack
+from serving.messages import Message as ControlMessage
+from serving.model import Model
+from serving.request import Request
+from serving.runtime import Runtime
+from serving.scoreboard import Phase, Row
+from serving.session import SessionAddress, make_id
+from serving.wire import Frame, Kind, OpenHead
+from serving.worker import replies
+from serving.worker.arrivals import item_of
+from serving.worker.batcher import Batcher, Item
+from serving.worker.conversations import Partner, on_stream_frame, open_item
+from serving.worker.engine import Outcome
+from serving.worker.iothread import IoThread
+from serving.worker.parking import Parking
+from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
+from serving.worker.streams import Begin, More, Part, Streams, Used
+
+LOST = 10.0  # seconds beyond its time after which an answer in pieces is given up here
+BEAT = 0.25  # seconds between stamps of the I/O thread
+MEASURE = 2.0  # seconds at least between looks at the memory of a worker that works
+
+PARTS = (Begin, More, Message, Used)
+
+_open_head = msgspec.msgpack.Decoder(OpenHead)
+
+
+class Intake:
+    """``measure`` looks at what the process holds, on any thread. ``control`` is connected to the supervisor.
+
+    ``takes_session_requests``: sessions are opened and closed here, not by the handler. ``one_by_one``: so go the calls
+    of a session.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: Config,
+        runtime: Runtime,
+        row: Row,
+        epoch: int,
+        control: socket.socket,
+        measure: Callable[[], None],
+    ) -> None:
+        self.io = IoThread()
+        self.parking = Parking()
+        self.flushed = threading.Event()
+        self._model = model
+        self._config = config
+        self._runtime = runtime
+        self._row = row
+        self._epoch = epoch
+        self._socket = control
+        self._measure = measure
+        self._control: Channel
+        self._server: asyncio.Server | None = None
+        self._batcher: Batcher | None = None
+        self._streams: Streams
+        self._items: dict[tuple[Channel, int], Item] = {}
+        self._channels: set[Channel] = set()
+        self._conversations = 0
+        self._ending = False
+        self._closing: set[Channel] = set()
+        self.sessions = self._no_sessions()
+        self.takes_session_requests = True
+        self.one_by_one = True
+        self._measured = 0
+        self._measure_next = 0.0
+
+    def _no_sessions(self) -> Sessions:
+        address = SessionAddress(self._runtime.instance, self._row.index, self._epoch)
+        return Sessions(lambda: make_id(address), self._config.session_ttl, self._config.session_limit)
+
+    async def connect(self) -> None:
+        _, self._control = await self.io.loop.create_unix_connection(lambda: Channel(self), sock=self._socket)
+        self.tell(WorkerHello(self._row.index, self._epoch))
+        self._beat()
+
+    def open(self, batcher: Batcher, streams: Streams, ready: WorkerPhase) -> None:
+        """Take requests from now on; ``ready`` says so to the supervisor."""
+        self._batcher, self._streams = batcher, streams
+        self.io.loop.create_task(self._listen(ready))
+
+    async def _listen(self, ready: WorkerPhase) -> None:
+        path = str(self._runtime.worker_path(self._row.index, self._epoch))
+        if self._server is None:
+            self._server = await self.io.loop.create_unix_server(
+                lambda: Channel(self, self._channels.add), path, backlog=256
+            )
+        self._row.phase = Phase.READY
+        self.tell(ready)
+
+    def tell(self, message: WorkerHello | WorkerPhase) -> None:
+        self._control.send_raw([pack(message)])
+
+    def flush(self) -> None:
+        """Close all connections, after what is on its way; ``flushed`` is set when that is over."""
+        self.flushed.clear()
+        self._ending = True
+        self._closing = {self._control, *self._channels}
+        for channel in list(self._closing):
+            channel.close()
+
+    def part(self) -> None:
+        """Close those of HTTP workers alone, and take nothing until it is opened again; sessions are over."""
+        self.flushed.clear()
+        self.sessions, self._row.sessions = self._no_sessions(), 0
+        self._batcher = None
+        self._closing = set(self._channels)
+        for channel in list(self._closing):
+            channel.close()
+        if not self._closing:
+            self.flushed.set()
+
+    def _beat(self) -> None:
+        self._row.stamp_beat()
+        self.io.loop.call_later(BEAT, self._beat)
+        self._sweep()
+        self._sweep_streams()
+        if self._batcher is not None:
+            self._row.queued = self._batcher.size
+        if self._row.completed != self._measured and time.monotonic() > self._measure_next:
+            self._measured, self._measure_next = self._row.completed, time.monotonic() + MEASURE
+            self.io.loop.run_in_executor(None, self._measure)
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        if frame.kind == Kind.REQUEST:
+            self._accept(channel, frame)
+        elif frame.kind == Kind.CANCEL:
+            item = self._items.pop((channel, frame.id), None)
+            if item is not None:
+                self._cancel(item)
+        elif frame.kind == Kind.OPEN:
+            self._open_conversation(channel, frame)
+        elif frame.kind in (Kind.PIECE, Kind.CREDIT, Kind.END):
+            item = self._items.get((channel, frame.id))
+            if item is not None and item.live is not None:
+                on_stream_frame(item.live, frame)
+        elif channel is self._control:
+            self._on_word(unpack(frame.body))
+
+    def _on_word(self, message: ControlMessage) -> None:
+        if isinstance(message, Assign):
+            self.parking.take()
+        elif isinstance(message, Park):
+            self.parking.ask()
+            self._retire()
+        elif isinstance(message, Retire) and not (self.parking.dismiss() and self._batcher is None):
+            self._retire()
+
+    def on_lost(self, channel: Channel) -> None:
+        if channel is self._control and not self._ending:
+            os._exit(71)  # no supervisor, no worker
+        if channel in self._closing:
+            self._closing.discard(channel)
+            if not self._closing:
+                self.flushed.set()
+        self._channels.discard(channel)
+        for key in [key for key in self._items if key[0] is channel]:
+            self._cancel(self._items.pop(key))
+
+    def _cancel(self, item: Item) -> None:
+        item.cancelled = item.request.client.gone = True
+        if isinstance(item.live, Partner):
+            self._conversations -= 1
+            item.live.conversation.end(1006, "")
+        elif item.live is not None:
+            item.live.changed()
+
+    def _accept(self, channel: Channel, frame: Frame) -> None:
+        item, accepted = item_of(frame, channel)
+        if self._batcher is None or self._row.phase is not Phase.READY:
+            channel.send(Kind.RETURN, frame.id)
+            return
+        try:
+            if self._config.sessions:
+                self._enter_session(item)
+            self._put(item, accepted)
+        except ServingError as error:
+            replies.send(item, error)
+
+    def _put(self, item: Item, accepted: bool = False) -> None:
+        """Queue a request, behind the other calls of its session. Raises QueueFull."""
+        assert self._batcher is not None
+        is_first = item.session is None or not self.one_by_one or self.sessions.enter(item)
+        if is_first and not self._batcher.add(item, accepted):
+            self._leave_session(item, failed=True)
+            raise QueueFull(f"{self._batcher.queue_size} requests are waiting already")
+        self._items[item.reply_to, item.id] = item
+        self._row.queued = self._batcher.size
+        self._batcher.tell_soon(self.io.loop.call_soon)
+
+    # Conversations, on the loop's thread.
+
+    def _open_conversation(self, channel: Channel, frame: Frame) -> None:
+        head = _open_head.decode(frame.head)
+        if self._batcher is None or self._row.phase is not Phase.READY:
+            channel.send(Kind.RETURN, frame.id)
+            return
+        item = open_item(head, frame.id, channel, self._reply_soon, self._streams.call)
+        try:
+            if self._conversations >= self._config.conversation_limit:
+                raise ConversationLimit(f"{self._conversations} conversations are open here, which is the limit")
+            self._put(item)
+        except ServingError as error:
+            replies.send(item, error)
+            return
+        self._conversations += 1
+        channel.send(Kind.BEGIN, item.id)
+
+    def _reply_soon(self, item: Item, part: Part) -> None:
+        """From any thread."""
+        outcomes: list[Outcome] = [(item, part)]
+        self.io.loop.call_soon_threadsafe(self.reply, outcomes)
+
+    # Sessions, on the loop's thread.
+
+    def _enter_session(self, item: Item) -> None:
+        """Find or open the session that a request is about. Raises a ServingError where that cannot be."""
+        id = item.request.session_id
+        kind = request_type(item.request) if self.takes_session_requests else ""
+        if id == NEW_SESSION or (id is None and kind == NEW_SESSION):
+            item.session, item.opens = self.sessions.open(), True
+            item.chore = created if kind == NEW_SESSION else None
+            self._row.sessions = len(self.sessions)
+        elif id is not None:
+            item.session = self.sessions.find(id)
+            item.chore = closed if kind == CLOSE else None
+        if item.session is not None:
+            item.request = msgspec.structs.replace(item.request, session=item.session)
+
+    def _leave_session(self, item: Item, failed: bool) -> None:
+        """A call of a session is over: end the session if that is due, and let the next call go on."""
+        session = item.session
+        if session is None:
+            return
+        following = self.sessions.leave(item) if self.one_by_one else None
+        if session.is_closed or (item.opens and failed):
+            for waiting in [following, *self.sessions.waiting(session)] if following is not None else []:
+                if self._items.pop((waiting.reply_to, waiting.id), None) is not None:
+                    replies.send(waiting, SessionClosed("the session was closed by a call before this one"))
+            self.sessions.end(session, SessionClosed)
+            self._row.sessions = len(self.sessions)
+        elif following is not None and self._batcher is not None:
+            self._batcher.put(following, accepted=True)
+
+    def _sweep(self) -> None:
+        """Sessions whose time is over end; the handler hears of it on its own thread."""
+        for session in self.sessions.expired():
+            self.sessions.end(session, SessionExpired)
+            self._row.sessions = len(self.sessions)
+            if self._batcher is not None:
+                deadline = Deadline.after(self._config.request_timeout)
+                self._batcher.put(Item(0, Request(deadline=deadline), session=session, chore=closed), accepted=True)
+
+    def _sweep_streams(self) -> None:
+        """An answer in pieces that nobody has ended in time was lost on the way to its client."""
+        extra = max(0.0, self._config.stream_timeout - self._model.timeout) + LOST
+        now = time.monotonic()
+        for key, item in list(self._items.items()):
+            if item.live is not None and now > item.request.deadline.at + extra:
+                self._cancel(self._items.pop(key))
+
+    def reply(self, outcomes: list[Outcome]) -> None:
+        for item, outcome in outcomes:
+            key = (item.reply_to, item.id)
+            if isinstance(outcome, PARTS):
+                if key in self._items:
+                    replies.send_part(item, outcome)
+                continue
+            if self._items.pop(key, None) is not None:
+                self._conversations -= isinstance(outcome, Close)
+                replies.send_last(item, outcome)
+            self._leave_session(item, failed=isinstance(outcome, ServingError))
+        if self._batcher is not None:
+            self._row.queued = self._batcher.size
+
+    def _retire(self) -> None:
+        self._row.phase = Phase.RETIRING
+        for item in self._items.values():
+            if isinstance(item.live, Partner):
+                item.live.conversation.end(GOING_AWAY, "the model is leaving")
+        for channel in self._channels:
+            channel.send_raw([pack(Retire())])
+        if self._batcher is not None:
+            self._batcher.close()
+        else:
+            os._exit(0)

@@ -75,9 +75,12 @@ def read_config(flags: dict[str, str | None]) -> Config:
 
 
 def start_supervisor(config: Config) -> int:
+    from serving.supervisor.launch import launch
+
+    forks = launch()  # torch takes the longest to import, so that comes first
     from serving.supervisor import supervisor
 
-    return supervisor.main(config)
+    return supervisor.main(config, forks=forks)
 
 
 @cli.command()

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 
 from serving.channel import Channel
 from serving.messages import Fork, Forked, ForkReady, pack, unpack
-from serving.runtime import Runtime
+from serving.runtime import BEGIN, Runtime
 from serving.scoreboard import Scoreboard
-from serving.supervisor.processes import channel_pair, spawn_module
+from serving.supervisor.launch import Launched, launch
 from serving.wire import Frame
 
 
 class ForkServerLink:
-    """Requests made while the process is still importing torch wait in the socket."""
+    """Requests made while the process is still importing torch wait in the socket. ``first`` runs already."""
 
     def __init__(
-        self, runtime: Runtime, board: Scoreboard, on_forked: Callable[[Forked], None], on_ready: Callable[[], None]
+        self,
+        runtime: Runtime,
+        board: Scoreboard,
+        on_forked: Callable[[Forked], None],
+        on_ready: Callable[[], None],
+        first: Launched | None = None,
     ) -> None:
+        self._first = first
         self._runtime = runtime
         self._board = board
         self._on_forked = on_forked
@@ -29,13 +36,15 @@ class ForkServerLink:
         self.is_ready = False
 
     async def start(self) -> None:
-        ours, theirs = channel_pair()
-        ours.setblocking(False)
-        arguments = [str(self._runtime.path), str(theirs.fileno()), str(self._board.fd), str(os.getpid())]
-        self.pid = spawn_module("serving.worker.forkserver", arguments, [theirs.fileno(), self._board.fd])
-        theirs.close()
+        launched, self._first = self._first or launch(), None
+        self.pid = launched.pid
+        path = os.fsencode(self._runtime.path)
+        socket.send_fds(launched.channel, [path.ljust(BEGIN, b"\0")], [self._board.fd])
+        launched.channel.setblocking(False)
         self.is_ready = False
-        _, self._channel = await asyncio.get_running_loop().create_connection(lambda: Channel(self), sock=ours)
+        _, self._channel = await asyncio.get_running_loop().create_connection(
+            lambda: Channel(self), sock=launched.channel
+        )
 
     def fork(self, request: Fork) -> None:
         """Ask for a worker. On a dead fork server the request is lost; the caller asks again after the restart."""

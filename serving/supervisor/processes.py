@@ -37,7 +37,7 @@ def spawn_module(module: str, arguments: Sequence[str], inherit: Sequence[int]) 
         os.set_inheritable(fd, True)
     try:
         command = [sys.executable, "-m", module, *arguments]
-        return os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
+        return os.posix_spawn(sys.executable, command, os.environ, setpgroup=0, setsigmask=())
     finally:
         for fd in inherit:
             os.set_inheritable(fd, False)

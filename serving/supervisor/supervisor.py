@@ -23,6 +23,7 @@ from serving.supervisor import processes
 from serving.supervisor.admission import check_memory
 from serving.supervisor.diskcache import DiskCache
 from serving.supervisor.forkserver import ForkServerLink
+from serving.supervisor.launch import Launched
 from serving.supervisor.models import Models
 from serving.supervisor.processes import Exit
 from serving.supervisor.repository import open_models
@@ -40,6 +41,7 @@ class Supervisor:
     """``run`` serves until a signal or a failure and gives the exit code.
 
     ``models`` are there from the start; a server of many models has a ``disk`` cache instead. ``driver`` tells of GPUs.
+    ``forks`` is a fork server that runs already.
     """
 
     def __init__(
@@ -50,12 +52,13 @@ class Supervisor:
         runtime: Runtime,
         driver: Driver,
         disk: DiskCache | None = None,
+        forks: Launched | None = None,
     ) -> None:
         self._config = config
         self._listener = listener
         self._runtime = runtime
         self._board = Scoreboard.create()
-        self._forks = ForkServerLink(runtime, self._board, self._on_forked, self._on_fork_server)
+        self._forks = ForkServerLink(runtime, self._board, self._on_forked, self._on_fork_server, forks)
         self._models = Models(
             config,
             models,
@@ -85,8 +88,8 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         try:
             await self._models.start()
-            self._start_http()
             await self._start_forks()
+            self._start_http()
             self._models.preload()
             ticker = loop.create_task(self._tick())
             code = await self._exit
@@ -149,6 +152,7 @@ class Supervisor:
         await self._forks.start()
         assert self._forks.pid is not None
         self._fork_service.began(self._forks.pid, time.monotonic())
+        self._reap()  # it may have ended before anybody listened
 
     def _reap(self) -> None:
         for gone in processes.reap(lambda pid: self._models.worker(pid) is not None):
@@ -252,8 +256,9 @@ class Supervisor:
         self._runtime.remove()
 
 
-def main(config: Config, driver: Driver | None = None) -> int:
-    """Serve until told to stop, and end the process; gives the exit code only where it cannot begin."""
+def main(config: Config, driver: Driver | None = None, forks: Launched | None = None) -> int:
+    """Serve until told to stop, and end the process; gives the exit code only where it cannot begin. ``forks`` is
+    a fork server that runs already."""
     log.setup("supervisor", config.log_level, config.log_format)
     for warning in config.warnings:
         log.warning(warning)
@@ -277,7 +282,7 @@ def main(config: Config, driver: Driver | None = None) -> int:
     runtime.write_address(host, port)
     what = {"model": models[0].name, "handler": models[0].handler} if models else {"store": config.store}
     log.info("listening", host=host, port=port, **what)
-    asyncio.run(live(Supervisor(config, models, listener, runtime, driver, disk)))
+    asyncio.run(live(Supervisor(config, models, listener, runtime, driver, disk, forks)))
     raise AssertionError("a supervisor ends its process")
 
 

@@ -16,6 +16,7 @@ ServingError
 ├── WorkerDied 500            the request's worker died on both tries
 ├── Unavailable 503           try again later; carries Retry-After
 │   ├── QueueFull 503
+│   ├── Overloaded 503        it would take longer than the model's max_latency_ms
 │   ├── ModelLoading 503
 │   ├── ModelFailed 503
 │   ├── SessionLimit 503      as many sessions as there may be are open
@@ -126,6 +127,12 @@ class Unavailable(ServingError):
 
 class QueueFull(Unavailable):
     code = "queue_full"
+
+
+class Overloaded(Unavailable):
+    """It could not be answered within the model's ``max_latency_ms``."""
+
+    code = "overloaded"
 
 
 class ModelLoading(Unavailable):

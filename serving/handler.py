@@ -19,6 +19,7 @@ from serving.request import Request
 from serving.session import Session
 
 MAX_BATCH = 1024  # the scoreboard has room for the ids of so many running requests
+SHORT = 16  # samples that are padded share a batch up to this length, however short they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,16 @@ class BatchPolicy:
     ``queue_size`` requests wait per replica, the next is refused with 503; ``None`` takes the server's setting.
     ``pad``, if given, is the fill value with which samples are padded along their last dimension to the longest of
     the batch; ``predict`` then gets a ``Padded``.
+    ``max_latency_ms`` milliseconds, if given, are what a request should take from its arrival to its answer: batches
+    are made only as large as that allows, by what batches have taken so far, the most urgent go first, and a request
+    that could not be answered in time is refused with 503 when it comes. One that was taken is answered all the same.
     """
 
     max_size: int = 32
     max_delay_ms: float = 0.0
     queue_size: int | None = None
     pad: float | None = None
+    max_latency_ms: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_size <= MAX_BATCH:
@@ -44,6 +49,8 @@ class BatchPolicy:
             raise ValueError(f"max_delay_ms is {self.max_delay_ms}; allowed: 0 to 60000")
         if self.queue_size is not None and self.queue_size < 1:
             raise ValueError(f"queue_size is {self.queue_size}; allowed: 1 or more")
+        if self.max_latency_ms is not None and not 0 < self.max_latency_ms <= 60_000:
+            raise ValueError(f"max_latency_ms is {self.max_latency_ms}; allowed: above 0, to 60000")
 
 
 class Home(NamedTuple):
@@ -114,11 +121,14 @@ class Handler:
 
     def bucket(self, sample: Any) -> Hashable:
         """Samples with equal buckets may share a batch. By default their type, shape and dtype; where
-        ``policy.pad`` is set the last dimension does not count."""
+        ``policy.pad`` is set the last dimension counts by its power of two, 16 and more, so that less than half of a
+        batch of long samples is padding."""
         shape = getattr(sample, "shape", None)
         if shape is None:
             return (type(sample),)
-        kept = tuple(shape) if self.policy.pad is None else (len(shape), *tuple(shape)[:-1])
+        kept = tuple(shape)
+        if self.policy.pad is not None and kept:
+            kept = (*kept[:-1], f"to {max(SHORT, 1 << (int(kept[-1]) - 1).bit_length())}")
         return (type(sample), kept, str(getattr(sample, "dtype", "")))
 
     def priority(self, sample: Any) -> int:

@@ -22,6 +22,7 @@ class BatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_delay_ms: float | None = None
     queue_size: int | None = None
     pad: float | None = None
+    max_latency_ms: float | None = None
 
 
 DTYPES = ("float32", "float16", "bfloat16")

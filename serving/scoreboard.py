@@ -26,7 +26,7 @@ SLOTS = 128  # twice as many as HTTP workers may be: a new one may come before t
 HEADER_WORDS = 64
 REASON_WORDS = 32  # of the header: UTF-8, zero-padded
 SLOT_WORDS = 8  # a cache line, so that two HTTP workers never share one
-ROW_FIELDS = 16
+ROW_FIELDS = 24
 ROW_WORDS = ROW_FIELDS + MAX_BATCH
 SIZE = WORD * (HEADER_WORDS + SLOTS * SLOT_WORDS + ROWS * ROW_WORDS)
 
@@ -35,7 +35,7 @@ STATE, SINCE, READY, WANTED, LAST_READY, LOST_SESSIONS, REASON_AT = 0, 1, 2, 3, 
 
 # Words of a row.
 EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
-MEMORY, PEAK, DEVICE_MEMORY, SESSIONS, STREAMS, RECOMPILATIONS = range(9, 15)
+MEMORY, PEAK, DEVICE_MEMORY, SESSIONS, STREAMS, RECOMPILATIONS, VALUES, PADDED = range(9, 17)
 
 
 class State(enum.IntEnum):
@@ -235,6 +235,17 @@ class Row:
     def count_recompilation(self) -> None:
         """Worker: once more."""
         self._ints[self._at + RECOMPILATIONS] += 1
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Values along the dimension that is padded: those of the samples, and those of the batches that they were
+        padded to."""
+        return int(self._ints[self._at + VALUES]), int(self._ints[self._at + PADDED])
+
+    def count_padding(self, values: int, padded: int) -> None:
+        """Worker: one more batch."""
+        self._ints[self._at + VALUES] += values
+        self._ints[self._at + PADDED] += padded
 
     @property
     def sessions(self) -> int:

@@ -34,6 +34,9 @@ class _NoStamps:
     def hold(self, streams: int) -> None:
         pass
 
+    def count_padding(self, values: int, padded: int) -> None:
+        pass
+
 
 class _Answers:
     """Outcomes by item; what comes in pieces is put together, and used up at once."""

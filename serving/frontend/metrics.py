@@ -44,5 +44,8 @@ def render(board: Scoreboard, texts: Sequence[str] = ()) -> bytes:
     add("sessions_open", "gauge", "Sessions that replicas hold", sum(row.sessions for row in rows))
     compiled = sum(row.recompilations for row in rows)
     add("recompilations_total", "counter", "Times a model was compiled while requests waited", compiled)
+    values, padded = (sum(counts) for counts in zip(*(row.padding for row in rows), strict=True))
+    add("values_total", "counter", "Values of the samples that were padded, along the padded dimension", values)
+    add("padded_values_total", "counter", "Values of the batches that they were padded to", padded)
     add("sessions_lost_total", "counter", "Sessions that ended with their replica", board.lost_sessions)
     return ("\n".join([*lines, ""]) + merged(texts)).encode()

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from serving.deadline import Clock
+from serving.errors import Overloaded, QueueFull, ServingError
 from serving.flow import Flow
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
 from serving.session import Session
 from serving.worker.caps import Caps
+from serving.worker.latency import Latency
 
 Chore = Callable[[Handler, Session], Response]
 
@@ -36,7 +38,8 @@ class Live(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock.
+    """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock, as is ``due``, when
+    its answer is wanted.
 
     ``opens``: its ``session`` begins with it. A ``chore`` is answered by the engine without the model. ``live`` is its
     answer while that comes in pieces, or the conversation that it began.
@@ -47,6 +50,7 @@ class Item:
     reply_to: Any = None
     alone: bool = False
     arrival: float = 0.0
+    due: float = 0.0
     sample: Any = None
     cancelled: bool = False
     session: Session | None = None
@@ -90,6 +94,10 @@ class Batcher:
         """Whether requests go by priority."""
         self._wake = threading.Condition()
         self.caps = Caps(policy.max_size)
+        seconds = policy.max_latency_ms
+        self.latency = None if seconds is None else Latency(seconds / 1000, policy.max_size)
+        self.refusal: ServingError | None = None
+        """Why the last one that was refused was."""
         self.on_wake: Callable[[], None] | None = None
         """Told of what ``delay`` may see, while the engine waits elsewhere."""
 
@@ -107,9 +115,20 @@ class Batcher:
 
     def add(self, item: Item, accepted: bool = False) -> bool:
         """The same for one of many that come at once; ``tell_soon`` has the engine's thread hear of all."""
-        if self.size >= self.queue_size and not accepted:
+        size = self.size
+        if size >= self.queue_size and not accepted:
+            self.refusal = QueueFull(f"{self.queue_size} requests are waiting already")
             return False
-        item.arrival = self._clock()
+        now = item.arrival = self._clock()
+        if (latency := self.latency) is not None:
+            # Who finds nobody waiting is always taken, so that what is known of the model cannot grow old.
+            wait = latency.wait(size, now) if size and not accepted else 0.0
+            if wait > latency.limit:
+                self.refusal = Overloaded(
+                    f"an answer would take about {wait * 1000:.0f} ms, and max_latency_ms is {latency.limit * 1000:g}"
+                )
+                return False
+            item.due = min(now + latency.limit, item.request.deadline.at)
         self._arrivals.append(item)
         return True
 
@@ -207,6 +226,8 @@ class Batcher:
         if self.ordered:
             item.priority = priority
             queue.insert(bisect_right(queue, priority, key=lambda one: one.priority), item)
+        elif self.latency is not None and queue and queue[-1].due > item.due:
+            queue.insert(bisect_right(queue, item.due, key=lambda one: one.due), item)
         else:
             queue.append(item)
         self._decoded += 1
@@ -222,7 +243,8 @@ class Batcher:
                 return taken
         taken.bucket = key
         queue = self._buckets[key]
-        now, size = self._clock(), self.caps.of(key)
+        now = self._clock()
+        size = self._size(key, queue, now)
         while queue and len(taken.batch) < size:
             item = queue.popleft()
             self._decoded -= 1
@@ -234,8 +256,17 @@ class Batcher:
             del self._buckets[key]
         return taken
 
+    def _size(self, key: Hashable, queue: deque[Item], now: float) -> int:
+        """How many of a bucket make a batch."""
+        size = self.caps.of(key)
+        return size if self.latency is None else self.latency.size(key, queue[0].due - now, size)
+
     def _full(self) -> Hashable | None:
         caps = self.caps
+        if self.latency is not None and self._buckets:
+            now = self._clock()
+            full = [key for key, queue in self._buckets.items() if len(queue) >= self._size(key, queue, now)]
+            return min(full, key=lambda key: self._buckets[key][0].due, default=None)
         for key, queue in self._buckets.items():
             if len(queue) >= caps.of(key):
                 return key
@@ -244,6 +275,8 @@ class Batcher:
     def _oldest(self) -> Hashable | None:
         if self.ordered:
             return min(self._buckets, key=lambda key: (self._buckets[key][0].priority, self._since(key)), default=None)
+        if self.latency is not None:
+            return min(self._buckets, key=lambda key: self._buckets[key][0].due, default=None)
         return min(self._buckets, key=lambda key: self._buckets[key][0].arrival, default=None)
 
     def _since(self, key: Hashable) -> float:
@@ -258,7 +291,11 @@ class Batcher:
     def _due_at(self, key: Hashable) -> float:
         if isinstance(key, Alone) or self._closed:
             return 0.0
-        return self._since(key) + self.policy.max_delay_ms / 1000
+        at = self._since(key) + self.policy.max_delay_ms / 1000
+        if self.latency is not None:
+            queue = self._buckets[key]
+            at = min(at, self.latency.start_by(key, len(queue), queue[0].due))
+        return at
 
     def _is_due(self, key: Hashable) -> bool:
         return self._due_at(key) <= self._clock()

@@ -10,18 +10,18 @@ import os
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from inspect import isasyncgen, isgenerator
 from typing import Any
 
 from serving import codecs, log
 from serving.config import Config
-from serving.errors import HandlerError, ServingError
+from serving.errors import ServingError
 from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
 from serving.handler import MAX_BATCH, Handler
 from serving.request import Request, Response
 from serving.session import Session
 from serving.worker.batcher import Batcher, Item, Taken
 from serving.worker.checks import check_size, sound, sound_stream
+from serving.worker.computing import Computing
 from serving.worker.conversations import Partner
 from serving.worker.decoding import Decoded, DecodeThreads, decode
 from serving.worker.device.border import Device
@@ -81,6 +81,8 @@ class Engine:
         if self._device.runs_ahead or self._threads is not None:
             stamps = Merged(stamps, self._flights)
         self._stamps = stamps
+        self._computing = Computing(handler, self._device, stamps.count_padding)
+        self._latency = batcher.latency
         self._deliver = deliver
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
         self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle)
@@ -110,7 +112,10 @@ class Engine:
 
     def _step_batch(self) -> None:
         while (item := self._batcher.next_arrival()) is not None:
+            began = time.monotonic()
             self._decode(item)
+            if self._latency is not None:
+                self._latency.decoded(time.monotonic() - began)
         if self._threads is not None:
             self._collect(self._threads)
         if self._handler.exclusive_streams and self.streams.can_step:
@@ -238,7 +243,7 @@ class Engine:
         except BaseException as exc:
             raise decode_error(item, exc) from exc
         try:
-            [output] = self._predict([sample])
+            [output] = self._computing.predict([sample])
             return self._response(self._handler.encode(output, request), request)
         except BaseException as exc:
             raise predict_error(item, exc) from exc
@@ -261,21 +266,23 @@ class Engine:
         self._settle([(item, outcome)])
         return False
 
-    def _begun(self, batch: list[Item]) -> tuple[list[Item], list[Outcome]]:
+    def _begun(self, batch: list[Item], bucket: Hashable) -> tuple[list[Item], list[Outcome]]:
         """Those that there is time for, which now are running, and the errors of the others."""
         now = time.monotonic()
         live = [item for item in batch if item.request.deadline.at > now]
         if live:
             self._start([item.id for item in live], latest(live))
+            if self._latency is not None:
+                self._latency.begins(bucket, len(live), now)
         return live, [expired(item) for item in batch if item.request.deadline.at <= now]
 
     def _launch(self, taken: Taken) -> list[Outcome]:
         """Give a batch to a device that runs ahead. What it does not take is run at once."""
-        live, outcomes = self._begun(taken.batch)
+        live, outcomes = self._begun(taken.batch, taken.bucket)
         if not live:
             return outcomes
         try:
-            landing = self._device.fetch(self._compute([item.sample for item in live]))
+            landing = self._device.fetch(self._computing.compute([item.sample for item in live]))
         except BaseException as exc:
             return [*outcomes, *self._recover(taken.bucket, live, exc)]
         self._flights.add(Flight(taken.bucket, live, landing))
@@ -287,21 +294,22 @@ class Engine:
         items = flight.items
         self._start([item.id for item in items], latest(items))
         try:
-            outputs = self._split(flight.landing.wait(), len(items))
+            outputs = self._computing.split(flight.landing.wait(), len(items))
         except BaseException as exc:
             return self._recover(flight.bucket, items, exc)
-        return self._answer(flight.bucket, items, outputs)
+        return self._answer(flight.bucket, items, outputs, flight.since)
 
     def _run(self, bucket: Hashable, batch: list[Item], again: bool = False) -> list[Outcome]:
         """Run one batch; where it fails as a whole, its halves, so that only the bad request fails."""
-        live, outcomes = self._begun(batch)
+        live, outcomes = self._begun(batch, bucket)
         if not live:
             return outcomes
+        since = time.monotonic()
         try:
-            outputs = self._predict([item.sample for item in live])
+            outputs = self._computing.predict([item.sample for item in live])
         except BaseException as exc:
             return [*outcomes, *self._recover(bucket, live, exc, again)]
-        return [*outcomes, *self._answer(bucket, live, outputs)]
+        return [*outcomes, *self._answer(bucket, live, outputs, since)]
 
     def _recover(self, bucket: Hashable, live: list[Item], exc: BaseException, again: bool = False) -> list[Outcome]:
         """What becomes of a batch that has failed as a whole."""
@@ -333,35 +341,14 @@ class Engine:
             self._lost(fault)
         return fault
 
-    def _answer(self, bucket: Hashable, live: list[Item], outputs: Sequence[Any]) -> list[Outcome]:
+    def _answer(self, bucket: Hashable, live: list[Item], outputs: Sequence[Any], since: float) -> list[Outcome]:
         self._batcher.caps.succeeded(bucket, len(live))
         encoded = [self._encode(item, output) for item, output in zip(live, outputs, strict=True)]
+        if self._latency is not None:
+            self._latency.ended(bucket, len(live), since, time.monotonic())
         for item in live:
             item.sample = None  # while the supervisor still watches, and on this thread
         return [outcome for outcome in encoded if outcome is not None]
-
-    def _predict(self, samples: list[Any]) -> Sequence[Any]:
-        return self._split(self._device.fetch(self._compute(samples)).wait(), len(samples))
-
-    def _compute(self, samples: list[Any]) -> Any:
-        import torch
-
-        with torch.inference_mode():
-            return self._handler.predict(self._handler.collate(samples))
-
-    def _split(self, output: Any, n: int) -> Sequence[Any]:
-        """One output for each request. Raises HandlerError."""
-        import torch
-
-        # A generator is the answer to one request, in pieces.
-        if isgenerator(output) or isasyncgen(output):
-            outputs: Sequence[Any] = [output]
-        else:
-            with torch.inference_mode():
-                outputs = self._handler.split(output, n)
-        if len(outputs) != n:
-            raise HandlerError(f"the handler gave {len(outputs)} outputs for {n} requests")
-        return outputs
 
     def _check_session(self, session: Session) -> None:
         """After a call: is its state too large, has the handler closed it? Raises SessionTooLarge."""

@@ -100,6 +100,9 @@ class Merged:
     def hold(self, streams: int) -> None:
         self._stamps.hold(streams)
 
+    def count_padding(self, values: int, padded: int) -> None:
+        self._stamps.count_padding(values, padded)
+
     def _resume(self) -> None:
         if self._flights:
             items = self._flights.items()

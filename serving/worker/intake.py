@@ -207,7 +207,7 @@ class Intake:
         is_first = item.session is None or not self.one_by_one or self.sessions.enter(item)
         if is_first and not self._batcher.add(item, accepted):
             self._leave_session(item, failed=True)
-            raise QueueFull(f"{self._batcher.queue_size} requests are waiting already")
+            raise self._batcher.refusal or QueueFull("the queue is full")
         self._items[item.reply_to, item.id] = item
         self._row.queued = self._batcher.size
         self._batcher.tell_soon(self.io.loop.call_soon)

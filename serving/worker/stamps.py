@@ -22,3 +22,7 @@ class Stamps(Protocol):
     def hold(self, streams: int) -> None:
         """So many answers and conversations are under way between calls of user code."""
         ...
+
+    def count_padding(self, values: int, padded: int) -> None:
+        """A batch of so many values was padded to so many."""
+        ...

@@ -46,6 +46,9 @@ class Stamps:
     def hold(self, streams: int) -> None:
         pass
 
+    def count_padding(self, values: int, padded: int) -> None:
+        pass
+
 
 class Doubles(Handler):
     """Doubles numbers on ``chip``; ``log`` is what it was called for, in order."""

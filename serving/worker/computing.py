@@ -1,0 +1,48 @@
+"""Computing: the calls of the handler that take a batch through the model, and what they give back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from inspect import isasyncgen, isgenerator
+from typing import Any
+
+from serving.errors import HandlerError
+from serving.handler import Handler
+from serving.worker.device.border import Device
+
+
+class Computing:
+    """``on_padding`` hears, where samples are padded, how many values they have and how many the batch has."""
+
+    def __init__(self, handler: Handler, device: Device, on_padding: Callable[[int, int], None]) -> None:
+        self._handler = handler
+        self._device = device
+        self._on_padding = on_padding
+
+    def predict(self, samples: list[Any]) -> Sequence[Any]:
+        """One output for each sample, on the host. Raises what user code raises, and HandlerError."""
+        return self.split(self._device.fetch(self.compute(samples)).wait(), len(samples))
+
+    def compute(self, samples: list[Any]) -> Any:
+        """The model's outputs, on the device, which may still be at them."""
+        import torch
+
+        if self._handler.policy.pad is not None and len(samples) > 1 and hasattr(samples[0], "shape"):
+            lengths = [sample.shape[-1] for sample in samples]
+            self._on_padding(sum(lengths), len(lengths) * max(lengths))
+        with torch.inference_mode():
+            return self._handler.predict(self._handler.collate(samples))
+
+    def split(self, output: Any, n: int) -> Sequence[Any]:
+        """One output for each request. Raises HandlerError."""
+        import torch
+
+        # A generator is the answer to one request, in pieces.
+        if isgenerator(output) or isasyncgen(output):
+            outputs: Sequence[Any] = [output]
+        else:
+            with torch.inference_mode():
+                outputs = self._handler.split(output, n)
+        if len(outputs) != n:
+            raise HandlerError(f"the handler gave {len(outputs)} outputs for {n} requests")
+        return outputs

@@ -1,0 +1,136 @@
+"""Latency: how long a batch takes, learned from those that ran, and what follows for the next one. Pure.
+
+The time of a batch of n is taken for a·n + b, with an a and a b for each bucket, fitted by least squares over recent
+batches (Crankshaw et al., "Clipper", NSDI 2017, and Gujarati et al., "Clockwork", OSDI 2020, found such times to be
+that regular).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+DECAY = 0.97  # of what is known, with each batch: about 33 of them count
+ENOUGH = 8  # batches before anything is decided by them
+KNOWN = 1024  # buckets that are remembered
+MARGIN = 2.0  # mean deviations that are added to be safe
+SLOW = 8.0  # times the expected: something else happened, such as a pause of the machine
+
+
+class Fit:
+    """Of the batches of one bucket. Times are in seconds."""
+
+    __slots__ = ("_deviation", "_n", "_nn", "_nt", "_t", "_weight", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._weight = self._n = self._nn = self._t = self._nt = self._deviation = 0.0
+
+    def learn(self, n: int, seconds: float) -> None:
+        if self.count >= ENOUGH:
+            expected = self.mean(n)
+            seconds = min(seconds, SLOW * expected)
+            self._deviation += (1 - DECAY) * (abs(seconds - expected) - self._deviation)
+        self.count += 1
+        self._weight = DECAY * self._weight + 1
+        self._n = DECAY * self._n + n
+        self._nn = DECAY * self._nn + n * n
+        self._t = DECAY * self._t + seconds
+        self._nt = DECAY * self._nt + n * seconds
+
+    def line(self) -> tuple[float, float]:
+        """a and b, neither of them negative."""
+        if not self._weight:
+            return 0.0, 0.0
+        mean_n, mean_t = self._n / self._weight, self._t / self._weight
+        variance = self._nn / self._weight - mean_n * mean_n
+        covariance = self._nt / self._weight - mean_n * mean_t
+        if variance < 1e-3 * mean_n * mean_n:
+            # All were of about one size, so that nothing tells a from b: larger ones take longer in proportion.
+            return mean_t / mean_n, 0.0
+        a = max(0.0, covariance / variance)
+        b = mean_t - a * mean_n
+        return (a, b) if b >= 0 else (self._nt / self._nn, 0.0)
+
+    def mean(self, n: int) -> float:
+        a, b = self.line()
+        return a * n + b
+
+    def upper(self, n: int) -> float:
+        """Longer than most batches of n take."""
+        return self.mean(n) + MARGIN * self._deviation
+
+    def most(self, seconds: float, limit: int) -> int:
+        """The largest batch that is done in ``seconds``, at most ``limit``; 0 where not even one request is."""
+        a, b = self.line()
+        left = seconds - b - MARGIN * self._deviation
+        if left < a:
+            return 0
+        return limit if a <= 0 else min(limit, int(left / a))
+
+
+class Latency:
+    """``limit`` is the seconds within which a request should be answered, counted from its arrival here."""
+
+    def __init__(self, limit: float, max_size: int) -> None:
+        self.limit = limit
+        self._max = max_size
+        self._fits: dict[Hashable, Fit] = {}
+        self._all = Fit()
+        self._decode = 0.0
+        self._busy_until = self._last_end = 0.0
+
+    def decoded(self, seconds: float) -> None:
+        self._decode += 0.05 * (min(seconds, self.limit) - self._decode)
+
+    def begins(self, bucket: Hashable, n: int, now: float) -> None:
+        """A batch is given to the model."""
+        fit = self._fit(bucket)
+        self._busy_until = max(now, self._busy_until) + (fit.mean(n) if fit is not None else 0.0)
+
+    def ended(self, bucket: Hashable, n: int, since: float, now: float) -> None:
+        """One that was given to it at ``since`` has been answered; until the one before it was, it had to wait."""
+        seconds = now - max(since, self._last_end)
+        self._last_end = now
+        fit = self._fits.get(bucket)
+        if fit is None and len(self._fits) < KNOWN:
+            fit = self._fits[bucket] = Fit()
+        for one in (fit, self._all):
+            if one is not None:
+                one.learn(n, seconds)
+        self._busy_until = min(self._busy_until, now)
+
+    def _fit(self, bucket: Hashable) -> Fit | None:
+        """What is known of a bucket, or of all; None where that is too little."""
+        own = self._fits.get(bucket)
+        if own is not None and own.count >= ENOUGH:
+            return own
+        return self._all if self._all.count >= ENOUGH else None
+
+    def size(self, bucket: Hashable, left: float, limit: int) -> int:
+        """How many of a bucket to take when the most urgent one has ``left`` seconds. One that is late anyway is no
+        reason to be slow."""
+        fit = self._fit(bucket)
+        if fit is None:
+            return limit
+        usual = self._usual(fit, limit)
+        return min(usual, fit.most(left, limit) or usual)
+
+    def _usual(self, fit: Fit, limit: int) -> int:
+        """A batch may take half of the time: who comes just after one has begun waits for that one and for its own."""
+        return fit.most(self.limit / 2, limit) or fit.most(self.limit, limit) or limit
+
+    def start_by(self, bucket: Hashable, n: int, due: float) -> float:
+        """When a batch of n has to start to be done by ``due``."""
+        fit = self._fit(bucket)
+        return due if fit is None else due - fit.upper(n)
+
+    def wait(self, ahead: int, now: float) -> float:
+        """Seconds until a request is answered that arrives now behind ``ahead`` others; 0 where too little is known."""
+        if self._all.count < ENOUGH:
+            return 0.0
+        size = self._usual(self._all, self._max)
+        busy = max(0.0, self._busy_until - now)
+        batches, rest = divmod(ahead, size)
+        # While the model is busy others come, and share its batch.
+        own = size if busy else rest + 1
+        return busy + batches * self._all.mean(size) + self._all.mean(own) + (ahead + 1) * self._decode

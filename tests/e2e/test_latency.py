@@ -1,0 +1,75 @@
+"""A model that says how long an answer may take keeps it under any load; and padding is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.client import Answer, Client
+from tests.e2e.server import model_folder, serving
+
+SECONDS = 3.0
+CLIENTS = 150  # each with one request under way: some five batches
+LIMIT = 0.200
+
+
+async def flood(port: int) -> list[Answer]:
+    """What came in the last two thirds of some seconds, when the model's times are known."""
+    found: list[Answer] = []
+    began = time.monotonic()
+
+    async def one() -> None:
+        async with Client(port) as client:
+            while time.monotonic() < began + SECONDS:
+                answer = await client.request("POST", "/invocations", b"[1.0]", {"content-type": "application/json"})
+                if time.monotonic() > began + SECONDS / 3:
+                    found.append(answer)
+                if answer.status == 503:
+                    await asyncio.sleep(0.02)
+
+    await asyncio.gather(*(one() for _ in range(CLIENTS)))
+    return found
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_what_is_taken_is_answered_within_max_latency_ms_and_the_rest_is_refused_at_once(
+    tmp_path: Path, bounded: bool
+) -> None:
+    toml = f"[batch]\nmax_latency_ms = {LIMIT * 1000:g}" if bounded else ""
+    with serving(model_folder(tmp_path, "steady:Steady", toml)) as server:
+        found = asyncio.run(flood(server.port))
+    good = sorted(answer.seconds for answer in found if answer.status == 200)
+    refused = [answer for answer in found if answer.status != 200]
+    print(f"bounded {bounded}: {len(good)} answered, p95 {good[len(good) * 95 // 100]:.3f} s, {len(refused)} refused")
+    if not bounded:
+        assert not refused
+        assert good[len(good) // 2] > LIMIT, "so many wait that the middle one takes longer"
+        return
+    assert good[len(good) * 95 // 100] < 1.3 * LIMIT
+    assert len(good) > 0.5 * SECONDS * 2 / 3 * 615, "the model does 32 in 52 ms"
+    assert refused
+    assert {(answer.status, answer.code) for answer in refused} == {(503, "overloaded")}
+    assert all("retry-after" in answer.headers for answer in refused)
+    assert max(answer.seconds for answer in refused) < LIMIT
+
+
+def test_metrics_tell_how_much_of_the_batches_is_padding(tmp_path: Path) -> None:
+    async def run(port: int) -> str:
+        async def one(length: int) -> None:
+            async with Client(port) as client:
+                body = str([1.0] * length).encode()
+                answer = await client.request("POST", "/invocations", body, {"content-type": "application/json"})
+                assert answer.json() == length
+
+        await asyncio.gather(*(one(length) for length in (10, 16, 33, 64)))
+        async with Client(port) as client:
+            return (await client.request("GET", "/metrics")).body.decode()
+
+    with serving(model_folder(tmp_path, "steady:Padding")) as server:
+        lines = asyncio.run(run(server.port)).splitlines()
+    values = {line.split()[0]: int(line.split()[1]) for line in lines if not line.startswith("#")}
+    assert values["serving_values_total"] == 10 + 16 + 33 + 64, "two batches: up to 16, and up to 64"
+    assert values["serving_padded_values_total"] == 2 * 16 + 2 * 64

@@ -220,6 +220,29 @@ def check_model(path: Path, seconds: float) -> None:
     sys.exit(1 if report.problems else 0)
 
 
+@cli.command("tune")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--batch", "batches", default="1,4,16,64", show_default=True, help="Largest batches to try.")
+@click.option("--cores", type=int, default=None, help="Cores to share between threads and replicas; default all.")
+@click.option("--seconds", type=float, default=3.0, show_default=True, help="For each measurement.")
+@click.option("--latency-ms", type=float, default=None, help="What p99 may be; becomes max_latency_ms.")
+@click.option("--plot", type=click.Path(path_type=Path), default=None, help="Draw PLOT.svg and PLOT.png.")
+@click.option("--write/--no-write", default=True, show_default=True, help="Put the best [batch] into serving.toml.")
+def tune_model(
+    folder: Path,
+    batches: str,
+    cores: int | None,
+    seconds: float,
+    latency_ms: float | None,
+    plot: Path | None,
+    write: bool,
+) -> None:
+    """Measure batch sizes, threads and replicas of a model on this machine, with its samples. Runs the model's code."""
+    from serving.desk import tuning
+
+    tuning.run(folder, batches, cores, seconds, latency_ms, plot, write)
+
+
 def or_fail(action: Callable[[], list[str]]) -> list[str]:
     try:
         return action()

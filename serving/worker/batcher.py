@@ -6,12 +6,13 @@ arrivals until the engine has decoded it, then in its bucket.
 
 from __future__ import annotations
 
-import threading
+import contextlib
 import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
 from serving.deadline import Clock
@@ -92,7 +93,7 @@ class Batcher:
         self._telling = False
         self.ordered = False
         """Whether requests go by priority."""
-        self._wake = threading.Condition()
+        self._wake: SimpleQueue[None] = SimpleQueue()  # the cheapest there is to wait for
         self.caps = Caps(policy.max_size)
         seconds = policy.max_latency_ms
         self.latency = None if seconds is None else Latency(seconds / 1000, policy.max_size)
@@ -140,25 +141,27 @@ class Batcher:
 
     def tell(self) -> None:
         self._telling = False
-        with self._wake:
-            self._notify()
+        self._notify()
 
     def poke(self) -> None:
         """Have ``wait`` come back."""
-        with self._wake:
-            self._poked = True
-            self._notify()
+        self._poked = True
+        self._notify()
 
     def _notify(self) -> None:
-        self._wake.notify()
+        if self._wake.empty():  # else the engine is about to look anyway
+            self._wake.put(None)
         if self.on_wake is not None:
             self.on_wake()
 
     def close(self) -> None:
         """No more arrivals; what waits is still given out, and at once."""
-        with self._wake:
-            self._closed = True
-            self._notify()
+        self._closed = True
+        self._notify()
+
+    def _sleep(self, seconds: float | None) -> None:
+        with contextlib.suppress(Empty):
+            self._wake.get(timeout=seconds)
 
     @property
     def is_done(self) -> bool:
@@ -167,23 +170,20 @@ class Batcher:
     def wait(self, pending: bool = False) -> bool:
         """Sleep until there is something to decode, a batch is due or ``poke``; False once closed and empty, unless
         something else is ``pending``."""
-        with self._wake:
-            while (pending or not self._closed or self._out) and (seconds := self._delay()) != 0:
-                self._wake.wait(seconds)
-            self._poked = False
+        while (pending or not self._closed or self._out) and (seconds := self._delay()) != 0:
+            self._sleep(seconds)
+        self._poked = False
         return pending or not self.is_done
 
     def rest(self, seconds: float) -> None:
         """Sleep until a request arrives or ``poke``, ``seconds`` at most."""
-        with self._wake:
-            if not self._poked and not (self._arrivals and self._may_lend):
-                self._wake.wait(seconds)
-            self._poked = False
+        if not self._poked and not (self._arrivals and self._may_lend):
+            self._sleep(seconds)
+        self._poked = False
 
     def delay(self) -> float | None:
         """Seconds until ``wait`` would come back; None if nothing is to come."""
-        with self._wake:
-            seconds, self._poked = self._delay(), False
+        seconds, self._poked = self._delay(), False
         return seconds
 
     def _delay(self) -> float | None:

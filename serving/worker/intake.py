@@ -23,7 +23,7 @@ from serving.headers import NEW_SESSION
 from serving.messages import Assign, Park, Retire, WorkerHello, WorkerPhase, pack, unpack
 from serving.messages import Message as ControlMessage
 from serving.model import Model
-from serving.request import Request
+from serving.request import Body, Request, Response
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
 from serving.session import SessionAddress, make_id
@@ -106,11 +106,13 @@ class Intake:
     async def _listen(self, ready: WorkerPhase) -> None:
         path = str(self._runtime.worker_path(self._row.index, self._epoch))
         if self._server is None:
-            self._server = await self.io.loop.create_unix_server(
-                lambda: Channel(self, self._channels.add), path, backlog=256
-            )
+            self._server = await self.io.loop.create_unix_server(lambda: Channel(self, self._meet), path, backlog=256)
         self._row.phase = Phase.READY
         self.tell(ready)
+
+    def _meet(self, channel: Channel) -> None:
+        self._channels.add(channel)
+        channel.let_others_send()
 
     def tell(self, message: WorkerHello | WorkerPhase) -> None:
         self._control.send_raw([pack(message)])
@@ -178,7 +180,7 @@ class Intake:
             if not self._closing:
                 self.flushed.set()
         self._channels.discard(channel)
-        for key in [key for key in self._items if key[0] is channel]:
+        for key in [key for key in list(self._items) if key[0] is channel]:
             self._cancel(self._items.pop(key))
 
     def _cancel(self, item: Item) -> None:
@@ -205,10 +207,12 @@ class Intake:
         """Queue a request, behind the other calls of its session. Raises QueueFull."""
         assert self._batcher is not None
         is_first = item.session is None or not self.one_by_one or self.sessions.enter(item)
+        key = (item.reply_to, item.id)
+        self._items[key] = item  # before the engine can have it
         if is_first and not self._batcher.add(item, accepted):
+            del self._items[key]
             self._leave_session(item, failed=True)
             raise self._batcher.refusal or QueueFull("the queue is full")
-        self._items[item.reply_to, item.id] = item
         self._row.queued = self._batcher.size
         self._batcher.tell_soon(self.io.loop.call_soon)
 
@@ -283,6 +287,23 @@ class Intake:
             if item.live is not None and now > item.request.deadline.at + extra:
                 self._cancel(self._items.pop(key))
 
+    def deliver(self, outcomes: list[Outcome]) -> None:
+        """On the engine's thread: whole answers are sent from here, since waking the loop takes longer than that; what
+        changes more than the list of requests is for the loop."""
+        frames: dict[Channel, list[Body]] = {}
+        others: list[Outcome] = []
+        for item, outcome in outcomes:
+            if item.session is not None or item.live is not None or not isinstance(outcome, (Response, ServingError)):
+                others.append((item, outcome))
+            elif self._items.pop((item.reply_to, item.id), None) is not None:
+                frames.setdefault(item.reply_to, []).extend(replies.frame_of(item, outcome))
+        for channel, buffers in frames.items():
+            channel.send_now(buffers)
+        if others:
+            self.io.loop.call_soon_threadsafe(self.reply, others)
+        elif self._batcher is not None:
+            self._row.queued = self._batcher.size
+
     def reply(self, outcomes: list[Outcome]) -> None:
         for item, outcome in outcomes:
             key = (item.reply_to, item.id)
@@ -299,7 +320,7 @@ class Intake:
 
     def _retire(self) -> None:
         self._row.phase = Phase.RETIRING
-        for item in self._items.values():
+        for item in list(self._items.values()):
             if isinstance(item.live, Partner):
                 item.live.conversation.end(GOING_AWAY, "the model is leaving")
         for channel in self._channels:

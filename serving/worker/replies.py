@@ -13,7 +13,7 @@ from serving.conversation import Close, Message
 from serving.errors import HandlerError, ServingError
 from serving.request import Body, Response
 from serving.session import Session
-from serving.wire import CREDIT, MAX_HEAD, CloseHead, Kind, ReplyHead
+from serving.wire import CREDIT, MAX_HEAD, CloseHead, Kind, ReplyHead, encode
 from serving.worker.batcher import Item
 from serving.worker.streams import Begin, End, More, Used
 
@@ -76,6 +76,19 @@ def send_last(item: Item, outcome: Response | End | Close | ServingError) -> Non
             channel.send(Kind.END, item.id, _encoder.encode(CloseHead(code, reason)))
         case _:
             send(item, outcome, Kind.END if item.begun else Kind.REPLY)
+
+
+def frame_of(item: Item, outcome: Response | ServingError) -> list[Body]:
+    """The whole answer to a request without a session."""
+    if isinstance(outcome, Response):
+        head = _heads.get((outcome.status, outcome.content_type, outcome.custom_attributes))
+        if head is not None:
+            return encode(Kind.REPLY, item.id, head, outcome.body)
+    try:
+        head, body = packed(outcome)
+    except Exception as exc:
+        head, body = mended(item, outcome, exc)
+    return encode(Kind.REPLY, item.id, head, body)
 
 
 def packed(outcome: Response | ServingError, session: Session | None = None, opens: bool = False) -> tuple[bytes, Body]:

@@ -25,7 +25,7 @@ from serving.scoreboard import Phase, Row
 from serving.worker.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
-from serving.worker.engine import Engine, Outcome, Rules, end_process
+from serving.worker.engine import Engine, Rules, end_process
 from serving.worker.failures import is_out_of_memory
 from serving.worker.intake import Intake
 from serving.worker.loader import create_handler, load, open_device, paths_of, warm
@@ -85,7 +85,7 @@ class Worker:
         """Take requests until told to retire, or to park, and answer them."""
         batcher = Batcher(handler.policy, self._model.queue_size)
         rules = Rules.of(self._config)
-        engine = Engine(handler, batcher, self._row, self._deliver, rules, self._device, self._lose_device)
+        engine = Engine(handler, batcher, self._row, self._intake.deliver, rules, self._device, self._lose_device)
         self._measure()
         ready = WorkerPhase(
             self._row.index,
@@ -156,9 +156,6 @@ class Worker:
         self._row.stamp_memory(host.private, host.peak, self._device.held())
 
     # To the loop's thread.
-
-    def _deliver(self, outcomes: list[Outcome]) -> None:
-        self._intake.io.loop.call_soon_threadsafe(self._intake.reply, outcomes)
 
     def _report(self, phase: Phase) -> None:
         self._row.phase = phase

@@ -141,14 +141,14 @@ def versions(peers: Sequence[Peer]) -> str:
     found = [f"starlette {version('starlette')}", f"uvicorn {version('uvicorn')}", f"torch {torch.__version__}"]
     for peer in peers:
         if peer.package is not None:
+            name = peer.package.split()[0]
             command = [
                 servers.python(peer.package),
                 "-c",
-                f"import importlib.metadata as m; print(m.version({peer.package!r}))",
+                f"import importlib.metadata as m; print(m.version({name!r}))",
             ]
-            found.append(
-                f"{peer.package} {subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()}"
-            )
+            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+            found.append(f"{name} {said}")
     return ", ".join(found)
 
 

@@ -14,6 +14,7 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """``package`` is to be installed for it, in an environment of its own that sees our torch."""
+    """``package`` is to be installed for it, in an environment of its own that sees our torch, with others that follow
+    it."""
 
     name: str
     package: str | None
@@ -52,14 +54,14 @@ def python(package: str | None) -> str:
     """The Python of a peer, its environment made where it is missing."""
     if package is None:
         return sys.executable
-    folder = HOME / package
+    folder = HOME / package.split()[0]
     found = folder / "bin" / "python"
     if not (folder / ".ready").exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         # The same build of torch for all.
         site = next(folder.glob("lib/python*/site-packages"))
         (site / "ours.pth").write_text(f"{SITE}\n")
-        command = [str(found), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package]
+        command = [str(found), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *package.split()]
         subprocess.run(command, check=True)
         (folder / ".ready").touch()
     return str(found)
@@ -111,6 +113,48 @@ def start_triton(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
     return spawn(command, name, port, folder, LD_LIBRARY_PATH=libraries, MODULES=f"{HERE}:{site}:{SITE}")
 
 
+TORCHSERVE = "torchserve"
+AWS = "sagemaker-pytorch-inference torchserve sagemaker-inference"
+AWS_HANDLER = "sagemaker_pytorch_serving_container.handler_service"
+
+
+def start_torchserve(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
+    return torchserve(TORCHSERVE, "torchserve_handler", name, port, folder)
+
+
+def start_aws(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """What AWS's PyTorch containers run: TorchServe with the toolkit's handler, and user code of the toolkit's form."""
+    code = folder / "model" / "code"
+    code.mkdir(parents=True)
+    shutil.copy(HERE / "aws_inference.py", code / "inference.py")
+    return torchserve(AWS, AWS_HANDLER, name, port, folder, SAGEMAKER_BASE_DIR=str(folder), AWS_CODE=str(code))
+
+
+def torchserve(
+    package: str, handler: str, name: str, port: int, folder: Path, **variables: str
+) -> subprocess.Popen[bytes]:
+    """TorchServe with one worker; it needs Java."""
+    binaries = Path(python(package)).parent
+    store = folder / "store"
+    store.mkdir()
+    model = {"modelName": "numbers", "modelVersion": "1.0", "handler": handler}
+    manifest = {"runtime": "python", "model": model, "archiverVersion": "0.12.0"}
+    with zipfile.ZipFile(store / "numbers.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+    batches = {"batchSize": workload.MAX_BATCH, "maxBatchDelay": round(1000 * workload.MAX_DELAY)}
+    version = {"defaultVersion": True, "marName": "numbers.mar", "minWorkers": 1, "maxWorkers": 1, **batches}
+    lines = [f"inference_address=http://127.0.0.1:{port}", "disable_token_authorization=true"]
+    lines += [f"{kind}_address=http://127.0.0.1:{free_port()}" for kind in ("management", "metrics")]
+    lines += ["max_request_size=100000000", "max_response_size=100000000", "enable_envvars_config=false"]
+    lines += [f"models={json.dumps({'numbers': {'1.0': version}})}"]
+    (folder / "config.properties").write_text("\n".join(lines) + "\n")
+    words = ["--start", "--foreground", "--ncs", "--disable-token-auth", "--model-store", str(store)]
+    words += ["--ts-config", str(folder / "config.properties"), "--models", "numbers=numbers.mar"]
+    variables |= {"PATH": f"{binaries}:{os.environ['PATH']}", "TEMP": str(folder)}
+    variables |= {"LOG_LOCATION": str(folder), "METRICS_LOCATION": str(folder)}
+    return spawn([str(binaries / "torchserve"), *words], name, port, folder, **variables)
+
+
 def ask_raw(path: str) -> Callable[[str], Question]:
     return lambda name: Question(path, workload.body_of(name), {"Content-Type": BYTES})
 
@@ -130,6 +174,7 @@ def ask_triton(name: str) -> Question:
     return Question("/v2/models/numbers/infer", head + body, headers)
 
 
+NO_ECHO = frozenset({"tiny", "mlp", "encoder"})
 PEERS = [
     Peer("serving", None, start_ours, ask_raw("/invocations")),
     Peer("mosec", "mosec", start_script("mosec", "mosec_server.py"), ask_raw("/inference")),
@@ -139,8 +184,10 @@ PEERS = [
         "litserve",
         start_script("litserve", "litserve_server.py"),
         ask_json,
-        frozenset({"tiny", "mlp", "encoder"}),
+        NO_ECHO,
     ),
+    Peer("TorchServe", TORCHSERVE, start_torchserve, ask_raw("/predictions/numbers"), NO_ECHO),
+    Peer("AWS's PyTorch stack", AWS, start_aws, ask_raw("/predictions/numbers"), NO_ECHO),
     Peer("Starlette", None, start_script(None, "starlette_server.py"), ask_raw("/invocations")),
 ]
 

@@ -75,6 +75,22 @@ def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> N
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("module", "most"),
+    [
+        ("serving.cli", 290),
+        ("serving.supervisor.launch", 250),
+        ("serving.supervisor.supervisor", 310),
+        ("serving.frontend.server", 480),
+    ],
+)
+def test_imports_before_the_first_answer_have_a_budget(module: str, most: int) -> None:
+    """Of modules, those of the interpreter included: each costs some 0.2 to 1 ms of every start."""
+    code = f"import {module}, sys; print(len(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(result.stdout) <= most
+
+
 def test_only_config_reads_the_environment() -> None:
     readers = {
         str(path.relative_to(ROOT))

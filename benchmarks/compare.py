@@ -2,16 +2,18 @@
 
     python benchmarks/compare.py --seconds 5 --repeats 3 --write
 
-wrk makes the load. Every repeat starts each server afresh and goes through them in another order; a number is the
-median of the repeats, and only ratios within one run mean much.
+wrk makes the load that saturates; benchmarks/load.py asks at a fixed rate, where a latency counts from the moment a
+request was due. Every repeat starts each server afresh and goes through them in another order; a number is the median
+of the repeats, and only ratios within one run mean much. ``--write`` also draws the pictures.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import asyncio
+import dataclasses
+import gc
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -21,48 +23,29 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
+import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
+import plots
 import servers
 import workload
+import wrk
+from load import Exchange, Target, fixed_rate, saturated
 from serve import RESULTS, cpu_model, write_section
 from servers import PEERS, Peer, Question
+from wrk import Row
 
 from serving.config import cores
 
 CONNECTIONS = {"tiny": (1, 64, 512), "mlp": (1, 64), "encoder": (1, 64), "echo-1m": (8,), "echo-16m": (4,)}
-LUA = """
-local file = io.open("%s", "rb")
-wrk.body = file:read("*all")
-wrk.method = "POST"
-%s
-done = function(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format('RESULT {"requests": %%d, "seconds": %%f, "p50": %%f, "p99": %%f, "errors": %%d}\\n',
-    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
-    e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
+STEADY = {"tiny": 64, "mlp": 64, "encoder": 64}  # connections of the open loop, at most so many requests under way
+SHARE = 0.7  # of what the same generator gets when it asks as fast as it can
+STEADY_SECONDS = 4.0
 
-Row = dict[str, Any]
-
-
-def load(port: int, question: Question, connections: int, seconds: float, folder: Path) -> Row:
-    """Saturation by wrk: ``rps``, and latencies in milliseconds. Raises RuntimeError where an answer was none."""
-    (folder / "body").write_bytes(question.body)
-    headers = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in question.headers.items())
-    (folder / "post.lua").write_text(LUA % (folder / "body", headers))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(folder / "post.lua")]
-    url = f"http://127.0.0.1:{port}{question.path}"
-    said = subprocess.run([*command, url], check=True, capture_output=True, text=True, timeout=seconds + 60).stdout
-    found: Row = json.loads(re.findall(r"RESULT (.*)", said)[0])
-    if found["errors"]:
-        raise RuntimeError(f"{url}: {found['errors']} errors with {connections} connections")
-    return {**found, "rps": found["requests"] / found["seconds"]}
+Results = dict[str, list[dict[str, Row]]]  # by server, of each repeat, by what was measured
 
 
 def alone(name: str, seconds: float) -> float:
@@ -78,6 +61,28 @@ def alone(name: str, seconds: float) -> float:
     return count / spent
 
 
+def steady(port: int, question: Question, connections: int) -> dict[str, Row]:
+    """As fast as load.py can ask, and at a share of that rate. Raises RuntimeError where an answer was none."""
+    target = Target("127.0.0.1", port, [Exchange(request_of(port, question))])
+    gc.freeze()
+    gc.disable()  # its pauses would look like the server's
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            most = runner.run(saturated(target, connections, STEADY_SECONDS / 2))
+            found = runner.run(fixed_rate(target, connections, STEADY_SECONDS, SHARE * most.rps))
+    finally:
+        gc.enable()
+    if most.errors or found.errors:
+        raise RuntimeError(f"at a fixed rate: {most.errors or found.errors}")
+    return {"steady": dataclasses.asdict(found)}
+
+
+def request_of(port: int, question: Question) -> bytes:
+    headers = {"host": f"127.0.0.1:{port}", "content-length": str(len(question.body)), **question.headers}
+    lines = [f"POST {question.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode() + question.body
+
+
 def measure(name: str, peer: Peer, options: argparse.Namespace) -> dict[str, Row]:
     """One server on one model, by what was measured."""
     question = peer.ask(name)
@@ -85,16 +90,18 @@ def measure(name: str, peer: Peer, options: argparse.Namespace) -> dict[str, Row
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with servers.running(peer, name, folder) as server:
-            load(server.port, question, CONNECTIONS[name][-1], 1, folder)
+            wrk.saturate(server.port, question, CONNECTIONS[name][-1], 1, folder)
             for connections in CONNECTIONS[name]:
-                found[str(connections)] = load(server.port, question, connections, options.seconds, folder)
+                found[str(connections)] = wrk.saturate(server.port, question, connections, options.seconds, folder)
+            if name in STEADY:
+                found |= steady(server.port, question, STEADY[name])
             found["start"] = {"seconds": server.seconds, "memory": servers.memory_of(server.pid)}
     return found
 
 
-def run(name: str, peers: Sequence[Peer], options: argparse.Namespace) -> dict[str, list[dict[str, Row]]]:
+def run(name: str, peers: Sequence[Peer], options: argparse.Namespace) -> Results:
     taking = [peer for peer in peers if name in peer.takes]
-    results: dict[str, list[dict[str, Row]]] = {peer.name: [] for peer in taking}
+    results: Results = {peer.name: [] for peer in taking}
     for repeat in range(options.repeats):
         for peer in taking if repeat % 2 == 0 else reversed(taking):
             results[peer.name].append(measure(name, peer, options))
@@ -105,10 +112,13 @@ def median(runs: Sequence[dict[str, Row]], what: str, key: str) -> float:
     return float(statistics.median(one[what][key] for one in runs))
 
 
-def table(name: str, results: dict[str, list[dict[str, Row]]], limit: float | None) -> list[str]:
+def table(name: str, results: Results, limit: float | None) -> list[str]:
     counts = [str(count) for count in CONNECTIONS[name]]
     first = next(iter(results))
+    steadily = [f"{SHARE:.0%} of saturation {what}" for what in ("req/s", "p50 ms", "p99 ms", "p99 / p50")]
     head = [f"{count} conn. {what}" for count in counts for what in ("req/s", "p50 ms", "p99 ms", f"÷ {first}")]
+    if name in STEADY:
+        head += steadily
     lines = [
         f"**{name}**",
         "",
@@ -126,6 +136,9 @@ def table(name: str, results: dict[str, list[dict[str, Row]]], limit: float | No
                 f"{median(runs, count, 'p99'):.2f}",
                 f"{ratio:.2f}",
             ]
+        if name in STEADY:
+            rps, p50, p99 = (median(runs, "steady", key) for key in ("rps", "p50", "p99"))
+            cells += [f"{rps:,.0f}", f"{p50:.2f}", f"{p99:.2f}", f"{p99 / p50:.1f}"]
         start, memory = median(runs, "start", "seconds"), median(runs, "start", "memory") / (1 << 20)
         lines.append(f"| {peer} | {' | '.join(cells)} | {start:.1f} | {memory:.0f} |")
     if limit is not None:
@@ -152,6 +165,24 @@ def versions(peers: Sequence[Peer]) -> str:
     return ", ".join(found)
 
 
+def draw(everything: dict[str, Results], limits: dict[str, float]) -> None:
+    rates: dict[str, dict[str, float]] = {}
+    most: dict[str, float] = {}
+    steadily: dict[str, dict[str, tuple[float, float]]] = {}
+    for name, results in everything.items():
+        count = "64" if 64 in CONNECTIONS[name] else str(CONNECTIONS[name][-1])
+        title = f"{name}, {count} connections"
+        rates[title] = {peer: median(runs, count, "rps") for peer, runs in results.items()}
+        if name in limits:
+            most[title] = limits[name]
+        if name in STEADY:
+            steadily[f"{name}, {SHARE:.0%} of saturation"] = {
+                peer: (median(runs, "steady", "p50"), median(runs, "steady", "p99")) for peer, runs in results.items()
+            }
+    plots.throughput(rates, most, RESULTS.with_name("throughput.png"))
+    plots.latency(steadily, RESULTS.with_name("latency.png"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure this server and its peers.")
     parser.add_argument("--seconds", type=int, default=5)
@@ -171,13 +202,19 @@ def main() -> None:
         f" {1000 * workload.MAX_DELAY:g} ms, {peers[0].name} up to {workload.MAX_BATCH} at once. LitServe takes JSON.",
         "",
     ]
+    everything, limits = {}, {}
     for name in options.models:
-        limit = None if name.startswith("echo") else alone(name, options.seconds)
-        lines += table(name, run(name, peers, options), limit)
+        if not name.startswith("echo"):
+            limits[name] = alone(name, options.seconds)
+        everything[name] = run(name, peers, options)
+        lines += table(name, everything[name], limits.get(name))
+        print(lines[-2], file=sys.stderr)
     text = "\n".join(lines)
     print(text)
     if options.write:
-        write_section(RESULTS, text, "peers", "Beside its peers")
+        draw(everything, limits)
+        pictures = "![requests/s](throughput.png)\n\n![latency at a fixed rate](latency.png)"
+        write_section(RESULTS, f"{text}\n{pictures}", "peers", "Beside its peers")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
 import servers
 import workload
-from compare import load
+import wrk
+from servers import Peer
+from wrk import Row
 
 TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # microseconds
 
@@ -56,6 +58,22 @@ def spent(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * TICK
 
 
+def measure(peer: Peer, model: str, connections: int, seconds: int) -> tuple[Row, dict[str, float]]:
+    """What wrk found, and microseconds of CPU for one request by process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        with servers.running(peer, model, folder) as server:
+            question = peer.ask(model)
+            wrk.saturate(server.port, question, connections, 1, folder)
+            found = processes(server.pid)
+            before = {pid: spent(pid) for pid in found}
+            row = wrk.saturate(server.port, question, connections, seconds, folder)
+            totals: dict[str, float] = {}
+            for pid, name in found.items():
+                totals[name] = totals.get(name, 0.0) + (spent(pid) - before[pid]) / row["requests"]
+    return row, totals
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", choices=sorted(workload.SHAPES))
@@ -64,19 +82,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     os.environ["SERVING_HTTP_WORKERS"] = str(options.workers)
-    peer = next(one for one in servers.PEERS if one.name == "serving")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        with servers.running(peer, options.model, folder) as server:
-            question = peer.ask(options.model)
-            load(server.port, question, options.connections, 1, folder)
-            found = processes(server.pid)
-            before = {pid: spent(pid) for pid in found}
-            row = load(server.port, question, options.connections, options.seconds, folder)
-            count = row["rps"] * options.seconds
-            totals: dict[str, float] = {}
-            for pid, name in found.items():
-                totals[name] = totals.get(name, 0.0) + (spent(pid) - before[pid]) / count
+    row, totals = measure(servers.OURS, options.model, options.connections, options.seconds)
     print(f"{row['rps']:,.0f} requests/s, p50 {row['p50']:.2f} ms, p99 {row['p99']:.2f} ms")
     for name, value in totals.items():
         print(f"{name}: {value:.1f} us per request")

@@ -19,10 +19,6 @@ class Numbers(Handler):
 
     def load(self, model_dir: Path, device: str, name: str = "tiny") -> None:
         self.model, self.shape = workload.build(name), workload.SHAPES[name]
-        if not name.startswith("echo"):
-            self.model = torch.jit.trace(  # type: ignore[no-untyped-call]
-                self.model, torch.from_numpy(self.shape.read(workload.body_of(name)).copy())[None]
-            )
 
     def decode(self, request: Request) -> Any:
         return self.shape.read(request.body)

@@ -175,8 +175,9 @@ def ask_triton(name: str) -> Question:
 
 
 NO_ECHO = frozenset({"tiny", "mlp", "encoder"})
+OURS = Peer("serving", None, start_ours, ask_raw("/invocations"))
 PEERS = [
-    Peer("serving", None, start_ours, ask_raw("/invocations")),
+    OURS,
     Peer("mosec", "mosec", start_script("mosec", "mosec_server.py"), ask_raw("/inference")),
     Peer("Triton, Python backend", "nvidia-pytriton", start_triton, ask_triton),
     Peer(

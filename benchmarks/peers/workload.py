@@ -49,6 +49,17 @@ class Encoder(nn.Module):
 
 
 def build(name: str) -> nn.Module:
+    """The model, traced: the same form of it everywhere."""
+    model = design(name)
+    if name.startswith("echo"):
+        return model
+    sample = torch.from_numpy(SHAPES[name].read(body_of(name)).copy())
+    with torch.inference_mode():
+        found: nn.Module = torch.jit.trace(model, sample[None])  # type: ignore[no-untyped-call]
+    return found
+
+
+def design(name: str) -> nn.Module:
     torch.manual_seed(0)
     if name.startswith("echo"):
         return nn.Identity()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from handlers.options import need
 from serving.errors import ModelError
@@ -31,3 +35,17 @@ def load_pretrained(name: str, folder: Path, **words: Any) -> Any:
         return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **words)
     except (OSError, ValueError, ImportError) as exc:
         raise ModelError(f"{folder}: {name} cannot load it: {exc}") from exc
+
+
+def cached_step(model: Any, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """``ids`` [1, n] behind the keys and values in ``state``, None at first, to logits [vocabulary] and the new ones."""
+    # What transformers called past_key_values is called cache since its fifth series.
+    name = "cache" if "cache" in names_of(model.forward.__func__) else "past_key_values"
+    answer = model(input_ids=ids, use_cache=True, **{name: state})
+    return answer.logits[0, -1], getattr(answer, name)
+
+
+@lru_cache
+def names_of(function: Callable[..., Any]) -> frozenset[str]:
+    """Of its parameters."""
+    return frozenset(inspect.signature(function).parameters)

@@ -11,7 +11,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from handlers.checkpoint import load_checkpoint, load_pretrained
+from handlers.checkpoint import cached_step, load_checkpoint, load_pretrained
 from handlers.forms import Usage
 from handlers.module import load_module
 from handlers.options import dtype as dtype_of
@@ -144,7 +144,6 @@ class GenerationHandler(Handler):
         """``new`` ids [1, n] after what ``state`` stands for, None at first, to logits [vocabulary] and the next state:
         the keys and values of a checkpoint, all ids so far of a module."""
         if hasattr(self.model, "config"):
-            answer = self.model(input_ids=new, past_key_values=state, use_cache=True)
-            return answer.logits[0, -1], answer.past_key_values
+            return cached_step(self.model, new, state)
         ids = new if state is None else torch.cat([state, new], 1)
         return self.model(ids)[0, -1], ids

@@ -38,9 +38,9 @@ def load_pretrained(name: str, folder: Path, **words: Any) -> Any:
 
 
 def cached_step(model: Any, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """``ids`` [1, n] behind the keys and values in ``state``, None at first, to logits [vocabulary] and the new ones."""
-    # What transformers called past_key_values is called cache since its fifth series.
-    name = "cache" if "cache" in names_of(model.forward.__func__) else "past_key_values"
+    """``ids`` [1, n] behind the keys and values in ``state``, None at first, to logits [vocabulary] and new ones."""
+    # Newer releases of transformers call cache what older ones call past_key_values.
+    name = "cache" if "cache" in names_of(type(model).forward) else "past_key_values"
     answer = model(input_ids=ids, use_cache=True, **{name: state})
     return answer.logits[0, -1], getattr(answer, name)
 

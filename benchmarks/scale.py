@@ -1,5 +1,5 @@
-"""What a request costs with more HTTP workers, connections and models, or larger bodies; and what a large machine would do
-by these numbers. Prints Markdown; ``--write`` keeps it in benchmarks/SCALE.md.
+"""What a request costs with more HTTP workers, connections and models, or larger bodies; and what a large machine would
+do by these numbers. Prints Markdown; ``--write`` keeps it in benchmarks/SCALE.md.
 
     python benchmarks/scale.py --seconds 4 --repeats 3 --write
 """

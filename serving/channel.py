@@ -29,8 +29,8 @@ class ChannelOwner(Protocol):
 class Channel(asyncio.BufferedProtocol):
     """Whole frames in, whole frames out. What one tick of the loop sends goes out in one system call.
 
-    ``owner.on_lost`` is called exactly once, after the last frame that had arrived. ``send_now`` may be called from any
-    thread, the rest from the loop's.
+    ``owner.on_lost`` is called exactly once, after the last frame that had arrived. ``send_now`` and ``read_now`` may
+    be called from other threads, the rest from the loop's.
     """
 
     def __init__(self, owner: ChannelOwner, on_open: Callable[[Channel], None] | None = None) -> None:
@@ -69,6 +69,26 @@ class Channel(asyncio.BufferedProtocol):
         if self._transport is not None and self._fd < 0:
             # Of our own, so that nobody else's file can come to have this number.
             self._fd = os.dup(self._transport.get_extra_info("socket").fileno())
+
+    def let_others_read(self) -> int:
+        """From now on ``read_now`` is to be used, and the loop reads no more. Gives the descriptor to watch, -1 of a
+        channel that is closed."""
+        if self._transport is None or self._transport.is_closing():
+            return -1
+        self.let_others_send()
+        self._transport.pause_reading()
+        return self._fd
+
+    def read_now(self) -> list[Frame] | None:
+        """From any thread, but one at a time: the frames that what is there completes; None at the end of the channel.
+        Raises WireError."""
+        try:
+            n = os.readv(self._fd, [self._reader.get_buffer()])
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        return self._reader.buffer_updated(n) if n else None
 
     def send_now(self, buffers: list[Body]) -> None:
         """From any thread: send frames without waking the loop, where nothing is before them."""
@@ -124,12 +144,12 @@ class Channel(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._owner.on_lost(self)
         with self._lock:
-            self._transport = None
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
-        self._owner.on_lost(self)
 
 
 def rest_of(buffers: list[Body], sent: int) -> list[Body]:

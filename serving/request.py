@@ -29,8 +29,7 @@ def media_type(value: str) -> str:
     return value.partition(";")[0].strip().lower()
 
 
-@dataclass(slots=True, eq=False)
-class Client:
+class Client(msgspec.Struct, eq=False):
     """Who asked. ``gone`` becomes true when nobody waits for the answer any more."""
 
     gone: bool = False

@@ -50,6 +50,9 @@ class State(enum.IntEnum):
     FAILED = 6
 
 
+DRAINING = int(State.DRAINING)  # an enum's members are slow to compare
+
+
 class Phase(enum.IntEnum):
     """One model worker, as it sees itself."""
 
@@ -121,7 +124,7 @@ class Scoreboard:
 
     @property
     def is_draining(self) -> bool:
-        return self._ints[STATE] == State.DRAINING
+        return self._ints[STATE] == DRAINING
 
     def read_header(self) -> Header:
         ints, floats = self._ints, self._floats
@@ -143,6 +146,14 @@ class Slot:
     @in_flight.setter
     def in_flight(self, count: int) -> None:
         self._ints[self._at] = count
+
+    def enter(self) -> None:
+        """One more."""
+        self._ints[self._at] += 1
+
+    def leave(self) -> None:
+        """One less."""
+        self._ints[self._at] -= 1
 
 
 class Row:

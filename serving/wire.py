@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import NamedTuple
 
 import msgspec
 
@@ -43,7 +42,7 @@ class Kind(enum.IntEnum):
 KINDS = frozenset(int(kind) for kind in Kind)
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True):
     kind: int
     id: int
     head: bytes

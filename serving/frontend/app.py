@@ -137,18 +137,18 @@ class App:
             await self._rest(scope, receive, send)
 
     async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._slot.in_flight += 1
+        self._slot.enter()
         try:
             await self._conversations(scope, receive, send)
         finally:
-            self._slot.in_flight -= 1
+            self._slot.leave()
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._slot.in_flight += 1
+        self._slot.enter()
         try:
             await self._open_inference(scope, receive, send)
         finally:
-            self._slot.in_flight -= 1
+            self._slot.leave()
 
     async def _ping(self, scope: Scope, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD", "POST"):
@@ -161,11 +161,11 @@ class App:
     async def _invoke(self, scope: Scope, receive: Receive, send: Send, model: str | None = None) -> None:
         # "Accepted" is decided here, when the head has arrived: what comes after a SIGTERM is refused.
         draining = self._board.is_draining
-        self._slot.in_flight += 1
+        self._slot.enter()
         try:
             await self._answer(scope, receive, send, draining, model)
         finally:
-            self._slot.in_flight -= 1
+            self._slot.leave()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
         ask = Ask(time.monotonic())
@@ -206,7 +206,7 @@ class App:
             try:
                 await self._settle(scope, receive, send, Ask(arrival, request.request_id, request), work)
             finally:
-                self._slot.in_flight -= 1
+                self._slot.leave()
 
         return resumed
 

@@ -84,16 +84,17 @@ class Direct:
         if "session-id" in sagemaker:
             return None
         load = self._many and named is None
-        return Plain(url, headers, model, load, content_type, accept, sagemaker, sagemaker.get("custom-attributes"))
+        attributes, id = sagemaker.get("custom-attributes"), sagemaker.get("inference-id", "")[:64]
+        return Plain(url, headers, model, load, content_type, accept, sagemaker, attributes, id)
 
     def open(self, protocol: DirectProtocol, plain: Plain, length: int) -> Exchange | None:
         """An exchange with a body of ``length`` bytes, where that is known; None where ASGI is to see to it."""
         placement = self.replicas.known(plain.model)
         if placement is None or self._board.is_draining or (self.limit and length > self.limit):
             return None
-        request_id = plain.sagemaker.get("inference-id", "")[:64] or self.new_id()
-        exchange = Exchange(self, protocol, plain, request_id, self.clock(), placement.timeout)
-        self.slot.in_flight += 1
+        arrival, timeout = self.clock(), placement.timeout
+        exchange = Exchange(self, protocol, plain, plain.id or self.new_id(), arrival, timeout, arrival + timeout)
+        self.slot.enter()
         self.expiries.add(exchange)
         return exchange
 

@@ -7,7 +7,7 @@ without this, so that answers keep their order.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -17,6 +17,7 @@ from serving.frontend.direct import Direct
 from serving.frontend.exchange import Exchange, Plain
 from serving.frontend.headers import Headers
 from serving.frontend.protocol import HttpProtocol
+from serving.frontend.repeat import Repeat
 
 PING = b"/ping"
 TELLING = frozenset({b"content-length", b"connection", b"expect", b"upgrade"})
@@ -24,7 +25,11 @@ GIVE_UP = 0.9  # seconds from the end of service to when its clients are told, a
 
 
 class DirectProtocol(HttpProtocol):
-    """``receiving`` is the exchange whose body is being read. The methods that an exchange calls settle it."""
+    """``receiving`` is the exchange whose body is being read. The methods that an exchange calls settle it.
+
+    There is a ``_repeat`` while nothing has come since one whole plain invocation, so that the parser is between two
+    messages and need not see the next one.
+    """
 
     direct: ClassVar[Direct]
     headers: Headers
@@ -37,6 +42,7 @@ class DirectProtocol(HttpProtocol):
         self._foreign = False
         self._closes = False
         self._plain: Plain | None = None
+        self._repeat: Repeat | None = None
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -145,11 +151,40 @@ class DirectProtocol(HttpProtocol):
             super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
+        repeat = self._repeat
+        if repeat is not None and self.cycle.response_complete:
+            body = repeat.body_of(data)
+            if body is not None and self._take(repeat.plain, body):
+                return
+        self._parse(data)
+
+    def _take(self, plain: Plain, body: bytes) -> bool:
+        exchange = self.direct.open(self, plain, len(body))
+        if exchange is None:
+            return False
+        self.cycle = exchange  # type: ignore[assignment]
+        self._current = exchange
+        exchange.add(body)
+        exchange.ask()
+        return True
+
+    def _parse(self, data: bytes) -> None:
+        self._repeat = None
+        before = self._current
+        between = not self._in_head and self.receiving is None
         super().data_received(data)
         exchange = self.receiving
-        if exchange is not None and self._length - exchange.size >= STRAIGHT and not self.transport.is_closing():
+        if exchange is None:
+            if between and self._current is not before and not self.pipeline:
+                self._remember(data)
+        elif self._length - exchange.size >= STRAIGHT and not self.transport.is_closing():
             BodyReader(self, self.transport, exchange, self._length)
             self._renew_parser()  # which waits for a body that it will not see
+
+    def _remember(self, data: bytes) -> None:
+        exchange, newest = self._current, cast(object, self.cycle)
+        if exchange is not None and newest is exchange and exchange.keep_alive and not self._closes:
+            self._repeat = Repeat.of(exchange.plain, data, self._length)
 
     def _renew_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
@@ -167,17 +202,20 @@ class DirectProtocol(HttpProtocol):
         return self.flow.write_paused
 
     def finish(self, exchange: Exchange, answer: bytes) -> None:
-        if self.transport.is_closing():
+        transport = self.transport
+        if transport.is_closing():
             return
-        self.transport.write(answer)
+        transport.write(answer)
         if not exchange.keep_alive:
-            self.transport.close()
+            transport.close()
+            self._repeat = None
         self._go_on()
 
     def give_over(self, exchange: Exchange, complete: bool = True) -> None:
         """Have ASGI begin with this request; ``complete`` says whether all of its body is there."""
+        self._repeat = None
         exchange.end_direct()
-        cycle = self._cycle_of(exchange)
+        cycle = self._cycle_of(exchange, complete)
         cycle.body = bytearray(exchange.body)
         cycle.more_body = not complete
         cycle.message_event.set()
@@ -185,12 +223,13 @@ class DirectProtocol(HttpProtocol):
 
     def resume(self, exchange: Exchange, app: Any) -> None:
         """Have ``app``, an ASGI application, end this request, which it knows."""
+        self._repeat = None
         cycle = self._cycle_of(exchange)
         cycle.more_body = False
         self._start_asgi_task(cycle, app)
 
-    def _cycle_of(self, exchange: Exchange) -> RequestResponseCycle:
-        path = exchange.plain.url.decode("ascii")
+    def _cycle_of(self, exchange: Exchange, complete: bool = True) -> RequestResponseCycle:
+        path, headers = exchange.plain.url.decode("ascii"), exchange.plain.headers
         scope: Any = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -199,7 +238,7 @@ class DirectProtocol(HttpProtocol):
             "client": self.client,
             "scheme": self.scheme,
             "root_path": self.root_path,
-            "headers": exchange.plain.headers,
+            "headers": with_length(headers, exchange.size) if complete else headers,
             "state": self.app_state.copy(),
             "method": "POST",
             "path": self.root_path + path,
@@ -220,8 +259,7 @@ class DirectProtocol(HttpProtocol):
             on_response=self.on_response_complete,
         )
         scope["extensions"] = self._extensions(cycle)
-        newest: object = self.cycle
-        if newest is exchange:
+        if cast(object, self.cycle) is exchange:
             self.cycle = cycle
         return cycle
 
@@ -256,3 +294,9 @@ class DirectProtocol(HttpProtocol):
             self.timeout_keep_alive_handler()
         else:
             self._idle_timer = self.loop.call_later(left, self._look)
+
+
+def with_length(headers: Headers, size: int) -> Headers:
+    """The same, said of a body of ``size`` bytes."""
+    value = b"%d" % size
+    return [(name, value if name == b"content-length" else old) for name, old in headers]

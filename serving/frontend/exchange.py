@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.deadline import EARLY, Deadline
@@ -35,57 +36,35 @@ class Plain(NamedTuple):
     accept: str
     sagemaker: dict[str, str]
     attributes: str | None
+    id: str
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """``protocol`` is the connection's, to which this looks like one of uvicorn's cycles.
 
-    It is settled once: answered, given over to ASGI, or left by its client.
+    It is settled once: answered, given over to ASGI, or left by its client. ``expires`` and ``arrival`` are instants,
+    ``timeout`` is in seconds.
     """
 
-    __slots__ = (
-        "_buffers",
-        "_connection",
-        "_direct",
-        "_id",
-        "_protocol",
-        "arrival",
-        "disconnected",
-        "expires",
-        "keep_alive",
-        "message_event",
-        "plain",
-        "request_id",
-        "response_complete",
-        "size",
-        "timeout",
-    )
+    direct: Direct
+    protocol: DirectProtocol
+    plain: Plain
+    request_id: str
+    arrival: float
+    timeout: float
+    expires: float
+    size: int = 0
+    keep_alive: bool = True
+    response_complete: bool = False
+    disconnected: bool = False
+    _buffers: list[Body] = []
+    _connection: Connection | None = None
+    _id: int = 0
 
-    def __init__(
-        self,
-        direct: Direct,
-        protocol: DirectProtocol,
-        plain: Plain,
-        request_id: str,
-        arrival: float,
-        timeout: float,
-    ) -> None:
-        self._direct = direct
-        self._protocol = protocol
-        self.plain = plain
-        self.request_id = request_id
-        self.arrival = arrival
-        self.timeout = timeout
-        self.expires = arrival + timeout
-        self.size = 0
-        self._buffers: list[Body] = []
-        self._connection: Connection | None = None
-        self._id = 0
-        # What uvicorn looks at.
-        self.keep_alive = True
-        self.response_complete = False
-        self.disconnected = False
-        self.message_event = self
+    @property
+    def message_event(self) -> Exchange:
+        """Uvicorn sets it where the client has gone."""
+        return self
 
     def set(self) -> None:
         """The client has gone."""
@@ -111,12 +90,12 @@ class Exchange:
 
     def ask(self) -> None:
         """All of the body is there: send the request to a replica."""
-        direct = self._direct
+        direct = self.direct
         try:
             plain = self.plain
             connection = direct.replicas.at_hand(plain.model)
             if connection is None:
-                self._protocol.give_over(self)
+                self.protocol.give_over(self)
                 return
             head = RequestHead(
                 self.expires, self.request_id, plain.content_type, plain.accept, plain.model, False, plain.sagemaker
@@ -130,7 +109,7 @@ class Exchange:
 
     def on_reply(self, head: bytes, body: Body) -> None:
         self._connection = None
-        protocol, direct = self._protocol, self._direct
+        protocol, direct = self.protocol, self.direct
         start = direct.start_of(head)
         if start is None or self.plain.attributes or len(body) >= LARGE or protocol.is_full:
             self._reply(head, body)
@@ -146,10 +125,10 @@ class Exchange:
             self.fail(CodedError(reply.status, reply.code, bytes(body).decode("utf-8", "replace")))
             return
         response = response_of(reply, body)
-        if len(body) >= LARGE or self._protocol.is_full:
+        if len(body) >= LARGE or self.protocol.is_full:
             self._resume(response)
         else:
-            self._send(self._direct.answers.whole(response, self.plain.attributes, self.request_id))
+            self._send(self.direct.answers.whole(response, self.plain.attributes, self.request_id))
 
     def on_begin(self, streamed: Streamed) -> None:
         self._connection = None
@@ -160,18 +139,18 @@ class Exchange:
         self._resume(lost)
 
     def fail(self, error: ServingError) -> None:
-        self._send(self._direct.answers.failure(error, self.request_id, []))
+        self._send(self.direct.answers.failure(error, self.request_id, []))
 
     def expire(self) -> None:
         """Its time is over."""
-        if self._protocol.receiving is self:
-            self._protocol.stop_receiving()
+        if self.protocol.receiving is self:
+            self.protocol.stop_receiving()
             self.fail(DeadlineExceeded("the body did not arrive in time"))
             return
         connection = self._connection
-        if self._leave() and connection is not None and self.expires - self._direct.clock() < EARLY:
-            self._direct.replicas.report_overdue(connection)
-        self.fail(self._direct.invocations.timed_out(self.plain.model))
+        if self._leave() and connection is not None and self.expires - self.direct.clock() < EARLY:
+            self.direct.replicas.report_overdue(connection)
+        self.fail(self.direct.invocations.timed_out(self.plain.model))
 
     def give_up(self) -> None:
         """The time to finish is over for the whole server."""
@@ -183,7 +162,7 @@ class Exchange:
 
     def _send(self, whole: Whole) -> None:
         closes = False
-        lines: list[bytes] = [STATUS_LINE[whole.status], self._direct.default_lines(self._protocol)]
+        lines: list[bytes] = [STATUS_LINE[whole.status], self.direct.default_lines(self.protocol)]
         for name, value in whole.headers:
             closes = closes or (name == b"connection" and value == b"close")
             lines += (name, b": ", value, b"\r\n")
@@ -193,7 +172,7 @@ class Exchange:
         lines.append(bytes(whole.body))
         self.keep_alive = self.keep_alive and not closes
         self._end()
-        self._protocol.finish(self, b"".join(lines))
+        self.protocol.finish(self, b"".join(lines))
 
     def _resume(self, reply: Response | Streamed | ReplicaLost) -> None:
         if self.response_complete:
@@ -201,7 +180,7 @@ class Exchange:
                 reply.stream.cancel()
             return
         self.response_complete = True
-        self._direct.expiries.discard(self)
+        self.direct.expiries.discard(self)
         plain = self.plain
         request = Request(
             self.body,
@@ -212,12 +191,12 @@ class Exchange:
             plain.model,
             MappingProxyType(plain.sagemaker),
         )
-        self._protocol.resume(self, self._direct.resume(request, self.arrival, plain.load, reply))
+        self.protocol.resume(self, self.direct.resume(request, self.arrival, plain.load, reply))
 
     def _end(self) -> None:
         self.response_complete = True
-        self._direct.expiries.discard(self)
-        self._direct.slot.in_flight -= 1
+        self.direct.expiries.discard(self)
+        self.direct.slot.leave()
 
     def end_direct(self) -> None:
         """ASGI begins with it anew."""

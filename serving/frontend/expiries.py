@@ -23,26 +23,21 @@ class Group:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.members: dict[Expiring, None] = {}
         self._clock = clock
-        self._timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None
 
-    def add(self, one: Expiring) -> None:
-        self.members[one] = None
-        if self._timer is None:
-            self._arm()
-
-    def _arm(self) -> None:
+    def arm(self) -> None:
         first = next(iter(self.members), None)
-        self._timer = None
+        self.timer = None
         if first is not None:
             delay = max(0.0, first.expires - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._look)
+            self.timer = asyncio.get_running_loop().call_later(delay, self._look)
 
     def _look(self) -> None:
         now = self._clock() + EARLY
         while (first := next(iter(self.members), None)) is not None and first.expires <= now:
             del self.members[first]
             first.expire()
-        self._arm()
+        self.arm()
 
 
 class Expiries:
@@ -56,7 +51,9 @@ class Expiries:
         group = self._groups.get(one.timeout)
         if group is None:
             group = self._groups[one.timeout] = Group(self._clock)
-        group.add(one)
+        group.members[one] = None
+        if group.timer is None:
+            group.arm()
 
     def discard(self, one: Expiring) -> None:
         self._groups[one.timeout].members.pop(one, None)

@@ -6,14 +6,13 @@ arrivals until the engine has decoded it, then in its bucket.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from serving.deadline import Clock
 from serving.errors import Overloaded, QueueFull, ServingError
@@ -21,6 +20,7 @@ from serving.flow import Flow
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
 from serving.session import Session
+from serving.worker.bell import Bell, PlainBell
 from serving.worker.caps import Caps
 from serving.worker.latency import Latency
 
@@ -37,8 +37,7 @@ class Live(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class Item:
+class Item(msgspec.Struct, eq=False):
     """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock, as is ``due``, when
     its answer is wanted.
 
@@ -62,15 +61,14 @@ class Item:
     priority: int = 0
 
 
-@dataclass(slots=True)
-class Taken:
+class Taken(msgspec.Struct):
     """What the engine does next: run ``batch`` if there is one, which is of ``bucket``; ``expired`` get no more than an
     error, and nobody waits for ``cancelled``."""
 
     bucket: Hashable = None
-    batch: list[Item] = field(default_factory=list)
-    expired: list[Item] = field(default_factory=list)
-    cancelled: list[Item] = field(default_factory=list)
+    batch: list[Item] = []
+    expired: list[Item] = []
+    cancelled: list[Item] = []
 
 
 class Alone(NamedTuple):
@@ -80,7 +78,9 @@ class Alone(NamedTuple):
 
 
 class Batcher:
-    def __init__(self, policy: BatchPolicy, queue_size: int, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, policy: BatchPolicy, queue_size: int, clock: Clock = time.monotonic, bell: Bell | None = None
+    ) -> None:
         self.policy = policy
         self.queue_size = policy.queue_size or queue_size
         self._clock = clock
@@ -93,7 +93,7 @@ class Batcher:
         self._telling = False
         self.ordered = False
         """Whether requests go by priority."""
-        self._wake: SimpleQueue[None] = SimpleQueue()  # the cheapest there is to wait for
+        self._bell: Bell = bell or PlainBell()
         self.caps = Caps(policy.max_size)
         seconds = policy.max_latency_ms
         self.latency = None if seconds is None else Latency(seconds / 1000, policy.max_size)
@@ -149,8 +149,7 @@ class Batcher:
         self._notify()
 
     def _notify(self) -> None:
-        if self._wake.empty():  # else the engine is about to look anyway
-            self._wake.put(None)
+        self._bell.ring()
         if self.on_wake is not None:
             self.on_wake()
 
@@ -159,9 +158,13 @@ class Batcher:
         self._closed = True
         self._notify()
 
-    def _sleep(self, seconds: float | None) -> None:
-        with contextlib.suppress(Empty):
-            self._wake.get(timeout=seconds)
+    def look(self) -> None:
+        """Between two batches: what has come since."""
+        self._bell.look()
+
+    def away(self, is_away: bool) -> None:
+        """Whether the engine has other things to do than to wait for requests."""
+        self._bell.away(is_away)
 
     @property
     def is_done(self) -> bool:
@@ -171,14 +174,14 @@ class Batcher:
         """Sleep until there is something to decode, a batch is due or ``poke``; False once closed and empty, unless
         something else is ``pending``."""
         while (pending or not self._closed or self._out) and (seconds := self._delay()) != 0:
-            self._sleep(seconds)
+            self._bell.wait(seconds)
         self._poked = False
         return pending or not self.is_done
 
     def rest(self, seconds: float) -> None:
         """Sleep until a request arrives or ``poke``, ``seconds`` at most."""
         if not self._poked and not (self._arrivals and self._may_lend):
-            self._sleep(seconds)
+            self._bell.wait(seconds)
         self._poked = False
 
     def delay(self) -> float | None:
@@ -222,7 +225,9 @@ class Batcher:
         """A decoded request joins its bucket. A bucket that cannot be hashed raises TypeError."""
         # Never None, whatever the handler says, and never equal to that of one that is alone.
         key = Alone(item.id) if item.alone else (bucket, "shared")
-        queue = self._buckets.setdefault(key, deque())
+        queue = self._buckets.get(key)
+        if queue is None:
+            queue = self._buckets[key] = deque()
         if self.ordered:
             item.priority = priority
             queue.insert(bisect_right(queue, priority, key=lambda one: one.priority), item)
@@ -263,6 +268,8 @@ class Batcher:
 
     def _full(self) -> Hashable | None:
         caps = self.caps
+        if self._decoded < self.policy.max_size and self.latency is None and not caps:
+            return None
         if self.latency is not None and self._buckets:
             now = self._clock()
             full = [key for key, queue in self._buckets.items() if len(queue) >= self._size(key, queue, now)]

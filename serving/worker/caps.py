@@ -29,6 +29,10 @@ class Caps:
         self._max = max_size
         self._caps: dict[Hashable, Cap] = {}
 
+    def __bool__(self) -> bool:
+        """Whether any was learned."""
+        return bool(self._caps)
+
     def of(self, bucket: Hashable) -> int:
         cap = self._caps.get(bucket) if self._caps else None
         return self._max if cap is None else cap.size

@@ -21,28 +21,37 @@ class Computing:
 
     def predict(self, samples: list[Any]) -> Sequence[Any]:
         """One output for each sample, on the host. Raises what user code raises, and HandlerError."""
-        return self.split(self._device.fetch(self.compute(samples)).wait(), len(samples))
+        import torch
+
+        with torch.inference_mode():  # once: coming and going takes as long as a small model
+            return self._split(self._device.fetch(self._compute(samples)).wait(), len(samples))
 
     def compute(self, samples: list[Any]) -> Any:
         """The model's outputs, on the device, which may still be at them."""
         import torch
 
-        if self._handler.policy.pad is not None and len(samples) > 1 and hasattr(samples[0], "shape"):
-            lengths = [sample.shape[-1] for sample in samples]
-            self._on_padding(sum(lengths), len(lengths) * max(lengths))
         with torch.inference_mode():
-            return self._handler.predict(self._handler.collate(samples))
+            return self._compute(samples)
 
     def split(self, output: Any, n: int) -> Sequence[Any]:
         """One output for each request. Raises HandlerError."""
         import torch
 
+        with torch.inference_mode():
+            return self._split(output, n)
+
+    def _compute(self, samples: list[Any]) -> Any:
+        if self._handler.policy.pad is not None and len(samples) > 1 and hasattr(samples[0], "shape"):
+            lengths = [sample.shape[-1] for sample in samples]
+            self._on_padding(sum(lengths), len(lengths) * max(lengths))
+        return self._handler.predict(self._handler.collate(samples))
+
+    def _split(self, output: Any, n: int) -> Sequence[Any]:
         # A generator is the answer to one request, in pieces.
         if isgenerator(output) or isasyncgen(output):
             outputs: Sequence[Any] = [output]
         else:
-            with torch.inference_mode():
-                outputs = self._handler.split(output, n)
+            outputs = self._handler.split(output, n)
         if len(outputs) != n:
             raise HandlerError(f"the handler gave {len(outputs)} outputs for {n} requests")
         return outputs

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+
+import msgspec
 
 from serving.handler import Handler
 from serving.worker.batcher import Item
 
 
-@dataclass(slots=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True):
     """``item`` with its sample, or with what ``decode``, ``bucket`` or ``priority`` raised."""
 
     item: Item

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from serving import codecs, log
 from serving.config import Config
@@ -96,6 +98,7 @@ class Engine:
             self._threads.close()
 
     def _wait(self) -> bool:
+        self._batcher.away(len(self.streams) > 0)
         if len(self._flights):
             if not self._batcher.is_full:
                 self._batcher.rest(self._flights.pause())
@@ -111,11 +114,9 @@ class Engine:
         self.streams.step()
 
     def _step_batch(self) -> None:
-        while (item := self._batcher.next_arrival()) is not None:
-            began = time.monotonic()
-            self._decode(item)
-            if self._latency is not None:
-                self._latency.decoded(time.monotonic() - began)
+        self._batcher.look()
+        if (item := self._batcher.next_arrival()) is not None:
+            self._decode_all(item)
         if self._threads is not None:
             self._collect(self._threads)
         if self._handler.exclusive_streams and self.streams.can_step:
@@ -124,6 +125,17 @@ class Engine:
             self._take()
         if len(self._flights):
             self._land()
+
+    def _decode_all(self, item: Item | None) -> None:
+        began = time.monotonic()
+        while item is not None:
+            self._decode(item)
+            if self._latency is not None:
+                began, before = time.monotonic(), began
+                self._latency.decoded(began - before)
+            item = self._batcher.next_arrival()
+        # Between two of them nothing runs but these lines, so that once is enough.
+        self._stamps.finish(0)
 
     def _take(self) -> None:
         # A batch behind one that is on the device already is a full one: others may still grow.
@@ -202,7 +214,6 @@ class Engine:
             self._batcher.lend()
             self._flights.begin(item)
             self._threads.submit(item)
-            self._stamps.finish(0)
             return
         self._admit(decode(self._handler, item))
 
@@ -213,6 +224,7 @@ class Engine:
             self._start([decoded.item.id], decoded.item.request.deadline.at)
             self._flights.end(decoded.item)
             self._admit(decoded)
+            self._stamps.finish(0)
 
     def _admit(self, decoded: Decoded) -> None:
         item, exc = decoded.item, decoded.error
@@ -222,7 +234,6 @@ class Engine:
             except BaseException as unhashable:
                 exc, decoded = unhashable, replace(decoded, in_decode=False)
         if exc is None:
-            self._stamps.finish(0)
             return
         if fault_of(exc) is not None:  # many bad requests are no reason to have the device tried as often
             self._check_device(exc)
@@ -362,8 +373,7 @@ class Engine:
         """The answer, or None where it comes in pieces from now on."""
         try:
             value = self._handler.encode(output, item.request)
-            pieces = streaming(value)
-            if pieces is not None:
+            if type(value) is not Response and (pieces := streaming(value)) is not None:
                 self.streams.begin(item, sound_stream(pieces), lambda: self._end_call(item))
                 return None
             response = self._response(value, item.request)

@@ -35,6 +35,7 @@ from serving.worker.conversations import Partner, on_stream_frame, open_item
 from serving.worker.engine import Outcome
 from serving.worker.iothread import IoThread
 from serving.worker.parking import Parking
+from serving.worker.reading import Reading
 from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
 from serving.worker.streams import Begin, More, Part, Streams, Used
 
@@ -42,6 +43,7 @@ LOST = 10.0  # seconds beyond its time after which an answer in pieces is given 
 BEAT = 0.25  # seconds between stamps of the I/O thread
 MEASURE = 2.0  # seconds at least between looks at the memory of a worker that works
 
+REQUEST, CANCEL = int(Kind.REQUEST), int(Kind.CANCEL)  # an enum's members are slow to compare
 PARTS = (Begin, More, Message, Used)
 
 _open_head = msgspec.msgpack.Decoder(OpenHead)
@@ -65,6 +67,7 @@ class Intake:
         measure: Callable[[], None],
     ) -> None:
         self.io = IoThread()
+        self.reading = Reading(self)
         self.parking = Parking()
         self.flushed = threading.Event()
         self._model = model
@@ -77,6 +80,7 @@ class Intake:
         self._control: Channel
         self._server: asyncio.Server | None = None
         self._batcher: Batcher | None = None
+        self._takes = False
         self._streams: Streams
         self._items: dict[tuple[Channel, int], Item] = {}
         self._channels: set[Channel] = set()
@@ -94,6 +98,7 @@ class Intake:
         return Sessions(lambda: make_id(address), self._config.session_ttl, self._config.session_limit)
 
     async def connect(self) -> None:
+        self.reading.start(self.io.loop)
         _, self._control = await self.io.loop.create_unix_connection(lambda: Channel(self), sock=self._socket)
         self.tell(WorkerHello(self._row.index, self._epoch))
         self._beat()
@@ -101,6 +106,7 @@ class Intake:
     def open(self, batcher: Batcher, streams: Streams, ready: WorkerPhase) -> None:
         """Take requests from now on; ``ready`` says so to the supervisor."""
         self._batcher, self._streams = batcher, streams
+        self.reading.watch(False)
         self.io.loop.create_task(self._listen(ready))
 
     async def _listen(self, ready: WorkerPhase) -> None:
@@ -108,11 +114,13 @@ class Intake:
         if self._server is None:
             self._server = await self.io.loop.create_unix_server(lambda: Channel(self, self._meet), path, backlog=256)
         self._row.phase = Phase.READY
+        self._takes = True
         self.tell(ready)
 
     def _meet(self, channel: Channel) -> None:
         self._channels.add(channel)
         channel.let_others_send()
+        self.io.loop.call_soon(self.reading.add, channel)  # its transport begins to read after this
 
     def tell(self, message: WorkerHello | WorkerPhase) -> None:
         self._control.send_raw([pack(message)])
@@ -120,7 +128,7 @@ class Intake:
     def flush(self) -> None:
         """Close all connections, after what is on its way; ``flushed`` is set when that is over."""
         self.flushed.clear()
-        self._ending = True
+        self._ending, self._takes = True, False
         self._closing = {self._control, *self._channels}
         for channel in list(self._closing):
             channel.close()
@@ -129,7 +137,7 @@ class Intake:
         """Close those of HTTP workers alone, and take nothing until it is opened again; sessions are over."""
         self.flushed.clear()
         self.sessions, self._row.sessions = self._no_sessions(), 0
-        self._batcher = None
+        self._batcher, self._takes = None, False
         self._closing = set(self._channels)
         for channel in list(self._closing):
             channel.close()
@@ -173,6 +181,7 @@ class Intake:
             self._retire()
 
     def on_lost(self, channel: Channel) -> None:
+        self.reading.remove(channel)
         if channel is self._control and not self._ending:
             os._exit(71)  # no supervisor, no worker
         if channel in self._closing:
@@ -191,9 +200,46 @@ class Intake:
         elif item.live is not None:
             item.live.changed()
 
+    def take(self, channel: Channel, frame: Frame) -> bool:
+        """On the engine's thread: plain requests, and the news that nobody waits for one any more."""
+        if frame.kind == REQUEST:
+            return self._takes and self._take(channel, frame)
+        if frame.kind != CANCEL:
+            return False
+        item = self._items.get((channel, frame.id))
+        if item is None or item.live is None:
+            self._items.pop((channel, frame.id), None)
+            if item is not None:
+                self._cancel(item)
+            return True
+        return False
+
+    def _take(self, channel: Channel, frame: Frame) -> bool:
+        item, accepted = item_of(frame, channel)
+        if self._config.sessions and self._is_of_session(item.request):
+            return False
+        key = (channel, item.id)
+        self._items[key] = item  # before the loop's thread may hear that nobody waits for it
+        assert self._batcher is not None
+        if not self._batcher.add(item, accepted) and self._items.pop(key, None) is not None:
+            channel.send_now(replies.frame_of(item, self._refusal()))
+        return True
+
+    def took(self) -> None:
+        if self._batcher is not None:
+            self._row.queued = self._batcher.size
+
+    def _refusal(self) -> ServingError:
+        return (self._batcher and self._batcher.refusal) or QueueFull("the queue is full")
+
+    def _is_of_session(self, request: Request) -> bool:
+        if request.session_id is not None:
+            return True
+        return self.takes_session_requests and request_type(request) == NEW_SESSION
+
     def _accept(self, channel: Channel, frame: Frame) -> None:
         item, accepted = item_of(frame, channel)
-        if self._batcher is None or self._row.phase is not Phase.READY:
+        if self._batcher is None or not self._takes:
             channel.send(Kind.RETURN, frame.id)
             return
         try:
@@ -212,7 +258,7 @@ class Intake:
         if is_first and not self._batcher.add(item, accepted):
             del self._items[key]
             self._leave_session(item, failed=True)
-            raise self._batcher.refusal or QueueFull("the queue is full")
+            raise self._refusal()
         self._row.queued = self._batcher.size
         self._batcher.tell_soon(self.io.loop.call_soon)
 
@@ -220,7 +266,7 @@ class Intake:
 
     def _open_conversation(self, channel: Channel, frame: Frame) -> None:
         head = _open_head.decode(frame.head)
-        if self._batcher is None or self._row.phase is not Phase.READY:
+        if self._batcher is None or not self._takes:
             channel.send(Kind.RETURN, frame.id)
             return
         item = open_item(head, frame.id, channel, self._reply_soon, self._streams.call)
@@ -296,7 +342,10 @@ class Intake:
             if item.session is not None or item.live is not None or not isinstance(outcome, (Response, ServingError)):
                 others.append((item, outcome))
             elif self._items.pop((item.reply_to, item.id), None) is not None:
-                frames.setdefault(item.reply_to, []).extend(replies.frame_of(item, outcome))
+                buffers = frames.get(item.reply_to)
+                if buffers is None:
+                    buffers = frames[item.reply_to] = []
+                buffers += replies.frame_of(item, outcome)
         for channel, buffers in frames.items():
             channel.send_now(buffers)
         if others:
@@ -319,7 +368,8 @@ class Intake:
             self._row.queued = self._batcher.size
 
     def _retire(self) -> None:
-        self._row.phase = Phase.RETIRING
+        self._row.phase, self._takes = Phase.RETIRING, False
+        self.reading.watch(True)
         for item in list(self._items.values()):
             if isinstance(item.live, Partner):
                 item.live.conversation.end(GOING_AWAY, "the model is leaving")

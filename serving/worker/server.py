@@ -83,7 +83,7 @@ class Worker:
 
     def _serve(self, handler: Handler) -> None:
         """Take requests until told to retire, or to park, and answer them."""
-        batcher = Batcher(handler.policy, self._model.queue_size)
+        batcher = Batcher(handler.policy, self._model.queue_size, bell=self._intake.reading)
         rules = Rules.of(self._config)
         engine = Engine(handler, batcher, self._row, self._intake.deliver, rules, self._device, self._lose_device)
         self._measure()

@@ -22,6 +22,7 @@ from serving.session import Session
 from serving.worker.batcher import Item
 
 CLOSE = "CLOSE"
+BYTES = (bytes, bytearray)
 REQUEST_LIMIT = 4096  # bytes; a body that asks for a session or its end is short
 CALLS = 256  # of one session at a time
 REMEMBERED = 4096  # ended sessions whose fate can still be told
@@ -38,7 +39,8 @@ _body = msgspec.json.Decoder(SessionRequest)
 
 def request_type(request: Request) -> str:
     """``NEW_SESSION`` or ``CLOSE`` for a body that asks for that and nothing else, else ``""``."""
-    if len(request.body) > REQUEST_LIMIT or b"requestType" not in bytes(request.body):
+    body = request.body
+    if len(body) > REQUEST_LIMIT or b"requestType" not in (body if isinstance(body, BYTES) else bytes(body)):
         return ""
     try:
         kind = _body.decode(request.body).request_type

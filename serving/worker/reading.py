@@ -1,0 +1,197 @@
+"""Reading: who reads what HTTP workers send.
+
+The engine's thread does, wherever it would wait for requests and between two batches: so a request wakes one thread and
+not two, which then would wait for each other's hold of the interpreter. While it is at something else the loop's thread
+reads: it looks now and then whether the engine is away, and is told by the kernel as long as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import threading
+import time
+from typing import Protocol
+
+from serving import log
+from serving.channel import Channel
+from serving.errors import WireError
+from serving.wire import Frame
+
+TICK = 0.005  # seconds between looks of the loop's thread, and for how long the engine may be away before that reads
+QUIET = 0.1  # seconds of waiting after which the loop's thread looks no more
+
+
+class Taker(Protocol):
+    def take(self, channel: Channel, frame: Frame) -> bool:
+        """On the engine's thread; False for a frame that is for ``on_frame``, as then is all that comes behind it."""
+        ...
+
+    def took(self) -> None:
+        """On the engine's thread: that was all for now."""
+        ...
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        """On the loop's thread."""
+        ...
+
+
+class Reading:
+    """``add``, ``remove`` and ``watch`` are for the loop's thread; the rest is the engine's Bell. One of the two reads
+    at a time, and the frames of one channel go their way in order."""
+
+    def __init__(self, taker: Taker) -> None:
+        self._taker = taker
+        self._loop: asyncio.AbstractEventLoop
+        self._lock = threading.Lock()
+        self._channels: dict[int, Channel] = {}
+        self._behind: dict[Channel, int] = {}  # frames that are on their way to the loop's thread
+        self._sockets = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._rung = False
+        self._watched = False  # by the loop's thread, for one of three reasons; it is that thread's to know
+        self._always = False
+        self._stands_in = False
+        self._is_away = False
+        self._ticking = False
+        self._waits_since: float | None = None  # None while the engine's thread is at work
+        self._read_at = 0.0
+        self._has_looked = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def add(self, channel: Channel) -> None:
+        with self._lock:
+            descriptor = channel.let_others_read()
+            if descriptor < 0:
+                return
+            self._channels[descriptor] = channel
+            self._behind[channel] = 0
+            self._sockets.register(descriptor, select.EPOLLIN)
+
+    def remove(self, channel: Channel) -> None:
+        """Before its descriptor is closed."""
+        with self._lock:
+            if self._behind.pop(channel, None) is not None:
+                self._forget(channel)
+
+    def _forget(self, channel: Channel) -> None:
+        for descriptor, one in list(self._channels.items()):
+            if one is channel:
+                del self._channels[descriptor]
+                self._sockets.unregister(descriptor)
+
+    # The engine's side.
+
+    def ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            os.eventfd_write(self._bell, 1)
+
+    def wait(self, seconds: float | None) -> None:
+        sources = [self._bell] if self._is_away else [self._bell, self._sockets.fileno()]
+        self._waits_since = time.monotonic()
+        ready, _, _ = select.select(sources, (), (), seconds)
+        self._waits_since = None
+        rung = self._bell in ready
+        if rung:
+            self._rung = False
+            os.eventfd_read(self._bell)
+        if len(ready) > rung:
+            self._look()
+            self._has_looked = True
+            if not self._ticking:
+                self._loop.call_soon_threadsafe(self._begin_ticks)
+
+    def look(self) -> None:
+        if not self._has_looked and not self._is_away:
+            self._look()
+        self._has_looked = False
+
+    def _look(self) -> None:
+        with self._lock:
+            self._read_at = time.monotonic()
+            for descriptor, _ in self._sockets.poll(0):
+                channel = self._channels[descriptor]
+                for frame in self._read(channel):
+                    if self._behind[channel] or not self._taker.take(channel, frame):
+                        self._hand_over(channel, frame)
+        self._taker.took()
+
+    def away(self, is_away: bool) -> None:
+        if is_away is not self._is_away:
+            self._is_away = is_away
+            self._loop.call_soon_threadsafe(self._on_away)
+
+    def _hand_over(self, channel: Channel, frame: Frame) -> None:
+        self._behind[channel] += 1
+        self._loop.call_soon_threadsafe(self._take_over, channel, frame)
+
+    # The loop's side.
+
+    def _take_over(self, channel: Channel, frame: Frame) -> None:
+        if channel in self._behind:  # else it is lost by now
+            self._behind[channel] -= 1
+            self._taker.on_frame(channel, frame)
+
+    def watch(self, always: bool) -> None:
+        """From now on the loop's thread reads, whatever the engine's does; or no more."""
+        self._always = always
+        self._set_watched()
+
+    def _set_watched(self) -> None:
+        watched = self._is_away or self._always or self._stands_in
+        if watched is self._watched:
+            return
+        self._watched = watched
+        if watched:
+            self._loop.add_reader(self._sockets.fileno(), self._on_readable)
+        else:
+            self._loop.remove_reader(self._sockets.fileno())
+
+    def _on_away(self) -> None:
+        self._set_watched()
+        self._begin_ticks()
+
+    def _begin_ticks(self) -> None:
+        if not self._ticking:
+            self._ticking = True
+            self._tick()
+
+    def _tick(self) -> None:
+        since, now = self._waits_since, time.monotonic()
+        self._stands_in = since is None and now - self._read_at > TICK
+        self._ticking = not self._is_away and (since is None or now - since < QUIET)
+        self._set_watched()
+        if self._ticking:
+            self._loop.call_later(TICK, self._tick)
+
+    def _on_readable(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            return  # the engine is back
+        try:
+            for descriptor, _ in self._sockets.poll(0):
+                channel = self._channels[descriptor]
+                for frame in self._read(channel):
+                    if self._behind[channel]:
+                        self._hand_over(channel, frame)
+                    else:
+                        self._taker.on_frame(channel, frame)
+        finally:
+            self._lock.release()
+
+    # Either's, with the lock.
+
+    def _read(self, channel: Channel) -> list[Frame]:
+        try:
+            frames = channel.read_now()
+        except WireError as exc:
+            log.error("a channel broke the frame format", error=str(exc))
+            frames = None
+        if frames is not None:
+            return frames
+        self._forget(channel)
+        self._loop.call_soon_threadsafe(channel.close)
+        return []

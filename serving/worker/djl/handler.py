@@ -114,6 +114,8 @@ def usual_type(body: bytes) -> str:
         text = body.decode()
     except UnicodeDecodeError:
         return codecs.RAW
+    if "\0" in text:
+        return codecs.RAW
     return codecs.JSON if text[:1] in ("{", "[") else "text/plain"
 
 

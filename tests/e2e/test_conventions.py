@@ -1,4 +1,7 @@
-"""Models of other servers, found by their files and served by the whole server."""
+"""Models of other servers, found by their files and served by the whole server.
+
+They were written here, to the shapes of those servers' own.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ PORT ?=
 # The release to install where there is no NVIDIA GPU; TORCH_INDEX is a package index that holds CPU-only builds of it.
 TORCH_CPU ?= 2.13.0
 TORCH_INDEX ?=
+TRITON_EXAMPLES ?=
 # More words for pytest or for benchmarks/serve.py.
 ARGS ?=
 
@@ -35,9 +36,10 @@ test-asgi: .demo/model/.trained
 	TEST_HTTP=asgi $(BIN)/python -m pytest tests/e2e $(ARGS)
 
 # The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
+# TRITON_EXAMPLES=folder names the examples of a checkout of triton-inference-server/python_backend, to run those, too.
 compat: .venv/.ready .compat/.ready .compat/toolkits .compat/captum
-	$(BIN)/python -m pytest tests/compat/test_torchserve.py tests/compat/test_archiver.py \
-		tests/e2e/test_torchserve_installed.py $(ARGS)
+	TRITON_EXAMPLES='$(TRITON_EXAMPLES)' $(BIN)/python -m pytest -rs tests/compat/test_torchserve.py \
+		tests/compat/test_archiver.py tests/compat/test_triton_examples.py tests/e2e/test_torchserve_installed.py $(ARGS)
 	PYTHONPATH=.compat/toolkits $(BIN)/python -m pytest tests/compat/test_sagemaker_inference.py $(ARGS)
 
 # Builds both images and runs them, as root: needs buildah and debootstrap, Debian's packages and a package index.

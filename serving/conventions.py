@@ -26,6 +26,13 @@ TORCHSERVE = "serving.worker.torchserve.handler:TorchServeHandler"
 DJL = "serving.worker.djl.handler:DjlHandler"
 MODULE = "handlers.module:ModuleHandler"
 TRITON = "serving.worker.triton.handler:TritonHandler"
+TITLES = {
+    TOOLKIT: "a script of SageMaker's inference toolkits",
+    TORCHSERVE: "a model of TorchServe",
+    DJL: "a model of DJL Serving's Python engine",
+    MODULE: "a module without code",
+    TRITON: "a model of Triton's Python backend",
+}
 WEIGHTS = (".pt", ".pth", ".pt2")
 AT_HOME = (TOOLKIT, TORCHSERVE)  # conventions whose code runs in the model's folder and opens files relative to it
 KNOWN = ("serving.toml", "code", PROPERTIES, "model.py", TRITON_FILE, FOLDER)

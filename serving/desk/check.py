@@ -5,30 +5,33 @@ The model is loaded in this process, so only what you would run may be checked.
 
 from __future__ import annotations
 
+import dataclasses
 import faulthandler
 import logging
 import re
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-import msgspec
-
 from serving import log
 from serving.config import Config
+from serving.conventions import AT_HOME, TITLES
 from serving.errors import ModelError, ServingError
 from serving.folder import read_model
+from serving.handler import BatchPolicy
 from serving.model import Model
 from serving.request import Request
 from serving.samples import content_type, samples
 from serving.supervisor.archives import Limits, extract
+from serving.supervisor.repository import archive_in
 from serving.testing import Client
 from serving.weights import is_torchscript
 from serving.worker import device as devices
+from serving.worker import requirements
 from serving.worker.loader import create_handler, paths_of
 
 REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -76,36 +79,40 @@ def check(path: Path, config: Config, cores: int, seconds: float) -> Report:
 
 @contextmanager
 def opened(path: Path, config: Config) -> Iterator[Path]:
-    if path.is_dir():
+    archive = archive_in(path) or path
+    if archive.is_dir():
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="serving-check-") as home:
         folder = Path(home) / "model"
         limits = Limits(config.archive_max_bytes, config.archive_max_files, config.archive_max_ratio)
-        extract(path, folder, limits)
+        extract(archive, folder, limits)
         yield folder
 
 
 def look(folder: Path, config: Config, cores: int, seconds: float, report: Report) -> None:
     model = read_model(folder, folder.name, config, cores)
-    batch = {name: value for name, value in msgspec.structs.asdict(model.batch).items() if value is not None}
+    root, code = Path(model.path), Path(model.code)
     report.facts += [
+        f"taken for: {TITLES.get(model.handler, 'a model of this server')}",
         f"handler: {model.handler}",
         f"runs with: {model.replicas} replica(s), device {model.device}, {model.timeout:g} s a request",
-        f"batches: {', '.join(f'{name} {value}' for name, value in batch.items()) or 'as the handler says'}",
     ]
-    report.risks += [*pickles(Path(model.path)), *missing(Path(model.code) / "requirements.txt")]
-    try_out(model, seconds, report)
+    report.risks += [*pickles(root), *missing(requirements.find(root, code))]
+    try_out(model, config.install_requirements, seconds, report)
 
 
-def try_out(model: Model, seconds: float, report: Report) -> None:
-    """Load it, and ask it its samples."""
+def try_out(model: Model, install: bool, seconds: float, report: Report) -> None:
+    """Load it as a worker would, and ask it its samples."""
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
+        requirements.prepare(Path(model.path), Path(model.code), install)
         began = time.monotonic()
         handler = create_handler(model)
-        with Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
+        place = chdir(model.path) if model.handler in AT_HOME else nullcontext()
+        with place, Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
             report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
+            report.facts.append(f"batches: {told(model.policy(handler.policy))}")
             paths = paths_of(handler)
             report.facts += [f"takes: {path}" for path in (*paths.post, *paths.websocket)]
             for sample in samples(Path(model.path)):
@@ -118,6 +125,11 @@ def try_out(model: Model, seconds: float, report: Report) -> None:
         report.problems.append(f"it does not load: {type(exc).__name__}: {exc}")
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def told(policy: BatchPolicy) -> str:
+    fields = dataclasses.asdict(policy)
+    return ", ".join(f"{name} {value:g}" for name, value in fields.items() if value is not None)
 
 
 def ask(client: Client, sample: Path, report: Report) -> None:
@@ -149,16 +161,16 @@ def pickles(root: Path) -> list[str]:
     return risks
 
 
-def missing(file: Path) -> list[str]:
-    """Packages of requirements.txt that are not installed here."""
-    if not file.is_file():
+def missing(file: Path | None) -> list[str]:
+    """Packages of a model's requirements that are not installed here."""
+    if file is None:
         return []
     absent = []
     for line in file.read_text().splitlines():
         match = REQUIREMENT.match(line.strip())
         if match is not None and not has_package(match[0]):
             absent.append(match[0])
-    return [f"requirements.txt names what is not installed here: {', '.join(absent)}"] if absent else []
+    return [f"{file.name} names what is not installed here: {', '.join(absent)}"] if absent else []
 
 
 def has_package(name: str) -> bool:

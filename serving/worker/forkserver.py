@@ -121,6 +121,8 @@ class ForkServer:
             if request.visible is not None:
                 os.environ[VISIBLE] = request.visible  # before anything here touches CUDA, which reads it once
             main(request, self._config, self._runtime, self._board.row(request.row))
+        except BaseException as exc:
+            log.error("a worker could not begin", exc=exc, row=request.row)
         finally:
             os._exit(72)
 

@@ -117,6 +117,22 @@ class Classes(torch.nn.Module):
         return self.linear(x.mean(dim=(2, 3)))
 
 
+class Segments(torch.nn.Module):
+    """Classes of squares of 28 pixels."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": x.reshape(x.shape[0], 3, 8, 28, 8, 28).mean(dim=(3, 5))}
+
+
+class Boxes(torch.nn.Module):
+    """Three boxes in each picture, of which one scores too low."""
+
+    def forward(self, x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        boxes = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+        labels, scores = torch.tensor([2, 1, 5]), torch.tensor([0.9, 0.25, 0.5])
+        return [{"boxes": boxes + image.mean(), "labels": labels, "scores": scores} for image in x]
+
+
 class Words(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -142,6 +158,8 @@ def make_archives(store: Path) -> dict[str | None, list[str]]:
         linear = torch.nn.Linear(3, 2)
         torch.save({f"linear.{name}": value for name, value in linear.state_dict().items()}, Path(scratch, "net.pt"))
         script(Classes(), Path(scratch, "classes.pt"))
+        script(Segments(), Path(scratch, "segments.pt"))
+        script(Boxes(), Path(scratch, "boxes.pt"))
         words = Words()
         script(words, Path(scratch, "words.pt"))
         torch.save(words.state_dict(), Path(scratch, "state.pt"))
@@ -159,14 +177,16 @@ def make_archives(store: Path) -> dict[str | None, list[str]]:
 
 
 WORDS = ("<unk>", "a", "b", "c", "good", "bad", "film", "is", "not", "was")
-NEEDS = {
-    "pictures": ("torchvision.transforms", "captum.attr"),
+NEEDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("pictures", "segments", "boxes"), ("torchvision.transforms", "captum.attr")),
     "texts": ("captum.attr",),
     "eagertexts": ("captum.attr",),
 }
 VOCABULARY = [*WORDS, *(f"{one} {other}" for one in WORDS for other in WORDS)]
 EAGER = {"handler": "base_handler", "modelFile": "net.py", "serializedFile": "net.pt", "envelope": "body"}
 PICTURES = {"handler": "image_classifier", "serializedFile": "classes.pt"}
+SEGMENTS = {"handler": "image_segmenter", "serializedFile": "segments.pt"}
+BOXES = {"handler": "object_detector", "serializedFile": "boxes.pt"}
 EAGER_TEXTS = {"handler": "text_classifier", "modelFile": "words.py", "serializedFile": "state.pt"}
 TEXTS = {"handler": "text_classifier", "serializedFile": "words.pt"}
 ARCHIVES: dict[str, tuple[str | None, list[str], dict[str, Any]]] = {
@@ -176,6 +196,8 @@ ARCHIVES: dict[str, tuple[str | None, list[str], dict[str, Any]]] = {
     "place": (PLACE, [], {}),
     "eager": (None, ["net.py", "net.pt"], EAGER),
     "pictures": (None, ["classes.pt", "index_to_name.json"], PICTURES),
+    "segments": (None, ["segments.pt"], SEGMENTS),
+    "boxes": (None, ["boxes.pt", "index_to_name.json"], BOXES),
     "texts": (None, ["words.pt", "source_vocab.pt"], TEXTS),
     "eagertexts": (None, ["words.py", "state.pt", "source_vocab.pt"], EAGER_TEXTS),
     "instances": (IDENTITY, [], {"envelope": "json"}),
@@ -221,6 +243,9 @@ REQUESTS = [
     Asked("pictures", picture(2, (100, 400), "jpeg"), "image/jpeg"),
     Asked("pictures", picture(3, (641, 479), "jpeg"), "application/octet-stream"),
     Asked("pictures", b"no picture", "image/png"),
+    Asked("segments", picture(4, (260, 300)), "image/png"),
+    Asked("boxes", picture(5, (90, 60)), "image/png"),
+    Asked("boxes", picture(6, (64, 480), "jpeg"), "application/octet-stream"),
     Asked("pictures", picture(1, (300, 260)), "image/png", explain=True),
     Asked("texts", b"A good film", TEXT, explain=True),
     Asked("eagertexts", b"A good film", TEXT),

@@ -1,5 +1,7 @@
 """The same scripts and requests under AWS's own PyTorch toolkit, in this process, and here: bodies and types are equal.
 
+The scripts were written here, in the shapes that the toolkits' documentation shows; what they import is AWS's own.
+
 ``make compat`` brings the toolkit; without it these are skipped.
 """
 
@@ -46,6 +48,14 @@ TRANSFORM = """
     def model_fn(model_dir): return "m"
     def transform_fn(model, data, content_type, accept):
         return f"{model} {type(data).__name__} {len(data)} {content_type} {accept}"
+"""
+HANDLED = """
+    from sagemaker_pytorch_serving_container.default_pytorch_inference_handler import DefaultPytorchInferenceHandler
+    default = DefaultPytorchInferenceHandler()
+    def model_fn(model_dir): return default.default_model_fn(model_dir)
+    def input_fn(data, content_type): return default.default_input_fn(data, content_type)
+    def predict_fn(data, model): return default.default_predict_fn(data, model)
+    def output_fn(prediction, accept): return default.default_output_fn(prediction, accept)
 """
 NOTHING = "# model.pt and every default\n"
 WRAPPED = """
@@ -139,7 +149,14 @@ def ours(folder: Path, name: str, requests: list[tuple[bytes, str, str]]) -> lis
     return found
 
 
-SCRIPTS = {"four": FOUR, "defaults": DEFAULTS, "tuple": TUPLE, "transform": TRANSFORM, "nothing": NOTHING}
+SCRIPTS = {
+    "four": FOUR,
+    "defaults": DEFAULTS,
+    "tuple": TUPLE,
+    "transform": TRANSFORM,
+    "handled": HANDLED,
+    "nothing": NOTHING,
+}
 
 
 def dropping(path: Path) -> None:

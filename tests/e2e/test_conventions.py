@@ -1,4 +1,7 @@
-"""Models of other servers, found by their files and served by the whole server."""
+"""Models of other servers, found by their files and served by the whole server.
+
+They were written here, to the shapes of those servers' own.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,23 @@ def test_djl(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         reply = call(server, "POST", "/invocations", {"x": 1})
         assert (reply.status, reply.json()["data"]) == (200, {"x": 1})
+
+
+def test_djl_with_its_own_package_installed(tmp_path: Path) -> None:
+    """What stands for the package was written here: its names, and a module that only it has."""
+    package = tmp_path / "site" / "djl_python"
+    package.mkdir(parents=True)
+    (package / "inputs.py").write_text("class Input: pass\n")
+    (package / "outputs.py").write_text("class Output: pass\n")
+    (package / "__init__.py").write_text("from djl_python.inputs import Input\nfrom djl_python.outputs import Output\n")
+    (package / "extra.py").write_text("WORD = 'size'\n")
+    script = DJL.replace("import Input, Output", "import Input, Output\nfrom djl_python.extra import WORD")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.py").write_text(script.replace('"size": inputs', "WORD: inputs"))
+    (tmp_path / "model" / "serving.properties").write_text("engine=Python\n")
+    with serving(tmp_path / "model", environment={"PYTHONPATH": str(tmp_path / "site")}) as server:
+        reply = call(server, "POST", "/invocations", {"x": 1})
+        assert (reply.status, reply.json()) == (200, {"data": {"x": 1}, "size": None})
 
 
 TOOLKIT = """

@@ -21,10 +21,11 @@ from tests.e2e.client import once
 from tests.e2e.server import ROOT, Server, serving
 
 
-def made(name: str, tmp_path: Path) -> Path:
+def made(name: str, tmp_path: Path, *words: str) -> Path:
     """The model folder of an example whose weights have to be made first."""
     [script] = [path for path in (ROOT / "examples" / name).glob("*.py") if path.stem in ("make", "train")]
-    subprocess.run([sys.executable, str(script), "--out", str(tmp_path / name)], check=True, timeout=100, cwd=ROOT)
+    command = [sys.executable, str(script), "--out", str(tmp_path / name), *words]
+    subprocess.run(command, check=True, timeout=100, cwd=ROOT)
     return tmp_path / name
 
 
@@ -32,6 +33,25 @@ def ask(server: Server, body: bytes, kind: str, accept: str = "application/json"
     answer = asyncio.run(once(server.port, body, **{"Content-Type": kind, "Accept": accept}))
     assert answer.status == 200, answer.body
     return json.loads(answer.body)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["model.pt2", "model.pt"])
+def test_an_exported_module_is_served_without_code(tmp_path: Path, form: str) -> None:
+    from sklearn.datasets import load_diabetes
+
+    patients = load_diabetes()
+    folder = made("exported", tmp_path, *(["--torchscript"] if form == "model.pt" else []))
+    assert (folder / form).is_file()
+    with serving(folder) as server:
+        table = "".join(",".join(map(str, row)) + "\n" for row in patients.data)
+        found = np.array(ask(server, table.encode(), "text/csv"))[:, 0]
+        error = ((found - patients.target) ** 2).mean() / patients.target.var()
+        assert error == pytest.approx(1 - 0.5177, abs=1e-3)  # as the best line has it
+        rows = patients.data[:2].tolist()
+        assert ask(server, json.dumps({"instances": rows}).encode(), "application/json") == [
+            pytest.approx([value], rel=1e-5) for value in found[:2]
+        ]
 
 
 @pytest.mark.slow

@@ -87,6 +87,19 @@ def test_kill_9_of_a_worker_in_the_middle_of_its_load(tmp_path: Path, private_tm
         eventually(lambda: ask(server, "a").status == 200)
 
 
+def test_a_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:
+    add_model(tmp_path / "store", "a")
+    with serving(tmp_path, model_store=tmp_path / "store") as server:
+        opened = [path.resolve() for path in Path(f"/proc/{server.process.pid}/fd").iterdir()]
+        [runtime] = [path.parent for path in opened if path.name == "lock" and path.parent.name.startswith("serving-")]
+        (runtime / "control.sock").unlink()
+        reply = ask(server, "a")
+        assert (reply.status, reply.code) == (503, "model_failed")
+        line = eventually(lambda: server.lines(message="a worker could not begin"))[0]
+        assert "control.connect" in line["traceback"]
+        assert "FileNotFoundError" in line["traceback"]
+
+
 def test_kill_9_of_a_worker_that_is_on_its_way_out(tmp_path: Path, private_tmp: Path) -> None:
     add_model(tmp_path / "store", "a", stop_at="close")
     environment = {"TMPDIR": str(private_tmp)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -84,6 +86,18 @@ def test_what_cannot_be_installed_ends_the_start_with_its_name(tmp_path: Path) -
     [line] = [line for line in server.log if line["message"].startswith("cannot serve")]
     assert "requirements.txt could not be installed from wheels in" in line["message"]
     assert "tiny-wheel==9.9" in line["message"]
+
+
+def test_without_a_network_the_error_says_where_wheels_go(tmp_path: Path) -> None:
+    folder = model(tmp_path / "model", "one")
+    shutil.rmtree(folder / "requirements")
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
+    environment = {**nowhere, "PIP_CONFIG_FILE": os.devnull}
+    server = Server(folder, environment=environment, install_requirements="true")
+    assert server.wait(60) == 1
+    [line] = [line for line in server.log if line["message"].startswith("cannot serve")]
+    words = "could not be installed from the network; without one put wheels into requirements/ of the model: ERROR: "
+    assert words in line["message"]
 
 
 HANDLER = """

@@ -1,4 +1,7 @@
-"""TorchServe archives under the real server: one model and many, batches, pieces, errors."""
+"""TorchServe archives under the real server: one model and many, batches, pieces, errors.
+
+The archives were written here as TorchServe's documentation shows them; ``tests/compat`` has TorchServe itself.
+"""
 
 from __future__ import annotations
 

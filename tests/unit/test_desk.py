@@ -13,6 +13,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from serving.cli import cli
+from tests.e2e.test_requirements import make_wheel
+from tests.mar import pack, write_archive
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -139,6 +141,65 @@ def test_the_convention_is_named(tmp_path: Path) -> None:
     (tmp_path / "serving.properties").write_text("engine=Python\nodd=1\n")
     code, output = check(tmp_path)
     assert code == 0, output
+    assert "taken for: a model of DJL Serving's Python engine" in output
     assert "DjlHandler" in output
     assert "risk: keys of serving.properties that are not honoured" in output
     assert "odd" in output
+
+
+SCRIPT = """
+from pathlib import Path
+import tiny_wheel
+def words(): return Path("words.txt").read_text() + tiny_wheel.VALUE
+def model_fn(model_dir): return words()
+def transform_fn(model, data, content_type, accept): return model + words()
+def handle(data, context): return [words() + words()]
+"""
+
+
+@pytest.fixture
+def needy(tmp_path: Path) -> Path:
+    """Files of a model that opens one by its relative path and needs a package that is not installed."""
+    root = tmp_path / "needy"
+    make_wheel(root / "requirements", "two ")
+    (root / "words.txt").write_text("one ")
+    (root / "sample.txt").write_text("x")
+    return root
+
+
+def checked_with_and_without_its_requirements(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    code, output = check(folder)
+    assert code == 1, output
+    assert "names what is not installed here: tiny-wheel\n" in output
+    assert "SERVING_INSTALL_REQUIREMENTS is false" in output
+    monkeypatch.setenv("SERVING_INSTALL_REQUIREMENTS", "true")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code, output = check(folder)
+    assert code == 0, output
+    assert ": one two one two" in output
+    return output
+
+
+def test_a_script_of_the_toolkits_is_checked_as_it_is_served(
+    needy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (needy / "code").mkdir()
+    (needy / "code" / "inference.py").write_text(SCRIPT)
+    (needy / "code" / "requirements.txt").write_text("tiny-wheel==1.0\n")
+    output = checked_with_and_without_its_requirements(needy, tmp_path, monkeypatch)
+    assert "taken for: a script of SageMaker's inference toolkits\n" in output
+    assert "batches: max_size 1, max_delay_ms 0\n" in output
+
+
+def test_an_archive_of_torchserve_is_checked_as_it_is_served(
+    needy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_archive(needy, SCRIPT, "batchSize: 4\nuseVenv: true\n", {"requirementsFile": "needs.txt"})
+    (needy / "needs.txt").write_text("tiny-wheel==1.0\n")
+    folder = tmp_path / "around"
+    folder.mkdir()
+    pack(needy, folder / "needy.mar")
+    output = checked_with_and_without_its_requirements(folder, tmp_path, monkeypatch)
+    assert "taken for: a model of TorchServe\n" in output
+    assert "batches: max_size 4, max_delay_ms 0\n" in output
+    assert "useVenv has no effect" in output

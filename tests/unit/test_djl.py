@@ -5,6 +5,7 @@ The scripts are written here to the shape of DJL's own examples.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import textwrap
@@ -12,15 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving import Request
 from serving.config import load
-from serving.errors import ModelError, ServingError
+from serving.errors import BadRequest, HandlerError, ModelError, ServingError
 from serving.folder import read_model
 from serving.handler import BatchPolicy
 from serving.properties import parse, read_properties
 from serving.request import Response
 from serving.testing import Client
+from serving.worker.djl import ndlist
 from serving.worker.djl.handler import DjlHandler
 
 
@@ -86,7 +90,7 @@ def test_what_an_input_gives(tmp_path: Path, call: str, body: bytes, kind: str, 
     assert bytes(Rig(tmp_path, script).ask(body, kind).body).decode() == seen
 
 
-def test_npz_goes_in_and_out_and_ndlist_is_refused_with_a_word(tmp_path: Path) -> None:
+def test_npz_goes_in_and_out(tmp_path: Path) -> None:
     script = """
         from djl_python.inputs import Input
         from djl_python.outputs import Output
@@ -101,9 +105,6 @@ def test_npz_goes_in_and_out_and_ndlist_is_refused_with_a_word(tmp_path: Path) -
     answer = rig.ask(buffer.getvalue(), "tensor/npz")
     assert np.load(io.BytesIO(answer.body))["arr_0"].tolist() == [0, 2, 4]
     assert answer.content_type == "tensor/npz"
-    with pytest.raises(ServingError) as caught:
-        rig.ask(b"", "tensor/ndlist")
-    assert caught.value.status == 415
 
 
 def test_properties_of_an_output_become_headers(tmp_path: Path) -> None:
@@ -202,14 +203,66 @@ def test_a_form_of_several_parts_is_refused(tmp_path: Path) -> None:
     assert caught.value.status == 415
 
 
-def test_ndlist_is_not_written(tmp_path: Path) -> None:
-    script = """
-        from djl_python import Output
-        def handle(inputs):
-            return None if inputs.is_empty() else Output().add_as_numpy([])
-    """
-    with pytest.raises(ServingError, match="use npz or JSON"):
-        Rig(tmp_path, script).ask()
+DOUBLED = """
+    from djl_python import Output
+    def handle(inputs):
+        if inputs.is_empty(): return None
+        assert inputs.get_content().size() == 1
+        return Output().add_as_numpy([one * 2 for one in inputs.get_as_numpy()])
+"""
+
+
+def test_lists_of_arrays_go_in_and_out_as_djls_clients_write_them(tmp_path: Path) -> None:
+    one = b"\0\0\0\1" + b"\0\4NDAR" + b"\0\0\0\3" + b"\1\0\1x" + b"\0\7default" + b"\0\5INT32"
+    shape = b"\0\0\0\1" + b"\0\0\0\0\0\0\0\2" + b"\0\0\0\1\0?"
+    rig = Rig(tmp_path, DOUBLED)
+    answer = rig.ask(one + shape + b">\0\0\0\x08" + b"\0\0\0\1\0\0\0\2", "tensor/ndlist")
+    assert bytes(answer.body) == (one.replace(b"\1\0\1x", b"\0") + shape + b"<\0\0\0\x08" + b"\2\0\0\0\4\0\0\0")
+    assert answer.content_type == "application/octet-stream"
+    buffer = io.BytesIO()
+    np.savez(buffer, np.arange(3.0), np.float16(1.5))
+    found = ndlist.read(rig.ask(buffer.getvalue(), "tensor/npz").body)
+    assert [(one.dtype.name, one.tolist()) for one in found] == [("float64", [0, 2, 4]), ("float16", 3.0)]
+
+
+@pytest.mark.parametrize("name", ndlist.TYPES)
+def test_every_type_of_an_array_comes_back(name: str) -> None:
+    array = np.array([[0, 1, 1]]).astype(ndlist.TYPES[name])
+    [found] = ndlist.read(ndlist.write(array))
+    assert (found.dtype, found.tolist()) == (array.dtype, array.tolist())
+    assert found.flags.writeable
+
+
+WHOLE = ndlist.write(np.arange(6, dtype=np.float32).reshape(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "4 bytes are announced, 0 are left"),
+        (WHOLE[:-1], "24 bytes are announced, 23 are left"),
+        (WHOLE.replace(b"NDAR", b"NDAX"), "NDAX"),
+        (WHOLE.replace(b"default", b"CSR_SPA"), "'CSR_SPA' of 'FLOAT32'"),
+        (WHOLE.replace(b"FLOAT32", b"STRINGS"), "of 'STRINGS'"),
+        (WHOLE.replace(bytes(7) + b"\2", bytes(7) + b"\3"), "shape .3, 3. has 24 bytes"),
+        (WHOLE.replace(bytes(7) + b"\2", b"\xff" * 8), "shape .-1, 3. has 24 bytes"),
+    ],
+)
+def test_what_is_no_list_of_arrays_is_the_clients_mistake(tmp_path: Path, body: bytes, words: str) -> None:
+    with pytest.raises(ServingError, match=words) as caught:
+        Rig(tmp_path, DOUBLED).ask(body, "tensor/ndlist")
+    assert caught.value.status == 400
+
+
+@given(st.binary(max_size=80) | st.integers(0, len(WHOLE) - 1).map(lambda at: WHOLE[:at] + b"\xff" + WHOLE[at + 1 :]))
+def test_any_bytes_give_arrays_or_a_bad_request(body: bytes) -> None:
+    with contextlib.suppress(BadRequest):
+        ndlist.read(body)
+
+
+def test_arrays_of_objects_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(HandlerError, match="an array of object"):
+        ndlist.write([np.array([{}])])
 
 
 def test_a_script_that_raises_is_a_500_without_its_words(tmp_path: Path) -> None:

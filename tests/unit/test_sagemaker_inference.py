@@ -1,4 +1,7 @@
-"""What scripts import of the SageMaker toolkits where those are not installed: each name, and what differs."""
+"""What scripts import of the SageMaker toolkits where those are not installed: each name, and what differs.
+
+The scripts were written here as the toolkits' documentation shows them; ``tests/compat`` has the toolkit itself.
+"""
 
 from __future__ import annotations
 

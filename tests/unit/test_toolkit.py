@@ -1,4 +1,7 @@
-"""Scripts written for the SageMaker toolkits: each function, its defaults, its context, its errors."""
+"""Scripts written for the SageMaker toolkits: each function, its defaults, its context, its errors.
+
+The scripts were written here as the toolkits' documentation shows them; ``tests/compat`` has the toolkit itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TorchServe handlers in this process: entry points, what they are given, what their clients get, each error."""
+"""TorchServe handlers in this process: entry points, what they are given, what their clients get, each error.
+
+The archives were written here as TorchServe's documentation shows them; ``tests/compat`` has TorchServe itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""BaseHandler and the built-in handlers: each way to load a model, each handler's answers."""
+"""BaseHandler and the built-in handlers: each way to load a model, each handler's answers.
+
+The archives were written here as TorchServe's documentation shows them; ``tests/compat`` has TorchServe itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a TorchServe archive says of itself: each key of its manifest and of model-config.yaml."""
+"""What a TorchServe archive says of itself: each key of its manifest and of model-config.yaml.
+
+The archives were written here as TorchServe's documentation shows them; ``tests/compat`` has TorchServe itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Answers that a TorchServe handler sends in pieces while it works."""
+"""Answers that a TorchServe handler sends in pieces while it works.
+
+The archives were written here as TorchServe's documentation shows them; ``tests/compat`` has TorchServe itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The adapter for Triton's Python models, without a server: shapes, batches, senders, errors, warm-up."""
+"""The adapter for Triton's Python models, without a server: shapes, batches, senders, errors, warm-up.
+
+The models were written here, to the shape of Triton's examples; ``tests/compat`` has those themselves.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class DjlHandler(Handler):
     ) -> None:
         """``properties`` are what ``serving.properties`` has for the script. Raises ModelError where ``function`` is
         not there, and whatever it raises for the empty input of its start."""
-        shims.install("djl_python", {"": NAMES, "inputs": {"Input": Input}, "outputs": {"Output": Output}})
+        install()
         self.device = device
         index = device.partition(":")[2] or "0" if device.startswith("cuda") else "-1"
         self.properties = {**properties, "model_dir": str(model_dir), "device_id": index}
@@ -75,6 +76,15 @@ class DjlHandler(Handler):
         return Response(body, kind or usual_type(body), given.code, attributes)
 
 
+def install() -> None:
+    """Make ``djl_python`` importable in this process. A real one keeps its other modules; what the script gets and
+    gives are this server's own, since only those know its requests."""
+    if shims.install("djl_python", MODULES):
+        return
+    for name, members in MODULES.items():
+        vars(importlib.import_module(f"djl_python.{name}" if name else "djl_python")).update(members)
+
+
 def check_batch(output: Output, size: int) -> None:
     """Raises HandlerError for what cannot be the answers of a batch, whose requests are then run apart."""
     if output.stream is not None:
@@ -92,7 +102,11 @@ def hint(names: Mapping[str, object]) -> str:
 
 TOOLKIT_NAMES = {"model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"}
 FORM = "multipart/form-data"
-NAMES = {"Input": Input, "Output": Output}
+MODULES: dict[str, dict[str, object]] = {
+    "": {"Input": Input, "Output": Output},
+    "inputs": {"Input": Input},
+    "outputs": {"Output": Output},
+}
 
 
 def joined(batch: Sequence[Input]) -> Input:
@@ -113,6 +127,8 @@ def usual_type(body: bytes) -> str:
     try:
         text = body.decode()
     except UnicodeDecodeError:
+        return codecs.RAW
+    if "\0" in text:
         return codecs.RAW
     return codecs.JSON if text[:1] in ("{", "[") else "text/plain"
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from serving import codecs
-from serving.errors import HandlerError, UnsupportedMediaType
+from serving.errors import HandlerError
 from serving.request import media_type
+from serving.worker.djl import ndlist
 
-NDLIST = "tensor/ndlist is a format of DJL's own, which is not read or written here: use npz or JSON"
 FORMATTERS = ("json", "jsonlines", "sse")
 
 
@@ -118,7 +118,7 @@ class Input:
         return list(codecs.decode_npz(self.get_as_bytes(key), {}).values())
 
     def get_as_numpy(self, key: str | None = None) -> list[Any]:
-        raise UnsupportedMediaType(NDLIST)
+        return ndlist.read(self.get_as_bytes(key))
 
     def get_data(self, key: str | None = None) -> Any:
         kind = media_type(self.get_property("content-type") or "")
@@ -174,8 +174,9 @@ class Output:
         np.savez(buffer, *np_list)
         return self.add(buffer.getvalue(), key, batch_index)
 
-    def add_as_numpy(self, np_list: Sequence[Any], key: str | None = None, batch_index: int | None = None) -> Output:
-        raise HandlerError(NDLIST)
+    def add_as_numpy(self, np_list: Any, key: str | None = None, batch_index: int | None = None) -> Output:
+        """``np_list`` is an array or a list of some."""
+        return self.add(ndlist.write(np_list), key, batch_index)
 
     def error(self, error: str, code: int = 424, message: str = "prediction failure") -> Output:
         self.code, self.message = code, message

@@ -34,6 +34,7 @@ from serving.worker.batcher import Batcher, Item
 from serving.worker.conversations import Partner, on_stream_frame, open_item
 from serving.worker.engine import Outcome
 from serving.worker.iothread import IoThread
+from serving.worker.measures import Measures
 from serving.worker.parking import Parking
 from serving.worker.reading import Reading
 from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
@@ -41,7 +42,6 @@ from serving.worker.streams import Begin, More, Part, Streams, Used
 
 LOST = 10.0  # seconds beyond its time after which an answer in pieces is given up here
 BEAT = 0.25  # seconds between stamps of the I/O thread
-MEASURE = 2.0  # seconds at least between looks at the memory of a worker that works
 
 REQUEST, CANCEL = int(Kind.REQUEST), int(Kind.CANCEL)  # an enum's members are slow to compare
 PARTS = (Begin, More, Message, Used)
@@ -50,7 +50,8 @@ _open_head = msgspec.msgpack.Decoder(OpenHead)
 
 
 class Intake:
-    """``measure`` looks at what the process holds, on any thread. ``control`` is connected to the supervisor.
+    """``measure`` looks at what the process holds, on any thread, and so does ``measure_idle`` once it has had nothing
+    to do for a while. ``control`` is connected to the supervisor.
 
     ``takes_session_requests``: sessions are opened and closed here, not by the handler. ``one_by_one``: so go the calls
     of a session.
@@ -65,6 +66,7 @@ class Intake:
         epoch: int,
         control: socket.socket,
         measure: Callable[[], None],
+        measure_idle: Callable[[], None],
     ) -> None:
         self.io = IoThread()
         self.reading = Reading(self)
@@ -76,7 +78,7 @@ class Intake:
         self._row = row
         self._epoch = epoch
         self._socket = control
-        self._measure = measure
+        self._measures = Measures(row, measure, measure_idle)
         self._control: Channel
         self._server: asyncio.Server | None = None
         self._batcher: Batcher | None = None
@@ -90,8 +92,6 @@ class Intake:
         self.sessions = self._no_sessions()
         self.takes_session_requests = True
         self.one_by_one = True
-        self._measured = 0
-        self._measure_next = 0.0
 
     def _no_sessions(self) -> Sessions:
         address = SessionAddress(self._runtime.instance, self._row.index, self._epoch)
@@ -151,9 +151,8 @@ class Intake:
         self._sweep_streams()
         if self._batcher is not None:
             self._row.queued = self._batcher.size
-        if self._row.completed != self._measured and time.monotonic() > self._measure_next:
-            self._measured, self._measure_next = self._row.completed, time.monotonic() + MEASURE
-            self.io.loop.run_in_executor(None, self._measure)
+        if (measure := self._measures.due(time.monotonic())) is not None:
+            self.io.loop.run_in_executor(None, measure)
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         if frame.kind == Kind.REQUEST:

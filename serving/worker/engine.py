@@ -29,7 +29,7 @@ from serving.worker.decoding import Decoded, DecodeThreads, decode
 from serving.worker.device.border import Device
 from serving.worker.device.faults import fault_of
 from serving.worker.device.host import Host
-from serving.worker.failures import decode_error, describe, expired, predict_error
+from serving.worker.failures import decode_error, describe, expired, let_go, predict_error
 from serving.worker.flights import Flight, Flights, Merged, latest
 from serving.worker.records import Records
 from serving.worker.stamps import Stamps
@@ -326,6 +326,7 @@ class Engine:
         """What becomes of a batch that has failed as a whole."""
         fault = self._check_device(exc)
         if fault is Fault.MEMORY:
+            let_go(exc)
             self._make_room(bucket, len(live))
         # Others had memory that now is free, or the device had its reasons.
         if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:

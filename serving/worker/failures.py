@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 
 from serving import log
 from serving.errors import (
@@ -75,6 +76,17 @@ def is_out_of_memory(exc: BaseException) -> bool:
     if isinstance(exc, OSError):
         return exc.errno in (errno.ENOMEM, errno.ENOSPC)
     return isinstance(exc, MemoryError | torch.OutOfMemoryError)
+
+
+def let_go(exc: BaseException) -> None:
+    """Have the calls that failed drop what they had in hand: a traceback keeps their variables, and with them memory of
+    the device, for as long as somebody has the exception. Lines and names stay for the log."""
+    seen: set[int] = set()
+    one: BaseException | None = exc
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        one = one.__cause__ or one.__context__
 
 
 def report(item: Item, exc: BaseException) -> None:

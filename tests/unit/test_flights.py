@@ -4,6 +4,7 @@ device that is lost. The device is a fake of the border, the engine is the real 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -337,6 +338,35 @@ def test_one_that_does_not_fit_by_itself_is_507_and_the_others_are_answered() ->
     again = Rig(handler, device)
     again.put(1, 2)
     assert again.run() == ["2", "4"]
+
+
+class Activations:
+    """What a model has on the device while it computes."""
+
+
+class Hoards(Doubles):
+    """Fails in the middle of its work, with memory in hand, and finds none while that is held."""
+
+    def __init__(self, chip: FakeDevice, max_size: int = 4) -> None:
+        super().__init__(chip, max_size)
+        self.held: list[weakref.ref[Activations]] = []
+
+    def predict(self, batch: list[int]) -> list[int]:
+        if any(one() is not None for one in self.held):
+            raise torch.OutOfMemoryError("somebody still holds what the last call had")
+        activations = Activations()
+        self.held.append(weakref.ref(activations))
+        try:
+            return super().predict(batch)
+        except torch.OutOfMemoryError as exc:
+            raise torch.OutOfMemoryError("as libraries do, from another error") from exc
+
+
+def test_what_a_call_that_ran_out_of_memory_had_in_hand_is_free_before_its_halves_run() -> None:
+    device = FakeDevice(capacity=3)
+    rig = Rig(Hoards(device, max_size=8), device)
+    rig.put(*range(8))
+    assert rig.run() == [str(2 * n) for n in range(8)]
 
 
 def test_memory_that_runs_out_while_the_device_computes_is_no_difference() -> None:

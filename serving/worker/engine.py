@@ -87,7 +87,7 @@ class Engine:
         self._latency = batcher.latency
         self._deliver = deliver
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
-        self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle)
+        self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle, self._check_device)
 
     def run(self) -> None:
         """Work until the batcher is closed and empty, and every stream has ended."""
@@ -196,7 +196,7 @@ class Engine:
 
     def _decode(self, item: Item) -> None:
         if item.live is not None and isinstance(item.live, Partner):
-            self.streams.start(item, item.live.converse(self._handler, item, self._emit))
+            self.streams.start(item, item.live.converse(self._handler, item, self._emit, self._check_device))
             return
         if item.cancelled:
             self._settle_cancelled([item])
@@ -273,6 +273,7 @@ class Engine:
             if session.is_closed:
                 self._handler.on_session_close(session)
         except BaseException as exc:
+            self._check_device(exc)
             outcome = predict_error(item, exc)
         self._settle([(item, outcome)])
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from torch import Tensor
 from serving import BadRequest, BatchPolicy, Handler, Request
 from serving.errors import ModelError
 from serving.packages import is_package, load_package
-from serving.statedict import is_mappable
+from serving.statedict import is_mappable, report
 from serving.transfer import to_device
 from serving.weights import is_torchscript, load_exported, load_torchscript
 
 SUFFIXES = (".pt2", ".pt", ".pth")
+TELLING = 1 << 20  # bytes of a file whose load says something of how fast bytes come
 
 logger = logging.getLogger("serving.handlers")
 
@@ -89,6 +91,14 @@ class ModuleHandler(Handler):
 def load_module(model_dir: Path, device: str, file: str | None, allow_pickle: bool) -> tuple[Any, int | None]:
     """The module of a model folder on ``device``, and its batch size where that is fixed. Raises ModelError."""
     path = choose_file(model_dir, file)
+    started = time.monotonic()
+    found = load_file(path, device, allow_pickle)
+    if (size := path.stat().st_size) >= TELLING:
+        report(path, device, size, started)
+    return found
+
+
+def load_file(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | None]:
     if path.suffix == ".pt2" and is_package(path):
         return load_package(path, device, allow_pickle), None
     if path.suffix == ".pt2":

@@ -14,7 +14,9 @@ from serving.errors import (
     OutOfMemory,
     ServingError,
 )
+from serving.faults import Fault
 from serving.worker.batcher import Item
+from serving.worker.device.faults import fault_of
 
 
 def expired(item: Item) -> tuple[Item, ServingError]:
@@ -71,11 +73,9 @@ def chosen_error(exc: BaseException) -> ServingError | None:
 
 def is_out_of_memory(exc: BaseException) -> bool:
     """Memory of the host or of the GPU was short, or the disk's, which is often memory."""
-    import torch
-
     if isinstance(exc, OSError):
         return exc.errno in (errno.ENOMEM, errno.ENOSPC)
-    return isinstance(exc, MemoryError | torch.OutOfMemoryError)
+    return fault_of(exc) is Fault.MEMORY
 
 
 def let_go(exc: BaseException) -> None:

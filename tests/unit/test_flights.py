@@ -349,6 +349,15 @@ def test_one_that_does_not_fit_by_itself_is_507_and_the_others_are_answered() ->
     assert again.run() == ["2", "4"]
 
 
+def test_memory_that_is_short_is_507_however_it_is_said() -> None:
+    device = FakeDevice()
+    handler = Breaks(device)
+    handler.error = cuda_error(Cuda.MEMORY_ALLOCATION)
+    rig = Rig(handler, device)
+    rig.put(1, 13, 2)
+    assert rig.run() == ["2", "507 out_of_memory", "4"]
+
+
 class Activations:
     """What a model has on the device while it computes."""
 

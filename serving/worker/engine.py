@@ -174,8 +174,9 @@ class Engine:
             self._settle(outcomes)
 
     def _start(self, ids: list[int], until: float) -> None:
-        risk = self.streams.at_risk()
-        self._stamps.start([*ids, *risk][:MAX_BATCH] if risk else ids, until)
+        if len(self.streams) and (risk := self.streams.at_risk()):
+            ids = [*ids, *risk][:MAX_BATCH]
+        self._stamps.start(ids, until)
 
     def _drop(self, items: list[Item]) -> None:
         """Let go of samples under the eyes of the supervisor: what user code made, user code may destroy."""

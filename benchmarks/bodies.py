@@ -3,7 +3,8 @@
     python benchmarks/bodies.py --repeats 5
 
 One process fills a fresh buffer, as it would from a connection, and hands it over; the other one looks at every
-page of it and answers one byte. Both ways take turns.
+page of it and answers one byte. Both ways take turns. Then the server itself: what all its processes hold while many
+large bodies come at once.
 """
 
 from __future__ import annotations
@@ -13,14 +14,25 @@ import mmap
 import os
 import socket
 import statistics
+import sys
+import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+
+import servers
 
 SIZES = (256 << 10, 1 << 20, 4 << 20, 16 << 20)
 SECONDS = 1.0
 PAGE = mmap.PAGESIZE
+AT_ONCE, LARGE = 64, 25_000_000
+MIB = 1 << 20
 
 
 def receive(connection: socket.socket, size: int) -> bytearray:
@@ -95,6 +107,33 @@ def rate(give: Callable[[socket.socket, bytes], None], take: Callable[[socket.so
     return count / spent
 
 
+def crowd() -> str:
+    """Bodies of 25 MB, 64 at once, to a model that looks at their first bytes."""
+    said: Counter[int] = Counter()
+    body = bytes(LARGE)
+
+    def ask(port: int) -> None:
+        question = f"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: {servers.BYTES}\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            connection.sendall(f"{question}content-length: {len(body)}\r\n\r\n".encode())
+            connection.sendall(body)
+            said[int(connection.recv(4096).split()[1])] += 1
+
+    with tempfile.TemporaryDirectory() as scratch, servers.running(servers.OURS, "tiny", Path(scratch)) as server:
+        before = most = servers.memory_of(server.pid)
+        threads = [threading.Thread(target=ask, args=(server.port,)) for _ in range(AT_ONCE)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            most = max(most, servers.memory_of(server.pid))
+        time.sleep(5)
+        after = servers.memory_of(server.pid)
+    return (
+        f"{AT_ONCE} bodies of {LARGE / 1e6:g} MB at once, {dict(said)} answers by status: all processes together held "
+        f"{before // MIB:,} MiB before, {most // MIB:,} MiB at most, {after // MIB:,} MiB five seconds later."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare two ways for a body.")
     parser.add_argument("--repeats", type=int, default=5)
@@ -107,6 +146,7 @@ def main() -> None:
             found["memfd"].append(rate(by_memfd, take_memfds, size))
         stream, memfd = statistics.median(found["stream"]), statistics.median(found["memfd"])
         print(f"| {size >> 10:,} KiB | {stream:,.0f} | {memfd:,.0f} | {memfd / stream:.2f} |")
+    print(f"\n{crowd()}")
 
 
 if __name__ == "__main__":

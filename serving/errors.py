@@ -129,6 +129,12 @@ class QueueFull(Unavailable):
     code = "queue_full"
 
 
+class BodiesFull(Unavailable):
+    """The bodies of other requests take all the memory that there is for bodies."""
+
+    code = "bodies_full"
+
+
 class Overloaded(Unavailable):
     """It could not be answered within the model's ``max_latency_ms``."""
 

@@ -58,6 +58,11 @@ def total(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return ram
 
 
+def share(amount: int | float, whole: int) -> int:
+    """Bytes of a setting that is either bytes or a share of ``whole``."""
+    return int(amount * whole) if isinstance(amount, float) else amount
+
+
 def keep_freed() -> None:
     """Have this process use the memory of large bodies again, which glibc otherwise returns to the kernel and gets back
     page by page: for bodies of 1 MiB that takes longer than all the rest. ``release_freed`` returns it."""

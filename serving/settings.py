@@ -148,6 +148,12 @@ SETTINGS: tuple[Setting, ...] = (
             Alias("SAGEMAKER_MAX_PAYLOAD_IN_MB", kinds.integer(0, kinds.SIZE_LIMIT // kinds.MIB, unit=kinds.MIB)),
         ),
     ),
+    Setting(
+        "body_memory",
+        kinds.MEMORY,
+        0.2,
+        "Memory for large request bodies; more of them get a 503: of the cgroup's limit, else of RAM",
+    ),
     Setting("queue_size", kinds.integer(1, 1_000_000), 1024, "Requests that may wait at one replica; more get a 503"),
     Setting(
         "drain_timeout",

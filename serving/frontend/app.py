@@ -20,7 +20,7 @@ from starlette.responses import Response as HttpResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import errors, log
+from serving import errors, log, memory
 from serving.config import Config
 from serving.errors import (
     CodedError,
@@ -31,6 +31,7 @@ from serving.errors import (
 )
 from serving.frontend import metrics, models
 from serving.frontend.answers import JSON, STOPPED, Answers
+from serving.frontend.bodies import Bodies, Held, counted, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
 from serving.frontend.direct import Direct
@@ -43,7 +44,6 @@ from serving.frontend.receiving import ClientGone, read_body, watch
 from serving.frontend.replicas import Replicas
 from serving.frontend.stream import Streamed
 from serving.headers import NEW_SESSION, check_all
-from serving.memory import keep_freed
 from serving.model import DEFAULT_MODEL
 from serving.names import model_name, target_name
 from serving.open_inference import is_open_inference
@@ -75,6 +75,8 @@ class App:
         self._many = config.many
         self._stream_timeout = config.stream_timeout
         self._max_body = config.max_body
+        room = memory.share(config.body_memory, memory.total()) // config.http_workers
+        self._bodies = Bodies(room, rest)
         self._board = board
         self._runtime = runtime
         self._replicas = Replicas(runtime, board)
@@ -82,9 +84,11 @@ class App:
         self._answers = Answers(config, board)
         self._conversations = Conversations(config, board, self._invocations, self._model_of, self._new_id)
         self._open_inference = OpenInference(
-            config, board, self._replicas, self._invocations, self._answers, self._new_id
+            config, board, self._replicas, self._invocations, self._answers, self._new_id, self._bodies
         )
-        self.direct = Direct(config, board, self._replicas, self._invocations, self._answers, self._new_id, self.resume)
+        self.direct = Direct(
+            config, board, self._replicas, self._invocations, self._answers, self._new_id, self._bodies, self.resume
+        )
         self._slot: Slot
         self._rest = Starlette(
             routes=[Route("/metrics", self._metrics, methods=["GET"]), *self._routes(config)],
@@ -115,7 +119,7 @@ class App:
         self.direct.slot = self._slot
         gc.freeze()
         gc.set_threshold(GARBAGE)
-        keep_freed()
+        memory.keep_freed()
         yield
         self._replicas.close()
 
@@ -170,7 +174,7 @@ class App:
             self._slot.leave()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
-        ask = Ask(time.monotonic())
+        ask, held = Ask(time.monotonic()), Held(self._bodies)
 
         async def work() -> Response | Streamed:
             if scope["method"] != "POST":
@@ -187,14 +191,17 @@ class App:
             deadline = await self._invocations.deadline(model, load, ask.arrival, continues)
             if path != INVOCATIONS:
                 await self._invocations.takes(model, path, load, deadline)
-            body = await read_body(scope["headers"], receive, self._max_body, deadline)
+            body = await read_body(scope["headers"], receive, self._max_body, deadline, held)
             if draining:
                 raise Draining("the server is stopping")
             headers = MappingProxyType(sagemaker)
             ask.request = Request(body, content_type, accept, ask.request_id, deadline, model, headers, path=path)
             return await watch(self._invocations.invoke(ask.request, load), receive)
 
-        await self._settle(scope, receive, send, ask, work)
+        try:
+            await self._settle(scope, receive, send, ask, work)
+        finally:
+            held.release()
 
     def resume(self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost) -> ASGIApp:
         """What goes on with a request that was sent to a replica without ASGI; it counts as in flight already."""
@@ -209,6 +216,7 @@ class App:
                 await self._settle(scope, receive, send, Ask(arrival, request.request_id, request), work)
             finally:
                 self._slot.leave()
+                self._bodies.give(counted(len(request.body)))
 
         return resumed
 

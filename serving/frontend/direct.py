@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serving.config import Config
 from serving.errors import ServingError
 from serving.frontend.answers import Answers
+from serving.frontend.bodies import COUNTED, Bodies
 from serving.frontend.connection import reply_head
 from serving.frontend.exchange import Exchange, Plain
 from serving.frontend.expiries import Expiries
@@ -48,12 +49,14 @@ class Direct:
         invocations: Invocations,
         answers: Answers,
         new_id: Callable[[], str],
+        bodies: Bodies,
         resume: Callable[..., ASGIApp],
     ) -> None:
         self.clock = monotonic
         self.replicas = replicas
         self.invocations = invocations
         self.answers = answers
+        self.bodies = bodies
         self.resume = resume
         self.expiries = Expiries()
         self.slot: Slot
@@ -92,8 +95,11 @@ class Direct:
         placement = self.replicas.known(plain.model)
         if placement is None or self._board.is_draining or (self.limit and length > self.limit):
             return None
+        if length >= COUNTED and not self.bodies.take(length):
+            return None
         arrival, timeout = self.clock(), placement.timeout
         exchange = Exchange(self, protocol, plain, plain.id or self.new_id(), arrival, timeout, arrival + timeout)
+        exchange.length = length
         self.slot.enter()
         self.expiries.add(exchange)
         return exchange

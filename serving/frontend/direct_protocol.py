@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from serving.frontend.bodies import COUNTED
 from serving.frontend.body_reader import STRAIGHT, BodyReader
 from serving.frontend.direct import Direct
 from serving.frontend.exchange import Exchange, Plain
@@ -138,7 +139,9 @@ class DirectProtocol(HttpProtocol):
             super().on_body(body)
             return
         exchange.add(body)
-        if self.direct.limit and exchange.size > self.direct.limit:
+        limit = self.direct.limit
+        # How large a body will be whose length is not said only ASGI watches.
+        if (limit and exchange.size > limit) or exchange.size >= max(COUNTED, exchange.length + 1):
             self.receiving = None
             self.give_over(exchange, complete=False)
 
@@ -214,9 +217,10 @@ class DirectProtocol(HttpProtocol):
     def give_over(self, exchange: Exchange, complete: bool = True) -> None:
         """Have ASGI begin with this request; ``complete`` says whether all of its body is there."""
         self._repeat = None
+        body = bytearray(exchange.body)
         exchange.end_direct()
         cycle = self._cycle_of(exchange, complete)
-        cycle.body = bytearray(exchange.body)
+        cycle.body = body
         cycle.more_body = not complete
         cycle.message_event.set()
         self._start_asgi_task(cycle, self.app)

@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serving.deadline import EARLY, Deadline
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
 from serving.frontend.answers import LARGE, STOPPED, Whole
+from serving.frontend.bodies import COUNTED
 from serving.frontend.connection import Connection, ReplicaLost, reply_head, response_of
 from serving.frontend.headers import Headers
 from serving.frontend.stream import Streamed
@@ -43,7 +44,7 @@ class Exchange(msgspec.Struct, eq=False):
     """``protocol`` is the connection's, to which this looks like one of uvicorn's cycles.
 
     It is settled once: answered, given over to ASGI, or left by its client. ``expires`` and ``arrival`` are instants,
-    ``timeout`` is in seconds.
+    ``timeout`` is in seconds. ``length`` is what the body is said to have, 0 where nothing is said.
     """
 
     direct: Direct
@@ -53,6 +54,7 @@ class Exchange(msgspec.Struct, eq=False):
     arrival: float
     timeout: float
     expires: float
+    length: int = 0
     size: int = 0
     keep_alive: bool = True
     response_complete: bool = False
@@ -191,12 +193,16 @@ class Exchange(msgspec.Struct, eq=False):
             plain.model,
             MappingProxyType(plain.sagemaker),
         )
+        self._buffers = []
         self.protocol.resume(self, self.direct.resume(request, self.arrival, plain.load, reply))
 
     def _end(self) -> None:
         self.response_complete = True
+        self._buffers = []  # the connection remembers this until its next request
         self.direct.expiries.discard(self)
         self.direct.slot.leave()
+        if self.length >= COUNTED:
+            self.direct.bodies.give(self.length)
 
     def end_direct(self) -> None:
         """ASGI begins with it anew."""

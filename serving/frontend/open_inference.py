@@ -37,6 +37,7 @@ from serving.errors import (
     UnsupportedMediaType,
 )
 from serving.frontend.answers import JSON, Answers, log_error
+from serving.frontend.bodies import Bodies, Held
 from serving.frontend.headers import Headers, read_headers
 from serving.frontend.health import is_healthy
 from serving.frontend.invocations import Invocations
@@ -74,7 +75,9 @@ class OpenInference:
         invocations: Invocations,
         answers: Answers,
         new_id: Callable[[], str],
+        bodies: Bodies,
     ) -> None:
+        self._bodies = bodies
         self._version = installed_version()
         self._many = config.many
         self._loads = config.many and not config.multi_model  # the platform says itself what is loaded
@@ -158,16 +161,20 @@ class OpenInference:
         content_type, accept, sagemaker = read_headers(scope["headers"])
         check_all(content_type, accept, sagemaker)
         content_type = labelled(content_type, scope["headers"])
-        body = await read_body(scope["headers"], receive, self._max_body, deadline)
-        if draining:
-            raise Draining("the server is stopping")
-        request = Request(body, content_type, accept, request_id, deadline, model, path=scope["path"])
-        response = await watch(self._invocations.invoke(request, self._loads), receive)
-        if isinstance(response, Streamed):
-            until = max(deadline.at, arrival + self._stream_timeout)
-            await self._answers.stream(scope, receive, send, response, request, until)
-        else:
-            await self._send(send, response)
+        held = Held(self._bodies)
+        try:
+            body = await read_body(scope["headers"], receive, self._max_body, deadline, held)
+            if draining:
+                raise Draining("the server is stopping")
+            request = Request(body, content_type, accept, request_id, deadline, model, path=scope["path"])
+            response = await watch(self._invocations.invoke(request, self._loads), receive)
+            if isinstance(response, Streamed):
+                until = max(deadline.at, arrival + self._stream_timeout)
+                await self._answers.stream(scope, receive, send, response, request, until)
+            else:
+                await self._send(send, response)
+        finally:
+            held.release()
 
     async def _send(self, send: Send, response: Response) -> None:
         """Binary tensors are told by a header of their own here, not by the content type."""

@@ -10,6 +10,7 @@ from starlette.types import Receive
 
 from serving.deadline import Deadline
 from serving.errors import BodyTooLarge, DeadlineExceeded
+from serving.frontend.bodies import Held
 from serving.frontend.headers import Headers
 
 Answer = TypeVar("Answer")
@@ -19,20 +20,22 @@ class ClientGone(Exception):
     """The client closed the connection before it had its answer."""
 
 
-async def read_body(headers: Headers, receive: Receive, limit: int, deadline: Deadline) -> bytes:
-    """The whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), DeadlineExceeded for
-    one that trickles in, and ClientGone."""
+async def read_body(headers: Headers, receive: Receive, limit: int, deadline: Deadline, held: Held) -> bytes:
+    """The whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), BodiesFull,
+    DeadlineExceeded for one that trickles in, and ClientGone."""
     try:
         async with asyncio.timeout(deadline.remaining()):
-            return await collect_body(headers, receive, limit)
+            return await collect_body(headers, receive, limit, held)
     except TimeoutError:
         raise DeadlineExceeded("the body did not arrive in time") from None
 
 
-async def collect_body(headers: Headers, receive: Receive, limit: int) -> bytes:
+async def collect_body(headers: Headers, receive: Receive, limit: int, held: Held | None = None) -> bytes:
     declared = next((int(value) for name, value in headers if name == b"content-length"), 0)
     if limit and declared > limit:
         raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are taken")
+    if held is not None:
+        held.grow(declared)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -43,6 +46,8 @@ async def collect_body(headers: Headers, receive: Receive, limit: int) -> bytes:
         size += len(chunk)
         if limit and size > limit:
             raise BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
+        if held is not None:
+            held.grow(size)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -33,23 +33,18 @@ def estimate(model: Model) -> Cost:
 
 def budget_of(config: Config, base: int, gpus: Iterable[Gpu] = ()) -> Budget:
     """``base`` bytes are what the models' processes share: they are part of the budget, once. So is the warm tier."""
-    host = share(config.host_memory, memory.total()) - base - config.warm_tier_bytes
-    devices = {gpu.name: share(config.device_memory, gpu.free) for gpu in gpus if gpu.total}
+    host = memory.share(config.host_memory, memory.total()) - base - config.warm_tier_bytes
+    devices = {gpu.name: memory.share(config.device_memory, gpu.free) for gpu in gpus if gpu.total}
     return Budget(host, devices, min(config.max_models or ROWS, ROWS))
 
 
 def check_memory(config: Config) -> None:
     """Raises ModelError where the warm tier takes all that models may have."""
-    budget = share(config.host_memory, memory.total())
+    budget = memory.share(config.host_memory, memory.total())
     if config.many and config.warm_tier_bytes >= budget:
         raise ModelError(
             f"warm_tier_bytes is {config.warm_tier_bytes}, but host_memory leaves models {budget} bytes in all"
         )
-
-
-def share(amount: int | float, whole: int) -> int:
-    """Bytes of a setting that is either bytes or a share of ``whole``."""
-    return int(amount * whole) if isinstance(amount, float) else amount
 
 
 def log_decision(need: Need, residents: list[Resident], budget: Budget, decision: Decision) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -139,3 +140,52 @@ def test_headers_that_change_on_one_connection_are_each_requests_own(roomy: Serv
             _, headers, _ = answer(connection)
             assert headers["content-type"] == kind
             assert headers.get("x-amzn-sagemaker-custom-attributes", "") == attributes
+
+
+@pytest.mark.parametrize("http", ["direct", "asgi"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_large_bodies_beyond_the_memory_for_them_are_refused_until_others_are_answered(
+    tmp_path: Path, http: str, chunked: bool
+) -> None:
+    body = os.urandom(BIG)
+    data = post(body)
+    if chunked:
+        lines = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        data = lines + b"%x\r\n%b\r\n0\r\n\r\n" % (BIG, body)
+    with (
+        serving(model_folder(tmp_path, "echo:Echo"), http=http, http_workers=1, body_memory="8MB") as server,
+        connect(server) as first,
+        connect(server) as second,
+    ):
+        first.sendall(data[:-9])  # all but the last bytes of one body of 3 MB, of which 4 MB may be held
+        eventually(lambda: is_read(first))
+        eventually(lambda: refused(server))
+        second.sendall(post(b"small"))
+        assert answer(second)[2] == b"small"
+        first.sendall(data[-9:])
+        assert answer(first)[2] == body
+        second.sendall(data)
+        assert answer(second)[2] == body
+
+
+def is_read(connection: socket.socket) -> bool:
+    """Whether the server has read all that was sent, as the kernel's table of connections says."""
+    ours, theirs = (f":{one[1]:04X}" for one in (connection.getsockname(), connection.getpeername()))
+    queues = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queue, *_ = line.split()
+        if (local[8:], remote[8:]) in ((ours, theirs), (theirs, ours)):
+            queues.append(queue)
+    return queues == ["00000000:00000000"] * 2
+
+
+def refused(server: Server) -> bool:
+    with connect(server) as connection:
+        connection.sendall(post(bytes(BIG))[:1000])
+        connection.settimeout(0.2)
+        try:
+            status, headers, body = answer(connection)
+        except TimeoutError:
+            return False
+    assert (status, b"bodies_full" in body, headers["retry-after"]) == (503, True, "1")
+    return True

@@ -24,6 +24,7 @@ from serve import cpu_model
 from servers import OURS, Peer
 
 from serving.config import cores
+from serving.settings import workers_for
 
 OUT = Path(__file__).resolve().parent / "SCALE.md"
 WORKERS = (1, 2, 4)
@@ -31,7 +32,6 @@ CONNECTIONS = (64, 512, 2000)
 MODELS = (1, 1000)
 MIB = ("echo-1m", 8)
 CORES, GPUS = 96, 8
-DEFAULT_WORKERS = 4  # the most that the server takes by itself
 WANTED = "m0"
 
 
@@ -73,13 +73,12 @@ def projection(small: Cost, large: Cost) -> list[str]:
     """The stages of one machine, each by how many requests a second would fill it."""
     http, worker = 1e6 / small.http, 1e6 / small.worker
     http_mib, worker_mib = 1e6 / large.http, 1e6 / large.worker
-    needed = GPUS * worker / http
+    needed, most = GPUS * worker / http, workers_for(CORES)
     return [
         "| stage | one of it | of the machine, small bodies | of the machine, 1 MiB each way |",
         "|---|---:|---:|---:|",
-        f"| HTTP workers, {DEFAULT_WORKERS} by default | {http:,.0f}/s | {DEFAULT_WORKERS * http:,.0f}/s "
-        f"| {DEFAULT_WORKERS * http_mib:,.0f}/s |",
-        f"| HTTP workers, {CORES // 4} | {http:,.0f}/s | {CORES // 4 * http:,.0f}/s | {CORES // 4 * http_mib:,.0f}/s |",
+        f"| HTTP workers, {most} by default | {http:,.0f}/s | {most * http:,.0f}/s | {most * http_mib:,.0f}/s |",
+        f"| HTTP workers, 4 | {http:,.0f}/s | {4 * http:,.0f}/s | {4 * http_mib:,.0f}/s |",
         f"| model workers, one for each of {GPUS} GPUs | {worker:,.0f}/s | {GPUS * worker:,.0f}/s "
         f"| {GPUS * worker_mib:,.0f}/s |",
         "",

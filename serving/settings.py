@@ -63,8 +63,9 @@ class Setting:
         return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def half_of(cores: int) -> int:
-    return max(1, min(4, cores // 2))
+def workers_for(cores: int) -> int:
+    """HTTP workers. Where there are many cores, there are many GPUs to feed: benchmarks/SCALE.md."""
+    return max(1, min(4, cores // 2), min(16, cores // 6))
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -86,9 +87,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "http_workers",
         kinds.integer(1, HTTP_WORKERS_LIMIT),
-        half_of,
+        workers_for,
         "Processes that speak HTTP",
-        automatic="half the cores, 1 to 4",
+        automatic="half the cores up to 4, a sixth of 24 and more up to 16",
     ),
     Setting(
         "http",

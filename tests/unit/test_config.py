@@ -12,7 +12,7 @@ from serving.config import Config, cores, load
 from serving.errors import ConfigError
 from serving.handler import MAX_BATCH
 from serving.scoreboard import SLOTS
-from serving.settings import SETTINGS, Setting, half_of
+from serving.settings import SETTINGS, Setting, workers_for
 
 VARIABLES = [
     name for setting in SETTINGS for name in (setting.variable, *(alias.variable for alias in setting.aliases))
@@ -43,7 +43,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         model_dir="/opt/ml/model",
         host="0.0.0.0",
         port=8080,
-        http_workers=half_of(cores()),
+        http_workers=workers_for(cores()),
         http="direct",
         replicas=None,
         device="auto",

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from serving.config import cores
-from serving.settings import half_of
+from serving.settings import workers_for
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (4, 2), (8, 4), (96, 4)])
-def test_http_workers_take_half_the_cores_up_to_four(cores: int, workers: int) -> None:
-    assert half_of(cores) == workers
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (4, 2), (8, 4), (24, 4), (48, 8), (96, 16), (192, 16)])
+def test_http_workers_take_workers_for_few_cores_and_a_sixth_of_many(cores: int, workers: int) -> None:
+    assert workers_for(cores) == workers
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:

@@ -28,7 +28,7 @@ class Numbers(Worker):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    words = f"--address 127.0.0.1 --port {PORT} --log-level warning --max-body-size 33554432"
+    words = f"--address 127.0.0.1 --port {PORT} --log-level warning --max-request-size 33554432"
     sys.argv = ["mosec", *words.split()]
     server = Server()
     server.append_worker(

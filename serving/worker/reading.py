@@ -97,8 +97,8 @@ class Reading:
         self._waits_since = None
         rung = self._bell in ready
         if rung:
-            self._rung = False
             os.eventfd_read(self._bell)
+            self._rung = False  # not before, or a ring in between were read with this one and no later one would ring
         if len(ready) > rung:
             self._look()
             self._has_looked = True

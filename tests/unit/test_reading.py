@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 import time
@@ -133,6 +134,19 @@ def test_a_ring_ends_a_wait_also_one_that_comes_later() -> None:
         assert time.monotonic() - began < LIMIT / 2
         one.reading.wait(0.05)
         assert time.monotonic() - began >= 0.1 - 0.01, "two rings before one wait end one wait"
+
+
+def test_a_ring_that_comes_as_one_is_heard_does_not_silence_the_bell(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig() as one:
+        read = os.eventfd_read
+        monkeypatch.setattr(os, "eventfd_read", lambda bell: (one.reading.ring(), read(bell))[1])
+        one.reading.ring()
+        one.reading.wait(LIMIT)
+        monkeypatch.undo()
+        began = time.monotonic()
+        one.reading.ring()
+        one.reading.wait(LIMIT)
+        assert time.monotonic() - began < LIMIT / 2
 
 
 def test_frames_for_the_loop_and_all_behind_them_reach_it_in_order() -> None:

@@ -182,6 +182,68 @@ def test_order_is_kept_whoever_reads() -> None:
         assert one.taker.brought == list(range(count))
 
 
+def test_nothing_overtakes_a_frame_that_the_loop_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig() as one:
+        taken, order, inside, go_on = one.taker.taken, list[int](), threading.Event(), threading.Event()
+
+        def on_frame(channel: Channel, frame: Frame) -> None:
+            inside.set()
+            assert go_on.wait(LIMIT)
+            order.extend([*taken, frame.id])
+
+        monkeypatch.setattr(one.taker, "on_frame", on_frame)
+        one.send(Kind.PIECE, 1)
+        one.wait_for(inside.is_set)
+        one.send(Kind.REQUEST, 2)
+        one.reading.wait(LIMIT)
+        go_on.set()
+        until(lambda: len(order) == 2)
+        assert order == [1, 2]
+
+
+@pytest.mark.parametrize("reader", ["engine", "loop"])
+@pytest.mark.parametrize("taker", ["take", "on_frame"])
+def test_a_frame_that_cannot_be_taken_ends_its_channel_alone(
+    monkeypatch: pytest.MonkeyPatch, reader: str, taker: str
+) -> None:
+    def fail(channel: Channel, frame: Frame) -> bool:
+        raise ValueError(frame.id)
+
+    with rig() as one:
+        monkeypatch.setattr(one.taker, "on_frame", fail)
+        if taker == "take":
+            monkeypatch.setattr(one.taker, "take", fail)
+        one.reading.away(reader == "loop")
+        one.send(Kind.PIECE, 1)
+        one.wait_for(one.taker.lost.is_set)
+
+
+@pytest.mark.parametrize("rung", [False, True])
+def test_the_loop_reads_while_the_engine_is_at_work_that_it_did_not_read(rung: bool) -> None:
+    with rig() as one:
+        one.send(Kind.REQUEST, 1)
+        one.wait_for(lambda: bool(one.taker.taken))
+        if rung:
+            threading.Timer(3 * QUIET, one.reading.ring).start()
+        one.reading.wait(3 * QUIET if not rung else LIMIT)
+        one.send(Kind.REQUEST, 2)
+        until(lambda: one.taker.brought == [2])
+
+
+def test_while_the_loop_reads_whatever_happens_it_does_not_look_after_the_engine() -> None:
+    with rig() as one:
+        ticks = list[float]()
+        tick = one.reading._tick
+        one.reading._tick = lambda: (ticks.append(time.monotonic()), tick())[1]  # type: ignore[method-assign]
+        one.send(Kind.REQUEST, 1)
+        one.wait_for(lambda: bool(one.taker.taken))
+        one.on_loop(one.reading.watch, True)
+        time.sleep(4 * TICK)
+        ticks.clear()
+        time.sleep(10 * TICK)
+        assert ticks == []
+
+
 def test_the_loop_reads_while_the_engine_is_at_work() -> None:
     with rig() as one:
         one.send(Kind.REQUEST, 1)

@@ -190,7 +190,8 @@ class Intake:
                 self.flushed.set()
         self._channels.discard(channel)
         for key in [key for key in list(self._items) if key[0] is channel]:
-            self._cancel(self._items.pop(key))
+            if (item := self._items.pop(key, None)) is not None:  # else the engine has answered it meanwhile
+                self._cancel(item)
 
     def _cancel(self, item: Item) -> None:
         item.cancelled = item.request.client.gone = True

@@ -2,7 +2,8 @@
 
 The engine's thread does, wherever it would wait for requests and between two batches: so a request wakes one thread and
 not two, which then would wait for each other's hold of the interpreter. While it is at something else the loop's thread
-reads: it looks now and then whether the engine is away, and is told by the kernel as long as it is.
+reads: it looks now and then whether the engine is away, and is told by the kernel as long as it is. While large bodies
+come it reads all the time: the kernel holds so little of them that the next batch would be read only after this one.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Reading:
         self._ticking = False
         self._waits_since: float | None = None  # None while the engine's thread is at work
         self._read_at = 0.0
+        self._much_at = 0.0
         self._has_looked = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -186,8 +188,9 @@ class Reading:
     def _tick(self) -> None:
         self._ticking = False  # before it is seen whether the engine waits: who stops to wait sees whether this goes on
         since, now = self._waits_since, time.monotonic()
-        self._stands_in = since is None and now - self._read_at > TICK
-        self._ticking = not (self._is_away or self._always) and (since is None or now - since < QUIET)
+        much = now - self._much_at < QUIET
+        self._stands_in = much or (since is None and now - self._read_at > TICK)
+        self._ticking = not (self._is_away or self._always) and (since is None or much or now - since < QUIET)
         self._set_watched()
         if self._ticking:
             self._loop.call_later(TICK, self._tick)
@@ -213,6 +216,8 @@ class Reading:
 
     def _read(self, channel: Channel) -> list[Frame]:
         frames = channel.read_now()
+        if channel.brings_much:
+            self._much_at = time.monotonic()
         if frames is not None:
             return frames
         self._forget(channel)

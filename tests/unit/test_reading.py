@@ -71,9 +71,9 @@ class Rig:
         self.loop.call_soon_threadsafe(lambda: (function(*args), done.set()))
         assert done.wait(LIMIT)
 
-    def send(self, kind: Kind, *ids: int) -> None:
+    def send(self, kind: Kind, *ids: int, body: bytes = b"") -> None:
         for id in ids:
-            self.theirs.sendall(b"".join(encode(kind, id)))
+            self.theirs.sendall(b"".join(encode(kind, id, b"", body)))
 
     def wait_for(self, found: Callable[[], bool], seconds: float = 0.05) -> None:
         """As the engine does."""
@@ -252,6 +252,20 @@ def test_the_loop_reads_while_the_engine_is_at_work() -> None:
         one.send(Kind.REQUEST, 2)
         until(lambda: one.taker.brought == [2])
         assert time.monotonic() - began >= TICK / 2
+
+
+def test_while_large_bodies_come_the_loop_reads_beside_an_engine_that_is_never_away_for_long() -> None:
+    with rig() as one:
+        sender = threading.Thread(target=lambda: [one.send(Kind.REQUEST, id, body=bytes(300_000)) for id in range(60)])
+        sender.start()
+        one.wait_for(lambda: bool(one.taker.taken))
+        while len(one.taker.taken) + len(one.taker.brought) < 60:
+            time.sleep(TICK / 3)
+            one.reading.look()
+        sender.join(LIMIT)
+        assert one.taker.brought
+        one.reading.wait(3 * QUIET)
+        assert not one.reading._watched
 
 
 def test_the_loop_rests_when_the_engine_waits_and_begins_again() -> None:

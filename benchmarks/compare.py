@@ -50,6 +50,7 @@ Results = dict[str, list[dict[str, Row]]]  # by server, of each repeat, by what 
 
 def alone(name: str, seconds: float) -> float:
     """Decode, a batch of 32, encode, in this process; samples per second."""
+    workload.keep(name)
     shape, model, body = workload.SHAPES[name], workload.build(name), workload.body_of(name)
     count = 0
     began = time.monotonic()

@@ -16,6 +16,7 @@ from handlers.module import load_module
 from handlers.options import one_of, whole, within
 from handlers.sounds import read_sound, resample
 from serving import BadRequest, BatchPolicy, Handler, Request
+from serving.transfer import to_device
 
 
 class AudioClassificationHandler(Handler):
@@ -72,7 +73,7 @@ class AudioClassificationHandler(Handler):
         return 0  # recordings of any length are joined by their windows
 
     def collate(self, samples: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-        return torch.cat(list(samples)).to(self.device), [len(one) for one in samples]
+        return to_device(torch.cat(list(samples)), self.device), [len(one) for one in samples]
 
     def predict(self, batch: tuple[Tensor, list[int]]) -> tuple[Tensor, Tensor]:
         """Scores and classes of the best, [n, topk] each."""

@@ -1,8 +1,9 @@
-"""ModuleHandler: serves a model folder without code, a TorchScript ``*.pt`` or a ``torch.export`` ``*.pt2`` file."""
+"""ModuleHandler: serves a folder without code: TorchScript ``*.pt``, ``*.pt2`` of ``torch.export`` or AOTInductor."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from serving import BadRequest, BatchPolicy, Handler, Request
 from serving.errors import ModelError
-from serving.statedict import is_mappable
+from serving.packages import is_package, load_package
+from serving.statedict import is_mappable, report
+from serving.transfer import to_device
 from serving.weights import is_torchscript, load_exported, load_torchscript
 
 SUFFIXES = (".pt2", ".pt", ".pth")
+TELLING = 1 << 20  # bytes of a file whose load says something of how fast bytes come
 
 logger = logging.getLogger("serving.handlers")
 
@@ -41,7 +45,8 @@ class ModuleHandler(Handler):
     policy = BatchPolicy(max_size=32)
 
     def load(self, model_dir: Path, device: str, file: str | None = None, allow_pickle: bool = False) -> None:
-        """``file`` names one of several; ``allow_pickle`` lets pickled objects be loaded, which can run any code."""
+        """``file`` names one of several; ``allow_pickle`` lets pickled objects and compiled code be loaded, which
+        can do anything."""
         self.device = device
         self.module, static = load_module(model_dir, device, file, allow_pickle)
         if static is not None:
@@ -67,7 +72,8 @@ class ModuleHandler(Handler):
     def collate(self, samples: Sequence[Rows]) -> Tensor:
         self.rows = [len(sample[0]) for sample in samples]
         self.singles = [sample[1] for sample in samples]
-        return torch.cat([sample[0] for sample in samples]).to(self.device)
+        batch: Tensor = to_device(torch.cat([sample[0] for sample in samples]), self.device)
+        return batch
 
     def predict(self, batch: Tensor) -> Any:
         return self.module(batch)
@@ -85,6 +91,16 @@ class ModuleHandler(Handler):
 def load_module(model_dir: Path, device: str, file: str | None, allow_pickle: bool) -> tuple[Any, int | None]:
     """The module of a model folder on ``device``, and its batch size where that is fixed. Raises ModelError."""
     path = choose_file(model_dir, file)
+    started = time.monotonic()
+    found = load_file(path, device, allow_pickle)
+    if (size := path.stat().st_size) >= TELLING:
+        report(path, device, size, started)
+    return found
+
+
+def load_file(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | None]:
+    if path.suffix == ".pt2" and is_package(path):
+        return load_package(path, device, allow_pickle), None
     if path.suffix == ".pt2":
         return load_program(path, device, allow_pickle)
     if is_torchscript(path):

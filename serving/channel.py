@@ -44,7 +44,7 @@ class Channel(asyncio.BufferedProtocol):
         self._lock = threading.Lock()  # who holds it alone writes to the socket
         self._fd = -1
         self.brings_much = False
-        """Whether what ``read_now`` read last was much, or a part of it: the other side may be waiting for more room."""
+        """Whether what ``read_now`` read last was much, or a part of it, so that the other side may wait for room."""
 
     @property
     def is_open(self) -> bool:

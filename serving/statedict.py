@@ -24,9 +24,14 @@ def load_weights(path: Path | str, device: str = "cpu") -> dict[str, Tensor]:
     path = Path(path)
     started = time.monotonic()
     found = load_safetensors(path, device) if path.suffix == ".safetensors" else load_saved(path, device)
+    report(path, device, sum(tensor.nbytes for tensor in found.values()), started)
+    return found
+
+
+def report(path: Path, device: str, size: int, started: float) -> None:
+    """Say how fast so many bytes of a file came to the device, once they are there."""
     wait_for(device)
     seconds = time.monotonic() - started
-    size = sum(tensor.nbytes for tensor in found.values())
     log.info(
         "weights are loaded",
         file=path.name,
@@ -35,7 +40,6 @@ def load_weights(path: Path | str, device: str = "cpu") -> dict[str, Tensor]:
         seconds=round(seconds, 4),
         gb_per_s=round(size / seconds / 1e9, 2),
     )
-    return found
 
 
 def load_safetensors(path: Path, device: str) -> dict[str, Tensor]:

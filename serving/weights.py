@@ -53,21 +53,21 @@ def load_exported(path: Path, allow_pickle: bool) -> Any:
     if unsafe:
         raise ModelError(f"{path.name} holds {unsafe[0]}, which runs code when loaded: {ALLOW}")
     try:
-        with weights_only():
+        with variable(FORCE, "1"):  # every torch.load of this process is held to weights for a while
             return torch.export.load(path)
     except pickle.UnpicklingError as exc:
         raise ModelError(f"{path.name} holds pickled objects that are no weights: {ALLOW}") from exc
 
 
 @contextlib.contextmanager
-def weights_only() -> Iterator[None]:
-    """Hold every ``torch.load`` of this process to weights for a while."""
-    before = os.environ.get(FORCE)
-    os.environ[FORCE] = "1"
+def variable(name: str, value: str) -> Iterator[None]:
+    """For what torch reads from the environment alone."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
         if before is None:
-            del os.environ[FORCE]
+            del os.environ[name]
         else:
-            os.environ[FORCE] = before
+            os.environ[name] = before

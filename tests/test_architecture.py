@@ -48,7 +48,7 @@ def test_handlers_use_public_names_only_and_serving_never_imports_them(path: Pat
         if in_handlers:
             assert (
                 not name.startswith("serving.")
-                or name.split(".")[1] in ("codecs", "errors", "statedict", "weights")
+                or name.split(".")[1] in ("codecs", "errors", "packages", "statedict", "transfer", "weights")
                 or name.count(".") == 1
             )
             assert not any(name.startswith(f"serving.{room}") for room in ROOMS)
@@ -99,11 +99,12 @@ def test_only_config_reads_the_environment() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
     # cli hands the environment to Config, processes and forkserver to a child, loader sets a model's own table,
-    # weights has a switch of torch that torch reads from there alone, gpus looks at one of CUDA's.
+    # weights and packages have switches that torch reads from there alone, gpus looks at one of CUDA's.
     assert readers <= {
         "serving/cli.py",
         "serving/config.py",
         "serving/gpus/__init__.py",
+        "serving/packages.py",
         "serving/supervisor/processes.py",
         "serving/weights.py",
         "serving/worker/forkserver.py",

@@ -16,10 +16,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from serving import BatchPolicy
+
 
 def application(shape: str) -> Starlette:
     handler = Shaped()
     handler.load(Path(), "cuda:0" if torch.cuda.is_available() else "cpu", shape)
+    handler.policy = BatchPolicy(max_size=1)
     handler.warmup()
     lock = asyncio.Lock()
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +82,57 @@ class Shaped(Handler):
         return {"class": int(output[1]), "score": float(output[0])}
 
     def warmup(self) -> None:
-        for size in (1, 2, 4, 8, 16, 32, 64):
+        most = self.policy.max_size
+        for size in {most, *(1 << power for power in range(most.bit_length()))}:
             self.predict(torch.stack([example(self.shape, 0)] * size).to(self.device))
+
+
+class Clock:
+    """For how long a GPU has computed, by its own events; a CPU by the time that calls take."""
+
+    def __init__(self, device: str) -> None:
+        self._on_gpu = device.startswith("cuda")
+        self._running: deque[tuple[Any, Any]] = deque()
+        self._seconds = 0.0
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        if not self._on_gpu:
+            began = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - began
+            return
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        yield
+        end.record()
+        self._running.append((start, end))
+
+    def seconds(self) -> float:
+        while self._running and self._running[0][1].query():
+            start, end = self._running.popleft()
+            self._seconds += start.elapsed_time(end) / 1000
+        return self._seconds
+
+
+class Timed(Shaped):
+    """Tells with every answer for how long the device has computed. With ``serial`` nothing else happens meanwhile, as
+    in a server that takes one step after the other."""
+
+    def load(self, model_dir: Path, device: str, shape: str = "resnet50", serial: bool = False) -> None:
+        super().load(model_dir, device, shape)
+        self.clock = Clock(device)
+        self.serial = serial and device.startswith("cuda")
+
+    def predict(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        with self.clock.computing():
+            outputs = super().predict(batch)
+        if self.serial:
+            torch.cuda.synchronize()
+        return outputs
+
+    def encode(self, output: tuple[Tensor, Tensor], request: Request) -> dict[str, Any]:
+        return {**super().encode(output, request), "busy": self.clock.seconds(), "now": time.monotonic()}
 
 
 def example(shape: str, seed: int) -> Tensor:

@@ -51,11 +51,11 @@ def write_bodies(shape: str, file: Path) -> None:
     file.write_text(json.dumps(entries))
 
 
-def model_folder(folder: Path, shape: str, batch: int) -> Path:
+def model_folder(folder: Path, shape: str, batch: int, handler: str = "Shaped", options: str = "") -> Path:
     (folder / "code").mkdir(parents=True)
     shutil.copy(HERE / "shapes.py", folder / "code")
     (folder / "serving.toml").write_text(
-        f'handler = "shapes:Shaped"\n[options]\nshape = "{shape}"\n[batch]\nmax_size = {batch}\n'
+        f'handler = "shapes:{handler}"\n[options]\nshape = "{shape}"\n{options}\n[batch]\nmax_size = {batch}\n'
     )
     return folder
 
@@ -111,6 +111,19 @@ def measure(shape: str, options: argparse.Namespace, scratch: Path) -> list[str]
     return rows
 
 
+def where() -> str:
+    """The device, what drives it, and when: what one has to know to compare these numbers with others."""
+    device = f"{torch.cuda.get_device_name(0)}, driver {driver()}" if torch.cuda.is_available() else "CPU"
+    return f"{device}; torch {torch.__version__}; {datetime.now(UTC).date().isoformat()}"
+
+
+def keep(text: str, name: str, title: str, wanted: bool) -> None:
+    """Print a table, and write it down if that is ``wanted`` and it was measured on a GPU."""
+    print(text)
+    if wanted and torch.cuda.is_available():
+        write_section(RESULTS, text, name, title)
+
+
 def driver() -> str:
     found = subprocess.run(
         ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
@@ -132,11 +145,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/RESULTS.md")
     options = parser.parse_args()
     options.sizes = ["--sizes", *options.sizes] if options.sizes else []
-    on_gpu = torch.cuda.is_available()
-    device = f"{torch.cuda.get_device_name(0)}, driver {driver()}" if on_gpu else "CPU"
     lines = [
-        f"{device}; torch {torch.__version__}; {datetime.now(UTC).date().isoformat()}; "
-        f"{options.connections} connections from {options.clients} processes, {options.seconds:g} s, "
+        f"{where()}; {options.connections} connections from {options.clients} processes, {options.seconds:g} s, "
         f"medians of {options.repeats}.",
         "",
         "| model | how | samples/s | p50 ms | p99 ms | of the limit |",
@@ -145,10 +155,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for shape in options.shapes:
             lines += measure(shape, options, Path(scratch))
-    text = "\n".join(lines)
-    print(text)
-    if options.write and on_gpu:
-        write_section(RESULTS, text, "gpu", "Models on a GPU")
+    keep("\n".join(lines), "gpu", "Models on a GPU", options.write)
 
 
 if __name__ == "__main__":

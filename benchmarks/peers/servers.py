@@ -228,6 +228,7 @@ class Running(NamedTuple):
 def running(peer: Peer, name: str, folder: Path) -> Iterator[Running]:
     """A server that has answered rightly. Raises RuntimeError with the end of its log."""
     python(peer.package)
+    workload.keep(name)
     port = free_port()
     began = time.monotonic()
     process = peer.start(name, port, folder)

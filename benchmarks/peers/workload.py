@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ SHAPES = {
     "echo-1m": Shape(1 << 20, "uint8"),
     "echo-16m": Shape(16 << 20, "uint8"),
 }
+FILES = Path(__file__).resolve().parents[2] / ".peers" / "models"
 MAX_BATCH = 32
 MAX_DELAY = 0.005  # seconds; of the servers that wait for a batch to fill
 
@@ -49,14 +51,21 @@ class Encoder(nn.Module):
 
 
 def build(name: str) -> nn.Module:
-    """The model, traced: the same form of it everywhere."""
-    model = design(name)
-    if name.startswith("echo"):
-        return model
+    """The model out of the file that ``keep`` made: the same form of it everywhere."""
+    found: nn.Module = design(name) if name.startswith("echo") else torch.jit.load(str(FILES / f"{name}.pt"))  # type: ignore[no-untyped-call]
+    return found
+
+
+def keep(name: str) -> None:
+    """Trace the model and write it down, so that no server's start and memory are those of tracing."""
+    file = FILES / f"{name}.pt"
+    if name.startswith("echo") or file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
     sample = torch.from_numpy(SHAPES[name].read(body_of(name)).copy())
     with torch.inference_mode():
-        found: nn.Module = torch.jit.trace(model, sample[None])  # type: ignore[no-untyped-call]
-    return found
+        traced = torch.jit.trace(design(name), sample[None])  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, str(file))
 
 
 def design(name: str) -> nn.Module:

@@ -43,6 +43,7 @@ from serving.frontend.receiving import ClientGone, read_body, watch
 from serving.frontend.replicas import Replicas
 from serving.frontend.stream import Streamed
 from serving.headers import NEW_SESSION, check_all
+from serving.memory import keep_freed
 from serving.model import DEFAULT_MODEL
 from serving.names import model_name, target_name
 from serving.open_inference import is_open_inference
@@ -114,6 +115,7 @@ class App:
         self.direct.slot = self._slot
         gc.freeze()
         gc.set_threshold(GARBAGE)
+        keep_freed()
         yield
         self._replicas.close()
 

@@ -19,6 +19,7 @@ from serving.scoreboard import Row
 from serving.wire import MAX_HEAD, Frame, Kind, OpenHead, ReplyHead, RequestHead
 
 _encoder = msgspec.msgpack.Encoder()
+_ids = itertools.count(1)  # of all connections: one made anew must not begin with those of the one that was lost
 reply_head = msgspec.msgpack.Decoder(ReplyHead).decode
 
 
@@ -74,8 +75,7 @@ class Connection:
         self._opening = True
         self._pending: dict[int, Waiter] = {}
         self._streams: dict[int, Stream] = {}
-        # The ids of one HTTP worker never meet those of another in a scoreboard row.
-        self._ids = itertools.count(1)
+        # The ids of one HTTP worker never meet those of another, in a replica or in its scoreboard row.
         self._prefix = (os.getpid() & 0xFFFFFF) << 40
 
     async def open(self) -> None:
@@ -126,7 +126,7 @@ class Connection:
         return call
 
     def next_id(self) -> int:
-        return self._prefix | next(self._ids)
+        return self._prefix | next(_ids)
 
     def send(self, head: RequestHead | OpenHead, body: Body, id: int, waiter: Waiter) -> None:
         """The same, with the reply for ``waiter``, which may hear that it is lost before this comes back."""

@@ -41,8 +41,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         before = self._head_size if self._in_head else 0
-        if b"pgrade" in data or b"PGRADE" in data:
-            data = without_upgrade(data, self._in_head or self.cycle is None or self.cycle.response_complete)
+        if self._in_head or self.cycle is None or self.cycle.response_complete:
+            data = without_upgrade(data)
         super().data_received(data)
         self._head_size = before + len(data)
         if self._in_head and not self.transport.is_closing():
@@ -101,10 +101,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._reader.stop()
 
 
-def without_upgrade(data: bytes, at_head: bool) -> bytes:
-    """A request head without an Upgrade that we would not follow; bodies are left alone."""
-    if not at_head:
-        return data
+def without_upgrade(data: bytes) -> bytes:
+    """What begins in a request's head, without an Upgrade there that we would not follow; a body is left alone."""
     end = data.find(b"\r\n\r\n")
     head = data if end < 0 else data[: end + 4]
+    if b"pgrade" not in head and b"PGRADE" not in head:
+        return data
     return FOREIGN_UPGRADE.sub(b"\r\nx-upgrade", head) + data[len(head) :]

@@ -148,8 +148,10 @@ class Models:
     def on_forked(self, message: Forked) -> None:
         if message.pid:
             self._fleet.forked(message.row, message.epoch, message.pid)
-            if self._fleet.spares.find(message.row, message.epoch) and not self.wants(message.row, message.epoch):
+            spare = self._fleet.spares.find(message.row, message.epoch)
+            if spare is not None and not self.wants(message.row, message.epoch):
                 processes.kill_group(message.pid)  # it was dismissed before it was there
+            self._tell_of(spare)
             return
         spare = self._fleet.spares.find(message.row, message.epoch)
         if spare is not None:
@@ -341,9 +343,7 @@ class Models:
     def on_phase(self, message: WorkerPhase) -> None:
         now = time.monotonic()
         if message.phase == "spare":
-            spare = self._fleet.spares.ready(message.row, message.epoch)
-            if spare is not None:
-                log.info("a spare is ready", worker=spare.pid, device=message.device)
+            self._tell_of(self._fleet.spares.ready(message.row, message.epoch))
             return
         if message.phase == "parked":
             replica = self._fleet.find(message.row, message.epoch)
@@ -360,6 +360,11 @@ class Models:
         error = message.error or "unknown"
         log.error("a model failed to load", error=error, permanent=message.permanent)
         self._act(self._fleet.load_failed(message.row, message.epoch, error, message.permanent, message.out_of_memory))
+
+    def _tell_of(self, spare: Spare | None) -> None:
+        """It may say that it is ready before its fork server can tell its pid."""
+        if spare is not None and spare.is_there:
+            log.info("a spare is ready", worker=spare.pid, device=spare.device)
 
     def on_cut(self, row: int, epoch: int) -> None:
         self._fleet.cut(row, epoch, time.monotonic())

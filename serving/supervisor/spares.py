@@ -39,6 +39,11 @@ class Spare:
     stage: Stage = Stage.STARTING
     cut: float | None = None
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it has opened its device and its process is known."""
+        return self.stage is Stage.READY and self.pid is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
@@ -111,7 +116,7 @@ class Spares:
         self._all.remove(spare)
 
     def _may_be_taken(self, spare: Spare) -> bool:
-        return spare.stage is Stage.READY and spare.pid is not None and spare.cut is None
+        return spare.is_there and spare.cut is None
 
     def tick(self, now: float, is_loading: bool) -> list[Spawn | Dismiss]:
         """What is due: those that are missing start, one after the other, and not while a model loads if that is soon

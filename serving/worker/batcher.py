@@ -197,11 +197,9 @@ class Batcher:
 
     def next_arrival(self) -> Item | None:
         """A request to decode, unless some bucket is full already."""
-        if (
-            not self._arrivals
-            or self._out >= 2 * self.policy.max_size
-            or (not self.ordered and self._full() is not None)
-        ):
+        if not self._arrivals:
+            return None
+        if self._out >= 2 * self.policy.max_size or (not self.ordered and self._full() is not None):
             return None
         return self._arrivals.popleft()
 

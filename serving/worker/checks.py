@@ -26,6 +26,8 @@ def check_size(session: Session, limit: int) -> None:
 def sound(response: Response) -> Response:
     """A response that can be sent. Raises HandlerError for what a handler put in wrongly."""
     check_head(response.status, response.content_type, response.custom_attributes)
+    if type(response.body) is bytes:
+        return response
     if isinstance(response.body, memoryview):
         return msgspec.structs.replace(response, body=response.body.tobytes())
     if not isinstance(response.body, BYTES):

@@ -33,9 +33,16 @@ class Partner:
     def changed(self) -> None:
         self.conversation.changed()
 
-    async def converse(self, handler: Handler, item: Item, emit: Callable[[Item, Part], None]) -> None:
-        """Run ``converse`` to its end, and for a little while only once either side has closed."""
-        work = asyncio.ensure_future(self._run(handler, item))
+    async def converse(
+        self,
+        handler: Handler,
+        item: Item,
+        emit: Callable[[Item, Part], None],
+        check: Callable[[BaseException], object],
+    ) -> None:
+        """Run ``converse`` to its end, and for a little while only once either side has closed. ``check`` hears what it
+        raises, as that of Streams does."""
+        work = asyncio.ensure_future(self._run(handler, item, check))
         closed = asyncio.ensure_future(self.conversation.wait_closed())
         try:
             await asyncio.wait({work, closed}, return_when=asyncio.FIRST_COMPLETED)
@@ -48,7 +55,7 @@ class Partner:
             await asyncio.wait({work}, timeout=GRACE)
             emit(item, work.result() if work.done() and not work.cancelled() else Close(GOING_AWAY))
 
-    async def _run(self, handler: Handler, item: Item) -> Close:
+    async def _run(self, handler: Handler, item: Item, check: Callable[[BaseException], object]) -> Close:
         try:
             await handler.converse(self.conversation)
         except asyncio.CancelledError:
@@ -56,6 +63,7 @@ class Partner:
         except BaseException as exc:
             if self.conversation.is_closed and isinstance(exc, ConnectionError):
                 return Close(GOING_AWAY)
+            check(exc)
             return close_of(item, exc)
         if self.conversation.close_code is None:
             return Close()

@@ -29,7 +29,7 @@ from serving.worker.decoding import Decoded, DecodeThreads, decode
 from serving.worker.device.border import Device
 from serving.worker.device.faults import fault_of
 from serving.worker.device.host import Host
-from serving.worker.failures import decode_error, describe, expired, predict_error
+from serving.worker.failures import decode_error, describe, expired, let_go, predict_error
 from serving.worker.flights import Flight, Flights, Merged, latest
 from serving.worker.records import Records
 from serving.worker.stamps import Stamps
@@ -87,7 +87,7 @@ class Engine:
         self._latency = batcher.latency
         self._deliver = deliver
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
-        self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle)
+        self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle, self._check_device)
 
     def run(self) -> None:
         """Work until the batcher is closed and empty, and every stream has ended."""
@@ -174,8 +174,9 @@ class Engine:
             self._settle(outcomes)
 
     def _start(self, ids: list[int], until: float) -> None:
-        risk = self.streams.at_risk()
-        self._stamps.start([*ids, *risk][:MAX_BATCH] if risk else ids, until)
+        if len(self.streams) and (risk := self.streams.at_risk()):
+            ids = [*ids, *risk][:MAX_BATCH]
+        self._stamps.start(ids, until)
 
     def _drop(self, items: list[Item]) -> None:
         """Let go of samples under the eyes of the supervisor: what user code made, user code may destroy."""
@@ -196,7 +197,7 @@ class Engine:
 
     def _decode(self, item: Item) -> None:
         if item.live is not None and isinstance(item.live, Partner):
-            self.streams.start(item, item.live.converse(self._handler, item, self._emit))
+            self.streams.start(item, item.live.converse(self._handler, item, self._emit, self._check_device))
             return
         if item.cancelled:
             self._settle_cancelled([item])
@@ -273,6 +274,7 @@ class Engine:
             if session.is_closed:
                 self._handler.on_session_close(session)
         except BaseException as exc:
+            self._check_device(exc)
             outcome = predict_error(item, exc)
         self._settle([(item, outcome)])
         return False
@@ -326,6 +328,7 @@ class Engine:
         """What becomes of a batch that has failed as a whole."""
         fault = self._check_device(exc)
         if fault is Fault.MEMORY:
+            let_go(exc)
             self._make_room(bucket, len(live))
         # Others had memory that now is free, or the device had its reasons.
         if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:

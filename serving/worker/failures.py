@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 
 from serving import log
 from serving.errors import (
@@ -13,7 +14,9 @@ from serving.errors import (
     OutOfMemory,
     ServingError,
 )
+from serving.faults import Fault
 from serving.worker.batcher import Item
+from serving.worker.device.faults import fault_of
 
 
 def expired(item: Item) -> tuple[Item, ServingError]:
@@ -70,11 +73,20 @@ def chosen_error(exc: BaseException) -> ServingError | None:
 
 def is_out_of_memory(exc: BaseException) -> bool:
     """Memory of the host or of the GPU was short, or the disk's, which is often memory."""
-    import torch
-
     if isinstance(exc, OSError):
         return exc.errno in (errno.ENOMEM, errno.ENOSPC)
-    return isinstance(exc, MemoryError | torch.OutOfMemoryError)
+    return fault_of(exc) is Fault.MEMORY
+
+
+def let_go(exc: BaseException) -> None:
+    """Have the calls that failed drop what they had in hand: a traceback keeps their variables, and with them memory of
+    the device, for as long as somebody has the exception. Lines and names stay for the log."""
+    seen: set[int] = set()
+    one: BaseException | None = exc
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        one = one.__cause__ or one.__context__
 
 
 def report(item: Item, exc: BaseException) -> None:

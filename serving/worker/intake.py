@@ -34,6 +34,7 @@ from serving.worker.batcher import Batcher, Item
 from serving.worker.conversations import Partner, on_stream_frame, open_item
 from serving.worker.engine import Outcome
 from serving.worker.iothread import IoThread
+from serving.worker.measures import Measures
 from serving.worker.parking import Parking
 from serving.worker.reading import Reading
 from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
@@ -41,7 +42,6 @@ from serving.worker.streams import Begin, More, Part, Streams, Used
 
 LOST = 10.0  # seconds beyond its time after which an answer in pieces is given up here
 BEAT = 0.25  # seconds between stamps of the I/O thread
-MEASURE = 2.0  # seconds at least between looks at the memory of a worker that works
 
 REQUEST, CANCEL = int(Kind.REQUEST), int(Kind.CANCEL)  # an enum's members are slow to compare
 PARTS = (Begin, More, Message, Used)
@@ -50,7 +50,8 @@ _open_head = msgspec.msgpack.Decoder(OpenHead)
 
 
 class Intake:
-    """``measure`` looks at what the process holds, on any thread. ``control`` is connected to the supervisor.
+    """``measure`` looks at what the process holds, on any thread, and so does ``measure_idle`` once it has had nothing
+    to do for a while. ``control`` is connected to the supervisor.
 
     ``takes_session_requests``: sessions are opened and closed here, not by the handler. ``one_by_one``: so go the calls
     of a session.
@@ -65,6 +66,7 @@ class Intake:
         epoch: int,
         control: socket.socket,
         measure: Callable[[], None],
+        measure_idle: Callable[[], None],
     ) -> None:
         self.io = IoThread()
         self.reading = Reading(self)
@@ -76,13 +78,13 @@ class Intake:
         self._row = row
         self._epoch = epoch
         self._socket = control
-        self._measure = measure
+        self._measures = Measures(row, measure, measure_idle)
         self._control: Channel
         self._server: asyncio.Server | None = None
         self._batcher: Batcher | None = None
         self._takes = False
         self._streams: Streams
-        self._items: dict[tuple[Channel, int], Item] = {}
+        self._items: dict[int, Item] = {}  # by id: those of one HTTP worker never meet those of another
         self._channels: set[Channel] = set()
         self._conversations = 0
         self._ending = False
@@ -90,8 +92,6 @@ class Intake:
         self.sessions = self._no_sessions()
         self.takes_session_requests = True
         self.one_by_one = True
-        self._measured = 0
-        self._measure_next = 0.0
 
     def _no_sessions(self) -> Sessions:
         address = SessionAddress(self._runtime.instance, self._row.index, self._epoch)
@@ -151,21 +151,20 @@ class Intake:
         self._sweep_streams()
         if self._batcher is not None:
             self._row.queued = self._batcher.size
-        if self._row.completed != self._measured and time.monotonic() > self._measure_next:
-            self._measured, self._measure_next = self._row.completed, time.monotonic() + MEASURE
-            self.io.loop.run_in_executor(None, self._measure)
+        if (measure := self._measures.due(time.monotonic())) is not None:
+            self.io.loop.run_in_executor(None, measure)
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         if frame.kind == Kind.REQUEST:
             self._accept(channel, frame)
         elif frame.kind == Kind.CANCEL:
-            item = self._items.pop((channel, frame.id), None)
+            item = self._items.pop(frame.id, None)
             if item is not None:
                 self._cancel(item)
         elif frame.kind == Kind.OPEN:
             self._open_conversation(channel, frame)
         elif frame.kind in (Kind.PIECE, Kind.CREDIT, Kind.END):
-            item = self._items.get((channel, frame.id))
+            item = self._items.get(frame.id)
             if item is not None and item.live is not None:
                 on_stream_frame(item.live, frame)
         elif channel is self._control:
@@ -189,8 +188,8 @@ class Intake:
             if not self._closing:
                 self.flushed.set()
         self._channels.discard(channel)
-        for key in [key for key in list(self._items) if key[0] is channel]:
-            if (item := self._items.pop(key, None)) is not None:  # else the engine has answered it meanwhile
+        for item in [item for item in list(self._items.values()) if item.reply_to is channel]:
+            if self._items.pop(item.id, None) is not None:
                 self._cancel(item)
 
     def _cancel(self, item: Item) -> None:
@@ -207,9 +206,9 @@ class Intake:
             return self._takes and self._take(channel, frame)
         if frame.kind != CANCEL:
             return False
-        item = self._items.get((channel, frame.id))
+        item = self._items.get(frame.id)
         if item is None or item.live is None:
-            self._items.pop((channel, frame.id), None)
+            self._items.pop(frame.id, None)
             if item is not None:
                 self._cancel(item)
             return True
@@ -219,10 +218,9 @@ class Intake:
         item, accepted = item_of(frame, channel)
         if self._config.sessions and self._is_of_session(item.request):
             return False
-        key = (channel, item.id)
-        self._items[key] = item  # before the loop's thread may hear that nobody waits for it
+        self._items[item.id] = item  # before the loop's thread may hear that nobody waits for it
         assert self._batcher is not None
-        if not self._batcher.add(item, accepted) and self._items.pop(key, None) is not None:
+        if not self._batcher.add(item, accepted) and self._items.pop(item.id, None) is not None:
             channel.send_now(replies.frame_of(item, self._refusal()))
         return True
 
@@ -234,7 +232,7 @@ class Intake:
         return (self._batcher and self._batcher.refusal) or QueueFull("the queue is full")
 
     def _is_of_session(self, request: Request) -> bool:
-        if request.session_id is not None:
+        if "session-id" in request.sagemaker:
             return True
         return self.takes_session_requests and request_type(request) == NEW_SESSION
 
@@ -254,10 +252,9 @@ class Intake:
         """Queue a request, behind the other calls of its session. Raises QueueFull."""
         assert self._batcher is not None
         is_first = item.session is None or not self.one_by_one or self.sessions.enter(item)
-        key = (item.reply_to, item.id)
-        self._items[key] = item  # before the engine can have it
+        self._items[item.id] = item  # before the engine can have it
         if is_first and not self._batcher.add(item, accepted):
-            del self._items[key]
+            del self._items[item.id]
             self._leave_session(item, failed=True)
             raise self._refusal()
         self._row.queued = self._batcher.size
@@ -310,7 +307,7 @@ class Intake:
         following = self.sessions.leave(item) if self.one_by_one else None
         if session.is_closed or (item.opens and failed):
             for waiting in [following, *self.sessions.waiting(session)] if following is not None else []:
-                if self._items.pop((waiting.reply_to, waiting.id), None) is not None:
+                if self._items.pop(waiting.id, None) is not None:
                     replies.send(waiting, SessionClosed("the session was closed by a call before this one"))
             self.sessions.end(session, SessionClosed)
             self._row.sessions = len(self.sessions)
@@ -342,7 +339,7 @@ class Intake:
         for item, outcome in outcomes:
             if item.session is not None or item.live is not None or not isinstance(outcome, (Response, ServingError)):
                 others.append((item, outcome))
-            elif self._items.pop((item.reply_to, item.id), None) is not None:
+            elif self._items.pop(item.id, None) is not None:
                 buffers = frames.get(item.reply_to)
                 if buffers is None:
                     buffers = frames[item.reply_to] = []
@@ -356,12 +353,11 @@ class Intake:
 
     def reply(self, outcomes: list[Outcome]) -> None:
         for item, outcome in outcomes:
-            key = (item.reply_to, item.id)
             if isinstance(outcome, PARTS):
-                if key in self._items:
+                if item.id in self._items:
                     replies.send_part(item, outcome)
                 continue
-            if self._items.pop(key, None) is not None:
+            if self._items.pop(item.id, None) is not None:
                 self._conversations -= isinstance(outcome, Close)
                 replies.send_last(item, outcome)
             self._leave_session(item, failed=isinstance(outcome, ServingError))

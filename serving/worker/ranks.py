@@ -21,6 +21,7 @@ from typing import Any
 
 from serving import log
 from serving.errors import HandlerError
+from serving.faults import EXIT_STICKY, Fault
 from serving.handler import Handler
 from serving.model import Model
 from serving.runtime import set_parent_death_signal
@@ -144,9 +145,9 @@ def join(meeting: Path, rank: int, size: int, device: str) -> None:
     """Blocks until all are there."""
     import torch.distributed as dist
 
-    cuda = device.startswith("cuda")
+    # A batch may have tensors on the host beside those on the GPU, which NCCL does not send.
     dist.init_process_group(
-        "nccl" if cuda else "gloo",
+        "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
         init_method=f"file://{meeting}",
         rank=rank,
         world_size=size,
@@ -177,6 +178,9 @@ def follow(model: Model, rank: int, meeting: Path, leader: socket.socket, make: 
             leader.sendall(GOOD)
         except Exception as exc:
             log.error("a rank failed in predict", exc=exc, rank=rank, model=model.name)
+            # Which GPU is broken the driver tells: the supervisor would take it for rank 0's.
+            if (fault := device.fault(exc)) in (Fault.STICKY, Fault.HARDWARE):
+                os._exit(EXIT_STICKY if fault is Fault.STICKY else EXIT_RANK)
             leader.sendall(BAD)
     handler.close()
     os._exit(0)

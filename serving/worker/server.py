@@ -17,7 +17,7 @@ from serving.config import Config
 from serving.errors import ModelError
 from serving.faults import Fault
 from serving.handler import Handler
-from serving.memory import held_by
+from serving.memory import held_by, keep_freed, release_freed
 from serving.messages import WorkerPhase
 from serving.model import Model
 from serving.runtime import Runtime
@@ -47,7 +47,7 @@ class Worker:
         self._row = row
         self._epoch = epoch
         self._device: Device = Host()
-        self._intake = Intake(model, config, runtime, row, epoch, control, self._measure)
+        self._intake = Intake(model, config, runtime, row, epoch, control, self._measure, self._measure_idle)
 
     def run(self) -> None:
         """Serve until retired, and again when parked and called back. Returns when the handler is closed; raises
@@ -86,6 +86,7 @@ class Worker:
         batcher = Batcher(handler.policy, self._model.queue_size, bell=self._intake.reading)
         rules = Rules.of(self._config)
         engine = Engine(handler, batcher, self._row, self._intake.deliver, rules, self._device, self._lose_device)
+        keep_freed()  # only now: what a load needs for a moment is not kept
         self._measure()
         ready = WorkerPhase(
             self._row.index,
@@ -150,6 +151,10 @@ class Worker:
         """End at once, but for answers on their way out; the scoreboard says which requests were running."""
         self._flush(1.0)
         end_process(fault)
+
+    def _measure_idle(self) -> None:
+        release_freed()
+        self._measure()
 
     def _measure(self) -> None:
         host = held_by("self")

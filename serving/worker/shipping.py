@@ -40,7 +40,7 @@ def describe(value: Any, tensors: list[Any]) -> Any:
 
     if isinstance(value, torch.Tensor):
         tensors.append(value.contiguous())
-        return {TENSOR: [str(value.dtype).removeprefix("torch."), list(value.shape)]}
+        return {TENSOR: [str(value.dtype).removeprefix("torch."), list(value.shape), value.device.type]}
     if isinstance(value, Padded):
         return {PADDED: [describe(one, tensors) for one in value]}
     if type(value) is tuple:
@@ -55,19 +55,19 @@ def describe(value: Any, tensors: list[Any]) -> Any:
 
 
 def unpack(head: bytes, device: str) -> Any:
-    """The batch, its tensors received on ``device`` from rank 0."""
+    """The batch, its tensors received from rank 0, on ``device`` but for those that are on the host there."""
     import torch
     import torch.distributed as dist
 
-    def receive(dtype: str, shape: list[int]) -> Any:
-        tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+    def receive(dtype: str, shape: list[int], kind: str) -> Any:
+        tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=kind if kind == "cpu" else device)
         dist.broadcast(tensor, 0)
         return tensor
 
     return build(msgspec.msgpack.decode(head), receive)
 
 
-def build(value: Any, receive: Callable[[str, list[int]], Any]) -> Any:
+def build(value: Any, receive: Callable[[str, list[int], str], Any]) -> Any:
     if isinstance(value, list):
         return [build(one, receive) for one in value]
     if not isinstance(value, dict):

@@ -108,13 +108,22 @@ class Streams:
     """``emit`` sends one part of an answer at once; all but ``call`` is for the engine's thread.
 
     ``idle`` seconds bound the wait for a piece; the time for a whole answer is the client's HTTP worker's to watch.
+    ``check`` hears what user code raises before its client does: the device may be lost with it.
     """
 
-    def __init__(self, batcher: Batcher, stamps: Stamps, emit: Callable[[Item, Part], None], idle: float) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        stamps: Stamps,
+        emit: Callable[[Item, Part], None],
+        idle: float,
+        check: Callable[[BaseException], object],
+    ) -> None:
         self._batcher = batcher
         self._stamps = stamps
         self._emit = emit
         self._idle = idle
+        self._check = check
         self._turns: deque[Stream] = deque()  # the generators
         self._tasks: dict[asyncio.Task[None], Item] = {}  # the async ones, and conversations
         self._unsent: dict[int, Item] = {}  # those of which nothing has left yet
@@ -207,6 +216,7 @@ class Streams:
             self._emit(stream.item, part)
 
     def _fail(self, stream: Stream, exc: BaseException) -> None:
+        self._check(exc)
         stream.settled = True
         if not stream.begun and stream.item.request.deadline.expired():
             self._emit(*expired(stream.item))

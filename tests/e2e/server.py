@@ -168,11 +168,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(model_dir: Path, **settings: object) -> Iterator[Server]:
+def serving(model_dir: Path, ready_within: float = 30.0, **settings: object) -> Iterator[Server]:
     """A ready server, gone afterwards with all its children."""
     server = Server(model_dir, **settings)
     try:
-        yield server.wait_ready()
+        yield server.wait_ready(ready_within)
     finally:
         children = server.children()
         server.leave()

@@ -9,6 +9,7 @@ from pathlib import Path
 from serving.faults import EXIT_STICKY
 from tests.e2e.client import once
 from tests.e2e.server import eventually, model_folder, serving
+from tests.e2e.test_conversations import close_of, talk
 
 
 def test_a_lost_context_costs_only_the_request_that_broke_it(tmp_path: Path) -> None:
@@ -26,3 +27,13 @@ def test_a_lost_context_costs_only_the_request_that_broke_it(tmp_path: Path) -> 
         ended = eventually(lambda: len(found := server.lines(message="a worker ended")) == 2 and found)
         assert {line["cause"] for line in ended} == {f"exit code {EXIT_STICKY}: its CUDA context was lost"}
         assert server.lines(message="the device is lost to this process")[0]["fault"] == "sticky"
+
+
+def test_a_conversation_that_loses_the_context_ends_its_worker_and_the_next_one_goes_well(tmp_path: Path) -> None:
+    with serving(model_folder(tmp_path, "talker:Talker")) as server:
+        assert close_of(server, "!device-assert")[0] == 1011
+        [ended] = eventually(lambda: server.lines(message="a worker ended"))
+        assert ended["cause"] == f"exit code {EXIT_STICKY}: its CUDA context was lost"
+        with talk(server) as one:
+            one.send("hello")
+            assert one.recv(timeout=10) == "hello"

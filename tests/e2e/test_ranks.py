@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from serving.faults import EXIT_STICKY
 from tests.e2e.client import Answer, once
 from tests.e2e.server import ROOT, Server, eventually, is_alive, model_folder, serving
 
@@ -89,6 +90,16 @@ def test_what_one_rank_raises_is_an_error_too(ranked: Server) -> None:
     before = pids(ranked)
     assert ask(ranked, do="raise-other").status == 500
     assert pids(ranked) == before
+
+
+def test_a_rank_that_loses_its_context_costs_the_worker(ranked: Server) -> None:
+    before = pids(ranked)
+    answer = ask(ranked, do="assert-other")
+    assert (answer.status, answer.code) == (500, "worker_died")
+    assert eventually(lambda: (found := ask(ranked, n=1)).status == 200 and found, 20).json()["sum"] == TOTAL
+    assert not set(pids(ranked)) & set(before)
+    causes = {line["cause"] for line in ranked.lines(message="a worker ended")}
+    assert causes == {f"exit code {EXIT_STICKY}: its CUDA context was lost"}
 
 
 def test_a_batch_that_cannot_be_sent_is_an_error_that_says_so(ranked: Server) -> None:

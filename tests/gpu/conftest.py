@@ -26,5 +26,5 @@ def chip(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(chip: Path) -> Iterator[Server]:
-    with serving(chip, device="cuda", request_timeout=20) as server:
+    with serving(chip, device="cuda:0", request_timeout=20) as server:
         yield server

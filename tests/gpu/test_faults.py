@@ -35,7 +35,7 @@ def test_requests_that_do_not_fit_together_are_answered_in_smaller_batches(tmp_p
         answers = await asyncio.gather(*(once(server.port, {**each, "n": n}) for n in range(3)))
         assert [one.status for one in answers] == [200] * 3
 
-    with serving(model_folder(tmp_path, "chip:Chip"), device="cuda") as server:
+    with serving(model_folder(tmp_path, "chip:Chip"), device="cuda:0") as server:
         asyncio.run(run(server))
 
 
@@ -60,5 +60,5 @@ def test_a_call_that_does_not_come_back_is_ended_at_the_deadline(chip: Path) -> 
         assert (answer.status, answer.code) == (504, "deadline_exceeded")
         assert (await once(server.port, {"n": 2})).json()["double"] == 4.0
 
-    with serving(chip, device="cuda", request_timeout=3) as server:
+    with serving(chip, device="cuda:0", request_timeout=3) as server:
         asyncio.run(run(server))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from serving import BatchPolicy, Handler, Request
 
-DO = ("", "hang", "raise", "raise-other", "odd", "crash-other")
+DO = ("", "hang", "raise", "raise-other", "odd", "crash-other", "assert-other")
 
 
 class Ranked(Handler):
@@ -44,6 +44,10 @@ class Ranked(Handler):
             time.sleep(3600)
         if "raise" in wanted or ("raise-other" in wanted and self.rank == 1):
             raise ValueError("as asked")
+        if "assert-other" in wanted and self.rank == 1:
+            error = torch.AcceleratorError("as a kernel's assert shows")
+            error.error_code = 710
+            raise error
         if "crash-other" in wanted and self.rank == 1:
             os._exit(9)
         found: Tensor = batch["n"] * self.part.sum()

@@ -9,6 +9,8 @@ import signal
 import time
 from pathlib import Path
 
+import torch
+
 from serving import BadRequest, Conversation, ConversationClosed, Handler, Request, Unavailable
 
 
@@ -40,6 +42,10 @@ class Talker(Handler):
                 raise BadRequest("no such word")
             elif word == "!fail":
                 raise ValueError("broken")
+            elif word == "!device-assert":
+                error = torch.AcceleratorError("as a kernel's assert shows")
+                error.error_code = 710
+                raise error
             elif word == "!busy":
                 raise Unavailable("later")
             elif word == "!leave":

@@ -3,8 +3,10 @@ device that is lost. The device is a fake of the border, the engine is the real 
 
 from __future__ import annotations
 
+import datetime
 import threading
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from serving.errors import ServingError
 from serving.faults import Fault
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
+from serving.session import Session
 from serving.worker.batcher import Batcher, Item
 from serving.worker.caps import PATIENCE, Caps
 from serving.worker.device.cuda import probe
@@ -25,6 +28,7 @@ from serving.worker.device.faults import Cuda, fault_of
 from serving.worker.device.host import Host
 from serving.worker.device.trees import map_tensors
 from serving.worker.engine import Engine
+from serving.worker.streams import Begin, End, More
 
 
 class Stamps:
@@ -84,17 +88,23 @@ def give_up(fault: Fault) -> None:
 
 
 class Rig:
-    def __init__(self, handler: Handler, device: FakeDevice | Host) -> None:
+    def __init__(self, handler: Handler, device: FakeDevice | Host, lost: Callable[[Fault], None] = give_up) -> None:
         self.device = device
         self.stamps = Stamps()
         self.batcher = Batcher(handler.policy, 1000)
         self.answers: dict[int, str] = {}
-        self.engine = Engine(handler, self.batcher, self.stamps, self._deliver, device=device, lost=give_up)
+        self.engine = Engine(handler, self.batcher, self.stamps, self._deliver, device=device, lost=lost)
         self._next = 0
 
     def _deliver(self, outcomes: list[tuple[Item, Response | ServingError]]) -> None:
         for item, outcome in outcomes:
-            assert item.id not in self.answers, "answered twice"
+            if isinstance(outcome, Begin | More | End):
+                assert item.live is not None
+                item.begun = True
+                item.live.flow.used = item.live.flow.sent
+                self.answers.setdefault(item.id, "in pieces")
+                continue
+            assert self.answers.get(item.id, "in pieces") == "in pieces", "answered twice"
             self.answers[item.id] = show(outcome)
 
     def put(self, *bodies: object, deadline: float = 1e12, alone: bool = False) -> None:
@@ -339,6 +349,44 @@ def test_one_that_does_not_fit_by_itself_is_507_and_the_others_are_answered() ->
     assert again.run() == ["2", "4"]
 
 
+def test_memory_that_is_short_is_507_however_it_is_said() -> None:
+    device = FakeDevice()
+    handler = Breaks(device)
+    handler.error = cuda_error(Cuda.MEMORY_ALLOCATION)
+    rig = Rig(handler, device)
+    rig.put(1, 13, 2)
+    assert rig.run() == ["2", "507 out_of_memory", "4"]
+
+
+class Activations:
+    """What a model has on the device while it computes."""
+
+
+class Hoards(Doubles):
+    """Fails in the middle of its work, with memory in hand, and finds none while that is held."""
+
+    def __init__(self, chip: FakeDevice, max_size: int = 4) -> None:
+        super().__init__(chip, max_size)
+        self.held: list[weakref.ref[Activations]] = []
+
+    def predict(self, batch: list[int]) -> list[int]:
+        if any(one() is not None for one in self.held):
+            raise torch.OutOfMemoryError("somebody still holds what the last call had")
+        activations = Activations()
+        self.held.append(weakref.ref(activations))
+        try:
+            return super().predict(batch)
+        except torch.OutOfMemoryError as exc:
+            raise torch.OutOfMemoryError("as libraries do, from another error") from exc
+
+
+def test_what_a_call_that_ran_out_of_memory_had_in_hand_is_free_before_its_halves_run() -> None:
+    device = FakeDevice(capacity=3)
+    rig = Rig(Hoards(device, max_size=8), device)
+    rig.put(*range(8))
+    assert rig.run() == [str(2 * n) for n in range(8)]
+
+
 def test_memory_that_runs_out_while_the_device_computes_is_no_difference() -> None:
     device = FakeDevice()
     rig = Rig(Doubles(device), device)
@@ -492,6 +540,54 @@ def test_a_doubtful_error_on_a_device_that_does_not_ends_the_process() -> None:
     rig.engine.step()
     device.lost = RuntimeError("no code")
     rig.put(12)
+    with pytest.raises(Lost):
+        rig.run()
+
+
+class Tells(Doubles):
+    """Answers in pieces, and 13 breaks the device with the second one, or before the first."""
+
+    at = 1
+
+    def encode(self, output: int, request: Request) -> Any:
+        for piece in range(3):
+            if output == 2 * 13 and piece == self.at:
+                raise cuda_error(Cuda.ASSERT)
+            yield f"{piece} "
+
+
+class TellsLater(Tells):
+    async def encode(self, output: int, request: Request) -> Any:  # type: ignore[override]
+        for piece in super().encode(output, request):
+            yield piece
+
+
+@pytest.mark.parametrize("kind", [Tells, TellsLater])
+@pytest.mark.parametrize(("at", "running"), [(0, {0, 1}), (1, set())], ids=["before its first piece", "after it"])
+def test_an_answer_in_pieces_that_loses_the_context_ends_the_process_likewise(
+    kind: type[Tells], at: int, running: set[int]
+) -> None:
+    """Those of which nothing has left are asked again elsewhere."""
+    device = FakeDevice()
+    handler = kind(device)
+    handler.at = at
+    seen: list[tuple[Fault, set[int]]] = []
+    rig = Rig(handler, device, lambda fault: seen.append((fault, set(rig.stamps.ids))))
+    rig.put(13, 13)
+    rig.run()
+    assert seen[0] == (Fault.STICKY, running)
+
+
+class Hooks(Doubles):
+    def on_session_open(self, session: Session) -> None:
+        raise cuda_error(Cuda.ASSERT)
+
+
+def test_a_session_whose_beginning_loses_the_context_ends_the_process_likewise() -> None:
+    device = FakeDevice()
+    rig = Rig(Hooks(device), device)
+    item = Item(0, Request(b"1", deadline=Deadline(1e12)), session=Session("one", datetime.datetime.max), opens=True)
+    assert rig.batcher.put(item)
     with pytest.raises(Lost):
         rig.run()
 

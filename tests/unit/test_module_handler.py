@@ -127,6 +127,14 @@ def test_a_pickled_module_needs_consent_and_is_then_logged(tmp_path: Path, caplo
     assert "with pickle" in caplog.text
 
 
+def test_it_says_how_many_bytes_came_how_fast(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "serving"):
+        Client(ModuleHandler, script(nn.Linear(512, 1024), tmp_path / "net.pt"))
+    [fields] = [vars(record)["fields"] for record in caplog.records if record.message == "weights are loaded"]
+    assert fields["bytes"] == (tmp_path / "net.pt").stat().st_size
+    assert fields["gb_per_s"] >= 0
+
+
 def test_several_files_need_a_name(tmp_path: Path) -> None:
     for name in ("a.pt2", "b.pt2"):
         export(tmp_path / name, 2, dynamic=True)

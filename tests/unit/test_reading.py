@@ -117,7 +117,6 @@ def test_who_waits_reads() -> None:
 
 def test_what_has_come_during_a_batch_is_read_after_it() -> None:
     with rig() as one:
-        one.reading.wait(0)
         one.send(Kind.REQUEST, 1)
         until(lambda: (one.reading.look(), bool(one.taker.taken))[1])
         assert one.taker.taken == [1]
@@ -270,13 +269,17 @@ def test_while_large_bodies_come_the_loop_reads_beside_an_engine_that_is_never_a
 
 def test_the_loop_rests_when_the_engine_waits_and_begins_again() -> None:
     with rig() as one:
+        resting = list[bool]()
         for id in range(3):
             one.send(Kind.REQUEST, 2 * id)
-            one.wait_for(lambda id=id: len(one.taker.taken) > id)  # type: ignore[misc]
+            one.wait_for(lambda id=id: 2 * id in one.taker.taken + one.taker.brought)  # type: ignore[misc]
             one.send(Kind.REQUEST, 2 * id + 1)
-            until(lambda id=id: len(one.taker.brought) > id)  # type: ignore[misc]
+            until(lambda id=id: 2 * id + 1 in one.taker.brought)  # type: ignore[misc]
+            threading.Timer(
+                2 * QUIET, lambda: resting.append(not (one.reading._ticking or one.reading._watched))
+            ).start()
             one.reading.wait(3 * QUIET)
-        assert (one.taker.taken, one.taker.brought) == ([0, 2, 4], [1, 3, 5])
+        assert resting == [True, True, True]
 
 
 def test_while_the_engine_is_away_the_loop_is_told_at_once_and_rings_reach_the_engine() -> None:

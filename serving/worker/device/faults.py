@@ -79,7 +79,7 @@ def fault_of(exc: BaseException) -> Fault | None:
         return Fault.MEMORY
     if isinstance(exc, OSError):
         return Fault.MEMORY if exc.errno == errno.ENOMEM else Fault.NONE
-    if isinstance(exc, torch.AcceleratorError):
+    if isinstance(exc, getattr(torch, "AcceleratorError", ())):  # older releases have RuntimeErrors without a code
         code = getattr(exc, "error_code", Cuda.UNKNOWN)
         return None if code == Cuda.UNKNOWN else TABLE.get(code, Fault.NONE)
     return None if isinstance(exc, RuntimeError) else Fault.NONE

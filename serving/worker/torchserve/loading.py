@@ -10,6 +10,7 @@ import torch
 
 from serving import log
 from serving.errors import ModelError
+from serving.packages import is_package, load_package
 from serving.statedict import is_mappable
 from serving.weights import ALLOW, is_torchscript, load_exported, load_torchscript
 from serving.worker.torchserve.entry import import_file
@@ -19,6 +20,8 @@ def load_model(path: Path | None, device: str, allow_pickle: bool) -> Any:
     """A model that needs no code of its own, by its suffix. Raises ModelError."""
     if path is None:
         raise ModelError("the manifest names neither serializedFile nor modelFile, so that there is no model to load")
+    if path.suffix == ".pt2" and is_package(path):
+        return load_package(path, device, allow_pickle)
     if path.suffix == ".pt2":
         return load_exported(path, allow_pickle).module().to(device)
     if path.suffix not in (".pt", ".pth"):

@@ -1,0 +1,94 @@
+"""How much of the time a GPU computes while a model is under load, against the same model one step after the other.
+
+    python benchmarks/gpu/overlap.py --seconds 5 --repeats 3 --write
+
+The handler measures it with the device's own events. Without a GPU it runs on the CPU, which shows that it runs and
+nothing else; then it writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from serve import running
+from throughput import keep, load, model_folder, where, write_bodies
+
+WAYS = {"served": "", "one step after the other": "serial = true"}
+RAMP = 2.0  # seconds of load before the measurement, and after it
+
+
+def look(port: int, body: bytes) -> tuple[float, float]:
+    """For how many seconds the device has computed, and what the clock says."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/invocations", body, {"content-type": "application/x-npy"})
+    answer: dict[str, Any] = json.loads(connection.getresponse().read())
+    connection.close()
+    return answer["busy"], answer["now"]
+
+
+def share(port: int, file: Path, options: argparse.Namespace) -> tuple[float, float]:
+    """Of the time in which the device computed, and samples per second."""
+    body = base64.b64decode(json.loads(file.read_text())[0]["base64"])
+    found: list[float] = []
+
+    def drive() -> None:
+        report = load(port, file, options.connections, options.clients, options.seconds + 2 * RAMP)
+        if report.errors:
+            raise RuntimeError(f"{report.errors}")
+        found.append(report.rps)
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    time.sleep(RAMP)
+    busy, since = look(port, body)
+    time.sleep(options.seconds)
+    later, until = look(port, body)
+    thread.join()
+    return (later - busy) / (until - since), found[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure how much of the time a GPU computes under load.")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=256)
+    parser.add_argument("--clients", type=int, default=4, help="processes that make load")
+    parser.add_argument("--shape", default="resnet50")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/RESULTS.md")
+    options = parser.parse_args()
+    lines = [
+        f"{where()}; {options.shape}, batches of {options.batch}, {options.connections} connections from "
+        f"{options.clients} processes, {options.seconds:g} s, medians of {options.repeats}.",
+        "",
+        "| how | the device computes | samples/s |",
+        "|---|---:|---:|",
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "bodies.json")
+        write_bodies(options.shape, file)
+        for number, (name, extra) in enumerate(WAYS.items()):
+            folder = model_folder(Path(scratch, str(number)), options.shape, options.batch, "Timed", extra)
+            measured = []
+            for _ in range(options.repeats):
+                with running(folder) as port:
+                    measured.append(share(port, file, options))
+            shares, rates = zip(*measured, strict=True)
+            lines.append(f"| {name} | {100 * statistics.median(shares):.1f} % | {statistics.median(rates):,.0f} |")
+    keep("\n".join(lines), "gpu-busy", "How much of the time the GPU computes", options.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Programs that AOTInductor compiled ahead of time: ``.pt2`` packages with native code in them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from serving.errors import ModelError
+from serving.weights import ALLOW, variable
+
+CODE = "/aotinductor/"
+MODEL = "model"  # as a package calls the one that it is made of, unless told otherwise
+# Only with it does the code look at the shapes that it is given; without, a shorter input is read beyond its end.
+CHECK = "AOTI_RUNTIME_CHECK_INPUTS"
+
+
+def is_package(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(CODE in f"/{name.lower()}" for name in archive.namelist())
+
+
+def load_package(path: Path, device: str, allow_pickle: bool) -> Packaged:
+    """The program, on the device that it was compiled for. Raises ModelError for another one, and unless allowed."""
+    if not allow_pickle:
+        raise ModelError(f"{path.name} holds compiled code, which can do anything: {ALLOW}")
+    from torch._C._aoti import AOTIModelPackageLoader
+    from torch._inductor import aoti_load_package
+
+    kind, _, index = device.partition(":")
+    os.environ.setdefault(CHECK, "1")
+    # It is unpacked, and torch would leave that behind in a process that is killed; once mapped it need not be there.
+    with tempfile.TemporaryDirectory() as folder, variable("TMPDIR", folder):
+        metadata: dict[str, str] = AOTIModelPackageLoader.load_metadata_from_package(str(path), MODEL)  # type: ignore[attr-defined]
+        made_for = metadata.get("AOTI_DEVICE_KEY", kind)
+        if made_for != kind:
+            raise ModelError(f"{path.name} was compiled for {made_for}, but its device is {device}")
+        return Packaged(aoti_load_package(str(path), device_index=int(index or -1)))
+
+
+class Packaged:
+    """A single row goes twice into a program that was compiled for two rows and more: to ``torch.export`` 1 is a shape
+    of its own, also where it says that the dimension is free."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._takes_one = True
+
+    def __call__(self, *args: Any) -> Any:
+        if any(one.shape[:1] != (1,) for one in args):
+            return self._call(*args)
+        if self._takes_one:
+            try:
+                return self._call(*args)
+            except RuntimeError:
+                outputs = self._twice(args)  # what else was wrong is wrong again
+                self._takes_one = False
+                return outputs
+        return self._twice(args)
+
+    def _twice(self, args: Any) -> Any:
+        return first_row(self._call(*(one.expand(2, *one.shape[1:]).contiguous() for one in args)))
+
+
+def first_row(outputs: Any) -> Any:
+    if isinstance(outputs, dict):
+        return {name: first_row(one) for name, one in outputs.items()}
+    if isinstance(outputs, tuple | list):
+        return type(outputs)(first_row(one) for one in outputs)
+    return outputs[:1]

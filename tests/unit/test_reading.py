@@ -108,6 +108,18 @@ def until(found: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+def ticks_of(one: Rig) -> list[float]:
+    """When the loop's thread looked, from now on."""
+    ticks, tick = list[float](), one.reading._tick
+
+    def noted() -> None:
+        ticks.append(time.monotonic())
+        tick()
+
+    one.reading._tick = noted  # type: ignore[method-assign]
+    return ticks
+
+
 def test_who_waits_reads() -> None:
     with rig() as one:
         one.send(Kind.REQUEST, 1, 2, 3)
@@ -231,9 +243,7 @@ def test_the_loop_reads_while_the_engine_is_at_work_that_it_did_not_read(rung: b
 
 def test_while_the_loop_reads_whatever_happens_it_does_not_look_after_the_engine() -> None:
     with rig() as one:
-        ticks = list[float]()
-        tick = one.reading._tick
-        one.reading._tick = lambda: (ticks.append(time.monotonic()), tick())[1]  # type: ignore[method-assign]
+        ticks = ticks_of(one)
         one.send(Kind.REQUEST, 1)
         one.wait_for(lambda: bool(one.taker.taken))
         one.on_loop(one.reading.watch, True)
@@ -269,17 +279,15 @@ def test_while_large_bodies_come_the_loop_reads_beside_an_engine_that_is_never_a
 
 def test_the_loop_rests_when_the_engine_waits_and_begins_again() -> None:
     with rig() as one:
-        resting = list[bool]()
+        ticks = ticks_of(one)
         for id in range(3):
             one.send(Kind.REQUEST, 2 * id)
             one.wait_for(lambda id=id: 2 * id in one.taker.taken + one.taker.brought)  # type: ignore[misc]
             one.send(Kind.REQUEST, 2 * id + 1)
             until(lambda id=id: 2 * id + 1 in one.taker.brought)  # type: ignore[misc]
-            threading.Timer(
-                2 * QUIET, lambda: resting.append(not (one.reading._ticking or one.reading._watched))
-            ).start()
-            one.reading.wait(3 * QUIET)
-        assert resting == [True, True, True]
+            ticks.clear()
+            one.reading.wait(6 * QUIET)
+            assert 0 < len(ticks) < 3 * QUIET / TICK
 
 
 def test_while_the_engine_is_away_the_loop_is_told_at_once_and_rings_reach_the_engine() -> None:

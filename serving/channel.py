@@ -15,6 +15,7 @@ from serving.wire import Frame, FrameReader, encode
 
 AT_ONCE = 256 << 10  # bytes that another thread may write by itself; more would keep it from its work
 VECTOR = 512  # buffers in one system call; the kernel takes 1024
+MUCH = 64 << 10  # bytes in one read; the kernel holds about three times as many for a reader that is late
 EARLY = 16  # buffers that do not wait for the rest of the tick, so that the other side begins while this one goes on
 
 
@@ -42,6 +43,8 @@ class Channel(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()  # who holds it alone writes to the socket
         self._fd = -1
+        self.brings_much = False
+        """Whether what ``read_now`` read last was much, or a part of it, so that the other side may wait for room."""
 
     @property
     def is_open(self) -> bool:
@@ -88,7 +91,11 @@ class Channel(asyncio.BufferedProtocol):
             return []
         except OSError:
             return None
-        return self._reader.buffer_updated(n) if n else None
+        if not n:
+            return None
+        frames = self._reader.buffer_updated(n)
+        self.brings_much = n >= MUCH or self._reader.is_within_body
+        return frames
 
     def send_now(self, buffers: list[Body]) -> None:
         """From any thread: send frames without waking the loop, where nothing is before them."""
@@ -145,11 +152,13 @@ class Channel(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._owner.on_lost(self)
-        with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+        try:
+            self._owner.on_lost(self)
+        finally:
+            with self._lock:
+                if self._fd >= 0:
+                    os.close(self._fd)
+                    self._fd = -1
 
 
 def rest_of(buffers: list[Body], sent: int) -> list[Body]:

@@ -130,6 +130,11 @@ class FrameReader:
             return memoryview(self._body)[self._filled :]
         return self._scratch[self._end :]
 
+    @property
+    def is_within_body(self) -> bool:
+        """Whether the rest of a large body is to come."""
+        return self._large is not None
+
     def buffer_updated(self, n: int) -> list[Frame]:
         """Take note of ``n`` new bytes; give the frames they complete. Raises WireError."""
         if self._large is None:

@@ -40,6 +40,7 @@ class DirectProtocol(HttpProtocol):
         self.receiving: Exchange | None = None
         self._current: Exchange | None = None
         self._length = 0
+        self._in_message = False
         self._foreign = False
         self._closes = False
         self._plain: Plain | None = None
@@ -63,7 +64,7 @@ class DirectProtocol(HttpProtocol):
     # The parser's callbacks.
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_head = self._in_message = True
         if self._timer is not None:
             self._stop_timer()
         self.url = b""
@@ -146,6 +147,7 @@ class DirectProtocol(HttpProtocol):
             self.give_over(exchange, complete=False)
 
     def on_message_complete(self) -> None:
+        self._in_message = False
         exchange = self.receiving
         if exchange is not None:
             self.receiving = None
@@ -174,7 +176,7 @@ class DirectProtocol(HttpProtocol):
     def _parse(self, data: bytes) -> None:
         self._repeat = None
         before = self._current
-        between = not self._in_head and self.receiving is None
+        between = not self._in_message  # else what was remembered would begin with the rest of a body
         super().data_received(data)
         exchange = self.receiving
         if exchange is None:

@@ -2,7 +2,8 @@
 
 The engine's thread does, wherever it would wait for requests and between two batches: so a request wakes one thread and
 not two, which then would wait for each other's hold of the interpreter. While it is at something else the loop's thread
-reads: it looks now and then whether the engine is away, and is told by the kernel as long as it is.
+reads: it looks now and then whether the engine is away, and is told by the kernel as long as it is. While large bodies
+come it reads all the time: the kernel holds so little of them that the next batch would be read only after this one.
 """
 
 from __future__ import annotations
@@ -37,6 +38,19 @@ class Taker(Protocol):
         ...
 
 
+class Way:
+    """Of one channel's frames from who reads to the loop's thread: how many set out, by who reads, and how many were
+    dealt with there, by the loop's thread alone."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.dealt_with = 0
+
+    @property
+    def is_clear(self) -> bool:
+        return self.sent == self.dealt_with
+
+
 class Reading:
     """``add``, ``remove`` and ``watch`` are for the loop's thread; the rest is the engine's Bell. One of the two reads
     at a time, and the frames of one channel go their way in order."""
@@ -46,7 +60,7 @@ class Reading:
         self._loop: asyncio.AbstractEventLoop
         self._lock = threading.Lock()
         self._channels: dict[int, Channel] = {}
-        self._behind: dict[Channel, int] = {}  # frames that are on their way to the loop's thread
+        self._ways: dict[Channel, Way] = {}
         self._sockets = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._rung = False
@@ -57,6 +71,7 @@ class Reading:
         self._ticking = False
         self._waits_since: float | None = None  # None while the engine's thread is at work
         self._read_at = 0.0
+        self._much_at = 0.0
         self._has_looked = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -68,13 +83,13 @@ class Reading:
             if descriptor < 0:
                 return
             self._channels[descriptor] = channel
-            self._behind[channel] = 0
+            self._ways[channel] = Way()
             self._sockets.register(descriptor, select.EPOLLIN)
 
     def remove(self, channel: Channel) -> None:
         """Before its descriptor is closed."""
         with self._lock:
-            if self._behind.pop(channel, None) is not None:
+            if self._ways.pop(channel, None) is not None:
                 self._forget(channel)
 
     def _forget(self, channel: Channel) -> None:
@@ -97,13 +112,13 @@ class Reading:
         self._waits_since = None
         rung = self._bell in ready
         if rung:
-            self._rung = False
             os.eventfd_read(self._bell)
+            self._rung = False  # not before, or a ring in between were read with this one and no later one would ring
         if len(ready) > rung:
             self._look()
             self._has_looked = True
-            if not self._ticking:
-                self._loop.call_soon_threadsafe(self._begin_ticks)
+        if not (self._ticking or self._is_away or self._always):
+            self._loop.call_soon_threadsafe(self._begin_ticks)
 
     def look(self) -> None:
         if not self._has_looked and not self._is_away:
@@ -115,9 +130,12 @@ class Reading:
             self._read_at = time.monotonic()
             for descriptor, _ in self._sockets.poll(0):
                 channel = self._channels[descriptor]
-                for frame in self._read(channel):
-                    if self._behind[channel] or not self._taker.take(channel, frame):
-                        self._hand_over(channel, frame)
+                try:
+                    for frame in self._read(channel):
+                        if not self._ways[channel].is_clear or not self._taker.take(channel, frame):
+                            self._hand_over(channel, frame)
+                except Exception as exc:
+                    self._give_up(channel, exc)
         self._taker.took()
 
     def away(self, is_away: bool) -> None:
@@ -126,20 +144,27 @@ class Reading:
             self._loop.call_soon_threadsafe(self._on_away)
 
     def _hand_over(self, channel: Channel, frame: Frame) -> None:
-        self._behind[channel] += 1
+        self._ways[channel].sent += 1
         self._loop.call_soon_threadsafe(self._take_over, channel, frame)
 
     # The loop's side.
 
     def _take_over(self, channel: Channel, frame: Frame) -> None:
-        if channel in self._behind:  # else it is lost by now
-            self._behind[channel] -= 1
+        way = self._ways.get(channel)
+        if way is None:  # it is lost by now
+            return
+        try:
             self._taker.on_frame(channel, frame)
+        except Exception as exc:
+            with self._lock:
+                self._give_up(channel, exc)
+        way.dealt_with += 1  # not before, or the engine's thread could take what comes next before this is done
 
     def watch(self, always: bool) -> None:
         """From now on the loop's thread reads, whatever the engine's does; or no more."""
         self._always = always
         self._set_watched()
+        self._begin_ticks()
 
     def _set_watched(self) -> None:
         watched = self._is_away or self._always or self._stands_in
@@ -161,9 +186,11 @@ class Reading:
             self._tick()
 
     def _tick(self) -> None:
+        self._ticking = False  # before it is seen whether the engine waits: who stops to wait sees whether this goes on
         since, now = self._waits_since, time.monotonic()
-        self._stands_in = since is None and now - self._read_at > TICK
-        self._ticking = not self._is_away and (since is None or now - since < QUIET)
+        much = now - self._much_at < QUIET
+        self._stands_in = much or (since is None and now - self._read_at > TICK)
+        self._ticking = not (self._is_away or self._always) and (since is None or much or now - since < QUIET)
         self._set_watched()
         if self._ticking:
             self._loop.call_later(TICK, self._tick)
@@ -174,24 +201,34 @@ class Reading:
         try:
             for descriptor, _ in self._sockets.poll(0):
                 channel = self._channels[descriptor]
-                for frame in self._read(channel):
-                    if self._behind[channel]:
-                        self._hand_over(channel, frame)
-                    else:
-                        self._taker.on_frame(channel, frame)
+                try:
+                    for frame in self._read(channel):
+                        if self._ways[channel].is_clear:
+                            self._taker.on_frame(channel, frame)
+                        else:
+                            self._hand_over(channel, frame)
+                except Exception as exc:
+                    self._give_up(channel, exc)
         finally:
             self._lock.release()
 
     # Either's, with the lock.
 
     def _read(self, channel: Channel) -> list[Frame]:
-        try:
-            frames = channel.read_now()
-        except WireError as exc:
-            log.error("a channel broke the frame format", error=str(exc))
-            frames = None
+        frames = channel.read_now()
+        if channel.brings_much:
+            self._much_at = time.monotonic()
         if frames is not None:
             return frames
         self._forget(channel)
         self._loop.call_soon_threadsafe(channel.close)
         return []
+
+    def _give_up(self, channel: Channel, exc: Exception) -> None:
+        """A channel whose frames cannot be read, or with which nothing can be done; the others go on."""
+        if isinstance(exc, WireError):
+            log.error("a channel broke the frame format", error=str(exc))
+        else:
+            log.error("a frame cannot be taken; its channel ends", exc=exc)
+        self._forget(channel)
+        self._loop.call_soon_threadsafe(channel.abort)

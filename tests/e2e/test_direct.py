@@ -80,6 +80,18 @@ def test_a_large_body_that_does_not_come_is_504_and_its_rest_is_not_taken_for_a_
         assert answer(connection)[2] == b"after"
 
 
+@pytest.mark.parametrize("tail", [b"XY", b"GET /nowhere HTTP/1.1\r\nhost: x\r\nx: "])
+def test_the_rest_of_a_body_does_not_become_part_of_the_next_head(roomy: Server, tail: bytes) -> None:
+    both = tail + post(b"small")
+    with connect(roomy) as connection:
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(tail))
+        assert answer(connection)[0] == 404
+        connection.sendall(both)
+        assert answer(connection)[::2] == (200, b"small")
+        connection.sendall(both)
+        assert answer(connection)[0] in (400, 404)
+
+
 def test_requests_of_all_kinds_keep_their_order_on_one_connection(roomy: Server) -> None:
     kinds = [
         (post(b"a"), 200),

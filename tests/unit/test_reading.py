@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 import time
@@ -70,9 +71,9 @@ class Rig:
         self.loop.call_soon_threadsafe(lambda: (function(*args), done.set()))
         assert done.wait(LIMIT)
 
-    def send(self, kind: Kind, *ids: int) -> None:
+    def send(self, kind: Kind, *ids: int, body: bytes = b"") -> None:
         for id in ids:
-            self.theirs.sendall(b"".join(encode(kind, id)))
+            self.theirs.sendall(b"".join(encode(kind, id, b"", body)))
 
     def wait_for(self, found: Callable[[], bool], seconds: float = 0.05) -> None:
         """As the engine does."""
@@ -107,6 +108,18 @@ def until(found: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+def ticks_of(one: Rig) -> list[float]:
+    """When the loop's thread looked, from now on."""
+    ticks, tick = list[float](), one.reading._tick
+
+    def noted() -> None:
+        ticks.append(time.monotonic())
+        tick()
+
+    one.reading._tick = noted  # type: ignore[method-assign]
+    return ticks
+
+
 def test_who_waits_reads() -> None:
     with rig() as one:
         one.send(Kind.REQUEST, 1, 2, 3)
@@ -116,7 +129,6 @@ def test_who_waits_reads() -> None:
 
 def test_what_has_come_during_a_batch_is_read_after_it() -> None:
     with rig() as one:
-        one.reading.wait(0)
         one.send(Kind.REQUEST, 1)
         until(lambda: (one.reading.look(), bool(one.taker.taken))[1])
         assert one.taker.taken == [1]
@@ -133,6 +145,19 @@ def test_a_ring_ends_a_wait_also_one_that_comes_later() -> None:
         assert time.monotonic() - began < LIMIT / 2
         one.reading.wait(0.05)
         assert time.monotonic() - began >= 0.1 - 0.01, "two rings before one wait end one wait"
+
+
+def test_a_ring_that_comes_as_one_is_heard_does_not_silence_the_bell(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig() as one:
+        read = os.eventfd_read
+        monkeypatch.setattr(os, "eventfd_read", lambda bell: (one.reading.ring(), read(bell))[1])
+        one.reading.ring()
+        one.reading.wait(LIMIT)
+        monkeypatch.undo()
+        began = time.monotonic()
+        one.reading.ring()
+        one.reading.wait(LIMIT)
+        assert time.monotonic() - began < LIMIT / 2
 
 
 def test_frames_for_the_loop_and_all_behind_them_reach_it_in_order() -> None:
@@ -168,6 +193,66 @@ def test_order_is_kept_whoever_reads() -> None:
         assert one.taker.brought == list(range(count))
 
 
+def test_nothing_overtakes_a_frame_that_the_loop_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig() as one:
+        taken, order, inside, go_on = one.taker.taken, list[int](), threading.Event(), threading.Event()
+
+        def on_frame(channel: Channel, frame: Frame) -> None:
+            inside.set()
+            assert go_on.wait(LIMIT)
+            order.extend([*taken, frame.id])
+
+        monkeypatch.setattr(one.taker, "on_frame", on_frame)
+        one.send(Kind.PIECE, 1)
+        one.wait_for(inside.is_set)
+        one.send(Kind.REQUEST, 2)
+        one.reading.wait(LIMIT)
+        go_on.set()
+        until(lambda: len(order) == 2)
+        assert order == [1, 2]
+
+
+@pytest.mark.parametrize("reader", ["engine", "loop"])
+@pytest.mark.parametrize("taker", ["take", "on_frame"])
+def test_a_frame_that_cannot_be_taken_ends_its_channel_alone(
+    monkeypatch: pytest.MonkeyPatch, reader: str, taker: str
+) -> None:
+    def fail(channel: Channel, frame: Frame) -> bool:
+        raise ValueError(frame.id)
+
+    with rig() as one:
+        monkeypatch.setattr(one.taker, "on_frame", fail)
+        if taker == "take":
+            monkeypatch.setattr(one.taker, "take", fail)
+        one.reading.away(reader == "loop")
+        one.send(Kind.PIECE, 1)
+        one.wait_for(one.taker.lost.is_set)
+
+
+@pytest.mark.parametrize("rung", [False, True])
+def test_the_loop_reads_while_the_engine_is_at_work_that_it_did_not_read(rung: bool) -> None:
+    with rig() as one:
+        one.send(Kind.REQUEST, 1)
+        one.wait_for(lambda: bool(one.taker.taken))
+        if rung:
+            threading.Timer(3 * QUIET, one.reading.ring).start()
+        one.reading.wait(3 * QUIET if not rung else LIMIT)
+        one.send(Kind.REQUEST, 2)
+        until(lambda: one.taker.brought == [2])
+
+
+def test_while_the_loop_reads_whatever_happens_it_does_not_look_after_the_engine() -> None:
+    with rig() as one:
+        ticks = ticks_of(one)
+        one.send(Kind.REQUEST, 1)
+        one.wait_for(lambda: bool(one.taker.taken))
+        one.on_loop(one.reading.watch, True)
+        time.sleep(4 * TICK)
+        ticks.clear()
+        time.sleep(10 * TICK)
+        assert ticks == []
+
+
 def test_the_loop_reads_while_the_engine_is_at_work() -> None:
     with rig() as one:
         one.send(Kind.REQUEST, 1)
@@ -178,15 +263,31 @@ def test_the_loop_reads_while_the_engine_is_at_work() -> None:
         assert time.monotonic() - began >= TICK / 2
 
 
+def test_while_large_bodies_come_the_loop_reads_beside_an_engine_that_is_never_away_for_long() -> None:
+    with rig() as one:
+        sender = threading.Thread(target=lambda: [one.send(Kind.REQUEST, id, body=bytes(300_000)) for id in range(60)])
+        sender.start()
+        one.wait_for(lambda: bool(one.taker.taken))
+        while len(one.taker.taken) + len(one.taker.brought) < 60:
+            time.sleep(TICK / 3)
+            one.reading.look()
+        sender.join(LIMIT)
+        assert one.taker.brought
+        one.reading.wait(3 * QUIET)
+        assert not one.reading._watched
+
+
 def test_the_loop_rests_when_the_engine_waits_and_begins_again() -> None:
     with rig() as one:
+        ticks = ticks_of(one)
         for id in range(3):
             one.send(Kind.REQUEST, 2 * id)
-            one.wait_for(lambda id=id: len(one.taker.taken) > id)  # type: ignore[misc]
+            one.wait_for(lambda id=id: 2 * id in one.taker.taken + one.taker.brought)  # type: ignore[misc]
             one.send(Kind.REQUEST, 2 * id + 1)
-            until(lambda id=id: len(one.taker.brought) > id)  # type: ignore[misc]
-            one.reading.wait(3 * QUIET)
-        assert (one.taker.taken, one.taker.brought) == ([0, 2, 4], [1, 3, 5])
+            until(lambda id=id: 2 * id + 1 in one.taker.brought)  # type: ignore[misc]
+            ticks.clear()
+            one.reading.wait(6 * QUIET)
+            assert 0 < len(ticks) < 3 * QUIET / TICK
 
 
 def test_while_the_engine_is_away_the_loop_is_told_at_once_and_rings_reach_the_engine() -> None:

@@ -99,6 +99,8 @@ class Batcher:
         self.latency = None if seconds is None else Latency(seconds / 1000, policy.max_size)
         self.refusal: ServingError | None = None
         """Why the last one that was refused was."""
+        self.is_awaited: Callable[[], bool] = lambda: False
+        """Whether there are requests that will be put in when others are answered, also after ``close``."""
         self.on_wake: Callable[[], None] | None = None
         """Told of what ``delay`` may see, while the engine waits elsewhere."""
 
@@ -168,12 +170,12 @@ class Batcher:
 
     @property
     def is_done(self) -> bool:
-        return self._closed and self.size == 0
+        return self._closed and self.size == 0 and not self.is_awaited()
 
     def wait(self, pending: bool = False) -> bool:
         """Sleep until there is something to decode, a batch is due or ``poke``; False once closed and empty, unless
         something else is ``pending``."""
-        while (pending or not self._closed or self._out) and (seconds := self._delay()) != 0:
+        while (pending or not self.is_done) and (seconds := self._delay()) != 0:
             self._bell.wait(seconds)
         self._poked = False
         return pending or not self.is_done

@@ -106,6 +106,7 @@ class Intake:
     def open(self, batcher: Batcher, streams: Streams, ready: WorkerPhase) -> None:
         """Take requests from now on; ``ready`` says so to the supervisor."""
         self._batcher, self._streams = batcher, streams
+        batcher.is_awaited = lambda: self.sessions.are_called
         self.reading.watch(False)
         self.io.loop.create_task(self._listen(ready))
 
@@ -313,6 +314,8 @@ class Intake:
             self._row.sessions = len(self.sessions)
         elif following is not None and self._batcher is not None:
             self._batcher.put(following, accepted=True)
+        if not self._takes and self._batcher is not None:
+            self._batcher.tell()  # this may have been the last
 
     def _sweep(self) -> None:
         """Sessions whose time is over end; the handler hears of it on its own thread."""

@@ -75,6 +75,11 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter([held.session for held in self._held.values()])
 
+    @property
+    def are_called(self) -> bool:
+        """Whether some call is not answered yet. From any thread."""
+        return any(held.calls for held in list(self._held.values()))
+
     def open(self) -> Session:
         """Raises SessionLimit."""
         if len(self._held) >= self._limit:

@@ -9,6 +9,7 @@ import re
 import signal
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -284,3 +285,18 @@ def test_500_sessions_over_2_http_workers_and_3_replicas_each_see_their_own_stat
     with serving(folder, http_workers=2, replicas=3) as server:
         server.wait_replicas(3)
         asyncio.run(run(server))
+
+
+def test_unloading_lets_the_calls_of_a_session_that_wait_for_each_other_finish(tmp_path: Path) -> None:
+    folder = add_model(tmp_path, "a", handler="memo:Memo")
+    (folder / "serving.toml").write_text('handler = "memo:Memo"')
+    target = {"X-Amzn-SageMaker-Target-Model": "a"}
+    with serving(tmp_path, model_store=tmp_path, http_workers=1) as server, ThreadPoolExecutor() as pool:
+        reply = call(server, "POST", "/invocations", NEW, **target, **{ID: "NEW_SESSION"})
+        headers = target | {ID: reply.json()["session_id"]}
+        calls = [
+            pool.submit(call, server, "POST", "/invocations", {"say": n, "sleep": 0.4}, **headers) for n in range(4)
+        ]
+        eventually(lambda: metric(server, "serving_requests_in_flight") == 4)
+        assert call(server, "DELETE", "/models/a").status == 200
+        assert [one.result().status for one in calls] == [200] * 4

@@ -99,13 +99,11 @@ def load_module(model_dir: Path, device: str, file: str | None, allow_pickle: bo
 
 
 def load_file(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | None]:
-    if path.suffix == ".pt2" and is_package(path):
-        return load_package(path, device, allow_pickle), None
-    if path.suffix == ".pt2":
+    if path.suffix == ".pt2" and not is_package(path):
         return load_program(path, device, allow_pickle)
     if is_torchscript(path):
         return load_torchscript(path, device), None
-    return load_pickled(path, device, allow_pickle), None
+    return (load_package if path.suffix == ".pt2" else load_pickled)(path, device, allow_pickle), None
 
 
 def choose_file(model_dir: Path, name: str | None) -> Path:

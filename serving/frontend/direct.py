@@ -19,11 +19,12 @@ from serving.errors import ServingError
 from serving.frontend.answers import Answers
 from serving.frontend.bodies import COUNTED, Bodies
 from serving.frontend.connection import reply_head
-from serving.frontend.exchange import Exchange, Plain
+from serving.frontend.exchange import Exchange
 from serving.frontend.expiries import Expiries
 from serving.frontend.headers import Headers, header_value, read_headers
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
+from serving.frontend.plain import Plain
 from serving.frontend.replicas import Replicas
 from serving.headers import check_all
 from serving.model import DEFAULT_MODEL

@@ -15,8 +15,9 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from serving.frontend.bodies import COUNTED
 from serving.frontend.body_reader import STRAIGHT, BodyReader
 from serving.frontend.direct import Direct
-from serving.frontend.exchange import Exchange, Plain
+from serving.frontend.exchange import Exchange
 from serving.frontend.headers import Headers
+from serving.frontend.plain import Plain
 from serving.frontend.protocol import HttpProtocol
 from serving.frontend.repeat import Repeat
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -13,7 +13,7 @@ from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
 from serving.frontend.answers import LARGE, STOPPED, Whole
 from serving.frontend.bodies import COUNTED
 from serving.frontend.connection import Connection, ReplicaLost, reply_head, response_of
-from serving.frontend.headers import Headers
+from serving.frontend.plain import Plain
 from serving.frontend.stream import Streamed
 from serving.request import Body, Request, Response
 from serving.wire import RequestHead
@@ -24,20 +24,6 @@ if TYPE_CHECKING:
 
 
 CLOSE = b"connection: close\r\n\r\n"
-
-
-class Plain(NamedTuple):
-    """What the head of a plain invocation says; requests of one connection are often alike."""
-
-    url: bytes
-    headers: Headers
-    model: str
-    load: bool
-    content_type: str
-    accept: str
-    sagemaker: dict[str, str]
-    attributes: str | None
-    id: str
 
 
 class Exchange(msgspec.Struct, eq=False):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from serving.frontend.exchange import Plain
+from serving.frontend.plain import Plain
 
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
 MAX_HEAD = 4096  # bytes that are remembered for a connection

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from serving.frontend.exchange import Plain
+from serving.frontend.plain import Plain
 from serving.frontend.repeat import MAX_HEAD, Repeat
 
 PLAIN = Plain(b"/invocations", [], "", False, "text/csv", "", {}, None, "")

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 from serve import MODEL, RESULTS, ROOT, ask, environment, free_port, stop, write_section
@@ -31,6 +32,20 @@ def first_answer(port: int) -> None:
         if time.monotonic() > give_up:
             raise TimeoutError(f"no answer within {LIMIT} s")
         time.sleep(0.005)
+
+
+def pings(port: int) -> tuple[float, float]:
+    """The instants of the first answer to a ping, whatever it says, and of the first good one. Raises TimeoutError."""
+    give_up, first = time.monotonic() + LIMIT, 0.0
+    while time.monotonic() < give_up:
+        with contextlib.suppress(OSError), contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=5)) as client:
+            client.request("GET", "/ping")
+            status = client.getresponse().status
+            first = first or time.monotonic()
+            if status == 200:
+                return first, time.monotonic()
+        time.sleep(0.005)
+    raise TimeoutError(f"no good ping within {LIMIT} s")
 
 
 def children(parent: int) -> dict[int, str]:
@@ -56,13 +71,15 @@ def pss(pid: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def measure() -> tuple[float, float, float]:
-    """One fresh server: seconds to the first answer, seconds from a kill to the next answer, memory in MiB."""
+def measure() -> tuple[float, float, float, float, float]:
+    """One fresh server: seconds to the first ping, the first good one and the first answer, seconds from a kill to the
+    next answer, memory in MiB."""
     port = free_port()
     command = [sys.executable, "-m", "serving", "serve", "--model-dir", str(MODEL), "--port", str(port)]
     started = time.monotonic()
     process = subprocess.Popen([*command, "--host", "127.0.0.1"], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
+        http, good = (instant - started for instant in pings(port))
         first_answer(port)
         start = time.monotonic() - started
         memory = sum(map(pss, [process.pid, *children(process.pid)])) / 2**20
@@ -75,7 +92,7 @@ def measure() -> tuple[float, float, float]:
         if process.poll() is None:
             process.kill()
             process.wait()
-    return start, replaced, memory
+    return http, good, start, replaced, memory
 
 
 def main() -> None:
@@ -83,8 +100,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="each number is the median of so many")
     parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/RESULTS.md")
     options = parser.parse_args()
-    starts, replaced, memories = zip(*(measure() for _ in range(options.repeats)), strict=True)
+    https, goods, starts, replaced, memories = zip(*(measure() for _ in range(options.repeats)), strict=True)
     rows = [
+        ("from the command to the first ping that is answered at all, s", https, ".2f"),
+        ("from the command to the first good ping, s", goods, ".2f"),
         ("from the command to the first answer, s", starts, ".2f"),
         ("from SIGKILL of the model worker to the next answer, s", replaced, ".3f"),
         ("memory of all processes (PSS), MiB", memories, ".0f"),

@@ -37,6 +37,7 @@ class Speed(msgspec.Struct, frozen=True):
     compile: str = "off"
     cuda_graphs: bool = False
     batch_sizes: tuple[int, ...] = ()
+    optimize: bool = False
 
     @property
     def wanted(self) -> bool:
@@ -66,10 +67,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compile: str = "off"
     cuda_graphs: bool = False
     batch_sizes: tuple[int, ...] = ()
+    optimize: bool = False
 
     @property
     def speed(self) -> Speed:
-        return Speed(self.dtype, self.channels_last, self.compile, self.cuda_graphs, self.batch_sizes)
+        return Speed(
+            self.dtype, self.channels_last, self.compile, self.cuda_graphs, self.batch_sizes, optimize=self.optimize
+        )
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -141,6 +145,8 @@ def check_settings(path: Path, settings: Settings) -> None:
         raise ModelError(f"{path}: dtype is {settings.dtype!r}; allowed: {', '.join(DTYPES)}")
     if settings.compile not in MODES:
         raise ModelError(f"{path}: compile is {settings.compile!r}; allowed: {', '.join(MODES)}")
+    if settings.optimize and settings.compile != "off":
+        raise ModelError(f"{path}: optimize is true and compile {settings.compile!r}; allowed: one of them")
     if any(not 1 <= size <= MAX_BATCH for size in settings.batch_sizes):
         raise ModelError(f"{path}: batch_sizes are {list(settings.batch_sizes)}; allowed: each from 1 to {MAX_BATCH}")
     if not 1 <= settings.gpus <= 64:

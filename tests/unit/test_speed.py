@@ -1,8 +1,9 @@
-"""Types of numbers, memory order, compilation and graphs, as ``serving.toml`` asks for them."""
+"""Types of numbers, memory order, compilation, graphs and freezing, as ``serving.toml`` asks for them."""
 
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from serving.worker.device.border import Device
 from serving.worker.device.fake import FakeDevice
 from serving.worker.device.host import Host
 from serving.worker.speed import Hastened, hasten
+from serving.worker.speed.optimized import Optimized
 from serving.worker.speed.sizes import Sized, sizes_for
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
@@ -77,6 +79,8 @@ def test_the_keys_of_serving_toml_are_read(tmp_path: Path) -> None:
     (tmp_path / "serving.toml").write_text(toml + "batch_sizes = [1, 4]\n")
     speed = read_model(tmp_path, "m", load({}, {}), 2).speed
     assert speed == Speed("bfloat16", True, "default", True, (1, 4))
+    (tmp_path / "serving.toml").write_text('handler = "a:B"\noptimize = true\n')
+    assert read_model(tmp_path, "m", load({}, {}), 2).speed == Speed(optimize=True)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,8 @@ def test_the_keys_of_serving_toml_are_read(tmp_path: Path) -> None:
         ('compile = "fast"', "compile is 'fast'; allowed: off, default, reduce-overhead, max-autotune"),
         ("batch_sizes = [0]", "batch_sizes are"),
         ("cuda_graphs = 1", "cuda_graphs"),
+        ("optimize = 1", "optimize"),
+        ('optimize = true\ncompile = "default"', "optimize is true and compile 'default'; allowed: one of them"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_its_key(tmp_path: Path, toml: str, words: str) -> None:
@@ -251,6 +257,87 @@ def test_without_a_gpu_graphs_are_no_error_but_it_is_said(tmp_path: Path, caplog
     hastened(handler, tmp_path, cuda_graphs=True)
     assert "cuda_graphs has no effect here" in caplog.text
     assert handler.predict(torch.ones(2, 4)).shape == (2, 2)
+
+
+# TorchScript that is frozen and optimised.
+
+
+class Pictures(nn.Module):
+    """What freezing folds into one: a convolution, its normalisation and the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+        self.layers[1].running_mean.uniform_(-1, 1)
+        self.layers[1].running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+def script(module: nn.Module) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is old, its files are many
+        return torch.jit.script(module)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), ("bfloat16", 0.1)])
+def test_an_optimized_module_gives_the_same_and_the_handlers_own_is_left_as_it_was(
+    tmp_path: Path, dtype: str | None, tolerance: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = script(Pictures().eval())
+    handler = Small(module)
+    handler.warm = False
+    inputs = [torch.randn(rows, 3, 8, 8) for rows in (1, 3, 8, 2)]
+    exact = [module(x) for x in inputs]
+    hastened(handler, tmp_path, optimize=True, dtype=dtype)
+    for _ in range(3):  # the first calls are those in which TorchScript looks at its input
+        for x, y in zip(inputs, exact, strict=True):
+            with torch.inference_mode():
+                found = handler.predict(x)
+            assert found.dtype is torch.float32
+            assert torch.allclose(found, y, atol=tolerance)
+    assert "batch_norm" in str(module.inlined_graph)
+    assert not caplog.records
+
+
+def test_another_module_cannot_be_optimized_and_the_error_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="optimize: Noting is no TorchScript module"):
+        hasten(Small(Noting()), model(tmp_path, optimize=True), Host(), lambda: None)
+
+
+def test_a_module_in_training_mode_runs_as_it_is_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = script(nn.Sequential(nn.Linear(4, 2), nn.Dropout(1.0)))
+    handler = Small(module)
+    hastened(handler, tmp_path, optimize=True)
+    assert "cannot be optimized and runs as it is" in caplog.text
+    assert module.training
+    assert torch.equal(handler.predict(torch.ones(1, 4)), torch.zeros(1, 2))
+
+
+def test_where_only_the_optimized_module_fails_the_models_own_answers_from_then_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = script(nn.Linear(4, 2).eval())
+    optimized = Optimized(module, model(tmp_path, optimize=True))
+    with pytest.raises(RuntimeError):
+        optimized(torch.ones(1, 3))
+    assert not caplog.records, "that was the input's fault"
+
+    def fails(x: Tensor) -> Tensor:
+        raise RuntimeError("an operation is missing")
+
+    optimized._frozen = fails
+    for _ in range(2):
+        assert torch.equal(optimized(torch.ones(1, 4)), module(torch.ones(1, 4)))
+    assert caplog.text.count("cannot be optimized and runs as it is") == 1
+
+
+def test_on_a_gpu_optimize_is_no_error_but_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hasten(Small(script(nn.Linear(4, 2).eval())), model(tmp_path, optimize=True), FakeDevice(), lambda: None)
+    assert "optimize has no effect here" in caplog.text
 
 
 # Compilation.

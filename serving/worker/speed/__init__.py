@@ -1,4 +1,4 @@
-"""What ``serving.toml`` says of a model's speed: types of numbers, memory order, compilation, graphs."""
+"""What ``serving.toml`` says of a model's speed: types of numbers, memory order, compilation, graphs, freezing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from serving.samples import requests_of
 from serving.worker.device.border import Device
 from serving.worker.speed.compiled import Compiled
 from serving.worker.speed.graphs import Graphed
+from serving.worker.speed.optimized import Optimized
 from serving.worker.speed.precision import Cast, to_precision
 from serving.worker.speed.sizes import Sized, sizes_for
 from serving.worker.speed.wrapped import Wrapped
@@ -34,6 +35,12 @@ def hasten(handler: Handler, model: Model, device: Device, on_recompile: Callabl
     call: Callable[..., Any] = module
     if speed.dtype is not None or speed.channels_last:
         to_precision(module, speed, model)
+    if speed.optimize:
+        if device.name != "cpu":
+            log.warning("optimize has no effect here", model=model.name, device=device.name)
+        else:
+            call = Optimized(module, model)
+    if speed.dtype is not None or speed.channels_last:
         call = Cast(call, speed)
     compiled = graphed = None
     if speed.compile != "off":

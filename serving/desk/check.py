@@ -33,6 +33,7 @@ from serving.weights import is_torchscript
 from serving.worker import device as devices
 from serving.worker import requirements
 from serving.worker.loader import create_handler, paths_of
+from serving.worker.speed import hasten
 
 REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SHOWN = 200  # characters of an answer
@@ -111,6 +112,8 @@ def try_out(model: Model, install: bool, seconds: float, report: Report) -> None
         handler = create_handler(model)
         place = chdir(model.path) if model.handler in AT_HOME else nullcontext()
         with place, Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
+            if (faster := hasten(handler, model, devices.find_device(model.device), lambda: None)) is not None:
+                faster.warm(Path(model.path))
             report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
             report.facts.append(f"batches: {told(model.policy(handler.policy))}")
             paths = paths_of(handler)

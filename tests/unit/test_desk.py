@@ -105,6 +105,7 @@ def test_pack_refuses_links_and_what_is_not_there(folder: Path, tmp_path: Path) 
     [
         ("serving.toml", "handler = 3", "serving.toml"),
         ("serving.toml", 'handler = "other:Model"', "importing other failed"),
+        ("serving.toml", 'handler = "handler:Model"\noptimize = true', "optimize: Model keeps no torch.nn.Module"),
         ("sample.json", '{"x": 1}', "sample.json: 400 bad_request"),
         ("code/handler.py", "1 / 0", "division by zero"),
     ],

@@ -150,7 +150,7 @@ def test_help_tells_what_is_allowed_the_variables_and_the_default() -> None:
         "[SERVING_PORT, SAGEMAKER_BIND_TO_PORT; default: 8080]" in text
     )
     assert "default: cores / replicas, at least 1" in text
-    assert "default: half the cores, 1 to 4" in text
+    assert "default: half the cores up to 4, a sixth of 24 and more up to 16" in text
 
 
 def test_config_shows_every_setting_its_value_and_its_source_in_columns() -> None:

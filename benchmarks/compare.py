@@ -13,13 +13,14 @@ import argparse
 import asyncio
 import dataclasses
 import gc
+import math
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -62,7 +63,7 @@ def alone(name: str, seconds: float) -> float:
     return count / spent
 
 
-def steady(port: int, question: Question, connections: int) -> dict[str, Row]:
+def steady(port: int, question: Question, connections: int) -> Row:
     """As fast as load.py can ask, and at a share of that rate. Raises RuntimeError where an answer was none."""
     target = Target("127.0.0.1", port, [Exchange(request_of(port, question))])
     gc.freeze()
@@ -75,13 +76,22 @@ def steady(port: int, question: Question, connections: int) -> dict[str, Row]:
         gc.enable()
     if most.errors or found.errors:
         raise RuntimeError(f"at a fixed rate: {most.errors or found.errors}")
-    return {"steady": dataclasses.asdict(found)}
+    return dataclasses.asdict(found)
 
 
 def request_of(port: int, question: Question) -> bytes:
     headers = {"host": f"127.0.0.1:{port}", "content-length": str(len(question.body)), **question.headers}
     lines = [f"POST {question.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode() + question.body
+
+
+def attempt(peer: Peer, measure: Callable[[], Row]) -> Row:
+    """What was measured; no numbers where some answers were errors."""
+    try:
+        return measure()
+    except RuntimeError as exc:
+        print(f"{peer.name}: {exc}", file=sys.stderr)
+        return dict.fromkeys(("rps", "p50", "p99"), math.nan)
 
 
 def measure(name: str, peer: Peer, options: argparse.Namespace) -> dict[str, Row]:
@@ -91,11 +101,15 @@ def measure(name: str, peer: Peer, options: argparse.Namespace) -> dict[str, Row
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with servers.running(peer, name, folder) as server:
-            wrk.saturate(server.port, question, CONNECTIONS[name][-1], 1, folder)
+
+            def saturate(connections: int, seconds: int) -> Row:
+                return attempt(peer, lambda: wrk.saturate(server.port, question, connections, seconds, folder))
+
+            saturate(CONNECTIONS[name][-1], 1)
             for connections in CONNECTIONS[name]:
-                found[str(connections)] = wrk.saturate(server.port, question, connections, options.seconds, folder)
+                found[str(connections)] = saturate(connections, options.seconds)
             if name in STEADY:
-                found |= steady(server.port, question, STEADY[name])
+                found["steady"] = attempt(peer, lambda: steady(server.port, question, STEADY[name]))
             found["start"] = {"seconds": server.seconds, "memory": servers.memory_of(server.pid)}
     return found
 

@@ -58,6 +58,7 @@ class Cost:
 
     def __init__(self, peer: Peer, model: str, connections: int, options: argparse.Namespace, workers: int = 1) -> None:
         os.environ["SERVING_HTTP_WORKERS"] = str(workers)
+        os.environ["SERVING_QUEUE_SIZE"] = str(2 * CONNECTIONS[-1])  # the default refuses what 2,000 ask at once
         found = [cost.measure(peer, model, connections, options.seconds) for _ in range(options.repeats)]
         self.rps = statistics.median(row["rps"] for row, _ in found)
         self.p50 = statistics.median(row["p50"] for row, _ in found)

@@ -127,7 +127,7 @@ def start_aws(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
     code = folder / "model" / "code"
     code.mkdir(parents=True)
     shutil.copy(HERE / "aws_inference.py", code / "inference.py")
-    return torchserve(AWS, AWS_HANDLER, name, port, folder, SAGEMAKER_BASE_DIR=str(folder), AWS_CODE=str(code))
+    return torchserve(AWS, AWS_HANDLER, name, port, folder, SAGEMAKER_BASE_DIR=str(folder), PYTHONPATH=f"{code}:{HERE}:{ROOT}")
 
 
 def torchserve(
@@ -146,6 +146,7 @@ def torchserve(
     lines = [f"inference_address=http://127.0.0.1:{port}", "disable_token_authorization=true"]
     lines += [f"{kind}_address=http://127.0.0.1:{free_port()}" for kind in ("management", "metrics")]
     lines += ["max_request_size=100000000", "max_response_size=100000000", "enable_envvars_config=false"]
+    lines += ["job_queue_size=4096"]  # by default it refuses what 512 connections ask
     lines += [f"models={json.dumps({'numbers': {'1.0': version}})}"]
     (folder / "config.properties").write_text("\n".join(lines) + "\n")
     words = ["--start", "--foreground", "--ncs", "--disable-token-auth", "--model-store", str(store)]

@@ -21,7 +21,7 @@ import cost
 import servers
 import torch
 from serve import cpu_model
-from servers import OURS, Peer
+from servers import OURS, Peer, Question
 
 from serving.config import cores
 from serving.settings import workers_for
@@ -49,8 +49,13 @@ def store_of(count: int) -> Peer:
         f"{count} models",
         None,
         lambda name, port, folder: start_store(count, name, port, folder),
-        servers.ask_raw(f"/models/{WANTED}/invoke"),
+        ask_target,
     )
+
+
+def ask_target(name: str) -> Question:
+    headers = {"Content-Type": servers.BYTES, "X-Amzn-SageMaker-Target-Model": WANTED}
+    return Question("/invocations", servers.workload.body_of(name), headers)
 
 
 class Cost:

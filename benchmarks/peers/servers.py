@@ -127,7 +127,9 @@ def start_aws(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
     code = folder / "model" / "code"
     code.mkdir(parents=True)
     shutil.copy(HERE / "aws_inference.py", code / "inference.py")
-    return torchserve(AWS, AWS_HANDLER, name, port, folder, SAGEMAKER_BASE_DIR=str(folder), PYTHONPATH=f"{code}:{HERE}:{ROOT}")
+    return torchserve(
+        AWS, AWS_HANDLER, name, port, folder, SAGEMAKER_BASE_DIR=str(folder), PYTHONPATH=f"{code}:{HERE}:{ROOT}"
+    )
 
 
 def torchserve(

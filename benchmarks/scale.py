@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 import cost
 import servers
 import torch
+import workload
 from serve import cpu_model
 from servers import OURS, Peer, Question
 
@@ -55,7 +56,7 @@ def store_of(count: int) -> Peer:
 
 def ask_target(name: str) -> Question:
     headers = {"Content-Type": servers.BYTES, "X-Amzn-SageMaker-Target-Model": WANTED}
-    return Question("/invocations", servers.workload.body_of(name), headers)
+    return Question("/invocations", workload.body_of(name), headers)
 
 
 class Cost:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.client import Client
-from tests.e2e.server import Server, eventually, model_folder, serving
+from tests.e2e.server import Server, eventually, model_folder, pss, serving
 
 BIG = 3_000_000
 
@@ -201,3 +201,18 @@ def refused(server: Server) -> bool:
             return False
     assert (status, b"bodies_full" in body, headers["retry-after"]) == (503, True, "1")
     return True
+
+
+def test_an_idle_connection_does_not_keep_its_last_body_nor_its_memory(tmp_path: Path) -> None:
+    def held(server: Server) -> int:
+        return sum(pss(pid) for pid in server.children())
+
+    # Its answer is a short one: that the body is no JSON.
+    with serving(model_folder(tmp_path, "memo:Memo"), http_workers=1) as server, connect(server) as connection:
+        connection.sendall(post(b"small", "content-type: application/json"))
+        assert answer(connection)[0] == 400
+        before = held(server)
+        body = bytes(20 * BIG)
+        connection.sendall(post(body, "content-type: application/json"))
+        assert answer(connection)[0] == 400
+        eventually(lambda: held(server) < before + len(body) // 2, 20)

@@ -7,6 +7,8 @@ PORT ?=
 TORCH_CPU ?= 2.13.0
 TORCH_INDEX ?=
 TRITON_EXAMPLES ?=
+# How many tests of make test run at a time, each with servers of its own.
+JOBS ?= 2
 # More words for pytest or for benchmarks/serve.py.
 ARGS ?=
 
@@ -25,7 +27,7 @@ serve: .demo/model/.trained
 	exec $(BIN)/serving serve --model-dir .demo/model --local --log-format text $(PORT:%=--port %)
 
 test: .demo/model/.trained
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # What takes long: examples that train before they are served, backing off, many models, longer floods.
 slow: .demo/model/.trained

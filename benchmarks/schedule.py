@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
-from collections import deque
 from typing import Protocol
 
 
@@ -33,25 +33,20 @@ class OpenLoop:
     """``total`` requests, due every ``interval`` ns from ``start`` (ns of the monotonic clock)."""
 
     def __init__(self, start: int, interval: int, total: int) -> None:
-        self._start = start
+        self._next = start
         self._interval = interval
         self._left = total
-        self._made = 0
-        self._due: deque[float] = deque()
-
-    def advance(self, ticks: int) -> bool:
-        """``ticks`` more intervals have passed. True while more are to come."""
-        for _ in range(min(ticks, self._left)):
-            self._due.append((self._start + self._made * self._interval) / 1e9)
-            self._made += 1
-            self._left -= 1
-        return self._left > 0
 
     def take(self) -> float | None:
-        return self._due.popleft() if self._due else None
+        due = self._next
+        if not self._left or due > time.monotonic_ns():
+            return None
+        self._left -= 1
+        self._next += self._interval
+        return due / 1e9
 
     def exhausted(self) -> bool:
-        return self._left == 0 and not self._due
+        return self._left == 0
 
 
 class Ticker:
@@ -70,12 +65,10 @@ class Ticker:
         if self._libc.timerfd_settime(self.fd, 1, ctypes.byref(setting), None) != 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime failed")
 
-    def read(self) -> int:
-        """How many intervals have begun since the last call."""
-        try:
-            return int.from_bytes(os.read(self.fd, 8), "little")
-        except BlockingIOError:
-            return 0
+    def read(self) -> None:
+        """It is readable again when the next interval begins."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 8)
 
     def close(self) -> None:
         os.close(self.fd)

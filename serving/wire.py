@@ -16,6 +16,7 @@ import struct
 import msgspec
 
 from serving.errors import WireError
+from serving.memory import unfilled
 from serving.request import Body
 
 VERSION = 1
@@ -191,7 +192,7 @@ class FrameReader:
         """A frame whose body gets a buffer of its own; gives where what is there of it ends."""
         head = data[head_at:body_at]
         there = min(size, len(data) - body_at)
-        body = bytearray(size)
+        body = unfilled(size)
         body[:there] = memoryview(data)[body_at : body_at + there]
         if there == size:
             frames.append(Frame(kind, id, head, body))

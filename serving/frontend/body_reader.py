@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from serving.memory import unfilled
+
 if TYPE_CHECKING:
     from serving.frontend.direct_protocol import DirectProtocol
     from serving.frontend.exchange import Exchange
@@ -22,7 +24,7 @@ class BodyReader(asyncio.BufferedProtocol):
         self._protocol = protocol
         self._transport = transport
         self._exchange = exchange
-        body = bytearray(length)
+        body = unfilled(length)
         self._filled = exchange.size
         body[: self._filled] = exchange.body
         self._rest = memoryview(body)

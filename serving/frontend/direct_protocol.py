@@ -20,6 +20,7 @@ from serving.frontend.headers import Headers
 from serving.frontend.plain import Plain
 from serving.frontend.protocol import HttpProtocol
 from serving.frontend.repeat import Repeat
+from serving.request import Body
 
 PING = b"/ping"
 TELLING = frozenset({b"content-length", b"connection", b"expect", b"upgrade"})
@@ -40,6 +41,7 @@ class DirectProtocol(HttpProtocol):
         super().connection_made(transport)
         self.receiving: Exchange | None = None
         self._current: Exchange | None = None
+        self._leaving: Exchange | None = None
         self._length = 0
         self._in_message = False
         self._foreign = False
@@ -55,7 +57,7 @@ class DirectProtocol(HttpProtocol):
         super().connection_lost(exc)
         if self._current is not None:
             self._current.set()
-        self.receiving = None
+        self.receiving = self._leaving = None
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -208,12 +210,33 @@ class DirectProtocol(HttpProtocol):
         return self.flow.write_paused
 
     def finish(self, exchange: Exchange, answer: bytes) -> None:
-        transport = self.transport
-        if transport.is_closing():
+        if self.transport.is_closing():
             return
-        transport.write(answer)
+        self.transport.write(answer)
+        self._finished(exchange)
+
+    def send_large(self, exchange: Exchange, head: bytes, body: Body) -> None:
+        """The answer is complete once most of it has left, so that "in flight" means what it says."""
+        if self.transport.is_closing():
+            return
+        self.transport.write(head)
+        self.transport.write(body)
+        if self.flow.write_paused:
+            self._leaving = exchange
+        else:
+            exchange.has_left()
+            self._finished(exchange)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        exchange, self._leaving = self._leaving, None
+        if exchange is not None and not exchange.response_complete:
+            exchange.has_left()
+            self._finished(exchange)
+
+    def _finished(self, exchange: Exchange) -> None:
         if not exchange.keep_alive:
-            transport.close()
+            self.transport.close()
             self._repeat = None
         self._go_on()
 

@@ -31,6 +31,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     It is settled once: answered, given over to ASGI, or left by its client. ``expires`` and ``arrival`` are instants,
     ``timeout`` is in seconds. ``length`` is what the body is said to have, 0 where nothing is said.
+    ``is_leaving``: it is answered, and the client has yet to read that.
     """
 
     direct: Direct
@@ -45,6 +46,7 @@ class Exchange(msgspec.Struct, eq=False):
     keep_alive: bool = True
     response_complete: bool = False
     disconnected: bool = False
+    is_leaving: bool = False
     _buffers: list[Body] = []
     _connection: Connection | None = None
     _id: int = 0
@@ -99,13 +101,18 @@ class Exchange(msgspec.Struct, eq=False):
         self._connection = None
         protocol, direct = self.protocol, self.direct
         start = direct.start_of(head)
-        if start is None or self.plain.attributes or len(body) >= LARGE or protocol.is_full:
+        if start is None or self.plain.attributes or protocol.is_full:
             self._reply(head, body)
         elif not self.response_complete:
-            self._end()
             end = b"\r\n" if self.keep_alive else CLOSE
-            lines = (start, b"%d\r\n" % len(body), direct.default_lines(protocol), end, body)
-            protocol.finish(self, b"".join(lines))
+            lines = (start, b"%d\r\n" % len(body), direct.default_lines(protocol), end)
+            if len(body) < LARGE:
+                self._end()
+                protocol.finish(self, b"".join((*lines, body)))
+            else:
+                self._let_go()
+                self.is_leaving = True
+                protocol.send_large(self, b"".join(lines), body)
 
     def _reply(self, head: bytes, body: Body) -> None:
         reply = reply_head(head)
@@ -142,7 +149,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def give_up(self) -> None:
         """The time to finish is over for the whole server."""
-        if not self.response_complete:
+        if not self.response_complete and not self.is_leaving:
             self._leave()
             self.fail(Draining(STOPPED))
 
@@ -184,11 +191,20 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _end(self) -> None:
         self.response_complete = True
+        self.direct.slot.leave()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of all that is held for an answer that may yet come."""
         self._buffers = []  # the connection remembers this until its next request
         self.direct.expiries.discard(self)
-        self.direct.slot.leave()
         if self.length >= COUNTED:
             self.direct.bodies.give(self.length)
+            self.length = 0
+
+    def has_left(self) -> None:
+        """What was sent by ``send_large`` is as good as gone."""
+        self._end()
 
     def end_direct(self) -> None:
         """ASGI begins with it anew."""

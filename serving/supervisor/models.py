@@ -26,6 +26,7 @@ from serving.supervisor.devices import Devices, Look
 from serving.supervisor.diskcache import DiskCache
 from serving.supervisor.fleet import Fleet
 from serving.supervisor.gpuwatch import GpuWatch
+from serving.supervisor.pace import pause
 from serving.supervisor.processes import Exit
 from serving.supervisor.replica import (
     Abort,
@@ -122,6 +123,10 @@ class Models:
         self._watch.hurry(self._devices.awaits)
         if self._catalog is not None:
             self._catalog.look(now)
+
+    def pause(self, now: float) -> float:
+        """Seconds until ``tick`` is worth calling again."""
+        return pause(self._fleet.everything(), now)
 
     def waits_for_fork(self, now: float, limit: float) -> bool:
         return self._fleet.waits_for_fork(now, limit)

@@ -25,13 +25,13 @@ from serving.supervisor.diskcache import DiskCache
 from serving.supervisor.forkserver import ForkServerLink
 from serving.supervisor.launch import Launched
 from serving.supervisor.models import Models
+from serving.supervisor.pace import TICK
 from serving.supervisor.processes import Exit
 from serving.supervisor.repository import open_models
 from serving.supervisor.services import Service, bind
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FILES = 65536  # open at once in one process; many programs behave badly above
-TICK = 0.02  # seconds between looks at the scoreboard
 FORK_TIME = 120.0  # seconds for the fork server to import torch and to fork; slow disks included
 HTTP_TIME = 1.3  # seconds for the HTTP workers to close their connections and go
 CLOSE_TIME = 2.5  # seconds for the handlers' close() after the last answer
@@ -103,7 +103,7 @@ class Supervisor:
     async def _tick(self) -> None:
         while True:
             self._step()
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(self._models.pause(time.monotonic()))
 
     def _step(self) -> None:
         try:

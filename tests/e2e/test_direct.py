@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,51 @@ def test_requests_of_all_kinds_keep_their_order_on_one_connection(roomy: Server)
             connection.sendall(b"".join(request for request, _ in order))
             for _, status in order:
                 assert answer(connection)[0] == status
+
+
+def test_a_large_answer_is_in_flight_until_it_is_read_and_what_was_asked_meanwhile_is_answered_after_it(
+    roomy: Server,
+) -> None:
+    body = os.urandom(20_000_000)  # more than the kernel holds for a client that does not read
+    with connect(roomy) as connection:
+        connection.sendall(post(body))
+        eventually(lambda: connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200")
+        connection.sendall(post(b"next") + post(b"last", "connection: close"))
+        eventually(lambda: "serving_requests_in_flight 1" in metrics(roomy))
+        assert answer(connection)[2] == body
+        assert answer(connection)[2] == b"next"
+        assert answer(connection)[2] == b"last"
+        assert connection.recv(1) == b""
+    eventually(lambda: "serving_requests_in_flight 0" in metrics(roomy))
+
+
+def test_a_client_that_leaves_a_large_answer_unread_leaves_nothing_in_flight(roomy: Server) -> None:
+    with connect(roomy) as connection:
+        connection.sendall(post(bytes(20_000_000)))
+        eventually(lambda: connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200")
+        eventually(lambda: "serving_requests_in_flight 1" in metrics(roomy))
+    eventually(lambda: "serving_requests_in_flight 0" in metrics(roomy))
+
+
+def test_a_large_answer_that_ends_its_connection_is_read_whole(roomy: Server) -> None:
+    body = os.urandom(20_000_000)
+    with connect(roomy) as connection:
+        connection.sendall(post(body, "connection: close"))
+        status, headers, found = answer(connection)
+        assert (status, headers["connection"], found) == (200, "close", body)
+        assert connection.recv(1) == b""
+
+
+def test_a_large_answer_outlives_the_deadline_of_its_request_while_its_client_reads_it(roomy: Server) -> None:
+    body = os.urandom(20_000_000)
+    with connect(roomy) as connection:
+        began = time.monotonic()
+        connection.sendall(post(body))
+        eventually(lambda: connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200")
+        eventually(lambda: time.monotonic() - began > 2.5)  # request_timeout is 2
+        assert answer(connection)[2] == body
+        connection.sendall(post(b"small"))
+        assert answer(connection)[2] == b"small"
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_nothing_in_flight(roomy: Server) -> None:

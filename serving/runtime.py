@@ -23,6 +23,7 @@ ADDRESS = "address.json"
 METRICS = ".metrics"
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where one that listens everywhere is reached
 SETTLED = 60.0  # seconds; a younger folder may be one whose owner has not locked it yet
+BACKLOG = 4096  # connections that may wait to be accepted, which both say who open the port and who take them from it
 BEGIN = 256  # bytes of the first message to the fork server: the folder's path
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel takes 107
 

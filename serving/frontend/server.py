@@ -7,6 +7,7 @@ alive.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -22,9 +23,10 @@ from serving.frontend.app import App
 from serving.frontend.direct_protocol import DirectProtocol
 from serving.frontend.protocol import HttpProtocol
 from serving.frontend.websocket.protocol import WebSocketProtocol
-from serving.runtime import Runtime, set_parent_death_signal
+from serving.runtime import BACKLOG, Runtime, set_parent_death_signal
 from serving.scoreboard import Scoreboard
 
+DOORS = 8  # the loop takes one connection a turn from each listening socket, and its turns are long under load
 GRACE = 1  # seconds from a SIGTERM until what is still in flight is given up
 KEEP_ALIVE = 90  # seconds an idle connection stays open; the platform reuses connections for at least 75
 STALLED = 30  # seconds without a sign of life after which the master replaces an HTTP worker
@@ -68,8 +70,10 @@ class HttpMaster(BaseApplication):  # type: ignore[misc]
         super().__init__()
 
     def load_config(self) -> None:
+        doors = [self._listener_fd, *(os.dup(self._listener_fd) for _ in range(DOORS - 1))]
         settings = {
-            "bind": f"fd://{self._listener_fd}",
+            "bind": [f"fd://{fd}" for fd in doors],
+            "backlog": BACKLOG,
             "workers": self._config.http_workers,
             "worker_class": HttpWorker,
             "logger_class": QuietLogger,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 
+from serving.runtime import BACKLOG
+
 RESTARTS = 5  # of the HTTP master or the fork server in a row, before the container gives up
 CALM = 60.0  # seconds of life after which a restart counts as the first one again
-BACKLOG = 4096  # connections that may wait to be accepted
 
 
 class Service:

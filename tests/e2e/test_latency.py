@@ -48,7 +48,7 @@ def test_what_is_taken_is_answered_within_max_latency_ms_and_the_rest_is_refused
         assert not refused
         assert good[len(good) // 2] > LIMIT, "so many wait that the middle one takes longer"
         return
-    assert good[len(good) * 95 // 100] < 1.3 * LIMIT
+    assert good[len(good) * 95 // 100] < 1.5 * LIMIT, "and the clients have the same cores"
     assert len(good) > 0.5 * SECONDS * 2 / 3 * 615, "the model does 32 in 52 ms"
     assert refused
     assert {(answer.status, answer.code) for answer in refused} == {(503, "overloaded")}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ Make = Callable[..., Client]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
+def make(tmp_path: Path) -> Iterator[Make]:
+    path, modules = list(sys.path), dict(sys.modules)
+
     def client(
         script: str | None = None, max_size: int = 1, options: dict[str, Any] | None = None, **told: Any
     ) -> Client:
@@ -34,7 +37,13 @@ def make(tmp_path: Path) -> Make:
         handler.policy = BatchPolicy(max_size=max_size)
         return Client(handler, write_archive(tmp_path, script, **told), **(options or {}))
 
-    return client
+    yield client
+    # What an archive brings is for its own process, which ends with it; other tests have modules of the same names.
+    sys.path[:] = path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+    sys.modules.update(modules)
 
 
 def answers(client: Client, *requests: Request) -> list[Response | ServingError]:

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from serving.frontend.bodies import COUNTED
 from serving.frontend.body_reader import STRAIGHT, BodyReader
+from serving.frontend.cycle import cycle_of
 from serving.frontend.direct import Direct
 from serving.frontend.exchange import Exchange
 from serving.frontend.headers import Headers
@@ -245,7 +246,7 @@ class DirectProtocol(HttpProtocol):
         self._repeat = None
         body = bytearray(exchange.body)
         exchange.end_direct()
-        cycle = self._cycle_of(exchange, complete)
+        cycle = self._goes_on_as(exchange, complete)
         cycle.body = body
         cycle.more_body = not complete
         cycle.message_event.set()
@@ -254,41 +255,12 @@ class DirectProtocol(HttpProtocol):
     def resume(self, exchange: Exchange, app: Any) -> None:
         """Have ``app``, an ASGI application, end this request, which it knows."""
         self._repeat = None
-        cycle = self._cycle_of(exchange)
+        cycle = self._goes_on_as(exchange)
         cycle.more_body = False
         self._start_asgi_task(cycle, app)
 
-    def _cycle_of(self, exchange: Exchange, complete: bool = True) -> RequestResponseCycle:
-        path, headers = exchange.plain.url.decode("ascii"), exchange.plain.headers
-        scope: Any = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": self.root_path,
-            "headers": with_length(headers, exchange.size) if complete else headers,
-            "state": self.app_state.copy(),
-            "method": "POST",
-            "path": self.root_path + path,
-            "raw_path": self.root_path.encode("ascii") + exchange.plain.url,
-            "query_string": b"",
-        }
-        cycle = RequestResponseCycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=exchange.keep_alive,
-            on_response=self.on_response_complete,
-        )
-        scope["extensions"] = self._extensions(cycle)
+    def _goes_on_as(self, exchange: Exchange, complete: bool = True) -> RequestResponseCycle:
+        cycle = cycle_of(self, exchange, complete)
         if cast(object, self.cycle) is exchange:
             self.cycle = cycle
         return cycle
@@ -324,9 +296,3 @@ class DirectProtocol(HttpProtocol):
             self.timeout_keep_alive_handler()
         else:
             self._idle_timer = self.loop.call_later(left, self._look)
-
-
-def with_length(headers: Headers, size: int) -> Headers:
-    """The same, said of a body of ``size`` bytes."""
-    value = b"%d" % size
-    return [(name, value if name == b"content-length" else old) for name, old in headers]

@@ -64,13 +64,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._end_head()
         super().on_headers_complete()
         if self.cycle is not None:  # none for a WebSocket
-            self.scope["extensions"] = self._extensions(self.cycle)
+            self.scope["extensions"] = self.extensions(self.cycle)
 
     def _end_head(self) -> None:
         self._in_head = False
         self._stop_timer()
 
-    def _extensions(self, cycle: RequestResponseCycle) -> dict[str, Any]:
+    def extensions(self, cycle: RequestResponseCycle) -> dict[str, Any]:
+        """What the ASGI application may do to the connection beyond answering."""
         return {CUT: self._cut, UNTIL_CLOSE: self._end_with_connection(cycle)}
 
     def _cut(self, code: str) -> None:

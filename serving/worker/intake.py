@@ -17,16 +17,14 @@ import msgspec
 from serving.channel import Channel
 from serving.config import Config
 from serving.conversation import GOING_AWAY, Close, Message
-from serving.deadline import Deadline
-from serving.errors import ConversationLimit, QueueFull, ServingError, SessionClosed, SessionExpired
-from serving.headers import NEW_SESSION
+from serving.errors import ConversationLimit, QueueFull, ServingError
 from serving.messages import Assign, Park, Retire, WorkerHello, WorkerPhase, pack, unpack
 from serving.messages import Message as ControlMessage
 from serving.model import Model
-from serving.request import Body, Request, Response
+from serving.request import Body, Response
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
-from serving.session import SessionAddress, make_id
+from serving.session import SessionAddress
 from serving.wire import Frame, Kind, OpenHead
 from serving.worker import replies
 from serving.worker.arrivals import item_of
@@ -37,7 +35,7 @@ from serving.worker.iothread import IoThread
 from serving.worker.measures import Measures
 from serving.worker.parking import Parking
 from serving.worker.reading import Reading
-from serving.worker.sessions import CLOSE, Sessions, closed, created, request_type
+from serving.worker.sessioncalls import SessionCalls
 from serving.worker.streams import Begin, More, Part, Streams, Used
 
 LOST = 10.0  # seconds beyond its time after which an answer in pieces is given up here
@@ -52,9 +50,6 @@ _open_head = msgspec.msgpack.Decoder(OpenHead)
 class Intake:
     """``measure`` looks at what the process holds, on any thread, and so does ``measure_idle`` once it has had nothing
     to do for a while. ``control`` is connected to the supervisor.
-
-    ``takes_session_requests``: sessions are opened and closed here, not by the handler. ``one_by_one``: so go the calls
-    of a session.
     """
 
     def __init__(
@@ -89,13 +84,7 @@ class Intake:
         self._conversations = 0
         self._ending = False
         self._closing: set[Channel] = set()
-        self.sessions = self._no_sessions()
-        self.takes_session_requests = True
-        self.one_by_one = True
-
-    def _no_sessions(self) -> Sessions:
-        address = SessionAddress(self._runtime.instance, self._row.index, self._epoch)
-        return Sessions(lambda: make_id(address), self._config.session_ttl, self._config.session_limit)
+        self.sessions = SessionCalls(config, row, SessionAddress(runtime.instance, row.index, epoch), self._items)
 
     async def connect(self) -> None:
         self.reading.start(self.io.loop)
@@ -106,7 +95,7 @@ class Intake:
     def open(self, batcher: Batcher, streams: Streams, ready: WorkerPhase) -> None:
         """Take requests from now on; ``ready`` says so to the supervisor."""
         self._batcher, self._streams = batcher, streams
-        batcher.is_awaited = lambda: self.sessions.are_called
+        batcher.is_awaited = lambda: self.sessions.are_waited_for
         self.reading.watch(False)
         self.io.loop.create_task(self._listen(ready))
 
@@ -137,7 +126,7 @@ class Intake:
     def part(self) -> None:
         """Close those of HTTP workers alone, and take nothing until it is opened again; sessions are over."""
         self.flushed.clear()
-        self.sessions, self._row.sessions = self._no_sessions(), 0
+        self.sessions.forget()
         self._batcher, self._takes = None, False
         self._closing = set(self._channels)
         for channel in list(self._closing):
@@ -217,7 +206,7 @@ class Intake:
 
     def _take(self, channel: Channel, frame: Frame) -> bool:
         item, accepted = item_of(frame, channel)
-        if self._config.sessions and self._is_of_session(item.request):
+        if self.sessions.concern(item.request):
             return False
         self._items[item.id] = item  # before the loop's thread may hear that nobody waits for it
         assert self._batcher is not None
@@ -232,19 +221,13 @@ class Intake:
     def _refusal(self) -> ServingError:
         return (self._batcher and self._batcher.refusal) or QueueFull("the queue is full")
 
-    def _is_of_session(self, request: Request) -> bool:
-        if "session-id" in request.sagemaker:
-            return True
-        return self.takes_session_requests and request_type(request) == NEW_SESSION
-
     def _accept(self, channel: Channel, frame: Frame) -> None:
         item, accepted = item_of(frame, channel)
         if self._batcher is None or not self._takes:
             channel.send(Kind.RETURN, frame.id)
             return
         try:
-            if self._config.sessions:
-                self._enter_session(item)
+            self.sessions.enter(item)
             self._put(item, accepted)
         except ServingError as error:
             replies.send(item, error)
@@ -252,7 +235,7 @@ class Intake:
     def _put(self, item: Item, accepted: bool = False) -> None:
         """Queue a request, behind the other calls of its session. Raises QueueFull."""
         assert self._batcher is not None
-        is_first = item.session is None or not self.one_by_one or self.sessions.enter(item)
+        is_first = self.sessions.is_first(item)
         self._items[item.id] = item  # before the engine can have it
         if is_first and not self._batcher.add(item, accepted):
             del self._items[item.id]
@@ -286,45 +269,22 @@ class Intake:
 
     # Sessions, on the loop's thread.
 
-    def _enter_session(self, item: Item) -> None:
-        """Find or open the session that a request is about. Raises a ServingError where that cannot be."""
-        id = item.request.session_id
-        kind = request_type(item.request) if self.takes_session_requests else ""
-        if id == NEW_SESSION or (id is None and kind == NEW_SESSION):
-            item.session, item.opens = self.sessions.open(), True
-            item.chore = created if kind == NEW_SESSION else None
-            self._row.sessions = len(self.sessions)
-        elif id is not None:
-            item.session = self.sessions.find(id)
-            item.chore = closed if kind == CLOSE else None
-        if item.session is not None:
-            item.request = msgspec.structs.replace(item.request, session=item.session)
-
     def _leave_session(self, item: Item, failed: bool) -> None:
-        """A call of a session is over: end the session if that is due, and let the next call go on."""
-        session = item.session
-        if session is None:
+        """A call of a session is over: let the next one go on."""
+        if item.session is None:
             return
-        following = self.sessions.leave(item) if self.one_by_one else None
-        if session.is_closed or (item.opens and failed):
-            for waiting in [following, *self.sessions.waiting(session)] if following is not None else []:
-                if self._items.pop(waiting.id, None) is not None:
-                    replies.send(waiting, SessionClosed("the session was closed by a call before this one"))
-            self.sessions.end(session, SessionClosed)
-            self._row.sessions = len(self.sessions)
-        elif following is not None and self._batcher is not None:
+        following = self.sessions.leave(item, failed)
+        if self._batcher is None:
+            return
+        if following is not None:
             self._batcher.put(following, accepted=True)
-        if not self._takes and self._batcher is not None:
+        if not self._takes:
             self._batcher.tell()  # this may have been the last
 
     def _sweep(self) -> None:
-        """Sessions whose time is over end; the handler hears of it on its own thread."""
-        for session in self.sessions.expired():
-            self.sessions.end(session, SessionExpired)
-            self._row.sessions = len(self.sessions)
+        for chore in self.sessions.expire():
             if self._batcher is not None:
-                deadline = Deadline.after(self._config.request_timeout)
-                self._batcher.put(Item(0, Request(deadline=deadline), session=session, chore=closed), accepted=True)
+                self._batcher.put(chore, accepted=True)
 
     def _sweep_streams(self) -> None:
         """An answer in pieces that nobody has ended in time was lost on the way to its client."""

@@ -97,8 +97,8 @@ class Worker:
             device=self._device.name,
             paths=paths_of(handler),
         )
-        self._intake.takes_session_requests = not handler.session_requests
-        self._intake.one_by_one = not handler.concurrent_sessions
+        self._intake.sessions.takes_requests = not handler.session_requests
+        self._intake.sessions.one_by_one = not handler.concurrent_sessions
         self._intake.io.call(self._intake.open, batcher, engine.streams, ready)
         engine.run()
 
@@ -132,7 +132,7 @@ class Worker:
         return True
 
     def _end_sessions(self, handler: Handler) -> None:
-        for session in self._intake.sessions:
+        for session in self._intake.sessions.open_sessions():
             handler.on_session_close(session)
 
     def _close(self, handler: Handler) -> None:

@@ -7,7 +7,7 @@ PORT ?=
 TORCH_CPU ?= 2.13.0
 TORCH_INDEX ?=
 TRITON_EXAMPLES ?=
-# How many tests of make test run at a time, each with servers of its own.
+# How many tests run at a time, each with servers of its own.
 JOBS ?= 2
 # More words for pytest or for benchmarks/serve.py.
 ARGS ?=
@@ -31,11 +31,11 @@ test: .demo/model/.trained
 
 # What takes long: examples that train before they are served, backing off, many models, longer floods.
 slow: .demo/model/.trained
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile $(ARGS)
 
 # All of the server's behaviour with plain invocations through ASGI, as make test has it without.
 test-asgi: .demo/model/.trained
-	TEST_HTTP=asgi $(BIN)/python -m pytest tests/e2e $(ARGS)
+	TEST_HTTP=asgi $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/e2e $(ARGS)
 
 # The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
 # TRITON_EXAMPLES=folder names the examples of a checkout of triton-inference-server/python_backend, to run those, too.

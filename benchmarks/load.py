@@ -20,6 +20,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import re
 import time
 from array import array
 from collections import Counter, deque
@@ -36,6 +37,7 @@ from schedule import ClosedLoop, OpenLoop, Schedule, Ticker
 RECONNECT_DELAY = 0.05  # seconds
 FINEST = 100_000  # ns between wakes of an open loop: what is due meanwhile is sent as answers come, or a little late
 OK = b"HTTP/1.1 200 "
+LENGTH = re.compile(rb"\r\ncontent-length: *\d+\r\n", re.IGNORECASE)
 SEGMENT = 16 << 10  # bytes that come at once or not at all
 PATIENCE = 10.0  # seconds that answers may take after the last request
 
@@ -66,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._body = b""
         self._expect: bytes | None = None
         self._between = True  # two answers
-        self._whole = 0
+        self._whole = b""
         self.since: float | None = None
 
     def send(self, exchange: Exchange, since: float) -> None:
@@ -89,7 +91,7 @@ class Connection(asyncio.Protocol):
             self._settle(None)
             self._load.ready(self)
             return
-        self._whole = len(data) if self._between and data.startswith(OK) else 0
+        self._whole = data if self._between and data.startswith(OK) else b""
         self._between = False
         try:
             self._parser.feed_data(data)
@@ -98,7 +100,9 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _is_usual(self, data: bytes) -> bool:
-        return self._between and data.startswith(OK) and (self._expect is None or self._expect in data)
+        if not self._between or not data.startswith(OK) or self._load.usual_length not in data:
+            return False
+        return self._expect is None or self._expect in data
 
     def on_body(self, body: bytes) -> None:
         self._body += body
@@ -110,8 +114,7 @@ class Connection(asyncio.Protocol):
         self._settle(self._judge(status))
         self._between = True
         if self._parser.should_keep_alive():
-            if self._whole < SEGMENT:
-                self._load.usual = self._whole
+            self._load.learn(self._whole)
             self._load.ready(self)
         else:
             self._transport.close()
@@ -147,6 +150,7 @@ class Load:
         self._closed = asyncio.Event()
         self._stopped = False
         self.usual = 0  # bytes of a whole good answer after which its connection stays open
+        self.usual_length = b""  # the line of it that says so
         self._reconnecting: set[asyncio.Task[None]] = set()
 
     async def connect(self) -> None:
@@ -163,6 +167,12 @@ class Load:
         self._open.add(connection)
         self._idle.append(connection)
         self.pump()
+
+    def learn(self, whole: bytes) -> None:
+        """A good answer came in one piece; nothing where it came in several."""
+        found = LENGTH.search(whole)
+        if found is not None and len(whole) < SEGMENT:
+            self.usual, self.usual_length = len(whole), found[0]
 
     def pump(self) -> None:
         """Send what is due while a connection is free."""

@@ -143,6 +143,47 @@ def test_connections_are_kept_and_every_request_is_counted() -> None:
     assert 0 < report.p50 <= report.p90 <= report.p99 <= report.p999 <= report.max
 
 
+def test_answers_as_long_as_good_ones_are_told_from_them() -> None:
+    def reply(n: int, body: bytes) -> bytes:
+        good = ok(body)
+        return {0: good.replace(b"200 OK", b"500 NO"), 1: good.replace(body, b"x" * len(body))}.get(n % 4, good)
+
+    with Server(reply) as server:
+        report = measure(fixed_rate(server.target((b"[12345]", b"[12345]")), connections=2, seconds=0.4, rate=200))
+    assert report.errors == {"500": 20, "body": 20}
+    assert report.requests == 40
+
+
+def test_an_answer_whose_first_part_is_as_long_as_a_whole_one_is_one_answer() -> None:
+    long = b"y" * 1000
+    usual = ok(b"[1]")
+    cut = len(usual)
+    parts: list[bytes] = []
+
+    def reply(n: int, body: bytes) -> bytes:
+        if n % 3:
+            return usual
+        whole = ok(long)
+        parts.append(whole[cut:])
+        return whole[:cut]
+
+    class Late(Server):
+        async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while (answer := self._reply(*await self._read(reader))) is not None:
+                    writer.write(answer)
+                    while parts:
+                        await writer.drain()
+                        await asyncio.sleep(0.005)  # so that it is read apart
+                        writer.write(parts.pop())
+            writer.close()
+
+    with Late(reply) as server:
+        report = measure(saturated(server.target(), connections=1, seconds=0.3))
+    assert report.errors == {}
+    assert report.requests == server.count > 10
+
+
 def test_another_status_is_an_error_and_no_answered_request() -> None:
     def refuse_every_fourth(n: int, body: bytes) -> bytes:
         return ok(body) if n % 4 else b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"

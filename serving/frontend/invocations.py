@@ -211,6 +211,8 @@ class Invocations:
         finally:
             if connection.forget(call.id) and request.deadline.remaining() < EARLY:
                 self._replicas.report_overdue(connection)
+            # An error knows this frame, and its future the error: the three would keep the body until they are collected.
+            del call
 
     def timed_out(self, model: str) -> ServingError:
         """What is told to one whose time is over."""

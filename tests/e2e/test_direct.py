@@ -249,12 +249,14 @@ def refused(server: Server) -> bool:
     return True
 
 
-def test_an_idle_connection_does_not_keep_its_last_body_nor_its_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("http", ["direct", "asgi"])
+def test_an_idle_connection_does_not_keep_its_last_body_nor_its_memory(tmp_path: Path, http: str) -> None:
     def held(server: Server) -> int:
         return sum(pss(pid) for pid in server.children())
 
     # Its answer is a short one: that the body is no JSON.
-    with serving(model_folder(tmp_path, "memo:Memo"), http_workers=1) as server, connect(server) as connection:
+    folder = model_folder(tmp_path, "memo:Memo")
+    with serving(folder, http=http, http_workers=1) as server, connect(server) as connection:
         connection.sendall(post(b"small", "content-type: application/json"))
         assert answer(connection)[0] == 400
         before = held(server)

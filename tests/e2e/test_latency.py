@@ -11,13 +11,16 @@ import pytest
 from tests.e2e.client import Answer, Client
 from tests.e2e.server import model_folder, serving
 
-SECONDS = 3.0
-CLIENTS = 150  # each with one request under way: some five batches
+SECONDS = 5.0
+MODEL = "[options]\nfixed = 0.02\neach = 0.004"
+MOST = 216  # requests/s: 32 in 148 ms
+CLIENTS = 100  # each with one request under way; few enough that they do not take the server's cores
 LIMIT = 0.200
+LATE = 1.5 * LIMIT
 
 
 async def flood(port: int) -> list[Answer]:
-    """What came in the last two thirds of some seconds, when the model's times are known."""
+    """What came in the last half of some seconds, when the model's times are known."""
     found: list[Answer] = []
     began = time.monotonic()
 
@@ -25,10 +28,10 @@ async def flood(port: int) -> list[Answer]:
         async with Client(port) as client:
             while time.monotonic() < began + SECONDS:
                 answer = await client.request("POST", "/invocations", b"[1.0]", {"content-type": "application/json"})
-                if time.monotonic() > began + SECONDS / 3:
+                if time.monotonic() > began + SECONDS / 2:
                     found.append(answer)
                 if answer.status == 503:
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.1)
 
     await asyncio.gather(*(one() for _ in range(CLIENTS)))
     return found
@@ -38,7 +41,7 @@ async def flood(port: int) -> list[Answer]:
 def test_what_is_taken_is_answered_within_max_latency_ms_and_the_rest_is_refused_at_once(
     tmp_path: Path, bounded: bool
 ) -> None:
-    toml = f"[batch]\nmax_latency_ms = {LIMIT * 1000:g}" if bounded else ""
+    toml = f"{MODEL}\n[batch]\nmax_latency_ms = {LIMIT * 1000:g}" if bounded else MODEL
     with serving(model_folder(tmp_path, "steady:Steady", toml)) as server:
         found = asyncio.run(flood(server.port))
     good = sorted(answer.seconds for answer in found if answer.status == 200)
@@ -46,14 +49,14 @@ def test_what_is_taken_is_answered_within_max_latency_ms_and_the_rest_is_refused
     print(f"bounded {bounded}: {len(good)} answered, p95 {good[len(good) * 95 // 100]:.3f} s, {len(refused)} refused")
     if not bounded:
         assert not refused
-        assert good[len(good) // 2] > LIMIT, "so many wait that the middle one takes longer"
+        assert good[len(good) // 2] > LATE, "so many wait that the middle one takes longer"
         return
-    assert good[len(good) * 95 // 100] < 1.5 * LIMIT, "and the clients have the same cores"
-    assert len(good) > 0.5 * SECONDS * 2 / 3 * 615, "the model does 32 in 52 ms"
+    assert good[len(good) * 95 // 100] < LATE
+    assert len(good) > 0.5 * SECONDS / 2 * MOST
     assert refused
     assert {(answer.status, answer.code) for answer in refused} == {(503, "overloaded")}
     assert all("retry-after" in answer.headers for answer in refused)
-    assert max(answer.seconds for answer in refused) < LIMIT
+    assert max(answer.seconds for answer in refused) < LATE
 
 
 def test_metrics_tell_how_much_of_the_batches_is_padding(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ class Invocations:
         finally:
             if connection.forget(call.id) and request.deadline.remaining() < EARLY:
                 self._replicas.report_overdue(connection)
-            # An error knows this frame, and its future the error: the three would keep the body until they are collected.
+            # An error knows this frame, and its future the error: the three would keep the body until it is collected.
             del call
 
     def timed_out(self, model: str) -> ServingError:

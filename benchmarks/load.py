@@ -100,9 +100,11 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _is_usual(self, data: bytes) -> bool:
-        if not self._between or not data.startswith(OK) or self._load.usual_length not in data:
+        if not self._between or self.since is None or not data.startswith(OK):
             return False
-        return self._expect is None or self._expect in data
+        return self._load.usual_length in data and (
+            self._expect is None or data.find(self._expect, data.find(b"\r\n\r\n") + 4) >= 0
+        )
 
     def on_body(self, body: bytes) -> None:
         self._body += body

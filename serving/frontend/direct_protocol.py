@@ -219,9 +219,9 @@ class DirectProtocol(HttpProtocol):
     def send_large(self, exchange: Exchange, head: bytes, body: Body) -> None:
         """The answer is complete once most of it has left, so that "in flight" means what it says."""
         if self.transport.is_closing():
+            exchange.has_left()
             return
-        self.transport.write(head)
-        self.transport.write(body)
+        self.transport.writelines((head, body))
         if self.flow.write_paused:
             self._leaving = exchange
         else:

@@ -191,16 +191,16 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _end(self) -> None:
         self.response_complete = True
-        self.direct.slot.leave()
         self._let_go()
-
-    def _let_go(self) -> None:
-        """Of all that is held for an answer that may yet come."""
-        self._buffers = []  # the connection remembers this until its next request
-        self.direct.expiries.discard(self)
+        self.direct.slot.leave()
         if self.length >= COUNTED:
             self.direct.bodies.give(self.length)
-            self.length = 0
+
+    def _let_go(self) -> None:
+        """Of what is held for an answer that may yet come; a large one takes as much room as its request until it has
+        left."""
+        self._buffers = []  # the connection remembers this until its next request
+        self.direct.expiries.discard(self)
 
     def has_left(self) -> None:
         """What was sent by ``send_large`` is as good as gone."""

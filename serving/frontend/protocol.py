@@ -31,6 +31,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_size = 0
         self._in_head = False
+        self._is_deaf = False
         self._reader = ReaderWatch(transport, self.loop, READ_TIME)
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
 
@@ -40,6 +41,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
         before = self._head_size if self._in_head else 0
         if self._in_head or self.cycle is None or self.cycle.response_complete:
             data = without_upgrade(data)
@@ -65,6 +68,15 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not None:  # none for a WebSocket
             self.scope["extensions"] = self.extensions(self.cycle)
+
+    def handle_websocket_upgrade(self) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            super().handle_websocket_upgrade()
+            return
+        # The answer to what was asked before comes first. It ends the connection, and the client may ask anew.
+        cycle.keep_alive = False
+        self._is_deaf = True
 
     def _end_head(self) -> None:
         self._in_head = False

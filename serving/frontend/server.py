@@ -65,14 +65,14 @@ class QuietLogger(Logger):  # type: ignore[misc]
 class HttpMaster(BaseApplication):  # type: ignore[misc]
     def __init__(self, config: Config, listener_fd: int, app: App) -> None:
         self._config = config
-        self._listener_fd = listener_fd
+        # Once: these settings are asked for again by a SIGHUP, when the descriptor is closed.
+        self._doors = [listener_fd, *(os.dup(listener_fd) for _ in range(DOORS - 1))]
         self._app = app
         super().__init__()
 
     def load_config(self) -> None:
-        doors = [self._listener_fd, *(os.dup(self._listener_fd) for _ in range(DOORS - 1))]
         settings = {
-            "bind": [f"fd://{fd}" for fd in doors],
+            "bind": [f"fd://{fd}" for fd in self._doors],
             "backlog": BACKLOG,
             "workers": self._config.http_workers,
             "worker_class": HttpWorker,

@@ -102,19 +102,22 @@ class Supervisor:
 
     async def _tick(self) -> None:
         while True:
-            self._step()
-            await asyncio.sleep(self._models.pause(time.monotonic()))
+            seconds = self._step()
+            await asyncio.sleep(seconds)
 
-    def _step(self) -> None:
+    def _step(self) -> float:
+        """Seconds until the next one is due."""
         try:
             now = time.monotonic()
             self._models.tick(now)
             if self._fork_service.pid is not None and self._models.waits_for_fork(now, FORK_TIME):
                 log.error("the fork server does not answer")
                 processes.kill_group(self._fork_service.pid)
+            return self._models.pause(now)
         except Exception as exc:
             log.error("the supervisor failed", exc=exc)
             self._finish(1)
+            return TICK
 
     def _write_state(self) -> None:
         now = time.monotonic()

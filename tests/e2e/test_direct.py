@@ -135,6 +135,36 @@ def test_a_client_that_leaves_a_large_answer_unread_leaves_nothing_in_flight(roo
     eventually(lambda: "serving_requests_in_flight 0" in metrics(roomy))
 
 
+UPGRADE = (
+    b"GET /invocations-bidirectional-stream HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def test_a_websocket_asked_for_before_an_answer_is_read_ends_the_connection_behind_that_answer(roomy: Server) -> None:
+    body = os.urandom(20_000_000)
+    with connect(roomy) as connection:
+        connection.sendall(post(body))
+        eventually(lambda: connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200")
+        connection.sendall(UPGRADE + b"not a frame")
+        connection.sendall(b"nor this")
+        assert answer(connection)[2] == body
+        assert connection.recv(1) == b""
+    eventually(lambda: "serving_requests_in_flight 0" in metrics(roomy))
+
+
+@pytest.mark.parametrize("http", ["direct", "asgi"])
+def test_an_answer_that_its_client_does_not_read_holds_the_memory_of_its_body(tmp_path: Path, http: str) -> None:
+    body = bytes(7_000_000)
+    folder = model_folder(tmp_path, "echo:Echo")
+    with serving(folder, http=http, http_workers=1, body_memory="16MB") as server, connect(server) as slow:
+        slow.sendall(post(body))
+        eventually(lambda: slow.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200")
+        assert refused(server)
+        assert answer(slow)[2] == body
+        eventually(lambda: not refused(server))
+
+
 def test_a_large_answer_that_ends_its_connection_is_read_whole(roomy: Server) -> None:
     body = os.urandom(20_000_000)
     with connect(roomy) as connection:

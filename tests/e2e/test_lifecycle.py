@@ -172,6 +172,17 @@ def test_an_http_worker_has_several_doors_since_it_takes_one_client_a_turn_from_
             assert files.count(f"socket:[{listening}]") == DOORS > 1
 
 
+def test_an_http_master_that_is_told_to_begin_anew_does(tmp_path: Path) -> None:
+    with serving(model_folder(tmp_path, "echo:Echo"), http_workers=1) as server:
+        [master] = [pid for pid in direct_children(server) if "frontend.server" in command(pid)]
+        [before] = [pid for pid in server.children() if parent(pid) == master]
+        os.kill(master, signal.SIGHUP)
+        eventually(lambda: [pid for pid in server.children() if parent(pid) == master] not in ([], [before]))
+        eventually(lambda: answers(server))
+        assert is_alive(master)
+        assert not server.lines(message="the HTTP master ended")
+
+
 def test_when_the_supervisor_is_killed_nothing_stays_behind(faulty_folder: Path) -> None:
     with serving(faulty_folder) as server:
         children = server.children()

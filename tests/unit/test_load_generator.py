@@ -154,6 +154,16 @@ def test_answers_as_long_as_good_ones_are_told_from_them() -> None:
     assert report.requests == 40
 
 
+def test_what_is_expected_of_a_body_is_not_found_in_the_head() -> None:
+    def reply(n: int, body: bytes) -> bytes:
+        return ok(b"right" if n == 1 else b"wrong").replace(b"\r\n\r\n", b"\r\nx: right\r\n\r\n")
+
+    with Server(reply) as server:
+        report = measure(fixed_rate(server.target((b"[1]", b"right")), connections=1, seconds=0.2, rate=100))
+    assert report.requests == 1
+    assert report.errors == {"body": 19}
+
+
 def test_an_answer_whose_first_part_is_as_long_as_a_whole_one_is_one_answer() -> None:
     long = b"y" * 1000
     usual = ok(b"[1]")

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ Make = Callable[..., Client]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    path, modules = list(sys.path), dict(sys.modules)
+def make(tmp_path: Path) -> Make:
 
     def client(
         script: str | None = None, max_size: int = 1, options: dict[str, Any] | None = None, **told: Any
@@ -37,13 +35,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         handler.policy = BatchPolicy(max_size=max_size)
         return Client(handler, write_archive(tmp_path, script, **told), **(options or {}))
 
-    yield client
-    # What an archive brings is for its own process, which ends with it; other tests have modules of the same names.
-    sys.path[:] = path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
-    sys.modules.update(modules)
+    return client
 
 
 def answers(client: Client, *requests: Request) -> list[Response | ServingError]:

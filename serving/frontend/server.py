@@ -26,7 +26,7 @@ from serving.frontend.websocket.protocol import WebSocketProtocol
 from serving.runtime import BACKLOG, Runtime, set_parent_death_signal
 from serving.scoreboard import Scoreboard
 
-DOORS = 8  # the loop takes one connection a turn from each listening socket, and its turns are long under load
+DOORS = 16  # the loop takes one connection a turn from each listening socket, and its turns are long under load
 GRACE = 1  # seconds from a SIGTERM until what is still in flight is given up
 KEEP_ALIVE = 90  # seconds an idle connection stays open; the platform reuses connections for at least 75
 STALLED = 30  # seconds without a sign of life after which the master replaces an HTTP worker

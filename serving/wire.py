@@ -118,7 +118,8 @@ class FrameReader:
 
     def __init__(self, max_body: int = MAX_BODY) -> None:
         self._max_body = max_body
-        self._scratch = memoryview(bytearray(SCRATCH))
+        # Not set to zero, so that what is never used of it takes no memory: there is one for each replica.
+        self._scratch = memoryview(unfilled(SCRATCH))
         self._start = 0
         self._end = 0
         self._large: tuple[int, int, bytes] | None = None  # kind, id and head of the frame whose body is being read

@@ -190,7 +190,8 @@ def main() -> None:
     gc.disable()
     import torch  # noqa: F401  the import is what this process is for
 
-    importlib.import_module("serving.worker.process")
+    for name in ("serving.worker.process", "uvloop"):  # the latter takes 2 MB of a worker that imports it by itself
+        importlib.import_module(name)
     channel = socket.socket(fileno=channel_fd)
     begin = receive_begin(channel)
     if begin is None:

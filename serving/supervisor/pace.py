@@ -1,5 +1,5 @@
-"""Pace: how long the supervisor may rest between two looks. A look costs little, but where a model keeps the caches busy
-it costs ten times as much, on the model's own cores."""
+"""Pace: how long the supervisor may rest between two looks. A look costs little, but ten times as much where a model
+keeps the caches busy, and that on the model's own cores."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from serving.memory import held_by
 from tests.e2e.client import Client
-from tests.e2e.server import Server, eventually, model_folder, pss, serving
+from tests.e2e.server import Server, eventually, model_folder, serving
 
 BIG = 3_000_000
 
@@ -282,7 +283,7 @@ def refused(server: Server) -> bool:
 @pytest.mark.parametrize("http", ["direct", "asgi"])
 def test_an_idle_connection_does_not_keep_its_last_body_nor_its_memory(tmp_path: Path, http: str) -> None:
     def held(server: Server) -> int:
-        return sum(pss(pid) for pid in server.children())
+        return sum(held_by(pid).private for pid in server.children())
 
     # Its answer is a short one: that the body is no JSON.
     folder = model_folder(tmp_path, "memo:Memo")

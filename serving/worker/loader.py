@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import inspect
 import os
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from serving import log
 from serving.conventions import AT_HOME
@@ -62,11 +65,19 @@ def load(handler: Handler, model: Model, device: str) -> None:
 
 
 def warm(handler: Handler, model: Model, hastened: Hastened | None) -> None:
-    handler.warmup()
+    # As batches are made: with gradients other kernels would be warmed, and activations kept.
+    with inference_mode():
+        handler.warmup()
     if hastened is not None:
         hastened.warm(Path(model.path))
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked at again while requests wait
+
+
+def inference_mode() -> AbstractContextManager[Any]:
+    """torch's own, where the handler has imported torch."""
+    torch = sys.modules.get("torch")
+    return contextlib.nullcontext() if torch is None else torch.inference_mode()
 
 
 def find_class(model: Model) -> type[Handler]:

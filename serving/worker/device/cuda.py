@@ -27,7 +27,11 @@ class Copy:
     event: Any
 
     def done(self) -> bool:
-        return bool(self.event.query())
+        """Whether the outputs are there, or never will be: ``wait`` raises what went wrong."""
+        try:
+            return bool(self.event.query())
+        except RuntimeError:
+            return True
 
     def wait(self) -> Any:
         self.event.synchronize()
@@ -134,8 +138,10 @@ def to_host(tensor: Any) -> Any:
 
     if not tensor.is_cuda or tensor.layout is not torch.strided:
         return tensor
+    # A lazy conjugate or negative would be resolved on the host at once, before the copy has come.
+    tensor = tensor.detach().resolve_conj().resolve_neg()
     host = torch.empty_like(tensor, device="cpu", pin_memory=True)
-    return host.copy_(tensor.detach(), non_blocking=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def probe(attempt: Callable[[], None]) -> Fault:

@@ -50,7 +50,7 @@ class Flights:
 
     def first(self, only_done: bool) -> Flight | None:
         """The batch that has been there longest is to land now."""
-        if not self._flights or (only_done and not self._flights[0].landing.done()):
+        if not self._flights or (only_done and not has_landed(self._flights[0].landing)):
             return None
         return self._flights.popleft()
 
@@ -68,6 +68,14 @@ class Flights:
 
     def items(self) -> list[Item]:
         return [*(item for flight in self._flights for item in flight.items), *self._decoding.values()]
+
+
+def has_landed(landing: Landing) -> bool:
+    """Whether waiting for it comes back at once. What fails when it is asked has landed: waiting raises why."""
+    try:
+        return landing.done()
+    except Exception:
+        return True
 
 
 def latest(items: Sequence[Item]) -> float:

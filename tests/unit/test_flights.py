@@ -22,12 +22,13 @@ from serving.request import Request, Response
 from serving.session import Session
 from serving.worker.batcher import Batcher, Item
 from serving.worker.caps import PATIENCE, Caps
-from serving.worker.device.cuda import probe
+from serving.worker.device.cuda import Copy, probe, resolved
 from serving.worker.device.fake import FakeDevice, FakeLanding
 from serving.worker.device.faults import Cuda, fault_of
 from serving.worker.device.host import Host
 from serving.worker.device.trees import map_tensors
 from serving.worker.engine import Engine
+from serving.worker.flights import has_landed
 from serving.worker.streams import Begin, End, More
 
 
@@ -422,6 +423,20 @@ def test_a_cap_that_has_risen_to_the_policys_size_is_forgotten() -> None:
     assert not caps._caps
 
 
+# What comes to the host.
+
+
+@pytest.mark.parametrize(
+    "lazy", [torch.conj, lambda x: x.conj().imag, lambda x: torch.view_as_real(x)[..., 1], torch.imag]
+)
+def test_nothing_lazy_is_copied_to_the_host(lazy: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensor = lazy(torch.randn(3, 4, dtype=torch.complex64))
+    found = resolved(tensor)
+    assert not found.is_conj()
+    assert not found.is_neg()
+    assert torch.equal(found, tensor)
+
+
 # Faults.
 
 
@@ -512,6 +527,39 @@ def test_an_error_that_shows_only_when_the_host_waits_ends_the_process_likewise(
     with pytest.raises(Lost):
         rig.run()
     assert set(rig.stamps.ids) == {0, 1}
+
+
+@pytest.mark.parametrize("max_size", [1, 2, 4])
+@pytest.mark.parametrize("looks", ["first", "later"])
+@pytest.mark.parametrize("code", [Cuda.ASSERT, Cuda.ILLEGAL_ADDRESS, Cuda.ECC_UNCORRECTABLE])
+def test_an_error_that_shows_when_the_host_only_looks_ends_the_process_likewise(
+    code: Cuda, looks: str, max_size: int
+) -> None:
+    device = FakeDevice(on_wait=never)
+    rig = Rig(Doubles(device, max_size), device)
+    rig.put(*range(max_size))
+    rig.engine.step()
+    if looks == "later":
+        rig.engine.step()
+    device.landings[0].finish(cuda_error(code))
+    with pytest.raises(Lost) as caught:
+        rig.engine.step()
+    assert caught.value.fault is (Fault.HARDWARE if code is Cuda.ECC_UNCORRECTABLE else Fault.STICKY)
+    assert set(rig.stamps.ids) == set(range(max_size)), "whoever was running is asked again elsewhere"
+    assert rig.answers == {}
+
+
+def test_an_event_that_fails_when_it_is_asked_fails_no_less_when_it_is_waited_for() -> None:
+    class Event:
+        def query(self) -> bool:
+            raise cuda_error(Cuda.ASSERT)
+
+        synchronize = query
+
+    copy = Copy(["never there"], Event())
+    assert has_landed(copy)
+    with pytest.raises(torch.AcceleratorError):
+        copy.wait()
 
 
 def test_hardware_that_fails_is_told_apart_from_a_context_that_is_lost() -> None:

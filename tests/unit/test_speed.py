@@ -194,7 +194,7 @@ def test_a_batch_is_filled_up_to_the_next_size_and_each_row_gets_its_own_output(
 def test_every_size_of_every_kind_of_input_is_run_before_the_first_request(tmp_path: Path) -> None:
     module = Noting()
     handler = Small(module)
-    device = FakeDevice()
+    device = FakeDevice("cpu")
     hastened(handler, tmp_path, device, cuda_graphs=True)
     assert {size for size, _ in module.calls} == {1, 2, 4, 8}
 
@@ -209,7 +209,7 @@ def test_a_sample_shows_the_input_where_the_handler_warms_nothing(tmp_path: Path
             return torch.tensor(super().decode(request)).float()
 
     module = Noting()
-    device = FakeDevice()
+    device = FakeDevice("cpu")
     hastened(Plain(module), tmp_path, device, cuda_graphs=True)
     assert {size for size, _ in module.calls} == {1, 2, 4, 8}
 
@@ -243,7 +243,7 @@ def test_a_handlers_own_warmup_runs_as_its_batches_will(tmp_path: Path) -> None:
 def test_a_replay_gives_what_the_module_gives_for_each_batch_and_shows_no_rows_of_another(tmp_path: Path) -> None:
     module = Noting()
     handler = Small(module)
-    device = FakeDevice()
+    device = FakeDevice("cpu")
     hastened(handler, tmp_path, device, cuda_graphs=True)
     assert device.captures == 4
     for rows in (8, 1, 3, 5, 2, 8, 4):
@@ -259,7 +259,7 @@ def test_an_input_of_another_shape_runs_without_a_graph(tmp_path: Path) -> None:
             return x.sum(1)
 
     handler = Small(Sum())
-    device = FakeDevice()
+    device = FakeDevice("cpu")
     hastened(handler, tmp_path, device, cuda_graphs=True)
     before = device.captures
     x = torch.randn(3, 9)

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from serving.faults import Fault
 
 Capture = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
-"""Runs a function and records its kernels: gives what replays them, and the outputs, which each replay overwrites."""
+"""Runs a function and records its kernels: gives what replays them, and the outputs, which each replay overwrites, as
+does that of any other recording. Raises where they cannot be recorded; the device is as it was."""
 
 
 class Landing(Protocol):

@@ -12,9 +12,9 @@ from serving import gpus, log
 from serving.faults import Fault
 from serving.gpus.driver import Driver
 from serving.worker.device.faults import fault_of
+from serving.worker.device.recorder import Recorder
 from serving.worker.device.trees import map_tensors
 
-WARMUPS = 3  # runs before one is recorded
 STAYS = 64 << 20  # bytes that may be left of a model whose weights are on the host
 CONTEXT = 512 << 20  # bytes; what a CUDA context takes where it cannot be measured
 
@@ -39,6 +39,7 @@ class Cuda:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._recorder = Recorder(name, self._try)
 
     def open(self, threads: int) -> None:
         import torch
@@ -58,19 +59,7 @@ class Cuda:
         return Copy(outputs, event)
 
     def capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        import torch
-
-        # What is done on first use, such as workspaces and tuning, must not be part of the graph.
-        side = torch.cuda.Stream(self.name)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self.name))
-        with torch.cuda.stream(side):
-            for _ in range(WARMUPS):
-                function()
-        torch.cuda.current_stream(self.name).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = function()
-        return graph.replay, outputs
+        return self._recorder.record(function)
 
     def fault(self, exc: BaseException) -> Fault:
         found = fault_of(exc)

@@ -53,7 +53,7 @@ class FakeDevice:
     """``capacity`` is how many samples one batch may have; beyond it ``allocate`` raises, and memory that is ``kept``
     for reuse counts against it. ``lost`` is what every call raises once the context is gone. ``on_wait`` stands for
     the time that passes while the host waits, ``takes`` is how often it can look until a batch is done.
-    ``stays``: it holds something that cannot leave it.
+    ``stays``: it holds something that cannot leave it. ``unrecordable`` is what recording anything raises.
     """
 
     name: str = "cuda:0"
@@ -68,6 +68,8 @@ class FakeDevice:
     probes: int = 0
 
     captures: int = 0
+    unrecordable: BaseException | None = None
+    pool: list[list[Any]] = field(default_factory=list)
     stays: bool = False
     evacuated: int = 0
 
@@ -75,13 +77,18 @@ class FakeDevice:
         self.threads = threads
 
     def capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """A replay writes into the memory of the first outputs, as a graph's does."""
+        """A replay writes into the memory of the first outputs, as a graph's does, and over those of other graphs."""
+        if self.unrecordable is not None:
+            raise self.unrecordable
         self.captures += 1
         first: list[Any] = []
-        outputs = function()
+        outputs = map_tensors(lambda tensor: tensor.clone(), function())
         map_tensors(first.append, outputs)
+        self.pool.append(first)
 
         def replay() -> None:
+            for tensor in (tensor for other in self.pool for tensor in other):
+                tensor.zero_()
             again: list[Any] = []
             map_tensors(again.append, function())
             for own, tensor in zip(first, again, strict=True):

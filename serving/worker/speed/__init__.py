@@ -20,6 +20,8 @@ from serving.worker.speed.sizes import Sized, sizes_for
 from serving.worker.speed.wrapped import Wrapped
 
 ATTRIBUTES = ("module", "model")
+RECORDING = ("reduce-overhead", "max-autotune")  # modes of torch.compile with graphs of kernels
+ROUNDS = 3  # calls of one shape until they replay: one makes ready, one records
 
 
 def hasten(handler: Handler, model: Model, device: Device, on_recompile: Callable[[], None]) -> Hastened | None:
@@ -49,10 +51,11 @@ def hasten(handler: Handler, model: Model, device: Device, on_recompile: Callabl
         if device.capture is None:
             log.warning("cuda_graphs has no effect here", model=model.name, device=device.name)
         else:
-            call = graphed = Graphed(call, device.capture)
+            call = graphed = Graphed(call, device.capture, device.name)
     sized = Sized(call, sizes_for(speed.batch_sizes, handler.policy.max_size))
     setattr(handler, name, Wrapped(module, sized if compiled or graphed else call))
-    return Hastened(handler, sized, compiled, graphed)
+    rounds = ROUNDS if speed.compile in RECORDING and device.capture is not None else 1
+    return Hastened(handler, sized, compiled, graphed, rounds)
 
 
 def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
@@ -67,9 +70,13 @@ def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
 
 
 class Hastened:
-    """Has every batch size run before the first request; what is compiled after that is a recompilation."""
+    """Has every batch size run ``rounds`` times before the first request; what is compiled after that is a
+    recompilation."""
 
-    def __init__(self, handler: Handler, sized: Sized, compiled: Compiled | None, graphed: Graphed | None) -> None:
+    def __init__(
+        self, handler: Handler, sized: Sized, compiled: Compiled | None, graphed: Graphed | None, rounds: int = 1
+    ) -> None:
+        self._rounds = rounds
         self._handler = handler
         self._sized = sized
         self._compiled = compiled
@@ -84,7 +91,9 @@ class Hastened:
                 self._handler.predict(self._handler.collate([self._handler.decode(request)]))
         if not self._sized.seen:
             log.warning("no warmup and no sample.* show what the input is like: the first requests will be slow")
-        self._sized.warm()
+        if self._graphed is not None:
+            self._graphed.begin()
+        self._sized.warm(self._rounds)
         if self._compiled is not None:
             self._compiled.settle()
         if self._graphed is not None:

@@ -334,7 +334,7 @@ class Engine:
         if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:
             return self._run(bucket, live, again=True)
         if len(live) == 1:
-            failed = self._failed(live[0], predict_error(live[0], exc))
+            failed = self._failed(live[0], predict_error(live[0], exc, fault))
             live[0].sample = None
             return [failed]
         log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))

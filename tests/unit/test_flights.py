@@ -490,7 +490,7 @@ def test_a_probe_decides_the_doubtful(error: Exception | None, fault: Fault) -> 
         if error is not None:
             raise error
 
-    assert probe(attempt) is fault
+    assert probe(attempt, lambda: 1 << 30) is fault
 
 
 class Breaks(Doubles):
@@ -504,6 +504,30 @@ class Breaks(Doubles):
         if 12 in batch:
             raise RuntimeError("cuBLAS is not happy")
         return super().predict(batch)
+
+
+class Crowded(Doubles):
+    """Calls a library that gets no memory for itself as long as all is kept for reuse, and says so by no code."""
+
+    def predict(self, batch: list[int]) -> list[int]:
+        if self.chip.kept or 12 in batch:
+            raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+        return super().predict(batch)
+
+
+def test_a_device_on_which_nothing_is_free_was_short_of_memory_whatever_the_error_says() -> None:
+    rig = Rig(Crowded(device := FakeDevice(kept=1, room=0)), device)
+    rig.put(1)
+    assert rig.run() == ["2"]
+    rig = Rig(Crowded(device := FakeDevice(kept=1, room=0)), device)
+    rig.put(1, 12, 3)
+    assert rig.run() == ["2", "507 out_of_memory", "6"]
+
+
+def test_an_error_without_a_code_is_the_models_where_there_is_room() -> None:
+    rig = Rig(Crowded(device := FakeDevice()), device)
+    rig.put(1, 12, 3)
+    assert rig.run() == ["2", "500 handler_error", "6"]
 
 
 def test_a_lost_context_ends_the_process_with_all_that_were_running_on_the_scoreboard() -> None:

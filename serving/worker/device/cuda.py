@@ -16,6 +16,7 @@ from serving.worker.device.recorder import Recorder
 from serving.worker.device.trees import map_tensors
 
 STAYS = 64 << 20  # bytes that may be left of a model whose weights are on the host
+FULL = 64 << 20  # bytes without an owner; with less a device is full
 CONTEXT = 512 << 20  # bytes; what a CUDA context takes where it cannot be measured
 
 
@@ -41,12 +42,23 @@ class Cuda:
         self.name = name
         self._recorder = Recorder(name, self._try)
 
-    def open(self, threads: int) -> None:
+    def open(self, threads: int, tf32: bool = True) -> None:
         import torch
 
         torch.set_num_threads(threads)
+        set_tf32(tf32)
         torch.cuda.set_device(self.name)
         torch.cuda.synchronize()
+
+    def prime(self) -> None:
+        import torch
+
+        with torch.inference_mode():
+            ones = torch.ones(1, 8, 8, 8, device=self.name, dtype=torch.float16)
+            torch.nn.functional.conv2d(ones @ ones, ones)
+            torch.cuda.synchronize(self.name)
+        del ones
+        self.free()
 
     def fetch(self, outputs: Any) -> Copy:
         import torch
@@ -63,7 +75,7 @@ class Cuda:
 
     def fault(self, exc: BaseException) -> Fault:
         found = fault_of(exc)
-        return probe(self._try) if found is None else found
+        return probe(self._try, self._room) if found is None else found
 
     def _try(self) -> None:
         import torch
@@ -72,10 +84,16 @@ class Cuda:
         if float(one + one) != 2.0:
             raise RuntimeError("one and one is not two")
 
+    def _room(self) -> int:
+        import torch
+
+        return int(torch.cuda.mem_get_info(self.name)[0])
+
     def free(self) -> None:
         import torch
 
         torch.cuda.empty_cache()
+        empty_host_cache()
 
     def held(self) -> int:
         import torch
@@ -105,8 +123,7 @@ class Cuda:
 
         def come_back() -> None:
             leaving.come_back(torch.cuda.synchronize)
-            if (empty := getattr(torch.accelerator, "empty_host_cache", None)) is not None:  # newer ones have it
-                empty()
+            empty_host_cache()
 
         return come_back
 
@@ -115,6 +132,25 @@ class Cuda:
 def driver() -> Driver:
     """Of this process, which sees what ``CUDA_VISIBLE_DEVICES`` shows it."""
     return gpus.find()
+
+
+def set_tf32(wanted: bool) -> None:
+    """For products of matrices, which torch makes in full without it, and for convolutions, where it is torch's way."""
+    import torch
+
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = wanted
+
+
+def empty_host_cache() -> None:
+    """Give back pinned memory, which torch keeps for ever."""
+    import torch
+
+    # The first name is that of newer releases.
+    places = ((torch.accelerator, "empty_host_cache"), (torch._C, "_host_emptyCache"))
+    found = next((function for place, name in places if (function := getattr(place, name, None)) is not None), None)
+    if found is not None:
+        found()
 
 
 def to_host(tensor: Any) -> Any:
@@ -133,12 +169,13 @@ def resolved(tensor: Any) -> Any:
     return tensor.detach().resolve_conj().resolve_neg()
 
 
-def probe(attempt: Callable[[], None]) -> Fault:
-    """Whether a device that has just failed still computes; ``attempt`` has it do the least that it can."""
+def probe(attempt: Callable[[], None], room: Callable[[], int]) -> Fault:
+    """Whether a device that has just failed still computes; ``attempt`` has it do the least that it can. ``room`` are
+    bytes that nobody has: libraries that got none for themselves do not say so."""
     try:
         attempt()
     except BaseException as exc:
         found = fault_of(exc)
         # A device too full for one number is full; any other failure of something so small means that it is lost.
         return found if found in (Fault.MEMORY, Fault.HARDWARE) else Fault.STICKY
-    return Fault.NONE
+    return Fault.MEMORY if room() < FULL else Fault.NONE

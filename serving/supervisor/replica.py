@@ -110,8 +110,8 @@ class Replica:
 class Served:
     """One model and its replicas. ``failures`` counts the starts in a row that never became ready.
 
-    ``cost`` is what one replica takes, and ``is_guessed`` if it comes from the size of its files; ``wanted_until`` is how
-    long the one who waits longest for room does so.
+    ``cost`` is what one replica takes, and ``is_guessed`` if it comes from the size of its files; ``wanted_until`` is
+    how long the one who waits longest for room does so.
     ``devices`` are those of its replicas, where we choose them. ``held_up`` is since when the next start on a GPU
     waits for a dead worker's memory; ``no_spare``: the next one is a new process, since a spare has died with it.
     """

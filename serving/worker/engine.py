@@ -294,10 +294,13 @@ class Engine:
         live, outcomes = self._begun(taken.batch, taken.bucket)
         if not live:
             return outcomes
+        self._batcher.alone(True)
         try:
             landing = self._device.fetch(self._computing.compute([item.sample for item in live]))
         except BaseException as exc:
+            self._batcher.alone(False)
             return [*outcomes, *self._recover(taken.bucket, live, exc)]
+        self._batcher.alone(False)
         self._flights.add(Flight(taken.bucket, live, landing))
         self._stamps.finish(0)
         return outcomes

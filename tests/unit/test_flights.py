@@ -21,6 +21,7 @@ from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
 from serving.session import Session
 from serving.worker.batcher import Batcher, Item
+from serving.worker.bell import PlainBell
 from serving.worker.caps import PATIENCE, Caps
 from serving.worker.device.cuda import Copy, probe, resolved
 from serving.worker.device.fake import FakeDevice, FakeLanding
@@ -242,6 +243,27 @@ def test_every_request_gets_its_own_answer_however_the_device_dawdles(
         if lands and device.landings:
             device.landings[-1].finish()
     assert rig.run() == [str(2 * n) for n in range(count)]
+
+
+def test_the_engine_says_when_it_launches_and_when_that_is_over_whatever_comes_of_it() -> None:
+    device = FakeDevice()
+    said: list[bool] = []
+
+    class Listens(PlainBell):
+        def alone(self, is_alone: bool) -> None:
+            said.append(is_alone)
+
+    class Notes(Breaks):
+        def predict(self, batch: list[int]) -> list[int]:
+            said.append(said[-1])
+            return super().predict(batch)
+
+    handler = Notes(device, max_size=1)
+    rig = Rig(handler, device)
+    rig.batcher._bell = Listens()
+    rig.put(1, 12)
+    assert rig.run() == ["2", "500 handler_error"]
+    assert said == [True, True, False] * 2
 
 
 # Decode threads.

@@ -27,6 +27,7 @@ from rows import where  # noqa: E402
 
 from serving import gpus, memory  # noqa: E402
 from serving.worker.device.cuda import Cuda, empty_host_cache  # noqa: E402
+from serving.worker.device.pinned import Pages  # noqa: E402
 
 GIB = 1 << 30
 DEVICE = "cuda:0"
@@ -77,6 +78,9 @@ def host_memory() -> dict[str, object]:
     cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     found["give_back_s"] = seconds(empty_host_cache)
     found["not_given_back_mib"] = memory.held_by("self").private - before - GIB >> 20
+    pages = Pages(cudart)
+    found["pages_gb_s"] = round(1.07 / seconds(lambda: [pages.allocate(256 << 20) for _ in range(4)]), 2)
+    found["pages_free_s"] = seconds(pages.free)
     found["register_gb_s"] = round(1.07 / seconds(lambda: cudart.cudaHostRegister(pageable.data_ptr(), GIB, 0)), 2)
     cudart.cudaHostUnregister(pageable.data_ptr())
     return found

@@ -53,6 +53,8 @@ def test_an_evicted_model_returns_all_of_its_device_memory_or_waits_with_its_wei
             began = time.monotonic()
             again = ask(server, "one", {"n": 3}).json()
             seconds[tier] = time.monotonic() - began
+            for message in ("the model's weights are on the host", "the weights are back"):
+                print(message, [line["seconds"] for line in server.lines(message=message)])
             assert again["double"] == 6.0
             assert (again["pid"] == first) == (tier != "0")
     print(f"an evicted model's answer: {seconds['0']:.3f} s loaded anew, {seconds['8GiB']:.3f} s from the warm tier")

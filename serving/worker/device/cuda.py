@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -105,13 +107,17 @@ class Cuda:
         import torch
 
         from serving.worker.device.evacuation import Evacuation
+        from serving.worker.device.pinned import Pages
 
+        started = time.monotonic()
         torch.cuda.synchronize(self.name)
-        leaving = Evacuation(torch.device(self.name))
+        pages = Pages(torch.cuda.cudart())  # type: ignore[no-untyped-call]
+        leaving = Evacuation(torch.device(self.name), pages.allocate)
         try:
             leaving.leave(torch.cuda.synchronize)
         except RuntimeError as exc:
             log.warning("the model's weights cannot leave the GPU", error=str(exc))
+            pages.free()
             return None
         if (clear := getattr(torch._C, "_cuda_clearCublasWorkspaces", None)) is not None:
             clear()
@@ -121,9 +127,13 @@ class Cuda:
             log.warning("some of the model's memory cannot leave the GPU", bytes=stays)
             return None
 
+        seconds = round(time.monotonic() - started, 4)
+        log.info("the model's weights are on the host", bytes=leaving.size, seconds=seconds)
+
         def come_back() -> None:
             leaving.come_back(torch.cuda.synchronize)
-            empty_host_cache()
+            # It takes longer than the copy, and nobody has to wait for it.
+            threading.Thread(target=pages.free, name="pages", daemon=True).start()
 
         return come_back
 

@@ -1,4 +1,4 @@
-"""Pages: host memory that a GPU reads and writes at the speed of the bus; found sooner than CUDA finds it, and given back."""
+"""Pages: host memory that a GPU reads and writes at the speed of the bus, found by many threads, given back at once."""
 
 from __future__ import annotations
 

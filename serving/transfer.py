@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-LARGE = 64 << 10  # bytes of an array from which on several threads copy faster than one
-
 
 def stack(tensors: Sequence[Any], device: str) -> Any:
     """Tensors of one shape, stacked along a new first dimension, on ``device``."""
@@ -23,14 +21,14 @@ def stack(tensors: Sequence[Any], device: str) -> Any:
 def stack_arrays(arrays: Sequence[Any], device: str) -> Any:
     """numpy arrays of one shape and type, stacked along a new first dimension, as a tensor on ``device``.
 
-    One call copies them all, also those that are read-only. None where they are not such arrays, or so large that it is
-    better done by several threads.
+    One call copies them all, also those that are read-only; torch has all of its threads meet for each large one, which
+    takes longer than to copy it. None where they are not such arrays.
     """
     import numpy as np
     import torch
 
     first = arrays[0]
-    if type(first) is not np.ndarray or not first.ndim or first.nbytes > LARGE:
+    if type(first) is not np.ndarray or not first.ndim:
         return None
     if len(set(map(type, arrays))) > 1 or len(set(map(len, arrays))) > 1:
         return None

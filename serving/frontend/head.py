@@ -1,0 +1,180 @@
+"""Head: the request line and the headers of one request, and how the body behind them is framed.
+
+The parser sees heads and nothing else. Each head has a parser of its own and is fed to it up to the empty line, so that
+what follows is a body exactly where the head says so: an Upgrade that nobody follows cannot free or hide one.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+from serving.errors import BadRequest, CodedError, HeadTooLarge
+from serving.frontend.headers import Headers
+
+MAX_HEAD = 64 * 1024  # bytes of request line and headers; of trailers, too
+MAX_FIELDS = 1000  # headers of one request
+END = b"\r\n\r\n"
+OVERLAP = len(END) - 1
+DIGITS = 18  # of a Content-Length
+TELLING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
+
+
+class Head:
+    """``length`` is what the body is said to have, in bytes; 0 where there is none, and where it ``is_chunked``.
+
+    ``closes``: there is a Connection header. ``is_foreign``: there is more to it than answering it.
+    """
+
+    __slots__ = (
+        "_hosts",
+        "_parser",
+        "_size",
+        "_tail",
+        "closes",
+        "encoding",
+        "expects",
+        "headers",
+        "is_chunked",
+        "is_complete",
+        "is_foreign",
+        "keep_alive",
+        "length",
+        "lengths",
+        "method",
+        "upgrade",
+        "url",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: Headers = []
+        self.method = b""
+        self.version = ""
+        self.keep_alive = self.closes = self.expects = self.is_foreign = self.is_complete = self.is_chunked = False
+        self.length = self.lengths = 0
+        self.encoding: bytes | None = None
+        self.upgrade = b""
+        self._hosts = 0
+        self._size = 0
+        self._tail = b""
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+
+    def read(self, data: bytes, at: int) -> int:
+        """Take what belongs to the head from position ``at`` on.
+
+        Returns the position behind it. Raises HeadTooLarge, and BadRequest for what is no head.
+        """
+        end = self._end(data, at)
+        stop = len(data) if end < 0 else end
+        self._size += stop - at
+        if self._size > MAX_HEAD:
+            raise HeadTooLarge(f"the request's head has more than {MAX_HEAD} bytes")
+        part = memoryview(data)
+        if end < 0:
+            self._tail = (self._tail + data[max(at, stop - OVERLAP) :])[-OVERLAP:]
+            self._feed(part[at:])
+        else:
+            # Its last byte alone, so that the parser sees the end where we do or not at all.
+            self._feed(part[at : stop - 1])
+            self._feed(part[stop - 1 : stop], is_last=True)
+            self.drop()
+        return stop
+
+    def _end(self, data: bytes, at: int) -> int:
+        """The position behind the empty line; negative where that is yet to come."""
+        tail = self._tail
+        if tail:
+            found = (tail + data[at : at + OVERLAP]).find(END)
+            if found >= 0:
+                return at + found + len(END) - len(tail)
+        found = data.find(END, at)
+        return found + len(END) if found >= 0 else -1
+
+    def _feed(self, part: memoryview, is_last: bool = False) -> None:
+        parser = self._parser
+        assert parser is not None
+        try:
+            parser.feed_data(part)
+        except httptools.HttpParserUpgrade:
+            pass  # it comes with the last byte, and is looked at by whoever reads on
+        except httptools.HttpParserError:
+            raise BadRequest("this is not an HTTP request") from None
+        if self.is_complete is not is_last:
+            raise BadRequest("this is not an HTTP request")
+
+    def drop(self) -> None:
+        """Let go of the parser, which knows us."""
+        self._parser = None
+
+    # The parser's callbacks.
+
+    def on_url(self, url: bytes) -> None:
+        self.url = self.url + url if self.url else url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self.headers.append((name, value))
+        if name in TELLING:
+            self._look_at(name, value)
+
+    def _look_at(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"content-length":
+            self.lengths += 1
+            self.length = int(value) if value.isdigit() and len(value) <= DIGITS else -1
+        elif name == b"connection":
+            self.closes = True
+        elif name == b"transfer-encoding":
+            self.encoding = value.strip().lower() if self.encoding is None else b"several"
+        else:
+            self.is_foreign = True
+            if name == b"upgrade":
+                self.upgrade = self.upgrade + b"," + value if self.upgrade else value
+            else:
+                self.expects |= value.lower() == b"100-continue"
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        assert parser is not None
+        self.is_complete = True
+        self.method = parser.get_method()
+        self.version = parser.get_http_version()
+        self.keep_alive = parser.should_keep_alive() and self.version != "1.0"
+        if not parser.should_upgrade():
+            self.upgrade = b""  # without "Connection: upgrade" it is not meant for us
+
+    # What it says.
+
+    def check(self) -> None:
+        """Raises the ServingError for a head that must not be followed."""
+        if len(self.headers) > MAX_FIELDS:
+            raise HeadTooLarge(f"the request has more than {MAX_FIELDS} headers")
+        if self._hosts != 1 and (self._hosts or self.version != "1.0"):
+            raise BadRequest("the request has no Host header" if not self._hosts else "the request has several hosts")
+        if self.length < 0 or self.lengths > 1:
+            raise BadRequest("Content-Length must be one number")
+        if self.encoding is not None:
+            self._check_encoding()
+
+    def _check_encoding(self) -> None:
+        if self.lengths or self.version == "1.0":
+            raise BadRequest("the length of the body is said in two ways")
+        if self.encoding != b"chunked":
+            raise CodedError(501, "not_supported", "of transfer encodings only chunked is supported")
+        self.is_chunked = True
+
+    @property
+    def has_body(self) -> bool:
+        return self.length > 0 or self.is_chunked
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether it asks for a WebSocket and nothing else; what is not followed is ignored (RFC 9110 §7.8)."""
+        return (
+            self.upgrade.strip().lower() == b"websocket"
+            and self.method == b"GET"
+            and self.version == "1.1"
+            and not self.has_body
+        )

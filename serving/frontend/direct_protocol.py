@@ -119,11 +119,11 @@ class DirectProtocol(HttpProtocol):
     def _parse(self, data: bytes) -> None:
         self._repeat = None
         before = self._current
-        between = not self._is_within and not self._unread  # else the rest of something else would be remembered
+        between = not self._is_within  # else the rest of something else would be remembered
         super().data_received(data)
         exchange = self.receiving
         if exchange is None:
-            if between and self._current is not before and not self._is_within and not self._unread:
+            if between and self._current is not before and not self._unread:
                 self._remember(data)
         elif self._left >= STRAIGHT and not self.sending.is_closing():
             BodyReader(self, self.transport, exchange, self._length)

@@ -14,7 +14,9 @@ from serving.frontend.headers import Headers
 MAX_HEAD = 64 * 1024  # bytes of request line and headers; of trailers, too
 MAX_FIELDS = 1000  # headers of one request
 END = b"\r\n\r\n"
+LAST = b"\n"
 OVERLAP = len(END) - 1
+NO_REQUEST = "this is not an HTTP request"
 DIGITS = 18  # of a Content-Length
 TELLING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 
@@ -25,39 +27,17 @@ class Head:
     ``closes``: there is a Connection header. ``is_foreign``: there is more to it than answering it.
     """
 
-    __slots__ = (
-        "_hosts",
-        "_parser",
-        "_size",
-        "_tail",
-        "closes",
-        "encoding",
-        "expects",
-        "headers",
-        "is_chunked",
-        "is_complete",
-        "is_foreign",
-        "keep_alive",
-        "length",
-        "lengths",
-        "method",
-        "upgrade",
-        "url",
-        "version",
-    )
+    # Defaults of the class cost a head nothing.
+    url = method = upgrade = b""
+    version = "1.1"
+    length = 0
+    encoding: bytes | None = None
+    keep_alive = closes = expects = is_foreign = is_complete = is_chunked = False
+    _hosts = _lengths = _size = 0
+    _tail = b""
 
     def __init__(self) -> None:
-        self.url = b""
         self.headers: Headers = []
-        self.method = b""
-        self.version = ""
-        self.keep_alive = self.closes = self.expects = self.is_foreign = self.is_complete = self.is_chunked = False
-        self.length = self.lengths = 0
-        self.encoding: bytes | None = None
-        self.upgrade = b""
-        self._hosts = 0
-        self._size = 0
-        self._tail = b""
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
 
     def read(self, data: bytes, at: int) -> int:
@@ -65,43 +45,41 @@ class Head:
 
         Returns the position behind it. Raises HeadTooLarge, and BadRequest for what is no head.
         """
-        end = self._end(data, at)
-        stop = len(data) if end < 0 else end
+        last = self._end(data, at)
+        stop = last + 1 if last >= 0 else len(data)
         self._size += stop - at
         if self._size > MAX_HEAD:
             raise HeadTooLarge(f"the request's head has more than {MAX_HEAD} bytes")
-        part = memoryview(data)
-        if end < 0:
+        parser = self._parser
+        assert parser is not None
+        is_ahead = True
+        try:
+            # The last byte of a head alone, so that the parser sees the end where we do or not at all.
+            parser.feed_data(data[at:last] if last >= 0 else data[at:])
+            is_ahead = self.is_complete
+            if last >= 0:
+                parser.feed_data(LAST)
+        except httptools.HttpParserUpgrade:
+            pass  # it comes with the last byte; who reads on looks at it
+        except httptools.HttpParserError:
+            raise BadRequest(NO_REQUEST) from None
+        if is_ahead or self.is_complete is not (last >= 0):
+            raise BadRequest(NO_REQUEST)
+        if last < 0:
             self._tail = (self._tail + data[max(at, stop - OVERLAP) :])[-OVERLAP:]
-            self._feed(part[at:])
         else:
-            # Its last byte alone, so that the parser sees the end where we do or not at all.
-            self._feed(part[at : stop - 1])
-            self._feed(part[stop - 1 : stop], is_last=True)
-            self.drop()
+            self._parser = None  # it knows us
         return stop
 
     def _end(self, data: bytes, at: int) -> int:
-        """The position behind the empty line; negative where that is yet to come."""
+        """The position of the empty line's last byte; negative where that is yet to come."""
         tail = self._tail
         if tail:
             found = (tail + data[at : at + OVERLAP]).find(END)
             if found >= 0:
-                return at + found + len(END) - len(tail)
+                return at + found + OVERLAP - len(tail)
         found = data.find(END, at)
-        return found + len(END) if found >= 0 else -1
-
-    def _feed(self, part: memoryview, is_last: bool = False) -> None:
-        parser = self._parser
-        assert parser is not None
-        try:
-            parser.feed_data(part)
-        except httptools.HttpParserUpgrade:
-            pass  # it comes with the last byte, and is looked at by whoever reads on
-        except httptools.HttpParserError:
-            raise BadRequest("this is not an HTTP request") from None
-        if self.is_complete is not is_last:
-            raise BadRequest("this is not an HTTP request")
+        return found + OVERLAP if found >= 0 else -1
 
     def drop(self) -> None:
         """Let go of the parser, which knows us."""
@@ -122,7 +100,7 @@ class Head:
         if name == b"host":
             self._hosts += 1
         elif name == b"content-length":
-            self.lengths += 1
+            self._lengths += 1
             self.length = int(value) if value.isdigit() and len(value) <= DIGITS else -1
         elif name == b"connection":
             self.closes = True
@@ -140,9 +118,11 @@ class Head:
         assert parser is not None
         self.is_complete = True
         self.method = parser.get_method()
-        self.version = parser.get_http_version()
-        self.keep_alive = parser.should_keep_alive() and self.version != "1.0"
-        if not parser.should_upgrade():
+        self.keep_alive = parser.should_keep_alive()
+        if self.closes or not self.keep_alive:  # what keeps a connection without being asked to is HTTP/1.1
+            self.version = parser.get_http_version()
+            self.keep_alive = self.keep_alive and self.version != "1.0"
+        if self.upgrade and not parser.should_upgrade():
             self.upgrade = b""  # without "Connection: upgrade" it is not meant for us
 
     # What it says.
@@ -153,13 +133,13 @@ class Head:
             raise HeadTooLarge(f"the request has more than {MAX_FIELDS} headers")
         if self._hosts != 1 and (self._hosts or self.version != "1.0"):
             raise BadRequest("the request has no Host header" if not self._hosts else "the request has several hosts")
-        if self.length < 0 or self.lengths > 1:
+        if self.length < 0 or self._lengths > 1:
             raise BadRequest("Content-Length must be one number")
         if self.encoding is not None:
             self._check_encoding()
 
     def _check_encoding(self) -> None:
-        if self.lengths or self.version == "1.0":
+        if self._lengths or self.version == "1.0":
             raise BadRequest("the length of the body is said in two ways")
         if self.encoding != b"chunked":
             raise CodedError(501, "not_supported", "of transfer encodings only chunked is supported")

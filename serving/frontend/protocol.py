@@ -35,7 +35,10 @@ BLANK = b"\r\n"  # bytes that may come before a head
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """``_head`` is the head that is being read. ``_left`` bytes of a body are yet to come, or it has ``_chunks``."""
+    """``_head`` is the head that is being read. ``_left`` bytes of a body are yet to come, or it has ``_chunks``.
+
+    It ``_is_open`` until nothing more is read or written here.
+    """
 
     flow: Flow
 
@@ -48,7 +51,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._left = 0
         self._chunks: Chunked | None = None
         self._unread = b""
+        self._unread_at = 0
         self._has_eof = False
+        self._is_open = True
         self._absence: Absence | None = None
         self._reader = ReaderWatch(transport, self.loop, READ_TIME)
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
@@ -62,6 +67,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._head.drop()
         self._head = self._chunks = None
         self._unread = b""
+        self._is_open = False
         self.sending.end()
         super().connection_lost(exc)
 
@@ -69,18 +75,19 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._unread:
-            self._unread += data
-        else:
-            self._read(data)
+            data, self._unread = self._unread[self._unread_at :] + data, b""
+        self._read(data, 0)
 
-    def _read(self, data: bytes) -> None:
-        at = 0
+    def _read(self, data: bytes, at: int) -> None:
+        size = len(data)
         try:
-            while at < len(data) and not self.sending.is_closing():
-                if self._left or self._chunks is not None:
+            while at < size and self._is_open:
+                if self._left:
                     at = self._read_body(data, at)
+                elif self._chunks is not None:
+                    at = self._read_chunks(self._chunks, data, at)
                 elif self._is_busy:
-                    self._unread = data[at:]
+                    self._unread, self._unread_at = data, at
                     self.flow.hold()
                     return
                 else:
@@ -115,31 +122,32 @@ class HttpProtocol(HttpToolsProtocol):
             return at
         self._stop_timer()
         head.check()
-        if head.is_websocket and self._should_upgrade_to_ws():
+        if head.upgrade and head.is_websocket and self._should_upgrade_to_ws():
             self._upgrade(head, data[at:])
             return len(data)
         self._head = None
         self._left = head.length
-        self._chunks = Chunked() if head.is_chunked else None
+        if head.is_chunked:
+            self._chunks = Chunked()
         self._start(head)
-        if not head.has_body:
+        if not (head.length or head.is_chunked):
             self.on_message_complete()
         return at
 
     def _read_body(self, data: bytes, at: int) -> int:
-        chunks = self._chunks
-        if chunks is not None:
-            at = chunks.read(data, at, self.on_body)
-            if chunks.is_done:
-                self._chunks = None
-                self.on_message_complete()
-            return at
         part = data[at : at + self._left]
         self._left -= len(part)
         self.on_body(part)
         if not self._left:
             self.on_message_complete()
         return at + len(part)
+
+    def _read_chunks(self, chunks: Chunked, data: bytes, at: int) -> int:
+        at = chunks.read(data, at, self.on_body)
+        if chunks.is_done:
+            self._chunks = None
+            self.on_message_complete()
+        return at
 
     def _start(self, head: Head) -> None:
         """Begin to answer. Raises BadRequest."""
@@ -163,6 +171,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Give the connection to the WebSocket protocol, with what has come behind the head."""
         self._stop_timers()
         self._reader.stop()
+        self._is_open = False
+        self.sending.end()
         self.connections.discard(self)
         protocol: Any = self.ws_protocol_class(  # type: ignore[call-arg, misc]
             config=self.config, server_state=self.server_state, app_state=self.app_state
@@ -213,6 +223,7 @@ class HttpProtocol(HttpToolsProtocol):
     def end(self, lingers: bool = False) -> None:
         """Close the connection behind what was written. It ``lingers`` also where more of a request is to come."""
         self._stop_timers()
+        self._is_open = False
         self.sending.end()
         more = lingers or self._is_within or self._unread
         if more and not self._has_eof and not self.transport.is_closing():
@@ -229,7 +240,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _go_on(self) -> None:
         """An answer is complete. One timer watches over all the times between two requests."""
         self.server_state.total_requests += 1
-        if self.sending.is_closing():
+        if not self._is_open:
             return
         if self._unread or self._has_eof:
             self.loop.call_soon(self._read_on)
@@ -239,12 +250,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _read_on(self) -> None:
         """Look at what came too early."""
-        if self._is_busy or self.sending.is_closing():
+        if self._is_busy or not self._is_open:
             return
         data, self._unread = self._unread, b""
         self.flow.release()
-        self._read(data)
-        if self._has_eof and not self._unread and not self.sending.is_closing():
+        self._read(data, self._unread_at)
+        if self._has_eof and not self._unread and self._is_open:
             self._at_end()
 
     def _look(self) -> None:

@@ -92,7 +92,10 @@ class Wire(asyncio.Transport):
 
 
 class Echo:
-    """A replica that answers at once or, where it is ``slow``, a turn of the event loop later."""
+    """A replica that answers at once or, where it is ``slow``, a turn of the event loop later; not while some are
+    ``waiting``."""
+
+    waiting: list[tuple[Any, bytes]] | None = None
 
     def __init__(self, seen: list[bytes], is_slow: bool) -> None:
         self.seen = seen
@@ -103,7 +106,9 @@ class Echo:
 
     def send(self, head: object, body: Body, id: int, waiter: Any) -> None:
         self.seen.append(bytes(body))
-        if self.is_slow:
+        if self.waiting is not None:
+            self.waiting.append((waiter, bytes(body)))
+        elif self.is_slow:
             asyncio.get_running_loop().call_soon(waiter.on_reply, REPLY, bytes(body))
         else:
             waiter.on_reply(REPLY, bytes(body))
@@ -145,6 +150,8 @@ class Browser:
         self.seen: list[bytes] = []
         self.heads: list[list[tuple[bytes, bytes]]] = []
         self.slot = Slot()
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.replicas = Replicas(Echo(self.seen, is_slow), timeout)
         self.wire = Wire(loop)
         self.protocol = (DirectProtocol if mode == "direct" else HttpProtocol)(UVICORN, ServerState(), {}, loop)
@@ -189,10 +196,26 @@ class Browser:
                 if not message["more_body"]:
                     break
             self.seen.append(body)
+            await self.gate.wait()
         await send(
             {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"%d" % len(body))]}
         )
         await send({"type": "http.response.body", "body": body})
+
+    def hold(self) -> None:
+        """The model answers nothing until ``release``."""
+        self.gate.clear()
+        if self.replicas.echo is not None:
+            self.replicas.echo.waiting = []
+
+    async def release(self) -> None:
+        self.gate.set()
+        echo = self.replicas.echo
+        if echo is not None and echo.waiting is not None:
+            waiting, echo.waiting = echo.waiting, None
+            for waiter, body in waiting:
+                waiter.on_reply(REPLY, body)
+        await self.settle()
 
     async def send(self, *parts: bytes) -> None:
         """Each part in a read of its own, as soon as what it finds is settled."""

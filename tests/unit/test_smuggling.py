@@ -4,6 +4,7 @@ answered before they came."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -130,7 +131,7 @@ def test_whatever_valid_requests_are_cut_into_their_answers_come_in_order(mode: 
         stream = b"".join(data for data, _ in requests)
         cuts = sorted({0, len(stream), *(dice.randrange(len(stream)) for _ in range(dice.randrange(40)))})
         one = Browser(mode, dice.random() < 0.5)
-        await one.send(*(stream[start:end] for start, end in zip(cuts, cuts[1:], strict=False)))
+        await one.send(*(stream[start:end] for start, end in itertools.pairwise(cuts)))
         for _ in requests:
             await one.settle()
         assert [answer for answer in one.answers if answer[0] != 100] == [answer for _, answer in requests]

@@ -11,7 +11,8 @@ ServingError
 │   ├── SessionNotFound 400   unknown; also SessionExpired, SessionClosed, SessionLost, SessionsDisabled
 │   ├── AlreadyLoaded 409
 │   ├── BodyTooLarge 413
-│   └── UnsupportedMediaType 415
+│   ├── UnsupportedMediaType 415
+│   └── HeadTooLarge 431
 ├── HandlerError 500          user code failed
 ├── WorkerDied 500            the request's worker died on both tries
 ├── Unavailable 503           try again later; carries Retry-After
@@ -110,6 +111,12 @@ class BodyTooLarge(BadRequest):
 
 class UnsupportedMediaType(BadRequest):
     status, code = 415, "unsupported_media_type"
+
+
+class HeadTooLarge(BadRequest):
+    """The headers of a request, or the trailers of its body, are more than anybody needs."""
+
+    status, code = 431, "head_too_large"
 
 
 class HandlerError(ServingError):

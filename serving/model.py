@@ -80,8 +80,8 @@ class Model(msgspec.Struct, frozen=True):
     """What a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders.
 
     ``per_gpu``: it has as many replicas as there are GPUs, one on each. ``gpus`` are those of one replica.
-    Of a model of the store also ``url``, its folder or archive there, a ``digest`` that changes whenever that does, and
-    its ``size`` in bytes.
+    Of a model of the store also ``url``, its folder or archive there, a ``digest`` that changes whenever that does, a
+    ``fingerprint`` that every copy of it has, and its ``size`` in bytes.
     """
 
     name: str
@@ -99,6 +99,7 @@ class Model(msgspec.Struct, frozen=True):
     pin: bool = False
     url: str = ""
     digest: str = ""
+    fingerprint: str = ""
     size: int = 0
     per_gpu: bool = False
     speed: Speed = Speed()

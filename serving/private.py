@@ -15,21 +15,22 @@ PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 READ_LIMIT = 1 << 20  # bytes of a file of ours
 
 
-def is_private(path: Path) -> bool:
-    """Whether it is a folder, no link, of this user's that nobody else may enter."""
+def is_private(path: Path, others: int = 0o077) -> bool:
+    """Whether it is a folder, no link, of this user's, in which nobody else may do what ``others`` are the bits of."""
     try:
         found = path.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & others
 
 
-def make_private(path: Path) -> Path:
-    """The folder, made where nothing is. Raises ModelError where something else is in its place, OSError."""
+def make_own(path: Path) -> Path:
+    """The folder, made where nothing is. Raises ModelError where something is in its place that others could have
+    written to, OSError."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    if not is_private(path):
-        raise ModelError(f"{path} is no folder that is this user's alone")
+    if not is_private(path, 0o022):
+        raise ModelError(f"{path} is no folder that this user alone can write to")
     return path
 
 

@@ -41,7 +41,7 @@ class DiskCache:
         self._held: dict[Path, int] = {}
         self._lock = threading.Lock()
         for name in ("models", "costs"):
-            private.make_private(path / name)
+            private.make_own(path / name)
 
     @classmethod
     def open(cls, parent: Path | None = None) -> DiskCache:

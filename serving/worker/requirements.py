@@ -60,8 +60,8 @@ def home_of(file: Path, wheels: Path) -> Path:
     """The folder for this file's packages, private to the user."""
     names = sorted(one.name for one in wheels.iterdir()) if wheels.is_dir() else []
     digest = hashlib.sha256(file.read_bytes() + "\n".join([sys.version, *names]).encode()).hexdigest()[:16]
-    parent = private.make_private(Path(tempfile.gettempdir()) / f"serving-packages-{os.geteuid()}")
-    return private.make_private(parent / digest)
+    parent = private.make_own(Path(tempfile.gettempdir()) / f"serving-packages-{os.geteuid()}")
+    return private.make_own(parent / digest)
 
 
 @contextmanager

@@ -341,6 +341,5 @@ def test_what_the_machine_lacks_is_no_fault_of_the_archive(tmp_path: Path, numbe
     def fail() -> None:
         raise OSError(number, os.strerror(number))
 
-    with tar(tmp_path / "a", ("f", b"x")).open("rb") as file, pytest.raises(OSError, match="") as failure:
+    with tar(tmp_path / "a", ("f", b"x")).open("rb") as file, pytest.raises(OSError, match=os.strerror(number)):
         unpack(file, tmp_path, "a", LIMITS, fail)
-    assert failure.value.errno == number

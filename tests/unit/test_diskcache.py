@@ -94,7 +94,8 @@ def spoil(path: Path, how: str) -> None:
     """Have something else in the place of a cache folder."""
     match how:
         case "open":
-            path.mkdir(mode=0o755)
+            path.mkdir()
+            path.chmod(0o777)
         case "link":
             path.symlink_to(path.parent)
         case "file":
@@ -123,7 +124,7 @@ def test_a_cache_folder_that_is_ours_is_used_again(tmp_path: Path) -> None:
 def test_something_else_in_the_place_of_a_folder_in_it_is_told(tmp_path: Path, how: str) -> None:
     (tmp_path / "cache").mkdir()
     spoil(tmp_path / "cache" / "models", how)
-    with pytest.raises(ModelError, match="no folder that is this user's alone"):
+    with pytest.raises(ModelError, match="no folder that this user alone can write to"):
         DiskCache(tmp_path / "cache")
 
 

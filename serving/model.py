@@ -11,6 +11,7 @@ from serving.errors import ModelError
 from serving.gpus import VISIBLE
 from serving.handler import MAX_BATCH, BatchPolicy
 from serving.kinds import DEVICE
+from serving.modelfile import read_small
 
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
 
@@ -122,7 +123,7 @@ def read_settings(root: Path) -> Settings:
     if not path.is_file():
         return Settings()
     try:
-        settings = msgspec.toml.decode(path.read_bytes(), type=Settings)
+        settings = msgspec.toml.decode(read_small(path), type=Settings)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise ModelError(f"{path}: {exc}") from exc
     check_settings(path, settings)

@@ -194,6 +194,8 @@ class ModelRepository:
             raise BadModel(self._told(exc, folder, path)) from exc
         except ModelError as exc:
             raise BadModel(self._told(exc, folder, path)) from exc
+        except RecursionError as exc:
+            raise BadModel(f"{path.name}: its settings are nested too deeply") from exc
 
     def _told(self, exc: ModelError, folder: Path, path: Path) -> str:
         shown = str(path.relative_to(self._store.root)) if path.is_relative_to(self._store.root) else str(path)

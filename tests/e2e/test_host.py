@@ -111,3 +111,13 @@ def words(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def test_a_stop_ends_the_unpacking_of_the_only_model(tmp_path: Path) -> None:
+    limits = {"archive_max_bytes": "1000GB", "archive_max_ratio": 100_000}
+    environment = {"TMPDIR": str(tmp_path)}
+    server = Server(endless(tmp_path / "model.mar"), environment=environment, **limits)
+    eventually(lambda: unpacking(server), 20)
+    assert server.stop(seconds=10) == 0
+    assert not [line for line in server.raw if "Traceback" in line]
+    assert not list(tmp_path.glob("serving-*/models/*/.partial-*"))

@@ -36,15 +36,21 @@ class Runtime:
     path: Path
 
     @classmethod
-    def create(cls, config: Config) -> Runtime:
-        """Raises OSError where nothing is writable."""
+    def create(cls, config: Config, host: str = "", port: int = 0) -> Runtime:
+        """``host`` and ``port`` are where the server listens. Raises OSError where nothing is writable."""
         path = Path(tempfile.mkdtemp(prefix=FOLDER))
         if len(str(path)) > SOCKET_PATH_LIMIT - len("/worker-1024-1000000.sock"):
             path.rmdir()
             path = Path(tempfile.mkdtemp(prefix=FOLDER, dir="/tmp"))
         runtime = cls(path)
-        runtime.claim()
-        (path / "config.json").write_bytes(msgspec.json.encode(config))
+        try:
+            runtime.claim()
+            (path / "config.json").write_bytes(msgspec.json.encode(config))
+            if port:
+                runtime.write_address(host, port)
+        except OSError:
+            runtime.remove()
+            raise
         return runtime
 
     def claim(self) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -288,8 +289,7 @@ def main(config: Config, driver: Driver | None = None, forks: Launched | None = 
     host, port = listener.getsockname()[:2]
     try:
         Runtime.sweep()
-        runtime = Runtime.create(config)
-        runtime.write_address(host, port)
+        runtime = Runtime.create(config, host, port)
         supervisor = Supervisor(config, models, listener, runtime, driver, disk, forks)
     except OSError as exc:
         return no_room(exc)
@@ -303,8 +303,8 @@ def main(config: Config, driver: Driver | None = None, forks: Launched | None = 
 
 def no_room(exc: OSError) -> int:
     """The exit code, with one line for the log: all that a start writes is below the temporary folder."""
-    where = exc.filename or "no temporary folder is writable"
-    log.error(f"cannot serve: {where}: {os.strerror(exc.errno or 0)}")
+    place = exc.filename or tempfile.tempdir
+    log.error(f"cannot serve: {exc.strerror or exc}{f': {place}' if place else ''}")
     return 1
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from serving.memory import resident
-from tests.e2e.server import Server, eventually, serving
+from tests.e2e.server import SERVICES, Server, eventually, serving
 from tests.e2e.store import add_model, ask, load, pack
 from tests.unit.test_archives import SPARSE, header
 from tests.unit.test_unpacking import endless
@@ -53,17 +53,19 @@ def test_no_file_of_the_working_folder_stands_for_a_module(tmp_path: Path) -> No
     assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
 
 
-@pytest.mark.parametrize("how", ["full", "read-only"])
-def test_a_temporary_folder_without_room_ends_the_start_with_a_line(tmp_path: Path, how: str) -> None:
-    options = "size=4k,nr_inodes=1" if how == "full" else "ro"
-    mounts = " && ".join(f"mount -t tmpfs -o {options} tmpfs {folder}" for folder in ("/tmp", "/var/tmp", "/mnt"))
-    prefix = ("unshare", "-m", "sh", "-c", f'{mounts} && cd /mnt && exec "$@"', "sh")
+ROOM = [f"nr_inodes={count}" for count in range(1, 6)]
+
+
+@pytest.mark.parametrize("options", ["ro", "size=4k", *ROOM])
+def test_a_temporary_folder_without_room_ends_the_start_with_a_line(tmp_path: Path, options: str) -> None:
+    mounts = " && ".join(f"mount -t tmpfs -o {options} tmpfs {folder}" for folder in ("/tmp", "/var/tmp"))
+    prefix = ("unshare", "-m", "sh", "-c", f'{mounts} && mount -t tmpfs -o ro tmpfs /mnt && cd /mnt && exec "$@"', "sh")
     if subprocess.run([*prefix, "true"], capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here")
     for many in (False, True):
-        model = Path(sys.prefix) / "model"  # somewhere that stays readable
-        settings = {"model_store": sys.prefix} if many else {}
-        server = Server(model, prefix, **settings)
+        store = SERVICES / "triton"  # which stays readable
+        settings = {"model_store": store} if many else {}
+        server = Server(store / "identity", prefix, **settings)
         assert server.wait(20) == 1
         assert "cannot serve: " in server.raw[-1]
         assert not [line for line in server.raw if "Traceback" in line]

@@ -9,6 +9,7 @@ import msgspec
 
 from serving.config import Config
 from serving.messages import Address, ModelInfo, Placement, ReplicaInfo
+from serving.model import Model
 from serving.scoreboard import State
 from serving.supervisor.replica import Owner, Replica, Served, Stage, Status
 
@@ -108,3 +109,8 @@ def shown(info: ModelInfo, config: Config) -> ModelInfo:
     error = info.error and info.error.replace(root, "")
     url = info.model_url if named else info.model_url.removeprefix(root)
     return msgspec.structs.replace(info, model_url=url, replicas=replicas, error=error)
+
+
+def without_paths(error: str, model: Model) -> str:
+    """What a worker says of its load, for clients: files are told as the model's own, wherever it lies."""
+    return error.replace(f"{model.path}/", "").replace(model.path, model.name)

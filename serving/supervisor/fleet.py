@@ -18,6 +18,7 @@ from serving.scoreboard import ROWS, Scoreboard
 from serving.supervisor.admission import Admission, estimate
 from serving.supervisor.cache import Admit, Decision, Evict, Refuse
 from serving.supervisor.departures import Departures
+from serving.supervisor.describe import without_paths
 from serving.supervisor.devices import ANY, Devices, Look
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.overrun import overrun
@@ -322,7 +323,7 @@ class Fleet(Departures):
         replica = self.find(row, epoch)
         if replica is None:
             return []
-        replica.error, replica.out_of_memory = error, out_of_memory
+        replica.error, replica.out_of_memory = without_paths(error, replica.served.model), out_of_memory
         is_single = replica.served.owner is Owner.START
         return [GiveUp(error)] if permanent and not replica.served.was_ready and is_single else []
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from serving import interpreter
 
+LIBRARIES = ("LD_LIBRARY_PATH",)
+
 
 class Exit(NamedTuple):
     """The end of a process: an exit code, or minus the signal that ended it."""
@@ -45,6 +47,11 @@ def spawn(command: Sequence[str], inherit: Sequence[int], environment: Mapping[s
     finally:
         for fd in inherit:
             os.set_inheritable(fd, False)
+
+
+def spawn_bare(command: Sequence[str], inherit: Sequence[int]) -> int:
+    """As ``spawn``, with nothing of our environment but where the interpreter's own libraries are."""
+    return spawn(command, inherit, {name: os.environ[name] for name in LIBRARIES if name in os.environ})
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:

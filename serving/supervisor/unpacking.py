@@ -39,7 +39,7 @@ class Unpacking:
         bounds = (math.ceil(seconds), limits.size, limits.files, limits.ratio)
         words = [str(fd), str(theirs), str(folder), name, *map(str, bounds)]
         try:
-            self._pid = processes.spawn([*PROGRAM, *words], [fd, theirs], {})
+            self._pid = processes.spawn_bare([*PROGRAM, *words], [fd, theirs])
         except BaseException:
             os.close(self.answer)
             raise

@@ -131,3 +131,14 @@ def test_a_model_of_macos_is_served_from_a_folder_and_from_an_archive(tmp_path: 
     with serving(tmp_path, model_store=tmp_path) as server:
         assert ask(server, None).json()["name"] == "zipped"
         assert ask(server, "zipped.zip").json()["name"] == "zipped"
+
+
+def test_what_a_worker_says_of_a_load_that_failed_names_the_models_files_alone(tmp_path: Path) -> None:
+    code = "def model_fn(model_dir):\n    open(f'{model_dir}/weights.bin')\n"
+    tar(tmp_path / "lost.tar.gz", ("code/inference.py", code.encode()))
+    with serving(tmp_path, model_store=tmp_path) as server:
+        reply = ask(server, "lost")
+        assert (reply.status, reply.code) == (503, "model_failed")
+        assert "weights.bin" in reply.json()["error"]["message"]
+        assert "/tmp" not in reply.body.decode()
+        assert [line for line in server.lines(message="a model failed to load") if "/tmp/" in line["error"]]

@@ -105,6 +105,11 @@ def limits_of(pid: int) -> dict[str, str]:
     return {line[:25].strip(): line[26:46].strip() for line in lines}
 
 
+def variables_of(pid: int) -> set[bytes]:
+    given = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return {one.partition(b"=")[0] for one in given if one}
+
+
 class Many:
     """Archives that are unpacked at a time, in one event loop."""
 
@@ -188,6 +193,7 @@ def test_its_process_is_bounded_in_memory_file_size_and_time(tmp_path: Path) -> 
         assert limits["Max cpu time"] == "30"
         assert int(limits["Max address space"]) < 256 << 20
         assert resident(pid) < 32 << 20
+        assert variables_of(pid) <= {b"LD_LIBRARY_PATH"}
         slow.cancel()
         await asyncio.gather(slow, return_exceptions=True)
 

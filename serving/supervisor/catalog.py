@@ -122,10 +122,9 @@ class Catalog:
         name = message.model
         try:
             own = await self._resolve(name)
+            placement = self._locate(message) if own == name else Placement(name, gone=True, alias=own)
         except ServingError as error:
-            self._tell(gone(name, Problem.of(error)))
-            return
-        placement = self._locate(message) if own == name else Placement(name, gone=True, alias=own)
+            placement = gone(name, Problem.of(error)) if message.load else self._locate(message)
         if placement is not None:
             self._tell(placement)
 

@@ -61,6 +61,7 @@ def test_a_suffix_too_many_is_404_and_loads_nothing(server: Server, target: str)
     for _ in range(2):
         reply = ask(server, target)
         assert (reply.status, reply.code) == (404, "model_not_found")
+        assert invoke(server, target).code == "model_not_loaded"
     assert names(server) == before
 
 

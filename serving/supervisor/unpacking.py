@@ -110,17 +110,18 @@ class Unpacker:
             await ended
             unpacking.conclude()
         finally:
-            loop.remove_reader(unpacking.answer)
-            if unpacking in self._running:
-                self._running.remove(unpacking)
-                unpacking.close()
+            self._end(unpacking)
+
+    def _end(self, unpacking: Unpacking) -> None:
+        if unpacking in self._running:
+            self._running.remove(unpacking)
+            asyncio.get_running_loop().remove_reader(unpacking.answer)
+            unpacking.close()
 
     def close(self) -> None:
         """End all of them at once; those who wait for them hear nothing any more."""
-        for unpacking in self._running:
-            asyncio.get_running_loop().remove_reader(unpacking.answer)
-            unpacking.close()
-        self._running.clear()
+        for unpacking in list(self._running):
+            self._end(unpacking)
 
 
 def unpack_now(

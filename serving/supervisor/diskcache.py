@@ -18,7 +18,8 @@ from serving import private
 ARCHIVE = ".archive"  # in the home of an archive's unpacked states: its path
 PARTIAL = ".partial-"  # then a pid: the name of a folder that is being filled or removed
 KEPT = 30 * 24 * 3600.0  # seconds for which the cost of a model that nobody loads is remembered
-TRIES = 3  # where another server takes away at the same time what nobody holds yet
+TRIES = 3  # where somebody else does something there at the same time
+LAST_WRITE = 0.05  # seconds
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -168,5 +169,14 @@ def discard(folder: Path) -> None:
     gone = folder if folder.name.startswith(PARTIAL) else folder.with_name(f"{PARTIAL}{os.getpid()}-{folder.name}")
     with contextlib.suppress(OSError):
         folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove(gone)
     os.close(fd)
+
+
+def remove(folder: Path) -> None:
+    """A process that was killed while it wrote there may have a last file on its way."""
+    for _ in range(TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(LAST_WRITE)

@@ -3,6 +3,7 @@
 ServingError
 ├── BadRequest 400            the request itself is wrong
 │   ├── BadArchive 400        a model archive that is damaged or would do harm
+│   ├── BadModel 400          a folder or archive that holds no model, or whose settings are wrong
 │   ├── NotFound 404
 │   │   ├── ModelNotFound 404     the model store has no model of that name
 │   │   └── ModelNotLoaded 404    and this call loads none
@@ -57,6 +58,10 @@ class BadRequest(ServingError):
 
 class BadArchive(BadRequest):
     code = "bad_archive"
+
+
+class BadModel(BadRequest):
+    code = "bad_model"
 
 
 class NotFound(BadRequest):
@@ -202,6 +207,10 @@ class ConfigError(Exception):
 
 class ModelError(Exception):
     """A model that can never load: folder, ``serving.toml`` or handler are wrong. Trying again cannot help."""
+
+
+class NoModel(ModelError):
+    """There is nothing in a folder that could be served."""
 
 
 class WireError(Exception):

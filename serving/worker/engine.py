@@ -20,7 +20,6 @@ from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
 from serving.handler import Handler
 from serving.request import Request, Response
 from serving.session import Session
-from serving.worker.allowance import Allowance
 from serving.worker.batcher import Batcher, Item, Taken
 from serving.worker.calls import Calls
 from serving.worker.checks import check_size, sound, sound_stream
@@ -63,15 +62,14 @@ class Engine:
         self._device = device or Host()
         self._lost = lost or end_process
         self._clock = clock
-        batches = Allowance(rules.timeout)
-        self._flights = Flights(batches, clock)
+        self._flights = Flights(rules.timeout, clock)
         if self._device.runs_ahead:
             stamps = Merged(stamps, self._flights)
         self.streams = Streams(batcher, stamps, self._emit, rules, self._check_device, clock)
-        self._calls = Calls(stamps, batches, rules.timeout, self.streams, clock)
-        self._threads = (
-            DecodeThreads(handler, batcher.poke, stamps, self._calls.decodes, clock) if handler.decode_threads else None
-        )
+        self._calls = Calls(stamps, rules.timeout, self.streams, clock)
+        self._threads = None
+        if handler.decode_threads:
+            self._threads = DecodeThreads(handler, batcher.poke, stamps, rules.timeout, clock)
         self._computing = Computing(handler, self._device, stamps.count_padding)
         self._latency = batcher.latency
         self._deliver = deliver
@@ -108,6 +106,7 @@ class Engine:
         if self._threads is not None:
             self._collect(self._threads)
         if self._handler.exclusive_streams and self.streams.can_step:
+            self._batcher.forecast.holds(self._clock())
             return
         if self._flights.has_room:
             self._take()
@@ -121,20 +120,20 @@ class Engine:
             self._decode(item)
             count += 1
             item = self._batcher.next_arrival()
-        seconds = self._clock() - began
-        if self._threads is None:
-            self._calls.decodes.learn(seconds)  # of all of them: there is room for more than one call
         if self._latency is not None:
-            self._latency.decoded(seconds / count)
+            self._latency.decoded((self._clock() - began) / count)
         # Between two of them nothing runs but these lines, so that once is enough.
         self._calls.finish()
 
     def _take(self) -> None:
         # A batch behind one that is on the device already is a full one: others may still grow.
         taken = self._batcher.take(full=len(self._flights) > 0)
-        self._calls.drop([*taken.expired, *taken.cancelled])
-        self._settle_cancelled(taken.cancelled)
-        outcomes: list[Outcome] = [expired(item) for item in taken.expired]
+        outcomes: list[Outcome] = []
+        if taken.expired or taken.hopeless or taken.cancelled:
+            self._calls.drop([*taken.expired, *taken.hopeless, *taken.cancelled])
+            self._settle_cancelled(taken.cancelled)
+            outcomes += [expired(item) for item in taken.expired]
+            outcomes += [(item, self._batcher.too_late(item)) for item in taken.hopeless]
         if taken.batch:
             # One that may have ended a worker has the device for itself.
             ahead = self._device.runs_ahead and not taken.batch[0].alone
@@ -194,7 +193,7 @@ class Engine:
         if item.alone:
             self._quiet()
         if item.session is not None:
-            self._calls.of_session(item, now)
+            self._calls.one(item, now)
             if not self._begin(item, item.session):
                 return
             now = self._clock()
@@ -203,7 +202,7 @@ class Engine:
             self._flights.begin(item)
             self._threads.submit(item)
             return
-        self._calls.decode(item, now)
+        self._calls.one(item, now)
         self._admit(decode(self._handler, item))
 
     def _collect(self, threads: DecodeThreads) -> None:
@@ -211,7 +210,7 @@ class Engine:
         while (decoded := threads.next_done()) is not None:
             self._batcher.regain()
             self._flights.end(decoded.item)
-            self._calls.decode(decoded.item, self._clock())
+            self._calls.one(decoded.item, self._clock())
             self._admit(decoded)
             self._calls.finish()
 
@@ -261,7 +260,7 @@ class Engine:
                 return True
             outcome: Response | ServingError = item.chore(self._handler, session)
             if session.is_closed:
-                self._calls.hook()
+                self._calls.again()
                 self._handler.on_session_close(session)
         except BaseException as exc:
             self._check_device(exc)
@@ -277,8 +276,7 @@ class Engine:
         live = [item for item in batch if item.request.deadline.at > now] if late else batch
         if live:
             self._calls.batch(live)
-            if self._latency is not None:
-                self._latency.begins(bucket, len(live), now)
+            self._batcher.begins(bucket, len(live), now)
         return live, [expired(item) for item in late]
 
     def _launch(self, taken: Taken) -> list[Outcome]:
@@ -360,9 +358,7 @@ class Engine:
                 encoded.append(outcome)
             item.sample = None  # while the supervisor still watches, and on this thread
         now = self._clock()
-        self._calls.batches.learn(now - since)
-        if self._latency is not None:
-            self._latency.ended(bucket, len(live), since, now)
+        self._batcher.ended(bucket, len(live), since, now)
         return encoded
 
     def _check_session(self, session: Session) -> None:
@@ -371,7 +367,7 @@ class Engine:
             check_size(session, self._rules.session_max_bytes)
         finally:
             if session.is_closed:
-                self._calls.hook()
+                self._calls.again()
                 self._handler.on_session_close(session)
 
     def _encode(self, item: Item, output: Any) -> Outcome | None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from serving.deadline import Clock
 from serving.handler import MAX_BATCH
-from serving.worker.allowance import Allowance
 from serving.worker.batcher import Item
 from serving.worker.device.border import Landing
 from serving.worker.stamps import Stamps
@@ -33,12 +32,12 @@ class Flight:
 
 
 class Flights:
-    """The engine's thread's alone. ``allowance`` is how long the device may take for one batch, counted from when it
-    is done with the one before.
+    """The engine's thread's alone. ``most`` seconds are what the device may take for one batch, counted from when it is
+    done with the one before.
     """
 
-    def __init__(self, allowance: Allowance, clock: Clock = time.monotonic) -> None:
-        self._allowance = allowance
+    def __init__(self, most: float, clock: Clock = time.monotonic) -> None:
+        self._most = most
         self._clock = clock
         self._flights: deque[Flight] = deque()
         self._decoding: dict[int, Item] = {}
@@ -58,7 +57,7 @@ class Flights:
     def add(self, flight: Flight) -> None:
         self._flights.append(flight)
         if len(self._flights) == 1:
-            self._until = self._end_of(flight)
+            self._until = self._clock() + self._most
 
     def first(self, only_done: bool) -> Flight | None:
         """The batch that has been there longest is to land now."""
@@ -66,11 +65,8 @@ class Flights:
             return None
         self._flights[0].until = self.until()
         flight = self._flights.popleft()
-        self._until = self._end_of(self._flights[0]) if self._flights else 0.0
+        self._until = self._clock() + self._most
         return flight
-
-    def _end_of(self, flight: Flight) -> float:
-        return max(latest(flight.items), self._clock() + self._allowance.seconds)
 
     def begin(self, item: Item) -> None:
         """A decode thread has been given a request, or will be."""
@@ -107,11 +103,6 @@ def has_landed(landing: Landing) -> bool:
         return landing.done()
     except Exception:
         return True
-
-
-def latest(items: Sequence[Item]) -> float:
-    """The last of their deadlines."""
-    return max((item.request.deadline.at for item in items), default=0.0)
 
 
 class Merged:

@@ -84,7 +84,9 @@ class Worker:
 
     def _serve(self, handler: Handler) -> None:
         """Take requests until told to retire, or to park, and answer them."""
-        batcher = Batcher(handler.policy, self._model.queue_size, bell=self._intake.reading)
+        batcher = Batcher(
+            handler.policy, self._model.queue_size, bell=self._intake.reading, timeout=self._model.timeout
+        )
         rules = Rules.of(self._config, self._model.timeout)
         engine = Engine(handler, batcher, self._row, self._intake.deliver, rules, self._device, self._lose_device)
         keep_freed()  # only now: what a load needs for a moment is not kept

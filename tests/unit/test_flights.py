@@ -178,15 +178,16 @@ def test_a_batch_that_is_not_full_waits_behind_the_one_that_is_computed_and_grow
 def test_the_supervisor_sees_all_that_are_in_flight_and_the_time_of_the_batch_that_the_device_is_at() -> None:
     device = FakeDevice()
     rig = Rig(Doubles(device, max_size=2), device)
-    rig.put(1, 2, deadline=2e12)
-    rig.put(3, 4, deadline=3e12)
+    rig.put(1, 2)
+    rig.put(3, 4)
     rig.engine.step()
-    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1}, 2e12)
+    first = rig.stamps.until
+    assert (set(rig.stamps.ids), first > 0) == ({0, 1}, True)
     rig.engine.step()
-    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1, 2, 3}, 2e12)
+    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1, 2, 3}, first)
     device.landings[0].finish()
     rig.engine.step()
-    assert (set(rig.stamps.ids), rig.stamps.until) == ({2, 3}, 3e12)
+    assert (set(rig.stamps.ids), rig.stamps.until > first) == ({2, 3}, True)
     rig.run()
 
 
@@ -281,10 +282,10 @@ def test_decode_threads_decode_beside_each_other_and_a_bad_request_fails_alone(d
 def test_the_supervisor_sees_what_decode_threads_work_on() -> None:
     handler = Meets(FakeDevice())
     rig = Rig(handler, Host())
-    rig.put(1, deadline=2e12)
+    rig.put(1)
     rig.engine.step()
-    eventually(lambda: rig.stamps.until == 2e12)
-    assert (rig.stamps.ids, rig.batcher.size) == ((0,), 1)
+    eventually(lambda: rig.stamps.ids == (0,))
+    assert (rig.stamps.until > 0, rig.batcher.size) == (True, 1)
     rig.put(2)
     assert rig.run() == ["2", "4"]
 

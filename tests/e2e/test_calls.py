@@ -92,11 +92,11 @@ def test_a_call_that_hangs_is_ended_in_its_time_whatever_comes_after_it(pausing:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_decode_thread_that_hangs_is_ended_while_others_work(tmp_path: Path, threads: int) -> None:
-    place = folder(tmp_path, "Threaded")
+    place = folder(tmp_path, "Threaded", "max_size = 32")
     code = place / "code" / "pausing.py"
     code.write_text(code.read_text().replace("decode_threads = 2", f"decode_threads = {threads}"))
     with serving(place) as server:
-        took = seconds_until_killed(server, "decode")
+        took = seconds_until_killed(server, "decode", traffic=40.0)
     print(f"{threads} threads: ended after {took:.2f} s")
     assert took < TIMEOUT + MOST
 
@@ -128,7 +128,7 @@ def test_a_stream_is_not_cut_since_another_one_has_not_begun(tmp_path: Path) -> 
     async def run(port: int) -> tuple[Answer, bytes]:
         stuck = asyncio.create_task(once(port, {"at": "stuck"}))
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        body = b'{"at": "async later", "seconds": 0.45, "n": 6}'
+        body = b'{"at": "async later", "seconds": 1.3, "n": 2}'
         writer.write(
             b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
@@ -141,7 +141,7 @@ def test_a_stream_is_not_cut_since_another_one_has_not_begun(tmp_path: Path) -> 
     with serving(folder(tmp_path, "Pausing"), stream_idle_timeout=5) as server:
         stuck, said = asyncio.run(run(server.port))
         assert stuck.status == 504
-        assert said.count(b"ok") == 6
+        assert said.count(b"ok") == 2
         assert said.endswith(b"0\r\n\r\n")
         assert kills(server) == 0
 

@@ -2,9 +2,8 @@
 
 python benchmarks/overload.py --before ../other-checkout --write
 
-The model only waits, so that its capacity is known. Times are short ones of the same proportions as those of a model
-that takes 0.5, 1 or 10 s a batch and has 60 s: a call takes a hundred-and-twentieth, a sixtieth or a sixth of the
-time-out. Requests come at random, whatever the server does.
+The model only waits, so that its capacity is known. Times are short ones, but as parts of the time-out those of a model
+that takes 0.5, 1 or 10 s a batch and has 60 s. Requests come at random, whatever the server does.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import uvloop
 from serve import RESULTS, ROOT, environment, free_port, stop, wait_ready, write_section
 
 HANDLER = """
@@ -48,12 +48,12 @@ class Waits(Handler):
     def encode(self, output, request):
         return b"x"
 """
-TIMEOUT = 3.0  # seconds
-SHARES = (1 / 120, 1 / 60, 1 / 6)  # of the time-out, for one batch
+BATCHES = ((0.05, 6.0), (0.05, 3.0), (0.5, 3.0))  # seconds of one and of the time-out
 SIZES = (1, 8)
 LOADS = (2, 4, 10)  # times the capacity
-BEFORE = 2 * TIMEOUT  # seconds until it is counted: by then a queue is as long as it gets
+BEFORE = 2.0  # times the time-out until it is counted: by then a queue is as long as it gets
 COUNTED = 5.0  # seconds
+TOGETHER = 500.0  # requests a second that one client can ask two servers for
 FILES = 8192  # connections, and room for more
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 REQUEST = b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 1\r\n\r\nx"
@@ -98,10 +98,11 @@ class Connection(asyncio.Protocol):
 
 @dataclass
 class Flood:
-    """``answers`` counts by status what was asked and answered after ``BEFORE`` seconds; ``slowest`` is in seconds."""
+    """``answers`` counts by status what was answered after a while; ``slowest`` and ``timeout`` are in seconds."""
 
     port: int
     rate: float
+    timeout: float
     answers: Counter[int] = field(default_factory=Counter)
     slowest: float = 0.0
     _free: deque[Connection] = field(default_factory=deque)
@@ -110,14 +111,14 @@ class Flood:
     async def run(self, seed: int) -> Flood:
         dice, began = random.Random(seed), time.monotonic()
         at = began
-        while (at := at + dice.expovariate(self.rate)) < began + BEFORE + COUNTED:
+        while (at := at + dice.expovariate(self.rate)) < began + BEFORE * self.timeout + COUNTED:
             if (wait := at - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
             task = asyncio.create_task(self._ask(began))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=2 * TIMEOUT)
+            await asyncio.wait(self._tasks, timeout=2 * self.timeout)
         for connection in self._free:
             connection.close()
         return self
@@ -132,7 +133,7 @@ class Flood:
                 self._free.append(connection)
         now = time.monotonic()
         self.slowest = max(self.slowest, now - started)
-        if began + BEFORE < now <= began + BEFORE + COUNTED:
+        if 0 < now - began - BEFORE * self.timeout <= COUNTED:
             self.answers[status] += 1
 
     async def _connect(self) -> Connection:
@@ -165,24 +166,26 @@ class Cell:
     answers: Counter[int]
 
 
-def measure(roots: list[Path], seconds: float, size: int, load: float) -> list[Cell]:
-    """All of them at the same time, on the same arrivals."""
+def measure(roots: list[Path], seconds: float, timeout: float, size: int, load: float) -> list[Cell]:
+    """All of them on the same arrivals, at the same time if one client can ask for so much."""
     capacity = size / seconds
+    if len(roots) > 1 and load * capacity > TOGETHER:
+        return [cell for root in roots for cell in measure([root], seconds, timeout, size, load)]
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         folder = Path(scratch, "model")
         (folder / "code").mkdir(parents=True)
         (folder / "code" / "inference.py").write_text(HANDLER)
         (folder / "serving.toml").write_text(
-            f'handler = "inference:Waits"\ntimeout_s = {TIMEOUT}\n[options]\nseconds = {seconds}\n'
+            f'handler = "inference:Waits"\ntimeout_s = {timeout}\n[options]\nseconds = {seconds}\n'
             f"[batch]\nmax_size = {size}\n"
         )
         logs = [Path(scratch, f"log{n}") for n in range(len(roots))]
         ports = [stack.enter_context(running(root, folder, log)) for root, log in zip(roots, logs, strict=True)]
 
         async def flood() -> list[Flood]:
-            return list(await asyncio.gather(*(Flood(port, load * capacity).run(seed=size) for port in ports)))
+            return list(await asyncio.gather(*(Flood(port, load * capacity, timeout).run(seed=size) for port in ports)))
 
-        floods = asyncio.run(flood())
+        floods = uvloop.run(flood())
         kills = [log.read_text().count('"ending a worker"') for log in logs]
     return [
         Cell(one.answers[200] / (capacity * COUNTED), killed, one.slowest, one.answers)
@@ -190,8 +193,8 @@ def measure(roots: list[Path], seconds: float, size: int, load: float) -> list[C
     ]
 
 
-def row(share: float, size: int, load: float, cells: list[Cell]) -> str:
-    name = f"1/{1 / share:.0f}"
+def row(seconds: float, timeout: float, size: int, load: float, cells: list[Cell]) -> str:
+    name = f"{seconds:g} of {timeout:g}"
     found = (f"{cell.goodput:.0%} | {cell.kills} | {cell.slowest:.2f}" for cell in cells)
     return f"| {name} | {size} | {load} x | {' | '.join(found)} |"
 
@@ -200,14 +203,14 @@ def table(roots: list[Path]) -> str:
     names = ("before", "now") if len(roots) == 2 else ("now",)
     heads = [f"{name}: answered in time, of the capacity | kills | slowest answer, s" for name in names]
     lines = [
-        f"| batch, of the time-out | max_size | load | {' | '.join(heads)} |",
+        f"| batch and time-out, s | max_size | load | {' | '.join(heads)} |",
         "|---:|---:|---:" + "|---:" * 3 * len(roots) + "|",
     ]
-    for share in SHARES:
+    for seconds, timeout in BATCHES:
         for size in SIZES:
             for load in LOADS:
-                cells = measure(roots, TIMEOUT * share, size, load)
-                lines.append(row(share, size, load, cells))
+                cells = measure(roots, seconds, timeout, size, load)
+                lines.append(row(seconds, timeout, size, load, cells))
                 print(lines[-1], [dict(cell.answers) for cell in cells], file=sys.stderr, flush=True)
     return "\n".join(lines)
 
@@ -224,7 +227,7 @@ def main() -> None:
     text = "\n".join(
         [
             f"`python benchmarks/overload.py` on {where['date']}; {facts}; client on the same cores, "
-            f"a time-out of {TIMEOUT:g} s, counted for {COUNTED:g} s after {BEFORE:g}.",
+            f"counted for {COUNTED:g} s after {BEFORE:g} time-outs.",
             "",
             table(roots),
         ]

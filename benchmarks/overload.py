@@ -23,6 +23,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import uvloop
 from serve import RESULTS, ROOT, environment, free_port, stop, wait_ready, write_section
@@ -69,8 +70,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def ask(self) -> asyncio.Future[int]:
         """The status of the answer, 0 where the connection is lost."""

@@ -275,18 +275,19 @@ class Batcher:
         taken.bucket = key
         queue = self._buckets[key]
         before = len(queue)
-        self._fill(taken, queue)
+        self._fill(taken, queue, self.forecast.busy(self._clock()) if full else 0.0)
         self._decoded -= before - len(queue)
         if not queue:
             del self._buckets[key]
         return taken
 
-    def _fill(self, taken: Taken, queue: deque[Item]) -> None:
-        """A batch from the front of a queue; none where others are to be decoded first, for those without hope."""
+    def _fill(self, taken: Taken, queue: deque[Item], busy: float) -> None:
+        """A batch from the front of a queue, to begin in ``busy`` seconds; none where others are to be decoded first,
+        for those without hope."""
         now = self._clock()
         size = self._size(taken.bucket, queue, now)
         times = self.forecast.of(taken.bucket)
-        if times is not None and self._pass_over(taken, queue, size, times, now):
+        if times is not None and self._pass_over(taken, queue, size, times, now + busy + WAY):
             return
         while queue and len(taken.batch) < size:
             item = queue.popleft()
@@ -298,16 +299,16 @@ class Batcher:
             else:
                 taken.batch.append(item)
                 if times is not None:
-                    size = max(len(taken.batch), times.most(left - WAY, size))
+                    size = max(len(taken.batch), times.most(left - busy - WAY, size))
 
-    def _pass_over(self, taken: Taken, queue: deque[Item], size: int, times: Times, now: float) -> bool:
-        """Take out those that have less time left than a batch of one takes, or one of all that wait, where there are
-        enough others for a whole one. Whether it is better to come again, since others are to be decoded."""
-        one, enough = times.upper(1) + WAY, len(queue) + len(self._arrivals) - size
-        whole = times.upper(min(size, size + enough)) + WAY
+    def _pass_over(self, taken: Taken, queue: deque[Item], size: int, times: Times, begin: float) -> bool:
+        """Take out those that have less time left at ``begin`` than a batch of one takes, or one of all that wait,
+        where there are enough others for a whole one. Whether to come again, since others are to be decoded."""
+        one, enough = times.upper(1), len(queue) + len(self._arrivals) - size
+        whole = times.upper(min(size, size + enough))
         stay = deque[Item]()
         for item in queue:
-            left = item.request.deadline.at - now
+            left = item.request.deadline.at - begin
             if item.sure or item.cancelled or left >= whole or (left >= one and enough <= 0):
                 stay.append(item)
             else:
@@ -331,9 +332,9 @@ class Batcher:
         if self.latency is not None:
             self.latency.begins(bucket, n, now)
 
-    def ended(self, bucket: Hashable, n: int, since: float, now: float) -> None:
-        """One that was given to it at ``since`` has been answered."""
-        self.forecast.ended(bucket, n, since, now)
+    def ended(self, bucket: Hashable, n: int, since: float, now: float, behind: int = 0) -> None:
+        """One that was given to it at ``since`` has been answered, and so many are on the device ``behind`` it."""
+        self.forecast.ended(bucket, n, since, now, behind)
         if self.latency is not None:
             self.latency.ended(bucket, n, since, now)
 

@@ -357,8 +357,7 @@ class Engine:
             if (outcome := self._encode(item, output)) is not None:
                 encoded.append(outcome)
             item.sample = None  # while the supervisor still watches, and on this thread
-        now = self._clock()
-        self._batcher.ended(bucket, len(live), since, now)
+        self._batcher.ended(bucket, len(live), since, self._clock(), len(self._flights))
         return encoded
 
     def _check_session(self, session: Session) -> None:

@@ -96,15 +96,16 @@ class Forecast:
             self._busy_until = max(self._busy_until, now + self._hold)
         self._held_to = now
 
-    def ended(self, bucket: Hashable, n: int, since: float, now: float) -> None:
-        """One that was given to it at ``since`` has been answered; until the one before it was, it had to wait."""
+    def ended(self, bucket: Hashable, n: int, since: float, now: float, behind: int = 0) -> None:
+        """One that was given to it at ``since`` has been answered; until the one before it was, it had to wait. So many
+        are on the device ``behind`` it."""
         seconds = now - max(since, self._last_end)
         self._last_end = now
         if not self.knows and seconds < self._quick:
             return
         self.knows = True
-        self._busy_until = min(self._busy_until, now)
         self._all.learn(n, seconds)
+        self._busy_until = now + behind * self._all.mean(n)
         times = self._times.get(bucket)
         if times is None:
             if len(self._times) >= KNOWN:
@@ -124,6 +125,10 @@ class Forecast:
         """What is known of a bucket's batches."""
         return self._times.get(bucket) if self.knows else None
 
+    def busy(self, now: float) -> float:
+        """Seconds until the model is done with what it was given."""
+        return max(0.0, self._busy_until - now)
+
     def is_idle(self, now: float) -> bool:
         """Whether the model is at nothing, as far as is known, or longer at it than was to be expected."""
         return self._busy_until <= now
@@ -133,7 +138,7 @@ class Forecast:
         if not self.knows:
             return 0.0
         all, size = self._all, self._max
-        busy = max(0.0, self._busy_until - now)
+        busy = self.busy(now)
         batches, rest = divmod(ahead, size)
         own = size if busy else rest + 1  # while the model is busy others come, and share its batch
         spread = MARGIN * all.deviation * math.sqrt(batches + 1)

@@ -15,6 +15,8 @@ from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
 from serving.scoreboard import Scoreboard
 from serving.worker.batcher import Batcher, Item
+from serving.worker.device.border import Landing
+from serving.worker.device.host import Host
 from serving.worker.engine import Engine
 from serving.worker.rules import Rules
 from serving.worker.streams import Begin, End, More
@@ -42,13 +44,51 @@ class FakeClock:
         return self.now
 
 
+class Ahead(Host):
+    """A device that works on one batch after the other while the host does something else."""
+
+    name = "cuda:0"
+    runs_ahead = True
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        self.ends: deque[float] = deque()
+
+    def fetch(self, outputs: list[Arrival]) -> Landing:  # type: ignore[override]
+        began = max([self.simulation.clock.now, *self.ends])
+        end = began + self.simulation.time_of([one.weight for one in outputs])
+        self.ends.append(end)
+        return Flying(outputs, end, self)
+
+
+@dataclass
+class Flying:
+    outputs: list[Arrival]
+    end: float
+    device: Ahead
+
+    def done(self) -> bool:
+        return self.device.simulation.clock.now >= self.end
+
+    def wait(self) -> list[Arrival]:
+        self.device.simulation.pass_until(self.end)
+        self.device.ends.remove(self.end)
+        return self.outputs
+
+
 class Simulation(Handler):
     """``answers`` counts by code what became of the requests, "200" for those answered in time and "late" for those
     that were computed for nobody. With ``piece`` an answer comes in ten pieces that take so many seconds each, and no
-    batch begins meanwhile."""
+    batch begins meanwhile. ``ahead``: on a device that runs ahead of the host."""
 
     def __init__(
-        self, arrivals: Iterable[Arrival], time_of: Time, timeout: float = 60.0, piece: float = 0.0, **policy: Any
+        self,
+        arrivals: Iterable[Arrival],
+        time_of: Time,
+        timeout: float = 60.0,
+        piece: float = 0.0,
+        ahead: bool = False,
+        **policy: Any,
     ) -> None:
         self.policy = BatchPolicy(**policy)
         self.clock = FakeClock()
@@ -67,13 +107,18 @@ class Simulation(Handler):
         self.row.claim(1)
         self.batcher = Batcher(self.policy, 1024, self.clock)
         rules = Rules(timeout=timeout)
-        self.engine = Engine(self, self.batcher, self.row, self._deliver, rules, clock=self.clock)
+        self.chip = Ahead(self) if ahead else None
+        self.engine = Engine(self, self.batcher, self.row, self._deliver, rules, self.chip, clock=self.clock)
 
     def run(self) -> Simulation:
-        while self.arrivals or self.batcher.size or len(self.engine.streams):
+        while self.arrivals or self.batcher.size or len(self.engine.streams) or (self.chip and self.chip.ends):
             self._arrive()
             if len(self.engine.streams):
                 self.engine.step()
+            elif self.chip is not None and self.chip.ends:
+                self.engine.step()
+                soonest = [*list(self.chip.ends)[:1], *(one.at for one in list(self.arrivals)[:1])]
+                self.clock.now = max(self.clock.now, min(soonest, default=0.0))
             elif not self.batcher.size:
                 self.clock.now = self.arrivals[0].at
             elif (delay := self.batcher.delay()) != 0:
@@ -120,15 +165,16 @@ class Simulation(Handler):
 
     def predict(self, batch: list[Arrival]) -> list[Arrival]:
         self.sizes.append(len(batch))
-        self._take_time(self.time_of([one.weight for one in batch]))
+        if self.chip is None:
+            self.pass_until(self.clock.now + self.time_of([one.weight for one in batch]))
         return batch
 
-    def _take_time(self, seconds: float) -> None:
-        end = self.clock.now + seconds
+    def pass_until(self, end: float) -> None:
+        """User code or the device takes so long; the supervisor looks at the end."""
         while self.arrivals and self.arrivals[0].at <= end:
             self.clock.now = max(self.clock.now, self.arrivals[0].at)
             self._arrive()
-        self.clock.now = end
+        self.clock.now = max(end, self.clock.now)
         self.kills += end > self.row.busy_until
 
     def encode(self, output: Arrival, request: Request) -> Any:
@@ -136,7 +182,7 @@ class Simulation(Handler):
 
     def _pieces(self) -> Iterator[bytes]:
         for _ in range(10):
-            self._take_time(self.piece)
+            self.pass_until(self.clock.now + self.piece)
             yield b"x"
 
 

@@ -37,8 +37,11 @@ def flood(capacity: float, load: float, time_of: Time, timeout: float = 60.0, **
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize("max_size", [1, 8])
 @pytest.mark.parametrize(("seconds", "timeout"), [(0.05, 60.0), (0.05, 6.0), (1.0, 60.0), (10.0, 60.0)])
-def test_goodput_stays_near_capacity_at_any_load(seconds: float, timeout: float, max_size: int, load: float) -> None:
-    simulation = flood(max_size / seconds, load, constant(seconds), timeout, max_size=max_size)
+@pytest.mark.parametrize("ahead", [False, True], ids=["host", "runs ahead"])
+def test_goodput_stays_near_capacity_at_any_load(
+    seconds: float, timeout: float, max_size: int, load: float, ahead: bool
+) -> None:
+    simulation = flood(max_size / seconds, load, constant(seconds), timeout, max_size=max_size, ahead=ahead)
     assert goodput(simulation, max_size / seconds) > 0.9, simulation.answers
     assert simulation.kills == 0
     assert simulation.answers["late"] <= 0.01 * simulation.answers["200"]

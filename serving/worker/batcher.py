@@ -22,7 +22,7 @@ from serving.request import Request, Response
 from serving.session import Session
 from serving.worker.bell import Bell, PlainBell
 from serving.worker.caps import Caps
-from serving.worker.forecast import WAY, Forecast, Times
+from serving.worker.forecast import Forecast, Times
 from serving.worker.latency import Latency
 
 Chore = Callable[[Handler, Session], Response]
@@ -287,7 +287,7 @@ class Batcher:
         now = self._clock()
         size = self._size(taken.bucket, queue, now)
         times = self.forecast.of(taken.bucket)
-        if times is not None and self._pass_over(taken, queue, size, times, now + busy + WAY):
+        if times is not None and self._pass_over(taken, queue, size, times, now + busy + self.forecast.way):
             return
         while queue and len(taken.batch) < size:
             item = queue.popleft()
@@ -299,7 +299,7 @@ class Batcher:
             else:
                 taken.batch.append(item)
                 if times is not None:
-                    size = max(len(taken.batch), times.most(left - busy - WAY, size))
+                    size = max(len(taken.batch), times.most(left - busy - self.forecast.way, size))
 
     def _pass_over(self, taken: Taken, queue: deque[Item], size: int, times: Times, begin: float) -> bool:
         """Take out those that have less time left at ``begin`` than a batch of one takes, or one of all that wait,

@@ -15,7 +15,8 @@ from serving.worker.latency import ENOUGH, KNOWN, MARGIN, SLOW, Fit
 DECAY = 0.97  # of the largest batch that is remembered, with each one
 RECENT = 0.2  # weight of the newest in the mean of how long answers in pieces hold up the next batch
 QUICK = 16  # times a full queue of quick batches fits into the time-out
-WAY = 0.01  # seconds for an answer's way to its client
+WAY = 0.01  # seconds at least for an answer's way to its client
+SHARE = 100  # of the time-out, for that way and for a machine that has other things to do
 LONGEST = 60  # seconds that a client is asked to wait before it tries again
 
 
@@ -74,6 +75,8 @@ class Forecast:
         self._quick = timeout / (QUICK * queue_size)
         self._all = Times()
         self._times: dict[Hashable, Times] = {}
+        self.way = max(WAY, timeout / SHARE)
+        """Seconds for an answer's way to its client."""
         self._busy_until = self._last_end = 0.0
         self._hold = self._held_from = self._held_to = 0.0
         self.knows = False
@@ -142,7 +145,7 @@ class Forecast:
         batches, rest = divmod(ahead, size)
         own = size if busy else rest + 1  # while the model is busy others come, and share its batch
         spread = MARGIN * all.deviation * math.sqrt(batches + 1)
-        return busy + batches * (all.mean(size) + self._hold) + all.mean(own) + spread + WAY
+        return busy + batches * (all.mean(size) + self._hold) + all.mean(own) + spread + self.way
 
     def again_after(self, seconds: float) -> int:
         """When a client that was refused may try again: in whole seconds, when so many more are over."""

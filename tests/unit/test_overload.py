@@ -29,7 +29,7 @@ def goodput(simulation: Simulation, capacity: float) -> float:
 
 
 def flood(capacity: float, load: float, time_of: Time, timeout: float = 60.0, **more: object) -> Simulation:
-    count = int(min(12_000, max(300, 8 * timeout * capacity * load)))
+    count = int(min(8_000, max(300, 8 * timeout * capacity * load)))
     arrivals = poisson(load * capacity, count, timeout=timeout)
     return Simulation(arrivals, time_of, timeout=timeout, **more).run()  # type: ignore[arg-type]
 

@@ -19,7 +19,7 @@ ENOUGH = 20  # complaints, after which no more are looked for
 
 @pytest.fixture(scope="module", params=["direct", "asgi"])
 def tortured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder: Path = model_folder(tmp_path_factory.mktemp("tortured"), "echo:Echo")
+    folder: Path = model_folder(tmp_path_factory.mktemp("tortured"), "dawdler:Dawdler")
     with serving(folder, max_body=MOST, http=request.param, http_workers=1) as server:
         yield server
 

@@ -14,7 +14,7 @@
 set -u
 cd "$(dirname "$0")/../.." || exit
 : "${OUT:?a folder for results}" "${BUDGET:=395}" "${PYTHON:=python3}" "${DEVICE:=cuda:0}"
-: "${SECONDS_EACH:=3}" "${CONNECTIONS:=512}" "${CLIENTS:=8}" "${SHAPES:=resnet50 bert-base}" "${SIZES:=32 64 128}"
+: "${SECONDS_EACH:=3}" "${CONNECTIONS:=512}" "${CLIENTS:=8}" "${SHAPES:=resnet50 bert-base}" "${SIZES:=64 128}"
 : "${WAYS:=served graphs}" "${REPLICAS:=1 3}" "${BATCH:=64}" "${GIB:=1}" "${REPEATS:=2}"
 END=$((SECONDS + BUDGET)) FAILED=0
 mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd)
@@ -54,7 +54,7 @@ tests a ${G}speed.py ${G}graphs.py &
 BESIDE=$!
 tests b ${G}faults.py ${G}serve.py ${G}kinds.py
 wait $BESIDE || FAILED=1
-step throughput 150 $PYTHON benchmarks/gpu/throughput.py $LOAD $ROWS --shapes $SHAPES --sizes $SIZES --ways $WAYS \
+step throughput 165 $PYTHON benchmarks/gpu/throughput.py $LOAD $ROWS --shapes $SHAPES --sizes $SIZES --ways $WAYS \
   --replicas $REPLICAS
 # Alone: they time, and they measure memory.
 tests c ${G}overlap.py ${G}models.py

@@ -135,7 +135,7 @@ def served(
 
 def loaded(rows: Rows, shape: str, how: str, limit: float, options: argparse.Namespace, file: Path, port: int) -> None:
     """The median of some measurements of the same server."""
-    load(port, file, options.connections, options.clients, min(2.0, options.seconds))
+    load(port, file, options.connections, options.clients, min(1.0, options.seconds))
     found = median(
         [load(port, file, options.connections, options.clients, options.seconds) for _ in range(options.repeats)]
     )

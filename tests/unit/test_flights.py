@@ -39,9 +39,13 @@ class Stamps:
     def __init__(self) -> None:
         self.ids: tuple[int, ...] = ()
         self.until = 0.0
+        self.kept: tuple[int, ...] = ()
+
+    def keep(self, ids: Sequence[int]) -> None:
+        self.kept = tuple(ids)
 
     def start(self, ids: Sequence[int], until: float) -> None:
-        self.ids, self.until = tuple(ids), until
+        self.ids, self.until = (*ids, *self.kept), until
 
     def pause(self) -> None:
         self.until = 0.0

@@ -62,7 +62,7 @@ ANY_SIZE = {"archive_max_bytes": "1000GB", "archive_max_ratio": 100_000}
 
 
 def endless(archive: Path) -> None:
-    """Have an archive take minutes to unpack and next to no disk, by a tail of zeros, where settings are ``ANY_SIZE``."""
+    """Have an archive take minutes to unpack and no disk, by a tail of zeros, where settings are ``ANY_SIZE``."""
     zeros = gzip.compress(bytes(64 << 20), 1)
     with archive.open("ab") as file:
         for _ in range(1000):

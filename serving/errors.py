@@ -18,7 +18,7 @@ ServingError
 ├── WorkerDied 500            the request's worker died on both tries
 ├── Unavailable 503           try again later; carries Retry-After
 │   ├── QueueFull 503
-│   ├── Overloaded 503        it would take longer than the model's max_latency_ms
+│   ├── Overloaded 503        it could not be answered in time
 │   ├── ModelLoading 503
 │   ├── ModelFailed 503
 │   ├── SessionLimit 503      as many sessions as there may be are open
@@ -148,9 +148,14 @@ class BodiesFull(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """It could not be answered within the model's ``max_latency_ms``."""
+    """It could not be answered by its deadline, or not within the model's ``max_latency_ms``. ``retry_after`` is in
+    seconds."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, retry_after: int = Unavailable.retry_after) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # type: ignore[misc]
 
 
 class ModelLoading(Unavailable):

@@ -122,7 +122,8 @@ class Exchange(msgspec.Struct, eq=False):
     def _reply(self, head: bytes, body: Body) -> None:
         reply = reply_head(head)
         if reply.code is not None:
-            self.fail(CodedError(reply.status, reply.code, bytes(body).decode("utf-8", "replace")))
+            message = bytes(body).decode("utf-8", "replace")
+            self.fail(CodedError(reply.status, reply.code, message, reply.retry_after))
             return
         response = response_of(reply, body)
         if len(body) >= LARGE or self.protocol.is_full:

@@ -3,6 +3,7 @@
 ServingError
 ├── BadRequest 400            the request itself is wrong
 │   ├── BadArchive 400        a model archive that is damaged or would do harm
+│   ├── BadModel 400          a folder or archive that holds no model, or whose settings are wrong
 │   ├── NotFound 404
 │   │   ├── ModelNotFound 404     the model store has no model of that name
 │   │   └── ModelNotLoaded 404    and this call loads none
@@ -11,7 +12,8 @@ ServingError
 │   ├── SessionNotFound 400   unknown; also SessionExpired, SessionClosed, SessionLost, SessionsDisabled
 │   ├── AlreadyLoaded 409
 │   ├── BodyTooLarge 413
-│   └── UnsupportedMediaType 415
+│   ├── UnsupportedMediaType 415
+│   └── HeadTooLarge 431
 ├── HandlerError 500          user code failed
 ├── WorkerDied 500            the request's worker died on both tries
 ├── Unavailable 503           try again later; carries Retry-After
@@ -56,6 +58,10 @@ class BadRequest(ServingError):
 
 class BadArchive(BadRequest):
     code = "bad_archive"
+
+
+class BadModel(BadRequest):
+    code = "bad_model"
 
 
 class NotFound(BadRequest):
@@ -110,6 +116,12 @@ class BodyTooLarge(BadRequest):
 
 class UnsupportedMediaType(BadRequest):
     status, code = 415, "unsupported_media_type"
+
+
+class HeadTooLarge(BadRequest):
+    """The headers of a request, or the trailers of its body, are more than anybody needs."""
+
+    status, code = 431, "head_too_large"
 
 
 class HandlerError(ServingError):
@@ -200,6 +212,10 @@ class ConfigError(Exception):
 
 class ModelError(Exception):
     """A model that can never load: folder, ``serving.toml`` or handler are wrong. Trying again cannot help."""
+
+
+class NoModel(ModelError):
+    """There is nothing in a folder that could be served."""
 
 
 class WireError(Exception):

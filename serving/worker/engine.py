@@ -284,10 +284,13 @@ class Engine:
         live, outcomes = self._begun(taken.batch, taken.bucket)
         if not live:
             return outcomes
+        self._batcher.alone(True)
         try:
             landing = self._device.fetch(self._computing.compute([item.sample for item in live]))
         except BaseException as exc:
+            self._batcher.alone(False)
             return [*outcomes, *self._recover(taken.bucket, live, exc)]
+        self._batcher.alone(False)
         self._flights.add(Flight(taken.bucket, live, landing, self._clock()))
         self._calls.finish()
         return outcomes
@@ -327,7 +330,7 @@ class Engine:
         if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:
             return self._run(bucket, live, again=True)
         if len(live) == 1:
-            failed = self._failed(live[0], predict_error(live[0], exc))
+            failed = self._failed(live[0], predict_error(live[0], exc, fault))
             live[0].sample = None
             return [failed]
         log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))

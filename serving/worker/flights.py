@@ -9,7 +9,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from serving.deadline import Clock
-from serving.handler import MAX_BATCH
 from serving.worker.batcher import Item
 from serving.worker.device.border import Landing
 from serving.worker.stamps import Stamps
@@ -42,6 +41,8 @@ class Flights:
         self._flights: deque[Flight] = deque()
         self._decoding: dict[int, Item] = {}
         self._until = 0.0
+        self.changes = 0
+        """How often what ``items`` gives has become another."""
 
     def __bool__(self) -> bool:
         return bool(self._flights or self._decoding)
@@ -56,6 +57,7 @@ class Flights:
 
     def add(self, flight: Flight) -> None:
         self._flights.append(flight)
+        self.changes += 1
         if len(self._flights) == 1:
             self._until = self._clock() + self._most
 
@@ -63,6 +65,7 @@ class Flights:
         """The batch that has been there longest is to land now."""
         if not self._flights or (only_done and not has_landed(self._flights[0].landing)):
             return None
+        self.changes += 1
         self._flights[0].until = self.until()
         flight = self._flights.popleft()
         self._until = self._clock() + self._most
@@ -112,12 +115,12 @@ class Merged:
     def __init__(self, stamps: Stamps, flights: Flights) -> None:
         self._stamps = stamps
         self._flights = flights
-        self.reserve, self.begin, self.end = stamps.reserve, stamps.begin, stamps.end
+        self._seen = 0
+        self.keep, self.reserve, self.begin, self.end = stamps.keep, stamps.reserve, stamps.begin, stamps.end
         self.hold, self.count_padding = stamps.hold, stamps.count_padding
 
     def start(self, ids: Sequence[int], until: float) -> None:
-        if len(self._flights):
-            ids = [*ids, *(item.id for item in self._flights.items())][:MAX_BATCH]
+        self._keep()
         self._stamps.start(ids, self._sooner(until))
 
     def renew(self, until: float) -> None:
@@ -125,6 +128,12 @@ class Merged:
 
     def _sooner(self, until: float) -> float:
         return self._flights.until() if self._flights.hang else until
+
+    def _keep(self) -> None:
+        """Only where they have changed: there may be hundreds of them, and a stamp for each request is made."""
+        if self._seen != self._flights.changes:
+            self._seen = self._flights.changes
+            self._stamps.keep([item.id for item in self._flights.items()])
 
     def pause(self) -> None:
         self._stamps.pause()
@@ -135,5 +144,6 @@ class Merged:
         self._resume()
 
     def _resume(self) -> None:
+        self._keep()
         if len(self._flights):
-            self._stamps.start([item.id for item in self._flights.items()][:MAX_BATCH], self._flights.until())
+            self._stamps.start([], self._flights.until())

@@ -23,6 +23,7 @@ from serving.request import Request, Response
 from serving.scoreboard import Scoreboard
 from serving.session import Session
 from serving.worker.batcher import Batcher, Item
+from serving.worker.bell import PlainBell
 from serving.worker.caps import PATIENCE, Caps
 from serving.worker.device.cuda import Copy, probe, resolved
 from serving.worker.device.fake import FakeDevice, FakeLanding
@@ -41,7 +42,7 @@ class Stamps:
         self.row = row = Scoreboard.create().row(0)
         row.claim(1)
         self.start, self.renew, self.pause, self.finish = row.start, row.renew, row.pause, row.finish
-        self.reserve, self.begin, self.end = row.reserve, row.begin, row.end
+        self.keep, self.reserve, self.begin, self.end = row.keep, row.reserve, row.begin, row.end
         self.hold, self.count_padding = row.hold, row.count_padding
 
     @property
@@ -248,6 +249,27 @@ def test_every_request_gets_its_own_answer_however_the_device_dawdles(
         if lands and device.landings:
             device.landings[-1].finish()
     assert rig.run() == [str(2 * n) for n in range(count)]
+
+
+def test_the_engine_says_when_it_launches_and_when_that_is_over_whatever_comes_of_it() -> None:
+    device = FakeDevice()
+    said: list[bool] = []
+
+    class Listens(PlainBell):
+        def alone(self, is_alone: bool) -> None:
+            said.append(is_alone)
+
+    class Notes(Breaks):
+        def predict(self, batch: list[int]) -> list[int]:
+            said.append(said[-1])
+            return super().predict(batch)
+
+    handler = Notes(device, max_size=1)
+    rig = Rig(handler, device)
+    rig.batcher._bell = Listens()
+    rig.put(1, 12)
+    assert rig.run() == ["2", "500 handler_error"]
+    assert said == [True, True, False] * 2
 
 
 # Decode threads.
@@ -497,7 +519,7 @@ def test_a_probe_decides_the_doubtful(error: Exception | None, fault: Fault) -> 
         if error is not None:
             raise error
 
-    assert probe(attempt) is fault
+    assert probe(attempt, lambda: 1 << 30) is fault
 
 
 class Breaks(Doubles):
@@ -511,6 +533,30 @@ class Breaks(Doubles):
         if 12 in batch:
             raise RuntimeError("cuBLAS is not happy")
         return super().predict(batch)
+
+
+class Crowded(Doubles):
+    """Calls a library that gets no memory for itself as long as all is kept for reuse, and says so by no code."""
+
+    def predict(self, batch: list[int]) -> list[int]:
+        if self.chip.kept or 12 in batch:
+            raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+        return super().predict(batch)
+
+
+def test_a_device_on_which_nothing_is_free_was_short_of_memory_whatever_the_error_says() -> None:
+    rig = Rig(Crowded(device := FakeDevice(kept=1, room=0)), device)
+    rig.put(1)
+    assert rig.run() == ["2"]
+    rig = Rig(Crowded(device := FakeDevice(kept=1, room=0)), device)
+    rig.put(1, 12, 3)
+    assert rig.run() == ["2", "507 out_of_memory", "6"]
+
+
+def test_an_error_without_a_code_is_the_models_where_there_is_room() -> None:
+    rig = Rig(Crowded(device := FakeDevice()), device)
+    rig.put(1, 12, 3)
+    assert rig.run() == ["2", "500 handler_error", "6"]
 
 
 def test_a_lost_context_ends_the_process_with_all_that_were_running_on_the_scoreboard() -> None:

@@ -74,6 +74,7 @@ class App:
         self._local = LocalRuntime(self, config.local_input, config.local_output) if config.local else None
         self._many = config.many
         self._stream_timeout = config.stream_timeout
+        self.drain_timeout = config.drain_timeout
         self._max_body = config.max_body
         room = memory.share(config.body_memory, memory.total()) // config.http_workers
         self._bodies = Bodies(room, rest)
@@ -96,6 +97,14 @@ class App:
             exception_handlers={HTTPException: refuse},
         )
         self._numbers = itertools.count(1)
+
+    def in_flight(self) -> int:
+        """Requests of this process that are not answered yet."""
+        return self._slot.in_flight
+
+    def must_end(self) -> bool:
+        """Whether the time to finish is over, or nobody is left to finish with."""
+        return self._board.has_given_up or self._replicas.link.is_lost
 
     def _routes(self, config: Config) -> list[BaseRoute]:
         if config.many:

@@ -87,6 +87,15 @@ def reap(owns_group: Callable[[int], bool]) -> Iterator[Exit]:
         yield Exit(ended.si_pid, os.waitstatus_to_exitcode(status))
 
 
+def is_child(pid: int) -> bool:
+    """Whether a process of this number is a child of ours that nobody has reaped yet."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def oom_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
     """How often the kernel's OOM killer has struck in our cgroup; 0 where it cannot be told."""
     files = (root / "memory.events", root / "memory" / "memory.oom_control", root / "memory.oom_control")

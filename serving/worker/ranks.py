@@ -25,6 +25,7 @@ from serving.faults import EXIT_STICKY, Fault
 from serving.handler import Handler
 from serving.model import Model
 from serving.runtime import set_parent_death_signal
+from serving.signals import OTHERS, STOPS, overhear
 from serving.worker.device import find_device, resolve
 from serving.worker.shipping import pack, unpack
 
@@ -121,6 +122,7 @@ def begin(model: Model, meeting: Path, follow: Callable[[int, socket.socket], No
         if pid == 0:
             try:
                 set_parent_death_signal(signal.SIGKILL)
+                overhear((*STOPS, *OTHERS))
                 if os.getppid() != leader:
                     os._exit(EXIT_RANK)
                 for one in (ours, *sockets):

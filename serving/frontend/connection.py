@@ -118,6 +118,11 @@ class Connection:
         """Requests on this replica, as far as can be seen from here."""
         return max(len(self._pending), self.row.queued) + max(len(self._streams), self.row.streams)
 
+    @property
+    def holds_others(self) -> bool:
+        """Whether its process has sessions, answers in pieces or conversations, which would be lost with it."""
+        return bool(self._streams or self.row.streams or self.row.sessions)
+
     def call(self, head: RequestHead | OpenHead, body: Body = b"") -> Call:
         """Send one request. Its reply is a Response or its beginning, a ServingError, or ReplicaLost; that to a
         conversation is a Streamed without a response. Raises BadRequest."""

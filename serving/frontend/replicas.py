@@ -107,17 +107,21 @@ class Replicas:
             if view.problem is not None and not (load and view.problem.code == ModelNotLoaded.code):
                 raise view.problem.error()
 
-    async def pick(self, model: str, load: bool, until: float, accepted: bool = False) -> Connection:
+    async def pick(
+        self, model: str, load: bool, until: float, accepted: bool = False, alone: bool = False
+    ) -> Connection:
         """A replica that takes requests; waits for one. Raises a ServingError; the caller bounds the wait.
 
-        A request that a replica had ``accepted`` before it died is not refused because queues are full.
+        A request that a replica had ``accepted`` before it died is not refused because queues are full. One that is to
+        run ``alone`` goes where it can hurt nobody, if there is such a replica.
         """
         while True:
             placement = await self.placement(model, load, until)
             view = self._views[model]
             usable = view.usable()
             if usable:
-                return self._choose(usable, placement, accepted)
+                free = [one for one in usable if not one.holds_others] if alone else usable
+                return self._choose(free or usable, placement, accepted)
             if placement.failed is not None:
                 raise ModelFailed(f"the model is not served: {placement.failed}")
             await view.change(accepted)

@@ -180,6 +180,11 @@ class Batcher:
         self._poked = False
         return pending or not self.is_done
 
+    def pause(self, seconds: float) -> None:
+        """Sleep until something comes or ``poke``, ``seconds`` at most, whatever waits already."""
+        self._bell.wait(seconds)
+        self._poked = False
+
     def rest(self, seconds: float) -> None:
         """Sleep until a request arrives or ``poke``, ``seconds`` at most."""
         if not self._poked and not (self._arrivals and self._may_lend):

@@ -21,7 +21,8 @@ from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
 from serving.handler import MAX_BATCH, Handler
 from serving.request import Request, Response
 from serving.session import Session
-from serving.worker.batcher import Batcher, Item, Taken
+from serving.worker.apart import Apart
+from serving.worker.batcher import Alone, Batcher, Item, Taken
 from serving.worker.checks import check_size, sound, sound_stream
 from serving.worker.computing import Computing
 from serving.worker.conversations import Partner
@@ -88,6 +89,7 @@ class Engine:
         self._deliver = deliver
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
         self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle, self._check_device)
+        self._apart = Apart(self.streams)
 
     def run(self) -> None:
         """Work until the batcher is closed and empty, and every stream has ended."""
@@ -207,16 +209,31 @@ class Engine:
             self._settle([expired(item)])
             return
         if item.alone:
-            self._quiet()
+            self._run_alone(item)
+            return
         self._start([item.id], at)
         if item.session is not None and not self._begin(item, item.session):
             return
-        if self._threads is not None and not item.alone:
+        if self._threads is not None:
             self._batcher.lend()
             self._flights.begin(item)
             self._threads.submit(item)
             return
         self._admit(decode(self._handler, item))
+
+    def _run_alone(self, item: Item) -> None:
+        """One that may have ended a worker."""
+        self._quiet()
+        if (error := self._apart.begin(item)) is not None:
+            self._settle([(item, error)])
+            return
+        self._start([item.id], item.request.deadline.at)
+        decoded = decode(self._handler, item)
+        if decoded.error is not None:
+            self._admit(decoded)
+            return
+        self._settle(self._run(Alone(item.id), [item]))
+        self._apart.end(item)
 
     def _collect(self, threads: DecodeThreads) -> None:
         """What decode threads have done joins its bucket."""

@@ -18,7 +18,9 @@ async def read_all(port: int, body: dict[str, Any]) -> tuple[int, str]:
     """Status, and the whole answer or its error code; a broken end is told as such."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     data = json.dumps(body).encode()
-    writer.write(b"POST /invocations HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(data))
+    writer.write(
+        b"POST /invocations HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(data)
+    )
     writer.write(data)
     whole = await reader.read()
     writer.close()

@@ -256,8 +256,18 @@ class App:
             if isinstance(response, Streamed):
                 until = max(ask.request.deadline.at, ask.arrival + self._stream_timeout)
                 await self._answers.stream(scope, receive, send, response, ask.request, until)
+            elif response.new_session is not None:
+                await self._announce(receive, send, response, ask.request)
             else:
                 await self._answers.send(send, response, ask.request)
+
+    async def _announce(self, receive: Receive, send: Send, response: Response, request: Request) -> None:
+        """Send an answer that tells of a new session, which ends if the client leaves before it has all of it."""
+        try:
+            await watch(self._answers.send(send, response, request), receive)
+        except ClientGone:
+            assert response.new_session is not None
+            self._replicas.disown(request.model, response.new_session)
 
     async def _target(self, named: str | None, sagemaker: dict[str, str], path: str = INVOCATIONS) -> str:
         """The model that the path names, or else the header, or else the default. Where there is none of these a path

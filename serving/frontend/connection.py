@@ -152,13 +152,20 @@ class Connection:
             self._channel.send(Kind.CANCEL, id)
         return True
 
-    @staticmethod
-    def abandon_reply(call: Call) -> None:
-        """Its reply has come in the instant in which its caller went: an answer that has begun must not go on."""
+    def abandon_reply(self, call: Call) -> None:
+        """Its reply has come in the instant in which its caller went: an answer that has begun must not go on, nor a
+        session of which nobody knows."""
         if call.reply.done() and not call.reply.cancelled() and call.reply.exception() is None:
             reply = call.reply.result()
             if isinstance(reply, Streamed):
                 reply.stream.cancel()
+            elif reply.new_session is not None and self._channel is not None:
+                self._channel.send(Kind.CANCEL, call.id)
+
+    def disown(self, session: str) -> None:
+        """The client has not taken the answer that tells it of its new session."""
+        if self._channel is not None:
+            self._channel.send(Kind.CANCEL, 0, session.encode())
 
     def close(self) -> None:
         if self._channel is not None:

@@ -14,7 +14,7 @@ from serving.handler import MAX_BATCH
 from serving.messages import Address, Overdue, Placement, Problem
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard, Slot
-from serving.session import SessionAddress
+from serving.session import SessionAddress, address_of
 
 AGAIN = 0.1  # seconds before a lost connection to a replica that should be there is made anew
 LOST = 2.0  # seconds between looks whether a replica that is neither placed nor retiring is dead
@@ -161,6 +161,14 @@ class Replicas:
         if loads[index] >= placement.queue_size + MAX_BATCH and not accepted:
             raise QueueFull(f"{loads[index]} requests are waiting already")
         return usable[index]
+
+    def disown(self, model: str, announcement: str) -> None:
+        """End the session that a response announces, since its client did not take it."""
+        id = announcement.partition(";")[0]
+        address, view = address_of(id), self._views.get(model)
+        connection = view.connections.get((address.row, address.epoch)) if view is not None and address else None
+        if connection is not None:
+            connection.disown(id)
 
     def report_overdue(self, connection: Connection) -> None:
         self._link.say(Overdue(connection.address.row, connection.address.epoch))

@@ -41,8 +41,8 @@ class Item(msgspec.Struct, eq=False):
     """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock, as is ``due``, when
     its answer is wanted.
 
-    ``opens``: its ``session`` begins with it. A ``chore`` is answered by the engine without the model. ``live`` is its
-    answer while that comes in pieces, or the conversation that it began.
+    ``opens``: its ``session`` begins with it, and ``opened``: the handler has heard so. A ``chore`` is answered by the
+    engine without the model. ``live`` is its answer while that comes in pieces, or the conversation that it began.
     """
 
     id: int
@@ -55,6 +55,7 @@ class Item(msgspec.Struct, eq=False):
     cancelled: bool = False
     session: Session | None = None
     opens: bool = False
+    opened: bool = False
     chore: Chore | None = None
     live: Live | None = None
     begun: bool = False

@@ -15,7 +15,7 @@ from typing import Any
 from serving import log
 from serving.conventions import AT_HOME
 from serving.errors import ModelError
-from serving.handler import Handler
+from serving.handler import MAX_THREADS, Handler
 from serving.messages import Paths
 from serving.model import Model
 from serving.open_inference import PREFIX as OPEN_INFERENCE
@@ -112,6 +112,8 @@ def check_methods(handler: Handler, ranked: bool = False) -> None:
             raise ModelError(f"{name}.{method} is a coroutine function; encode may be an async generator instead")
     if not inspect.iscoroutinefunction(handler.converse):
         raise ModelError(f"{name}.converse is not async")
+    if not 0 <= handler.decode_threads <= MAX_THREADS:
+        raise ModelError(f"{name}.decode_threads is {handler.decode_threads}; allowed: 0 to {MAX_THREADS}")
     makes_pieces = inspect.isgeneratorfunction(handler.predict) or inspect.isasyncgenfunction(handler.predict)
     if makes_pieces and ranked:
         raise ModelError(f"{name}.predict is a generator, which gpus = N does not run")

@@ -25,11 +25,12 @@ from serving.scoreboard import Phase, Row
 from serving.worker.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
-from serving.worker.engine import Engine, Rules, end_process
-from serving.worker.failures import is_out_of_memory
+from serving.worker.engine import Engine
+from serving.worker.failures import end_process, is_out_of_memory
 from serving.worker.intake import Intake
 from serving.worker.loader import create_handler, load, open_device, paths_of, warm
 from serving.worker.requirements import prepare
+from serving.worker.rules import Rules
 from serving.worker.speed import hasten
 
 FLUSH = 4.0  # seconds for the last answers to leave
@@ -84,8 +85,17 @@ class Worker:
     def _serve(self, handler: Handler) -> None:
         """Take requests until told to retire, or to park, and answer them."""
         batcher = Batcher(handler.policy, self._model.queue_size, bell=self._intake.reading)
-        rules = Rules.of(self._config)
-        engine = Engine(handler, batcher, self._row, self._intake.deliver, rules, self._device, self._lose_device)
+        rules = Rules.of(self._config, self._model.timeout)
+        engine = Engine(
+            handler,
+            batcher,
+            self._row,
+            self._intake.deliver,
+            rules,
+            self._device,
+            self._lose_device,
+            sent=self._intake.settle,
+        )
         keep_freed()  # only now: what a load needs for a moment is not kept
         self._measure()
         ready = WorkerPhase(

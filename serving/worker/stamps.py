@@ -11,12 +11,28 @@ class Stamps(Protocol):
         """User code is about to run, until ``until`` at the latest."""
         ...
 
+    def renew(self, until: float) -> None:
+        """Another call for the same requests is about to run."""
+        ...
+
     def pause(self) -> None:
         """User code has returned."""
         ...
 
     def finish(self, completed: int) -> None:
         """User code has returned, and with it the answers to the requests that it was given."""
+        ...
+
+    def reserve(self, threads: int) -> None:
+        """So many decode threads there will be, at most as many as the row has room for."""
+        ...
+
+    def begin(self, thread: int, id: int, until: float) -> None:
+        """On decode thread ``thread``, counted from 0: user code is about to work on this request."""
+        ...
+
+    def end(self, thread: int) -> None:
+        """On a decode thread: it has returned."""
         ...
 
     def hold(self, streams: int) -> None:

@@ -56,7 +56,7 @@ def right(body: dict[str, Any]) -> tuple[int, str]:
 
 
 async def rounds(server: Server, bad: dict[str, Any], kind: str, count: int) -> list[str]:
-    """Innocent requests that were not answered as they should be, in ``count`` rounds with the bad one first or last."""
+    """Innocent requests that were not answered as they should be, in rounds with the bad one first or last."""
     wrong = []
     for number in range(count):
         innocent = [wish(kind, f"s{number}"), wish(kind, f"t{number}"), wish("echo", "e"), wish("echo", "f")]

@@ -38,7 +38,7 @@ def test_an_evicted_model_returns_all_of_its_device_memory_or_waits_with_its_wei
         "device": "cuda:0",
         "max_models": 1,
         "spares": 0,
-        "host_memory": "48GiB",
+        "host_memory": "48GiB",  # of a machine that shows little memory at first the usual share may be too little
     }
     seconds = {}
     for tier, stays in (("0", 16 * MIB), ("8GiB", 900 * MIB)):

@@ -26,6 +26,19 @@ class Stamps:
         self.busy.append((tuple(ids), until))
         self.open = True
 
+    def renew(self, until: float) -> None:
+        assert self.open
+        self.busy.append((self.busy[-1][0], until))
+
+    def reserve(self, threads: int) -> None:
+        pass
+
+    def begin(self, thread: int, id: int, until: float) -> None:
+        pass
+
+    def end(self, thread: int) -> None:
+        pass
+
     def pause(self) -> None:
         self.open = False
 

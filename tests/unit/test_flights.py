@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import datetime
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,39 +20,37 @@ from serving.errors import ServingError
 from serving.faults import Fault
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
+from serving.scoreboard import Scoreboard
 from serving.session import Session
 from serving.worker.batcher import Batcher, Item
 from serving.worker.caps import PATIENCE, Caps
-from serving.worker.device.cuda import probe
+from serving.worker.device.cuda import Copy, probe, resolved
 from serving.worker.device.fake import FakeDevice, FakeLanding
 from serving.worker.device.faults import Cuda, fault_of
 from serving.worker.device.host import Host
 from serving.worker.device.trees import map_tensors
 from serving.worker.engine import Engine
+from serving.worker.flights import has_landed
 from serving.worker.streams import Begin, End, More
 
 
 class Stamps:
-    """The last that the supervisor could read."""
+    """A row of a scoreboard, and what the supervisor reads there."""
 
     def __init__(self) -> None:
-        self.ids: tuple[int, ...] = ()
-        self.until = 0.0
+        self.row = row = Scoreboard.create().row(0)
+        row.claim(1)
+        self.start, self.renew, self.pause, self.finish = row.start, row.renew, row.pause, row.finish
+        self.reserve, self.begin, self.end = row.reserve, row.begin, row.end
+        self.hold, self.count_padding = row.hold, row.count_padding
 
-    def start(self, ids: Sequence[int], until: float) -> None:
-        self.ids, self.until = tuple(ids), until
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(self.row.running())
 
-    def pause(self) -> None:
-        self.until = 0.0
-
-    def finish(self, completed: int) -> None:
-        self.ids, self.until = (), 0.0
-
-    def hold(self, streams: int) -> None:
-        pass
-
-    def count_padding(self, values: int, padded: int) -> None:
-        pass
+    @property
+    def until(self) -> float:
+        return self.row.busy_until
 
 
 class Doubles(Handler):
@@ -123,6 +122,13 @@ class Rig:
         return [self.answers[id] for id in range(self._next)]
 
 
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
 def show(outcome: Response | ServingError) -> str:
     if isinstance(outcome, ServingError):
         return f"{outcome.status} {outcome.code}"
@@ -169,7 +175,7 @@ def test_a_batch_that_is_not_full_waits_behind_the_one_that_is_computed_and_grow
     assert rig.run() == ["2", "4", "6"]
 
 
-def test_the_supervisor_sees_all_that_are_in_flight_until_the_latest_deadline() -> None:
+def test_the_supervisor_sees_all_that_are_in_flight_and_the_time_of_the_batch_that_the_device_is_at() -> None:
     device = FakeDevice()
     rig = Rig(Doubles(device, max_size=2), device)
     rig.put(1, 2, deadline=2e12)
@@ -177,7 +183,7 @@ def test_the_supervisor_sees_all_that_are_in_flight_until_the_latest_deadline() 
     rig.engine.step()
     assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1}, 2e12)
     rig.engine.step()
-    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1, 2, 3}, 3e12)
+    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1, 2, 3}, 2e12)
     device.landings[0].finish()
     rig.engine.step()
     assert (set(rig.stamps.ids), rig.stamps.until) == ({2, 3}, 3e12)
@@ -277,7 +283,8 @@ def test_the_supervisor_sees_what_decode_threads_work_on() -> None:
     rig = Rig(handler, Host())
     rig.put(1, deadline=2e12)
     rig.engine.step()
-    assert (rig.stamps.ids, rig.stamps.until, rig.batcher.size) == ((0,), 2e12, 1)
+    eventually(lambda: rig.stamps.until == 2e12)
+    assert (rig.stamps.ids, rig.batcher.size) == ((0,), 1)
     rig.put(2)
     assert rig.run() == ["2", "4"]
 
@@ -307,8 +314,8 @@ def test_requests_beyond_two_batches_wait_for_decode_threads_in_the_queue() -> N
     rig = Rig(handler, Host())
     rig.put(*range(10))
     rig.engine.step()
-    assert len(rig.stamps.ids) == 4
-    assert rig.batcher.size == 10
+    eventually(lambda: rig.stamps.ids == (0,))
+    assert (rig.batcher._out, rig.batcher.size) == (4, 10), "of those lent only the first is being worked on"
     assert rig.batcher.delay() is None, "there is nothing to do, and nothing is done"
     handler.go.set()
     assert rig.run() == [str(2 * n) for n in range(10)]
@@ -422,6 +429,20 @@ def test_a_cap_that_has_risen_to_the_policys_size_is_forgotten() -> None:
     assert not caps._caps
 
 
+# What comes to the host.
+
+
+@pytest.mark.parametrize(
+    "lazy", [torch.conj, lambda x: x.conj().imag, lambda x: torch.view_as_real(x)[..., 1], torch.imag]
+)
+def test_nothing_lazy_is_copied_to_the_host(lazy: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensor = lazy(torch.randn(3, 4, dtype=torch.complex64))
+    found = resolved(tensor)
+    assert not found.is_conj()
+    assert not found.is_neg()
+    assert torch.equal(found, tensor)
+
+
 # Faults.
 
 
@@ -512,6 +533,39 @@ def test_an_error_that_shows_only_when_the_host_waits_ends_the_process_likewise(
     with pytest.raises(Lost):
         rig.run()
     assert set(rig.stamps.ids) == {0, 1}
+
+
+@pytest.mark.parametrize("max_size", [1, 2, 4])
+@pytest.mark.parametrize("looks", ["first", "later"])
+@pytest.mark.parametrize("code", [Cuda.ASSERT, Cuda.ILLEGAL_ADDRESS, Cuda.ECC_UNCORRECTABLE])
+def test_an_error_that_shows_when_the_host_only_looks_ends_the_process_likewise(
+    code: Cuda, looks: str, max_size: int
+) -> None:
+    device = FakeDevice(on_wait=never)
+    rig = Rig(Doubles(device, max_size), device)
+    rig.put(*range(max_size))
+    rig.engine.step()
+    if looks == "later":
+        rig.engine.step()
+    device.landings[0].finish(cuda_error(code))
+    with pytest.raises(Lost) as caught:
+        rig.engine.step()
+    assert caught.value.fault is (Fault.HARDWARE if code is Cuda.ECC_UNCORRECTABLE else Fault.STICKY)
+    assert set(rig.stamps.ids) == set(range(max_size)), "whoever was running is asked again elsewhere"
+    assert rig.answers == {}
+
+
+def test_an_event_that_fails_when_it_is_asked_fails_no_less_when_it_is_waited_for() -> None:
+    class Event:
+        def query(self) -> bool:
+            raise cuda_error(Cuda.ASSERT)
+
+        synchronize = query
+
+    copy = Copy(["never there"], Event())
+    assert has_landed(copy)
+    with pytest.raises(torch.AcceleratorError):
+        copy.wait()
 
 
 def test_hardware_that_fails_is_told_apart_from_a_context_that_is_lost() -> None:

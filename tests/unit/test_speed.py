@@ -20,6 +20,7 @@ from serving.model import Model, Speed
 from serving.worker.device.border import Device
 from serving.worker.device.fake import FakeDevice
 from serving.worker.device.host import Host
+from serving.worker.loader import warm
 from serving.worker.speed import Hastened, hasten
 from serving.worker.speed.optimized import Optimized
 from serving.worker.speed.sizes import Sized, sizes_for
@@ -220,6 +221,20 @@ def test_without_either_it_is_said_that_the_first_requests_will_be_slow(
     handler.warm = False
     hastened(handler, tmp_path, FakeDevice(), cuda_graphs=True)
     assert "no warmup and no sample" in caplog.text
+
+
+def test_a_handlers_own_warmup_runs_as_its_batches_will(tmp_path: Path) -> None:
+    """Without gradients: with them other kernels would be warmed, and activations kept."""
+    modes: list[bool] = []
+
+    class Looks(Small):
+        def warmup(self) -> None:
+            modes.append(torch.is_inference_mode_enabled())
+            super().warmup()
+
+    handler = Looks(Noting())
+    warm(handler, model(tmp_path), None)
+    assert modes == [True]
 
 
 # Graphs, on a fake device.

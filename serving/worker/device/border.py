@@ -15,7 +15,7 @@ class Landing(Protocol):
     """Outputs on their way to the host."""
 
     def done(self) -> bool:
-        """Whether ``wait`` would come back at once."""
+        """Whether ``wait`` would come back at once; may raise what ``wait`` would."""
         ...
 
     def wait(self) -> Any:

@@ -27,11 +27,7 @@ class Copy:
     event: Any
 
     def done(self) -> bool:
-        """Whether the outputs are there, or never will be: ``wait`` raises what went wrong."""
-        try:
-            return bool(self.event.query())
-        except RuntimeError:
-            return True
+        return bool(self.event.query())  # raises what went wrong on the device, even if nobody has waited yet
 
     def wait(self) -> Any:
         self.event.synchronize()
@@ -138,10 +134,14 @@ def to_host(tensor: Any) -> Any:
 
     if not tensor.is_cuda or tensor.layout is not torch.strided:
         return tensor
-    # A lazy conjugate or negative would be resolved on the host at once, before the copy has come.
-    tensor = tensor.detach().resolve_conj().resolve_neg()
+    tensor = resolved(tensor)
     host = torch.empty_like(tensor, device="cpu", pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
+
+
+def resolved(tensor: Any) -> Any:
+    """Without a lazy conjugate or negative, which would be resolved on the host at once, before the copy has come."""
+    return tensor.detach().resolve_conj().resolve_neg()
 
 
 def probe(attempt: Callable[[], None]) -> Fault:

@@ -17,7 +17,7 @@ from serving.worker.device.trees import map_tensors
 
 @dataclass(eq=False)
 class FakeLanding:
-    """``finish`` is the hardware's; with an error it is what waiting raises."""
+    """``finish`` is the hardware's; with an error it is what waiting raises, and asking, as an event of CUDA does."""
 
     outputs: Any
     device: FakeDevice
@@ -29,6 +29,8 @@ class FakeLanding:
         self.asked += 1
         if self.asked > self.device.takes:
             self.is_done = True
+        if self.is_done and self.error is not None:
+            raise self.error
         return self.is_done
 
     def finish(self, error: BaseException | None = None) -> None:

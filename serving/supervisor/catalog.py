@@ -51,11 +51,14 @@ COOL_DOWN = (1.0, 30.0)  # seconds before a model that failed to load is tried a
 
 @dataclass(slots=True)
 class Broken:
-    """A model that failed to load: until when its clients get the same problem without another try."""
+    """A model that failed to load: until when its clients get the same problem without another try, as long as its
+    files are what they were. ``looked`` is when they were last looked at."""
 
     problem: Problem
     wait: float
     until: float
+    digest: str = ""
+    looked: float = 0.0
 
 
 class Catalog:
@@ -117,7 +120,11 @@ class Catalog:
             return None
         broken = self._broken.get(name)
         if broken is not None and now < broken.until:
-            return gone(name, broken.problem)
+            if now < broken.looked + LOOK:
+                return gone(name, broken.problem)
+            broken.looked = now
+            self._spawn(self._look_at_broken(name, broken, message.until))
+            return None
         if name in self._opening:
             self._opening[name] = max(self._opening[name], message.until)
         else:
@@ -215,13 +222,42 @@ class Catalog:
         model = self._repository.open(name, self._repository.locate(name, url))
         return model, self._disk.recall(model.digest, model.device)
 
+    async def _look_at_broken(self, name: str, broken: Broken, until: float) -> None:
+        """Tell whoever asks the same problem again, or load the model if its files are others now."""
+        digest = await asyncio.to_thread(self._digest, name)
+        if digest == broken.digest:
+            self._tell(gone(name, broken.problem))
+            return
+        if self._broken.get(name) is broken:
+            del self._broken[name]
+        self._again_for(name, until)
+
+    def _again_for(self, name: str, until: float) -> None:
+        if self._fleet.get(name) is None and name not in self._opening:
+            self._begin(name, "", Owner.STORE, until)
+        else:
+            self._tell(self._placement(name))
+
+    async def _remember_files(self, name: str, broken: Broken) -> None:
+        broken.digest = await asyncio.to_thread(self._digest, name)
+        broken.looked = 0.0
+
+    def _digest(self, name: str) -> str:
+        """Of a model's files; "" where none can be found."""
+        try:
+            return artifact(self._repository.locate(name, "")).digest
+        except (ModelError, ServingError, OSError):
+            return ""
+
     def _failure(self, name: str, owner: Owner, problem: Problem) -> Problem:
         """Log it; clients are not to make the same load fail over and over, the platform knows what it does."""
         log.warning("a model could not be loaded", model=name, code=problem.code, error=problem.message)
         if owner is Owner.STORE and problem.code != ModelNotFound.code:
             before = self._broken.pop(name, None)
             wait = COOL_DOWN[0] if before is None else min(2 * before.wait, COOL_DOWN[1])
-            self._broken[name] = Broken(problem, wait, time.monotonic() + wait)
+            now = time.monotonic()
+            broken = self._broken[name] = Broken(problem, wait, now + wait, looked=now)
+            self._spawn(self._remember_files(name, broken))
             if len(self._broken) > REMEMBERED:
                 del self._broken[next(iter(self._broken))]
         return problem

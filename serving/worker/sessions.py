@@ -51,8 +51,8 @@ def request_type(request: Request) -> str:
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A session here: when it ends on our clock, the id of the request that opened it, and its calls in order of arrival,
-    the first of which is at work."""
+    """A session here: when it ends on our clock, the id of the request that opened it, and its calls in order of their
+    arrival, the first of which is at work."""
 
     session: Session
     ends: float

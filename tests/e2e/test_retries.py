@@ -14,14 +14,13 @@ from tests.e2e.server import Server, model_folder, serving
 FAILED = (500, "worker_died")
 
 
-async def read_all(port: int, body: dict[str, Any]) -> tuple[int, str]:
+async def read_all(port: int, body: dict[str, Any], missing: int = 0, **headers: str) -> tuple[int, str]:
     """Status, and the whole answer or its error code; a broken end is told as such."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     data = json.dumps(body).encode()
-    writer.write(
-        b"POST /invocations HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(data)
-    )
-    writer.write(data)
+    fields = {"host": "x", "connection": "close", "content-length": str(len(data) + missing)} | headers
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    writer.write(f"POST /invocations HTTP/1.1\r\n{lines}\r\n".encode() + data)
     whole = await reader.read()
     writer.close()
     head, _, rest = whole.partition(b"\r\n\r\n")

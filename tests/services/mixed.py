@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from serving import BatchPolicy, Handler, Request
+from serving import BatchPolicy, Conversation, Handler, Request
 
 
 class Mixed(Handler):
@@ -47,3 +47,7 @@ class Mixed(Handler):
             if i == sample.get("exit_at"):
                 os._exit(3)
             yield f"{sample['id']}.{i} "
+
+    async def converse(self, stream: Conversation) -> None:
+        async for message in stream:
+            await stream.send(message.data, message.fin)

@@ -16,6 +16,7 @@ import msgspec
 from serving.accept import concrete, parameters
 from serving.accept import negotiate as negotiate  # handlers/* offer types of their own
 from serving.errors import BadRequest, HandlerError, NotAcceptable, UnsupportedMediaType
+from serving.npy import read_npy
 from serving.request import Body, Response, media_type
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ NPZ = "application/x-npz"
 RAW = "application/octet-stream"
 TEXT = ("text/plain", "application/x-text")
 KNOWN = f"{JSON}, {JSON_LINES[0]}, {CSV}, {NPY}, {NPZ}, {RAW}, text/plain, image/*"
+BYTES = (bytes, bytearray, memoryview)
 WRAPPERS = ("instances", "inputs")
 INFLATED_LIMIT = 1 << 31  # bytes that an npz may unpack to
 PIXEL_LIMIT = 100_000_000  # an image with more is refused before it is decoded
 
+PLAIN = ("", "*/*", JSON)  # Accept values of those who take JSON where that is the default
 ARRAY_TYPES = (JSON, CSV, NPY, JSON_LINES[0], RAW)
 
 
@@ -56,7 +59,7 @@ def decode(body: Body, content_type: str) -> Any:
     decoder = DECODERS.get(kind)
     if decoder is None:
         raise UnsupportedMediaType(f"content type {kind[:100]} is not supported; known: {KNOWN}")
-    return decoder(body, parameters(content_type))
+    return decoder(body, parameters(content_type) if ";" in content_type else {})
 
 
 def parse_json(body: Body) -> Any:
@@ -134,15 +137,7 @@ def csv_numbers(row: list[str], line: int) -> list[float]:
 
 def decode_npy(body: Body, _: dict[str, str]) -> np.ndarray:
     """Keeps type and shape. What needs pickle is refused."""
-    import numpy as np
-
-    try:
-        array: np.ndarray = np.load(io.BytesIO(body), allow_pickle=False)
-    except Exception as exc:  # numpy's reader raises whatever its header parser meets
-        raise BadRequest(f"the body is no npy array: {type(exc).__name__}") from exc
-    if not isinstance(array, np.ndarray):
-        raise BadRequest("the body is no npy array")
-    return array
+    return read_npy(body)
 
 
 def decode_npz(body: Body, _: dict[str, str]) -> dict[str, np.ndarray]:
@@ -211,7 +206,7 @@ def encode(value: Any, accept: str, default: str = JSON) -> Response:
     """
     if isinstance(value, Response):
         return value
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, BYTES):
         return Response(value, concrete(accept) or RAW)
     if isinstance(value, str):
         kind = negotiate(accept, (TEXT[0], JSON), TEXT[0])
@@ -224,6 +219,8 @@ def encode(value: Any, accept: str, default: str = JSON) -> Response:
 
 
 def encode_object(value: Any, accept: str, default: str) -> Response:
+    if accept in PLAIN and default == JSON:
+        return Response(to_json(value), JSON)
     offered = [JSON, *JSON_LINES[:1]] if isinstance(value, list | tuple) else [JSON]
     is_arrays = isinstance(value, dict) and bool(value) and all(as_array(one) is not None for one in value.values())
     if is_arrays:

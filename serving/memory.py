@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -10,8 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from serving import cgroup
+
 KIB = 1024
-KEPT = 32 << 20  # bytes; the most that glibc takes as the first of the two below
+KEPT = 32 << 20  # bytes from which on a block is mapped by itself; the most that glibc takes
+BUSY = (
+    256 << 20
+)  # bytes that are kept at the top of the heap: what a batch of large bodies takes comes and goes at once
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -51,13 +55,11 @@ def fields(path: Path) -> dict[str, int]:
     return found
 
 
-def total(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this container may use: its cgroup's limit, or the machine's RAM where that is less."""
+def total(proc: Path = cgroup.PROC) -> int:
+    """Bytes that this container may use: the limit of its control groups, or the machine's RAM where that is less."""
     ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for file in ("memory.max", "memory/memory.limit_in_bytes", "memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # another version, or "max"
-            return min(ram, int((cgroup / file).read_text()))
-    return ram
+    limit = cgroup.memory_limit(proc)
+    return ram if limit is None else min(ram, limit)
 
 
 def share(amount: int | float, whole: int) -> int:
@@ -71,7 +73,7 @@ def keep_freed() -> None:
     libc = allocator()
     if libc is not None:
         libc.mallopt(M_MMAP_THRESHOLD, KEPT)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT)
+        libc.mallopt(M_TRIM_THRESHOLD, BUSY)
 
 
 def unfilled(size: int) -> bytearray:

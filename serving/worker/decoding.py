@@ -13,7 +13,6 @@ import msgspec
 
 from serving.deadline import Clock
 from serving.handler import Handler
-from serving.worker.allowance import Allowance
 from serving.worker.batcher import Item
 from serving.worker.stamps import Stamps
 
@@ -31,7 +30,8 @@ class Decoded(msgspec.Struct, frozen=True):
 class DecodeThreads:
     """``on_done`` is called on a decode thread whenever ``next_done`` has one more.
 
-    Each thread tells the supervisor what it works on, from when it begins; what waits for a thread is not at risk.
+    Each thread tells the supervisor what it works on, from when it begins, and that it may take ``most`` seconds; what
+    waits for a thread is not at risk.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class DecodeThreads:
         handler: Handler,
         on_done: Callable[[], None],
         stamps: Stamps,
-        allowance: Allowance,
+        most: float,
         clock: Clock = time.monotonic,
     ) -> None:
         threads = handler.decode_threads
         stamps.reserve(threads)
         self._handler = handler
         self._stamps = stamps
-        self._allowance = allowance
+        self._most = most
         self._clock = clock
         self._numbers = itertools.count()
         self._own = threading.local()
@@ -71,17 +71,15 @@ class DecodeThreads:
         self._on_done()
 
     def _decode(self, item: Item) -> Decoded:
-        began = self._clock()
-        deadline = item.request.deadline.at
-        if item.cancelled or deadline <= began:
+        now = self._clock()
+        if item.cancelled or item.request.deadline.at <= now:
             return Decoded(item)  # its turn in the queue ends it
         number = self._own.number
-        self._stamps.begin(number, item.id, max(deadline, began + self._allowance.seconds))
+        self._stamps.begin(number, item.id, now + self._most)
         try:
             return decode(self._handler, item)
         finally:
             self._stamps.end(number)
-            self._allowance.learn(self._clock() - began)
 
 
 def decode(handler: Handler, item: Item) -> Decoded:

@@ -18,7 +18,6 @@ from serving.errors import ServingError
 from serving.faults import Fault
 from serving.handler import Handler
 from serving.request import Request, Response
-from serving.worker.allowance import Allowance
 from serving.worker.apart import Apart
 from serving.worker.batcher import Alone, Batcher, Item, Taken
 from serving.worker.calls import Calls
@@ -65,17 +64,16 @@ class Engine:
         self._device = device or Host()
         self._lost = lost or end_process
         self._clock = clock
-        batches = Allowance(rules.timeout)
-        self._flights = Flights(batches, clock)
+        self._flights = Flights(rules.timeout, clock)
         if self._device.runs_ahead:
             stamps = Merged(stamps, self._flights)
         self.streams = Streams(batcher, stamps, self._emit, rules, self._check_device, clock)
         self._apart = Apart(self.streams, sent)
-        self._calls = Calls(stamps, batches, rules.timeout, self.streams, clock)
+        self._calls = Calls(stamps, rules.timeout, self.streams, clock)
         self._hooks = SessionHooks(handler, self._calls, rules.session_max_bytes, self._check_device)
-        self._threads = (
-            DecodeThreads(handler, batcher.poke, stamps, self._calls.decodes, clock) if handler.decode_threads else None
-        )
+        self._threads = None
+        if handler.decode_threads:
+            self._threads = DecodeThreads(handler, batcher.poke, stamps, rules.timeout, clock)
         self._computing = Computing(handler, self._device, stamps.count_padding)
         self._latency = batcher.latency
         self._deliver = deliver
@@ -112,6 +110,7 @@ class Engine:
         if self._threads is not None:
             self._collect(self._threads)
         if self._handler.exclusive_streams and self.streams.can_step:
+            self._batcher.forecast.holds(self._clock())
             return
         if self._flights.has_room:
             self._take()
@@ -125,20 +124,20 @@ class Engine:
             self._decode(item)
             count += 1
             item = self._batcher.next_arrival()
-        seconds = self._clock() - began
-        if self._threads is None:
-            self._calls.decodes.learn(seconds)  # of all of them: there is room for more than one call
         if self._latency is not None:
-            self._latency.decoded(seconds / count)
+            self._latency.decoded((self._clock() - began) / count)
         # Between two of them nothing runs but these lines, so that once is enough.
         self._calls.finish()
 
     def _take(self) -> None:
         # A batch behind one that is on the device already is a full one: others may still grow.
         taken = self._batcher.take(full=len(self._flights) > 0)
-        self._calls.drop([*taken.expired, *taken.cancelled])
-        self._settle_cancelled(taken.cancelled)
-        outcomes: list[Outcome] = [expired(item) for item in taken.expired]
+        outcomes: list[Outcome] = []
+        if taken.expired or taken.hopeless or taken.cancelled:
+            self._calls.drop([*taken.expired, *taken.hopeless, *taken.cancelled])
+            self._settle_cancelled(taken.cancelled)
+            outcomes += [expired(item) for item in taken.expired]
+            outcomes += [(item, self._batcher.too_late(item)) for item in taken.hopeless]
         if taken.batch:
             outcomes += self._launch(taken) if self._device.runs_ahead else self._run(taken.bucket, taken.batch)
         if outcomes:
@@ -207,11 +206,11 @@ class Engine:
             self._flights.begin(item)
             self._threads.submit(item)
             return
-        self._calls.decode(item, now)
+        self._calls.one(item, now)
         self._admit(decode(self._handler, item))
 
     def _run_alone(self, item: Item) -> None:
-        self._calls.decode(item, self._clock())
+        self._calls.one(item, self._clock())
         decoded = decode(self._handler, item)
         if decoded.error is None:
             self._settle(self._run(Alone(item.id), [item]))
@@ -223,7 +222,7 @@ class Engine:
         while (decoded := threads.next_done()) is not None:
             self._batcher.regain()
             self._flights.end(decoded.item)
-            self._calls.decode(decoded.item, self._clock())
+            self._calls.one(decoded.item, self._clock())
             self._admit(decoded)
             self._calls.finish()
 
@@ -272,8 +271,7 @@ class Engine:
         live = [item for item in batch if item.request.deadline.at > now] if late else batch
         if live:
             self._calls.batch(live)
-            if self._latency is not None:
-                self._latency.begins(bucket, len(live), now)
+            self._batcher.begins(bucket, len(live), now)
         return live, [expired(item) for item in late]
 
     def _launch(self, taken: Taken) -> list[Outcome]:
@@ -281,10 +279,13 @@ class Engine:
         live, outcomes = self._begun(taken.batch, taken.bucket)
         if not live:
             return outcomes
+        self._batcher.alone(True)
         try:
             landing = self._device.fetch(self._computing.compute([item.sample for item in live]))
         except BaseException as exc:
+            self._batcher.alone(False)
             return [*outcomes, *self._recover(taken.bucket, live, exc)]
+        self._batcher.alone(False)
         self._flights.add(Flight(taken.bucket, live, landing, self._clock()))
         self._calls.finish()
         return outcomes
@@ -324,7 +325,7 @@ class Engine:
         if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:
             return self._run(bucket, live, again=True)
         if len(live) == 1:
-            failed = self._failed(live[0], predict_error(live[0], exc))
+            failed = self._failed(live[0], predict_error(live[0], exc, fault))
             live[0].sample = None
             return [failed]
         log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
@@ -354,10 +355,7 @@ class Engine:
             if (outcome := self._encode(item, output)) is not None:
                 encoded.append(outcome)
             item.sample = None  # while the supervisor still watches, and on this thread
-        now = self._clock()
-        self._calls.batches.learn(now - since)
-        if self._latency is not None:
-            self._latency.ended(bucket, len(live), since, now)
+        self._batcher.ended(bucket, len(live), since, self._clock(), len(self._flights))
         return encoded
 
     def _encode(self, item: Item, output: Any) -> Outcome | None:

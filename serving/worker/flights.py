@@ -9,8 +9,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from serving.deadline import Clock
-from serving.handler import MAX_BATCH
-from serving.worker.allowance import Allowance
 from serving.worker.batcher import Item
 from serving.worker.device.border import Landing
 from serving.worker.stamps import Stamps
@@ -33,16 +31,18 @@ class Flight:
 
 
 class Flights:
-    """The engine's thread's alone. ``allowance`` is how long the device may take for one batch, counted from when it
-    is done with the one before.
+    """The engine's thread's alone. ``most`` seconds are what the device may take for one batch, counted from when it is
+    done with the one before.
     """
 
-    def __init__(self, allowance: Allowance, clock: Clock = time.monotonic) -> None:
-        self._allowance = allowance
+    def __init__(self, most: float, clock: Clock = time.monotonic) -> None:
+        self._most = most
         self._clock = clock
         self._flights: deque[Flight] = deque()
         self._decoding: dict[int, Item] = {}
         self._until = 0.0
+        self.changes = 0
+        """How often what ``items`` gives has become another."""
 
     def __bool__(self) -> bool:
         return bool(self._flights or self._decoding)
@@ -57,20 +57,19 @@ class Flights:
 
     def add(self, flight: Flight) -> None:
         self._flights.append(flight)
+        self.changes += 1
         if len(self._flights) == 1:
-            self._until = self._end_of(flight)
+            self._until = self._clock() + self._most
 
     def first(self, only_done: bool) -> Flight | None:
         """The batch that has been there longest is to land now."""
         if not self._flights or (only_done and not has_landed(self._flights[0].landing)):
             return None
+        self.changes += 1
         self._flights[0].until = self.until()
         flight = self._flights.popleft()
-        self._until = self._end_of(self._flights[0]) if self._flights else 0.0
+        self._until = self._clock() + self._most
         return flight
-
-    def _end_of(self, flight: Flight) -> float:
-        return max(latest(flight.items), self._clock() + self._allowance.seconds)
 
     def begin(self, item: Item) -> None:
         """A decode thread has been given a request, or will be."""
@@ -109,11 +108,6 @@ def has_landed(landing: Landing) -> bool:
         return True
 
 
-def latest(items: Sequence[Item]) -> float:
-    """The last of their deadlines."""
-    return max((item.request.deadline.at for item in items), default=0.0)
-
-
 class Merged:
     """Stamps of the engine's thread, with the requests on the device among those that are running. While the thread is
     in user code that call is watched, else the device; one that hangs is not excused by the next call of user code."""
@@ -121,12 +115,12 @@ class Merged:
     def __init__(self, stamps: Stamps, flights: Flights) -> None:
         self._stamps = stamps
         self._flights = flights
-        self.reserve, self.begin, self.end = stamps.reserve, stamps.begin, stamps.end
+        self._seen = 0
+        self.keep, self.reserve, self.begin, self.end = stamps.keep, stamps.reserve, stamps.begin, stamps.end
         self.hold, self.count_padding = stamps.hold, stamps.count_padding
 
     def start(self, ids: Sequence[int], until: float) -> None:
-        if len(self._flights):
-            ids = [*ids, *(item.id for item in self._flights.items())][:MAX_BATCH]
+        self._keep()
         self._stamps.start(ids, self._sooner(until))
 
     def renew(self, until: float) -> None:
@@ -134,6 +128,12 @@ class Merged:
 
     def _sooner(self, until: float) -> float:
         return self._flights.until() if self._flights.hang else until
+
+    def _keep(self) -> None:
+        """Only where they have changed: there may be hundreds of them, and a stamp for each request is made."""
+        if self._seen != self._flights.changes:
+            self._seen = self._flights.changes
+            self._stamps.keep([item.id for item in self._flights.items()])
 
     def pause(self) -> None:
         self._stamps.pause()
@@ -144,5 +144,6 @@ class Merged:
         self._resume()
 
     def _resume(self) -> None:
+        self._keep()
         if len(self._flights):
-            self._stamps.start([item.id for item in self._flights.items()][:MAX_BATCH], self._flights.until())
+            self._stamps.start([], self._flights.until())

@@ -70,6 +70,7 @@ class Worker:
             self._device = open_device(self._model)
             self._report(Phase.LOADING)
             load(handler, self._model, self._device.name)
+            self._device.free()  # what a load needs for a moment is not kept
             hastened = hasten(handler, self._model, self._device, self._row.count_recompilation)
             self._report(Phase.WARMING)
             warm(handler, self._model, hastened)
@@ -84,7 +85,9 @@ class Worker:
 
     def _serve(self, handler: Handler) -> None:
         """Take requests until told to retire, or to park, and answer them."""
-        batcher = Batcher(handler.policy, self._model.queue_size, bell=self._intake.reading)
+        batcher = Batcher(
+            handler.policy, self._model.queue_size, bell=self._intake.reading, timeout=self._model.timeout
+        )
         rules = Rules.of(self._config, self._model.timeout)
         engine = Engine(
             handler,
@@ -96,7 +99,7 @@ class Worker:
             self._lose_device,
             sent=self._intake.settle,
         )
-        keep_freed()  # only now: what a load needs for a moment is not kept
+        keep_freed()  # only now, for the same reason
         self._measure()
         ready = WorkerPhase(
             self._row.index,

@@ -27,7 +27,7 @@ class SessionHooks:
 
     def begin(self, item: Item, session: Session, now: float) -> Response | ServingError | None:
         """What a session's call does before the model; the outcome where that was all."""
-        self._calls.of_session(item, now)
+        self._calls.one(item, now)
         try:
             if item.opens:
                 self._handler.on_session_open(session)
@@ -54,5 +54,5 @@ class SessionHooks:
                 self._close(session)
 
     def _close(self, session: Session) -> None:
-        self._calls.hook()
+        self._calls.again()
         self._handler.on_session_close(session)

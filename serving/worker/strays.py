@@ -30,7 +30,7 @@ DOORS: list[tuple[Any, list[str]]] = [
     (IoThread, ["call"]),
     (Engine, ["_answer", "_check_device", "_recover", "_settle"]),
     (SessionHooks, ["_close"]),
-    (Calls, ["_start", "again", "hook", "another", "finish"]),
+    (Calls, ["_start", "again", "another", "finish"]),
     (decoding, ["Decoded"]),
     (Stream, ["take"]),
     (Streams, ["_fail", "_finish", "_end", "_forget"]),
@@ -38,7 +38,7 @@ DOORS: list[tuple[Any, list[str]]] = [
     (conversations, ["close_of"]),
     (failures, ["chosen_error"]),
     (log, ["warning", "error"]),
-    (Row, ["start", "renew", "pause", "finish", "hold", "begin", "end"]),
+    (Row, ["start", "renew", "pause", "finish", "hold", "begin", "end", "keep"]),
     (Reading, ["look", "ring", "wait"]),
     (Channel, ["send", "send_now", "send_raw"]),
 ]

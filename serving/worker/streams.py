@@ -300,9 +300,8 @@ class Streams:
     def _stamp(self) -> None:
         """Async code is about to run, and has to give way again in time. Which of it runs nobody knows: what has begun
         has more time than what has not."""
-        risk = self.at_risk()
-        has_begun = any(item.id not in self.unsent for item in self._tasks.values())
-        self._stamps.start(risk, self._clock() + (self._idle if has_begun else min(self._idle, self._first)))
+        has_begun = any(not isinstance(item.live, Stream) or item.live.begun for item in self._tasks.values())
+        self._stamps.start(self.at_risk(), self._clock() + (self._idle if has_begun else min(self._idle, self._first)))
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         item = self._tasks.pop(task, None)

@@ -19,7 +19,6 @@ from serving.handler import MAX_THREADS, BatchPolicy, Handler
 from serving.request import Request
 from serving.scoreboard import Row, Scoreboard
 from serving.session import Session
-from serving.worker.allowance import ENOUGH, LEAST, ROOM, Allowance
 from serving.worker.batcher import Batcher, Item
 from serving.worker.calls import DROP_TIME
 from serving.worker.device.fake import FakeDevice, FakeLanding
@@ -194,7 +193,7 @@ KINDS: dict[str, tuple[Callable[[Rig], object], float]] = {
     "session opens": (opening, TIMEOUT),
     "session closes": (closing, TIMEOUT),
     "destructor": (expired_sample, DROP_TIME),
-    "free": (lambda rig: [rig.put("memory", 9.0), rig.put("memory", 9.0)], 9.0),
+    "free": (lambda rig: [rig.put("memory", 9.0), rig.put("memory", 9.0)], TIMEOUT),
 }
 
 
@@ -417,22 +416,3 @@ def test_each_thread_has_its_words_of_the_row_and_the_earliest_counts() -> None:
     assert (row.busy_until, row.running()) == (40.0, [9])
     row.reserve(2)
     assert (row.busy_until, row.running()) == (0.0, [])
-
-
-# What a call may take.
-
-
-def test_a_call_may_take_the_models_time_until_others_have_shown_what_such_calls_take() -> None:
-    allowance = Allowance(60.0)
-    for _ in range(ENOUGH - 1):
-        allowance.learn(0.01)
-        assert allowance.seconds == 60.0
-    allowance.learn(0.01)
-    assert allowance.seconds == LEAST
-    allowance.learn(2.0)
-    assert allowance.seconds == ROOM * 2.0
-    allowance.learn(30.0)
-    assert allowance.seconds == 60.0, "never more than the model's"
-    for _ in range(10_000):
-        allowance.learn(0.01)
-    assert allowance.seconds == LEAST

@@ -23,6 +23,7 @@ from serving.request import Request, Response
 from serving.scoreboard import Scoreboard
 from serving.session import Session
 from serving.worker.batcher import Batcher, Item
+from serving.worker.bell import PlainBell
 from serving.worker.caps import PATIENCE, Caps
 from serving.worker.device.cuda import Copy, probe, resolved
 from serving.worker.device.fake import FakeDevice, FakeLanding
@@ -41,7 +42,7 @@ class Stamps:
         self.row = row = Scoreboard.create().row(0)
         row.claim(1)
         self.start, self.renew, self.pause, self.finish = row.start, row.renew, row.pause, row.finish
-        self.reserve, self.begin, self.end = row.reserve, row.begin, row.end
+        self.keep, self.reserve, self.begin, self.end = row.keep, row.reserve, row.begin, row.end
         self.hold, self.count_padding = row.hold, row.count_padding
 
     @property
@@ -178,15 +179,16 @@ def test_a_batch_that_is_not_full_waits_behind_the_one_that_is_computed_and_grow
 def test_the_supervisor_sees_all_that_are_in_flight_and_the_time_of_the_batch_that_the_device_is_at() -> None:
     device = FakeDevice()
     rig = Rig(Doubles(device, max_size=2), device)
-    rig.put(1, 2, deadline=2e12)
-    rig.put(3, 4, deadline=3e12)
+    rig.put(1, 2)
+    rig.put(3, 4)
     rig.engine.step()
-    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1}, 2e12)
+    first = rig.stamps.until
+    assert (set(rig.stamps.ids), first > 0) == ({0, 1}, True)
     rig.engine.step()
-    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1, 2, 3}, 2e12)
+    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1, 2, 3}, first)
     device.landings[0].finish()
     rig.engine.step()
-    assert (set(rig.stamps.ids), rig.stamps.until) == ({2, 3}, 3e12)
+    assert (set(rig.stamps.ids), rig.stamps.until > first) == ({2, 3}, True)
     rig.run()
 
 
@@ -249,6 +251,27 @@ def test_every_request_gets_its_own_answer_however_the_device_dawdles(
     assert rig.run() == [str(2 * n) for n in range(count)]
 
 
+def test_the_engine_says_when_it_launches_and_when_that_is_over_whatever_comes_of_it() -> None:
+    device = FakeDevice()
+    said: list[bool] = []
+
+    class Listens(PlainBell):
+        def alone(self, is_alone: bool) -> None:
+            said.append(is_alone)
+
+    class Notes(Breaks):
+        def predict(self, batch: list[int]) -> list[int]:
+            said.append(said[-1])
+            return super().predict(batch)
+
+    handler = Notes(device, max_size=1)
+    rig = Rig(handler, device)
+    rig.batcher._bell = Listens()
+    rig.put(1, 12)
+    assert rig.run() == ["2", "500 handler_error"]
+    assert said == [True, True, False] * 2
+
+
 # Decode threads.
 
 
@@ -281,10 +304,10 @@ def test_decode_threads_decode_beside_each_other_and_a_bad_request_fails_alone(d
 def test_the_supervisor_sees_what_decode_threads_work_on() -> None:
     handler = Meets(FakeDevice())
     rig = Rig(handler, Host())
-    rig.put(1, deadline=2e12)
+    rig.put(1)
     rig.engine.step()
-    eventually(lambda: rig.stamps.until == 2e12)
-    assert (rig.stamps.ids, rig.batcher.size) == ((0,), 1)
+    eventually(lambda: rig.stamps.ids == (0,))
+    assert (rig.stamps.until > 0, rig.batcher.size) == (True, 1)
     rig.put(2)
     assert rig.run() == ["2", "4"]
 
@@ -496,7 +519,7 @@ def test_a_probe_decides_the_doubtful(error: Exception | None, fault: Fault) -> 
         if error is not None:
             raise error
 
-    assert probe(attempt) is fault
+    assert probe(attempt, lambda: 1 << 30) is fault
 
 
 class Breaks(Doubles):
@@ -510,6 +533,30 @@ class Breaks(Doubles):
         if 12 in batch:
             raise RuntimeError("cuBLAS is not happy")
         return super().predict(batch)
+
+
+class Crowded(Doubles):
+    """Calls a library that gets no memory for itself as long as all is kept for reuse, and says so by no code."""
+
+    def predict(self, batch: list[int]) -> list[int]:
+        if self.chip.kept or 12 in batch:
+            raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+        return super().predict(batch)
+
+
+def test_a_device_on_which_nothing_is_free_was_short_of_memory_whatever_the_error_says() -> None:
+    rig = Rig(Crowded(device := FakeDevice(kept=1, room=0)), device)
+    rig.put(1)
+    assert rig.run() == ["2"]
+    rig = Rig(Crowded(device := FakeDevice(kept=1, room=0)), device)
+    rig.put(1, 12, 3)
+    assert rig.run() == ["2", "507 out_of_memory", "6"]
+
+
+def test_an_error_without_a_code_is_the_models_where_there_is_room() -> None:
+    rig = Rig(Crowded(device := FakeDevice()), device)
+    rig.put(1, 12, 3)
+    assert rig.run() == ["2", "500 handler_error", "6"]
 
 
 def test_a_lost_context_ends_the_process_with_all_that_were_running_on_the_scoreboard() -> None:

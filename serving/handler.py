@@ -19,8 +19,8 @@ from serving.request import Request
 from serving.session import Session
 
 MAX_BATCH = 1024  # the scoreboard has room for the ids of so many running requests
-MAX_THREADS = 64  # and for what so many decode threads work on
 KNOWN = 1024  # names of dtypes that are remembered
+MAX_THREADS = 64  # and for what so many decode threads work on
 SHORT = 16  # samples that are padded share a batch up to this length, however short they are
 
 _names: dict[tuple[type, Hashable], str] = {}

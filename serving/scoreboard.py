@@ -183,9 +183,9 @@ class Row:
         self._floats = floats
         self._at = HEADER_WORDS + SLOTS * SLOT_WORDS + index * ROW_WORDS
         self._ids = self._at + ROW_FIELDS
-        self._threads = self._ids + MAX_BATCH
         self._kept: array[int] = array("Q")
         self._is_whole = True  # what is kept stands there
+        self._threads = self._ids + MAX_BATCH
 
     def claim(self, epoch: int) -> None:
         """Supervisor: hand the row to a new worker."""

@@ -33,7 +33,7 @@ from serving.worker.flights import Flight, Flights, Merged
 from serving.worker.records import Records
 from serving.worker.rules import DEFAULT, Rules
 from serving.worker.sessionhooks import SessionHooks
-from serving.worker.stamps import Stamps
+from serving.worker.stamps import Row, Stamps
 from serving.worker.streams import Part, Streams, streaming
 
 Outcome = tuple[Item, Response | Part]
@@ -49,7 +49,7 @@ class Engine:
         self,
         handler: Handler,
         batcher: Batcher,
-        stamps: Stamps,
+        row: Row,
         deliver: Callable[[list[Outcome]], None],
         rules: Rules = DEFAULT,
         device: Device | None = None,
@@ -65,8 +65,7 @@ class Engine:
         self._lost = lost or end_process
         self._clock = clock
         self._flights = Flights(rules.timeout, clock)
-        if self._device.runs_ahead:
-            stamps = Merged(stamps, self._flights)
+        stamps: Stamps = Merged(row, self._flights) if self._device.runs_ahead else row
         self.streams = Streams(batcher, stamps, self._emit, rules, self._check_device, clock)
         self._apart = Apart(self.streams, sent)
         self._calls = Calls(stamps, rules.timeout, self.streams, clock)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from serving.deadline import Clock
 from serving.worker.batcher import Item
 from serving.worker.device.border import Landing
-from serving.worker.stamps import Stamps
+from serving.worker.stamps import Row
 
 AHEAD = 2  # batches on a device at a time: it finds the next one there when it has done the first
 SOONEST, LATEST = 0.00005, 0.0005  # seconds between looks at whether a batch is done
@@ -40,9 +40,9 @@ class Flights:
         self._clock = clock
         self._flights: deque[Flight] = deque()
         self._decoding: dict[int, Item] = {}
-        self._until = 0.0
         self.changes = 0
         """How often what ``items`` gives has become another."""
+        self._until = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._flights or self._decoding)
@@ -57,18 +57,18 @@ class Flights:
 
     def add(self, flight: Flight) -> None:
         self._flights.append(flight)
-        self.changes += 1
         if len(self._flights) == 1:
             self._until = self._clock() + self._most
+        self.changes += 1
 
     def first(self, only_done: bool) -> Flight | None:
         """The batch that has been there longest is to land now."""
         if not self._flights or (only_done and not has_landed(self._flights[0].landing)):
             return None
-        self.changes += 1
         self._flights[0].until = self.until()
         flight = self._flights.popleft()
         self._until = self._clock() + self._most
+        self.changes += 1
         return flight
 
     def begin(self, item: Item) -> None:
@@ -112,11 +112,11 @@ class Merged:
     """Stamps of the engine's thread, with the requests on the device among those that are running. While the thread is
     in user code that call is watched, else the device; one that hangs is not excused by the next call of user code."""
 
-    def __init__(self, stamps: Stamps, flights: Flights) -> None:
+    def __init__(self, stamps: Row, flights: Flights) -> None:
         self._stamps = stamps
         self._flights = flights
         self._seen = 0
-        self.keep, self.reserve, self.begin, self.end = stamps.keep, stamps.reserve, stamps.begin, stamps.end
+        self.reserve, self.begin, self.end = stamps.reserve, stamps.begin, stamps.end
         self.hold, self.count_padding = stamps.hold, stamps.count_padding
 
     def start(self, ids: Sequence[int], until: float) -> None:

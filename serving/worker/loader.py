@@ -64,12 +64,17 @@ def load(handler: Handler, model: Model, device: str) -> None:
         group.lead(handler)
 
 
-def warm(handler: Handler, model: Model, hastened: Hastened | None) -> None:
+def warm(handler: Handler, model: Model, hastened: Hastened | None, device: str = "cpu") -> None:
     # As batches are made: with gradients other kernels would be warmed, and activations kept.
     with inference_mode():
         handler.warmup()
     if hastened is not None:
         hastened.warm(Path(model.path))
+    if device.startswith("cuda"):
+        from serving.worker.speed.scripts import warm_script
+
+        with inference_mode():
+            warm_script(handler, Path(model.path), device)
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked at again while requests wait
 

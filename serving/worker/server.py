@@ -73,7 +73,7 @@ class Worker:
             self._device.free()  # what a load needs for a moment is not kept
             hastened = hasten(handler, self._model, self._device, self._row.count_recompilation)
             self._report(Phase.WARMING)
-            warm(handler, self._model, hastened)
+            warm(handler, self._model, hastened, self._device.name)
         except BaseException as exc:
             permanent = isinstance(exc, ModelError)
             if not permanent:

@@ -7,10 +7,6 @@ from typing import Protocol
 
 
 class Stamps(Protocol):
-    def keep(self, ids: Sequence[int]) -> None:
-        """The requests that run beside those of each ``start`` from now on."""
-        ...
-
     def start(self, ids: Sequence[int], until: float) -> None:
         """User code is about to run, until ``until`` at the latest."""
         ...
@@ -45,4 +41,12 @@ class Stamps(Protocol):
 
     def count_padding(self, values: int, padded: int) -> None:
         """A batch of so many values was padded to so many."""
+        ...
+
+
+class Row(Stamps, Protocol):
+    """Stamps that can list requests on the device beside those that user code is given."""
+
+    def keep(self, ids: Sequence[int]) -> None:
+        """The requests that run beside those of each ``start`` from now on."""
         ...

@@ -36,7 +36,8 @@ def add_model(store: Path, model: str, handler: str = "named:Named", toml: str =
     """A folder below the store that serves one of ``tests/services``."""
     folder = store / model
     (folder / "code").mkdir(parents=True, exist_ok=True)
-    shutil.copy(SERVICES / f"{handler.partition(':')[0]}.py", folder / "code")
+    for module in (handler.partition(":")[0], "gates"):
+        shutil.copy(SERVICES / f"{module}.py", folder / "code")
     lines = [f"{key} = {json.dumps(value)}" for key, value in {"name": model, **options}.items()]
     (folder / "serving.toml").write_text(f'handler = "{handler}"\n{toml}\n[options]\n' + "\n".join(lines))
     return folder

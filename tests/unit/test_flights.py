@@ -42,7 +42,8 @@ class Stamps:
         self.row = row = Scoreboard.create().row(0)
         row.claim(1)
         self.start, self.renew, self.pause, self.finish = row.start, row.renew, row.pause, row.finish
-        self.keep, self.reserve, self.begin, self.end = row.keep, row.reserve, row.begin, row.end
+        self.keep = row.keep
+        self.reserve, self.begin, self.end = row.reserve, row.begin, row.end
         self.hold, self.count_padding = row.hold, row.count_padding
 
     @property

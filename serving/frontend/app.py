@@ -76,6 +76,7 @@ class App:
         self._local = LocalRuntime(self, config.local_input, config.local_output) if config.local else None
         self._many = config.many
         self._stream_timeout = config.stream_timeout
+        self.drain_timeout = config.drain_timeout
         self._max_body = config.max_body
         room = memory.share(config.body_memory, memory.total()) // config.http_workers
         self._bodies = Bodies(room, rest)
@@ -106,6 +107,14 @@ class App:
             exception_handlers={HTTPException: refuse},
         )
         self._numbers = itertools.count(1)
+
+    def in_flight(self) -> int:
+        """Requests of this process that are not answered yet."""
+        return self._slot.in_flight
+
+    def must_end(self) -> bool:
+        """Whether the time to finish is over, or nobody is left to finish with."""
+        return self._board.has_given_up or self._replicas.link.is_lost
 
     def _routes(self, config: Config) -> list[BaseRoute]:
         if config.many:
@@ -279,8 +288,18 @@ class App:
             if isinstance(response, Streamed):
                 until = max(ask.request.deadline.at, ask.arrival + self._stream_timeout)
                 await self._answers.stream(scope, receive, send, response, ask.request, until)
+            elif response.new_session is not None:
+                await self._announce(receive, send, response, ask.request)
             else:
                 await self._answers.send(send, response, ask.request)
+
+    async def _announce(self, receive: Receive, send: Send, response: Response, request: Request) -> None:
+        """Send an answer that tells of a new session, which ends if the client leaves before it has all of it."""
+        try:
+            await watch(self._answers.send(send, response, request), receive)
+        except ClientGone:
+            assert response.new_session is not None
+            self._replicas.disown(request.model, response.new_session)
 
     async def _target(self, named: str | None, sagemaker: dict[str, str], path: str = INVOCATIONS) -> str:
         """The model that the path names, or else the header, or else the default. Where there is none of these a path

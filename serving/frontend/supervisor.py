@@ -39,6 +39,8 @@ class SupervisorLink:
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._closing = False
+        self.is_lost = False
+        """Whether the supervisor is gone."""
         self._channel: Channel
         self._slot: asyncio.Future[Slot]
 
@@ -90,5 +92,6 @@ class SupervisorLink:
 
     def on_lost(self, channel: Channel) -> None:
         if not self._closing:
+            self.is_lost = True
             log.error("the supervisor is gone")
             os.kill(os.getpid(), signal.SIGTERM)

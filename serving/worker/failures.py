@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 
 from serving import log
@@ -14,7 +15,7 @@ from serving.errors import (
     OutOfMemory,
     ServingError,
 )
-from serving.faults import Fault
+from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
 from serving.worker.batcher import Item
 from serving.worker.device.faults import fault_of
 
@@ -97,3 +98,8 @@ def let_go(exc: BaseException) -> None:
 def report(item: Item, exc: BaseException) -> None:
     request = item.request
     log.error("a request failed in the handler", exc=exc, request_id=request.request_id, trace_id=request.trace_id)
+
+
+def end_process(fault: Fault) -> None:
+    """The device does not work for this process any more; the exit code says why."""
+    os._exit(EXIT_HARDWARE if fault is Fault.HARDWARE else EXIT_STICKY)

@@ -25,8 +25,8 @@ from serving.scoreboard import Phase, Row
 from serving.worker.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
-from serving.worker.engine import Engine, end_process
-from serving.worker.failures import is_out_of_memory
+from serving.worker.engine import Engine
+from serving.worker.failures import end_process, is_out_of_memory
 from serving.worker.intake import Intake
 from serving.worker.loader import create_handler, load, open_device, paths_of, warm
 from serving.worker.requirements import prepare
@@ -89,7 +89,16 @@ class Worker:
             handler.policy, self._model.queue_size, bell=self._intake.reading, timeout=self._model.timeout
         )
         rules = Rules.of(self._config, self._model.timeout)
-        engine = Engine(handler, batcher, self._row, self._intake.deliver, rules, self._device, self._lose_device)
+        engine = Engine(
+            handler,
+            batcher,
+            self._row,
+            self._intake.deliver,
+            rules,
+            self._device,
+            self._lose_device,
+            sent=self._intake.settle,
+        )
         keep_freed()  # only now, for the same reason
         self._measure()
         ready = WorkerPhase(

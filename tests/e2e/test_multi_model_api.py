@@ -249,9 +249,8 @@ def test_loads_of_different_models_go_on_beside_each_other_and_beside_pings(serv
 
 def stopped(server: Server, name: str) -> int | None:
     """The pid of a worker that has stopped itself in the middle of its load; None where it has not yet."""
-    reply = get(server, name)
-    found = [one["pid"] for one in reply.json()["replicas"] if state(one["pid"]) == "T"] if reply.status == 200 else []
-    return found[0] if found else None
+    begun = [line["worker"] for line in server.lines(message="a worker begins", model=name)]
+    return next((pid for pid in begun if state(pid) == "T"), None)
 
 
 def test_both_modes_share_one_fleet(server: Server, volume: Path) -> None:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 KIB = 1024
 KEPT = 32 << 20  # bytes from which on a block is mapped by itself; the most that glibc takes
-BUSY = 256 << 20  # bytes that are kept at the top of the heap: what a batch of large bodies takes comes and goes at once
+BUSY = (
+    256 << 20
+)  # bytes that are kept at the top of the heap: what a batch of large bodies takes comes and goes at once
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 

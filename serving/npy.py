@@ -7,7 +7,7 @@ place of themselves. Reading each header anew takes numpy's parser forty times a
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from serving.errors import BadRequest
 from serving.request import Body
@@ -27,7 +27,7 @@ class Layout(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    order: str
+    order: Literal["C", "F"]
     start: int
     end: int
 
@@ -46,8 +46,8 @@ def read_npy(body: Body) -> np.ndarray:
         array = load(body)
         remember(head, array)
         return array
-    array = np.ndarray(layout.shape, layout.dtype, body, layout.start, order=layout.order)  # type: ignore[call-overload]
-    return array if type(body) is bytearray and array.flags.aligned else array.copy(layout.order)  # type: ignore[arg-type]
+    array = np.ndarray(layout.shape, layout.dtype, body, layout.start, order=layout.order)
+    return array if type(body) is bytearray and array.flags.aligned else array.copy(layout.order)
 
 
 def head_of(body: Body) -> bytes:
@@ -78,5 +78,5 @@ def remember(head: bytes, array: np.ndarray) -> None:
         return
     if len(_layouts) >= KNOWN:
         _layouts.clear()
-    order = "C" if array.flags.c_contiguous else "F"
+    order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
     _layouts[head] = Layout(array.shape, array.dtype, order, len(head), len(head) + array.nbytes)

@@ -115,8 +115,8 @@ def encode(kind: int, id: int, head: bytes = b"", body: Body = b"") -> list[Body
 
 
 class FrameReader:
-    """Bytes in, frames out. The caller fills ``get_buffer()``, or ``get_buffers()`` one after the other, and reports how
-    much by ``buffer_updated(n)``."""
+    """Bytes in, frames out. The caller fills ``get_buffer()``, or ``get_buffers()`` one after the other, and reports
+    how much by ``buffer_updated(n)``."""
 
     def __init__(self, max_body: int = MAX_BODY) -> None:
         self._max_body = max_body

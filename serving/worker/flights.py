@@ -110,6 +110,9 @@ class Merged:
         self._stamps.finish(completed)
         self._resume()
 
+    def keep(self, ids: Sequence[int]) -> None:
+        self._stamps.keep(ids)
+
     def hold(self, streams: int) -> None:
         self._stamps.hold(streams)
 

@@ -69,7 +69,10 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
-    """Head of REPLY. Where ``code`` is set the reply is an error and its body the message, UTF-8."""
+    """Head of REPLY. Where ``code`` is set the reply is an error and its body the message, UTF-8.
+
+    ``retry_after``: in how many seconds its client may try again.
+    """
 
     status: int
     content_type: str = ""
@@ -77,6 +80,7 @@ class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
     code: str | None = None
     new_session: str | None = None
     closed_session: str | None = None
+    retry_after: int = 1
 
 
 class OpenHead(msgspec.Struct, frozen=True, array_like=True):

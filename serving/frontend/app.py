@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import errors, log, memory
 from serving.config import Config
+from serving.deadline import Deadline
 from serving.errors import (
     CodedError,
     Draining,
@@ -40,6 +41,7 @@ from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.local.runtime import LocalRuntime
 from serving.frontend.open_inference import OpenInference
+from serving.frontend.plain import Plain
 from serving.frontend.receiving import ClientGone, read_body, watch
 from serving.frontend.replicas import Replicas
 from serving.frontend.stream import Streamed
@@ -87,7 +89,15 @@ class App:
             config, board, self._replicas, self._invocations, self._answers, self._new_id, self._bodies
         )
         self.direct = Direct(
-            config, board, self._replicas, self._invocations, self._answers, self._new_id, self._bodies, self.resume
+            config,
+            board,
+            self._replicas,
+            self._invocations,
+            self._answers,
+            self._new_id,
+            self._bodies,
+            self.resume,
+            self.go_on,
         )
         self._slot: Slot
         self._rest = Starlette(
@@ -203,6 +213,30 @@ class App:
         finally:
             held.release()
 
+    def go_on(self, plain: Plain, arrival: float, request_id: str, expires: float, length: int) -> ASGIApp:
+        """What goes on with a request that was accepted without ASGI, before it is sent to a replica. It counts as in
+        flight already, and so does its body where that is said to have ``length`` bytes."""
+
+        async def accepted(scope: Scope, receive: Receive, send: Send) -> None:
+            ask, held = Ask(arrival, request_id), Held(self._bodies, counted(length))
+
+            async def work() -> Response | Streamed:
+                deadline = Deadline(expires)
+                body = await read_body(scope["headers"], receive, self._max_body, deadline, held)
+                headers = MappingProxyType(plain.sagemaker)
+                ask.request = Request(
+                    body, plain.content_type, plain.accept, request_id, deadline, plain.model, headers
+                )
+                return await watch(self._invocations.invoke(ask.request, plain.load), receive)
+
+            try:
+                await self._settle(scope, receive, send, ask, work)
+            finally:
+                held.release()
+                self._slot.leave()
+
+        return accepted
+
     def resume(self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost) -> ASGIApp:
         """What goes on with a request that was sent to a replica without ASGI; it counts as in flight already."""
 
@@ -237,9 +271,7 @@ class App:
             # The time to finish is over: uvicorn cancels what is left, and its client is told.
             await self._answers.send_error(send, Draining(STOPPED), ask.request_id)
         except ServingError as error:
-            # A client that waits to be told to send its body, and is told something else, may never send it.
-            close = any(name == b"expect" for name, _ in scope["headers"])
-            await self._answers.send_error(send, error, ask.request_id or self._new_id(), close=close)
+            await self._answers.send_error(send, error, ask.request_id or self._new_id())
         except Exception as exc:
             log.error("an invocation failed", exc=exc, request_id=ask.request_id)
             await self._answers.send_error(send, CodedError(500, "internal", "internal error"), ask.request_id)

@@ -55,11 +55,11 @@ class Bodies:
 
 
 class Held:
-    """What one request has taken of ``bodies``; ``release`` gives it back."""
+    """What one request has taken of ``bodies``, ``size`` bytes so far; ``release`` gives it back."""
 
-    def __init__(self, bodies: Bodies) -> None:
+    def __init__(self, bodies: Bodies, size: int = 0) -> None:
         self._bodies = bodies
-        self._size = 0
+        self._size = size
 
     def grow(self, size: int) -> None:
         """The body has, or will have, ``size`` bytes. Raises BodiesFull."""

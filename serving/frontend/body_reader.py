@@ -15,10 +15,8 @@ STRAIGHT = 64 * 1024  # bytes to come from which on it pays
 
 
 class BodyReader(asyncio.BufferedProtocol):
-    """Takes the connection from ``protocol`` until the ``length`` bytes of the exchange's body are there.
-
-    Where the exchange has ended before, the rest is read and dropped, so that the next request is found.
-    """
+    """Takes the connection from ``protocol`` until the ``length`` bytes of the exchange's body are there, or until the
+    exchange ends before."""
 
     def __init__(self, protocol: DirectProtocol, transport: asyncio.Transport, exchange: Exchange, length: int) -> None:
         self._protocol = protocol
@@ -45,10 +43,10 @@ class BodyReader(asyncio.BufferedProtocol):
         if self._filled == len(self._rest):
             self._rest = memoryview(b"")
             self._switch(self._protocol)
-            self._protocol.on_message_complete()
+            self._protocol.end_of_straight()
 
-    def eof_received(self) -> None:
-        self._protocol.eof_received()
+    def eof_received(self) -> bool:
+        return self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._protocol.connection_lost(exc)

@@ -52,6 +52,7 @@ class Direct:
         new_id: Callable[[], str],
         bodies: Bodies,
         resume: Callable[..., ASGIApp],
+        go_on: Callable[[Plain, float, str, float, int], ASGIApp],
     ) -> None:
         self.clock = monotonic
         self.replicas = replicas
@@ -59,6 +60,7 @@ class Direct:
         self.answers = answers
         self.bodies = bodies
         self.resume = resume
+        self.go_on = go_on
         self.expiries = Expiries()
         self.slot: Slot
         self.limit = config.max_body

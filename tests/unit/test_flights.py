@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import datetime
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,43 +20,39 @@ from serving.errors import ServingError
 from serving.faults import Fault
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
+from serving.scoreboard import Scoreboard
 from serving.session import Session
 from serving.worker.batcher import Batcher, Item
+from serving.worker.bell import PlainBell
 from serving.worker.caps import PATIENCE, Caps
-from serving.worker.device.cuda import probe
+from serving.worker.device.cuda import Copy, probe, resolved
 from serving.worker.device.fake import FakeDevice, FakeLanding
 from serving.worker.device.faults import Cuda, fault_of
 from serving.worker.device.host import Host
 from serving.worker.device.trees import map_tensors
 from serving.worker.engine import Engine
+from serving.worker.flights import has_landed
 from serving.worker.streams import Begin, End, More
 
 
 class Stamps:
-    """The last that the supervisor could read."""
+    """A row of a scoreboard, and what the supervisor reads there."""
 
     def __init__(self) -> None:
-        self.ids: tuple[int, ...] = ()
-        self.until = 0.0
-        self.kept: tuple[int, ...] = ()
+        self.row = row = Scoreboard.create().row(0)
+        row.claim(1)
+        self.start, self.renew, self.pause, self.finish = row.start, row.renew, row.pause, row.finish
+        self.keep = row.keep
+        self.reserve, self.begin, self.end = row.reserve, row.begin, row.end
+        self.hold, self.count_padding = row.hold, row.count_padding
 
-    def keep(self, ids: Sequence[int]) -> None:
-        self.kept = tuple(ids)
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(self.row.running())
 
-    def start(self, ids: Sequence[int], until: float) -> None:
-        self.ids, self.until = (*ids, *self.kept), until
-
-    def pause(self) -> None:
-        self.until = 0.0
-
-    def finish(self, completed: int) -> None:
-        self.ids, self.until = (), 0.0
-
-    def hold(self, streams: int) -> None:
-        pass
-
-    def count_padding(self, values: int, padded: int) -> None:
-        pass
+    @property
+    def until(self) -> float:
+        return self.row.busy_until
 
 
 class Doubles(Handler):
@@ -127,6 +124,13 @@ class Rig:
         return [self.answers[id] for id in range(self._next)]
 
 
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
 def show(outcome: Response | ServingError) -> str:
     if isinstance(outcome, ServingError):
         return f"{outcome.status} {outcome.code}"
@@ -173,18 +177,19 @@ def test_a_batch_that_is_not_full_waits_behind_the_one_that_is_computed_and_grow
     assert rig.run() == ["2", "4", "6"]
 
 
-def test_the_supervisor_sees_all_that_are_in_flight_until_the_latest_deadline() -> None:
+def test_the_supervisor_sees_all_that_are_in_flight_and_the_time_of_the_batch_that_the_device_is_at() -> None:
     device = FakeDevice()
     rig = Rig(Doubles(device, max_size=2), device)
-    rig.put(1, 2, deadline=2e12)
-    rig.put(3, 4, deadline=3e12)
+    rig.put(1, 2)
+    rig.put(3, 4)
     rig.engine.step()
-    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1}, 2e12)
+    first = rig.stamps.until
+    assert (set(rig.stamps.ids), first > 0) == ({0, 1}, True)
     rig.engine.step()
-    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1, 2, 3}, 3e12)
+    assert (set(rig.stamps.ids), rig.stamps.until) == ({0, 1, 2, 3}, first)
     device.landings[0].finish()
     rig.engine.step()
-    assert (set(rig.stamps.ids), rig.stamps.until) == ({2, 3}, 3e12)
+    assert (set(rig.stamps.ids), rig.stamps.until > first) == ({2, 3}, True)
     rig.run()
 
 
@@ -247,6 +252,27 @@ def test_every_request_gets_its_own_answer_however_the_device_dawdles(
     assert rig.run() == [str(2 * n) for n in range(count)]
 
 
+def test_the_engine_says_when_it_launches_and_when_that_is_over_whatever_comes_of_it() -> None:
+    device = FakeDevice()
+    said: list[bool] = []
+
+    class Listens(PlainBell):
+        def alone(self, is_alone: bool) -> None:
+            said.append(is_alone)
+
+    class Notes(Breaks):
+        def predict(self, batch: list[int]) -> list[int]:
+            said.append(said[-1])
+            return super().predict(batch)
+
+    handler = Notes(device, max_size=1)
+    rig = Rig(handler, device)
+    rig.batcher._bell = Listens()
+    rig.put(1, 12)
+    assert rig.run() == ["2", "500 handler_error"]
+    assert said == [True, True, False] * 2
+
+
 # Decode threads.
 
 
@@ -279,9 +305,10 @@ def test_decode_threads_decode_beside_each_other_and_a_bad_request_fails_alone(d
 def test_the_supervisor_sees_what_decode_threads_work_on() -> None:
     handler = Meets(FakeDevice())
     rig = Rig(handler, Host())
-    rig.put(1, deadline=2e12)
+    rig.put(1)
     rig.engine.step()
-    assert (rig.stamps.ids, rig.stamps.until, rig.batcher.size) == ((0,), 2e12, 1)
+    eventually(lambda: rig.stamps.ids == (0,))
+    assert (rig.stamps.until > 0, rig.batcher.size) == (True, 1)
     rig.put(2)
     assert rig.run() == ["2", "4"]
 
@@ -311,8 +338,8 @@ def test_requests_beyond_two_batches_wait_for_decode_threads_in_the_queue() -> N
     rig = Rig(handler, Host())
     rig.put(*range(10))
     rig.engine.step()
-    assert len(rig.stamps.ids) == 4
-    assert rig.batcher.size == 10
+    eventually(lambda: rig.stamps.ids == (0,))
+    assert (rig.batcher._out, rig.batcher.size) == (4, 10), "of those lent only the first is being worked on"
     assert rig.batcher.delay() is None, "there is nothing to do, and nothing is done"
     handler.go.set()
     assert rig.run() == [str(2 * n) for n in range(10)]
@@ -426,6 +453,20 @@ def test_a_cap_that_has_risen_to_the_policys_size_is_forgotten() -> None:
     assert not caps._caps
 
 
+# What comes to the host.
+
+
+@pytest.mark.parametrize(
+    "lazy", [torch.conj, lambda x: x.conj().imag, lambda x: torch.view_as_real(x)[..., 1], torch.imag]
+)
+def test_nothing_lazy_is_copied_to_the_host(lazy: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensor = lazy(torch.randn(3, 4, dtype=torch.complex64))
+    found = resolved(tensor)
+    assert not found.is_conj()
+    assert not found.is_neg()
+    assert torch.equal(found, tensor)
+
+
 # Faults.
 
 
@@ -479,7 +520,7 @@ def test_a_probe_decides_the_doubtful(error: Exception | None, fault: Fault) -> 
         if error is not None:
             raise error
 
-    assert probe(attempt) is fault
+    assert probe(attempt, lambda: 1 << 30) is fault
 
 
 class Breaks(Doubles):
@@ -493,6 +534,30 @@ class Breaks(Doubles):
         if 12 in batch:
             raise RuntimeError("cuBLAS is not happy")
         return super().predict(batch)
+
+
+class Crowded(Doubles):
+    """Calls a library that gets no memory for itself as long as all is kept for reuse, and says so by no code."""
+
+    def predict(self, batch: list[int]) -> list[int]:
+        if self.chip.kept or 12 in batch:
+            raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+        return super().predict(batch)
+
+
+def test_a_device_on_which_nothing_is_free_was_short_of_memory_whatever_the_error_says() -> None:
+    rig = Rig(Crowded(device := FakeDevice(kept=1, room=0)), device)
+    rig.put(1)
+    assert rig.run() == ["2"]
+    rig = Rig(Crowded(device := FakeDevice(kept=1, room=0)), device)
+    rig.put(1, 12, 3)
+    assert rig.run() == ["2", "507 out_of_memory", "6"]
+
+
+def test_an_error_without_a_code_is_the_models_where_there_is_room() -> None:
+    rig = Rig(Crowded(device := FakeDevice()), device)
+    rig.put(1, 12, 3)
+    assert rig.run() == ["2", "500 handler_error", "6"]
 
 
 def test_a_lost_context_ends_the_process_with_all_that_were_running_on_the_scoreboard() -> None:
@@ -516,6 +581,39 @@ def test_an_error_that_shows_only_when_the_host_waits_ends_the_process_likewise(
     with pytest.raises(Lost):
         rig.run()
     assert set(rig.stamps.ids) == {0, 1}
+
+
+@pytest.mark.parametrize("max_size", [1, 2, 4])
+@pytest.mark.parametrize("looks", ["first", "later"])
+@pytest.mark.parametrize("code", [Cuda.ASSERT, Cuda.ILLEGAL_ADDRESS, Cuda.ECC_UNCORRECTABLE])
+def test_an_error_that_shows_when_the_host_only_looks_ends_the_process_likewise(
+    code: Cuda, looks: str, max_size: int
+) -> None:
+    device = FakeDevice(on_wait=never)
+    rig = Rig(Doubles(device, max_size), device)
+    rig.put(*range(max_size))
+    rig.engine.step()
+    if looks == "later":
+        rig.engine.step()
+    device.landings[0].finish(cuda_error(code))
+    with pytest.raises(Lost) as caught:
+        rig.engine.step()
+    assert caught.value.fault is (Fault.HARDWARE if code is Cuda.ECC_UNCORRECTABLE else Fault.STICKY)
+    assert set(rig.stamps.ids) == set(range(max_size)), "whoever was running is asked again elsewhere"
+    assert rig.answers == {}
+
+
+def test_an_event_that_fails_when_it_is_asked_fails_no_less_when_it_is_waited_for() -> None:
+    class Event:
+        def query(self) -> bool:
+            raise cuda_error(Cuda.ASSERT)
+
+        synchronize = query
+
+    copy = Copy(["never there"], Event())
+    assert has_landed(copy)
+    with pytest.raises(torch.AcceleratorError):
+        copy.wait()
 
 
 def test_hardware_that_fails_is_told_apart_from_a_context_that_is_lost() -> None:

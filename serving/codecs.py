@@ -42,10 +42,10 @@ ARRAY_TYPES = (JSON, CSV, NPY, JSON_LINES[0], RAW)
 def decode(body: Body, content_type: str) -> Any:
     """A body to a value: numbers become arrays, anything else what JSON makes of it.
 
-    JSON and CSV numbers become float32, or int64 where all are integers in JSON; npy keeps its type; an image is uint8
-    [height, width] if grey, else [height, width, 3]; ``application/octet-stream`` stays bytes unless the type has a
-    ``dtype`` (and ``shape``) parameter. A body without a content type is read as JSON. Raises BadRequest and
-    UnsupportedMediaType.
+    JSON and CSV numbers become float32, or int64 where all are integers in JSON; npy keeps its type, and the array of a
+    bytearray, as large bodies are, is on its bytes; an image is uint8 [height, width] if grey, else [height, width, 3];
+    ``application/octet-stream`` stays bytes unless the type has a ``dtype`` (and ``shape``) parameter. A body without a
+    content type is read as JSON. Raises BadRequest and UnsupportedMediaType.
     """
     kind = media_type(content_type) or JSON
     if kind == JSON or kind.endswith("+json"):

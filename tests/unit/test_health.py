@@ -55,6 +55,24 @@ def test_rows_keep_what_was_running_until_it_is_finished() -> None:
     assert (row.running(), row.busy_until, row.completed) == ([], 0.0, 1024)
 
 
+def test_what_is_kept_runs_beside_each_start_until_it_is_another() -> None:
+    row = Scoreboard.create().row(3)
+    row.claim(7)
+    row.keep(range(100, 700))
+    for ids in ([1], [], list(range(50)), [2, 3]):
+        row.start(ids, 5.0)
+        assert row.running() == [*range(100, 700), *ids]
+    row.start(list(range(1000)), 5.0)  # more than there is room for
+    assert row.running() == [*range(100, 124), *range(1000)]
+    row.start([4], 5.0)
+    assert row.running() == [*range(100, 700), 4]
+    row.finish(1)
+    assert (row.running(), row.busy_until) == ([], 0.0)
+    row.keep([8])
+    row.start([9], 5.0)
+    assert row.running() == [8, 9]
+
+
 def test_in_flight_counts_all_http_workers() -> None:
     board = Scoreboard.create()
     board.slot(0).in_flight = 2

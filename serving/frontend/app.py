@@ -31,7 +31,7 @@ from serving.errors import (
 )
 from serving.frontend import metrics, models
 from serving.frontend.answers import JSON, STOPPED, Answers
-from serving.frontend.bodies import Bodies, Held, counted, rest
+from serving.frontend.bodies import Bodies, Held, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
 from serving.frontend.direct import Direct
@@ -199,24 +199,27 @@ class App:
             return await watch(self._invocations.invoke(ask.request, load), receive)
 
         try:
-            await self._settle(scope, receive, send, ask, work)
+            await self._settle(scope, receive, send, ask, work, held)
         finally:
             held.release()
 
-    def resume(self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost) -> ASGIApp:
+    def resume(
+        self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost, held: Held
+    ) -> ASGIApp:
         """What goes on with a request that was sent to a replica without ASGI; it counts as in flight already."""
+        ask = Ask(arrival, request.request_id, request)
 
         async def resumed(scope: Scope, receive: Receive, send: Send) -> None:
             async def work() -> Response | Streamed:
                 if isinstance(reply, ReplicaLost):
-                    return await watch(self._invocations.invoke(request, load, reply), receive)
+                    return await watch(self._invocations.invoke(ask.request, load, reply), receive)
                 return reply
 
             try:
-                await self._settle(scope, receive, send, Ask(arrival, request.request_id, request), work)
+                await self._settle(scope, receive, send, ask, work, held)
             finally:
                 self._slot.leave()
-                self._bodies.give(counted(len(request.body)))
+                held.release()
 
         return resumed
 
@@ -227,10 +230,14 @@ class App:
         send: Send,
         ask: Ask,
         work: Callable[[], Coroutine[None, None, Response | Streamed]],
+        held: Held,
     ) -> None:
         """Send what comes of ``work``, once."""
         try:
             response = await work()
+            ask.request = msgspec.structs.replace(ask.request, body=b"")  # it need not be sent once more
+            if not isinstance(response, Streamed):
+                self._answers.hold(scope, response.body, held)
         except ClientGone:
             log.debug("the client went away", request_id=ask.request_id)
         except asyncio.CancelledError:
@@ -246,7 +253,7 @@ class App:
         else:
             if isinstance(response, Streamed):
                 until = max(ask.request.deadline.at, ask.arrival + self._stream_timeout)
-                await self._answers.stream(scope, receive, send, response, ask.request, until)
+                await self._answers.stream(scope, receive, send, response, ask.request, until, held)
             else:
                 await self._answers.send(send, response, ask.request)
 

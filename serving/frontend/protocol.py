@@ -13,7 +13,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from serving.frontend.answers import CUT, UNTIL_CLOSE
+from serving.frontend.answers import CUT, TRANSPORT, UNTIL_CLOSE
 from serving.frontend.reader import ReaderWatch
 
 MAX_HEAD = 64 * 1024  # bytes of request line and headers
@@ -84,7 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def extensions(self, cycle: RequestResponseCycle) -> dict[str, Any]:
         """What the ASGI application may do to the connection beyond answering."""
-        return {CUT: self._cut, UNTIL_CLOSE: self._end_with_connection(cycle)}
+        return {CUT: self._cut, TRANSPORT: self.transport, UNTIL_CLOSE: self._end_with_connection(cycle)}
 
     def _cut(self, code: str) -> None:
         """Close the connection once what was sent has left; without a ``code`` that was the proper end."""

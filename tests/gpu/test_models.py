@@ -33,7 +33,13 @@ def test_an_unloaded_model_returns_all_of_its_device_memory(store: Path) -> None
 
 def test_an_evicted_model_returns_all_of_its_device_memory_or_waits_with_its_weights_on_the_host(store: Path) -> None:
     """In the warm tier only its context stays on the device, and the second time nothing is loaded."""
-    settings: dict[str, object] = {"model_store": store, "device": "cuda:0", "max_models": 1, "spares": 0, "host_memory": "48GiB"}
+    settings: dict[str, object] = {
+        "model_store": store,
+        "device": "cuda:0",
+        "max_models": 1,
+        "spares": 0,
+        "host_memory": "48GiB",
+    }
     seconds = {}
     for tier, stays in (("0", 16 * MIB), ("8GiB", 900 * MIB)):
         with serving(store, warm_tier_bytes=tier, **settings) as server:

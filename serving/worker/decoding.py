@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from serving import claims
 from serving.handler import Handler
 from serving.worker.batcher import Item
 
@@ -47,10 +48,15 @@ class DecodeThreads:
 
 def decode(handler: Handler, item: Item) -> Decoded:
     """The item's sample and bucket; raises nothing."""
+    claims.begin(item)
     try:
         item.sample = handler.decode(item.request)
+        if item.claim is not None:
+            claims.settle(item, item.sample)
     except BaseException as exc:
         return Decoded(item, error=exc)
+    finally:
+        claims.end()
     try:
         return Decoded(item, handler.bucket(item.sample), handler.priority(item.sample) if handler.prioritizes else 0)
     except BaseException as exc:

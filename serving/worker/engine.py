@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from serving import codecs, log
+from serving import claims, codecs, log
 from serving.config import Config
 from serving.errors import ServingError
 from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
@@ -184,12 +184,15 @@ class Engine:
             self._start([], time.monotonic() + DROP_TIME)
             for item in items:
                 item.sample = None
+                claims.release(item)
             self._stamps.finish(0)
 
     def _settle(self, outcomes: list[Outcome]) -> None:
         # The answers are handed over before the scoreboard forgets the requests: if the worker dies in between they
         # are tried again, never lost.
         self._deliver(outcomes)
+        for item, _ in outcomes:
+            claims.release(item)
         self._stamps.finish(len(outcomes))
 
     def _emit(self, item: Item, part: Part) -> None:
@@ -251,14 +254,19 @@ class Engine:
         """Raises a ServingError."""
         item = Item(0, request)
         try:
+            claims.begin(item)
             sample = self._handler.decode(request)
         except BaseException as exc:
             raise decode_error(item, exc) from exc
+        finally:
+            claims.end()
         try:
             [output] = self._computing.predict([sample])
             return self._response(self._handler.encode(output, request), request)
         except BaseException as exc:
             raise predict_error(item, exc) from exc
+        finally:
+            claims.release(item)
 
     def _response(self, value: Any, request: Request) -> Response:
         return sound(codecs.encode(value, request.accept, self._rules.default_accept))
@@ -361,6 +369,7 @@ class Engine:
         if self._latency is not None:
             self._latency.ended(bucket, len(live), since, time.monotonic())
         for item in live:
+            claims.release(item)
             item.sample = None  # while the supervisor still watches, and on this thread
         return [outcome for outcome in encoded if outcome is not None]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import io
 import os
 import socket
 import time
@@ -10,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from serving.memory import KEPT, held_by
+from tests.e2e.client import Answer, once
 from tests.e2e.server import Server, eventually, model_folder, serving
 from tests.e2e.test_direct import answer, connect, post
 
@@ -163,3 +167,34 @@ def test_a_body_whose_time_is_over_lets_go_of_its_memory_while_its_client_stays(
             eventually(lambda: held(server) - before > size // 4)
             assert answer(connection)[0] == 504
             eventually(lambda: held(server) - before < size // 8, 8)
+
+
+def zeros(size: int) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, a=np.zeros(size, np.uint8))
+    return file.getvalue()
+
+
+def test_bodies_that_decode_to_much_leave_a_model_worker_within_its_bound(tmp_path: Path) -> None:
+    """Of a batch of them some are answered, the others told to come back, and one that can never fit not to."""
+    room = 160 * MEGABYTE
+    bodies = [zeros(64 * MEGABYTE)] * 10 + [zeros(2 * room)]
+
+    async def ask(server: Server) -> list[Answer]:
+        return await asyncio.gather(*(once(server.port, body, content_type="application/x-npz") for body in bodies))
+
+    with serving(model_folder(tmp_path, "sizes:Weigh"), decoded_memory=room, request_timeout=20) as server:
+        asyncio.run(once(server.port, zeros(1), content_type="application/x-npz"))
+        [worker] = server.workers()
+        before = held_by(worker).private
+        for _ in range(2):
+            *some, huge = asyncio.run(ask(server))
+            assert {one.body for one in some if one.status == 200} == {b"64000000"}
+            assert {one.code for one in some if one.status != 200} == {"bodies_full"}
+            assert (huge.status, huge.code) == (413, "body_too_large")
+        [after] = server.workers()
+        peak = held_by(worker).peak - before
+        print(f"peak: {peak / MEGABYTE:.0f} MB more")
+        assert after == worker
+        assert peak < room + KEPT + SLACK
+        eventually(lambda: held_by(worker).private - before < KEPT + SLACK, 15)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from serving import BatchPolicy, Handler, Request, Response
 
 
@@ -19,3 +21,18 @@ class Sizes(Handler):
 
     def encode(self, output: int, request: Request) -> Response:
         return Response(bytes(output) if output >= 0 else b"%d" % -output)
+
+
+class Weigh(Handler):
+    """How many bytes each body decodes to; all share a batch."""
+
+    policy = BatchPolicy(max_size=16, max_delay_ms=200)
+
+    def bucket(self, sample: Any) -> str:
+        return "all"
+
+    def collate(self, samples: Any) -> Any:
+        return samples
+
+    def predict(self, batch: list[Any]) -> list[int]:
+        return [sum(array.nbytes for array in one.values()) if isinstance(one, dict) else one.nbytes for one in batch]

@@ -26,6 +26,7 @@ from serving.errors import (
     CodedError,
     Draining,
     MethodNotAllowed,
+    ModelLoading,
     NotFound,
     ServingError,
 )
@@ -55,6 +56,7 @@ from serving.scoreboard import Scoreboard, Slot
 PAYLOAD = 6  # megabytes of one request of a batch transform, as the platform's own default
 PAYLOAD_LIMIT = 100  # megabytes of all at a time
 MEGABYTE = 1_000_000
+KNOWN_TIME = 5.0  # seconds for the supervisor to say where the model is
 GARBAGE = 20_000  # objects more than before until cycles are looked for; requests leave none
 MODELS, INVOKE = "/models/", "/invoke"
 NO_REQUEST = Request()
@@ -102,10 +104,14 @@ class App:
             return models.routes(self._replicas.link, config.load_timeout, config.request_timeout)
 
         async def execution_parameters(_: HttpRequest) -> HttpResponse:
-            placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+            try:
+                async with asyncio.timeout(KNOWN_TIME):
+                    placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+            except TimeoutError:
+                raise ModelLoading("the model is not known yet") from None
             return HttpResponse(batch_parameters(placement.capacity, self._max_body), media_type=JSON)
 
-        return [Route("/execution-parameters", execution_parameters, methods=["GET"])]
+        return [Route("/execution-parameters", models.guarded(execution_parameters), methods=["GET"])]
 
     async def _metrics(self, _: HttpRequest) -> HttpResponse:
         texts = await asyncio.to_thread(self._runtime.metrics)

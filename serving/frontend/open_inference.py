@@ -226,7 +226,8 @@ class OpenInference:
 
     async def _only_model(self, request_id: str) -> tuple[str, str]:
         """Its name and version, in its own words if it has any."""
-        placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+        async with asyncio.timeout(READY_TIME):
+            placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
         if PREFIX not in placement.paths.post:
             return DEFAULT_MODEL, "1"
         deadline = Deadline.after(READY_TIME)

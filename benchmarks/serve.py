@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 from report import HEADER, Report, median, row
-from sklearn.datasets import load_digits
 
 from serving.config import cores
 
@@ -128,6 +127,8 @@ def exchanges(port: int) -> list[dict[str, str]]:
 
     The beginning ends after the class, since the last decimals of a probability depend on the size of the batch.
     """
+    from sklearn.datasets import load_digits  # others that use this file need none
+
     digits = load_digits()
     bodies = [json.dumps(image.astype(int).tolist()) for image in digits.images[:DIGITS]]
     answers = [ask(port, body) for body in bodies]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from serving.errors import NotAcceptable
-from serving.request import media_type
+from serving.request import USUAL, media_type
 
 
 def parameters(content_type: str) -> dict[str, str]:
@@ -19,6 +20,12 @@ def negotiate(accept: str, offered: Sequence[str], default: str) -> str:
 
     Parts that cannot be read are passed over. Raises NotAcceptable.
     """
+    find = _negotiate if len(accept) <= USUAL else _negotiate.__wrapped__
+    return find(accept, tuple(offered), default)
+
+
+@lru_cache(1024)
+def _negotiate(accept: str, offered: tuple[str, ...], default: str) -> str:
     ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
     if not ranges:
         return default

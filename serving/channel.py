@@ -16,6 +16,7 @@ from serving.wire import Frame, FrameReader, encode
 
 AT_ONCE = 256 << 10  # bytes that another thread may write by itself; more would keep it from its work
 VECTOR = 512  # buffers in one system call; the kernel takes 1024
+TURNS = 8  # reads in a row while there is more than was asked for
 MUCH = 128 << 10  # bytes in one read; the kernel holds about three times as many for a reader that is late
 HELD = 1 << 20  # bytes on their way in the kernel, as far as it allows: a large body is then few hand-overs, not many
 EARLY = 16  # buffers that do not wait for the rest of the tick, so that the other side begins while this one goes on
@@ -87,16 +88,22 @@ class Channel(asyncio.BufferedProtocol):
     def read_now(self) -> list[Frame] | None:
         """From any thread, but one at a time: the frames that what is there completes; None at the end of the channel.
         Raises WireError."""
-        try:
-            n = os.readv(self._fd, [self._reader.get_buffer()])
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        if not n:
-            return None
-        frames = self._reader.buffer_updated(n)
-        self.brings_much = n >= MUCH or self._reader.is_within_body
+        frames: list[Frame] = []
+        self.brings_much = False
+        for _ in range(TURNS):
+            buffers = self._reader.get_buffers()
+            try:
+                n = os.readv(self._fd, buffers)
+            except BlockingIOError:
+                break
+            except OSError:
+                n = 0
+            if not n:
+                return frames or None  # the end is there the next time, too
+            frames += self._reader.buffer_updated(n)
+            self.brings_much = self.brings_much or n >= MUCH or self._reader.is_within_body
+            if n < sum(map(len, buffers)):
+                break
         return frames
 
     def send_now(self, buffers: list[Body]) -> None:

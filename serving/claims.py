@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from serving.errors import BodiesFull, BodyTooLarge
@@ -128,12 +129,12 @@ def settle(holder: Holder, sample: object) -> None:
         holder.claim.give(holder.claim.size - size)
 
 
-def release(holder: Holder) -> None:
-    """It is answered: its sample is not needed any more."""
-    claim = holder.claim
-    if claim is not None:
-        holder.claim = None
-        claim.give(claim.size)
+def release(holders: Sequence[Holder]) -> None:
+    """They are answered: their samples are not needed any more."""
+    for holder in holders:
+        if (claim := holder.claim) is not None:
+            holder.claim = None
+            claim.give(claim.size)
 
 
 def give(size: int) -> None:

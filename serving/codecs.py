@@ -9,7 +9,7 @@ import csv
 import io
 import zipfile
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,17 +17,16 @@ from serving import claims
 from serving.accept import concrete, parameters
 from serving.accept import negotiate as negotiate  # handlers/* offer types of their own
 from serving.errors import BadRequest, HandlerError, NotAcceptable, ServingError, UnsupportedMediaType
+from serving.measuring import PIXEL_LIMIT as PIXEL_LIMIT  # these two are for handlers/*, too
 from serving.measuring import (
-    PIECE,
     archive_cost,
-    array_size,
     csv_cost,
     entries_cost,
     json_cost,
     text_cost,
 )
-from serving.measuring import PIXEL_LIMIT as PIXEL_LIMIT  # these two are for handlers/*, too
 from serving.measuring import take_picture as take_picture
+from serving.npy import is_npy, open_npy, read_npy
 from serving.request import Body, Response, media_type
 
 if TYPE_CHECKING:
@@ -41,8 +40,10 @@ NPZ = "application/x-npz"
 RAW = "application/octet-stream"
 TEXT = ("text/plain", "application/x-text")
 KNOWN = f"{JSON}, {JSON_LINES[0]}, {CSV}, {NPY}, {NPZ}, {RAW}, text/plain, image/*"
+BYTES = (bytes, bytearray, memoryview)
 WRAPPERS = ("instances", "inputs")
 
+PLAIN = ("", "*/*", JSON)  # Accept values of those who take JSON where that is the default
 ARRAY_TYPES = (JSON, CSV, NPY, JSON_LINES[0], RAW)
 
 
@@ -66,7 +67,7 @@ def decode(body: Body, content_type: str) -> Any:
     decoder = DECODERS.get(kind)
     if decoder is None:
         raise UnsupportedMediaType(f"content type {kind[:100]} is not supported; known: {KNOWN}")
-    return decoder(body, parameters(content_type))
+    return decoder(body, parameters(content_type) if ";" in content_type else {})
 
 
 def parse_json(body: Body) -> Any:
@@ -171,48 +172,7 @@ def csv_numbers(row: list[str], line: int) -> list[float]:
 
 def decode_npy(body: Body, _: dict[str, str]) -> np.ndarray:
     """Keeps type and shape. What needs pickle is refused."""
-    try:
-        file = io.BytesIO(body)
-        size, read = npy_head(file, len(body))
-        claims.take(size)
-        return read()
-    except ServingError:
-        raise
-    except Exception as exc:  # numpy's reader raises whatever its header parser meets
-        raise BadRequest(f"the body is no npy array: {type(exc).__name__}") from exc
-
-
-def npy_head(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]]:
-    """Bytes of the array of an npy file of ``there`` bytes at its beginning, and what reads it. Raises BadRequest where
-    less is there, and whatever numpy's parser raises."""
-    import numpy as np
-
-    version = np.lib.format.read_magic(file)
-    head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = head(file)
-    if dtype.hasobject:
-        raise BadRequest("the body is no npy array: it holds pickled objects")
-    size = array_size(shape, dtype.itemsize, there - file.tell())
-
-    def read() -> np.ndarray:
-        if version > (2, 0) or not size:
-            file.seek(0)
-            return np.lib.format.read_array(file, allow_pickle=False)
-        array = np.ndarray(shape[::-1] if fortran else shape, dtype)
-        fill(file, array.reshape(-1).view(np.uint8).data)
-        return array.transpose() if fortran else array
-
-    return size, read
-
-
-def fill(file: IO[bytes], room: memoryview) -> None:
-    """Read in parts: the reader of an archive makes a copy of each. Raises BadRequest at the end of the file."""
-    while room:
-        part = file.read(min(len(room), PIECE))
-        if not part:
-            raise BadRequest("the body's array ends early")
-        room[: len(part)] = part
-        room = room[len(part) :]
+    return read_npy(body)
 
 
 def decode_npz(body: Body, _: dict[str, str]) -> dict[str, np.ndarray]:
@@ -229,14 +189,10 @@ def decode_npz(body: Body, _: dict[str, str]) -> dict[str, np.ndarray]:
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
     """One array; what is none stays bytes, as numpy has it."""
-    import numpy as np
-
     with archive.open(member) as file:
-        is_npy = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
-        file.seek(0)
-        if not is_npy:
+        if not is_npy(file):
             return file.read()
-        _, read = npy_head(file, member.file_size)
+        _, read = open_npy(file, member.file_size)
         return read()
 
 
@@ -292,7 +248,7 @@ def encode(value: Any, accept: str, default: str = JSON) -> Response:
     """
     if isinstance(value, Response):
         return value
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, BYTES):
         return Response(value, concrete(accept) or RAW)
     if isinstance(value, str):
         kind = negotiate(accept, (TEXT[0], JSON), TEXT[0])
@@ -305,6 +261,8 @@ def encode(value: Any, accept: str, default: str = JSON) -> Response:
 
 
 def encode_object(value: Any, accept: str, default: str) -> Response:
+    if accept in PLAIN and default == JSON:
+        return Response(to_json(value), JSON)
     offered = [JSON, *JSON_LINES[:1]] if isinstance(value, list | tuple) else [JSON]
     is_arrays = isinstance(value, dict) and bool(value) and all(as_array(one) is not None for one in value.values())
     if is_arrays:

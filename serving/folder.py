@@ -52,6 +52,7 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
         pin=settings.pin,
         per_gpu=per_gpu,
         speed=settings.speed,
+        tf32=settings.tf32,
         gpus=settings.gpus,
     )
 

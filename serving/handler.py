@@ -19,7 +19,10 @@ from serving.request import Request
 from serving.session import Session
 
 MAX_BATCH = 1024  # the scoreboard has room for the ids of so many running requests
+KNOWN = 1024  # names of dtypes that are remembered
 SHORT = 16  # samples that are padded share a batch up to this length, however short they are
+
+_names: dict[tuple[type, Hashable], str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,16 @@ class Padded(NamedTuple):
 
     data: Any
     lengths: Any
+
+
+def name_of(dtype: Hashable) -> str:
+    """What numpy or torch call a dtype, known from the second time on: numpy takes longer for it than for an array."""
+    known = _names.get((type(dtype), dtype))
+    if known is None:
+        if len(_names) >= KNOWN:
+            _names.clear()
+        known = _names[type(dtype), dtype] = str(dtype)
+    return known
 
 
 class Handler:
@@ -129,7 +142,7 @@ class Handler:
         kept = tuple(shape)
         if self.policy.pad is not None and kept:
             kept = (*kept[:-1], f"to {max(SHORT, 1 << (int(kept[-1]) - 1).bit_length())}")
-        return (type(sample), kept, str(getattr(sample, "dtype", "")))
+        return (type(sample), kept, name_of(getattr(sample, "dtype", "")))
 
     def priority(self, sample: Any) -> int:
         """Which requests go first while many wait: those of the lowest number, and of these in order of arrival. A high
@@ -145,6 +158,8 @@ class Handler:
 
         from serving import transfer
 
+        if self.policy.pad is None and (batch := transfer.stack_arrays(samples, self.device)) is not None:
+            return batch
         # An array on a request's own bytes is read-only, which torch cannot express; it is copied.
         writable = [one if getattr(getattr(one, "flags", None), "writeable", True) else one.copy() for one in samples]
         tensors = [torch.as_tensor(sample) for sample in writable]

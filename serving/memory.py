@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 KIB = 1024
-KEPT = 32 << 20  # bytes; the most that glibc takes as the first of the two below
+KEPT = 32 << 20  # bytes from which on a block is mapped by itself; the most that glibc takes
+BUSY = (
+    256 << 20
+)  # bytes that are kept at the top of the heap: what a batch of large bodies takes comes and goes at once
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -71,7 +74,7 @@ def keep_freed() -> None:
     libc = allocator()
     if libc is not None:
         libc.mallopt(M_MMAP_THRESHOLD, KEPT)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT)
+        libc.mallopt(M_TRIM_THRESHOLD, BUSY)
 
 
 def unfilled(size: int) -> bytearray:

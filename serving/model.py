@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cuda_graphs: bool = False
     batch_sizes: tuple[int, ...] = ()
     optimize: bool = False
+    tf32: bool = True
 
     @property
     def speed(self) -> Speed:
@@ -103,6 +104,7 @@ class Model(msgspec.Struct, frozen=True):
     per_gpu: bool = False
     speed: Speed = Speed()
     gpus: int = 1
+    tf32: bool = True
 
     def policy(self, base: BatchPolicy) -> BatchPolicy:
         """The handler's policy with this model's overrides. Raises ModelError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 import msgspec
@@ -17,6 +18,7 @@ Body = bytes | bytearray | memoryview
 Piece = bytes | bytearray | memoryview | str
 Pieces = Iterable[Piece] | AsyncIterable[Piece]
 
+USUAL = 256  # characters of a header's value up to which what it says is remembered
 BODILESS = frozenset({204, 205, 304})  # statuses of answers without a body
 NO_DEADLINE = Deadline(float("inf"))
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -26,6 +28,11 @@ TRACEPARENT = re.compile("[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16
 
 def media_type(value: str) -> str:
     """The bare media type of a Content-Type value, lower case and without parameters."""
+    return _media_type(value) if len(value) <= USUAL else _media_type.__wrapped__(value)
+
+
+@lru_cache(1024)
+def _media_type(value: str) -> str:
     return value.partition(";")[0].strip().lower()
 
 

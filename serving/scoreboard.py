@@ -165,6 +165,8 @@ class Row:
         self._floats = floats
         self._at = HEADER_WORDS + SLOTS * SLOT_WORDS + index * ROW_WORDS
         self._ids = self._at + ROW_FIELDS
+        self._kept: array[int] = array("Q")
+        self._is_whole = True  # what is kept stands there
 
     def claim(self, epoch: int) -> None:
         """Supervisor: hand the row to a new worker."""
@@ -290,14 +292,28 @@ class Row:
     def stamp_beat(self) -> None:
         self._floats[self._at + BEAT] = time.monotonic()
 
+    def keep(self, ids: Sequence[int]) -> None:
+        """Worker: from now on these requests run beside those of each ``start``, until the next call of this."""
+        self._kept = array("Q", ids[:MAX_BATCH])
+        self._write_kept()
+
+    def _write_kept(self) -> None:
+        self._ints[self._ids : self._ids + len(self._kept)] = memoryview(self._kept)
+        self._is_whole = True
+
     def start(self, ids: Sequence[int], until: float) -> None:
-        """Worker: user code is about to work on these requests, whose latest deadline is ``until``."""
-        count = len(ids)
+        """Worker: user code is about to work on these requests, whose latest deadline is ``until``. Where there is no
+        room for all, those that were kept are not listed."""
+        count, kept = len(ids), len(self._kept)
+        if not self._is_whole:
+            self._write_kept()
+        at = min(kept, MAX_BATCH - count)
+        self._is_whole = at == kept
         if count == 1:
-            self._ints[self._ids] = ids[0]
+            self._ints[self._ids + at] = ids[0]
         else:
-            self._ints[self._ids : self._ids + count] = memoryview(array("Q", ids))
-        self._ints[self._at + RUNNING] = count
+            self._ints[self._ids + at : self._ids + at + count] = memoryview(array("Q", ids))
+        self._ints[self._at + RUNNING] = at + count
         self._floats[self._at + BUSY_UNTIL] = until
 
     def pause(self) -> None:

@@ -22,6 +22,9 @@ from serving.worker.streams import Begin, End, More
 
 
 class _NoStamps:
+    def keep(self, ids: Sequence[int]) -> None:
+        pass
+
     def start(self, ids: Sequence[int], until: float) -> None:
         pass
 

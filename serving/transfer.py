@@ -1,4 +1,4 @@
-"""From host memory to a GPU, while the GPU computes something else."""
+"""Samples to one batch, and from host memory to a GPU while that computes something else."""
 
 from __future__ import annotations
 
@@ -16,6 +16,30 @@ def stack(tensors: Sequence[Any], device: str) -> Any:
     first = tensors[0]
     batch = torch.empty((len(tensors), *first.shape), dtype=first.dtype, pin_memory=True)
     return to_device(torch.stack(list(tensors), out=batch), device)
+
+
+def stack_arrays(arrays: Sequence[Any], device: str) -> Any:
+    """numpy arrays of one shape and type, stacked along a new first dimension, as a tensor on ``device``.
+
+    One call copies them all, also those that are read-only; torch has all of its threads meet for each large one, which
+    takes longer than to copy it. None where they are not such arrays.
+    """
+    import numpy as np
+    import torch
+
+    first = arrays[0]
+    if type(first) is not np.ndarray or not first.ndim:
+        return None
+    if len(set(map(type, arrays))) > 1 or len(set(map(len, arrays))) > 1:
+        return None
+    try:
+        dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
+        batch = torch.empty((len(arrays), *first.shape), dtype=dtype, pin_memory=device.startswith("cuda"))
+        rows = batch.view(len(arrays) * len(first), *first.shape[1:])
+        np.concatenate(arrays, out=rows.numpy(), casting="no")
+    except (TypeError, ValueError):  # what torch has no type for, and arrays that differ
+        return None
+    return to_device(batch, device)
 
 
 def to_device(tensor: Any, device: str) -> Any:

@@ -34,6 +34,9 @@ def load_torchscript(path: Path, device: str) -> Any:
     with warnings.catch_warnings():
         # Its users hear from torch when they write such a file; whoever serves one cannot do anything about it.
         warnings.simplefilter("ignore", DeprecationWarning)
+        if device.startswith("cuda"):
+            # Else kernels are made anew for each of the first batch sizes, while requests wait.
+            torch.jit.set_fusion_strategy([("DYNAMIC", 1)])
         return torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
 
 

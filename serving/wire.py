@@ -23,6 +23,7 @@ VERSION = 1
 PREFIX = struct.Struct("<BBHIQQ")
 MAX_HEAD = 64 * 1024
 LARGE_BODY = 64 * 1024  # bytes; from here on a body gets a buffer of its own
+AHEAD = 4 * 1024  # bytes that are read behind a large body: the next one's head, and little that has to be copied
 SCRATCH = 256 * 1024  # bytes; holds any small frame: prefix + MAX_HEAD + LARGE_BODY
 MAX_BODY = 1 << 34  # 16 GiB: above it a length is a corrupt one
 
@@ -114,7 +115,8 @@ def encode(kind: int, id: int, head: bytes = b"", body: Body = b"") -> list[Body
 
 
 class FrameReader:
-    """Bytes in, frames out. The caller fills ``get_buffer()`` and reports how much by ``buffer_updated(n)``."""
+    """Bytes in, frames out. The caller fills ``get_buffer()``, or ``get_buffers()`` one after the other, and reports how
+    much by ``buffer_updated(n)``."""
 
     def __init__(self, max_body: int = MAX_BODY) -> None:
         self._max_body = max_body
@@ -125,12 +127,19 @@ class FrameReader:
         self._large: tuple[int, int, bytes] | None = None  # kind, id and head of the frame whose body is being read
         self._body = bytearray()
         self._filled = 0
+        self._after_large = False  # the last frame had a large body, as the next one probably has
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes belong; never empty."""
         if self._large is not None:
             return memoryview(self._body)[self._filled :]
-        return self._scratch[self._end :]
+        return self._scratch[self._end : self._end + AHEAD] if self._after_large else self._scratch[self._end :]
+
+    def get_buffers(self) -> list[memoryview]:
+        """The same, with where the bytes go that come behind these."""
+        if self._large is not None:
+            return [memoryview(self._body)[self._filled :], self._scratch[:AHEAD]]
+        return [self.get_buffer()]
 
     @property
     def is_within_body(self) -> bool:
@@ -142,13 +151,15 @@ class FrameReader:
         if self._large is None:
             self._end += n
             return self._parse()
-        self._filled += n
-        if self._filled < len(self._body):
+        beyond = self._filled + n - len(self._body)
+        if beyond < 0:
+            self._filled += n
             return []
         kind, id, head = self._large
         frame = Frame(kind, id, head, self._body)
         self._large, self._body = None, bytearray()
-        return [frame]
+        self._start, self._end = 0, beyond
+        return [frame, *self._parse()] if beyond else [frame]
 
     def feed(self, data: bytes) -> list[Frame]:
         """The same for bytes already at hand."""
@@ -178,11 +189,14 @@ class FrameReader:
                 if end < body_at:
                     break
                 at = self._begin_large(kind, id, data, body_at - head_size, body_at, body_size, frames)
+                self._after_large = True
             else:
                 if end < body_at + body_size:
+                    self._after_large = False
                     break
                 at = body_at + body_size
                 frames.append(Frame(kind, id, data[body_at - head_size : body_at], data[body_at:at]))
+                self._after_large = False
         self._start += at
         self._compact()
         return frames

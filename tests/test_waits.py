@@ -133,21 +133,27 @@ def called(node: ast.expr) -> str | None:
 
 
 class Reader(ast.NodeVisitor):
-    """Reads one file. ``own`` are the names of all coroutine functions of the sources, ``here`` those of it."""
+    """Reads one file. ``own`` are the names of all coroutine functions of the sources."""
 
-    def __init__(self, where: str, own: set[str], here: set[str]) -> None:
+    def __init__(self, where: str, own: set[str]) -> None:
         self.where = where
-        self.here = here
+        self._here: set[str] = set()
         self.own = own
         self.functions: list[Function] = []
         self.started: set[str] = set()
-        """What is named otherwise than to be awaited, for somebody else to call."""
+        """What is named otherwise than to be awaited, for somebody else to call, as far as names tell."""
         self.called: set[str] = set()
         """What is called otherwise than to be awaited."""
         self.tasks: set[str] = set()
+        """What surely is one or the other."""
         self._stack: list[Function | None] = []
         self._parameters: list[set[str]] = [set()]
         self._limits = 0
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        here, self._here = self._here, {one.name for one in node.body if isinstance(one, ast.AsyncFunctionDef)}
+        self.generic_visit(node)
+        self._here = here
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
         self._visit_function(node, Function(self.where, node.name))
@@ -228,7 +234,7 @@ class Reader(ast.NodeVisitor):
         name = called(node)
         if name in STARTING:
             self.tasks |= {called(one) or "" for one in node.args}
-        if name is not None and self._is_own(node) and (name in self.here or not is_of_self(node.func)):
+        if name is not None and self._is_own(node) and not is_of_self(node.func):
             self.called.add(name)
         if isinstance(node.func, ast.Attribute) and name in BLOCKING and not node.args and not node.keywords:
             function = self._stack[-1] if self._stack else None
@@ -242,7 +248,9 @@ class Reader(ast.NodeVisitor):
             self.started.add(node.id)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        if isinstance(node.ctx, ast.Load) and (node.attr in self.here or not is_of_self(node)):
+        if isinstance(node.ctx, ast.Load) and is_of_self(node):
+            self.tasks |= {node.attr} & self._here
+        elif isinstance(node.ctx, ast.Load):
             self.started.add(node.attr)
         self.visit(node.value)
 
@@ -273,7 +281,7 @@ def read(sources: dict[str, str]) -> tuple[list[Function], set[str]]:
     functions: list[Function] = []
     started: set[str] = set()
     for where, tree in trees.items():
-        reader = Reader(where, own, set(coroutines(tree)))
+        reader = Reader(where, own)
         reader.visit(tree)
         functions += reader.functions
         started |= own & (reader.tasks | reader.called - plain | reader.started - plain - data)

@@ -22,10 +22,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from rows import Rows
 from serve import running
-from throughput import keep, load, model_folder, where, write_bodies
+from throughput import load, model_folder, write_bodies
 
-WAYS = {"served": "", "one step after the other": "serial = true"}
+# Keys of serving.toml, and options of the handler.
+WAYS = {
+    "served": ("", ""),
+    "served with graphs": ("cuda_graphs = true\n", ""),
+    "one step after the other": ("", "serial = true"),
+}
+COLUMNS = {"how": ("how", "{}"), "busy": ("the device computes", "{:.1f} %"), "rps": ("samples/s", "{:,.0f}")}
 RAMP = 2.0  # seconds of load before the measurement, and after it
 
 
@@ -68,26 +75,26 @@ def main() -> None:
     parser.add_argument("--shape", default="resnet50")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/RESULTS.md")
+    parser.add_argument("--json", type=Path, help="a file that grows by each row")
     options = parser.parse_args()
-    lines = [
-        f"{where()}; {options.shape}, batches of {options.batch}, {options.connections} connections from "
-        f"{options.clients} processes, {options.seconds:g} s, medians of {options.repeats}.",
-        "",
-        "| how | the device computes | samples/s |",
-        "|---|---:|---:|",
-    ]
+    facts = (
+        f"{options.shape}, batches of {options.batch}, {options.connections} connections from {options.clients} "
+        f"processes, {options.seconds:g} s, medians of {options.repeats}."
+    )
+    rows = Rows("overlap", facts, COLUMNS, options.json)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "bodies.json")
         write_bodies(options.shape, file)
-        for number, (name, extra) in enumerate(WAYS.items()):
-            folder = model_folder(Path(scratch, str(number)), options.shape, options.batch, "Timed", extra)
+        for number, (name, (keys, extra)) in enumerate(WAYS.items()):
+            folder = model_folder(Path(scratch, str(number)), options.shape, options.batch, "Timed", extra, keys)
             measured = []
             for _ in range(options.repeats):
                 with running(folder) as port:
                     measured.append(share(port, file, options))
             shares, rates = zip(*measured, strict=True)
-            lines.append(f"| {name} | {100 * statistics.median(shares):.1f} % | {statistics.median(rates):,.0f} |")
-    keep("\n".join(lines), "gpu-busy", "How much of the time the GPU computes", options.write)
+            rows.add(how=name, busy=100 * statistics.median(shares), rps=statistics.median(rates))
+    if options.write:
+        rows.write("gpu-busy", "How much of the time the GPU computes")
 
 
 if __name__ == "__main__":

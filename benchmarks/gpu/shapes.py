@@ -68,14 +68,15 @@ class Shaped(Handler):
         torch.manual_seed(0)
         self.device = device
         self.shape = shape
+        self.dtype = DTYPE if device != "cpu" else torch.float32
         net = resnet50().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         net = net if shape == "resnet50" else Encoder()
-        self.net = net.to(device, DTYPE if device != "cpu" else torch.float32).eval()
+        self.module = net.to(device, self.dtype).eval()
 
     def predict(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         if self.shape == "resnet50":
-            batch = batch.to(memory_format=torch.channels_last).to(next(self.net.parameters()).dtype) / 255
-        best = self.net(batch).float().softmax(-1).max(-1)
+            batch = batch.to(memory_format=torch.channels_last).to(self.dtype) / 255
+        best = self.module(batch).float().softmax(-1).max(-1)
         return best.values, best.indices
 
     def encode(self, output: tuple[Tensor, Tensor], request: Request) -> dict[str, Any]:

@@ -23,10 +23,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models import Server, ask, running
-from throughput import HERE, keep, where
+from rows import Rows
+from throughput import HERE
 
 LIMIT = 60.0  # seconds for a spare to become ready
 MODEL = "m0"
+COLUMNS = {
+    "spares": ("spares on each device", "{:d}"),
+    "first": ("first request to a model, ms", "{:.0f}"),
+    "following": ("from SIGKILL of its worker to the next answer, ms", "{:.0f}"),
+}
 
 
 def make_store(store: Path) -> None:
@@ -77,19 +83,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what a spare worker saves.")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/RESULTS.md")
+    parser.add_argument("--json", type=Path, help="a file that grows by each row")
     options = parser.parse_args()
-    lines = [
-        f"{where()}; a tiny model, medians of {options.repeats} fresh servers.",
-        "",
-        "| spares on each device | first request to a model, ms | from SIGKILL of its worker to the next answer, ms |",
-        "|---:|---:|---:|",
-    ]
+    rows = Rows("spares", f"a tiny model, medians of {options.repeats} fresh servers.", COLUMNS, options.json)
     with tempfile.TemporaryDirectory() as folder:
         make_store(Path(folder))
         for spares in (0, 1):
             firsts, nexts = zip(*(measure(Path(folder), spares) for _ in range(options.repeats)), strict=True)
-            lines.append(f"| {spares} | {statistics.median(firsts) * 1e3:.0f} | {statistics.median(nexts) * 1e3:.0f} |")
-    keep("\n".join(lines), "gpu-spares", "What a spare worker saves", options.write)
+            rows.add(spares=spares, first=statistics.median(firsts) * 1e3, following=statistics.median(nexts) * 1e3)
+    if options.write:
+        rows.write("gpu-spares", "What a spare worker saves")
 
 
 if __name__ == "__main__":

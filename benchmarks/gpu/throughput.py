@@ -12,29 +12,44 @@ import argparse
 import base64
 import contextlib
 import io
+import itertools
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from report import Report, median
-from serve import RESULTS, free_port, running, wait_ready, write_section
+from rows import Rows
+from serve import free_port, running, wait_ready
 from shapes import example
 
 HERE = Path(__file__).resolve().parent
 SHAPES = ("resnet50", "bert-base")
 BODIES = 16
+WAYS = {
+    "served": "served",
+    "graphs": "served with graphs",
+    "compile": "served compiled",
+    "naive": "one at a time",
+}
+KEYS = {"served": "", "graphs": "cuda_graphs = true\n", "compile": 'compile = "default"\n'}
+COLUMNS = {
+    "shape": ("model", "{}"),
+    "how": ("how", "{}"),
+    "rps": ("samples/s", "{:,.0f}"),
+    "p50": ("p50 ms", "{:.1f}"),
+    "p99": ("p99 ms", "{:.1f}"),
+    "share": ("of the limit", "{:.0f} %"),
+    "errors": ("errors", "{}"),
+}
 
 
 def run_json(script: Path, *arguments: object) -> Any:
@@ -51,11 +66,13 @@ def write_bodies(shape: str, file: Path) -> None:
     file.write_text(json.dumps(entries))
 
 
-def model_folder(folder: Path, shape: str, batch: int, handler: str = "Shaped", options: str = "") -> Path:
+def model_folder(
+    folder: Path, shape: str, batch: int, handler: str = "Shaped", options: str = "", keys: str = ""
+) -> Path:
     (folder / "code").mkdir(parents=True)
     shutil.copy(HERE / "shapes.py", folder / "code")
     (folder / "serving.toml").write_text(
-        f'handler = "shapes:{handler}"\n[options]\nshape = "{shape}"\n{options}\n[batch]\nmax_size = {batch}\n'
+        f'handler = "shapes:{handler}"\n{keys}[options]\nshape = "{shape}"\n{options}\n[batch]\nmax_size = {batch}\n'
     )
     return folder
 
@@ -85,53 +102,53 @@ def load(port: int, file: Path, connections: int, clients: int, seconds: float) 
     return Report(**{**numbers, "rps": sum(one.rps for one in reports)})
 
 
-def measure(shape: str, options: argparse.Namespace, scratch: Path) -> list[str]:
-    """The rows of the table."""
+def measure(shape: str, options: argparse.Namespace, scratch: Path, rows: Rows) -> None:
     file = scratch / f"{shape}.json"
     write_bodies(shape, file)
-    limits, served, plain = [], [], []
-    for repeat in range(options.repeats):
-        limits.append(run_json(HERE / "limit.py", "--shape", shape, "--seconds", options.seconds, *options.sizes))
-        batch = limits[0]["batch"]
-        folder = model_folder(scratch / f"{shape}-{repeat}", shape, batch)
-        with running(folder) as port:
-            load(port, file, options.connections, options.clients, 2)
-            served.append(load(port, file, options.connections, options.clients, options.seconds))
+    alone = run_json(HERE / "limit.py", "--shape", shape, "--seconds", options.seconds, *options.sizes)
+    batch, limit = alone["batch"], alone["rps"]
+    rows.add(shape=shape, how=f"alone, batches of {batch}", rps=limit, share=100.0)
+    for way, replicas in itertools.product(options.ways, options.replicas):
+        if way == "naive":
+            continue
+        how = " ".join([WAYS[way], *([f"by {replicas} replicas"] if replicas > 1 else [])])
+        keys = f"{KEYS[way]}replicas = {replicas}\n"
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            served(rows, shape, how, limit, options, file, model_folder(Path(folder), shape, batch, keys=keys))
+    if "naive" in options.ways:
         with naive(shape) as port:
-            load(port, file, options.connections, options.clients, 1)
-            plain.append(load(port, file, options.connections, options.clients, options.seconds))
-    limit = statistics.median(one["rps"] for one in limits)
-    rows = [f"| {shape} | alone, batches of {limits[0]['batch']} | {limit:,.0f} | | | 100 % |"]
-    for name, reports in (("served", served), ("one at a time", plain)):
-        found = median(reports)
-        cells = f"{found.rps:,.0f} | {found.p50:.1f} | {found.p99:.1f} | {found.rps / limit:.0%}".replace("%", " %")
-        rows.append(f"| {shape} | {name} | {cells} |")
-        if found.errors:
-            raise RuntimeError(f"{shape}, {name}: {found.errors}")
-    return rows
+            loaded(rows, shape, WAYS["naive"], limit, options, file, port)
 
 
-def where() -> str:
-    """The device, what drives it, and when: what one has to know to compare these numbers with others."""
-    device = f"{torch.cuda.get_device_name(0)}, driver {driver()}" if torch.cuda.is_available() else "CPU"
-    return f"{device}; torch {torch.__version__}; {datetime.now(UTC).date().isoformat()}"
+def served(
+    rows: Rows, shape: str, how: str, limit: float, options: argparse.Namespace, file: Path, folder: Path
+) -> None:
+    """Rows of one server: under load, and asked by one client alone."""
+    try:
+        with running(folder) as port:
+            loaded(rows, shape, how, limit, options, file, port)
+            one = load(port, file, 1, 1, min(1.0, options.seconds))
+            rows.add(shape=shape, how=f"{how}, one connection", rps=one.rps, p50=one.p50, p99=one.p99)
+    except Exception as exc:  # the other rows are measured all the same
+        rows.add(shape=shape, how=f"{how}: {type(exc).__name__}: {exc}"[:200])
 
 
-def keep(text: str, name: str, title: str, wanted: bool) -> None:
-    """Print a table, and write it down if that is ``wanted`` and it was measured on a GPU."""
-    print(text)
-    if wanted and torch.cuda.is_available():
-        write_section(RESULTS, text, name, title)
-
-
-def driver() -> str:
-    found = subprocess.run(
-        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=True,
+def loaded(rows: Rows, shape: str, how: str, limit: float, options: argparse.Namespace, file: Path, port: int) -> None:
+    """The median of some measurements of the same server."""
+    load(port, file, options.connections, options.clients, min(1.0, options.seconds))
+    found = median(
+        [load(port, file, options.connections, options.clients, options.seconds) for _ in range(options.repeats)]
     )
-    return found.stdout.splitlines()[0].strip()
+    errors = ", ".join(f"{count} x {name}" for name, count in found.errors.items()) or None
+    rows.add(
+        shape=shape,
+        how=how,
+        rps=found.rps,
+        p50=found.p50,
+        p99=found.p99,
+        share=100 * found.rps / limit,
+        errors=errors,
+    )
 
 
 def main() -> None:
@@ -141,21 +158,26 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--clients", type=int, default=4, help="processes that make load")
     parser.add_argument("--shapes", nargs="+", default=SHAPES)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["served", "graphs", "naive"])
+    parser.add_argument("--no-naive", action="store_true", help="leave out the server that takes one at a time")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1], help="numbers of replicas to try")
     parser.add_argument("--sizes", type=int, nargs="+", help="batch sizes to try alone")
+    parser.add_argument("--json", type=Path, help="a file that grows by each row")
     parser.add_argument("--write", action="store_true", help="keep the table in benchmarks/RESULTS.md")
     options = parser.parse_args()
     options.sizes = ["--sizes", *options.sizes] if options.sizes else []
-    lines = [
-        f"{where()}; {options.connections} connections from {options.clients} processes, {options.seconds:g} s, "
-        f"medians of {options.repeats}.",
-        "",
-        "| model | how | samples/s | p50 ms | p99 ms | of the limit |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+    if options.no_naive:
+        options.ways = [way for way in options.ways if way != "naive"]
+    facts = (
+        f"{options.connections} connections from {options.clients} processes, {options.seconds:g} s, "
+        f"medians of {options.repeats}."
+    )
+    rows = Rows("throughput", facts, COLUMNS, options.json)
     with tempfile.TemporaryDirectory() as scratch:
         for shape in options.shapes:
-            lines += measure(shape, options, Path(scratch))
-    keep("\n".join(lines), "gpu", "Models on a GPU", options.write)
+            measure(shape, options, Path(scratch), rows)
+            if options.write:
+                rows.write("gpu", "Models on a GPU", "shape")
 
 
 if __name__ == "__main__":

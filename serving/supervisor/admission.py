@@ -12,7 +12,7 @@ from serving.gpus.driver import Gpu
 from serving.model import Model
 from serving.scoreboard import ROWS
 from serving.supervisor import cache
-from serving.supervisor.cache import Budget, Decision, Need, Resident, Stay, Wait
+from serving.supervisor.cache import Budget, Decision, Need, Refuse, Resident, Stay, Wait
 from serving.supervisor.devices import ANY
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.replica import SLACK, Owner, Served, Stage
@@ -20,15 +20,25 @@ from serving.supervisor.replica import SLACK, Owner, Served, Stage
 UNLIMITED = 1 << 60  # bytes
 PROCESS = 24 << 20  # bytes of a worker with a model so small that it does not count
 COPIES = 2  # of a model's file in memory while it is read
+AROUND = 1.1  # times its files on a GPU: what a model needs there to compute comes on top
 SETTLE = 1.0  # seconds after its load in which a model counts as busy, for those who asked for it to come
 
 Record = Callable[[Need, list[Resident], Budget, Decision], None]
 
 
-def estimate(model: Model) -> Cost:
-    """What a replica may cost that was never loaded here, from the size of its files."""
-    size = PROCESS + COPIES * model.size
-    return Cost(size, size, 0 if model.device == "cpu" else size)
+def estimate(model: Model, context: int = 0) -> Cost:
+    """What a replica may cost that was never loaded here, from the size of its files. ``context`` bytes of a GPU are
+    what a process takes there without a model, 0 where there is no GPU."""
+    if model.device == "cpu" or not context:
+        return Cost(PROCESS + COPIES * model.size, PROCESS + COPIES * model.size)
+    # What goes to a GPU is on the host once, on its way.
+    return Cost(PROCESS + model.size, PROCESS + model.size, context + int(AROUND * model.size))
+
+
+def least(model: Model, cost: Cost) -> Cost:
+    """What it takes at any rate, where ``cost`` is a guess: its files, once."""
+    size = PROCESS + model.size
+    return Cost(min(cost.host, size), min(cost.peak, size), min(cost.device, model.size))
 
 
 def budget_of(config: Config, base: int, gpus: Iterable[Gpu] = ()) -> Budget:
@@ -129,6 +139,11 @@ class Admission:
             residents = [replace(one, stay=Stay.FIXED) if one.key == own else one for one in residents]
         need = need_of(served)
         decision = cache.decide(need, residents, self.budget)
+        if isinstance(decision, Refuse) and served.is_guessed:
+            # Too large by a guess is no reason to refuse what was never tried: if there is no room, its load will say.
+            served.cost, served.is_guessed = least(served.model, served.cost), False
+            need = need_of(served)
+            decision = cache.decide(need, residents, self.budget)
         waited, served.waits = served.waits, isinstance(decision, Wait)
         if self.record is not None and not (waited and served.waits):
             self.record(need, residents, self.budget, decision)

@@ -85,9 +85,9 @@ class Fleet(Departures):
     ) -> Served:
         """A model to be served as soon as there is room. There is none of its name, or that one is to be replaced."""
         self._key += 1
-        known = cost or estimate(model)
+        known = cost or estimate(model, self.spares.context() if self._admission.budget.devices else 0)
         served = Served(self._key, model, model.queue_size, owner, known, now, wanted_until=wanted_until)
-        served.pinned = model.pin
+        served.pinned, served.is_guessed = model.pin, cost is None
         if owner is Owner.START:
             served.stage, served.devices = Stage.SERVING, self._devices.spread(model, *self._room(served))
         served.predecessor = self._current.get(model.name)

@@ -110,7 +110,8 @@ class Replica:
 class Served:
     """One model and its replicas. ``failures`` counts the starts in a row that never became ready.
 
-    ``cost`` is what one replica takes; ``wanted_until`` is how long the one who waits longest for room does so.
+    ``cost`` is what one replica takes, and ``is_guessed`` if it comes from the size of its files; ``wanted_until`` is
+    how long the one who waits longest for room does so.
     ``devices`` are those of its replicas, where we choose them. ``held_up`` is since when the next start on a GPU
     waits for a dead worker's memory; ``no_spare``: the next one is a new process, since a spare has died with it.
     """
@@ -124,6 +125,7 @@ class Served:
     stage: Stage = Stage.WAITING
     wanted_until: float = 0.0
     pinned: bool = False
+    is_guessed: bool = False
     devices: tuple[str, ...] = ()
     replicas: list[Replica] = field(default_factory=list)
     failures: int = 0
@@ -170,6 +172,7 @@ class Served:
     def learn(self, row: Row) -> bool:
         """Take what a replica has measured for its cost; False where that was known."""
         measured = Cost(row.memory, row.peak, row.device_memory)
+        self.is_guessed = False
         if abs(measured.peak - self.cost.peak) <= self.cost.peak // 20 and measured.host <= self.cost.host:
             return False
         self.cost = measured

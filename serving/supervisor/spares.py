@@ -97,6 +97,10 @@ class Spares:
         host = self._host * sum(self._wanted.values())
         return host, {name: self._device_memory.get(name, CONTEXT) * n for name, n in self._wanted.items()}
 
+    def context(self) -> int:
+        """Bytes of a GPU that a process takes without a model, as measured where one was."""
+        return max(self._device_memory.values(), default=CONTEXT)
+
     # What is wanted.
 
     def want(self, wanted: Mapping[str, int]) -> None:

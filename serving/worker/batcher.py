@@ -170,6 +170,10 @@ class Batcher:
         """Whether the engine has other things to do than to wait for requests."""
         self._bell.away(is_away)
 
+    def alone(self, is_alone: bool) -> None:
+        """Whether the engine does many short things that others would come between."""
+        self._bell.alone(is_alone)
+
     @property
     def is_done(self) -> bool:
         return self._closed and self.size == 0 and not self.is_awaited()

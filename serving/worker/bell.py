@@ -26,6 +26,10 @@ class Bell(Protocol):
         """On the engine's thread: from now on it looks seldom, or often again."""
         ...
 
+    def alone(self, is_alone: bool) -> None:
+        """On the engine's thread: from now on it does many short things that others would come between, or no more."""
+        ...
+
 
 class PlainBell:
     """For an engine that is brought all its requests by another thread."""
@@ -45,4 +49,7 @@ class PlainBell:
         pass
 
     def away(self, is_away: bool) -> None:
+        pass
+
+    def alone(self, is_alone: bool) -> None:
         pass

@@ -48,16 +48,22 @@ class DecodeThreads:
 
 def decode(handler: Handler, item: Item) -> Decoded:
     """The item's sample and bucket; raises nothing."""
+    try:
+        sample_of(handler, item)
+    except BaseException as exc:
+        return Decoded(item, error=exc)
+    try:
+        return Decoded(item, handler.bucket(item.sample), handler.priority(item.sample) if handler.prioritizes else 0)
+    except BaseException as exc:
+        return Decoded(item, error=exc, in_decode=False)
+
+
+def sample_of(handler: Handler, item: Item) -> None:
+    """Make the item's sample; what that takes is claimed for it. Raises what ``decode`` does."""
     claims.begin(item)
     try:
         item.sample = handler.decode(item.request)
         if item.claim is not None:
             claims.settle(item, item.sample)
-    except BaseException as exc:
-        return Decoded(item, error=exc)
     finally:
         claims.end()
-    try:
-        return Decoded(item, handler.bucket(item.sample), handler.priority(item.sample) if handler.prioritizes else 0)
-    except BaseException as exc:
-        return Decoded(item, error=exc, in_decode=False)

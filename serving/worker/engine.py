@@ -25,7 +25,7 @@ from serving.worker.batcher import Batcher, Item, Taken
 from serving.worker.checks import check_size, sound, sound_stream
 from serving.worker.computing import Computing
 from serving.worker.conversations import Partner
-from serving.worker.decoding import Decoded, DecodeThreads, decode
+from serving.worker.decoding import Decoded, DecodeThreads, decode, sample_of
 from serving.worker.device.border import Device
 from serving.worker.device.faults import fault_of
 from serving.worker.device.host import Host
@@ -184,15 +184,13 @@ class Engine:
             self._start([], time.monotonic() + DROP_TIME)
             for item in items:
                 item.sample = None
-                claims.release(item)
             self._stamps.finish(0)
 
     def _settle(self, outcomes: list[Outcome]) -> None:
         # The answers are handed over before the scoreboard forgets the requests: if the worker dies in between they
         # are tried again, never lost.
         self._deliver(outcomes)
-        for item, _ in outcomes:
-            claims.release(item)
+        claims.release([item for item, _ in outcomes])
         self._stamps.finish(len(outcomes))
 
     def _emit(self, item: Item, part: Part) -> None:
@@ -254,19 +252,14 @@ class Engine:
         """Raises a ServingError."""
         item = Item(0, request)
         try:
-            claims.begin(item)
-            sample = self._handler.decode(request)
+            sample_of(self._handler, item)
         except BaseException as exc:
             raise decode_error(item, exc) from exc
-        finally:
-            claims.end()
         try:
-            [output] = self._computing.predict([sample])
+            [output] = self._computing.predict([item.sample])
             return self._response(self._handler.encode(output, request), request)
         except BaseException as exc:
             raise predict_error(item, exc) from exc
-        finally:
-            claims.release(item)
 
     def _response(self, value: Any, request: Request) -> Response:
         return sound(codecs.encode(value, request.accept, self._rules.default_accept))
@@ -302,10 +295,13 @@ class Engine:
         live, outcomes = self._begun(taken.batch, taken.bucket)
         if not live:
             return outcomes
+        self._batcher.alone(True)
         try:
             landing = self._device.fetch(self._computing.compute([item.sample for item in live]))
         except BaseException as exc:
+            self._batcher.alone(False)
             return [*outcomes, *self._recover(taken.bucket, live, exc)]
+        self._batcher.alone(False)
         self._flights.add(Flight(taken.bucket, live, landing))
         self._stamps.finish(0)
         return outcomes
@@ -342,7 +338,7 @@ class Engine:
         if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:
             return self._run(bucket, live, again=True)
         if len(live) == 1:
-            failed = self._failed(live[0], predict_error(live[0], exc))
+            failed = self._failed(live[0], predict_error(live[0], exc, fault))
             live[0].sample = None
             return [failed]
         log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
@@ -369,8 +365,8 @@ class Engine:
         if self._latency is not None:
             self._latency.ended(bucket, len(live), since, time.monotonic())
         for item in live:
-            claims.release(item)
             item.sample = None  # while the supervisor still watches, and on this thread
+        claims.release(live)
         return [outcome for outcome in encoded if outcome is not None]
 
     def _check_session(self, session: Session) -> None:

@@ -19,6 +19,8 @@ from serving.faults import Fault
 from serving.worker.batcher import Item
 from serving.worker.device.faults import fault_of
 
+SHORT = "there was not enough memory to answer this request"
+
 
 def expired(item: Item) -> tuple[Item, ServingError]:
     return item, DeadlineExceeded("the deadline passed while the request was waiting")
@@ -48,9 +50,12 @@ def decode_error(item: Item, exc: BaseException) -> ServingError:
     return error
 
 
-def predict_error(item: Item, exc: BaseException) -> ServingError:
-    """What the client sees when anything after ``decode`` fails. The traceback goes to the log only."""
+def predict_error(item: Item, exc: BaseException, fault: Fault = Fault.NONE) -> ServingError:
+    """What the client sees when anything after ``decode`` fails. The traceback goes to the log only. ``fault`` is what
+    the device said of it."""
     error = chosen_error(exc)
+    if error is None and fault is Fault.MEMORY:
+        error = OutOfMemory(SHORT)
     if error is None or error.status >= 500:
         report(item, exc)
     return error or HandlerError(f"the model failed with {type(exc).__name__}; the log has more under this request id")
@@ -61,7 +66,7 @@ def chosen_error(exc: BaseException) -> ServingError | None:
     if isinstance(exc, ServingError):
         return exc
     if is_out_of_memory(exc):
-        return OutOfMemory("there was not enough memory to answer this request")
+        return OutOfMemory(SHORT)
     try:  # both are user code
         status = getattr(exc, "status_code", None)
         text = str(exc)

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
-from serving.handler import MAX_BATCH
 from serving.worker.batcher import Item
 from serving.worker.device.border import Landing
 from serving.worker.stamps import Stamps
@@ -33,6 +32,8 @@ class Flights:
     def __init__(self) -> None:
         self._flights: deque[Flight] = deque()
         self._decoding: dict[int, Item] = {}
+        self.changes = 0
+        """How often what ``items`` gives has become another."""
 
     def __bool__(self) -> bool:
         return bool(self._flights or self._decoding)
@@ -47,18 +48,22 @@ class Flights:
 
     def add(self, flight: Flight) -> None:
         self._flights.append(flight)
+        self.changes += 1
 
     def first(self, only_done: bool) -> Flight | None:
         """The batch that has been there longest is to land now."""
-        if not self._flights or (only_done and not self._flights[0].landing.done()):
+        if not self._flights or (only_done and not has_landed(self._flights[0].landing)):
             return None
+        self.changes += 1
         return self._flights.popleft()
 
     def begin(self, item: Item) -> None:
         self._decoding[item.id] = item
+        self.changes += 1
 
     def end(self, item: Item) -> None:
         self._decoding.pop(item.id, None)
+        self.changes += 1
 
     def pause(self) -> float:
         """Seconds until it is worth looking again: a part of the time that the first batch has taken already."""
@@ -68,6 +73,14 @@ class Flights:
 
     def items(self) -> list[Item]:
         return [*(item for flight in self._flights for item in flight.items), *self._decoding.values()]
+
+
+def has_landed(landing: Landing) -> bool:
+    """Whether waiting for it comes back at once. What fails when it is asked has landed: waiting raises why."""
+    try:
+        return landing.done()
+    except Exception:
+        return True
 
 
 def latest(items: Sequence[Item]) -> float:
@@ -82,12 +95,20 @@ class Merged:
     def __init__(self, stamps: Stamps, flights: Flights) -> None:
         self._stamps = stamps
         self._flights = flights
+        self._seen = 0
+        self._until = 0.0
 
     def start(self, ids: Sequence[int], until: float) -> None:
-        if self._flights:
+        self._keep()
+        self._stamps.start(ids, max(until, self._until))
+
+    def _keep(self) -> None:
+        """Only where they have changed: there may be hundreds of them, and a stamp for each request is made."""
+        if self._seen != self._flights.changes:
+            self._seen = self._flights.changes
             items = self._flights.items()
-            ids, until = [*ids, *(item.id for item in items)][:MAX_BATCH], max(until, latest(items))
-        self._stamps.start(ids, until)
+            self._until = latest(items)
+            self._stamps.keep([item.id for item in items])
 
     def pause(self) -> None:
         self._stamps.pause()
@@ -104,6 +125,6 @@ class Merged:
         self._stamps.count_padding(values, padded)
 
     def _resume(self) -> None:
+        self._keep()
         if self._flights:
-            items = self._flights.items()
-            self._stamps.start([item.id for item in items][:MAX_BATCH], latest(items))
+            self._stamps.start([], self._until)

@@ -49,7 +49,7 @@ def create_handler(model: Model, compile_cache: str | None = None) -> Handler:
 def open_device(model: Model) -> Device:
     """Raises ModelError for one that is not there."""
     device = find_device(model.device)
-    device.open(model.threads)
+    device.open(model.threads, model.tf32)
     return device
 
 

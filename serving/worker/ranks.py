@@ -143,15 +143,18 @@ def group() -> Group | None:
 
 def join(meeting: Path, rank: int, size: int, device: str) -> None:
     """Blocks until all are there."""
+    import torch
     import torch.distributed as dist
 
+    on_gpu = device.startswith("cuda")
     # A batch may have tensors on the host beside those on the GPU, which NCCL does not send.
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         init_method=f"file://{meeting}",
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=JOIN),
+        device_id=torch.device(device) if on_gpu else None,  # what does not work shows here, not in the first batch
     )
 
 
@@ -167,7 +170,7 @@ def follow(model: Model, rank: int, meeting: Path, leader: socket.socket, make: 
 
     handler = make()
     device = find_device(device_of(model, rank))
-    device.open(model.threads)
+    device.open(model.threads, model.tf32)
     join(meeting, rank, model.gpus, device.name)
     handler.load(Path(model.path), device.name, **model.options)
     while head := receive(leader):

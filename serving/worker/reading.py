@@ -4,6 +4,8 @@ The engine's thread does, wherever it would wait for requests and between two ba
 not two, which then would wait for each other's hold of the interpreter. While it is at something else the loop's thread
 reads: it looks now and then whether the engine is away, and is told by the kernel as long as it is. While large bodies
 come it reads all the time: the kernel holds so little of them that the next batch would be read only after this one.
+But it keeps still while the engine launches the kernels of a batch on a GPU: the engine lets go of the interpreter for
+each of hundreds, and would get it back each time only when another body is read.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from serving.errors import WireError
 from serving.wire import Frame
 
 TICK = 0.005  # seconds between looks of the loop's thread, and for how long the engine may be away before that reads
+ALONE = 0.05  # seconds for which that thread keeps still at most
 QUIET = 0.1  # seconds of waiting after which the loop's thread looks no more
 
 
@@ -73,6 +76,8 @@ class Reading:
         self._read_at = 0.0
         self._much_at = 0.0
         self._has_looked = False
+        self._alone_since: float | None = None
+        self._kept_still = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -143,6 +148,16 @@ class Reading:
             self._is_away = is_away
             self._loop.call_soon_threadsafe(self._on_away)
 
+    def alone(self, is_alone: bool) -> None:
+        self._alone_since = time.monotonic() if is_alone else None
+        if not is_alone and self._kept_still:
+            self._kept_still = False
+            self._loop.call_soon_threadsafe(self._set_watched)
+
+    def _keeps_still(self) -> bool:
+        since = self._alone_since
+        return since is not None and time.monotonic() - since < ALONE and not (self._is_away or self._always)
+
     def _hand_over(self, channel: Channel, frame: Frame) -> None:
         self._ways[channel].sent += 1
         self._loop.call_soon_threadsafe(self._take_over, channel, frame)
@@ -168,6 +183,8 @@ class Reading:
 
     def _set_watched(self) -> None:
         watched = self._is_away or self._always or self._stands_in
+        if watched and self._keeps_still():
+            watched, self._kept_still = False, True
         if watched is self._watched:
             return
         self._watched = watched
@@ -196,10 +213,15 @@ class Reading:
             self._loop.call_later(TICK, self._tick)
 
     def _on_readable(self) -> None:
+        if self._keeps_still():
+            self._set_watched()
+            return
         if not self._lock.acquire(blocking=False):
             return  # the engine is back
         try:
             for descriptor, _ in self._sockets.poll(0):
+                if self._keeps_still():
+                    return
                 channel = self._channels[descriptor]
                 try:
                     for frame in self._read(channel):

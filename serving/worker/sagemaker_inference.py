@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from serving import claims, codecs
+from serving.errors import BadRequest
 from serving.measuring import csv_cost, json_cost, npz_cost
 from serving.request import media_type
 from serving.worker import shims
@@ -62,7 +63,12 @@ def csv_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
 
 
 def npy_to_numpy(npy_array: bytes) -> Any:
-    return codecs.decode_npy(npy_array, {})
+    try:
+        return codecs.decode_npy(npy_array, {})
+    except BadRequest as exc:
+        if type(exc) is not BadRequest:
+            raise
+        raise ValueError(f"{exc.message}; allow_pickle=False") from exc  # what it is there
 
 
 def npz_to_sparse(npz_bytes: bytes) -> Any:

@@ -69,6 +69,7 @@ class Worker:
             self._device = open_device(self._model)
             self._report(Phase.LOADING)
             load(handler, self._model, self._device.name)
+            self._device.free()  # what a load needs for a moment is not kept
             hastened = hasten(handler, self._model, self._device, self._row.count_recompilation)
             self._report(Phase.WARMING)
             warm(handler, self._model, hastened)
@@ -88,7 +89,7 @@ class Worker:
         batcher = Batcher(handler.policy, self._model.queue_size, bell=self._intake.reading)
         rules = Rules.of(self._config)
         engine = Engine(handler, batcher, self._row, self._intake.deliver, rules, self._device, self._lose_device)
-        keep_freed()  # only now: what a load needs for a moment is not kept
+        keep_freed()  # only now, for the same reason
         self._measure()
         ready = WorkerPhase(
             self._row.index,

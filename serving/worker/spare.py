@@ -22,6 +22,7 @@ def wait(control: socket.socket, request: Fork, row: Row) -> Model:
     try:
         device = find_device(request.device)
         device.open(1)
+        device.prime()
         host = held_by("self")
         row.stamp_memory(host.private, host.peak, device.held())
     except BaseException as exc:

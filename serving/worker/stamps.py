@@ -7,6 +7,10 @@ from typing import Protocol
 
 
 class Stamps(Protocol):
+    def keep(self, ids: Sequence[int]) -> None:
+        """The requests that run beside those of each ``start`` from now on."""
+        ...
+
     def start(self, ids: Sequence[int], until: float) -> None:
         """User code is about to run, until ``until`` at the latest."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.e2e.client import once
@@ -39,11 +40,14 @@ def test_requests_that_do_not_fit_together_are_answered_in_smaller_batches(tmp_p
         asyncio.run(run(server))
 
 
-def test_a_failed_assert_in_a_kernel_costs_only_its_own_request(server: Server) -> None:
+@pytest.mark.parametrize("do", ["assert", "late"])
+def test_a_failed_assert_in_a_kernel_costs_only_its_own_request(server: Server, do: str) -> None:
+    """Whether the host still launches kernels when the device comes to it, or only looks whether the batch is done."""
+
     async def run() -> None:
         before = (await once(server.port, {"n": 1})).json()["pid"]
         bodies = [{"n": n} for n in range(8)]
-        bodies.insert(4, {"do": "assert", "n": 1})  # type: ignore[dict-item]
+        bodies.insert(4, {"do": do, "n": 1})  # type: ignore[dict-item]
         answers = await asyncio.gather(*(once(server.port, body) for body in bodies))
         broken = answers.pop(4)
         assert (broken.status, broken.code) == (500, "worker_died")

@@ -11,6 +11,7 @@ import torch
 from serving import BatchPolicy, Handler, Request
 
 MIB = 1 << 20
+LONG = 200_000_000  # cycles of the device, about 0.1 s
 
 
 class Chip(Handler):
@@ -27,8 +28,8 @@ class Chip(Handler):
 
     def predict(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
         """A column of the numbers doubled on the device, and one of what each request had done there."""
-        held = [self.work(sample) for sample in batch]  # all of them at the same time
         numbers = torch.tensor([float(sample.get("n", 0)) for sample in batch], device=self.device)
+        held = [self.work(sample) for sample in batch]  # all of them at the same time
         return {"double": numbers * 2, "held": torch.stack([one.sum() for one in held])}
 
     def work(self, sample: dict[str, Any]) -> torch.Tensor:
@@ -36,6 +37,11 @@ class Chip(Handler):
             case "assert":
                 table = torch.zeros(4, device=self.device)
                 return table[torch.tensor([sample["n"] + 100], device=self.device)]
+            case "late":  # an assert as well, but the host is on its way before the device comes to it
+                table = torch.zeros(4, device=self.device)
+                where = torch.tensor([sample["n"] + 100]).pin_memory().to(self.device, non_blocking=True)
+                torch.cuda._sleep(LONG)
+                return table[where]
             case "allocate":
                 return torch.ones(int(sample["mib"]) * MIB // 4, device=self.device)
             case "spin":

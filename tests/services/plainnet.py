@@ -36,3 +36,11 @@ class Plain(Handler):
 
     def warmup(self) -> None:
         self.predict(torch.zeros(1, 4, device=self.device))
+
+
+class Twice(Plain):
+    """Uses its module twice for one answer."""
+
+    def predict(self, batch: Tensor) -> Any:
+        once, again = self.module(batch), self.module(2 * batch)
+        return torch.cat([once, again], 1)

@@ -176,7 +176,7 @@ def test_what_is_claimed_is_at_least_what_it_takes_and_what_stays_is_what_it_is(
     assert item.sample is not None
     if isinstance(item.sample, np.ndarray):
         assert claims.held() == item.sample.nbytes
-    claims.release(item)
+    claims.release([item])
     assert claims.held() == 0
 
 

@@ -21,9 +21,13 @@ class Stamps:
     def __init__(self) -> None:
         self.busy: list[tuple[tuple[int, ...], float]] = []
         self.open = False
+        self.kept: tuple[int, ...] = ()
+
+    def keep(self, ids: Sequence[int]) -> None:
+        self.kept = tuple(ids)
 
     def start(self, ids: Sequence[int], until: float) -> None:
-        self.busy.append((tuple(ids), until))
+        self.busy.append(((*ids, *self.kept), until))
         self.open = True
 
     def pause(self) -> None:

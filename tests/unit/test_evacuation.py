@@ -12,6 +12,7 @@ import torch
 from serving.worker.device.evacuation import Evacuation
 from serving.worker.device.fake import FakeDevice
 from serving.worker.device.host import Host
+from serving.worker.device.pinned import Pages
 from serving.worker.parking import Parking
 
 
@@ -147,3 +148,41 @@ def test_who_was_not_asked_to_park_is_not_called_back() -> None:
     parking.take()
     assert parking.dismiss() is False
     assert not parking.is_asked
+
+
+class Runtime:
+    """CUDA's, which has room for ``most`` pieces."""
+
+    def __init__(self, most: int = 9) -> None:
+        self.most = most
+        self.registered: dict[int, int] = {}
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        if len(self.registered) == self.most:
+            return 2
+        self.registered[address] = size
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:
+        del self.registered[address]
+        return 0
+
+
+def test_pages_are_pinned_while_they_are_held_and_given_back_at_once() -> None:
+    pages = Pages(runtime := Runtime())
+    tensors = [pages.allocate(size) for size in (1, 5000, 1 << 20)]
+    assert [runtime.registered[one.data_ptr()] for one in tensors] == [1, 5000, 1 << 20]
+    tensors[1].fill_(7)
+    assert int(tensors[1].sum()) == 35000
+    del tensors
+    pages.free()
+    assert not runtime.registered
+
+
+def test_memory_that_cannot_be_pinned_is_an_error_and_what_was_pinned_before_goes() -> None:
+    pages = Pages(runtime := Runtime(most=1))
+    pages.allocate(10)
+    with pytest.raises(RuntimeError, match="pinned"):
+        pages.allocate(10)
+    pages.free()
+    assert not runtime.registered

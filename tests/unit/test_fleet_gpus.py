@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from serving.errors import ModelFailed, OutOfMemory
 from serving.faults import EXIT_HARDWARE, Fault, told_by
@@ -38,7 +39,7 @@ from serving.supervisor.replica import (
     TakenOut,
 )
 from serving.supervisor.sparerule import SpareRule
-from serving.supervisor.spares import Spawn
+from serving.supervisor.spares import CONTEXT, Spawn
 
 GIB = 1 << 30
 HOST = 64 * GIB
@@ -594,3 +595,47 @@ def test_whatever_happens_nothing_starts_on_a_broken_gpu_and_all_rows_come_back(
         rig.fleet.spares.exited(spare, rig.now)
     assert list(rig.fleet.everything()) == []
     assert len(rig.fleet._rows) == ROWS
+
+
+# Models that were never loaded here.
+
+
+def never_loaded(name: str, gib: float, device: str = "auto") -> Model:
+    return structs.replace(model(name, device), size=int(gib * GIB))
+
+
+def test_models_that_load_at_once_are_booked_with_their_contexts() -> None:
+    rig = Rig(8, many=True)
+    for number in range(16):
+        rig.fleet.add(never_loaded(f"m{number}", 0.1), rig.now, Owner.STORE, rig.now + 10)
+    rig.tick()
+    loading = [one for one in rig.fleet._all if one.stage is Stage.SERVING]
+    assert len(loading) * (CONTEXT + int(0.1 * GIB)) <= 8 * GIB
+    assert len(loading) >= 12
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda:0"])
+@pytest.mark.parametrize("gib", [40, 65, 71.9])
+def test_a_model_whose_files_fit_on_its_gpu_is_tried(gib: float, device: str) -> None:
+    rig = Rig(72, many=True)
+    rig.fleet._admission.set_budget(replace(rig.fleet._admission.budget, host=128 * GIB))
+    served = rig.fleet.add(never_loaded("large", gib, device), rig.now, Owner.STORE, rig.now + 10)
+    rig.tick()
+    assert served.stage is Stage.SERVING
+
+
+def test_one_whose_files_do_not_fit_is_refused() -> None:
+    rig = Rig(72, many=True)
+    rig.fleet._admission.set_budget(replace(rig.fleet._admission.budget, host=128 * GIB))
+    served = rig.fleet.add(never_loaded("large", 73), rig.now, Owner.STORE, rig.now + 10)
+    rig.tick()
+    assert served.stage is not Stage.SERVING
+
+
+def test_on_a_cpu_files_may_be_in_memory_twice_unless_only_once_fits() -> None:
+    rig = Rig(many=True)
+    whole, half = (rig.fleet.add(never_loaded(str(gib), gib), rig.now, Owner.STORE, rig.now + 10) for gib in (40, 1))
+    rig.tick()
+    assert (whole.stage, half.stage) == (Stage.SERVING, Stage.SERVING)
+    assert 40 * GIB < whole.cost.peak < 41 * GIB
+    assert 2 * GIB < half.cost.peak < 3 * GIB

@@ -21,13 +21,15 @@ from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
 from serving.session import Session
 from serving.worker.batcher import Batcher, Item
+from serving.worker.bell import PlainBell
 from serving.worker.caps import PATIENCE, Caps
-from serving.worker.device.cuda import probe
+from serving.worker.device.cuda import Copy, probe, resolved
 from serving.worker.device.fake import FakeDevice, FakeLanding
 from serving.worker.device.faults import Cuda, fault_of
 from serving.worker.device.host import Host
 from serving.worker.device.trees import map_tensors
 from serving.worker.engine import Engine
+from serving.worker.flights import has_landed
 from serving.worker.streams import Begin, End, More
 
 
@@ -37,9 +39,13 @@ class Stamps:
     def __init__(self) -> None:
         self.ids: tuple[int, ...] = ()
         self.until = 0.0
+        self.kept: tuple[int, ...] = ()
+
+    def keep(self, ids: Sequence[int]) -> None:
+        self.kept = tuple(ids)
 
     def start(self, ids: Sequence[int], until: float) -> None:
-        self.ids, self.until = tuple(ids), until
+        self.ids, self.until = (*ids, *self.kept), until
 
     def pause(self) -> None:
         self.until = 0.0
@@ -243,6 +249,27 @@ def test_every_request_gets_its_own_answer_however_the_device_dawdles(
     assert rig.run() == [str(2 * n) for n in range(count)]
 
 
+def test_the_engine_says_when_it_launches_and_when_that_is_over_whatever_comes_of_it() -> None:
+    device = FakeDevice()
+    said: list[bool] = []
+
+    class Listens(PlainBell):
+        def alone(self, is_alone: bool) -> None:
+            said.append(is_alone)
+
+    class Notes(Breaks):
+        def predict(self, batch: list[int]) -> list[int]:
+            said.append(said[-1])
+            return super().predict(batch)
+
+    handler = Notes(device, max_size=1)
+    rig = Rig(handler, device)
+    rig.batcher._bell = Listens()
+    rig.put(1, 12)
+    assert rig.run() == ["2", "500 handler_error"]
+    assert said == [True, True, False] * 2
+
+
 # Decode threads.
 
 
@@ -422,6 +449,20 @@ def test_a_cap_that_has_risen_to_the_policys_size_is_forgotten() -> None:
     assert not caps._caps
 
 
+# What comes to the host.
+
+
+@pytest.mark.parametrize(
+    "lazy", [torch.conj, lambda x: x.conj().imag, lambda x: torch.view_as_real(x)[..., 1], torch.imag]
+)
+def test_nothing_lazy_is_copied_to_the_host(lazy: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensor = lazy(torch.randn(3, 4, dtype=torch.complex64))
+    found = resolved(tensor)
+    assert not found.is_conj()
+    assert not found.is_neg()
+    assert torch.equal(found, tensor)
+
+
 # Faults.
 
 
@@ -475,7 +516,7 @@ def test_a_probe_decides_the_doubtful(error: Exception | None, fault: Fault) -> 
         if error is not None:
             raise error
 
-    assert probe(attempt) is fault
+    assert probe(attempt, lambda: 1 << 30) is fault
 
 
 class Breaks(Doubles):
@@ -489,6 +530,30 @@ class Breaks(Doubles):
         if 12 in batch:
             raise RuntimeError("cuBLAS is not happy")
         return super().predict(batch)
+
+
+class Crowded(Doubles):
+    """Calls a library that gets no memory for itself as long as all is kept for reuse, and says so by no code."""
+
+    def predict(self, batch: list[int]) -> list[int]:
+        if self.chip.kept or 12 in batch:
+            raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+        return super().predict(batch)
+
+
+def test_a_device_on_which_nothing_is_free_was_short_of_memory_whatever_the_error_says() -> None:
+    rig = Rig(Crowded(device := FakeDevice(kept=1, room=0)), device)
+    rig.put(1)
+    assert rig.run() == ["2"]
+    rig = Rig(Crowded(device := FakeDevice(kept=1, room=0)), device)
+    rig.put(1, 12, 3)
+    assert rig.run() == ["2", "507 out_of_memory", "6"]
+
+
+def test_an_error_without_a_code_is_the_models_where_there_is_room() -> None:
+    rig = Rig(Crowded(device := FakeDevice()), device)
+    rig.put(1, 12, 3)
+    assert rig.run() == ["2", "500 handler_error", "6"]
 
 
 def test_a_lost_context_ends_the_process_with_all_that_were_running_on_the_scoreboard() -> None:
@@ -512,6 +577,39 @@ def test_an_error_that_shows_only_when_the_host_waits_ends_the_process_likewise(
     with pytest.raises(Lost):
         rig.run()
     assert set(rig.stamps.ids) == {0, 1}
+
+
+@pytest.mark.parametrize("max_size", [1, 2, 4])
+@pytest.mark.parametrize("looks", ["first", "later"])
+@pytest.mark.parametrize("code", [Cuda.ASSERT, Cuda.ILLEGAL_ADDRESS, Cuda.ECC_UNCORRECTABLE])
+def test_an_error_that_shows_when_the_host_only_looks_ends_the_process_likewise(
+    code: Cuda, looks: str, max_size: int
+) -> None:
+    device = FakeDevice(on_wait=never)
+    rig = Rig(Doubles(device, max_size), device)
+    rig.put(*range(max_size))
+    rig.engine.step()
+    if looks == "later":
+        rig.engine.step()
+    device.landings[0].finish(cuda_error(code))
+    with pytest.raises(Lost) as caught:
+        rig.engine.step()
+    assert caught.value.fault is (Fault.HARDWARE if code is Cuda.ECC_UNCORRECTABLE else Fault.STICKY)
+    assert set(rig.stamps.ids) == set(range(max_size)), "whoever was running is asked again elsewhere"
+    assert rig.answers == {}
+
+
+def test_an_event_that_fails_when_it_is_asked_fails_no_less_when_it_is_waited_for() -> None:
+    class Event:
+        def query(self) -> bool:
+            raise cuda_error(Cuda.ASSERT)
+
+        synchronize = query
+
+    copy = Copy(["never there"], Event())
+    assert has_landed(copy)
+    with pytest.raises(torch.AcceleratorError):
+        copy.wait()
 
 
 def test_hardware_that_fails_is_told_apart_from_a_context_that_is_lost() -> None:

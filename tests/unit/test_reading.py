@@ -15,6 +15,7 @@ import uvloop
 
 from serving.channel import Channel
 from serving.wire import Frame, Kind, encode
+from serving.worker import reading
 from serving.worker.reading import QUIET, TICK, Reading
 
 LIMIT = 10.0  # seconds
@@ -275,6 +276,42 @@ def test_while_large_bodies_come_the_loop_reads_beside_an_engine_that_is_never_a
         assert one.taker.brought
         one.reading.wait(3 * QUIET)
         assert not one.reading._watched
+
+
+@pytest.mark.parametrize("size", [0, 300_000])
+def test_while_the_engine_launches_kernels_the_loop_keeps_still_and_then_reads_on(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(reading, "ALONE", LIMIT)
+    with rig() as one:
+        one.send(Kind.REQUEST, 1, body=bytes(100))
+        one.wait_for(lambda: bool(one.taker.taken))
+        ticks = ticks_of(one)
+        one.reading.alone(True)
+        sender = threading.Thread(target=lambda: one.send(Kind.REQUEST, 2, body=bytes(size)))
+        sender.start()
+        until(lambda: len(ticks) > 5)
+        assert one.taker.brought == []
+        one.reading.alone(False)
+        until(lambda: one.taker.brought == [2])
+        sender.join(LIMIT)
+
+
+def test_it_does_not_keep_still_for_an_engine_that_never_ends() -> None:
+    with rig() as one:
+        one.send(Kind.REQUEST, 1)
+        one.wait_for(lambda: bool(one.taker.taken))
+        one.reading.alone(True)
+        one.send(Kind.REQUEST, 2)
+        until(lambda: one.taker.brought == [2])
+
+
+def test_one_that_reads_for_an_engine_that_is_away_keeps_reading() -> None:
+    with rig() as one:
+        one.reading.away(True)
+        one.reading.alone(True)
+        one.send(Kind.REQUEST, 1)
+        until(lambda: one.taker.brought == [1])
 
 
 def test_the_loop_rests_when_the_engine_waits_and_begins_again() -> None:

@@ -18,9 +18,12 @@ from serving.errors import ModelError
 from serving.folder import read_model
 from serving.model import Model, Speed
 from serving.worker.device.border import Device
+from serving.worker.device.cuda import set_tf32
 from serving.worker.device.fake import FakeDevice
 from serving.worker.device.host import Host
+from serving.worker.loader import warm
 from serving.worker.speed import Hastened, hasten
+from serving.worker.speed.compiled import compilations, end_compilers
 from serving.worker.speed.optimized import Optimized
 from serving.worker.speed.sizes import Sized, sizes_for
 
@@ -193,7 +196,7 @@ def test_a_batch_is_filled_up_to_the_next_size_and_each_row_gets_its_own_output(
 def test_every_size_of_every_kind_of_input_is_run_before_the_first_request(tmp_path: Path) -> None:
     module = Noting()
     handler = Small(module)
-    device = FakeDevice()
+    device = FakeDevice("cpu")
     hastened(handler, tmp_path, device, cuda_graphs=True)
     assert {size for size, _ in module.calls} == {1, 2, 4, 8}
 
@@ -208,7 +211,7 @@ def test_a_sample_shows_the_input_where_the_handler_warms_nothing(tmp_path: Path
             return torch.tensor(super().decode(request)).float()
 
     module = Noting()
-    device = FakeDevice()
+    device = FakeDevice("cpu")
     hastened(Plain(module), tmp_path, device, cuda_graphs=True)
     assert {size for size, _ in module.calls} == {1, 2, 4, 8}
 
@@ -222,13 +225,27 @@ def test_without_either_it_is_said_that_the_first_requests_will_be_slow(
     assert "no warmup and no sample" in caplog.text
 
 
+def test_a_handlers_own_warmup_runs_as_its_batches_will(tmp_path: Path) -> None:
+    """Without gradients: with them other kernels would be warmed, and activations kept."""
+    modes: list[bool] = []
+
+    class Looks(Small):
+        def warmup(self) -> None:
+            modes.append(torch.is_inference_mode_enabled())
+            super().warmup()
+
+    handler = Looks(Noting())
+    warm(handler, model(tmp_path), None)
+    assert modes == [True]
+
+
 # Graphs, on a fake device.
 
 
 def test_a_replay_gives_what_the_module_gives_for_each_batch_and_shows_no_rows_of_another(tmp_path: Path) -> None:
     module = Noting()
     handler = Small(module)
-    device = FakeDevice()
+    device = FakeDevice("cpu")
     hastened(handler, tmp_path, device, cuda_graphs=True)
     assert device.captures == 4
     for rows in (8, 1, 3, 5, 2, 8, 4):
@@ -244,7 +261,7 @@ def test_an_input_of_another_shape_runs_without_a_graph(tmp_path: Path) -> None:
             return x.sum(1)
 
     handler = Small(Sum())
-    device = FakeDevice()
+    device = FakeDevice("cpu")
     hastened(handler, tmp_path, device, cuda_graphs=True)
     before = device.captures
     x = torch.randn(3, 9)
@@ -390,3 +407,61 @@ def test_an_error_of_the_model_itself_is_not_taken_for_one_of_the_compiler(tmp_p
     except RuntimeError as exc:
         assert not is_of_the_compiler(exc)
     assert is_of_the_compiler(torch._dynamo.exc.InternalTorchDynamoError("x"))
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when its compiler is first imported
+def test_each_size_is_compiled_for_itself_however_many_there_are(tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    told: list[int] = []
+    handler = Small(nn.Sequential(nn.Linear(4, 3), nn.Tanh()))
+    sizes = tuple(range(1, 11))  # more than the compiler would take by itself
+    handler.policy = BatchPolicy(max_size=10)
+    before = compilations()
+    found = hasten(handler, model(tmp_path, compile="default", batch_sizes=sizes), Host(), lambda: told.append(1))
+    assert found is not None
+    found._compiled._compiled = torch.compile(handler.module._module, backend="eager")  # type: ignore[union-attr]
+    warm(handler, model(tmp_path), found)
+    assert compilations() - before == len(sizes)
+    for rows in sizes:
+        with torch.inference_mode():
+            handler.predict(torch.randn(rows, 4))
+    assert not told
+    assert compilations() - before == len(sizes)
+
+
+@needs_compiler
+def test_no_process_of_the_compiler_stays_when_all_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+    from torch._inductor.async_compile import AsyncCompile
+
+    monkeypatch.setattr(config, "compile_threads", 2)
+
+    def children() -> set[str]:
+        tasks = Path("/proc/self/task").iterdir()
+        return {pid for task in tasks for pid in (task / "children").read_text().split()}
+
+    end_compilers()
+    before = children()
+    AsyncCompile.process_pool()
+    assert children() - before
+    end_compilers()
+    assert not children() - before
+
+
+# Numbers on a GPU.
+
+
+@pytest.mark.parametrize(("toml", "wanted"), [("", True), ("tf32 = true\n", True), ("tf32 = false\n", False)])
+def test_products_of_float32_are_fast_on_a_gpu_unless_they_must_be_exact(
+    tmp_path: Path, toml: str, wanted: bool
+) -> None:
+    (tmp_path / "serving.toml").write_text(f'handler = "a:B"\n{toml}')
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        set_tf32(read_model(tmp_path, "m", load({}, {}), 2).tf32)
+        assert torch.get_float32_matmul_precision() == ("high" if wanted else "highest")
+        assert torch.backends.cudnn.allow_tf32 is wanted
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

@@ -8,14 +8,15 @@ from typing import Any, Protocol
 from serving.faults import Fault
 
 Capture = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
-"""Runs a function and records its kernels: gives what replays them, and the outputs, which each replay overwrites."""
+"""Runs a function and records its kernels: gives what replays them, and the outputs, which each replay overwrites, as
+does that of any other recording. Raises where they cannot be recorded; the device is as it was."""
 
 
 class Landing(Protocol):
     """Outputs on their way to the host."""
 
     def done(self) -> bool:
-        """Whether ``wait`` would come back at once."""
+        """Whether ``wait`` would come back at once; may raise what ``wait`` would."""
         ...
 
     def wait(self) -> Any:
@@ -33,8 +34,13 @@ class Device(Protocol):
     @property
     def capture(self) -> Capture | None: ...
 
-    def open(self, threads: int) -> None:
-        """Make a context, once and after the fork; ``threads`` for one operation on the CPU."""
+    def open(self, threads: int, tf32: bool = True) -> None:
+        """Make a context, once and after the fork; ``threads`` for one operation on the CPU. ``tf32``: products of
+        float32 may be made from the first ten bits behind the point."""
+        ...
+
+    def prime(self) -> None:
+        """Load the libraries that models compute with, and what they keep."""
         ...
 
     def fetch(self, outputs: Any) -> Landing:
@@ -46,7 +52,7 @@ class Device(Protocol):
         ...
 
     def free(self) -> None:
-        """Give back memory that is kept for reuse."""
+        """Give back memory that is kept for reuse, also that of the host through which copies go."""
         ...
 
     def held(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +14,11 @@ from serving import gpus, log
 from serving.faults import Fault
 from serving.gpus.driver import Driver
 from serving.worker.device.faults import fault_of
+from serving.worker.device.recorder import Recorder
 from serving.worker.device.trees import map_tensors
 
-WARMUPS = 3  # runs before one is recorded
 STAYS = 64 << 20  # bytes that may be left of a model whose weights are on the host
+FULL = 64 << 20  # bytes without an owner; with less a device is full
 CONTEXT = 512 << 20  # bytes; what a CUDA context takes where it cannot be measured
 
 
@@ -27,11 +30,7 @@ class Copy:
     event: Any
 
     def done(self) -> bool:
-        """Whether the outputs are there, or never will be: ``wait`` raises what went wrong."""
-        try:
-            return bool(self.event.query())
-        except RuntimeError:
-            return True
+        return bool(self.event.query())  # raises what went wrong on the device, even if nobody has waited yet
 
     def wait(self) -> Any:
         self.event.synchronize()
@@ -43,13 +42,25 @@ class Cuda:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._recorder = Recorder(name, self._try)
 
-    def open(self, threads: int) -> None:
+    def open(self, threads: int, tf32: bool = True) -> None:
         import torch
 
         torch.set_num_threads(threads)
+        set_tf32(tf32)
         torch.cuda.set_device(self.name)
         torch.cuda.synchronize()
+
+    def prime(self) -> None:
+        import torch
+
+        with torch.inference_mode():
+            ones = torch.ones(1, 8, 8, 8, device=self.name, dtype=torch.float16)
+            torch.nn.functional.conv2d(ones @ ones, ones)
+            torch.cuda.synchronize(self.name)
+        del ones
+        self.free()
 
     def fetch(self, outputs: Any) -> Copy:
         import torch
@@ -62,23 +73,11 @@ class Cuda:
         return Copy(outputs, event)
 
     def capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        import torch
-
-        # What is done on first use, such as workspaces and tuning, must not be part of the graph.
-        side = torch.cuda.Stream(self.name)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self.name))
-        with torch.cuda.stream(side):
-            for _ in range(WARMUPS):
-                function()
-        torch.cuda.current_stream(self.name).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = function()
-        return graph.replay, outputs
+        return self._recorder.record(function)
 
     def fault(self, exc: BaseException) -> Fault:
         found = fault_of(exc)
-        return probe(self._try) if found is None else found
+        return probe(self._try, self._room) if found is None else found
 
     def _try(self) -> None:
         import torch
@@ -87,10 +86,16 @@ class Cuda:
         if float(one + one) != 2.0:
             raise RuntimeError("one and one is not two")
 
+    def _room(self) -> int:
+        import torch
+
+        return int(torch.cuda.mem_get_info(self.name)[0])
+
     def free(self) -> None:
         import torch
 
         torch.cuda.empty_cache()
+        empty_host_cache()
 
     def held(self) -> int:
         import torch
@@ -102,13 +107,17 @@ class Cuda:
         import torch
 
         from serving.worker.device.evacuation import Evacuation
+        from serving.worker.device.pinned import Pages
 
+        started = time.monotonic()
         torch.cuda.synchronize(self.name)
-        leaving = Evacuation(torch.device(self.name))
+        pages = Pages(torch.cuda.cudart())  # type: ignore[no-untyped-call]
+        leaving = Evacuation(torch.device(self.name), pages.allocate)
         try:
             leaving.leave(torch.cuda.synchronize)
         except RuntimeError as exc:
             log.warning("the model's weights cannot leave the GPU", error=str(exc))
+            pages.free()
             return None
         if (clear := getattr(torch._C, "_cuda_clearCublasWorkspaces", None)) is not None:
             clear()
@@ -118,10 +127,13 @@ class Cuda:
             log.warning("some of the model's memory cannot leave the GPU", bytes=stays)
             return None
 
+        seconds = round(time.monotonic() - started, 4)
+        log.info("the model's weights are on the host", bytes=leaving.size, seconds=seconds)
+
         def come_back() -> None:
             leaving.come_back(torch.cuda.synchronize)
-            if (empty := getattr(torch.accelerator, "empty_host_cache", None)) is not None:  # newer ones have it
-                empty()
+            # It takes longer than the copy, and nobody has to wait for it.
+            threading.Thread(target=pages.free, name="pages", daemon=True).start()
 
         return come_back
 
@@ -132,24 +144,48 @@ def driver() -> Driver:
     return gpus.find()
 
 
+def set_tf32(wanted: bool) -> None:
+    """For products of matrices, which torch makes in full without it, and for convolutions, where it is torch's way."""
+    import torch
+
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = wanted
+
+
+def empty_host_cache() -> None:
+    """Give back pinned memory, which torch keeps for ever."""
+    import torch
+
+    # The first name is that of newer releases.
+    places = ((torch.accelerator, "empty_host_cache"), (torch._C, "_host_emptyCache"))
+    found = next((function for place, name in places if (function := getattr(place, name, None)) is not None), None)
+    if found is not None:
+        found()
+
+
 def to_host(tensor: Any) -> Any:
     """A copy in pinned memory, which is there once the stream has come so far."""
     import torch
 
     if not tensor.is_cuda or tensor.layout is not torch.strided:
         return tensor
-    # A lazy conjugate or negative would be resolved on the host at once, before the copy has come.
-    tensor = tensor.detach().resolve_conj().resolve_neg()
+    tensor = resolved(tensor)
     host = torch.empty_like(tensor, device="cpu", pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
 
 
-def probe(attempt: Callable[[], None]) -> Fault:
-    """Whether a device that has just failed still computes; ``attempt`` has it do the least that it can."""
+def resolved(tensor: Any) -> Any:
+    """Without a lazy conjugate or negative, which would be resolved on the host at once, before the copy has come."""
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def probe(attempt: Callable[[], None], room: Callable[[], int]) -> Fault:
+    """Whether a device that has just failed still computes; ``attempt`` has it do the least that it can. ``room`` are
+    bytes that nobody has: libraries that got none for themselves do not say so."""
     try:
         attempt()
     except BaseException as exc:
         found = fault_of(exc)
         # A device too full for one number is full; any other failure of something so small means that it is lost.
         return found if found in (Fault.MEMORY, Fault.HARDWARE) else Fault.STICKY
-    return Fault.NONE
+    return Fault.MEMORY if room() < FULL else Fault.NONE

@@ -12,11 +12,7 @@ from typing import Any
 
 import torch
 
-CHUNK = 64 << 20  # bytes; the allocator of pinned memory rounds up to a power of two
-
-
-def pinned(size: int) -> torch.Tensor:
-    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+CHUNK = 256 << 20  # bytes
 
 
 def storages(device: torch.device) -> list[torch.UntypedStorage]:
@@ -43,9 +39,7 @@ def tensors() -> Iterator[torch.Tensor]:
 class Evacuation:
     """``allocate`` gives so many bytes of host memory, at most ``chunk`` at a time."""
 
-    def __init__(
-        self, device: torch.device, allocate: Callable[[int], torch.Tensor] = pinned, chunk: int = CHUNK
-    ) -> None:
+    def __init__(self, device: torch.device, allocate: Callable[[int], torch.Tensor], chunk: int = CHUNK) -> None:
         self._device = device
         self._chunk = chunk
         self._allocate = allocate

@@ -17,7 +17,7 @@ from serving.worker.device.trees import map_tensors
 
 @dataclass(eq=False)
 class FakeLanding:
-    """``finish`` is the hardware's; with an error it is what waiting raises."""
+    """``finish`` is the hardware's; with an error it is what waiting raises, and asking, as an event of CUDA does."""
 
     outputs: Any
     device: FakeDevice
@@ -29,6 +29,8 @@ class FakeLanding:
         self.asked += 1
         if self.asked > self.device.takes:
             self.is_done = True
+        if self.is_done and self.error is not None:
+            raise self.error
         return self.is_done
 
     def finish(self, error: BaseException | None = None) -> None:
@@ -51,7 +53,8 @@ class FakeDevice:
     """``capacity`` is how many samples one batch may have; beyond it ``allocate`` raises, and memory that is ``kept``
     for reuse counts against it. ``lost`` is what every call raises once the context is gone. ``on_wait`` stands for
     the time that passes while the host waits, ``takes`` is how often it can look until a batch is done.
-    ``stays``: it holds something that cannot leave it.
+    ``stays``: it holds something that cannot leave it. ``unrecordable`` is what recording anything raises, ``room``
+    are bytes that nobody has.
     """
 
     name: str = "cuda:0"
@@ -64,22 +67,32 @@ class FakeDevice:
     threads: int = 0
     landings: list[FakeLanding] = field(default_factory=list)
     probes: int = 0
-
+    room: int = 1 << 40
     captures: int = 0
+    unrecordable: BaseException | None = None
+    pool: list[list[Any]] = field(default_factory=list)
     stays: bool = False
     evacuated: int = 0
 
-    def open(self, threads: int) -> None:
+    def open(self, threads: int, tf32: bool = True) -> None:
         self.threads = threads
 
+    def prime(self) -> None:
+        """It has none."""
+
     def capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """A replay writes into the memory of the first outputs, as a graph's does."""
+        """A replay writes into the memory of the first outputs, as a graph's does, and over those of other graphs."""
+        if self.unrecordable is not None:
+            raise self.unrecordable
         self.captures += 1
         first: list[Any] = []
-        outputs = function()
+        outputs = map_tensors(lambda tensor: tensor.clone(), function())
         map_tensors(first.append, outputs)
+        self.pool.append(first)
 
         def replay() -> None:
+            for tensor in (tensor for other in self.pool for tensor in other):
+                tensor.zero_()
             again: list[Any] = []
             map_tensors(again.append, function())
             for own, tensor in zip(first, again, strict=True):
@@ -101,7 +114,7 @@ class FakeDevice:
 
     def fault(self, exc: BaseException) -> Fault:
         found = fault_of(exc)
-        return probe(self._try) if found is None else found
+        return probe(self._try, lambda: self.room) if found is None else found
 
     def _try(self) -> None:
         self.probes += 1

@@ -26,10 +26,13 @@ class Host:
     runs_ahead = False
     capture = None
 
-    def open(self, threads: int) -> None:
+    def open(self, threads: int, tf32: bool = True) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+    def prime(self) -> None:
+        """They are there already."""
 
     def fetch(self, outputs: Any) -> Landed:
         return Landed(outputs)

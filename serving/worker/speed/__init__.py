@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from serving.handler import Handler
 from serving.model import Model
 from serving.samples import requests_of
 from serving.worker.device.border import Device
-from serving.worker.speed.compiled import Compiled
+from serving.worker.speed.compiled import RECORDING, Compiled
 from serving.worker.speed.graphs import Graphed
 from serving.worker.speed.optimized import Optimized
 from serving.worker.speed.precision import Cast, to_precision
@@ -20,6 +21,7 @@ from serving.worker.speed.sizes import Sized, sizes_for
 from serving.worker.speed.wrapped import Wrapped
 
 ATTRIBUTES = ("module", "model")
+ROUNDS = 3  # calls of one shape until a recording mode replays: one makes ready, one records
 
 
 def hasten(handler: Handler, model: Model, device: Device, on_recompile: Callable[[], None]) -> Hastened | None:
@@ -44,15 +46,16 @@ def hasten(handler: Handler, model: Model, device: Device, on_recompile: Callabl
         call = Cast(call, speed)
     compiled = graphed = None
     if speed.compile != "off":
-        call = compiled = Compiled(call, speed.compile, on_recompile)
+        call = compiled = Compiled(call, speed.compile, on_recompile, model.threads)
     if speed.cuda_graphs:
         if device.capture is None:
             log.warning("cuda_graphs has no effect here", model=model.name, device=device.name)
         else:
-            call = graphed = Graphed(call, device.capture)
+            call = graphed = Graphed(call, device.capture, device.name)
     sized = Sized(call, sizes_for(speed.batch_sizes, handler.policy.max_size))
     setattr(handler, name, Wrapped(module, sized if compiled or graphed else call))
-    return Hastened(handler, sized, compiled, graphed)
+    rounds = ROUNDS if speed.compile in RECORDING and device.capture is not None else 1
+    return Hastened(handler, sized, compiled, graphed, rounds)
 
 
 def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
@@ -67,9 +70,13 @@ def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
 
 
 class Hastened:
-    """Has every batch size run before the first request; what is compiled after that is a recompilation."""
+    """Has every batch size run ``rounds`` times before the first request; what is compiled after that is a
+    recompilation."""
 
-    def __init__(self, handler: Handler, sized: Sized, compiled: Compiled | None, graphed: Graphed | None) -> None:
+    def __init__(
+        self, handler: Handler, sized: Sized, compiled: Compiled | None, graphed: Graphed | None, rounds: int = 1
+    ) -> None:
+        self._rounds = rounds
         self._handler = handler
         self._sized = sized
         self._compiled = compiled
@@ -84,8 +91,28 @@ class Hastened:
                 self._handler.predict(self._handler.collate([self._handler.decode(request)]))
         if not self._sized.seen:
             log.warning("no warmup and no sample.* show what the input is like: the first requests will be slow")
-        self._sized.warm()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(tuning())
+            if self._compiled is not None:
+                stack.enter_context(self._compiled.warming(len(self._sized.seen) * len(self._sized.sizes)))
+            if self._graphed is not None:
+                self._graphed.begin()
+            self._sized.warm(self._rounds)
         if self._compiled is not None:
             self._compiled.settle()
         if self._graphed is not None:
             self._graphed.settle()
+
+
+@contextlib.contextmanager
+def tuning() -> Iterator[None]:
+    """Within this block cuDNN tries which of its ways is the fastest for each shape that it meets, and keeps to that
+    later; shapes that come later are not worth that much time."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before

@@ -1,13 +1,16 @@
-"""Graphed: a module's kernels recorded once for each shape of input and replayed as one."""
+"""Graphed: a module's kernels recorded once for each kind of call and replayed as one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
+from serving import log
+from serving.faults import Fault
 from serving.worker.device.border import Capture
+from serving.worker.device.faults import fault_of
 from serving.worker.device.trees import map_tensors
-from serving.worker.speed.sizes import kind_of
+from serving.worker.speed.kinds import kind_of
 
 
 class Graph:
@@ -28,27 +31,70 @@ class Graph:
         for own, tensor in zip(self._inputs, given, strict=True):
             own.copy_(tensor)
         self._replay()
-        return self._outputs
+        # Copies: the next replay, of this graph or of another that has the same memory, writes where these were.
+        return map_tensors(lambda tensor: tensor.clone(), self._outputs)
 
 
 class Graphed:
-    """Records until ``settle``; a shape that comes first after that runs without a graph. What it gives is overwritten
-    by the next call with the same shapes."""
+    """Records between ``begin`` and ``settle``. What is of no kind that was recorded runs without a graph, as do a call
+    with tensors that are not on ``device``, whose numbers would be recorded, and one that is to have gradients.
+    """
 
-    def __init__(self, call: Callable[..., Any], capture: Capture) -> None:
+    def __init__(self, call: Callable[..., Any], capture: Capture, device: str) -> None:
+        import torch
+
         self._call = call
         self._capture = capture
-        self._graphs: dict[Any, Graph] = {}
-        self._settled = False
+        self._device = torch.device(device)
+        self._graphs: dict[Hashable, Graph] = {}
+        self._failed: set[Hashable] = set()
+        self._records = False
+        self._said = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        key = kind_of((args, kwargs))
-        graph = self._graphs.get(key)
-        if graph is None:
-            if self._settled:
-                return self._call(*args, **kwargs)
-            graph = self._graphs[key] = Graph(self._call, self._capture, args, kwargs)
-        return graph(args, kwargs)
+        kwargs = dict(sorted(kwargs.items()))
+        kind = self._kind(args, kwargs)
+        graph = None if kind is None else self._graphs.get(kind)
+        if graph is not None:
+            return graph(args, kwargs)
+        outputs = self._call(*args, **kwargs)  # raises what is the model's own error
+        if self._records and kind is not None and kind not in self._failed:
+            self._record(kind, args, kwargs)
+        elif not self._records:
+            self._say()
+        return outputs
+
+    def begin(self) -> None:
+        self._records = True
 
     def settle(self) -> None:
-        self._settled = True
+        self._records = False
+
+    def _kind(self, args: Any, kwargs: Any) -> Hashable | None:
+        import torch
+
+        if torch.is_grad_enabled():
+            return None
+        places: set[Any] = set()
+        map_tensors(lambda tensor: places.add(tensor.device), (args, kwargs))
+        return kind_of(args, kwargs) if places == {self._device} else None
+
+    def _record(self, kind: Hashable, args: Any, kwargs: Any) -> None:
+        try:
+            self._graphs[kind] = Graph(self._call, self._capture, args, kwargs)
+        except Exception as exc:
+            self._failed.add(kind)
+            if fault_of(exc) is not Fault.MEMORY:  # else a smaller one may have room
+                self._records = False
+            self._said = True
+            log.warning(
+                "the model's kernels cannot be recorded and it runs without a graph",
+                error=f"{type(exc).__name__}: {exc}"[:500],
+                recorded=len(self._graphs),
+            )
+
+    def _say(self) -> None:
+        """Once: somebody wonders why it is slow."""
+        if self._graphs and not self._said:
+            self._said = True
+            log.warning("a call is of no kind that was recorded and runs without a graph", recorded=len(self._graphs))

@@ -1,0 +1,70 @@
+"""Kinds: what makes two calls of a module so much alike that what was recorded of the one is true of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from contextlib import ExitStack
+from enum import Enum
+from typing import Any
+
+PLAIN = (type(None), bool, int, str, bytes, Enum)
+
+
+class Unknown(Exception):
+    """Of this nobody can tell whether it is the same the next time."""
+
+
+def kind_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable | None:
+    """All that a recording of this call depends on but the numbers in its tensors: where each value stands, its name,
+    what it is if it is no tensor, and a tensor's device, type, shape and order in memory. None where that cannot be
+    told, as for objects of somebody's own, which may change without a sign."""
+    # Names in order, since that in which they are written makes no difference.
+    named = sorted(kwargs.items())
+    try:
+        return casts(), part_of(args), *((name, part_of(value)) for name, value in named)
+    except Unknown:
+        return None
+
+
+def casts() -> tuple[tuple[str, Any], ...]:
+    """Kinds of device on which autocast is on now, each with its type of numbers."""
+    import torch
+
+    return tuple((name, torch.get_autocast_dtype(name)) for name in ("cuda", "cpu") if torch.is_autocast_enabled(name))
+
+
+def casting(wanted: Iterable[tuple[str, Any]]) -> ExitStack:
+    """A context in which ``casts`` gives this again."""
+    import torch
+
+    with ExitStack() as stack:
+        for name, dtype in wanted:
+            stack.enter_context(torch.autocast(name, dtype))
+        return stack.pop_all()
+
+
+def part_of(value: Any) -> Hashable:
+    """Raises Unknown."""
+    import torch
+
+    kind = type(value)
+    if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided:
+            raise Unknown
+        return kind, value.device, value.dtype, value.shape, order_of(value), value.is_conj(), value.is_neg()
+    if isinstance(value, tuple | list):
+        return kind, *map(part_of, value)
+    if isinstance(value, dict):
+        return kind, *((part_of(key), part_of(one)) for key, one in value.items())
+    if isinstance(value, PLAIN):
+        return kind, value
+    if isinstance(value, float | complex):
+        return kind, repr(value)  # 0.0 and -0.0 are equal
+    if isinstance(value, torch.dtype | torch.device | torch.memory_format | torch.layout):
+        return kind, str(value)
+    raise Unknown
+
+
+def order_of(tensor: Any) -> Hashable:
+    """Strides, those aside over which nothing is ever stepped."""
+    return tuple(step if size > 1 else 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))

@@ -84,10 +84,12 @@ def check(size: int, ledger: Ledger) -> None:
 
 
 class Here(threading.local):
+    """``holder`` is what this thread decodes for."""
+
     holder: Holder | None = None
 
 
-_here = Here()
+here = Here()
 _ledger = Ledger(UNLIMITED)
 
 
@@ -101,19 +103,10 @@ def held() -> int:
     return _ledger.held
 
 
-def begin(holder: Holder) -> None:
-    """From now on this thread decodes for ``holder``, until ``end``."""
-    _here.holder = holder
-
-
-def end() -> None:
-    _here.holder = None
-
-
 def take(size: int) -> None:
     """This thread is about to make ``size`` bytes. Raises BodyTooLarge and BodiesFull. Where it decodes for no request
     in particular only what is too large by itself is refused."""
-    holder = _here.holder
+    holder = here.holder
     if holder is None:
         check(size, _ledger)
         return
@@ -139,6 +132,6 @@ def release(holders: Sequence[Holder]) -> None:
 
 def give(size: int) -> None:
     """Of what was taken so much is not needed any more."""
-    holder = _here.holder
+    holder = here.holder
     if holder is not None and holder.claim is not None:
         holder.claim.give(size)

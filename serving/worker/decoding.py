@@ -60,10 +60,10 @@ def decode(handler: Handler, item: Item) -> Decoded:
 
 def sample_of(handler: Handler, item: Item) -> None:
     """Make the item's sample; what that takes is claimed for it. Raises what ``decode`` does."""
-    claims.begin(item)
+    claims.here.holder = item
     try:
         item.sample = handler.decode(item.request)
         if item.claim is not None:
             claims.settle(item, item.sample)
     finally:
-        claims.end()
+        claims.here.holder = None

@@ -190,7 +190,6 @@ class Engine:
         # The answers are handed over before the scoreboard forgets the requests: if the worker dies in between they
         # are tried again, never lost.
         self._deliver(outcomes)
-        claims.release([item for item, _ in outcomes])
         self._stamps.finish(len(outcomes))
 
     def _emit(self, item: Item, part: Part) -> None:
@@ -244,6 +243,7 @@ class Engine:
 
     def _failed(self, item: Item, error: ServingError) -> Outcome:
         """What a request that failed by itself is answered; of many records in it some may be good."""
+        claims.release([item])
         if self._records is None or item.session is not None:
             return item, error
         return item, self._records.salvage(item.request, error)

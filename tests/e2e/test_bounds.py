@@ -24,7 +24,7 @@ MEGABYTE = 1_000_000
 MEMORY = 48 * MEGABYTE  # of which bodies and answers get a half, since each is held twice
 ROOM = MEMORY // 2
 SLACK = 14 * MEGABYTE  # what parsing and sockets take beside it
-MOST = ROOM + KEPT + SLACK
+MOST = 2 * ROOM + KEPT + SLACK  # the allocator keeps what was freed while there are more
 
 
 @dataclass(frozen=True)

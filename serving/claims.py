@@ -83,13 +83,29 @@ def check(size: int, ledger: Ledger) -> None:
         raise BodyTooLarge(f"the body decodes to about {size} bytes; at most {ledger.limit} are taken")
 
 
-class Here(threading.local):
-    """``holder`` is what this thread decodes for."""
+class Here(Protocol):
+    """Where a thread says for whom it decodes."""
+
+    holder: Holder | None
+
+
+class Engine:
+    """``holder`` is what the engine's thread decodes for."""
+
+    __slots__ = ("holder",)
+
+    def __init__(self) -> None:
+        self.holder: Holder | None = None
+
+
+class Own(threading.local):
+    """``holder`` is what a thread beside the engine's decodes for. To look at these takes longer."""
 
     holder: Holder | None = None
 
 
-here = Here()
+engine = Engine()
+own = Own()
 _ledger = Ledger(UNLIMITED)
 
 
@@ -103,16 +119,20 @@ def held() -> int:
     return _ledger.held
 
 
+def holder() -> Holder | None:
+    return own.holder or engine.holder
+
+
 def take(size: int) -> None:
     """This thread is about to make ``size`` bytes. Raises BodyTooLarge and BodiesFull. Where it decodes for no request
     in particular only what is too large by itself is refused."""
-    holder = here.holder
-    if holder is None:
+    one = holder()
+    if one is None:
         check(size, _ledger)
         return
-    if holder.claim is None:
-        holder.claim = Claim(_ledger)
-    holder.claim.take(size)
+    if one.claim is None:
+        one.claim = Claim(_ledger)
+    one.claim.take(size)
 
 
 def settle(holder: Holder, sample: object) -> None:
@@ -132,6 +152,6 @@ def release(holders: Sequence[Holder]) -> None:
 
 def give(size: int) -> None:
     """Of what was taken so much is not needed any more."""
-    holder = here.holder
-    if holder is not None and holder.claim is not None:
-        holder.claim.give(size)
+    one = holder()
+    if one is not None and one.claim is not None:
+        one.claim.give(size)

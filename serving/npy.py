@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
 from serving import claims
 from serving.errors import BadRequest, ServingError
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    order: str
+    order: Literal["C", "F"]
     start: int
     end: int
 
@@ -49,12 +49,12 @@ def read_npy(body: Body) -> np.ndarray:
         array = load(body)
         remember(head, array)
         return array
-    array = np.ndarray(layout.shape, layout.dtype, body, layout.start, order=layout.order)  # type: ignore[arg-type]
+    array = np.ndarray(layout.shape, layout.dtype, body, layout.start, order=layout.order)
     if type(body) is bytearray and array.flags.aligned:
         return array
     if array.nbytes >= GLANCED:
         claims.take(array.nbytes)
-    return array.copy(layout.order)  # type: ignore[arg-type]
+    return array.copy(layout.order)
 
 
 def head_of(body: Body) -> bytes:
@@ -125,5 +125,5 @@ def remember(head: bytes, array: np.ndarray) -> None:
         return
     if len(_layouts) >= KNOWN:
         _layouts.clear()
-    order = "C" if array.flags.c_contiguous else "F"
+    order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
     _layouts[head] = Layout(array.shape, array.dtype, order, len(head), len(head) + array.nbytes)

@@ -81,6 +81,7 @@ LISTED = {
     "frontend/websocket/protocol.py: _run: self._config.loaded_app(": INSIDE,
     "supervisor/forkserver.py: start: asyncio.get_running_loop().create_connection(": BEGINS,
     "supervisor/supervisor.py: run: self._exit": LIFE,
+    "supervisor/unpacking.py: _run: ended": "Unpacker.unpack gives it its time",
     "worker/computing.py: predict: self._device.fetch(": USER,
     "worker/conversations.py: converse: asyncio.wait(": "the HTTP worker ends a conversation that is idle or too long",
     "worker/conversations.py: converse: work.result()": DONE,
@@ -177,15 +178,16 @@ class Reader(ast.NodeVisitor):
             self.visit(decorator)
 
     def visit_AsyncWith(self, node: ast.AsyncWith) -> None:
-        limits = [one for one in node.items if is_limit(one)]
+        before = self._limits
         for item in node.items:
-            if item not in limits:
-                self._waits(item.context_expr)
             self.visit(item.context_expr)
-        self._limits += len(limits)
+            if is_limit(item):
+                self._limits += 1
+            else:
+                self._waits(item.context_expr)
         for child in node.body:
             self.visit(child)
-        self._limits -= len(limits)
+        self._limits = before
 
     def visit_AsyncFor(self, node: ast.AsyncFor) -> None:
         self._awaits(node.iter)

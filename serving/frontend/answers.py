@@ -92,12 +92,8 @@ class Answers:
             response = msgspec.structs.replace(response, custom_attributes=attributes)
         return custom_attributes(response, request_id) + session_headers(response)
 
-    async def send_error(
-        self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST", close: bool = False
-    ) -> None:
-        extra: Headers = [(b"connection", b"close")] if close else []
-        if error.status == 405:
-            extra.append((b"allow", allow))
+    async def send_error(self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST") -> None:
+        extra: Headers = [(b"allow", allow)] if error.status == 405 else []
         await self._send(send, self.failure(error, request_id, extra))
 
     async def send_body(

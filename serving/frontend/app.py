@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import errors, log, memory
 from serving.config import Config
+from serving.deadline import Deadline
 from serving.errors import (
     CodedError,
     Draining,
@@ -41,6 +42,7 @@ from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.local.runtime import LocalRuntime
 from serving.frontend.open_inference import OpenInference
+from serving.frontend.plain import Plain
 from serving.frontend.receiving import ClientGone, read_body, watch
 from serving.frontend.replicas import Replicas
 from serving.frontend.stream import Streamed
@@ -89,7 +91,15 @@ class App:
             config, board, self._replicas, self._invocations, self._answers, self._new_id, self._bodies
         )
         self.direct = Direct(
-            config, board, self._replicas, self._invocations, self._answers, self._new_id, self._bodies, self.resume
+            config,
+            board,
+            self._replicas,
+            self._invocations,
+            self._answers,
+            self._new_id,
+            self._bodies,
+            self.resume,
+            self.go_on,
         )
         self._slot: Slot
         self._rest = Starlette(
@@ -209,6 +219,30 @@ class App:
         finally:
             held.release()
 
+    def go_on(self, plain: Plain, arrival: float, request_id: str, expires: float, held: Held) -> ASGIApp:
+        """What goes on with a request that was accepted without ASGI, before it is sent to a replica. It counts as in
+        flight already, and what has come of its body as ``held``."""
+
+        async def accepted(scope: Scope, receive: Receive, send: Send) -> None:
+            ask = Ask(arrival, request_id)
+
+            async def work() -> Response | Streamed:
+                deadline = Deadline(expires)
+                body = await read_body(scope["headers"], receive, self._max_body, deadline, held)
+                headers = MappingProxyType(plain.sagemaker)
+                ask.request = Request(
+                    body, plain.content_type, plain.accept, request_id, deadline, plain.model, headers
+                )
+                return await watch(self._invocations.invoke(ask.request, plain.load), receive)
+
+            try:
+                await self._settle(scope, receive, send, ask, work, held)
+            finally:
+                held.release()
+                self._slot.leave()
+
+        return accepted
+
     def resume(
         self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost, held: Held
     ) -> ASGIApp:
@@ -250,9 +284,7 @@ class App:
             # The time to finish is over: uvicorn cancels what is left, and its client is told.
             await self._answers.send_error(send, Draining(STOPPED), ask.request_id)
         except ServingError as error:
-            # A client that waits to be told to send its body, and is told something else, may never send it.
-            close = any(name == b"expect" for name, _ in scope["headers"])
-            await self._answers.send_error(send, error, ask.request_id or self._new_id(), close=close)
+            await self._answers.send_error(send, error, ask.request_id or self._new_id())
         except Exception as exc:
             log.error("an invocation failed", exc=exc, request_id=ask.request_id)
             await self._answers.send_error(send, CodedError(500, "internal", "internal error"), ask.request_id)

@@ -16,10 +16,8 @@ SPILL = memoryview(bytearray(256 * 1024))  # where all that is dropped goes
 
 
 class BodyReader(asyncio.BufferedProtocol):
-    """Takes the connection from ``protocol`` until the ``length`` bytes of the exchange's body are there.
-
-    Once the exchange has ended the rest is read and dropped, so that the next request is found.
-    """
+    """Takes the connection from ``protocol`` until the ``length`` bytes of the exchange's body are there, or until the
+    exchange ends before: what comes until somebody else reads is dropped."""
 
     def __init__(self, protocol: DirectProtocol, transport: asyncio.Transport, exchange: Exchange, length: int) -> None:
         self._protocol = protocol
@@ -45,20 +43,20 @@ class BodyReader(asyncio.BufferedProtocol):
         self._body = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return SPILL[: self._left] if self._body is None else self._body[self._filled :]
+        return SPILL if self._body is None else self._body[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         self._filled += nbytes
         self._left -= nbytes
         if self._body is not None:
             self._exchange.count(self._filled)
-        if not self._left:
+        if self._body is not None and not self._left:
             self._body = self._exchange.reader = None
             self._switch(self._protocol)
-            self._protocol.on_message_complete()
+            self._protocol.end_of_straight()
 
-    def eof_received(self) -> None:
-        self._protocol.eof_received()
+    def eof_received(self) -> bool:
+        return self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._protocol.connection_lost(exc)

@@ -228,4 +228,5 @@ def settle(future: asyncio.Future[Response | Streamed], head: ReplyHead, body: B
     if head.code is None:
         future.set_result(response_of(head, body))
     else:
-        future.set_exception(CodedError(head.status, head.code, bytes(body).decode("utf-8", "replace")))
+        message = bytes(body).decode("utf-8", "replace")
+        future.set_exception(CodedError(head.status, head.code, message, head.retry_after))

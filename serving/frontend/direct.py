@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serving.config import Config
 from serving.errors import ServingError
 from serving.frontend.answers import Answers
-from serving.frontend.bodies import Bodies
+from serving.frontend.bodies import Bodies, Held
 from serving.frontend.connection import reply_head
 from serving.frontend.exchange import Exchange
 from serving.frontend.expiries import Expiries
@@ -53,6 +53,7 @@ class Direct:
         new_id: Callable[[], str],
         bodies: Bodies,
         resume: Callable[..., ASGIApp],
+        go_on: Callable[[Plain, float, str, float, Held], ASGIApp],
     ) -> None:
         self.clock = monotonic
         self.replicas = replicas
@@ -60,6 +61,7 @@ class Direct:
         self.answers = answers
         self.bodies = bodies
         self.resume = resume
+        self.go_on = go_on
         self.expiries = Expiries()
         self.slot: Slot
         self.limit = config.max_body

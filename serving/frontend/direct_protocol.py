@@ -1,60 +1,46 @@
-"""DirectProtocol: the HTTP protocol that answers plain invocations and pings itself, and hands on all the rest.
-
-A request that comes while another one on its connection is under way waits as one of uvicorn's cycles, as it would
-without this, so that answers keep their order.
-"""
+"""DirectProtocol: the HTTP protocol that answers plain invocations and pings itself, and hands on all the rest."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, ClassVar, cast
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
+from serving.errors import ServingError
 from serving.frontend.bodies import COUNTED
 from serving.frontend.body_reader import STRAIGHT, BodyReader
-from serving.frontend.cycle import cycle_of
+from serving.frontend.cycle import Cycle, cycle_of
 from serving.frontend.direct import Direct
 from serving.frontend.exchange import Exchange
-from serving.frontend.headers import Headers
+from serving.frontend.head import Head
 from serving.frontend.plain import Plain
 from serving.frontend.protocol import HttpProtocol
 from serving.frontend.repeat import Repeat
 from serving.request import Body
 
 PING = b"/ping"
-TELLING = frozenset({b"content-length", b"connection", b"expect", b"upgrade"})
 GIVE_UP = 0.9  # seconds from the end of service to when its clients are told, a little before uvicorn's own
 
 
 class DirectProtocol(HttpProtocol):
     """``receiving`` is the exchange whose body is being read. The methods that an exchange calls settle it.
 
-    There is a ``_repeat`` while nothing has come since one whole plain invocation, so that the parser is between two
-    messages and need not see the next one.
+    There is a ``_repeat`` while nothing has come since one whole plain invocation: the next one like it need not be
+    parsed.
     """
 
     direct: ClassVar[Direct]
-    headers: Headers
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.receiving: Exchange | None = None
         self._current: Exchange | None = None
         self._leaving: Exchange | None = None
-        self._length = 0
-        self._in_message = False
-        self._foreign = False
         self._closes = False
+        self._length = 0
         self._plain: Plain | None = None
         self._repeat: Repeat | None = None
-        self._idle_since = 0.0
-        self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
         super().connection_lost(exc)
         if self._current is not None:
             self._current.set()
@@ -65,78 +51,32 @@ class DirectProtocol(HttpProtocol):
         if self._current is not None and not self._current.response_complete:
             self.loop.call_later(GIVE_UP, self._current.give_up)
 
-    # The parser's callbacks.
+    # What comes.
 
-    def on_message_begin(self) -> None:
-        self._in_head = self._in_message = True
-        if self._timer is not None:
-            self._stop_timer()
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = self._foreign = self._closes = False
-        self._length = 0
-
-    def on_url(self, url: bytes) -> None:
-        self.url = self.url + url if self.url else url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self.headers.append((name, value))
-        if name in TELLING:
-            self._look_at(name, value)
-
-    def _look_at(self, name: bytes, value: bytes) -> None:
-        if name == b"content-length":
-            self._length = int(value)
-        elif name == b"connection":
-            self._closes = True
-        else:
-            self._foreign = True
-            self.expect_100_continue |= name == b"expect" and value.lower() == b"100-continue"
-
-    def on_headers_complete(self) -> None:
-        cycle = self.cycle
-        if (cycle is None or cycle.response_complete) and not self._foreign and not self.pipeline:
-            parser = self.parser
-            method = parser.get_method()
-            # What keeps a connection without being asked to is HTTP/1.1.
-            keep_alive = parser.should_keep_alive()
-            if (self._closes or not keep_alive) and parser.get_http_version() != "1.1":
-                pass
-            elif method == b"POST":
-                if self._begin(keep_alive):
+    def _start(self, head: Head) -> None:
+        if not head.is_foreign and (head.version == "1.1" or (head.keep_alive and not head.closes)):
+            if head.method == b"POST":
+                if self._open(head):
                     return
-            elif method == b"GET" and self.url == PING and keep_alive and self._is_bare():
-                self._in_head = False
+            elif head.method == b"GET" and head.url == PING and head.keep_alive and not head.has_body:
                 self._answer_ping()
                 return
-        self._begin_asgi()
+        super()._start(head)
 
-    def _begin(self, keep_alive: bool) -> bool:
+    def _open(self, head: Head) -> bool:
         plain = self._plain
-        if plain is None or plain.headers != self.headers or plain.url != self.url:
-            plain = self._plain = self.direct.read(self.url, self.headers)
+        if plain is None or plain.headers != head.headers or plain.url != head.url:
+            plain = self._plain = self.direct.read(head.url, head.headers)
             if plain is None:
                 return False
-        exchange = self.direct.open(self, plain, self._length)
+        exchange = self.direct.open(self, plain, head.length)
         if exchange is None:
             return False
-        exchange.keep_alive = keep_alive
-        self._in_head = False
+        exchange.keep_alive = head.keep_alive
+        self._closes, self._length = head.closes, head.length
         self.cycle = exchange  # type: ignore[assignment]
         self._current = self.receiving = exchange
         return True
-
-    def _is_bare(self) -> bool:
-        """Whether the request has no body."""
-        return not self._length and not any(name == b"transfer-encoding" for name, _ in self.headers)
-
-    def _begin_asgi(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers += headers
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         exchange = self.receiving
@@ -153,7 +93,6 @@ class DirectProtocol(HttpProtocol):
             self.give_over(exchange, complete=False)
 
     def on_message_complete(self) -> None:
-        self._in_message = False
         exchange = self.receiving
         if exchange is not None:
             self.receiving = None
@@ -183,24 +122,30 @@ class DirectProtocol(HttpProtocol):
     def _parse(self, data: bytes) -> None:
         self._repeat = None
         before = self._current
-        between = not self._in_message  # else what was remembered would begin with the rest of a body
+        between = not self._is_within  # else the rest of something else would be remembered
         super().data_received(data)
         exchange = self.receiving
         if exchange is None:
-            if between and self._current is not before and not self.pipeline:
+            if between and self._current is not before and not self._unread:
                 self._remember(data)
-        elif self._length - exchange.size >= STRAIGHT and not self.transport.is_closing():
+        elif self._left >= STRAIGHT and not self.sending.is_closing():
             BodyReader(self, self.transport, exchange, self._length)
-            self._renew_parser()  # which waits for a body that it will not see
 
     def _remember(self, data: bytes) -> None:
         exchange, newest = self._current, cast(object, self.cycle)
         if exchange is not None and newest is exchange and exchange.keep_alive and not self._closes:
             self._repeat = Repeat.of(exchange.plain, data, self._length)
 
-    def _renew_parser(self) -> None:
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    def end_of_straight(self) -> None:
+        """The body that was read straight into its place is there."""
+        self._left = 0
+        self.on_message_complete()
+
+    def _refuse(self, error: ServingError) -> None:
+        if self.receiving is not None:
+            self.receiving.fail(error)
+        else:
+            super()._refuse(error)
 
     def stop_receiving(self) -> None:
         """What comes of this body is dropped."""
@@ -214,17 +159,18 @@ class DirectProtocol(HttpProtocol):
         return self.flow.write_paused
 
     def finish(self, exchange: Exchange, answer: bytes) -> None:
-        if self.transport.is_closing():
+        sending = self.sending
+        if sending.is_closing():
             return
-        self.transport.write(answer)
+        sending.write(answer)
         self._finished(exchange)
 
     def send_large(self, exchange: Exchange, head: bytes, body: Body) -> None:
         """The answer is complete once most of it has left, so that "in flight" means what it says."""
-        if self.transport.is_closing():
+        if self.sending.is_closing():
             exchange.has_left()
             return
-        self.transport.writelines((head, body))
+        self.sending.writelines((head, body))
         if self.flow.write_paused:
             self._leaving = exchange
         else:
@@ -240,20 +186,18 @@ class DirectProtocol(HttpProtocol):
 
     def _finished(self, exchange: Exchange) -> None:
         if not exchange.keep_alive:
-            self.transport.close()
+            self.end()
             self._repeat = None
         self._go_on()
 
     def give_over(self, exchange: Exchange, complete: bool = True) -> None:
-        """Have ASGI begin with this request; ``complete`` says whether all of its body is there."""
+        """Have ASGI go on with this request; ``complete`` says whether all of its body is there."""
         self._repeat = None
-        body = bytearray(exchange.body)
-        exchange.end_direct()
         cycle = self._goes_on_as(exchange, complete)
-        cycle.body = body
+        cycle.body = bytearray(exchange.body)
         cycle.more_body = not complete
         cycle.message_event.set()
-        self._start_asgi_task(cycle, self.app)
+        self._start_asgi_task(cycle, cast(Any, exchange.give_over()))
 
     def resume(self, exchange: Exchange, app: Any) -> None:
         """Have ``app``, an ASGI application, end this request, which it knows."""
@@ -262,7 +206,7 @@ class DirectProtocol(HttpProtocol):
         cycle.more_body = False
         self._start_asgi_task(cycle, app)
 
-    def _goes_on_as(self, exchange: Exchange, complete: bool = True) -> RequestResponseCycle:
+    def _goes_on_as(self, exchange: Exchange, complete: bool = True) -> Cycle:
         cycle = cycle_of(self, exchange, complete)
         if cast(object, self.cycle) is exchange:
             self.cycle = cycle
@@ -270,32 +214,7 @@ class DirectProtocol(HttpProtocol):
 
     def _answer_ping(self) -> None:
         answer, ends = self.direct.ping(self)
-        self.transport.write(answer)
+        self.sending.write(answer)
         if ends:
-            self.transport.close()
+            self.end()
         self._go_on()
-
-    def _go_on(self) -> None:
-        """As uvicorn does when an answer is complete, but with one timer for all that a connection answers."""
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        if self.pipeline:
-            self.flow.resume_reading()
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
-            return
-        self._idle_since = self.loop.time()
-        if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look)
-
-    def _look(self) -> None:
-        """Close the connection where nothing has come for long; while something is under way this is not called."""
-        self._idle_timer = None
-        if self._in_head or (self.cycle is not None and not self.cycle.response_complete):
-            return
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if left <= 0:
-            self.timeout_keep_alive_handler()
-        else:
-            self._idle_timer = self.loop.call_later(left, self._look)

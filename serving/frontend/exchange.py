@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.deadline import EARLY, Deadline
@@ -56,6 +57,10 @@ class Exchange(msgspec.Struct, eq=False):
     _id: int = 0
 
     @property
+    def response_started(self) -> bool:
+        return self.is_leaving or self.response_complete
+
+    @property
     def message_event(self) -> Exchange:
         """Uvicorn sets it where the client has gone."""
         return self
@@ -91,7 +96,6 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _refuse(self, error: ServingError) -> None:
         if not self.response_complete:
-            self.protocol.stop_receiving()
             self.fail(error)
 
     @property
@@ -153,7 +157,8 @@ class Exchange(msgspec.Struct, eq=False):
     def _reply(self, head: bytes, body: Body) -> None:
         reply = reply_head(head)
         if reply.code is not None:
-            self.fail(CodedError(reply.status, reply.code, bytes(body).decode("utf-8", "replace")))
+            message = bytes(body).decode("utf-8", "replace")
+            self.fail(CodedError(reply.status, reply.code, message, reply.retry_after))
             return
         response = response_of(reply, body)
         if len(body) >= LARGE or self.protocol.is_full:
@@ -175,7 +180,6 @@ class Exchange(msgspec.Struct, eq=False):
     def expire(self) -> None:
         """Its time is over."""
         if self.protocol.receiving is self:
-            self.protocol.stop_receiving()
             self.fail(DeadlineExceeded("the body did not arrive in time"))
             return
         connection = self._connection
@@ -199,6 +203,9 @@ class Exchange(msgspec.Struct, eq=False):
             lines += (name, b": ", value, b"\r\n")
         if self.response_complete:
             return
+        if self.protocol.receiving is self:  # nobody could tell the rest of its body from a request
+            self.protocol.stop_receiving()
+            self.keep_alive = False
         lines.append(b"\r\n" if closes or self.keep_alive else CLOSE)
         lines.append(bytes(whole.body))
         self.keep_alive = self.keep_alive and not closes
@@ -245,9 +252,12 @@ class Exchange(msgspec.Struct, eq=False):
         """What was sent by ``send_large`` is as good as gone."""
         self._end()
 
-    def end_direct(self) -> None:
-        """ASGI begins with it anew."""
-        self._end()
+    def give_over(self) -> ASGIApp:
+        """What goes on with it through ASGI: the same request, accepted once, with what it holds."""
+        self.response_complete = True
+        self._let_go()
+        held, self._held = self._holding(), None
+        return self.direct.go_on(self.plain, self.arrival, self.request_id, self.expires, held)
 
     def _leave(self) -> bool:
         """Tell the replica that nobody waits any more; False where it did not work on this."""

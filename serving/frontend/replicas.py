@@ -67,6 +67,7 @@ class Replicas:
         self._board = board
         self._link = SupervisorLink(runtime, board, self._place)
         self._views: dict[str, View] = {}
+        self._names: dict[str, str] = {}
         self._turn = 0
         self._closing = False
         self._doubted: set[Connection] = set()
@@ -91,12 +92,17 @@ class Replicas:
         view = self._views.get(model)
         return view.placement if view is not None else None
 
+    def name_of(self, model: str) -> str:
+        """What a model is called that clients may call otherwise, as far as that is known."""
+        return self._names.get(model, model)
+
     async def placement(self, model: str, load: bool, until: float) -> Placement:
         """What is known of a model, loading it if it is to be. Raises the ServingError that the supervisor gives.
 
         ``until`` is how long room for it is worth waiting for. The caller bounds the wait here.
         """
         while True:
+            model = self.name_of(model)
             view = self._views.get(model)
             if view is None:
                 view = self._views[model] = View()
@@ -114,7 +120,7 @@ class Replicas:
         """
         while True:
             placement = await self.placement(model, load, until)
-            view = self._views[model]
+            view = self._views[self.name_of(model)]
             usable = view.usable()
             if usable:
                 return self._choose(usable, placement, accepted)
@@ -141,7 +147,7 @@ class Replicas:
                 await self.placement(model, False, 0.0)
             except CodedError as error:
                 raise SessionLost("the session was lost with its model's process") from error
-            view = self._views[model]
+            view = self._views[self.name_of(model)]
             if key not in view.placed():
                 raise SessionLost("the session was lost with its model's process")
             connection = view.connections.get(key)
@@ -167,6 +173,7 @@ class Replicas:
             return
         view = self._views.setdefault(placement.model, View())
         view.placement = placement
+        self._views |= {other: view for other, name in self._names.items() if name == placement.model}
         for address in placement.replicas:
             self._reconnect(view, address)
         placed = view.placed()
@@ -190,10 +197,21 @@ class Replicas:
     def _drop(self, placement: Placement) -> None:
         """Its requests under way end as they would; who waits hears of the problem or asks anew."""
         view = self._views.pop(placement.model, None)
+        for other in [other for other, name in self._names.items() if name == placement.model]:
+            del self._names[other]
+            self._views.pop(other, None)
+        if placement.alias:
+            self._learn(placement.model, placement.alias)
         if view is not None:
             view.problem = placement.problem
             view.placement = None  # so that no lost connection of it is made anew
             view.wake()
+
+    def _learn(self, other: str, name: str) -> None:
+        """Whoever waits for ``other`` is about to ask for ``name``, under which it is remembered until that is gone."""
+        self._names[other] = name
+        if name in self._views:
+            self._views[other] = self._views[name]
 
     def _connect(self, view: View, address: Address) -> None:
         connection = Connection(address, self._board.row(address.row), lambda _: self._changed(view))

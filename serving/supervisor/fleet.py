@@ -18,6 +18,7 @@ from serving.scoreboard import ROWS, Scoreboard
 from serving.supervisor.admission import Admission, estimate
 from serving.supervisor.cache import Admit, Decision, Evict, Refuse
 from serving.supervisor.departures import Departures
+from serving.supervisor.describe import without_paths
 from serving.supervisor.devices import ANY, Devices, Look
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.overrun import overrun
@@ -305,8 +306,15 @@ class Fleet(Departures):
         actions: list[Action] = []
         if served.learn(replica.row):
             actions.append(Learned(served))
-        actions += self._settle_load(served, now) if first else []
+        actions += self._came(served, now) if first else []
         return [*actions, Publish(served.name)]
+
+    def _came(self, served: Served, now: float) -> list[Action]:
+        """A load has come to its end; only now is it known what it takes."""
+        lack = self._admission.lack(self._all, served, now)
+        if lack is None:
+            return self._settle_load(served, now)
+        return self._give_up_load(served, OutOfMemory(f"there is no room for model {served.name}: {lack}"), now)
 
     def load_failed(
         self, row: int, epoch: int, error: str, permanent: bool, out_of_memory: bool = False
@@ -315,7 +323,7 @@ class Fleet(Departures):
         replica = self.find(row, epoch)
         if replica is None:
             return []
-        replica.error, replica.out_of_memory = error, out_of_memory
+        replica.error, replica.out_of_memory = without_paths(error, replica.served.model), out_of_memory
         is_single = replica.served.owner is Owner.START
         return [GiveUp(error)] if permanent and not replica.served.was_ready and is_single else []
 
@@ -388,13 +396,3 @@ class Fleet(Departures):
             return self._give_up_load(served, OutOfMemory(why), now)
         served.made_room, served.after, served.stage = True, victim, Stage.WAITING
         return self._evict((victim,), f"{served.name} ran out of memory", now, parks=False)
-
-    def retire(self, now: float) -> list[Replica]:
-        """All workers should finish and go; no new ones start. Gives those that can be told."""
-        told = []
-        for served in self._all:
-            served.failed = served.failed or "the server is stopping"
-            for replica in served.live():
-                replica.become(Status.RETIRING, now)
-                told.append(replica)
-        return told

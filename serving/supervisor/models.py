@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from serving import log, memory
+from serving import cgroup, log, memory
 from serving.config import Config
 from serving.faults import told_by
 from serving.gpus.driver import Driver
@@ -92,7 +92,7 @@ class Models:
         self._control = Control(runtime, board, self)
         self._catalog = None if disk is None else self._make_catalog(disk)
         self._killed: set[int] = set()
-        self._oom_kills = processes.oom_kills()
+        self._oom_kills = cgroup.oom_kills()
 
     def _make_catalog(self, disk: DiskCache) -> Catalog:
         gpus = [gpu.name for gpu in self._devices.gpus()]
@@ -115,6 +115,8 @@ class Models:
     def close(self) -> None:
         self._control.close()
         self._watch.close()
+        if self._catalog is not None:
+            self._catalog.close()
 
     # What time and other processes bring.
 
@@ -153,6 +155,9 @@ class Models:
     def on_forked(self, message: Forked) -> None:
         if message.pid:
             self._fleet.forked(message.row, message.epoch, message.pid)
+            replica = self._fleet.by_pid(message.pid)
+            if replica is not None:
+                log.info("a worker begins", model=replica.name, worker=message.pid, device=replica.device)
             spare = self._fleet.spares.find(message.row, message.epoch)
             if spare is not None and not self.wants(message.row, message.epoch):
                 processes.kill_group(message.pid)  # it was dismissed before it was there
@@ -241,7 +246,7 @@ class Models:
         """Whether the kernel's OOM killer did it: a SIGKILL that is not ours, and its count has risen."""
         if gone.code != -signal.SIGKILL or gone.pid in self._killed:
             return None
-        count, before = processes.oom_kills(), self._oom_kills
+        count, before = cgroup.oom_kills(), self._oom_kills
         self._oom_kills = count
         return count > before
 

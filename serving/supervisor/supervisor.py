@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -29,11 +31,13 @@ from serving.supervisor.pace import TICK
 from serving.supervisor.processes import Exit
 from serving.supervisor.repository import open_models
 from serving.supervisor.services import Service, bind
+from serving.supervisor.unpacking import Stopped
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FILES = 65536  # open at once in one process; many programs behave badly above
 FORK_TIME = 120.0  # seconds for the fork server to import torch and to fork; slow disks included
 HTTP_TIME = 1.3  # seconds for the HTTP workers to close their connections and go
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what a temporary folder may lack
 CLOSE_TIME = 2.5  # seconds for the handlers' close() after the last answer
 
 
@@ -269,24 +273,39 @@ def main(config: Config, driver: Driver | None = None, forks: Launched | None = 
     try:
         check_memory(config)
         models, disk = open_models(config, [gpu.name for gpu in driver.gpus()])
-    except (ModelError, OSError) as exc:
+    except Stopped:
+        log.info("stopped before there was anything to stop")
+        return 0
+    except ModelError as exc:
         log.error(f"cannot serve: {exc}")
         return 1
+    except OSError as exc:
+        return no_room(exc)
     try:
         listener = bind(config.host, config.port)
     except OSError as exc:
         log.error(f"cannot listen on {config.host}:{config.port}: {os.strerror(exc.errno or 0)}")
         return 1
-    Runtime.sweep()
-    runtime = Runtime.create(config)
+    host, port = listener.getsockname()[:2]
+    try:
+        Runtime.sweep()
+        runtime = Runtime.create(config, host, port)
+        supervisor = Supervisor(config, models, listener, runtime, driver, disk, forks)
+    except OSError as exc:
+        return no_room(exc)
     become_subreaper()
     processes.raise_file_limit(FILES)
-    host, port = listener.getsockname()[:2]
-    runtime.write_address(host, port)
     what = {"model": models[0].name, "handler": models[0].handler} if models else {"store": config.store}
     log.info("listening", host=host, port=port, **what)
-    asyncio.run(live(Supervisor(config, models, listener, runtime, driver, disk, forks)))
+    asyncio.run(live(supervisor))
     raise AssertionError("a supervisor ends its process")
+
+
+def no_room(exc: OSError) -> int:
+    """The exit code, with one line for the log: all that a start writes is below the temporary folder."""
+    place = exc.filename or tempfile.tempdir
+    log.error(f"cannot serve: {exc.strerror or exc}{f': {place}' if place else ''}")
+    return 1
 
 
 async def live(supervisor: Supervisor) -> NoReturn:
@@ -296,7 +315,10 @@ async def live(supervisor: Supervisor) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     except Exception as exc:
-        log.error("the supervisor failed", exc=exc)
+        if isinstance(exc, OSError) and exc.errno in DISK:
+            no_room(exc)
+        else:
+            log.error("the supervisor failed", exc=exc)
     finally:
         # The loop's own end would wait for threads, and one that unpacks an archive may take minutes.
         os._exit(code)

@@ -19,6 +19,7 @@ import pytest
 
 from serving.frontend.server import DOORS
 from tests.e2e.client import once
+from tests.e2e.gate import Gate
 from tests.e2e.server import ROOT, Server, eventually, is_alive, model_folder, serving
 
 LISTEN = "0A"  # a state of a socket in /proc/net/tcp
@@ -315,10 +316,14 @@ def test_a_close_that_hangs_does_not_keep_the_container(tmp_path: Path) -> None:
         assert time.monotonic() - started < 5
 
 
-def test_a_request_that_outlasts_the_drain_is_given_up_and_the_container_goes(faulty_folder: Path) -> None:
+def test_a_request_that_outlasts_the_drain_is_given_up_and_the_container_goes(
+    faulty_folder: Path, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+
     async def run(server: Server) -> None:
-        slow = asyncio.create_task(once(server.port, {"do": "sleep", "seconds": 50}))
-        await asyncio.sleep(0.3)
+        slow = asyncio.create_task(once(server.port, {"do": "wait", "gate": gate.path}))
+        await asyncio.to_thread(gate.wait_reached)
         started = time.monotonic()
         assert await asyncio.to_thread(server.stop) == 0
         assert time.monotonic() - started < 6

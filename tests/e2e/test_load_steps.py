@@ -13,14 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import Server, eventually, is_alive, serving
-from tests.e2e.store import add_model, ask, call, get, names, pids, unload
-
-
-def state(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return "gone"
+from tests.e2e.server import Server, eventually, is_alive, serving, state
+from tests.e2e.store import add_model, ask, call, names, pids, unload
 
 
 def sockets(folder: Path) -> list[str]:
@@ -161,13 +155,15 @@ def test_kill_9_of_the_server_while_it_unpacks_an_archive(tmp_path: Path, privat
 
 
 def test_kill_9_of_an_http_worker_during_a_load_costs_only_its_own_requests(tmp_path: Path) -> None:
-    add_model(tmp_path, "a", seconds=1.0, count=str(tmp_path / "loads"))
+    add_model(tmp_path, "a", stop_at="load", count=str(tmp_path / "loads"))
     with serving(tmp_path, model_store=tmp_path, http_workers=1) as server:
+        before = forks(server)
         with ThreadPoolExecutor() as pool:
             asking = pool.submit(is_answered, server, "a")
-            eventually(lambda: get(server, "a").status == 200)
+            [worker] = eventually(lambda: [pid for pid in forks(server) - before if state(pid) == "T"])
             os.kill(max(processes(server, b"frontend")), signal.SIGKILL)
             assert not asking.result()
+        os.kill(worker, signal.SIGCONT)
         eventually(lambda: server.ping() == 200)
         assert ask(server, "a").status == 200
         assert len((tmp_path / "loads").read_text().split()) == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gates import wait_at
 
 from serving import BadRequest, BatchPolicy, Handler, Request
 
@@ -51,6 +52,8 @@ class Faulty(Handler):
         match sample.get("do", "echo"):
             case "sleep":
                 time.sleep(sample["seconds"])
+            case "wait":
+                wait_at(sample["gate"])
             case "spin":
                 sum(itertools.repeat(0))  # in C, with the interpreter lock held, for ever
             case "device-assert":

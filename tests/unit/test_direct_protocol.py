@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from serving.frontend.direct_protocol import DirectProtocol
+from serving.frontend.sending import Sending
 
 
 class Closing(asyncio.Transport):
@@ -25,7 +26,7 @@ class Leaving:
 
 def test_a_large_answer_to_a_connection_that_closes_is_over_at_once() -> None:
     protocol = DirectProtocol.__new__(DirectProtocol)
-    protocol.transport = Closing()
+    protocol.sending = Sending(Closing(), lambda: None)
     exchange = Leaving()
     protocol.send_large(exchange, b"head", b"body")  # type: ignore[arg-type]
     assert exchange.left == 1, "else nothing would end it but the client"

@@ -13,16 +13,22 @@ from typing import Any, ClassVar, cast
 
 import pytest
 from uvicorn import Config
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from serving.frontend.exchange import Exchange
 
 ROOT = Path(__file__).parents[2]
-CALLBACKS = ("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body", "on_message_complete")
+CALLBACKS = ("on_body", "on_message_complete")
 VERBS = ("connection_made", "connection_lost", "eof_received", "data_received", "shutdown", "pause_writing")
-OURS = ("on_response_complete", "timeout_keep_alive_handler", "resume_writing", "_start_asgi_task")
+OURS = (
+    "on_response_complete",
+    "timeout_keep_alive_handler",
+    "resume_writing",
+    "_start_asgi_task",
+    "_should_upgrade_to_ws",
+)
 
 
 async def nothing(scope: Any, receive: Any, send: Any) -> None: ...
@@ -40,11 +46,11 @@ def test_the_protocol_has_the_methods_that_we_extend_or_call(name: str) -> None:
 
 def test_the_protocol_has_the_attributes_that_we_read_and_set() -> None:
     one = protocol()
-    names = "app asgi_version root_path app_state access_logger access_log logger pipeline cycle server_state"
-    for name in (*names.split(), "server", "client", "scheme", "flow", "timeout_keep_alive", "expect_100_continue"):
+    names = "app asgi_version root_path app_state access_logger access_log logger cycle server_state connections tasks"
+    others = ("server", "client", "scheme", "flow", "timeout_keep_alive", "ws_protocol_class", "parser", "config")
+    for name in (*names.split(), *others):
         assert hasattr(one, name), name
     assert one.cycle is None
-    assert not one.pipeline
     assert one.server_state.total_requests == 0
     assert isinstance(one.server_state.default_headers, list)
     one.loop.close()
@@ -66,7 +72,8 @@ def test_a_cycle_is_made_from_what_we_give_and_holds_what_we_set() -> None:
         "on_response",
     }
     cycle = cycle_of(given)
-    for name in ("body", "more_body", "chunked_encoding", "expected_content_length", "response_complete"):
+    ours = ("body", "more_body", "chunked_encoding", "expected_content_length", "response_complete")
+    for name in (*ours, "response_started", "disconnected", "keep_alive", "message_event"):
         assert hasattr(cycle, name), name
 
 
@@ -102,7 +109,12 @@ class Seen:
 
 
 def test_flow_control_says_whether_writing_is_paused() -> None:
-    assert not FlowControl(None).write_paused  # type: ignore[arg-type]
+    flow = FlowControl(None)  # type: ignore[arg-type]
+    assert not flow.write_paused
+    assert not flow.read_paused
+    assert inspect.isfunction(FlowControl.pause_reading)
+    assert inspect.isfunction(FlowControl.resume_reading)
+    assert HIGH_WATER_LIMIT > 0
     assert STATUS_LINE[200] == b"HTTP/1.1 200 OK\r\n"
 
 

@@ -156,6 +156,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
+        if cycle.response_complete:
+            return
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
@@ -177,7 +179,7 @@ class HttpProtocol(HttpToolsProtocol):
         protocol: Any = self.ws_protocol_class(  # type: ignore[call-arg, misc]
             config=self.config, server_state=self.server_state, app_state=self.app_state
         )
-        lines = [b"GET ", head.url, b" HTTP/1.1\r\n", *(b"%b: %b\r\n" % one for one in head.headers), b"\r\n"]
+        lines = [head.method, b" ", head.url, b" HTTP/1.1\r\n", *(b"%b: %b\r\n" % one for one in head.headers), b"\r\n"]
         protocol.connection_made(self.transport)
         protocol.data_received(b"".join(lines))
         self.transport.set_protocol(protocol)

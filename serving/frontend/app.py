@@ -27,12 +27,13 @@ from serving.errors import (
     CodedError,
     Draining,
     MethodNotAllowed,
+    ModelLoading,
     NotFound,
     ServingError,
 )
 from serving.frontend import metrics, models
 from serving.frontend.answers import JSON, STOPPED, Answers
-from serving.frontend.bodies import Bodies, Held, counted, rest
+from serving.frontend.bodies import Bodies, Held, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
 from serving.frontend.direct import Direct
@@ -57,6 +58,7 @@ from serving.scoreboard import Scoreboard, Slot
 PAYLOAD = 6  # megabytes of one request of a batch transform, as the platform's own default
 PAYLOAD_LIMIT = 100  # megabytes of all at a time
 MEGABYTE = 1_000_000
+KNOWN_TIME = 5.0  # seconds for the supervisor to say where the model is
 GARBAGE = 20_000  # objects more than before until cycles are looked for; requests leave none
 MODELS, INVOKE = "/models/", "/invoke"
 NO_REQUEST = Request()
@@ -121,10 +123,14 @@ class App:
             return models.routes(self._replicas.link, config.load_timeout, config.request_timeout)
 
         async def execution_parameters(_: HttpRequest) -> HttpResponse:
-            placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+            try:
+                async with asyncio.timeout(KNOWN_TIME):
+                    placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+            except TimeoutError:
+                raise ModelLoading("the model is not known yet") from None
             return HttpResponse(batch_parameters(placement.capacity, self._max_body), media_type=JSON)
 
-        return [Route("/execution-parameters", execution_parameters, methods=["GET"])]
+        return [Route("/execution-parameters", models.guarded(execution_parameters), methods=["GET"])]
 
     async def _metrics(self, _: HttpRequest) -> HttpResponse:
         texts = await asyncio.to_thread(self._runtime.metrics)
@@ -218,16 +224,16 @@ class App:
             return await watch(self._invocations.invoke(ask.request, load), receive)
 
         try:
-            await self._settle(scope, receive, send, ask, work)
+            await self._settle(scope, receive, send, ask, work, held)
         finally:
             held.release()
 
-    def go_on(self, plain: Plain, arrival: float, request_id: str, expires: float, length: int) -> ASGIApp:
+    def go_on(self, plain: Plain, arrival: float, request_id: str, expires: float, held: Held) -> ASGIApp:
         """What goes on with a request that was accepted without ASGI, before it is sent to a replica. It counts as in
-        flight already, and so does its body where that is said to have ``length`` bytes."""
+        flight already, and what has come of its body as ``held``."""
 
         async def accepted(scope: Scope, receive: Receive, send: Send) -> None:
-            ask, held = Ask(arrival, request_id), Held(self._bodies, counted(length))
+            ask = Ask(arrival, request_id)
 
             async def work() -> Response | Streamed:
                 deadline = Deadline(expires)
@@ -239,27 +245,30 @@ class App:
                 return await watch(self._invocations.invoke(ask.request, plain.load), receive)
 
             try:
-                await self._settle(scope, receive, send, ask, work)
+                await self._settle(scope, receive, send, ask, work, held)
             finally:
                 held.release()
                 self._slot.leave()
 
         return accepted
 
-    def resume(self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost) -> ASGIApp:
+    def resume(
+        self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost, held: Held
+    ) -> ASGIApp:
         """What goes on with a request that was sent to a replica without ASGI; it counts as in flight already."""
+        ask = Ask(arrival, request.request_id, request)
 
         async def resumed(scope: Scope, receive: Receive, send: Send) -> None:
             async def work() -> Response | Streamed:
                 if isinstance(reply, ReplicaLost):
-                    return await watch(self._invocations.invoke(request, load, reply), receive)
+                    return await watch(self._invocations.invoke(ask.request, load, reply), receive)
                 return reply
 
             try:
-                await self._settle(scope, receive, send, Ask(arrival, request.request_id, request), work)
+                await self._settle(scope, receive, send, ask, work, held)
             finally:
                 self._slot.leave()
-                self._bodies.give(counted(len(request.body)))
+                held.release()
 
         return resumed
 
@@ -270,10 +279,14 @@ class App:
         send: Send,
         ask: Ask,
         work: Callable[[], Coroutine[None, None, Response | Streamed]],
+        held: Held,
     ) -> None:
         """Send what comes of ``work``, once."""
         try:
             response = await work()
+            ask.request = msgspec.structs.replace(ask.request, body=b"")  # it need not be sent once more
+            if not isinstance(response, Streamed):
+                self._answers.hold(scope, response.body, held)
         except ClientGone:
             log.debug("the client went away", request_id=ask.request_id)
         except asyncio.CancelledError:
@@ -287,7 +300,7 @@ class App:
         else:
             if isinstance(response, Streamed):
                 until = max(ask.request.deadline.at, ask.arrival + self._stream_timeout)
-                await self._answers.stream(scope, receive, send, response, ask.request, until)
+                await self._answers.stream(scope, receive, send, response, ask.request, until, held)
             elif response.new_session is not None:
                 await self._announce(receive, send, response, ask.request)
             else:

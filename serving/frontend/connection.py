@@ -18,6 +18,8 @@ from serving.request import Body, Response
 from serving.scoreboard import Row
 from serving.wire import MAX_HEAD, Frame, Kind, OpenHead, ReplyHead, RequestHead
 
+OPEN_TIME = 5.0  # seconds for the kernel to connect; longer only where the replica's queue of them is full
+
 _encoder = msgspec.msgpack.Encoder()
 _ids = itertools.count(1)  # of all connections: one made anew must not begin with those of the one that was lost
 reply_head = msgspec.msgpack.Decoder(ReplyHead).decode
@@ -79,9 +81,10 @@ class Connection:
         self._prefix = (os.getpid() & 0xFFFFFF) << 40
 
     async def open(self) -> None:
-        """Raises OSError where the replica is gone already."""
+        """Raises OSError where the replica is gone already, or takes no connection in time."""
         try:
-            _, self._channel = await self._loop.create_unix_connection(lambda: Channel(self), self.address.path)
+            async with asyncio.timeout(OPEN_TIME):
+                _, self._channel = await self._loop.create_unix_connection(lambda: Channel(self), self.address.path)
         finally:
             self._opening = False
         self._on_change(self)

@@ -83,6 +83,8 @@ class DirectProtocol(HttpProtocol):
             super().on_body(body)
             return
         exchange.add(body)
+        if self.receiving is None:
+            return  # there is no room for it
         limit = self.direct.limit
         # How large a body will be whose length is not said only ASGI watches.
         if (limit and exchange.size > limit) or exchange.size >= max(COUNTED, exchange.length + 1):
@@ -112,7 +114,8 @@ class DirectProtocol(HttpProtocol):
         self.cycle = exchange  # type: ignore[assignment]
         self._current = exchange
         exchange.add(body)
-        exchange.ask()
+        if not exchange.response_complete:
+            exchange.ask()
         return True
 
     def _parse(self, data: bytes) -> None:

@@ -47,9 +47,10 @@ class SupervisorLink:
     async def start(self) -> Slot:
         loop = asyncio.get_running_loop()
         self._slot = loop.create_future()
-        _, self._channel = await loop.create_unix_connection(lambda: Channel(self), str(self._runtime.control_path))
-        self.say(FrontendHello(os.getpid()))
+        path = str(self._runtime.control_path)
         async with asyncio.timeout(START_TIME):
+            _, self._channel = await loop.create_unix_connection(lambda: Channel(self), path)
+            self.say(FrontendHello(os.getpid()))
             return await self._slot
 
     def close(self) -> None:

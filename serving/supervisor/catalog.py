@@ -22,6 +22,7 @@ from serving.errors import (
     ModelNotLoaded,
     OutOfMemory,
     ServingError,
+    Unavailable,
 )
 from serving.messages import (
     Answer,
@@ -47,6 +48,8 @@ from serving.supervisor.replica import Action, Owner, Served, Stage
 from serving.supervisor.repository import ModelRepository
 from serving.supervisor.unpacking import Unpacker
 
+LONGEST = 350.0  # seconds that the platform waits for a call
+GRACE = 60.0  # seconds more, after which nobody waits for what a call asked for
 LOOK = 0.5  # seconds between looks at the files of models that are in use
 REMEMBERED = 1000  # names by which models were asked for
 
@@ -156,7 +159,10 @@ class Catalog:
 
     async def _answer(self, message: Ask, reply: Callable[[Answer], None]) -> None:
         try:
-            answer = await self._carry_out(message)
+            async with asyncio.timeout(max(self._config.load_timeout, LONGEST) + GRACE):
+                answer = await self._carry_out(message)
+        except TimeoutError:
+            answer = Answer(message.id, Problem.of(Unavailable("this takes longer than a call may; it goes on")))
         except ServingError as error:
             answer = Answer(message.id, Problem.of(error))
         except Exception as exc:

@@ -42,8 +42,9 @@ class Item(msgspec.Struct, eq=False):
     """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock, as is ``due``, when
     its answer is wanted. A ``sure`` one is begun whatever is known of the model: it came when there was nothing to do.
 
-    ``opens``: its ``session`` begins with it, and ``opened``: the handler has heard so. A ``chore`` is answered by the
-    engine without the model. ``live`` is its answer while that comes in pieces, or the conversation that it began.
+    ``claim`` is the memory that its ``sample`` takes. ``opens``: its ``session`` begins with it, and ``opened``: the
+    handler has heard so. A ``chore`` is answered by the engine without the model. ``live`` is its answer while that
+    comes in pieces, or the conversation that it began.
     """
 
     id: int
@@ -53,6 +54,7 @@ class Item(msgspec.Struct, eq=False):
     arrival: float = 0.0
     due: float = 0.0
     sample: Any = None
+    claim: Any = None
     cancelled: bool = False
     session: Session | None = None
     opens: bool = False

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from serving import codecs, log
+from serving import claims, codecs, log
 from serving.deadline import Clock
 from serving.errors import ServingError
 from serving.faults import Fault
@@ -241,6 +241,7 @@ class Engine:
 
     def _failed(self, item: Item, error: ServingError) -> Outcome:
         """What a request that failed by itself is answered; of many records in it some may be good."""
+        claims.release([item])
         if self._records is None or item.session is not None:
             return item, error
         return item, self._records.salvage(item.request, error)
@@ -249,12 +250,11 @@ class Engine:
         """Raises a ServingError."""
         item = Item(0, request)
         self._calls.again()
+        decoded = decode(self._handler, item)
+        if decoded.error is not None and decoded.in_decode:
+            raise decode_error(item, decoded.error) from decoded.error
         try:
-            sample = self._handler.decode(request)
-        except BaseException as exc:
-            raise decode_error(item, exc) from exc
-        try:
-            [output] = self._computing.predict([sample])
+            [output] = self._computing.predict([item.sample])
             return self._response(self._handler.encode(output, request), request)
         except BaseException as exc:
             raise predict_error(item, exc) from exc
@@ -354,6 +354,7 @@ class Engine:
             if (outcome := self._encode(item, output)) is not None:
                 encoded.append(outcome)
             item.sample = None  # while the supervisor still watches, and on this thread
+        claims.release(live)
         self._batcher.ended(bucket, len(live), since, self._clock(), len(self._flights))
         return encoded
 

@@ -14,6 +14,7 @@ from serving.errors import (
     HandlerError,
     OutOfMemory,
     ServingError,
+    Unavailable,
 )
 from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
 from serving.worker.batcher import Item
@@ -45,7 +46,7 @@ def decode_error(item: Item, exc: BaseException) -> ServingError:
             error=describe(exc),
         )
         return BadRequest(f"the request could not be decoded: {describe(exc)}")
-    if error.status >= 500:
+    if error.status >= 500 and not isinstance(error, Unavailable):
         report(item, exc)
     return error
 

@@ -12,7 +12,7 @@ import socket
 import time
 from pathlib import Path
 
-from serving import log
+from serving import claims, log, memory
 from serving.config import Config
 from serving.errors import ModelError
 from serving.faults import Fault
@@ -85,6 +85,8 @@ class Worker:
 
     def _serve(self, handler: Handler) -> None:
         """Take requests until told to retire, or to park, and answer them."""
+        room = memory.share(self._config.decoded_memory, memory.total())
+        claims.set_limit(max(1, room // max(1, self._model.replicas)))
         batcher = Batcher(
             handler.policy, self._model.queue_size, bell=self._intake.reading, timeout=self._model.timeout
         )

@@ -57,6 +57,7 @@ LISTED = {
     "frontend/conversations.py: _converse: asyncio.gather(": "both were cancelled, and neither goes on after that",
     "frontend/conversations.py: outcome: task.result()": DONE,
     "frontend/conversations.py: refuse: send(": READS,
+    "frontend/conversations.py: _unless_stopping: opening.result()": DONE,
     "frontend/invocations.py: name: self._found": "the task asks the supervisor within a time",
     "frontend/invocations.py: _ask: self._find()": INSIDE,
     "frontend/local/answers.py: respond: send(": READS,

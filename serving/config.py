@@ -60,6 +60,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     load_timeout: float
     max_body: int
     body_memory: int | float
+    decoded_memory: int | float
     queue_size: int
     drain_timeout: float
     log_level: str

@@ -32,7 +32,7 @@ ROW_WORDS = ROW_FIELDS + MAX_BATCH + 2 * MAX_THREADS
 SIZE = WORD * (HEADER_WORDS + SLOTS * SLOT_WORDS + ROWS * ROW_WORDS)
 
 # Words of the header.
-STATE, SINCE, READY, WANTED, LAST_READY, LOST_SESSIONS, REASON_AT = 0, 1, 2, 3, 4, 5, 8
+STATE, SINCE, READY, WANTED, LAST_READY, LOST_SESSIONS, GIVEN_UP, SUPERVISOR_BEAT, REASON_AT = range(9)
 
 # Words of a row.
 EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
@@ -65,7 +65,10 @@ class Phase(enum.IntEnum):
 
 
 class Header(NamedTuple):
-    """``since`` and ``last_ready`` are instants of the monotonic clock; ``ready`` and ``wanted`` count replicas."""
+    """``since``, ``last_ready`` and ``beat``, when the supervisor last ran, are instants of the monotonic clock.
+
+    ``ready`` and ``wanted`` count replicas.
+    """
 
     state: State
     since: float
@@ -73,6 +76,7 @@ class Header(NamedTuple):
     wanted: int
     last_ready: float
     reason: str
+    beat: float = 0.0
 
 
 class Scoreboard:
@@ -119,6 +123,18 @@ class Scoreboard:
         row.queued = row.sessions = 0
         row.hold(0)
 
+    def stamp_beat(self) -> None:
+        """Supervisor: its loop runs."""
+        self._floats[SUPERVISOR_BEAT] = time.monotonic()
+
+    def give_up(self) -> None:
+        """Supervisor: the time to finish is over, and HTTP workers are to answer what is left and go."""
+        self._ints[GIVEN_UP] = 1
+
+    @property
+    def has_given_up(self) -> bool:
+        return bool(self._ints[GIVEN_UP])
+
     @property
     def state(self) -> State:
         return State(self._ints[STATE])
@@ -130,7 +146,8 @@ class Scoreboard:
     def read_header(self) -> Header:
         ints, floats = self._ints, self._floats
         text = ints[REASON_AT : REASON_AT + REASON_WORDS].tobytes().rstrip(b"\0").decode("utf-8", "replace")
-        return Header(State(ints[STATE]), floats[SINCE], ints[READY], ints[WANTED], floats[LAST_READY], text)
+        beat = floats[SUPERVISOR_BEAT]
+        return Header(State(ints[STATE]), floats[SINCE], ints[READY], ints[WANTED], floats[LAST_READY], text, beat)
 
 
 class Slot:

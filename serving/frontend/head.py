@@ -152,9 +152,4 @@ class Head:
     @property
     def is_websocket(self) -> bool:
         """Whether it asks for a WebSocket and nothing else; what is not followed is ignored (RFC 9110 §7.8)."""
-        return (
-            self.upgrade.strip().lower() == b"websocket"
-            and self.method == b"GET"
-            and self.version == "1.1"
-            and not self.has_body
-        )
+        return self.upgrade.strip().lower() == b"websocket" and self.version == "1.1" and not self.has_body

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from serving.errors import BadRequest, ServingError
 from serving.frontend.absence import Absence
-from serving.frontend.answers import CUT, UNTIL_CLOSE
+from serving.frontend.answers import CUT, TRANSPORT, UNTIL_CLOSE
 from serving.frontend.chunked import Chunked
 from serving.frontend.cycle import cycle_of_head
 from serving.frontend.flow import Flow
@@ -156,6 +156,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
+        if cycle.response_complete:
+            return
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
@@ -177,7 +179,7 @@ class HttpProtocol(HttpToolsProtocol):
         protocol: Any = self.ws_protocol_class(  # type: ignore[call-arg, misc]
             config=self.config, server_state=self.server_state, app_state=self.app_state
         )
-        lines = [b"GET ", head.url, b" HTTP/1.1\r\n", *(b"%b: %b\r\n" % one for one in head.headers), b"\r\n"]
+        lines = [head.method, b" ", head.url, b" HTTP/1.1\r\n", *(b"%b: %b\r\n" % one for one in head.headers), b"\r\n"]
         protocol.connection_made(self.transport)
         protocol.data_received(b"".join(lines))
         self.transport.set_protocol(protocol)
@@ -295,7 +297,7 @@ class HttpProtocol(HttpToolsProtocol):
     # What the ASGI application may do to the connection beyond answering.
 
     def extensions(self, cycle: RequestResponseCycle) -> dict[str, Any]:
-        return {CUT: self._cut, UNTIL_CLOSE: self._end_with_connection(cycle)}
+        return {CUT: self._cut, TRANSPORT: self.transport, UNTIL_CLOSE: self._end_with_connection(cycle)}
 
     def _cut(self, code: str) -> None:
         """Close the connection once what was sent has left; without a ``code`` that was the proper end."""

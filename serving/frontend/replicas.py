@@ -14,7 +14,7 @@ from serving.handler import MAX_BATCH
 from serving.messages import Address, Overdue, Placement, Problem
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard, Slot
-from serving.session import SessionAddress
+from serving.session import SessionAddress, address_of
 
 AGAIN = 0.1  # seconds before a lost connection to a replica that should be there is made anew
 LOST = 2.0  # seconds between looks whether a replica that is neither placed nor retiring is dead
@@ -113,17 +113,21 @@ class Replicas:
             if view.problem is not None and not (load and view.problem.code == ModelNotLoaded.code):
                 raise view.problem.error()
 
-    async def pick(self, model: str, load: bool, until: float, accepted: bool = False) -> Connection:
+    async def pick(
+        self, model: str, load: bool, until: float, accepted: bool = False, alone: bool = False
+    ) -> Connection:
         """A replica that takes requests; waits for one. Raises a ServingError; the caller bounds the wait.
 
-        A request that a replica had ``accepted`` before it died is not refused because queues are full.
+        A request that a replica had ``accepted`` before it died is not refused because queues are full. One that is to
+        run ``alone`` goes where it can hurt nobody, if there is such a replica.
         """
         while True:
             placement = await self.placement(model, load, until)
             view = self._views[self.name_of(model)]
             usable = view.usable()
             if usable:
-                return self._choose(usable, placement, accepted)
+                free = [one for one in usable if not one.holds_others] if alone else usable
+                return self._choose(free or usable, placement, accepted)
             if placement.failed is not None:
                 raise ModelFailed(f"the model is not served: {placement.failed}")
             await view.change(accepted)
@@ -163,6 +167,14 @@ class Replicas:
         if loads[index] >= placement.queue_size + MAX_BATCH and not accepted:
             raise QueueFull(f"{loads[index]} requests are waiting already")
         return usable[index]
+
+    def disown(self, model: str, announcement: str) -> None:
+        """End the session that a response announces, since its client did not take it."""
+        id = announcement.partition(";")[0]
+        address, view = address_of(id), self._views.get(model)
+        connection = view.connections.get((address.row, address.epoch)) if view is not None and address else None
+        if connection is not None:
+            connection.disown(id)
 
     def report_overdue(self, connection: Connection) -> None:
         self._link.say(Overdue(connection.address.row, connection.address.epoch))

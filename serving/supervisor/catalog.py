@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from serving.errors import (
     ModelNotLoaded,
     OutOfMemory,
     ServingError,
+    Unavailable,
 )
 from serving.messages import (
     Answer,
@@ -39,6 +39,7 @@ from serving.messages import (
 from serving.model import Model
 from serving.names import TARGET_MODEL, without_suffix
 from serving.supervisor.artifact import artifact
+from serving.supervisor.broken import Broken, BrokenModels
 from serving.supervisor.describe import describe, shown
 from serving.supervisor.diskcache import Cost, DiskCache
 from serving.supervisor.fleet import Fleet
@@ -47,18 +48,10 @@ from serving.supervisor.replica import Action, Owner, Served, Stage
 from serving.supervisor.repository import ModelRepository
 from serving.supervisor.unpacking import Unpacker
 
+LONGEST = 350.0  # seconds that the platform waits for a call
+GRACE = 60.0  # seconds more, after which nobody waits for what a call asked for
 LOOK = 0.5  # seconds between looks at the files of models that are in use
-REMEMBERED = 1000  # models that failed to load
-COOL_DOWN = (1.0, 30.0)  # seconds before a model that failed to load is tried again for a client: the first, the most
-
-
-@dataclass(slots=True)
-class Broken:
-    """A model that failed to load: until when its clients get the same problem without another try."""
-
-    problem: Problem
-    wait: float
-    until: float
+REMEMBERED = 1000  # names by which models were asked for
 
 
 class Catalog:
@@ -87,7 +80,7 @@ class Catalog:
         self._outcomes: dict[str, asyncio.Future[Problem | None]] = {}
         self._ends: dict[int, asyncio.Future[None]] = {}
         self._again: dict[str, float] = {}
-        self._broken: dict[str, Broken] = {}
+        self._broken = BrokenModels(repository.locate)
         self._changed: dict[str, str] = {}
         self._looked = 0.0
         self._looking: set[int] = set()
@@ -149,9 +142,11 @@ class Catalog:
                 return self._placement(name)
             self._again[name] = max(self._again.get(name, 0.0), message.until)
             return None
-        broken = self._broken.get(name)
-        if broken is not None and now < broken.until:
-            return gone(name, broken.problem)
+        if (broken := self._broken.of(name, now)) is not None:
+            if not self._broken.is_to_be_looked_at(broken, now):
+                return gone(name, broken.problem)
+            self._spawn(self._look_at_broken(name, broken, message.until))
+            return None
         if name in self._opening:
             self._opening[name] = max(self._opening[name], message.until)
         else:
@@ -164,7 +159,10 @@ class Catalog:
 
     async def _answer(self, message: Ask, reply: Callable[[Answer], None]) -> None:
         try:
-            answer = await self._carry_out(message)
+            async with asyncio.timeout(max(self._config.load_timeout, LONGEST) + GRACE):
+                answer = await self._carry_out(message)
+        except TimeoutError:
+            answer = Answer(message.id, Problem.of(Unavailable("this takes longer than a call may; it goes on")))
         except ServingError as error:
             answer = Answer(message.id, Problem.of(error))
         except Exception as exc:
@@ -255,15 +253,20 @@ class Catalog:
         model = await self._repository.open_async(name, path, self._unpacker)
         return model, await asyncio.to_thread(self._disk.recall, model.fingerprint, model.device)
 
+    async def _look_at_broken(self, name: str, broken: Broken, until: float) -> None:
+        """Tell whoever asks the same problem again, or load the model if its files are others now."""
+        if not await self._broken.has_changed(name, broken):
+            self._tell(gone(name, broken.problem))
+        elif self._fleet.get(name) is None and name not in self._opening:
+            self._begin(name, "", Owner.STORE, until)
+        else:
+            self._tell(self._placement(name))
+
     def _failure(self, name: str, owner: Owner, problem: Problem) -> Problem:
         """Log it; clients are not to make the same load fail over and over, the platform knows what it does."""
         log.warning("a model could not be loaded", model=name, code=problem.code, error=problem.message)
         if owner is Owner.STORE and problem.code != ModelNotFound.code:
-            before = self._broken.pop(name, None)
-            wait = COOL_DOWN[0] if before is None else min(2 * before.wait, COOL_DOWN[1])
-            self._broken[name] = Broken(problem, wait, time.monotonic() + wait)
-            if len(self._broken) > REMEMBERED:
-                del self._broken[next(iter(self._broken))]
+            self._spawn(self._broken.remember_files(name, self._broken.add(name, problem)))
         return problem
 
     def _finish(self, name: str, problem: Problem | None) -> None:
@@ -281,7 +284,7 @@ class Catalog:
             log.error("a changed model could not be loaded; the old one goes on", model=served.name, error=error)
             return
         if problem is None:
-            self._broken.pop(served.name, None)
+            self._broken.forget(served.name)
             log.info("model loaded", model=served.name, bytes=served.memory())
         elif served.devices or served.made_room or problem.code != OutOfMemory.code:
             self._failure(served.name, served.owner, problem)

@@ -27,7 +27,6 @@ from serving.supervisor.replica import (
     Abort,
     Action,
     Assign,
-    GiveUp,
     Kill,
     Learned,
     Owner,
@@ -39,7 +38,7 @@ from serving.supervisor.replica import (
     Status,
     TakenOut,
 )
-from serving.supervisor.restarts import MAX_FAILURES, count_death, count_failure, is_calm
+from serving.supervisor.restarts import MAX_FAILURES, count_death, count_failure, give_up, is_calm, is_hopeless
 from serving.supervisor.sparerule import SpareRule
 from serving.supervisor.spares import Spare
 from serving.supervisor.warmtier import Parked, joined
@@ -320,12 +319,12 @@ class Fleet(Departures):
         self, row: int, epoch: int, error: str, permanent: bool, out_of_memory: bool = False
     ) -> list[Action]:
         """A worker says why it cannot serve; it ends by itself."""
-        replica = self.find(row, epoch)
-        if replica is None:
+        if (replica := self.find(row, epoch)) is None:
             return []
-        replica.error, replica.out_of_memory = without_paths(error, replica.served.model), out_of_memory
-        is_single = replica.served.owner is Owner.START
-        return [GiveUp(error)] if permanent and not replica.served.was_ready and is_single else []
+        served = replica.served
+        replica.error, replica.out_of_memory = without_paths(error, served.model), out_of_memory
+        replica.raised = not out_of_memory
+        return give_up(served, error) if permanent and not served.was_ready and served.owner is Owner.START else []
 
     def exited(
         self, replica: Replica, cause: str, now: float, out_of_memory: bool = False, fault: Fault = Fault.NONE
@@ -358,7 +357,9 @@ class Fleet(Departures):
         if replica.row.phase >= replica.row.phase.READY:
             count_death(served, now)
         elif served.owner is Owner.START or served.was_ready:
-            count_failure(served, replica.error or cause, now)
+            count_failure(served, replica.error or cause, now, replica.raised)
+            if is_hopeless(served):
+                return give_up(served, f"model {served.name} failed to load, twice: {replica.error}")
         else:
             short = out_of_memory or replica.out_of_memory
             return self._load_ended(served, replica.error or cause, short, now)

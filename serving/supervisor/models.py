@@ -59,7 +59,7 @@ class Models:
     """``models`` are there from the start; with a ``disk`` cache those of the store come and go.
 
     ``driver`` tells of GPUs. ``fork`` asks for a worker, ``on_change`` hears that the books have changed, ``on_end``
-    that the container cannot do its work.
+    that the container cannot do its work, and why.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Models:
         driver: Driver,
         fork: Callable[[Fork], None],
         on_change: Callable[[], None],
-        on_end: Callable[[], None],
+        on_end: Callable[[str], None],
     ) -> None:
         self._config = config
         self._runtime = runtime
@@ -185,6 +185,11 @@ class Models:
                 processes.kill_group(replica.pid)
 
     @property
+    def frontends(self) -> int:
+        """How many HTTP workers have ever said hello."""
+        return self._control.frontends
+
+    @property
     def are_gone(self) -> bool:
         return self._fleet.is_empty
 
@@ -288,8 +293,7 @@ class Models:
             case TakenOut(device, reason):
                 log.error("a GPU is taken out", device=device, reason=reason)
             case GiveUp(reason):
-                log.error(f"cannot serve: {reason}")
-                self._on_end()
+                self._on_end(reason)
             case _:
                 self._inform(action)
 

@@ -98,6 +98,15 @@ def reap(owns_group: Callable[[int], bool]) -> Iterator[Exit]:
         yield Exit(ended.si_pid, os.waitstatus_to_exitcode(status))
 
 
+def is_child(pid: int) -> bool:
+    """Whether a process of this number is a child of ours that nobody has reaped yet."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def raise_file_limit(wanted: int) -> None:
     """Let this process and its children open more files: every HTTP worker holds a socket to every replica."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -42,8 +42,9 @@ class Item(msgspec.Struct, eq=False):
     """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock, as is ``due``, when
     its answer is wanted. A ``sure`` one is begun whatever is known of the model: it came when there was nothing to do.
 
-    ``opens``: its ``session`` begins with it. A ``chore`` is answered by the engine without the model. ``live`` is its
-    answer while that comes in pieces, or the conversation that it began.
+    ``claim`` is the memory that its ``sample`` takes. ``opens``: its ``session`` begins with it, and ``opened``: the
+    handler has heard so. A ``chore`` is answered by the engine without the model. ``live`` is its answer while that
+    comes in pieces, or the conversation that it began.
     """
 
     id: int
@@ -53,9 +54,11 @@ class Item(msgspec.Struct, eq=False):
     arrival: float = 0.0
     due: float = 0.0
     sample: Any = None
+    claim: Any = None
     cancelled: bool = False
     session: Session | None = None
     opens: bool = False
+    opened: bool = False
     chore: Chore | None = None
     live: Live | None = None
     begun: bool = False
@@ -209,6 +212,11 @@ class Batcher:
             self._bell.wait(seconds)
         self._poked = False
         return pending or not self.is_done
+
+    def pause(self, seconds: float) -> None:
+        """Sleep until something comes or ``poke``, ``seconds`` at most, whatever waits already."""
+        self._bell.wait(seconds)
+        self._poked = False
 
     def rest(self, seconds: float) -> None:
         """Sleep until a request arrives or ``poke``, ``seconds`` at most."""

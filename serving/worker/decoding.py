@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from serving import claims
 from serving.deadline import Clock
 from serving.handler import Handler
 from serving.worker.batcher import Item
@@ -77,17 +78,22 @@ class DecodeThreads:
         number = self._own.number
         self._stamps.begin(number, item.id, now + self._most)
         try:
-            return decode(self._handler, item)
+            return decode(self._handler, item, claims.own)
         finally:
             self._stamps.end(number)
 
 
-def decode(handler: Handler, item: Item) -> Decoded:
-    """The item's sample and bucket; raises nothing."""
+def decode(handler: Handler, item: Item, here: claims.Here = claims.engine) -> Decoded:
+    """The item's sample and bucket; raises nothing. What the sample takes is claimed for the item, ``here``."""
+    here.holder = item
     try:
         item.sample = handler.decode(item.request)
+        if item.claim is not None:
+            claims.settle(item, item.sample)
     except BaseException as exc:
         return Decoded(item, error=exc)
+    finally:
+        here.holder = None
     try:
         return Decoded(item, handler.bucket(item.sample), handler.priority(item.sample) if handler.prioritizes else 0)
     except BaseException as exc:

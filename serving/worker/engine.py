@@ -6,33 +6,33 @@ it; the requests stay listed as running until their answers are handed over.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
-from serving import codecs, log
+from serving import claims, codecs, log
 from serving.deadline import Clock
 from serving.errors import ServingError
-from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
+from serving.faults import Fault
 from serving.handler import Handler
 from serving.request import Request, Response
-from serving.session import Session
-from serving.worker.batcher import Batcher, Item, Taken
+from serving.worker.apart import Apart
+from serving.worker.batcher import Alone, Batcher, Item, Taken
 from serving.worker.calls import Calls
-from serving.worker.checks import check_size, sound, sound_stream
+from serving.worker.checks import sound, sound_stream
 from serving.worker.computing import Computing
 from serving.worker.conversations import Partner
 from serving.worker.decoding import Decoded, DecodeThreads, decode
 from serving.worker.device.border import Device
 from serving.worker.device.faults import fault_of
 from serving.worker.device.host import Host
-from serving.worker.failures import decode_error, describe, expired, let_go, predict_error
+from serving.worker.failures import decode_error, describe, end_process, expired, let_go, predict_error
 from serving.worker.flights import Flight, Flights, Merged
 from serving.worker.records import Records
 from serving.worker.rules import DEFAULT, Rules
+from serving.worker.sessionhooks import SessionHooks
 from serving.worker.stamps import Row, Stamps
 from serving.worker.streams import Part, Streams, streaming
 
@@ -41,7 +41,8 @@ Outcome = tuple[Item, Response | Part]
 
 class Engine:
     """``deliver`` gets the outcomes of each batch, on the engine's thread; each request has exactly one outcome, or an
-    answer in pieces that ends with one. ``lost`` ends the process, whose ``device`` does not work for it any more.
+    answer in pieces that ends with one. ``lost`` ends the process, whose ``device`` does not work for it any more;
+    ``sent`` waits until what was delivered has left it.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Engine:
         device: Device | None = None,
         lost: Callable[[Fault], None] | None = None,
         clock: Clock = time.monotonic,
+        sent: Callable[[], None] = lambda: None,
     ) -> None:
         self._rules = rules
         self._handler = handler
@@ -65,7 +67,9 @@ class Engine:
         self._flights = Flights(rules.timeout, clock)
         stamps: Stamps = Merged(row, self._flights) if self._device.runs_ahead else row
         self.streams = Streams(batcher, stamps, self._emit, rules, self._check_device, clock)
+        self._apart = Apart(self.streams, sent)
         self._calls = Calls(stamps, rules.timeout, self.streams, clock)
+        self._hooks = SessionHooks(handler, self._calls, rules.session_max_bytes, self._check_device)
         self._threads = None
         if handler.decode_threads:
             self._threads = DecodeThreads(handler, batcher.poke, stamps, rules.timeout, clock)
@@ -134,9 +138,7 @@ class Engine:
             outcomes += [expired(item) for item in taken.expired]
             outcomes += [(item, self._batcher.too_late(item)) for item in taken.hopeless]
         if taken.batch:
-            # One that may have ended a worker has the device for itself.
-            ahead = self._device.runs_ahead and not taken.batch[0].alone
-            outcomes += self._launch(taken) if ahead else self._run(taken.bucket, taken.batch)
+            outcomes += self._launch(taken) if self._device.runs_ahead else self._run(taken.bucket, taken.batch)
         if outcomes:
             self._settle(outcomes)
 
@@ -191,18 +193,28 @@ class Engine:
             return
         if item.alone:
             self._quiet()
+            self._apart.run(item, self._run_alone, lambda error: self._settle([(item, error)]))
+            return
         if item.session is not None:
-            self._calls.one(item, now)
-            if not self._begin(item, item.session):
+            if (outcome := self._hooks.begin(item, item.session, now)) is not None:
+                self._settle([(item, outcome)])
                 return
             now = self._clock()
-        if self._threads is not None and not item.alone:
+        if self._threads is not None:
             self._batcher.lend()
             self._flights.begin(item)
             self._threads.submit(item)
             return
         self._calls.one(item, now)
         self._admit(decode(self._handler, item))
+
+    def _run_alone(self, item: Item) -> None:
+        self._calls.one(item, self._clock())
+        decoded = decode(self._handler, item)
+        if decoded.error is None:
+            self._settle(self._run(Alone(item.id), [item]))
+        else:
+            self._admit(decoded)
 
     def _collect(self, threads: DecodeThreads) -> None:
         """What decode threads have done joins its bucket."""
@@ -229,6 +241,7 @@ class Engine:
 
     def _failed(self, item: Item, error: ServingError) -> Outcome:
         """What a request that failed by itself is answered; of many records in it some may be good."""
+        claims.release([item])
         if self._records is None or item.session is not None:
             return item, error
         return item, self._records.salvage(item.request, error)
@@ -237,35 +250,17 @@ class Engine:
         """Raises a ServingError."""
         item = Item(0, request)
         self._calls.again()
+        decoded = decode(self._handler, item)
+        if decoded.error is not None and decoded.in_decode:
+            raise decode_error(item, decoded.error) from decoded.error
         try:
-            sample = self._handler.decode(request)
-        except BaseException as exc:
-            raise decode_error(item, exc) from exc
-        try:
-            [output] = self._computing.predict([sample])
+            [output] = self._computing.predict([item.sample])
             return self._response(self._handler.encode(output, request), request)
         except BaseException as exc:
             raise predict_error(item, exc) from exc
 
     def _response(self, value: Any, request: Request) -> Response:
         return sound(codecs.encode(value, request.accept, self._rules.default_accept))
-
-    def _begin(self, item: Item, session: Session) -> bool:
-        """What a session's call does before the model; False where that was all."""
-        try:
-            if item.opens:
-                self._handler.on_session_open(session)
-            if item.chore is None:
-                return True
-            outcome: Response | ServingError = item.chore(self._handler, session)
-            if session.is_closed:
-                self._calls.again()
-                self._handler.on_session_close(session)
-        except BaseException as exc:
-            self._check_device(exc)
-            outcome = predict_error(item, exc)
-        self._settle([(item, outcome)])
-        return False
 
     def _begun(self, batch: list[Item], bucket: Hashable) -> tuple[list[Item], list[Outcome]]:
         """Those that there is time for, which now are running, and the errors of the others."""
@@ -359,36 +354,20 @@ class Engine:
             if (outcome := self._encode(item, output)) is not None:
                 encoded.append(outcome)
             item.sample = None  # while the supervisor still watches, and on this thread
+        claims.release(live)
         self._batcher.ended(bucket, len(live), since, self._clock(), len(self._flights))
         return encoded
-
-    def _check_session(self, session: Session) -> None:
-        """After a call: is its state too large, has the handler closed it? Raises SessionTooLarge."""
-        try:
-            check_size(session, self._rules.session_max_bytes)
-        finally:
-            if session.is_closed:
-                self._calls.again()
-                self._handler.on_session_close(session)
 
     def _encode(self, item: Item, output: Any) -> Outcome | None:
         """The answer, or None where it comes in pieces from now on."""
         try:
             value = self._handler.encode(output, item.request)
             if type(value) is not Response and (pieces := streaming(value)) is not None:
-                self.streams.begin(item, sound_stream(pieces), lambda: self._end_call(item))
+                self.streams.begin(item, sound_stream(pieces), lambda: self._hooks.end(item))
                 return None
             response = self._response(value, item.request)
-            self._end_call(item)
+            self._hooks.end(item)
             return item, response
         except BaseException as exc:
             self._check_device(exc)
             return self._failed(item, predict_error(item, exc))
-
-    def _end_call(self, item: Item) -> None:
-        if item.session is not None:
-            self._check_session(item.session)
-
-
-def end_process(fault: Fault) -> None:
-    os._exit(EXIT_HARDWARE if fault is Fault.HARDWARE else EXIT_STICKY)

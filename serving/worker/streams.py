@@ -139,6 +139,11 @@ class Streams:
         return len(self._turns) + len(self._tasks)
 
     @property
+    def answers(self) -> int:
+        """The answers in pieces among them; the others are conversations."""
+        return len(self._turns) + sum(isinstance(item.live, Stream) for item in self._tasks.values())
+
+    @property
     def can_step(self) -> bool:
         """Whether some generator can be asked, or is to be closed."""
         return any(stream.flow.is_open or stream.item.cancelled for stream in self._turns)
@@ -268,9 +273,21 @@ class Streams:
 
     def wait(self) -> None:
         """Let async code run until there is something else to do."""
+        self._turn(self._batcher.delay)
+
+    def go_on(self, seconds: float) -> None:
+        """What is under way goes on by a step, and nothing else; waits for that, ``seconds`` at most."""
+        self._batcher.away(True)
+        self.step()
+        if self.is_async:
+            self._turn(lambda: seconds)
+        elif self._turns and not self.can_step:
+            self._batcher.pause(seconds)
+
+    def _turn(self, delay: Callable[[], float | None]) -> None:
         assert self._loop is not None
         try:
-            self._loop.turn(lambda: 0.0 if self.can_step or not self._tasks else self._batcher.delay())
+            self._loop.turn(lambda: 0.0 if self.can_step or not self._tasks else delay())
         except (SystemExit, KeyboardInterrupt) as exc:  # which asyncio lets through, whatever task it comes from
             log.error("a task of the handler's wanted to end the process", exc=exc)
         self._stamps.finish(0)

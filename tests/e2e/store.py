@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import tarfile
@@ -55,6 +56,17 @@ def pack(folder: Path, suffix: str) -> Path:
                 zipped.write(path, path.relative_to(folder))
     shutil.rmtree(folder)
     return archive
+
+
+ANY_SIZE = {"archive_max_bytes": "1000GB", "archive_max_ratio": 100_000}
+
+
+def endless(archive: Path) -> None:
+    """Have an archive take minutes to unpack and no disk, by a tail of zeros, where settings are ``ANY_SIZE``."""
+    zeros = gzip.compress(bytes(64 << 20), 1)
+    with archive.open("ab") as file:
+        for _ in range(1000):
+            file.write(zeros)
 
 
 def call(server: Server, method: str, path: str, body: object = None, timeout: float = 30.0, **headers: str) -> Reply:

@@ -86,36 +86,6 @@ def test_a_taken_port_ends_the_start_at_once_and_says_so(tmp_path: Path) -> None
         ends_with(server, 1, f"cannot listen on 127.0.0.1:{port}: Address already in use", 3.0)
 
 
-def test_a_model_that_keeps_failing_to_load_is_declared_failed_and_ping_says_why(tmp_path: Path) -> None:
-    flag = tmp_path / "broken"
-    flag.touch()
-    folder = model_folder(tmp_path, "faulty:Faulty", f'[options]\nload_fails = "{flag}"\n')
-    server = Server(folder)
-    try:
-        eventually(lambda: server.lines(message="the server is failed"), 30)
-        assert server.ping() == 503
-        assert len(server.lines(message="a model failed to load")) == 5
-        answer = asyncio.run(once(server.port, {"id": 1}))
-        assert (answer.status, answer.code) == (503, "model_failed")
-        assert "the weights are not there" in answer.json()["error"]["message"]
-        assert server.process.poll() is None
-    finally:
-        assert server.stop() == 0
-
-
-def test_a_model_that_loads_at_a_later_try_is_served(tmp_path: Path) -> None:
-    flag = tmp_path / "broken"
-    flag.touch()
-    server = Server(model_folder(tmp_path, "faulty:Faulty", f'[options]\nload_fails = "{flag}"\n'))
-    try:
-        eventually(lambda: len(server.lines(message="a model failed to load")) >= 2, 20)
-        flag.unlink()
-        server.wait_ready()
-        assert asyncio.run(once(server.port, {"id": 1})).status == 200
-    finally:
-        assert server.stop() == 0
-
-
 def test_a_load_beyond_its_time_is_ended(tmp_path: Path) -> None:
     server = Server(model_folder(tmp_path, "faulty:Faulty", "[options]\nload_seconds = 60\n"), load_timeout=2)
     try:

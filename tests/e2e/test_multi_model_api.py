@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import signal
@@ -24,7 +23,7 @@ from serving.supervisor.diskcache import PARTIAL
 from tests.e2e.gate import Gate
 from tests.e2e.platform import Platform
 from tests.e2e.server import Server, eventually, is_alive, serving, state
-from tests.e2e.store import add_model, ask, call, get, invoke, load, names, pack, pids, unload
+from tests.e2e.store import ANY_SIZE, add_model, ask, call, endless, get, invoke, load, names, pack, pids, unload
 
 MODE = {"SAGEMAKER_MULTI_MODEL": "true"}
 
@@ -250,9 +249,8 @@ def test_loads_of_different_models_go_on_beside_each_other_and_beside_pings(serv
 
 def stopped(server: Server, name: str) -> int | None:
     """The pid of a worker that has stopped itself in the middle of its load; None where it has not yet."""
-    reply = get(server, name)
-    found = [one["pid"] for one in reply.json()["replicas"] if state(one["pid"]) == "T"] if reply.status == 200 else []
-    return found[0] if found else None
+    begun = [line["worker"] for line in server.lines(message="a worker begins", model=name)]
+    return next((pid for pid in begun if state(pid) == "T"), None)
 
 
 def test_both_modes_share_one_fleet(server: Server, volume: Path) -> None:
@@ -346,19 +344,10 @@ def test_a_model_that_could_start_no_more_comes_back_when_its_files_are_mended(t
         assert get(server, "platform").json()["managedBy"] == "platform"
 
 
-def endless(archive: Path) -> None:
-    """An archive that takes minutes to unpack and next to no disk: a tail of zeros without end."""
-    zeros = gzip.compress(bytes(64 << 20), 1)
-    with archive.open("ab") as file:
-        for _ in range(1000):
-            file.write(zeros)
-
-
 def test_a_stop_does_not_wait_for_an_archive_that_is_being_unpacked(tmp_path: Path) -> None:
     archive = pack(add_model(tmp_path, "a"), ".tar.gz")
     endless(archive)
-    limits = {"archive_max_bytes": "1000GB", "archive_max_ratio": 100_000}
-    with serving(tmp_path, environment=MODE, model_store=tmp_path, **limits) as server, ThreadPoolExecutor() as pool:
+    with serving(tmp_path, environment=MODE, model_store=tmp_path, **ANY_SIZE) as server, ThreadPoolExecutor() as pool:
         children = server.children()
         loading = pool.submit(load, server, "a")
         eventually(

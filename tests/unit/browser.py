@@ -28,7 +28,7 @@ from serving.scoreboard import Scoreboard
 from serving.wire import ReplyHead
 
 MODES = ("direct", "asgi")
-TURNS = 8  # of the event loop, more than anything here takes to settle
+TURNS = 6  # of the event loop, more than anything here takes to settle
 REPLY = msgspec.msgpack.encode(ReplyHead(200, "text/plain"))
 
 

@@ -305,6 +305,32 @@ def test_what_comes_behind_an_early_answer_is_dropped_up_to_a_bound(mode: str) -
     run(work)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_blank_lines_keep_no_connection(mode: str) -> None:
+    async def work() -> None:
+        one = Browser(mode)
+        one.protocol.timeout_keep_alive = 1
+        await one.send(FINE)
+        await one.send(*[b"\r\n"] * 100)
+        assert not one.has_ended
+        loop = asyncio.get_running_loop()
+        looks = [handle for handle in loop._scheduled if is_look(handle)]  # type: ignore[attr-defined]
+        assert len(looks) == 1
+        assert looks[0].when() - loop.time() <= 1
+        one.protocol.timeout_keep_alive = 0
+        looks[0]._run()
+        assert one.wire.is_closed
+        assert one.answers == [OK]
+
+    run(work)
+
+
+def is_look(handle: asyncio.TimerHandle) -> bool:
+    """Whether it looks how long a connection has been idle."""
+    owner = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+    return not handle.cancelled() and isinstance(owner, asyncio.Protocol) and handle.when() - owner._idle_since < 5  # type: ignore[attr-defined]
+
+
 def test_a_large_body_that_is_late_is_504_and_the_connection_goes_with_it() -> None:
     async def work() -> None:
         one = Browser("direct")

@@ -52,7 +52,7 @@ def check(one: Browser, early: tuple[int, bytes], cut: int) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("early", EARLY)
+@pytest.mark.parametrize("early", ["404", "504", "ping"])
 def test_a_body_that_was_answered_early_is_never_a_request_wherever_it_is_cut(mode: str, body: str, early: str) -> None:
     method, path, answer = EARLY[early]
     stream = post(b"before") + post(BODIES[body], path=path, method=method) + post(b"behind")
@@ -93,12 +93,11 @@ def test_an_upgrade_that_is_not_followed_neither_loses_nor_frees_a_body(
     stream = post(b"before") + make(FORGED, *UPGRADES[upgrade]) + post(b"behind")
 
     async def work() -> None:
-        for is_slow in (False, True):
-            for cut in range(1, len(stream)):
-                one = Browser(mode, is_slow)
-                await one.send(stream[:cut], stream[cut:])
-                assert one.seen == [b"before", FORGED, b"behind"], cut
-                assert one.answers == [(200, body) for body in one.seen], cut
+        for cut in range(1, len(stream)):
+            one = Browser(mode, is_slow=cut % 2 == 0)
+            await one.send(stream[:cut], stream[cut:])
+            assert one.seen == [b"before", FORGED, b"behind"], cut
+            assert one.answers == [(200, body) for body in one.seen], cut
 
     run(work)
 

@@ -1,4 +1,5 @@
-# Everything by hand and in CI goes through these targets: serve, test, test-asgi, slow, compat, image-test, check, bench, clean.
+# Everything by hand and in CI goes through these targets: serve, test, test-asgi, slow, flake, compat, image-test, check,
+# bench, clean.
 
 PYTHON ?= python3
 # The port of make serve; unset, the server's own setting holds.
@@ -9,6 +10,8 @@ TORCH_INDEX ?=
 TRITON_EXAMPLES ?=
 # How many tests run at a time, each with servers of its own.
 JOBS ?= 2
+# How often make flake runs its tests.
+TIMES ?= 5
 # More words for pytest or for benchmarks/serve.py.
 ARGS ?=
 
@@ -20,7 +23,7 @@ TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 TOOLKITS := sagemaker-inference sagemaker-pytorch-inference six retrying psutil scipy
 CAPTUM := captum tqdm matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
 
-.PHONY: serve test test-asgi slow compat image-test check bench venv clean
+.PHONY: serve test test-asgi slow flake compat image-test check bench venv clean
 .DEFAULT_GOAL := serve
 
 serve: .demo/model/.trained
@@ -36,6 +39,11 @@ slow: .demo/model/.trained
 # All of the server's behaviour with plain invocations through ASGI, as make test has it without.
 test-asgi: .demo/model/.trained
 	TEST_HTTP=asgi $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/e2e $(ARGS)
+
+# Finds tests that fail now and then: all those with processes, several times, beside two busy loops; at the end it
+# prints what failed how often. ARGS="tests/e2e/test_http.py -k chunked" takes some of them, TIMES=50 more runs.
+flake: .demo/model/.trained
+	$(BIN)/python tests/flake.py --times $(TIMES) --jobs $(JOBS) $(ARGS)
 
 # The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
 # TRITON_EXAMPLES=folder names the examples of a checkout of triton-inference-server/python_backend, to run those, too.
@@ -93,5 +101,5 @@ venv: .venv/.ready
 
 # .venv and .compat stay: they are slow to make again and nothing in them goes stale.
 clean:
-	rm -rf .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .demo .flake .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from handlers.options import need
-from serving import BadRequest, Request, UnsupportedMediaType, codecs
+from serving import BadRequest, Request, ServingError, UnsupportedMediaType, claims, codecs
 
+PIXEL = 4  # bytes of one in Pillow's memory
 TYPES = ("application/x-image",)  # image/* as well
 
 
@@ -17,7 +18,8 @@ def open_image(request: Request, at_least: int | None = None) -> Any:
     """The picture of a request: a file of any format that Pillow reads, or npy of uint8 [height, width(, 3)].
 
     A JPEG that is much larger than ``at_least`` pixels on both sides is read at a half, a quarter or an eighth of its
-    size, which takes a fraction of the time. Raises BadRequest and UnsupportedMediaType.
+    size, which takes a fraction of the time. Raises BadRequest, UnsupportedMediaType, and what
+    ``codecs.take_picture`` does.
     """
     kind = request.media_type
     if kind == codecs.NPY:
@@ -30,11 +32,14 @@ def open_image(request: Request, at_least: int | None = None) -> Any:
             check_size(image.width, image.height)
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
-            return need("PIL.ImageOps", "images").exif_transpose(image).convert("RGB")
-    except BadRequest:
+            cost = codecs.take_picture(image, request.body)
+            upright = need("PIL.ImageOps", "images").exif_transpose(image).convert("RGB")
+    except ServingError:
         raise
     except Exception as exc:  # each of Pillow's readers has errors of its own
         raise BadRequest(f"the body is no image that can be read: {type(exc).__name__}") from exc
+    claims.give(cost - PIXEL * upright.width * upright.height)
+    return upright
 
 
 def from_array(array: Any) -> Any:

@@ -108,7 +108,8 @@ def load_file(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | N
 
 def choose_file(model_dir: Path, name: str | None) -> Path:
     """The named file, else ``model.*``, else the only candidate. Raises ModelError."""
-    found = sorted(path for path in model_dir.iterdir() if path.suffix in SUFFIXES)
+    files = [path for path in model_dir.iterdir() if not path.name.startswith(".")]  # those macOS writes beside each
+    found = sorted(path for path in files if path.suffix in SUFFIXES)
     if name is not None:
         found = [path for path in found if path.name == name]
     elif len(found) > 1:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from handlers.options import need
-from serving import BadRequest, Request, UnsupportedMediaType, codecs
+from serving import BadRequest, Request, ServingError, UnsupportedMediaType, claims, codecs
 from serving.errors import ModelError
 
 WAV = ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave")
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # format tags; an extensible one has the true tag further on
+FLOATS = 12  # bytes that one of a WAV file takes on its way to floats
 RATES = range(100, 1_000_000)  # Hz
 
 
@@ -37,6 +38,7 @@ def read_sound(request: Request, rate: int) -> Sound:
             raise BadRequest(f"an npy sound is floats [samples], not {samples.dtype} {list(samples.shape)}")
         sound = Sound(samples.astype(np.float32), rate)
     elif kind in WAV:
+        claims.take(FLOATS * len(request.body))
         sound = read_wav(bytes(request.body))
     elif kind.startswith("audio/"):
         sound = read_other(bytes(request.body), kind)
@@ -95,7 +97,11 @@ def read_other(body: bytes, kind: str) -> Sound:
     except ModelError as exc:
         raise UnsupportedMediaType(f"content type {kind[:100]} needs serving[audio]; known: audio/wav, npy") from exc
     try:
+        told = soundfile.info(io.BytesIO(body))
+        claims.take(2 * 4 * told.frames * told.channels)
         samples, rate = soundfile.read(io.BytesIO(body), dtype="float32", always_2d=True)
+    except ServingError:
+        raise
     except Exception as exc:  # each of its readers has errors of its own
         raise BadRequest(f"the body is no sound that can be read: {type(exc).__name__}") from exc
     return Sound(samples.mean(1), int(rate))

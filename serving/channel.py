@@ -53,6 +53,13 @@ class Channel(asyncio.BufferedProtocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether something that was sent is still in this process."""
+        if self._transport is None or self._transport.is_closing():
+            return False
+        return bool(self._outgoing or self._transport.get_write_buffer_size())
+
     def send(self, kind: int, id: int, head: bytes = b"", body: Body = b"") -> None:
         """Send one frame. On a closed channel it is dropped: ``on_lost`` has told or will tell."""
         self.send_raw(encode(kind, id, head, body))

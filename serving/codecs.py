@@ -13,10 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from serving import claims
 from serving.accept import concrete, parameters
 from serving.accept import negotiate as negotiate  # handlers/* offer types of their own
-from serving.errors import BadRequest, HandlerError, NotAcceptable, UnsupportedMediaType
-from serving.npy import read_npy
+from serving.errors import BadRequest, HandlerError, NotAcceptable, ServingError, UnsupportedMediaType
+from serving.measuring import PIXEL_LIMIT as PIXEL_LIMIT  # these two are for handlers/*, too
+from serving.measuring import (
+    archive_cost,
+    csv_cost,
+    entries_cost,
+    json_cost,
+    text_cost,
+)
+from serving.measuring import take_picture as take_picture
+from serving.npy import is_npy, open_npy, read_npy
 from serving.request import Body, Response, media_type
 
 if TYPE_CHECKING:
@@ -32,8 +42,6 @@ TEXT = ("text/plain", "application/x-text")
 KNOWN = f"{JSON}, {JSON_LINES[0]}, {CSV}, {NPY}, {NPZ}, {RAW}, text/plain, image/*"
 BYTES = (bytes, bytearray, memoryview)
 WRAPPERS = ("instances", "inputs")
-INFLATED_LIMIT = 1 << 31  # bytes that an npz may unpack to
-PIXEL_LIMIT = 100_000_000  # an image with more is refused before it is decoded
 
 PLAIN = ("", "*/*", JSON)  # Accept values of those who take JSON where that is the default
 ARRAY_TYPES = (JSON, CSV, NPY, JSON_LINES[0], RAW)
@@ -42,16 +50,17 @@ ARRAY_TYPES = (JSON, CSV, NPY, JSON_LINES[0], RAW)
 def decode(body: Body, content_type: str) -> Any:
     """A body to a value: numbers become arrays, anything else what JSON makes of it.
 
-    JSON and CSV numbers become float32, or int64 where all are integers in JSON; npy keeps its type; an image is uint8
-    [height, width] if grey, else [height, width, 3]; ``application/octet-stream`` stays bytes unless the type has a
-    ``dtype`` (and ``shape``) parameter. A body without a content type is read as JSON. Raises BadRequest and
-    UnsupportedMediaType.
+    JSON and CSV numbers become float32, or int64 where all are integers in JSON; npy keeps its type, and the array of a
+    bytearray, as large bodies are, is on its bytes; an image is uint8 [height, width] if grey, else [height, width, 3];
+    ``application/octet-stream`` stays bytes unless the type has a ``dtype`` (and ``shape``) parameter. A body without a
+    content type is read as JSON. Raises BadRequest and UnsupportedMediaType; BodyTooLarge and BodiesFull before more
+    memory is taken than there is for samples.
     """
     kind = media_type(content_type) or JSON
     if kind == JSON or kind.endswith("+json"):
         return decode_json(body)
     if kind in JSON_LINES:
-        return to_array([parse_json(line) for line in bytes(body).splitlines() if line.strip()])
+        return decode_lines(body)
     if kind.startswith("image/"):
         return decode_image(body)
     if kind in TEXT:
@@ -63,6 +72,11 @@ def decode(body: Body, content_type: str) -> Any:
 
 
 def parse_json(body: Body) -> Any:
+    claims.take(json_cost(body))
+    return parse(body)
+
+
+def parse(body: Body) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -74,9 +88,22 @@ def decode_json(body: Body) -> Any:
     if isinstance(value, dict):
         for name in WRAPPERS:
             if name in value:
-                return to_array(value[name])
+                return alone(to_array(value[name]), json_cost(body))
         return value
-    return to_array(value)
+    return alone(to_array(value), json_cost(body))
+
+
+def decode_lines(body: Body) -> Any:
+    cost = json_cost(body)
+    claims.take(cost)
+    return alone(to_array([parse(line) for line in bytes(body).splitlines() if line.strip()]), cost)
+
+
+def alone(value: Any, cost: int) -> Any:
+    """``value``, of which an array is all that is left of what took ``cost`` bytes."""
+    if cost and hasattr(value, "nbytes"):
+        claims.give(cost - value.nbytes)
+    return value
 
 
 def to_array(value: Any) -> Any:
@@ -103,6 +130,7 @@ def is_numeric(value: Any) -> bool:
 
 
 def decode_text(body: Body) -> str:
+    claims.take(text_cost(body))
     try:
         return bytes(body).decode()
     except UnicodeDecodeError as exc:
@@ -111,10 +139,18 @@ def decode_text(body: Body) -> str:
 
 def decode_csv(body: Body, options: dict[str, str]) -> np.ndarray:
     """Numbers in rows to float32 [rows, columns]; an empty field is NaN; ``header=present`` skips the first row."""
+    cost = csv_cost(body)
+    claims.take(cost)
+    array: np.ndarray = alone(read_csv(decode_text(body), options), cost)
+    claims.give(text_cost(body))
+    return array
+
+
+def read_csv(text: str, options: dict[str, str]) -> np.ndarray:
     import numpy as np
 
     try:
-        rows = [row for row in csv.reader(io.StringIO(decode_text(body), newline="")) if row]
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except csv.Error as exc:
         raise BadRequest(f"the body is no CSV: {exc}") from exc
     skipped = 1 if options.get("header") == "present" else 0
@@ -141,18 +177,24 @@ def decode_npy(body: Body, _: dict[str, str]) -> np.ndarray:
 
 
 def decode_npz(body: Body, _: dict[str, str]) -> dict[str, np.ndarray]:
-    import numpy as np
-
     try:
+        claims.take(entries_cost(body))
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > INFLATED_LIMIT:
-                raise BadRequest(f"the npz body unpacks to more than {INFLATED_LIMIT} bytes")
-        with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except BadRequest:
+            claims.take(archive_cost(archive))
+            return {one.filename.removesuffix(".npy"): read_member(archive, one) for one in archive.infolist()}
+    except ServingError:
         raise
     except Exception as exc:  # as for npy, and whatever the unpacker meets
         raise BadRequest(f"the body is no npz archive: {type(exc).__name__}") from exc
+
+
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
+    """One array; what is none stays bytes, as numpy has it."""
+    with archive.open(member) as file:
+        if not is_npy(file):
+            return file.read()
+        _, read = open_npy(file, member.file_size)
+        return read()
 
 
 def decode_raw(body: Body, options: dict[str, str]) -> Any:
@@ -180,14 +222,15 @@ def decode_image(body: Body) -> np.ndarray:
 
     try:
         with Image.open(io.BytesIO(body)) as image:
-            if image.width * image.height > PIXEL_LIMIT:
-                raise BadRequest(f"the image has more than {PIXEL_LIMIT} pixels")
+            cost = take_picture(image, body)
             upright = ImageOps.exif_transpose(image)
-            return np.array(upright if upright.mode == "L" else upright.convert("RGB"))
-    except BadRequest:
+            array = np.array(upright if upright.mode == "L" else upright.convert("RGB"))
+    except ServingError:
         raise
     except Exception as exc:  # each of Pillow's readers has errors of its own
         raise BadRequest(f"the body is no image that can be read: {type(exc).__name__}") from exc
+    claims.give(cost - array.nbytes)
+    return array
 
 
 DECODERS: dict[str, Callable[[Body, dict[str, str]], Any]] = {

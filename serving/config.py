@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from serving import cgroup
 from serving.errors import ConfigError
 from serving.kinds import Kind, Value, Warned
 from serving.settings import SETTINGS, Setting
@@ -59,6 +60,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     load_timeout: float
     max_body: int
     body_memory: int | float
+    decoded_memory: int | float
     queue_size: int
     drain_timeout: float
     log_level: str
@@ -263,22 +265,9 @@ def effectless(environ: Mapping[str, str]) -> list[str]:
     return [f"without effect here: {', '.join(names)}, which other servers read"] if names else []
 
 
-def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs that this process may use: the lesser of its affinity and of its cgroup's quota, rounded down, at least 1.
-
-    ``cgroup`` is where the control group file system is mounted, of version 2 or 1.
-    """
+def cores(proc: Path = cgroup.PROC) -> int:
+    """CPUs that this process may use: the lesser of its affinity and of its control groups' quota, rounded down, at
+    least 1. ``proc`` is this process's folder in ``/proc``."""
     allowed = len(os.sched_getaffinity(0))
-    quota = quota_of(cgroup)
+    quota = cgroup.cpu_quota(proc)
     return allowed if quota is None else max(1, min(allowed, int(quota)))
-
-
-def quota_of(cgroup: Path) -> float | None:
-    """CPUs' worth of time in a period; None where there is no limit or nothing readable."""
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            quota, period = " ".join((cgroup / file).read_text() for file in files).split()
-            return int(quota) / int(period) if int(quota) > 0 else None
-        except (OSError, ValueError, ZeroDivisionError):
-            continue  # another version, or "max"
-    return None

@@ -11,8 +11,9 @@ import msgspec
 
 from serving import log
 from serving.config import Config
-from serving.errors import ModelError
+from serving.errors import ModelError, NoModel
 from serving.model import BatchTable, Settings
+from serving.names import is_hidden
 from serving.properties import FILE as PROPERTIES
 from serving.properties import read_properties
 from serving.torchserve.manifest import FOLDER, is_archive
@@ -65,11 +66,11 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
         )
     if (root / PROPERTIES).is_file() or (root / "model.py").is_file():
         return choose_djl(root, config)
-    weights = sorted(path.name for path in root.iterdir() if path.suffix in WEIGHTS)
+    weights = [path for path in root.iterdir() if path.suffix in WEIGHTS and not is_hidden(path.name)]
     if weights:
         return Choice(MODULE, {"allow_pickle": True} if settings.allow_pickle else {})
     found = ", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "nothing"
-    raise ModelError(
+    raise NoModel(
         f"{root} holds no model: expected serving.toml with a handler, code/{config.program}, "
         f"MAR-INF/MANIFEST.json, config.pbtxt, <version>/model.py, {PROPERTIES}, model.py, "
         f"or a *.pt, *.pth or *.pt2 file; found {found}"
@@ -131,4 +132,5 @@ def is_model(folder: Path) -> bool:
         entries = list(folder.iterdir())
     except OSError:
         return False
-    return any(entry.name in (*KNOWN, "model") or entry.suffix in WEIGHTS for entry in entries) or is_triton(folder)
+    shown = [entry for entry in entries if not is_hidden(entry.name)]
+    return any(entry.name in (*KNOWN, "model") or entry.suffix in WEIGHTS for entry in shown) or is_triton(folder)

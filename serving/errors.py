@@ -3,6 +3,7 @@
 ServingError
 ├── BadRequest 400            the request itself is wrong
 │   ├── BadArchive 400        a model archive that is damaged or would do harm
+│   ├── BadModel 400          a folder or archive that holds no model, or whose settings are wrong
 │   ├── NotFound 404
 │   │   ├── ModelNotFound 404     the model store has no model of that name
 │   │   └── ModelNotLoaded 404    and this call loads none
@@ -17,7 +18,7 @@ ServingError
 ├── WorkerDied 500            the request's worker died on both tries
 ├── Unavailable 503           try again later; carries Retry-After
 │   ├── QueueFull 503
-│   ├── Overloaded 503        it would take longer than the model's max_latency_ms
+│   ├── Overloaded 503        it could not be answered in time
 │   ├── ModelLoading 503
 │   ├── ModelFailed 503
 │   ├── SessionLimit 503      as many sessions as there may be are open
@@ -57,6 +58,10 @@ class BadRequest(ServingError):
 
 class BadArchive(BadRequest):
     code = "bad_archive"
+
+
+class BadModel(BadRequest):
+    code = "bad_model"
 
 
 class NotFound(BadRequest):
@@ -143,9 +148,14 @@ class BodiesFull(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """It could not be answered within the model's ``max_latency_ms``."""
+    """It could not be answered by its deadline, or not within the model's ``max_latency_ms``. ``retry_after`` is in
+    seconds."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, retry_after: int = Unavailable.retry_after) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # type: ignore[misc]
 
 
 class ModelLoading(Unavailable):
@@ -202,6 +212,10 @@ class ConfigError(Exception):
 
 class ModelError(Exception):
     """A model that can never load: folder, ``serving.toml`` or handler are wrong. Trying again cannot help."""
+
+
+class NoModel(ModelError):
+    """There is nothing in a folder that could be served."""
 
 
 class WireError(Exception):

@@ -10,8 +10,9 @@ import msgspec
 
 from serving.config import Config
 from serving.conventions import KNOWN, choose_handler, with_wishes
-from serving.errors import ModelError
+from serving.errors import ModelError, NoModel
 from serving.model import BatchTable, Model, read_settings
+from serving.names import is_hidden
 from serving.torchserve.manifest import is_archive, read_manifest
 from serving.torchserve.settings import wishes_of
 from serving.triton.folder import is_triton
@@ -70,8 +71,8 @@ def check_gpus(root: Path, count: int, config: Config, replicas: int | None, gpu
 def find_root(folder: Path) -> Path:
     """The model's root: the folder, or the only folder in it, since archives are often packed one level too deep."""
     if not folder.is_dir():
-        raise ModelError(f"model folder {folder} does not exist")
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        raise NoModel(f"model folder {folder} does not exist")
+    entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
     if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in KNOWN and not is_triton(folder):
         return entries[0]
     return folder

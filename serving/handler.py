@@ -20,6 +20,7 @@ from serving.session import Session
 
 MAX_BATCH = 1024  # the scoreboard has room for the ids of so many running requests
 KNOWN = 1024  # names of dtypes that are remembered
+MAX_THREADS = 64  # and for what so many decode threads work on
 SHORT = 16  # samples that are padded share a batch up to this length, however short they are
 
 _names: dict[tuple[type, Hashable], str] = {}
@@ -115,7 +116,7 @@ class Handler:
 
     decode_threads: int = 0
     """Threads that ``decode`` and ``bucket`` run on, several requests at a time, while the model works; with 0 the
-    thread of the model does it. Worth it for work that lets go of the interpreter, such as decoding pictures."""
+    thread of the model does it; 64 at most. Worth it for work that lets go of the interpreter, as decoding pictures."""
 
     device: str = "cpu"
 

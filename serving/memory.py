@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from serving import cgroup
 
 KIB = 1024
 KEPT = 32 << 20  # bytes from which on a block is mapped by itself; the most that glibc takes
@@ -54,13 +55,11 @@ def fields(path: Path) -> dict[str, int]:
     return found
 
 
-def total(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this container may use: its cgroup's limit, or the machine's RAM where that is less."""
+def total(proc: Path = cgroup.PROC) -> int:
+    """Bytes that this container may use: the limit of its control groups, or the machine's RAM where that is less."""
     ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for file in ("memory.max", "memory/memory.limit_in_bytes", "memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # another version, or "max"
-            return min(ram, int((cgroup / file).read_text()))
-    return ram
+    limit = cgroup.memory_limit(proc)
+    return ram if limit is None else min(ram, limit)
 
 
 def share(amount: int | float, whole: int) -> int:

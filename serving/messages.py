@@ -72,7 +72,7 @@ class Placement(msgspec.Struct, frozen=True, tag="placement"):
     ``loading`` is true until it was ready once; ``failed`` says why it never will be. ``timeout`` is in seconds,
     ``queue_size`` in requests per replica. ``capacity`` is how many requests all replicas together work on at a time,
     0 until the first is ready, as ``paths`` are empty. ``gone``: it is not served, so forget it; whoever waits for it
-    gets the ``problem`` if there is one, else asks again.
+    gets the ``problem`` if there is one, else asks again. ``alias`` is what that model is really called, "" for so.
     """
 
     model: str
@@ -85,18 +85,19 @@ class Placement(msgspec.Struct, frozen=True, tag="placement"):
     gone: bool = False
     problem: Problem | None = None
     paths: Paths = Paths()
+    alias: str = ""
 
 
-class ReplicaInfo(msgspec.Struct, frozen=True):
+class ReplicaInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """One replica as the API shows it. ``memory`` and ``device_memory`` are in bytes."""
 
     state: str
     device: str
-    pid: int | None
     memory: int
     device_memory: int
     queued: int
     completed: int
+    pid: int | None = None
 
 
 class ModelInfo(msgspec.Struct, frozen=True, rename="camel"):

@@ -11,6 +11,7 @@ from serving.errors import ModelError
 from serving.gpus import VISIBLE
 from serving.handler import MAX_BATCH, BatchPolicy
 from serving.kinds import DEVICE
+from serving.modelfile import read_small
 
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
 
@@ -81,8 +82,8 @@ class Model(msgspec.Struct, frozen=True):
     """What a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders.
 
     ``per_gpu``: it has as many replicas as there are GPUs, one on each. ``gpus`` are those of one replica.
-    Of a model of the store also ``url``, its folder or archive there, a ``digest`` that changes whenever that does, and
-    its ``size`` in bytes.
+    Of a model of the store also ``url``, its folder or archive there, a ``digest`` that changes whenever that does, a
+    ``fingerprint`` that every copy of it has, and its ``size`` in bytes.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Model(msgspec.Struct, frozen=True):
     pin: bool = False
     url: str = ""
     digest: str = ""
+    fingerprint: str = ""
     size: int = 0
     per_gpu: bool = False
     speed: Speed = Speed()
@@ -123,7 +125,7 @@ def read_settings(root: Path) -> Settings:
     if not path.is_file():
         return Settings()
     try:
-        settings = msgspec.toml.decode(path.read_bytes(), type=Settings)
+        settings = msgspec.toml.decode(read_small(path), type=Settings)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise ModelError(f"{path}: {exc}") from exc
     check_settings(path, settings)

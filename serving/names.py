@@ -13,13 +13,14 @@ _NAME = re.compile(MODEL_NAME)
 
 
 def target_name(target: str) -> str:
-    """The model that a TargetModel such as ``team/a.tar.gz`` means: ``team/a``. Raises BadRequest."""
+    """A TargetModel such as ``team/a`` or ``team/a.tar.gz``; what it means only the model store can say. Raises
+    BadRequest."""
     if not _NAME.fullmatch(target):
         raise BadRequest(
             f"{TARGET_MODEL} is {target[:100]!r}; allowed: parts of letters, digits and _ . @ + = ~ - that begin with "
             "a letter, a digit or _, joined by slashes, at most 255 characters"
         )
-    return without_suffix(target)
+    return target
 
 
 def model_name(name: str) -> str:
@@ -29,7 +30,13 @@ def model_name(name: str) -> str:
     return name
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is no part of a model: hidden ones, and what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def without_suffix(name: str) -> str:
+    """A name without the suffix of an archive, if it has one; of two only the last goes."""
     for suffix in ARCHIVES:
         if name.endswith(suffix) and len(name) > len(suffix) and not name.endswith(f"/{suffix}"):
             return name.removesuffix(suffix)

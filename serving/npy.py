@@ -7,9 +7,12 @@ place of themselves. Reading each header anew takes numpy's parser forty times a
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
-from serving.errors import BadRequest
+from serving import claims
+from serving.errors import BadRequest, ServingError
+from serving.measuring import GLANCED, PIECE, array_size
 from serving.request import Body
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ class Layout(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    order: str
+    order: Literal["C", "F"]
     start: int
     end: int
 
@@ -37,7 +40,7 @@ _layouts: dict[bytes, Layout] = {}
 
 def read_npy(body: Body) -> np.ndarray:
     """An array that may be written to. That of a bytearray is on its bytes; of others it is a copy. What comes behind
-    the array is passed over. Raises BadRequest."""
+    the array is passed over. Raises BadRequest, BodyTooLarge, BodiesFull."""
     import numpy as np
 
     head = head_of(body)
@@ -46,8 +49,12 @@ def read_npy(body: Body) -> np.ndarray:
         array = load(body)
         remember(head, array)
         return array
-    array = np.ndarray(layout.shape, layout.dtype, body, layout.start, order=layout.order)  # type: ignore[call-overload]
-    return array if type(body) is bytearray and array.flags.aligned else array.copy(layout.order)  # type: ignore[arg-type]
+    array = np.ndarray(layout.shape, layout.dtype, body, layout.start, order=layout.order)
+    if type(body) is bytearray and array.flags.aligned:
+        return array
+    if array.nbytes >= GLANCED:
+        claims.take(array.nbytes)
+    return array.copy(layout.order)
 
 
 def head_of(body: Body) -> bytes:
@@ -60,16 +67,56 @@ def head_of(body: Body) -> bytes:
 
 
 def load(body: Body) -> np.ndarray:
-    """By numpy. Raises BadRequest."""
-    import numpy as np
-
+    """By what numpy reads of the header. Raises BadRequest, BodyTooLarge, BodiesFull."""
     try:
-        array: np.ndarray = np.load(io.BytesIO(body), allow_pickle=False)
+        file = io.BytesIO(body)
+        size, read = open_npy(file, len(body))
+        claims.take(size)
+        return read()
+    except ServingError:
+        raise
     except Exception as exc:  # numpy's reader raises whatever its header parser meets
         raise BadRequest(f"the body is no npy array: {type(exc).__name__}") from exc
-    if not isinstance(array, np.ndarray):
-        raise BadRequest("the body is no npy array")
-    return array
+
+
+def is_npy(file: IO[bytes]) -> bool:
+    """Whether a file that is at its beginning is one."""
+    found = file.read(len(MAGIC)) == MAGIC
+    file.seek(0)
+    return found
+
+
+def open_npy(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]]:
+    """Bytes of the array of an npy file of ``there`` bytes at its beginning, and what reads it. Raises BadRequest where
+    less is there, and whatever numpy's parser raises."""
+    import numpy as np
+
+    version = np.lib.format.read_magic(file)
+    head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = head(file)
+    if dtype.hasobject:
+        raise BadRequest("the body is no npy array: it holds pickled objects")
+    size = array_size(shape, dtype.itemsize, there - file.tell())
+
+    def read() -> np.ndarray:
+        if version > (2, 0) or not size:
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+        array = np.ndarray(shape[::-1] if fortran else shape, dtype)
+        fill(file, array.reshape(-1).view(np.uint8).data)
+        return array.transpose() if fortran else array
+
+    return size, read
+
+
+def fill(file: IO[bytes], room: memoryview) -> None:
+    """Read in parts: the reader of an archive makes a copy of each. Raises BadRequest at the end of the file."""
+    while room:
+        part = file.read(min(len(room), PIECE))
+        if not part:
+            raise BadRequest("the body's array ends early")
+        room[: len(part)] = part
+        room = room[len(part) :]
 
 
 def remember(head: bytes, array: np.ndarray) -> None:
@@ -78,5 +125,5 @@ def remember(head: bytes, array: np.ndarray) -> None:
         return
     if len(_layouts) >= KNOWN:
         _layouts.clear()
-    order = "C" if array.flags.c_contiguous else "F"
+    order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
     _layouts[head] = Layout(array.shape, array.dtype, order, len(head), len(head) + array.nbytes)

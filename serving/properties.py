@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from serving import log
 from serving.errors import ModelError
+from serving.modelfile import read_text
 
 FILE = "serving.properties"
 OPTION = "option."
@@ -41,7 +42,7 @@ def read_properties(root: Path, variables: Mapping[str, str] = MappingProxyType(
     wrong, and warns of what is not honoured, each by name."""
     path = root / FILE
     try:
-        given = parse(path.read_text("utf-8")) if path.is_file() else {}
+        given = parse(read_text(path)) if path.is_file() else {}
     except UnicodeDecodeError:
         raise ModelError(f"{path} is no UTF-8") from None
     outside = {"entryPoint" if name == "entrypoint" else name: value for name, value in variables.items()}

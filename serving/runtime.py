@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from serving import private
 from serving.config import Config
 from serving.handler import Home
 
@@ -35,32 +36,41 @@ class Runtime:
     path: Path
 
     @classmethod
-    def create(cls, config: Config) -> Runtime:
-        """Raises OSError where nothing is writable."""
+    def create(cls, config: Config, host: str = "", port: int = 0) -> Runtime:
+        """``host`` and ``port`` are where the server listens. Raises OSError where nothing is writable."""
         path = Path(tempfile.mkdtemp(prefix=FOLDER))
         if len(str(path)) > SOCKET_PATH_LIMIT - len("/worker-1024-1000000.sock"):
             path.rmdir()
             path = Path(tempfile.mkdtemp(prefix=FOLDER, dir="/tmp"))
         runtime = cls(path)
-        runtime.claim()
-        (path / "config.json").write_bytes(msgspec.json.encode(config))
+        try:
+            runtime.claim()
+            (path / "config.json").write_bytes(msgspec.json.encode(config))
+            if port:
+                runtime.write_address(host, port)
+        except OSError:
+            runtime.remove()
+            raise
         return runtime
 
     def claim(self) -> None:
         """Mark the folder as in use for as long as this process lives: the kernel lets go of the lock by itself."""
-        fd = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(private.open_plain(self.path / LOCK, os.O_CREAT | os.O_RDWR), fcntl.LOCK_EX)
 
     @classmethod
     def sweep(cls) -> None:
         """Remove what servers of this user left behind that were killed before they could."""
-        for lock in Path(tempfile.gettempdir()).glob(f"{FOLDER}*/{LOCK}"):
-            with contextlib.suppress(OSError):
-                if lock.stat().st_uid != os.geteuid() or time.time() - lock.stat().st_mtime < SETTLED:
-                    continue
-                with lock.open() as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    cls(lock.parent).remove()
+        for path in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+            if private.is_private(path):
+                with contextlib.suppress(OSError):
+                    cls(path)._remove_if_left()
+
+    def _remove_if_left(self) -> None:
+        """Raises OSError where a server still lives in it, and for what is no folder of a server."""
+        with open(private.open_plain(self.path / LOCK), "rb") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime >= SETTLED:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.remove()
 
     def read_config(self) -> Config:
         return msgspec.json.decode((self.path / "config.json").read_bytes(), type=Config)

@@ -5,7 +5,8 @@ and is eight bytes wide and aligned, so that a reader never sees half a value:
 
 * the header by the supervisor: the server's state, since when, and why;
 * a slot per HTTP worker by that HTTP worker: how many requests it has accepted and not yet answered;
-* a row per model worker by that worker, but for ``epoch`` and ``pid``, which are the supervisor's.
+* a row per model worker by that worker, but for ``epoch`` and ``pid``, which are the supervisor's; each decode thread
+  has two words of it for itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from serving.handler import MAX_BATCH
+from serving.handler import MAX_BATCH, MAX_THREADS
 
 WORD = 8
 ROWS = 1024
@@ -27,15 +28,15 @@ HEADER_WORDS = 64
 REASON_WORDS = 32  # of the header: UTF-8, zero-padded
 SLOT_WORDS = 8  # a cache line, so that two HTTP workers never share one
 ROW_FIELDS = 24
-ROW_WORDS = ROW_FIELDS + MAX_BATCH
+ROW_WORDS = ROW_FIELDS + MAX_BATCH + 2 * MAX_THREADS
 SIZE = WORD * (HEADER_WORDS + SLOTS * SLOT_WORDS + ROWS * ROW_WORDS)
 
 # Words of the header.
-STATE, SINCE, READY, WANTED, LAST_READY, LOST_SESSIONS, REASON_AT = 0, 1, 2, 3, 4, 5, 8
+STATE, SINCE, READY, WANTED, LAST_READY, LOST_SESSIONS, GIVEN_UP, SUPERVISOR_BEAT, REASON_AT = range(9)
 
 # Words of a row.
 EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
-MEMORY, PEAK, DEVICE_MEMORY, SESSIONS, STREAMS, RECOMPILATIONS, VALUES, PADDED = range(9, 17)
+MEMORY, PEAK, DEVICE_MEMORY, SESSIONS, STREAMS, RECOMPILATIONS, VALUES, PADDED, THREADS = range(9, 18)
 
 
 class State(enum.IntEnum):
@@ -64,7 +65,10 @@ class Phase(enum.IntEnum):
 
 
 class Header(NamedTuple):
-    """``since`` and ``last_ready`` are instants of the monotonic clock; ``ready`` and ``wanted`` count replicas."""
+    """``since``, ``last_ready`` and ``beat``, when the supervisor last ran, are instants of the monotonic clock.
+
+    ``ready`` and ``wanted`` count replicas.
+    """
 
     state: State
     since: float
@@ -72,6 +76,7 @@ class Header(NamedTuple):
     wanted: int
     last_ready: float
     reason: str
+    beat: float = 0.0
 
 
 class Scoreboard:
@@ -118,6 +123,18 @@ class Scoreboard:
         row.queued = row.sessions = 0
         row.hold(0)
 
+    def stamp_beat(self) -> None:
+        """Supervisor: its loop runs."""
+        self._floats[SUPERVISOR_BEAT] = time.monotonic()
+
+    def give_up(self) -> None:
+        """Supervisor: the time to finish is over, and HTTP workers are to answer what is left and go."""
+        self._ints[GIVEN_UP] = 1
+
+    @property
+    def has_given_up(self) -> bool:
+        return bool(self._ints[GIVEN_UP])
+
     @property
     def state(self) -> State:
         return State(self._ints[STATE])
@@ -129,7 +146,8 @@ class Scoreboard:
     def read_header(self) -> Header:
         ints, floats = self._ints, self._floats
         text = ints[REASON_AT : REASON_AT + REASON_WORDS].tobytes().rstrip(b"\0").decode("utf-8", "replace")
-        return Header(State(ints[STATE]), floats[SINCE], ints[READY], ints[WANTED], floats[LAST_READY], text)
+        beat = floats[SUPERVISOR_BEAT]
+        return Header(State(ints[STATE]), floats[SINCE], ints[READY], ints[WANTED], floats[LAST_READY], text, beat)
 
 
 class Slot:
@@ -167,6 +185,7 @@ class Row:
         self._ids = self._at + ROW_FIELDS
         self._kept: array[int] = array("Q")
         self._is_whole = True  # what is kept stands there
+        self._threads = self._ids + MAX_BATCH
 
     def claim(self, epoch: int) -> None:
         """Supervisor: hand the row to a new worker."""
@@ -201,8 +220,13 @@ class Row:
 
     @property
     def busy_until(self) -> float:
-        """The latest deadline of the requests that user code is working on, 0 while none runs."""
-        return float(self._floats[self._at + BUSY_UNTIL])
+        """When the first of the calls of user code that have begun counts as one that hangs; 0 while none runs."""
+        until = float(self._floats[self._at + BUSY_UNTIL])
+        for thread in range(self._ints[self._at + THREADS]):
+            own = float(self._floats[self._threads + 2 * thread + 1])
+            if own and (own < until or not until):
+                until = own
+        return until
 
     @property
     def queued(self) -> int:
@@ -287,7 +311,9 @@ class Row:
     def running(self) -> list[int]:
         """Ids of the requests that user code was given and has not answered. Exact once the worker is dead."""
         count = min(int(self._ints[self._at + RUNNING]), MAX_BATCH)
-        return self._ints[self._ids : self._ids + count].tolist()
+        ids = self._ints[self._ids : self._ids + count].tolist()
+        threads = (self._threads + 2 * thread for thread in range(self._ints[self._at + THREADS]))
+        return ids + [self._ints[at] for at in threads if self._floats[at + 1]]
 
     def stamp_beat(self) -> None:
         self._floats[self._at + BEAT] = time.monotonic()
@@ -302,7 +328,7 @@ class Row:
         self._is_whole = True
 
     def start(self, ids: Sequence[int], until: float) -> None:
-        """Worker: user code is about to work on these requests, whose latest deadline is ``until``. Where there is no
+        """Worker: user code is about to work on these requests; the call may take until ``until``. Where there is no
         room for all, those that were kept are not listed."""
         count, kept = len(ids), len(self._kept)
         if not self._is_whole:
@@ -315,6 +341,28 @@ class Row:
             self._ints[self._ids + at : self._ids + at + count] = memoryview(array("Q", ids))
         self._ints[self._at + RUNNING] = at + count
         self._floats[self._at + BUSY_UNTIL] = until
+
+    def renew(self, until: float) -> None:
+        """Worker: another call of user code is about to work on the same requests."""
+        self._floats[self._at + BUSY_UNTIL] = until
+
+    def reserve(self, threads: int) -> None:
+        """Worker: so many decode threads, MAX_THREADS at most, will tell what they work on."""
+        words = self._ints[self._threads : self._threads + 2 * MAX_THREADS]
+        words[:] = memoryview(bytes(2 * MAX_THREADS * WORD)).cast("Q")
+        self._ints[self._at + THREADS] = threads
+
+    def begin(self, thread: int, id: int, until: float) -> None:
+        """Decode thread, counted from 0: user code is about to work on this request, until ``until`` at the latest."""
+        at = self._threads + 2 * thread
+        self._ints[at] = id
+        self._floats[at + 1] = until
+
+    def end(self, thread: int) -> None:
+        """Decode thread: user code has returned."""
+        at = self._threads + 2 * thread
+        self._floats[at + 1] = 0.0
+        self._ints[at] = 0
 
     def pause(self) -> None:
         """Worker: user code has returned; the requests are still in hand."""

@@ -153,7 +153,15 @@ SETTINGS: tuple[Setting, ...] = (
         "body_memory",
         kinds.MEMORY,
         0.2,
-        "Memory for large request bodies; more of them get a 503: of the cgroup's limit, else of RAM",
+        "Memory for large bodies as they come and large answers until they are read; more get a 503: "
+        "of the cgroup's limit, else of RAM",
+    ),
+    Setting(
+        "decoded_memory",
+        kinds.MEMORY,
+        0.2,
+        "Memory for what bodies decode to, shared by a model's replicas; a body that needs more gets a 413, "
+        "one that does a 503 while others need it: of the cgroup's limit, else of RAM",
     ),
     Setting("queue_size", kinds.integer(1, 1_000_000), 1024, "Requests that may wait at one replica; more get a 503"),
     Setting(

@@ -28,6 +28,18 @@ class _NoStamps:
     def start(self, ids: Sequence[int], until: float) -> None:
         pass
 
+    def renew(self, until: float) -> None:
+        pass
+
+    def reserve(self, threads: int) -> None:
+        pass
+
+    def begin(self, thread: int, id: int, until: float) -> None:
+        pass
+
+    def end(self, thread: int) -> None:
+        pass
+
     def pause(self) -> None:
         pass
 

@@ -69,7 +69,10 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
-    """Head of REPLY. Where ``code`` is set the reply is an error and its body the message, UTF-8."""
+    """Head of REPLY. Where ``code`` is set the reply is an error and its body the message, UTF-8.
+
+    ``retry_after``: in how many seconds its client may try again.
+    """
 
     status: int
     content_type: str = ""
@@ -77,6 +80,7 @@ class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
     code: str | None = None
     new_session: str | None = None
     closed_session: str | None = None
+    retry_after: int = 1
 
 
 class OpenHead(msgspec.Struct, frozen=True, array_like=True):
@@ -115,8 +119,8 @@ def encode(kind: int, id: int, head: bytes = b"", body: Body = b"") -> list[Body
 
 
 class FrameReader:
-    """Bytes in, frames out. The caller fills ``get_buffer()``, or ``get_buffers()`` one after the other, and reports how
-    much by ``buffer_updated(n)``."""
+    """Bytes in, frames out. The caller fills ``get_buffer()``, or ``get_buffers()`` one after the other, and reports
+    how much by ``buffer_updated(n)``."""
 
     def __init__(self, max_body: int = MAX_BODY) -> None:
         self._max_body = max_body

@@ -29,12 +29,13 @@ step() { # step NAME LIMIT COMMAND...: at most LIMIT seconds, to OUT/NAME.log
   local log=$OUT/$1.log name=$1 left=$((END - SECONDS)) began=$SECONDS status
   [ $left -gt "$2" ] && left=$2
   shift 2
-  [ $left -lt 9 ] && { echo "## skipped $name: no time left"; FAILED=1; return; }
+  [ $left -lt 9 ] && { echo "## skipped $name: no time left"; FAILED=1; return 1; }
   timeout -k 5 $left "$@" >>"$log" 2>&1
   status=$?
   [ $status -eq 0 ] || FAILED=1
   echo "## $name: status $status, $((SECONDS - began)) s"
   tail -c 1500 "$log"
+  return $status
 }
 tests() { # tests NAME FILES...
   local name=$1

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rows import Rows
 from serve import running
+from shapes import STEPS
 from throughput import load, model_folder, write_bodies
 
 # Keys of serving.toml, and options of the handler.
@@ -32,21 +33,27 @@ WAYS = {
     "served with graphs": ("cuda_graphs = true\n", ""),
     "one step after the other": ("", "serial = true"),
 }
-COLUMNS = {"how": ("how", "{}"), "busy": ("the device computes", "{:.1f} %"), "rps": ("samples/s", "{:,.0f}")}
+COLUMNS = {
+    "how": ("how", "{}"),
+    "busy": ("the device computes", "{:.1f} %"),
+    "rps": ("samples/s", "{:,.0f}"),
+    **{name: (f"{name} us", "{:.0f}") for name in STEPS},
+}
 RAMP = 2.0  # seconds of load before the measurement, and after it
 
 
-def look(port: int, body: bytes) -> tuple[float, float]:
-    """For how many seconds the device has computed, and what the clock says."""
+def look(port: int, body: bytes) -> dict[str, Any]:
+    """For how many seconds the device has computed and each step has taken, and what the clock says."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", "/invocations", body, {"content-type": "application/x-npy"})
     answer: dict[str, Any] = json.loads(connection.getresponse().read())
     connection.close()
-    return answer["busy"], answer["now"]
+    return answer
 
 
-def share(port: int, file: Path, options: argparse.Namespace) -> tuple[float, float]:
-    """Of the time in which the device computed, and samples per second."""
+def share(port: int, file: Path, options: argparse.Namespace) -> dict[str, float]:
+    """The share of the time in which the device computed, samples per second, and microseconds of the host for each
+    step of a sample."""
     body = base64.b64decode(json.loads(file.read_text())[0]["base64"])
     found: list[float] = []
 
@@ -59,11 +66,14 @@ def share(port: int, file: Path, options: argparse.Namespace) -> tuple[float, fl
     thread = threading.Thread(target=drive)
     thread.start()
     time.sleep(RAMP)
-    busy, since = look(port, body)
+    before = look(port, body)
     time.sleep(options.seconds)
-    later, until = look(port, body)
+    after = look(port, body)
     thread.join()
-    return (later - busy) / (until - since), found[0]
+    busy = (after["busy"] - before["busy"]) / (after["now"] - before["now"])
+    count = max(1, after["answers"] - before["answers"])
+    steps = {name: 1e6 * (after["spent"][name] - before["spent"][name]) / count for name in STEPS}
+    return {"busy": 100 * busy, "rps": found[0], **steps}
 
 
 def main() -> None:
@@ -91,8 +101,7 @@ def main() -> None:
             for _ in range(options.repeats):
                 with running(folder) as port:
                     measured.append(share(port, file, options))
-            shares, rates = zip(*measured, strict=True)
-            rows.add(how=name, busy=100 * statistics.median(shares), rps=statistics.median(rates))
+            rows.add(how=name, **{key: statistics.median(one[key] for one in measured) for key in measured[0]})
     if options.write:
         rows.write("gpu-busy", "How much of the time the GPU computes")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from serving import BatchPolicy, Handler, Request
 
 DTYPE = torch.float16
+STEPS = ("decode", "collate", "launch", "split", "encode")
 
 
 class Bottleneck(nn.Module):
@@ -117,23 +118,48 @@ class Clock:
 
 
 class Timed(Shaped):
-    """Tells with every answer for how long the device has computed. With ``serial`` nothing else happens meanwhile, as
-    in a server that takes one step after the other."""
+    """Tells with every answer for how long the device has computed, and for how long each step has kept the host, which
+    includes waits for the interpreter. With ``serial`` nothing else happens meanwhile, as in a server that takes one
+    step after the other."""
 
     def load(self, model_dir: Path, device: str, shape: str = "resnet50", serial: bool = False) -> None:
         super().load(model_dir, device, shape)
         self.clock = Clock(device)
         self.serial = serial and device.startswith("cuda")
+        self.spent = dict.fromkeys(STEPS, 0.0)
+        self.answers = 0
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.spent[name] += time.perf_counter() - began
+
+    def decode(self, request: Request) -> Any:
+        with self.step("decode"):
+            return super().decode(request)
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        with self.step("collate"):
+            return super().collate(samples)
 
     def predict(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        with self.clock.computing():
+        with self.step("launch"), self.clock.computing():
             outputs = super().predict(batch)
         if self.serial:
             torch.cuda.synchronize()
         return outputs
 
+    def split(self, outputs: Any, n: int) -> Sequence[Any]:
+        with self.step("split"):
+            return super().split(outputs, n)
+
     def encode(self, output: tuple[Tensor, Tensor], request: Request) -> dict[str, Any]:
-        return {**super().encode(output, request), "busy": self.clock.seconds(), "now": time.monotonic()}
+        self.answers += 1
+        with self.step("encode"):
+            found = super().encode(output, request)
+        clocks = {"busy": self.clock.seconds(), "now": time.monotonic()}
+        return {**found, **clocks, "spent": self.spent, "answers": self.answers}
 
 
 def example(shape: str, seed: int) -> Tensor:

@@ -71,7 +71,7 @@ def worker(server: Server) -> int:
 
 def measure(store: Path, spares: int) -> tuple[float, float]:
     """Of a fresh server: seconds for the first request to a model, and for the next after its worker was killed."""
-    with running(store, "--spares", str(spares)) as server:
+    with running(store, "--spares", str(spares), "--local") as server:
         wait_spare(server, spares)
         first = answer(server)
         wait_spare(server, 2 * spares)

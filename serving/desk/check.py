@@ -24,10 +24,12 @@ from serving.errors import ModelError, ServingError
 from serving.folder import read_model
 from serving.handler import BatchPolicy
 from serving.model import Model
+from serving.names import is_hidden
 from serving.request import Request
 from serving.samples import content_type, samples
-from serving.supervisor.archives import Limits, extract
+from serving.supervisor.archives import Limits
 from serving.supervisor.repository import archive_in
+from serving.supervisor.unpacking import unpack_now
 from serving.testing import Client
 from serving.weights import is_torchscript
 from serving.worker import device as devices
@@ -66,7 +68,7 @@ def check(path: Path, config: Config, cores: int, seconds: float) -> Report:
     report, heard = Report(), Warnings()
     log.logger.addHandler(heard)
     try:
-        with opened(path, config) as folder:
+        with opened(path, config, seconds) as folder:
             look(folder, config, cores, seconds, report)
     except ServingError as error:
         report.problems.append(f"{path}: {error.message}")
@@ -79,7 +81,7 @@ def check(path: Path, config: Config, cores: int, seconds: float) -> Report:
 
 
 @contextmanager
-def opened(path: Path, config: Config) -> Iterator[Path]:
+def opened(path: Path, config: Config, seconds: float) -> Iterator[Path]:
     archive = archive_in(path) or path
     if archive.is_dir():
         yield path
@@ -87,7 +89,9 @@ def opened(path: Path, config: Config) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="serving-check-") as home:
         folder = Path(home) / "model"
         limits = Limits(config.archive_max_bytes, config.archive_max_files, config.archive_max_ratio)
-        extract(archive, folder, limits)
+        folder.mkdir()
+        with archive.open("rb") as file:
+            unpack_now(file.fileno(), folder, archive.name, limits, seconds)
         yield folder
 
 
@@ -151,7 +155,7 @@ def ask(client: Client, sample: Path, report: Report) -> None:
 
 def pickles(root: Path) -> list[str]:
     """Files that can run code when they are read."""
-    found = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    found = [path for path in sorted(root.rglob("*")) if path.is_file() and not is_hidden(path.name)]
     names = [path for path in found if path.suffix in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib")]
     risks = []
     for path in names:

@@ -6,7 +6,6 @@ import importlib
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from serving import interpreter
 from serving.desk.flood import Measured, flood
 from serving.errors import ModelError
 from serving.request import Request
@@ -177,7 +177,7 @@ def serving(folder: Path, shape: Shape) -> Iterator[int]:
         own = folder / SETTINGS
         text = with_batch(own.read_text() if own.exists() else "", max_size=shape.batch, max_latency_ms=None)
         (copy / SETTINGS).write_text(without_shape(text))
-        command = [sys.executable, "-m", "serving", "serve", "--model-dir", str(copy), "--port", "0"]
+        command = interpreter.command("serving", "serve", "--model-dir", str(copy), "--port", "0")
         command += ["--host", "127.0.0.1", "--threads", str(shape.threads), "--replicas", str(shape.replicas)]
         command += ["--log-format", "json", "--log-level", "info", "--queue-size", "100000"]
         log = Path(scratch, "log")

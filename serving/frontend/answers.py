@@ -20,6 +20,7 @@ from serving.config import Config
 from serving.conversation import Close, Message
 from serving.deadline import EARLY
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError, Unavailable
+from serving.frontend.bodies import Held
 from serving.frontend.headers import Headers, custom_attributes, header_value, session_headers
 from serving.frontend.receiving import ClientGone, watch
 from serving.frontend.stream import Stream, Streamed
@@ -30,6 +31,7 @@ JSON = "application/json"
 EVENTS = "text/event-stream"
 LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
 CUT = "serving.cut"  # extension of the ASGI scope: close the connection once all has left; takes an error's code
+TRANSPORT = "serving.transport"  # another: the connection's transport, where there is one
 UNTIL_CLOSE = "serving.until_close"  # another: the body ends with the connection, as for HTTP/1.0
 STOPPED = "the server stopped before the answer was there"
 CUT_TIME = 7.0  # seconds for a connection to be gone that was cut
@@ -52,6 +54,16 @@ class Answers:
 
     async def send(self, send: Send, response: Response, request: Request) -> None:
         await self._send(send, self.whole(response, request.custom_attributes, request.request_id))
+
+    @staticmethod
+    def hold(scope: Scope, body: Body, held: Held) -> None:
+        """An answer takes the place of its request in memory until its client has read it. Raises BodiesFull."""
+        transport = scope.get("extensions", {}).get(TRANSPORT)
+        if transport is None:
+            held.answer(len(body), None, None)
+        else:
+            waiting = transport.get_write_buffer_size
+            held.answer(len(body) + waiting(), waiting, transport.abort)
 
     def whole(self, response: Response, attributes: str | None, request_id: str) -> Whole:
         """A handler's answer; ``attributes`` are the request's custom attributes."""
@@ -101,15 +113,22 @@ class Answers:
     # In pieces.
 
     async def stream(
-        self, scope: Scope, receive: Receive, send: Send, streamed: Streamed, request: Request, until: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        streamed: Streamed,
+        request: Request,
+        until: float,
+        held: Held,
     ) -> None:
         """Pass on an answer in pieces, whose end must have come at the instant ``until``. Whatever happens, the replica
-        hears that nobody listens any more."""
+        hears that nobody listens any more. ``held`` is what the request's body took."""
         response = streamed.response
         error: ServingError | None = None
         try:
             await self._start_stream(scope, send, response, request)
-            await watch(self._pass_on(streamed, send, until), receive)
+            await watch(self._pass_on(scope, streamed, send, until, held), receive)
             if scope["http_version"] != "1.0":
                 await send({"type": "http.response.body", "body": b""})
                 return
@@ -147,13 +166,16 @@ class Answers:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
-    async def _pass_on(self, streamed: Streamed, send: Send, until: float) -> None:
+    async def _pass_on(self, scope: Scope, streamed: Streamed, send: Send, until: float, held: Held) -> None:
         """All pieces but the end. Raises the ServingError that ends them too early."""
-        await send_piece(send, streamed.response.body, until)
+        body = streamed.response.body
+        self.hold(scope, body, held)
+        await send_piece(send, body, until)
         while True:
             piece = await self._next(streamed.stream, until)
             if isinstance(piece, Close):
                 return
+            self.hold(scope, piece.body, held)
             await send_piece(send, piece.body, until)
             streamed.stream.use(piece)
 

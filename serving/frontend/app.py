@@ -27,12 +27,13 @@ from serving.errors import (
     CodedError,
     Draining,
     MethodNotAllowed,
+    ModelLoading,
     NotFound,
     ServingError,
 )
 from serving.frontend import metrics, models
 from serving.frontend.answers import JSON, STOPPED, Answers
-from serving.frontend.bodies import Bodies, Held, counted, rest
+from serving.frontend.bodies import Bodies, Held, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
 from serving.frontend.direct import Direct
@@ -57,6 +58,7 @@ from serving.scoreboard import Scoreboard, Slot
 PAYLOAD = 6  # megabytes of one request of a batch transform, as the platform's own default
 PAYLOAD_LIMIT = 100  # megabytes of all at a time
 MEGABYTE = 1_000_000
+KNOWN_TIME = 5.0  # seconds for the supervisor to say where the model is
 GARBAGE = 20_000  # objects more than before until cycles are looked for; requests leave none
 MODELS, INVOKE = "/models/", "/invoke"
 NO_REQUEST = Request()
@@ -76,6 +78,7 @@ class App:
         self._local = LocalRuntime(self, config.local_input, config.local_output) if config.local else None
         self._many = config.many
         self._stream_timeout = config.stream_timeout
+        self.drain_timeout = config.drain_timeout
         self._max_body = config.max_body
         room = memory.share(config.body_memory, memory.total()) // config.http_workers
         self._bodies = Bodies(room, rest)
@@ -107,15 +110,27 @@ class App:
         )
         self._numbers = itertools.count(1)
 
+    def in_flight(self) -> int:
+        """Requests of this process that are not answered yet."""
+        return self._slot.in_flight
+
+    def must_end(self) -> bool:
+        """Whether the time to finish is over, or nobody is left to finish with."""
+        return self._board.has_given_up or self._replicas.link.is_lost
+
     def _routes(self, config: Config) -> list[BaseRoute]:
         if config.many:
             return models.routes(self._replicas.link, config.load_timeout, config.request_timeout)
 
         async def execution_parameters(_: HttpRequest) -> HttpResponse:
-            placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+            try:
+                async with asyncio.timeout(KNOWN_TIME):
+                    placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+            except TimeoutError:
+                raise ModelLoading("the model is not known yet") from None
             return HttpResponse(batch_parameters(placement.capacity, self._max_body), media_type=JSON)
 
-        return [Route("/execution-parameters", execution_parameters, methods=["GET"])]
+        return [Route("/execution-parameters", models.guarded(execution_parameters), methods=["GET"])]
 
     async def _metrics(self, _: HttpRequest) -> HttpResponse:
         texts = await asyncio.to_thread(self._runtime.metrics)
@@ -209,16 +224,16 @@ class App:
             return await watch(self._invocations.invoke(ask.request, load), receive)
 
         try:
-            await self._settle(scope, receive, send, ask, work)
+            await self._settle(scope, receive, send, ask, work, held)
         finally:
             held.release()
 
-    def go_on(self, plain: Plain, arrival: float, request_id: str, expires: float, length: int) -> ASGIApp:
+    def go_on(self, plain: Plain, arrival: float, request_id: str, expires: float, held: Held) -> ASGIApp:
         """What goes on with a request that was accepted without ASGI, before it is sent to a replica. It counts as in
-        flight already, and so does its body where that is said to have ``length`` bytes."""
+        flight already, and what has come of its body as ``held``."""
 
         async def accepted(scope: Scope, receive: Receive, send: Send) -> None:
-            ask, held = Ask(arrival, request_id), Held(self._bodies, counted(length))
+            ask = Ask(arrival, request_id)
 
             async def work() -> Response | Streamed:
                 deadline = Deadline(expires)
@@ -230,27 +245,30 @@ class App:
                 return await watch(self._invocations.invoke(ask.request, plain.load), receive)
 
             try:
-                await self._settle(scope, receive, send, ask, work)
+                await self._settle(scope, receive, send, ask, work, held)
             finally:
                 held.release()
                 self._slot.leave()
 
         return accepted
 
-    def resume(self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost) -> ASGIApp:
+    def resume(
+        self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost, held: Held
+    ) -> ASGIApp:
         """What goes on with a request that was sent to a replica without ASGI; it counts as in flight already."""
+        ask = Ask(arrival, request.request_id, request)
 
         async def resumed(scope: Scope, receive: Receive, send: Send) -> None:
             async def work() -> Response | Streamed:
                 if isinstance(reply, ReplicaLost):
-                    return await watch(self._invocations.invoke(request, load, reply), receive)
+                    return await watch(self._invocations.invoke(ask.request, load, reply), receive)
                 return reply
 
             try:
-                await self._settle(scope, receive, send, Ask(arrival, request.request_id, request), work)
+                await self._settle(scope, receive, send, ask, work, held)
             finally:
                 self._slot.leave()
-                self._bodies.give(counted(len(request.body)))
+                held.release()
 
         return resumed
 
@@ -261,10 +279,14 @@ class App:
         send: Send,
         ask: Ask,
         work: Callable[[], Coroutine[None, None, Response | Streamed]],
+        held: Held,
     ) -> None:
         """Send what comes of ``work``, once."""
         try:
             response = await work()
+            ask.request = msgspec.structs.replace(ask.request, body=b"")  # it need not be sent once more
+            if not isinstance(response, Streamed):
+                self._answers.hold(scope, response.body, held)
         except ClientGone:
             log.debug("the client went away", request_id=ask.request_id)
         except asyncio.CancelledError:
@@ -278,9 +300,19 @@ class App:
         else:
             if isinstance(response, Streamed):
                 until = max(ask.request.deadline.at, ask.arrival + self._stream_timeout)
-                await self._answers.stream(scope, receive, send, response, ask.request, until)
+                await self._answers.stream(scope, receive, send, response, ask.request, until, held)
+            elif response.new_session is not None:
+                await self._announce(receive, send, response, ask.request)
             else:
                 await self._answers.send(send, response, ask.request)
+
+    async def _announce(self, receive: Receive, send: Send, response: Response, request: Request) -> None:
+        """Send an answer that tells of a new session, which ends if the client leaves before it has all of it."""
+        try:
+            await watch(self._answers.send(send, response, request), receive)
+        except ClientGone:
+            assert response.new_session is not None
+            self._replicas.disown(request.model, response.new_session)
 
     async def _target(self, named: str | None, sagemaker: dict[str, str], path: str = INVOCATIONS) -> str:
         """The model that the path names, or else the header, or else the default. Where there is none of these a path

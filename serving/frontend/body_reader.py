@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from serving.frontend.exchange import Exchange
 
 STRAIGHT = 64 * 1024  # bytes to come from which on it pays
+SPILL = memoryview(bytearray(256 * 1024))  # where all that is dropped goes
 
 
 class BodyReader(asyncio.BufferedProtocol):
     """Takes the connection from ``protocol`` until the ``length`` bytes of the exchange's body are there, or until the
-    exchange ends before."""
+    exchange ends before: what comes until somebody else reads is dropped."""
 
     def __init__(self, protocol: DirectProtocol, transport: asyncio.Transport, exchange: Exchange, length: int) -> None:
         self._protocol = protocol
@@ -25,8 +26,10 @@ class BodyReader(asyncio.BufferedProtocol):
         body = unfilled(length)
         self._filled = exchange.size
         body[: self._filled] = exchange.body
-        self._rest = memoryview(body)
+        self._left = length - self._filled
+        self._body: memoryview | None = memoryview(body)
         exchange.replace(body)
+        exchange.reader = self
         self._switch(self)
 
     def _switch(self, protocol: asyncio.BaseProtocol) -> None:
@@ -35,13 +38,20 @@ class BodyReader(asyncio.BufferedProtocol):
         self._transport.set_protocol(protocol)
         self._transport.resume_reading()
 
+    def drop(self) -> None:
+        """Let go of what is there, and of what comes."""
+        self._body = None
+
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._rest[self._filled :]
+        return SPILL if self._body is None else self._body[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
         self._filled += nbytes
-        if self._filled == len(self._rest):
-            self._rest = memoryview(b"")
+        self._left -= nbytes
+        if self._body is not None:
+            self._exchange.count(self._filled)
+        if self._body is not None and not self._left:
+            self._body = self._exchange.reader = None
             self._switch(self._protocol)
             self._protocol.end_of_straight()
 

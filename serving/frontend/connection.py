@@ -18,6 +18,8 @@ from serving.request import Body, Response
 from serving.scoreboard import Row
 from serving.wire import MAX_HEAD, Frame, Kind, OpenHead, ReplyHead, RequestHead
 
+OPEN_TIME = 5.0  # seconds for the kernel to connect; longer only where the replica's queue of them is full
+
 _encoder = msgspec.msgpack.Encoder()
 _ids = itertools.count(1)  # of all connections: one made anew must not begin with those of the one that was lost
 reply_head = msgspec.msgpack.Decoder(ReplyHead).decode
@@ -79,9 +81,10 @@ class Connection:
         self._prefix = (os.getpid() & 0xFFFFFF) << 40
 
     async def open(self) -> None:
-        """Raises OSError where the replica is gone already."""
+        """Raises OSError where the replica is gone already, or takes no connection in time."""
         try:
-            _, self._channel = await self._loop.create_unix_connection(lambda: Channel(self), self.address.path)
+            async with asyncio.timeout(OPEN_TIME):
+                _, self._channel = await self._loop.create_unix_connection(lambda: Channel(self), self.address.path)
         finally:
             self._opening = False
         self._on_change(self)
@@ -118,6 +121,11 @@ class Connection:
         """Requests on this replica, as far as can be seen from here."""
         return max(len(self._pending), self.row.queued) + max(len(self._streams), self.row.streams)
 
+    @property
+    def holds_others(self) -> bool:
+        """Whether its process has sessions, answers in pieces or conversations, which would be lost with it."""
+        return bool(self._streams or self.row.streams or self.row.sessions)
+
     def call(self, head: RequestHead | OpenHead, body: Body = b"") -> Call:
         """Send one request. Its reply is a Response or its beginning, a ServingError, or ReplicaLost; that to a
         conversation is a Streamed without a response. Raises BadRequest."""
@@ -147,13 +155,20 @@ class Connection:
             self._channel.send(Kind.CANCEL, id)
         return True
 
-    @staticmethod
-    def abandon_reply(call: Call) -> None:
-        """Its reply has come in the instant in which its caller went: an answer that has begun must not go on."""
+    def abandon_reply(self, call: Call) -> None:
+        """Its reply has come in the instant in which its caller went: an answer that has begun must not go on, nor a
+        session of which nobody knows."""
         if call.reply.done() and not call.reply.cancelled() and call.reply.exception() is None:
             reply = call.reply.result()
             if isinstance(reply, Streamed):
                 reply.stream.cancel()
+            elif reply.new_session is not None and self._channel is not None:
+                self._channel.send(Kind.CANCEL, call.id)
+
+    def disown(self, session: str) -> None:
+        """The client has not taken the answer that tells it of its new session."""
+        if self._channel is not None:
+            self._channel.send(Kind.CANCEL, 0, session.encode())
 
     def close(self) -> None:
         if self._channel is not None:
@@ -225,4 +240,5 @@ def settle(future: asyncio.Future[Response | Streamed], head: ReplyHead, body: B
     if head.code is None:
         future.set_result(response_of(head, body))
     else:
-        future.set_exception(CodedError(head.status, head.code, bytes(body).decode("utf-8", "replace")))
+        message = bytes(body).decode("utf-8", "replace")
+        future.set_exception(CodedError(head.status, head.code, message, head.retry_after))

@@ -20,11 +20,13 @@ from serving.frontend.answers import JSON, log_error, retry_after
 from serving.frontend.headers import Headers
 from serving.frontend.invocations import Invocations
 from serving.frontend.stream import Stream
-from serving.scoreboard import Scoreboard, State
+from serving.scoreboard import Scoreboard
 from serving.wire import OpenHead
 
 LOOK = 1.0  # seconds between looks at the bounds
 GOODBYE = 2.0  # seconds for the handler's last words
+QUIET = 1.0  # seconds without a message after which a conversation counts as idle when the server stops
+THOUGHT = 10.0  # the same where the last one was the client's: the handler may be about to answer
 OPEN_TIME = 25.0  # seconds for a replica to be there
 
 Target = Callable[[Scope], Awaitable[str]]
@@ -39,6 +41,11 @@ class Line:
     send: Send
     request_id: str
     active: float = field(default_factory=time.monotonic)
+    was_asked: bool = False
+
+    def is_busy(self, now: float) -> bool:
+        """Whether messages go to and fro, or the client's last one may still be answered."""
+        return now < self.active + (THOUGHT if self.was_asked else QUIET)
 
     async def listen(self) -> Close:
         """Pass on what the client says, until it leaves."""
@@ -46,7 +53,7 @@ class Line:
             event = await self.receive()
             if event["type"] != "websocket.receive":
                 return Close(event.get("code") or 1005, event.get("reason") or "")
-            self.active = time.monotonic()
+            self.active, self.was_asked = time.monotonic(), True
             text = event.get("text")
             await self.stream.say(Message(event["bytes"] if text is None else text, event.get("fin", True)))
 
@@ -56,7 +63,7 @@ class Line:
             message = await self.stream.next()
             if isinstance(message, Close):
                 return message
-            self.active = time.monotonic()
+            self.active, self.was_asked = time.monotonic(), False
             key = "text" if isinstance(message.data, str) else "bytes"
             await self.send({"type": "websocket.send", key: message.data, "fin": message.fin})
             self.stream.use(message)
@@ -74,6 +81,7 @@ class Conversations:
         self._many = config.many
         self._idle = config.conversation_idle_timeout
         self._total = config.conversation_timeout
+        self._drain = config.drain_timeout - GOODBYE - LOOK
         self._patience = min(OPEN_TIME, config.request_timeout)
         self._board = board
         self._invocations = invocations
@@ -84,7 +92,7 @@ class Conversations:
         request_id = self._new_id()
         await receive()  # websocket.connect
         try:
-            stream = await self._open(scope, request_id)
+            stream = await self._unless_stopping(asyncio.ensure_future(self._open(scope, request_id)))
         except ServingError as error:
             log_error(error, request_id)
             await refuse(send, error, request_id)
@@ -99,7 +107,7 @@ class Conversations:
             stream.cancel()
 
     async def _open(self, scope: Scope, request_id: str) -> Stream:
-        if self._board.state is State.DRAINING:
+        if self._board.is_draining:
             raise Draining("the server is stopping")
         arrival = time.monotonic()
         model = await self._target(scope)
@@ -107,6 +115,17 @@ class Conversations:
         query = scope["query_string"].decode("latin-1")
         head = OpenHead(request_id, model, scope["path"], query, headers_of(scope["headers"]))
         return await self._invocations.converse(head, self._many, deadline.sooner(arrival + self._patience))
+
+    async def _unless_stopping(self, opening: asyncio.Future[Stream]) -> Stream:
+        """Raises Draining: what has not begun when the server stops does not begin."""
+        try:
+            while not opening.done():
+                await asyncio.wait({opening}, timeout=LOOK)
+                if self._board.is_draining and not opening.done():
+                    raise Draining("the server is stopping")
+            return opening.result()
+        finally:
+            opening.cancel()
 
     async def _converse(self, line: Line) -> None:
         until = time.monotonic() + self._total
@@ -134,7 +153,7 @@ class Conversations:
     def _overdue(self, line: Line, until: float) -> Close | None:
         """Why the server ends it, if it does."""
         now = time.monotonic()
-        if self._board.state is State.DRAINING:
+        if self._board.is_draining and (not line.is_busy(now) or now >= self._board.read_header().since + self._drain):
             return Close(GOING_AWAY, "the server is stopping")
         if now >= until:
             return Close(GOING_AWAY, f"a conversation ends after {self._total:g} s")

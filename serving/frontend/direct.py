@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serving.config import Config
 from serving.errors import ServingError
 from serving.frontend.answers import Answers
-from serving.frontend.bodies import COUNTED, Bodies
+from serving.frontend.bodies import Bodies, Held
 from serving.frontend.connection import reply_head
 from serving.frontend.exchange import Exchange
 from serving.frontend.expiries import Expiries
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 INVOCATIONS = b"/invocations"
 MODELS, INVOKE = b"/models/", b"/invoke"
+LARGEST = 1 << 30  # bytes; of a body that is said to have more, parts are made as they come
 KNOWN = 1024  # how many of a kind are remembered
 PING_LINES = b"content-type: application/json\r\ncontent-length: "
 
@@ -52,7 +53,7 @@ class Direct:
         new_id: Callable[[], str],
         bodies: Bodies,
         resume: Callable[..., ASGIApp],
-        go_on: Callable[[Plain, float, str, float, int], ASGIApp],
+        go_on: Callable[[Plain, float, str, float, Held], ASGIApp],
     ) -> None:
         self.clock = monotonic
         self.replicas = replicas
@@ -96,9 +97,7 @@ class Direct:
     def open(self, protocol: DirectProtocol, plain: Plain, length: int) -> Exchange | None:
         """An exchange with a body of ``length`` bytes, where that is known; None where ASGI is to see to it."""
         placement = self.replicas.known(plain.model)
-        if placement is None or self._board.is_draining or (self.limit and length > self.limit):
-            return None
-        if length >= COUNTED and not self.bodies.take(length):
+        if placement is None or self._board.is_draining or (self.limit and length > self.limit) or length > LARGEST:
             return None
         arrival, timeout = self.clock(), placement.timeout
         exchange = Exchange(self, protocol, plain, plain.id or self.new_id(), arrival, timeout, arrival + timeout)

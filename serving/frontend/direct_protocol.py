@@ -18,7 +18,6 @@ from serving.frontend.repeat import Repeat
 from serving.request import Body
 
 PING = b"/ping"
-GIVE_UP = 0.9  # seconds from the end of service to when its clients are told, a little before uvicorn's own
 
 
 class DirectProtocol(HttpProtocol):
@@ -46,10 +45,10 @@ class DirectProtocol(HttpProtocol):
             self._current.set()
         self.receiving = self._leaving = None
 
-    def shutdown(self) -> None:
-        super().shutdown()
-        if self._current is not None and not self._current.response_complete:
-            self.loop.call_later(GIVE_UP, self._current.give_up)
+    def give_up(self) -> None:
+        """The time to finish is over for the whole server."""
+        if self._current is not None:
+            self._current.give_up()
 
     # What comes.
 
@@ -84,6 +83,8 @@ class DirectProtocol(HttpProtocol):
             super().on_body(body)
             return
         exchange.add(body)
+        if self.receiving is None:
+            return  # there is no room for it
         limit = self.direct.limit
         # How large a body will be whose length is not said only ASGI watches.
         if (limit and exchange.size > limit) or exchange.size >= max(COUNTED, exchange.length + 1):
@@ -113,7 +114,8 @@ class DirectProtocol(HttpProtocol):
         self.cycle = exchange  # type: ignore[assignment]
         self._current = exchange
         exchange.add(body)
-        exchange.ask()
+        if not exchange.response_complete:
+            exchange.ask()
         return True
 
     def _parse(self, data: bytes) -> None:

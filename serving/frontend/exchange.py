@@ -10,9 +10,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.deadline import EARLY, Deadline
-from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
+from serving.errors import BodiesFull, CodedError, DeadlineExceeded, Draining, ServingError
 from serving.frontend.answers import LARGE, STOPPED, Whole
-from serving.frontend.bodies import COUNTED
+from serving.frontend.bodies import COUNTED, Held
 from serving.frontend.connection import Connection, ReplicaLost, reply_head, response_of
 from serving.frontend.plain import Plain
 from serving.frontend.stream import Streamed
@@ -20,11 +20,13 @@ from serving.request import Body, Request, Response
 from serving.wire import RequestHead
 
 if TYPE_CHECKING:
+    from serving.frontend.body_reader import BodyReader
     from serving.frontend.direct import Direct
     from serving.frontend.direct_protocol import DirectProtocol
 
 
 CLOSE = b"connection: close\r\n\r\n"
+STILL_BODY = "nothing came of the body while others needed its room"
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -32,7 +34,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     It is settled once: answered, given over to ASGI, or left by its client. ``expires`` and ``arrival`` are instants,
     ``timeout`` is in seconds. ``length`` is what the body is said to have, 0 where nothing is said.
-    ``is_leaving``: it is answered, and the client has yet to read that.
+    ``is_leaving``: it is answered, and the client has yet to read that. ``reader`` reads the rest of a large body.
     """
 
     direct: Direct
@@ -48,6 +50,8 @@ class Exchange(msgspec.Struct, eq=False):
     response_complete: bool = False
     disconnected: bool = False
     is_leaving: bool = False
+    reader: BodyReader | None = None
+    _held: Held | None = None
     _buffers: list[Body] = []
     _connection: Connection | None = None
     _id: int = 0
@@ -70,11 +74,29 @@ class Exchange(msgspec.Struct, eq=False):
     def add(self, part: Body) -> None:
         self._buffers.append(part)
         self.size += len(part)
+        if self.size >= COUNTED:
+            self.count(self.size)
 
     def replace(self, body: bytearray) -> None:
         """Where the rest of the body goes, behind what is there."""
         self._buffers = [body]
         self.size = len(body)
+
+    def count(self, size: int) -> None:
+        """So much of the body is there. Where that is too much beside others it ends here."""
+        try:
+            self._holding().grow(size)
+        except BodiesFull as error:
+            self._refuse(error)
+
+    def _holding(self) -> Held:
+        if self._held is None:
+            self._held = Held(self.direct.bodies, lambda: self._refuse(BodiesFull(STILL_BODY)))
+        return self._held
+
+    def _refuse(self, error: ServingError) -> None:
+        if not self.response_complete:
+            self.fail(error)
 
     @property
     def body(self) -> Body:
@@ -85,6 +107,8 @@ class Exchange(msgspec.Struct, eq=False):
 
     def ask(self) -> None:
         """All of the body is there: send the request to a replica."""
+        if self._held is not None:
+            self._held.keep()
         direct = self.direct
         try:
             plain = self.plain
@@ -114,15 +138,27 @@ class Exchange(msgspec.Struct, eq=False):
             if len(body) < LARGE:
                 self._end()
                 protocol.finish(self, b"".join((*lines, body)))
-            else:
+            elif self._holds(body):
                 self._let_go()
                 self.is_leaving = True
                 protocol.send_large(self, b"".join(lines), body)
 
+    def _holds(self, body: Body) -> bool:
+        """Whether there is room for a large answer until its client has read it; the request fails where not."""
+        self._buffers = []
+        transport = self.protocol.transport
+        try:
+            self._holding().answer(len(body), transport.get_write_buffer_size, transport.abort)
+        except BodiesFull as error:
+            self.fail(error)
+            return False
+        return True
+
     def _reply(self, head: bytes, body: Body) -> None:
         reply = reply_head(head)
         if reply.code is not None:
-            self.fail(CodedError(reply.status, reply.code, bytes(body).decode("utf-8", "replace")))
+            message = bytes(body).decode("utf-8", "replace")
+            self.fail(CodedError(reply.status, reply.code, message, reply.retry_after))
             return
         response = response_of(reply, body)
         if len(body) >= LARGE or self.protocol.is_full:
@@ -194,19 +230,22 @@ class Exchange(msgspec.Struct, eq=False):
             MappingProxyType(plain.sagemaker),
         )
         self._buffers = []
-        self.protocol.resume(self, self.direct.resume(request, self.arrival, plain.load, reply))
+        held, self._held = self._holding(), None
+        self.protocol.resume(self, self.direct.resume(request, self.arrival, plain.load, reply, held))
 
     def _end(self) -> None:
         self.response_complete = True
         self._let_go()
         self.direct.slot.leave()
-        if self.length >= COUNTED:
-            self.direct.bodies.give(self.length)
+        if self._held is not None:
+            self._held.release()
 
     def _let_go(self) -> None:
-        """Of what is held for an answer that may yet come; a large one takes as much room as its request until it has
-        left."""
+        """Of what is held for an answer that may yet come."""
         self._buffers = []  # the connection remembers this until its next request
+        if self.reader is not None:
+            self.reader.drop()
+            self.reader = None
         self.direct.expiries.discard(self)
 
     def has_left(self) -> None:
@@ -217,7 +256,8 @@ class Exchange(msgspec.Struct, eq=False):
         """What goes on with it through ASGI: the same request, accepted once, with what it holds."""
         self.response_complete = True
         self._let_go()
-        return self.direct.go_on(self.plain, self.arrival, self.request_id, self.expires, self.length)
+        held, self._held = self._holding(), None
+        return self.direct.go_on(self.plain, self.arrival, self.request_id, self.expires, held)
 
     def _leave(self) -> bool:
         """Tell the replica that nobody waits any more; False where it did not work on this."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
+from serving import log
 from serving.deadline import EARLY
 
 
@@ -36,7 +37,10 @@ class Group:
         now = self._clock() + EARLY
         while (first := next(iter(self.members), None)) is not None and first.expires <= now:
             del self.members[first]
-            first.expire()
+            try:
+                first.expire()
+            except Exception as exc:  # those behind it still have their deadlines
+                log.error("a request whose time is over could not be ended", exc=exc)
         self.arm()
 
 

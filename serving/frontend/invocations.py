@@ -126,7 +126,7 @@ class Invocations:
             if address is not None:
                 connection = await self._replicas.holder(request.model, address)
             else:
-                connection = await self._replicas.pick(request.model, load, patience, moves > 0)
+                connection = await self._replicas.pick(request.model, load, patience, moves > 0, deaths > 0)
             try:
                 return await self._call(connection, request, deaths > 0, moves > 0)
             except ReplicaLost as lost:

@@ -42,7 +42,7 @@ from serving.frontend.headers import Headers, read_headers
 from serving.frontend.health import is_healthy
 from serving.frontend.invocations import Invocations
 from serving.frontend.models import GRACE, UNLOAD_TIME
-from serving.frontend.receiving import ClientGone, collect_body, read_body, watch
+from serving.frontend.receiving import ClientGone, read_body, watch
 from serving.frontend.replicas import Replicas
 from serving.frontend.stream import Streamed
 from serving.headers import check_all
@@ -82,6 +82,7 @@ class OpenInference:
         self._many = config.many
         self._loads = config.many and not config.multi_model  # the platform says itself what is loaded
         self._max_body = config.max_body
+        self._body_time = config.request_timeout
         self._load_time = config.load_timeout + GRACE
         self._stream_timeout = config.stream_timeout
         self._board = board
@@ -119,17 +120,25 @@ class OpenInference:
             await self._model(target, scope, receive, send, request_id)
         elif (target := repository_path(path)) is not None:
             allow(scope, "POST")
-            await self._change(target, await collect_body(scope["headers"], receive, CONTROL_BODY))
+            await self._change(target, await self._control_body(scope, receive))
             await self._answers.send_body(send, 200, JSON, b"")
         elif path == f"{PREFIX}/repository/index":
             allow(scope, "POST")
-            only_ready = index_filter(await collect_body(scope["headers"], receive, CONTROL_BODY))
+            only_ready = index_filter(await self._control_body(scope, receive))
             await self._answers.send_body(send, 200, JSON, await self._index(request_id, only_ready))
         elif (what := next((what for start, what in ABSENT.items() if path.startswith(start)), None)) is not None:
             raise CodedError(501, "not_supported", f"{what} not supported here")
         else:
             allow(scope, "GET", "HEAD")
             await self._answers.send_body(send, 200, JSON, self._of_server(path.rstrip("/")))
+
+    async def _control_body(self, scope: Scope, receive: Receive) -> bytes:
+        held = Held(self._bodies)
+        try:
+            deadline = Deadline.after(self._body_time)
+            return await read_body(scope["headers"], receive, CONTROL_BODY, deadline, held)
+        finally:
+            held.release()
 
     def _of_server(self, path: str) -> bytes:
         """Raises ModelLoading while nothing could be served, NotFound."""
@@ -168,10 +177,13 @@ class OpenInference:
                 raise Draining("the server is stopping")
             request = Request(body, content_type, accept, request_id, deadline, model, path=scope["path"])
             response = await watch(self._invocations.invoke(request, self._loads), receive)
+            del body  # it need not be sent once more
+            request = msgspec.structs.replace(request, body=b"")
             if isinstance(response, Streamed):
                 until = max(deadline.at, arrival + self._stream_timeout)
-                await self._answers.stream(scope, receive, send, response, request, until)
+                await self._answers.stream(scope, receive, send, response, request, until, held)
             else:
+                self._answers.hold(scope, response.body, held)
                 await self._send(send, response)
         finally:
             held.release()
@@ -214,7 +226,8 @@ class OpenInference:
 
     async def _only_model(self, request_id: str) -> tuple[str, str]:
         """Its name and version, in its own words if it has any."""
-        placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+        async with asyncio.timeout(READY_TIME):
+            placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
         if PREFIX not in placement.paths.post:
             return DEFAULT_MODEL, "1"
         deadline = Deadline.after(READY_TIME)

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from serving.errors import BadRequest, ServingError
 from serving.frontend.absence import Absence
-from serving.frontend.answers import CUT, UNTIL_CLOSE
+from serving.frontend.answers import CUT, TRANSPORT, UNTIL_CLOSE
 from serving.frontend.chunked import Chunked
 from serving.frontend.cycle import cycle_of_head
 from serving.frontend.flow import Flow
@@ -297,7 +297,7 @@ class HttpProtocol(HttpToolsProtocol):
     # What the ASGI application may do to the connection beyond answering.
 
     def extensions(self, cycle: RequestResponseCycle) -> dict[str, Any]:
-        return {CUT: self._cut, UNTIL_CLOSE: self._end_with_connection(cycle)}
+        return {CUT: self._cut, TRANSPORT: self.transport, UNTIL_CLOSE: self._end_with_connection(cycle)}
 
     def _cut(self, code: str) -> None:
         """Close the connection once what was sent has left; without a ``code`` that was the proper end."""

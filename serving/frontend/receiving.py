@@ -9,7 +9,7 @@ from typing import TypeVar
 from starlette.types import Receive
 
 from serving.deadline import Deadline
-from serving.errors import BodyTooLarge, DeadlineExceeded
+from serving.errors import BodiesFull, BodyTooLarge, DeadlineExceeded
 from serving.frontend.bodies import Held
 from serving.frontend.headers import Headers
 
@@ -24,18 +24,27 @@ async def read_body(headers: Headers, receive: Receive, limit: int, deadline: De
     """The whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), BodiesFull,
     DeadlineExceeded for one that trickles in, and ClientGone."""
     try:
-        async with asyncio.timeout(deadline.remaining()):
-            return await collect_body(headers, receive, limit, held)
+        async with asyncio.timeout(deadline.remaining()) as time_out:
+            held.watch(lambda: expire(time_out))
+            return await _collect_body(headers, receive, limit, held)
     except TimeoutError:
+        if held.had_to_go:
+            raise BodiesFull("nothing came of the body while others needed its room") from None
         raise DeadlineExceeded("the body did not arrive in time") from None
+    finally:
+        held.keep()
 
 
-async def collect_body(headers: Headers, receive: Receive, limit: int, held: Held | None = None) -> bytes:
+def expire(time_out: asyncio.Timeout) -> None:
+    if not time_out.expired():
+        time_out.reschedule(asyncio.get_running_loop().time())
+
+
+async def _collect_body(headers: Headers, receive: Receive, limit: int, held: Held) -> bytes:
     declared = next((int(value) for name, value in headers if name == b"content-length"), 0)
     if limit and declared > limit:
         raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are taken")
-    if held is not None:
-        held.grow(declared)
+    held.ask(declared)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -46,8 +55,7 @@ async def collect_body(headers: Headers, receive: Receive, limit: int, held: Hel
         size += len(chunk)
         if limit and size > limit:
             raise BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
-        if held is not None:
-            held.grow(size)
+        held.grow(size)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

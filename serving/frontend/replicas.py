@@ -14,7 +14,7 @@ from serving.handler import MAX_BATCH
 from serving.messages import Address, Overdue, Placement, Problem
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard, Slot
-from serving.session import SessionAddress
+from serving.session import SessionAddress, address_of
 
 AGAIN = 0.1  # seconds before a lost connection to a replica that should be there is made anew
 LOST = 2.0  # seconds between looks whether a replica that is neither placed nor retiring is dead
@@ -67,6 +67,7 @@ class Replicas:
         self._board = board
         self._link = SupervisorLink(runtime, board, self._place)
         self._views: dict[str, View] = {}
+        self._names: dict[str, str] = {}
         self._turn = 0
         self._closing = False
         self._doubted: set[Connection] = set()
@@ -91,12 +92,17 @@ class Replicas:
         view = self._views.get(model)
         return view.placement if view is not None else None
 
+    def name_of(self, model: str) -> str:
+        """What a model is called that clients may call otherwise, as far as that is known."""
+        return self._names.get(model, model)
+
     async def placement(self, model: str, load: bool, until: float) -> Placement:
         """What is known of a model, loading it if it is to be. Raises the ServingError that the supervisor gives.
 
         ``until`` is how long room for it is worth waiting for. The caller bounds the wait here.
         """
         while True:
+            model = self.name_of(model)
             view = self._views.get(model)
             if view is None:
                 view = self._views[model] = View()
@@ -107,17 +113,21 @@ class Replicas:
             if view.problem is not None and not (load and view.problem.code == ModelNotLoaded.code):
                 raise view.problem.error()
 
-    async def pick(self, model: str, load: bool, until: float, accepted: bool = False) -> Connection:
+    async def pick(
+        self, model: str, load: bool, until: float, accepted: bool = False, alone: bool = False
+    ) -> Connection:
         """A replica that takes requests; waits for one. Raises a ServingError; the caller bounds the wait.
 
-        A request that a replica had ``accepted`` before it died is not refused because queues are full.
+        A request that a replica had ``accepted`` before it died is not refused because queues are full. One that is to
+        run ``alone`` goes where it can hurt nobody, if there is such a replica.
         """
         while True:
             placement = await self.placement(model, load, until)
-            view = self._views[model]
+            view = self._views[self.name_of(model)]
             usable = view.usable()
             if usable:
-                return self._choose(usable, placement, accepted)
+                free = [one for one in usable if not one.holds_others] if alone else usable
+                return self._choose(free or usable, placement, accepted)
             if placement.failed is not None:
                 raise ModelFailed(f"the model is not served: {placement.failed}")
             await view.change(accepted)
@@ -141,7 +151,7 @@ class Replicas:
                 await self.placement(model, False, 0.0)
             except CodedError as error:
                 raise SessionLost("the session was lost with its model's process") from error
-            view = self._views[model]
+            view = self._views[self.name_of(model)]
             if key not in view.placed():
                 raise SessionLost("the session was lost with its model's process")
             connection = view.connections.get(key)
@@ -158,6 +168,14 @@ class Replicas:
             raise QueueFull(f"{loads[index]} requests are waiting already")
         return usable[index]
 
+    def disown(self, model: str, announcement: str) -> None:
+        """End the session that a response announces, since its client did not take it."""
+        id = announcement.partition(";")[0]
+        address, view = address_of(id), self._views.get(model)
+        connection = view.connections.get((address.row, address.epoch)) if view is not None and address else None
+        if connection is not None:
+            connection.disown(id)
+
     def report_overdue(self, connection: Connection) -> None:
         self._link.say(Overdue(connection.address.row, connection.address.epoch))
 
@@ -167,6 +185,7 @@ class Replicas:
             return
         view = self._views.setdefault(placement.model, View())
         view.placement = placement
+        self._views |= {other: view for other, name in self._names.items() if name == placement.model}
         for address in placement.replicas:
             self._reconnect(view, address)
         placed = view.placed()
@@ -190,10 +209,21 @@ class Replicas:
     def _drop(self, placement: Placement) -> None:
         """Its requests under way end as they would; who waits hears of the problem or asks anew."""
         view = self._views.pop(placement.model, None)
+        for other in [other for other, name in self._names.items() if name == placement.model]:
+            del self._names[other]
+            self._views.pop(other, None)
+        if placement.alias:
+            self._learn(placement.model, placement.alias)
         if view is not None:
             view.problem = placement.problem
             view.placement = None  # so that no lost connection of it is made anew
             view.wake()
+
+    def _learn(self, other: str, name: str) -> None:
+        """Whoever waits for ``other`` is about to ask for ``name``, under which it is remembered until that is gone."""
+        self._names[other] = name
+        if name in self._views:
+            self._views[other] = self._views[name]
 
     def _connect(self, view: View, address: Address) -> None:
         connection = Connection(address, self._board.row(address.row), lambda _: self._changed(view))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
@@ -21,13 +22,17 @@ from serving import log
 from serving.config import Config
 from serving.frontend.app import App
 from serving.frontend.direct_protocol import DirectProtocol
+from serving.frontend.drain import HttpServer
 from serving.frontend.protocol import HttpProtocol
 from serving.frontend.websocket.protocol import WebSocketProtocol
 from serving.runtime import BACKLOG, Runtime, set_parent_death_signal
 from serving.scoreboard import Scoreboard
+from serving.signals import OTHERS
 
+# With those of gunicorn that would stop its workers, or make more or fewer of them.
+MEANINGLESS = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU, *OTHERS)
 DOORS = 16  # the loop takes one connection a turn from each listening socket, and its turns are long under load
-GRACE = 1  # seconds from a SIGTERM until what is still in flight is given up
+GRACE = 1  # seconds for connections to close when all is answered
 KEEP_ALIVE = 90  # seconds an idle connection stays open; the platform reuses connections for at least 75
 STALLED = 30  # seconds without a sign of life after which the master replaces an HTTP worker
 
@@ -39,8 +44,37 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
         "server_header": False,
         "access_log": False,
         "proxy_headers": False,
-        "timeout_graceful_shutdown": GRACE,  # SIGTERM comes when nothing is in flight, or when time is up
+        "timeout_graceful_shutdown": GRACE,
     }
+
+    def init_signals(self) -> None:
+        """SIGTERM is uvicorn's; nothing else ends this process before its requests are answered."""
+        super().init_signals()
+        for number in (signal.SIGHUP, *MEANINGLESS):
+            signal.signal(number, signal.SIG_IGN)
+
+    async def _serve(self) -> None:
+        app: App = self.wsgi
+        self.config.app = app
+        server = HttpServer(self.config, app.in_flight, app.must_end, app.drain_timeout)
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+class Master(Arbiter):  # type: ignore[misc]
+    """gunicorn's, which ends with the server and begins anew on SIGHUP, and takes no other order."""
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        for number in MEANINGLESS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def handle_term(self) -> None:
+        if self.app.may_end():
+            super().handle_term()
+        else:
+            log.warning("SIGTERM is for the supervisor; the HTTP master goes on")
 
 
 class QuietLogger(Logger):  # type: ignore[misc]
@@ -68,7 +102,15 @@ class HttpMaster(BaseApplication):  # type: ignore[misc]
         # Once: these settings are asked for again by a SIGHUP, when the descriptor is closed.
         self._doors = [listener_fd, *(os.dup(listener_fd) for _ in range(DOORS - 1))]
         self._app = app
+        self._supervisor = os.getppid()
         super().__init__()
+
+    def run(self) -> None:
+        Master(self).run()
+
+    def may_end(self) -> bool:
+        """Whether the server is at its end, or the supervisor gone."""
+        return self._app.must_end() or os.getppid() != self._supervisor
 
     def load_config(self) -> None:
         settings = {

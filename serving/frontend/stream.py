@@ -119,4 +119,5 @@ def end_of(frame: Frame) -> Close | ServingError:
     if not frame.head:
         return Close()
     head = _reply_head.decode(frame.head)
-    return CodedError(head.status, head.code or "internal", bytes(frame.body).decode("utf-8", "replace"))
+    message = bytes(frame.body).decode("utf-8", "replace")
+    return CodedError(head.status, head.code or "internal", message, head.retry_after)

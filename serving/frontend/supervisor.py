@@ -39,15 +39,18 @@ class SupervisorLink:
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._closing = False
+        self.is_lost = False
+        """Whether the supervisor is gone."""
         self._channel: Channel
         self._slot: asyncio.Future[Slot]
 
     async def start(self) -> Slot:
         loop = asyncio.get_running_loop()
         self._slot = loop.create_future()
-        _, self._channel = await loop.create_unix_connection(lambda: Channel(self), str(self._runtime.control_path))
-        self.say(FrontendHello(os.getpid()))
+        path = str(self._runtime.control_path)
         async with asyncio.timeout(START_TIME):
+            _, self._channel = await loop.create_unix_connection(lambda: Channel(self), path)
+            self.say(FrontendHello(os.getpid()))
             return await self._slot
 
     def close(self) -> None:
@@ -90,5 +93,6 @@ class SupervisorLink:
 
     def on_lost(self, channel: Channel) -> None:
         if not self._closing:
+            self.is_lost = True
             log.error("the supervisor is gone")
             os.kill(os.getpid(), signal.SIGTERM)

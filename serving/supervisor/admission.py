@@ -149,6 +149,17 @@ class Admission:
             self.record(need, residents, self.budget, decision)
         return decision
 
+    def lack(self, everything: Iterable[Served], served: Served, now: float) -> str | None:
+        """Why a model that was loaded, and so measured, cannot stay: beside those that never go it is too large. None
+        where it may."""
+        if served.owner is Owner.START or served.predecessor is not None:
+            return None
+        others = [one for one in self._residents(everything, now) if one.key != served.key]
+        fixed = [one for one in others if one.stay is Stay.FIXED]
+        size = max(served.cost.host, served.grown()) + SLACK
+        need = replace(need_of(served), host=size)
+        return cache.numbers(need, fixed, self.budget) if cache.place(need, fixed, self.budget) is None else None
+
     def excess(self, everything: Iterable[Served], now: float) -> tuple[int, ...]:
         return cache.excess(self._residents(everything, now), self.budget)
 

@@ -1,34 +1,41 @@
 """Model archives, which are hostile until proven otherwise: gzipped tar or zip (a ``.mar`` is a zip).
 
-``extract`` writes regular files and folders only; links are made last, from what was found, and only those that stay
-inside. What comes out is either the whole archive or nothing.
+A program of its own, which imports the standard library alone: whoever opens an archive has this file run in another
+process, with little memory and for a time, so that the worst that an archive can do is to end it. ``unpack`` writes
+regular files and folders only; links are made last, from what was found, and only those that stay inside.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gzip
 import lzma
 import os
-import shutil
+import resource
+import signal
 import stat
 import struct
+import sys
 import tarfile
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
 
-from serving.errors import BadArchive
+TYPE_CHECKING = False  # every import is paid for by each archive; that of typing takes as long as the file's own
+if TYPE_CHECKING:
+    from typing import IO, NoReturn
 
 CHUNK = 1 << 20  # bytes
 RATIO_FROM = 64 << 20  # bytes; below it no ratio makes a bomb
-PARTIAL = ".partial-"  # then a pid: the name of a folder that this process is filling
-LARGEST = 16 << 20  # bytes that tarfile may want at once; only a hostile header wants more
+LARGEST = 1 << 20  # bytes that tarfile may want at once; only a hostile header wants more
+HEADERS = 2 << 20  # bytes of all headers of one member
+LINK = 4096  # bytes of a link's target, PATH_MAX
+END, END64, LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"  # APPNOTE.TXT 4.3.14 to 4.3.16
+END_SIZE, END64_SIZE, LOCATOR64_SIZE = 22, 56, 20  # bytes
+COMMENT = 65535  # bytes at most behind the end record of a zip
+ENTRY = 1024  # bytes of memory for one entry of a zip; its name and extra fields in the table take less than half of it
+ROOM = 96 << 20  # bytes of memory beside the entries of a zip
 BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -41,37 +48,49 @@ BROKEN = (
     OverflowError,
     RuntimeError,  # an encrypted zip, a loop of links
 )
-UNPLACEABLE = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+# What the machine lacks; whatever else a disk says is about a name that the archive has made up.
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EACCES}
 
 
-@dataclass(frozen=True, slots=True)
+class Refused(Exception):
+    """What is wrong with the archive, in words for its owner."""
+
+
 class Limits:
     """``size`` in bytes and ``files`` of the extracted tree, ``ratio`` of its size to the archive's."""
 
-    size: int
-    files: int
-    ratio: float
+    def __init__(self, size: int, files: int, ratio: float) -> None:
+        self.size = size
+        self.files = files
+        self.ratio = ratio
 
 
-@dataclass(slots=True)
 class Tree:
-    """A folder being filled, and what has been spent."""
+    """A folder being filled, and what has been spent. ``packed`` is the archive's size in bytes; ``watch`` is called
+    now and then and may raise."""
 
-    root: Path
-    limits: Limits
-    packed: int
-    size: int = 0
-    files: int = 0
-    links: list[tuple[Path, str]] = field(default_factory=list)
+    def __init__(self, root: Path, limits: Limits, packed: int, watch: Callable[[], None] = lambda: None) -> None:
+        self.root = root
+        self.limits = limits
+        self.packed = packed
+        self.size = 0
+        self.files = 0
+        self._watch = watch
+        self._links: dict[Path, str] = {}
+        self._twins: dict[Path, Path] = {}
 
     def place(self, name: str) -> Path:
-        """Where a member belongs. Raises BadArchive for a name that would leave the folder."""
+        """Where a member belongs. Raises Refused for a name that would leave the folder."""
+        self._watch()
         self.files += 1
         if self.files > self.limits.files:
-            raise BadArchive(f"the archive holds more than {self.limits.files} entries")
+            raise Refused(f"the archive holds more than {self.limits.files} entries")
+        return self._inside(name, f"entry {name[:100]!r} would leave its folder")
+
+    def _inside(self, name: str, problem: str) -> Path:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\0" in name:
-            raise BadArchive(f"the archive's entry {name[:100]!r} would leave its folder")
+            raise Refused(f"the archive's {problem}")
         return self.root / path
 
     def folder(self, path: Path) -> None:
@@ -80,6 +99,8 @@ class Tree:
     def file(self, path: Path, source: IO[bytes], executable: bool) -> None:
         self.folder(path.parent)
         path.unlink(missing_ok=True)
+        self._links.pop(path, None)  # of two entries with one name the last one counts
+        self._twins.pop(path, None)
         with path.open("xb") as target:
             while chunk := source.read(CHUNK):
                 self.spend(len(chunk))
@@ -87,96 +108,116 @@ class Tree:
         path.chmod(0o755 if executable else 0o644)
 
     def spend(self, n: int) -> None:
+        self._watch()
         self.size += n
         if self.size > self.limits.size:
-            raise BadArchive(f"the archive unpacks to more than {self.limits.size} bytes")
+            raise Refused(f"the archive unpacks to more than {self.limits.size} bytes")
         if self.size > RATIO_FROM and self.size > self.limits.ratio * self.packed:
-            raise BadArchive(f"the archive unpacks to more than {self.limits.ratio:g} times its size")
+            raise Refused(f"the archive unpacks to more than {self.limits.ratio:g} times its size")
 
     def link(self, path: Path, target: str) -> None:
-        self.links.append((path, target))
+        if not target or len(os.fsencode(target)) >= LINK:
+            raise Refused(f"the archive's link {path.name[:100]!r} to {target[:100]!r} cannot be")
+        self._links[path] = target
+
+    def twin(self, path: Path, name: str) -> None:
+        """A second name of a file in the archive: a relative link says the same and cannot be written through."""
+        other = self._inside(name, f"link {path.name[:100]!r} to {name[:100]!r} leaves its folder")
+        other = self._twins.get(other, other)
+        if other != path:  # else it is listed twice, which tar writes as a link to itself
+            self._twins[path] = other
+            self.link(path, os.path.relpath(other, path.parent))
 
     def finish(self) -> None:
-        """Make the links. Raises BadArchive for one that leads out of the folder."""
-        linked = {path for path, _ in self.links}
-        for path, target in self.links:
-            if not linked.isdisjoint(path.parents):
-                raise BadArchive(f"the archive's link {path.name[:100]!r} lies behind another link")
+        """Make the links. Raises Refused for one that leads out of the folder."""
+        for path, target in self._links.items():
+            if not self._links.keys().isdisjoint(path.parents):
+                raise Refused(f"the archive's link {path.name[:100]!r} lies behind another link")
             self.folder(path.parent)
             path.unlink(missing_ok=True)
             path.symlink_to(target)
         root = self.root.resolve()
-        for path, target in self.links:
+        for path, target in self._links.items():
             if not path.resolve().is_relative_to(root):
-                raise BadArchive(f"the archive's link {path.name[:100]!r} to {target[:100]!r} leaves its folder")
+                raise Refused(f"the archive's link {path.name[:100]!r} to {target[:100]!r} leaves its folder")
 
 
-def extract(archive: Path, folder: Path, limits: Limits) -> None:
-    """Unpack ``archive`` so that ``folder`` is there whole, or not at all. Raises BadArchive; OSError as it comes.
-
-    ``folder``'s parent exists and is private. A folder that is there already is left as it is.
-    """
-    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{os.getpid()}-", dir=folder.parent))
+def unpack(
+    archive: IO[bytes], folder: Path, name: str, limits: Limits, watch: Callable[[], None] = lambda: None
+) -> None:
+    """Fill ``folder``, which is empty and private, from an archive called ``name``. Raises Refused; OSError as it comes
+    where the machine is at fault. What has been written until then stays."""
+    tree = Tree(folder, limits, os.fstat(archive.fileno()).st_size, watch)
     try:
-        tree = Tree(partial, limits, archive.stat().st_size)
-        try:
-            unpack(archive, tree)
-            tree.finish()
-        except BROKEN as exc:
-            raise BadArchive(f"{archive.name} is damaged or no archive: {type(exc).__name__}: {exc}") from exc
-        except OSError as exc:
-            if exc.errno not in UNPLACEABLE:
-                raise
-            raise BadArchive(f"{archive.name} holds a name that cannot be: {os.strerror(exc.errno)}") from exc
-        partial.chmod(0o755)
-        with contextlib.suppress(FileExistsError):
-            move(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def move(partial: Path, folder: Path) -> None:
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not folder.is_dir():
+        read(archive, name, tree)
+        tree.finish()
+    except MemoryError:
+        raise Refused(f"{name} takes more memory to read than an archive may") from None
+    except BROKEN as exc:
+        # A loop of links is told with the whole path.
+        told = str(exc).replace(str(folder), "") or type(exc).__name__
+        raise Refused(f"{name} is damaged or no archive: {type(exc).__name__}: {told}") from exc
+    except OSError as exc:
+        if exc.errno in MACHINE:
             raise
-        # another server of this user was quicker
+        if exc.errno == errno.EFBIG:
+            raise Refused(f"the archive unpacks to more than {limits.size} bytes") from exc
+        raise Refused(f"{name} holds a name that cannot be: {os.strerror(exc.errno or 0)}") from exc
 
 
-def unpack(archive: Path, tree: Tree) -> None:
+def read(archive: IO[bytes], name: str, tree: Tree) -> None:
     if zipfile.is_zipfile(archive):
+        check_table(archive, tree.limits.files)
         with zipfile.ZipFile(archive) as zipped:
             unpack_zip(zipped, tree)
         return
-    with archive.open("rb") as raw:
-        if raw.read(2) != b"\x1f\x8b":
-            raise BadArchive(f"{archive.name} is neither a gzipped tar nor a zip")
-        raw.seek(0)
-        with Modest(fileobj=raw) as modest:
-            stream = cast("IO[bytes]", modest)
-            unpack_tar(stream, tree)
-            drain(stream, tree)
+    archive.seek(0)
+    if archive.read(2) != b"\x1f\x8b":
+        raise Refused(f"{name} is neither a gzipped tar nor a zip")
+    archive.seek(0)
+    with Modest(fileobj=archive) as modest:
+        unpack_tar(modest, tree)
+        drain(modest, tree)
 
 
 class Modest(gzip.GzipFile):
-    """A stream from which nothing is read into memory as a whole because a header says so."""
+    """A stream from which nothing is read into memory as a whole because a header says so.
+
+    ``allowance`` is how many bytes of headers may still be read; None while it is a file's content that is read.
+    """
+
+    allowance: int | None = HEADERS
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= LARGEST:
-            raise BadArchive("the archive holds an oversized header")
-        return super().read(size)
+            raise Refused("the archive holds an oversized header")
+        data = super().read(size)
+        if self.allowance is not None:
+            self.allowance -= len(data)
+            if self.allowance < 0:
+                raise Refused("the archive holds an oversized header")
+        return data
 
 
-def drain(stream: IO[bytes], tree: Tree) -> None:
+class Member(tarfile.TarInfo):
+    """Without the ways of tarfile to read the map of a sparse file, which is as long as the archive says."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise Refused(f"the archive's entry {self.name[:100]!r} is a sparse file: pack it as a whole one")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse
+
+
+def drain(stream: Modest, tree: Tree) -> None:
     """Read to the end, where the checksum shows whether something was cut off."""
+    stream.allowance = None
     while chunk := stream.read(CHUNK):
         tree.spend(len(chunk))
 
 
-def unpack_tar(stream: IO[bytes], tree: Tree) -> None:
-    with tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as tar:
-        for member in members(tar):
+def unpack_tar(stream: Modest, tree: Tree) -> None:
+    with tarfile.open(fileobj=stream, mode="r:", errorlevel=2, tarinfo=Member) as tar:
+        for member in members(tar, stream):
             path = tree.place(member.name)
             if member.isdir():
                 tree.folder(path)
@@ -185,21 +226,41 @@ def unpack_tar(stream: IO[bytes], tree: Tree) -> None:
                 assert source is not None
                 tree.file(path, source, bool(member.mode & stat.S_IXUSR))
                 if path.stat().st_size != member.size:
-                    raise BadArchive(f"the archive ends inside {member.name[:100]!r}")
+                    raise Refused(f"the archive ends inside {member.name[:100]!r}")
             elif member.issym():
                 tree.link(path, member.linkname)
             elif member.islnk():
-                # A second name of a file in the archive: a relative link says the same and cannot be written through.
-                tree.link(path, os.path.relpath(tree.root / member.linkname, path.parent))
+                tree.twin(path, member.linkname)
             else:
-                raise BadArchive(f"the archive's entry {member.name[:100]!r} is a device or a pipe")
+                raise Refused(f"the archive's entry {member.name[:100]!r} is a device or a pipe")
 
 
-def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def members(tar: tarfile.TarFile, stream: Modest) -> Iterator[tarfile.TarInfo]:
     """One after the other, without keeping a list that a hostile archive could grow."""
-    while (member := tar.next()) is not None:
+    while True:
+        stream.allowance = HEADERS
+        member = tar.next()
+        stream.allowance = None
+        if member is None:
+            return
         yield member
         tar.members.clear()  # type: ignore[attr-defined]
+
+
+def check_table(archive: IO[bytes], files: int) -> None:
+    """Look at a zip's end record before anybody makes an object of each entry. Raises Refused."""
+    size = archive.seek(0, os.SEEK_END)
+    start = archive.seek(max(0, size - END_SIZE - COMMENT - LOCATOR64_SIZE - END64_SIZE))
+    tail = archive.read(size - start)
+    at = tail.rfind(END, 0, len(tail) - END_SIZE + len(END))
+    if at < 0:
+        raise Refused("the archive is a zip without an end")
+    entries, table = struct.unpack_from("<HL", tail, at + 10)
+    at64 = at - LOCATOR64_SIZE - END64_SIZE
+    if at64 >= 0 and tail[at64 : at64 + 4] == END64 and tail[at - LOCATOR64_SIZE :][:4] == LOCATOR64:
+        entries, table = struct.unpack_from("<QQ", tail, at64 + 32)
+    if entries > files or table > files * ENTRY // 2:
+        raise Refused(f"the archive holds more than {files} entries")
 
 
 def unpack_zip(zipped: zipfile.ZipFile, tree: Tree) -> None:
@@ -209,9 +270,51 @@ def unpack_zip(zipped: zipfile.ZipFile, tree: Tree) -> None:
         if info.is_dir():
             tree.folder(path)
         elif stat.S_ISLNK(mode):
-            tree.link(path, zipped.read(info).decode("utf-8", "replace") if info.file_size < 4096 else "/")
+            tree.link(path, zipped.read(info).decode("utf-8", "replace") if info.file_size < LINK else "/")
         elif stat.S_IFMT(mode) in (0, stat.S_IFREG):
             with zipped.open(info) as source:
                 tree.file(path, source, bool(mode & stat.S_IXUSR))
         else:
-            raise BadArchive(f"the archive's entry {info.filename[:100]!r} is a device or a pipe")
+            raise Refused(f"the archive's entry {info.filename[:100]!r} is a device or a pipe")
+
+
+# The program.
+
+
+def confine(limits: Limits, seconds: int) -> None:
+    """Bound what this process can take, whatever it reads."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    memory = pages * os.sysconf("SC_PAGE_SIZE") + ROOM + ENTRY * limits.files
+    for kind, amount in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, limits.size),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        most = amount if hard == resource.RLIM_INFINITY else min(hard, amount)
+        resource.setrlimit(kind, (most, most))
+    os.nice(5)  # what is served comes first
+
+
+def main(words: list[str]) -> None:
+    """``ARCHIVE_FD ANSWER_FD FOLDER NAME SECONDS SIZE FILES RATIO``. What came of it is written to the answer's
+    descriptor: ``done``, ``refused`` and why, or ``errno`` and its number."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    archive_fd, answer_fd, folder, name, seconds, size, files, ratio = words
+    limits, parent = Limits(int(size), int(files), float(ratio)), os.getppid()
+
+    def watch() -> None:
+        if os.getppid() != parent:
+            sys.exit(1)  # nobody waits for it any more
+
+    answer = "done"
+    confine(limits, int(seconds))
+    try:
+        with open(int(archive_fd), "rb") as archive:
+            unpack(archive, Path(folder), name, limits, watch)
+    except Refused as exc:
+        answer = f"refused {exc}"
+    except OSError as exc:
+        answer = f"errno {exc.errno or 0}"
+    os.write(int(answer_fd), answer.encode("utf-8", "backslashreplace"))

@@ -6,10 +6,8 @@ What may block on the disk runs in threads, what is to be decided is the fleet's
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,14 @@ from serving import log
 from serving.config import Config
 from serving.errors import (
     AlreadyLoaded,
+    BadModel,
     BadRequest,
-    ModelError,
     ModelFailed,
     ModelNotFound,
     ModelNotLoaded,
     OutOfMemory,
     ServingError,
+    Unavailable,
 )
 from serving.messages import (
     Answer,
@@ -37,25 +36,22 @@ from serving.messages import (
     Problem,
     UnloadModel,
 )
-from serving.names import TARGET_MODEL
-from serving.supervisor.describe import describe
+from serving.model import Model
+from serving.names import TARGET_MODEL, without_suffix
+from serving.supervisor.artifact import artifact
+from serving.supervisor.broken import Broken, BrokenModels
+from serving.supervisor.describe import describe, shown
 from serving.supervisor.diskcache import Cost, DiskCache
 from serving.supervisor.fleet import Fleet
+from serving.supervisor.problems import gone, problem_of
 from serving.supervisor.replica import Action, Owner, Served, Stage
-from serving.supervisor.repository import ModelRepository, artifact
+from serving.supervisor.repository import ModelRepository
+from serving.supervisor.unpacking import Unpacker
 
+LONGEST = 350.0  # seconds that the platform waits for a call
+GRACE = 60.0  # seconds more, after which nobody waits for what a call asked for
 LOOK = 0.5  # seconds between looks at the files of models that are in use
-REMEMBERED = 1000  # models that failed to load
-COOL_DOWN = (1.0, 30.0)  # seconds before a model that failed to load is tried again for a client: the first, the most
-
-
-@dataclass(slots=True)
-class Broken:
-    """A model that failed to load: until when its clients get the same problem without another try."""
-
-    problem: Problem
-    wait: float
-    until: float
+REMEMBERED = 1000  # names by which models were asked for
 
 
 class Catalog:
@@ -78,11 +74,13 @@ class Catalog:
         self._act = act
         self._tell = tell
         self._placement = placement
+        self._unpacker = Unpacker(repository.limits, config.load_timeout)
+        self._names: dict[str, str] = {}
         self._opening: dict[str, float] = {}
         self._outcomes: dict[str, asyncio.Future[Problem | None]] = {}
         self._ends: dict[int, asyncio.Future[None]] = {}
         self._again: dict[str, float] = {}
-        self._broken: dict[str, Broken] = {}
+        self._broken = BrokenModels(repository.locate)
         self._changed: dict[str, str] = {}
         self._looked = 0.0
         self._looking: set[int] = set()
@@ -95,14 +93,43 @@ class Catalog:
 
     def preload(self) -> None:
         """Begin to load what the settings name."""
-        for name in dict.fromkeys(self._config.preload or ()):
+        for name in dict.fromkeys(self._repository.resolve(name)[0] for name in self._config.preload or ()):
             self._preloading.add(name)
             self._begin(name, "", Owner.STORE, time.monotonic() + self._config.load_timeout)
+
+    def close(self) -> None:
+        """End what is being unpacked."""
+        self._unpacker.close()
 
     # What HTTP workers ask.
 
     def locate(self, message: Locate) -> Placement | None:
         """Where a model is; None where that will be told later."""
+        name = message.model
+        if without_suffix(name) == name or self._fleet.get(name) is not None or name in self._opening:
+            return self._locate(message)
+        self._spawn(self._look_up(message))  # only the disk can tell whether that suffix is a part of the name
+        return None
+
+    async def _look_up(self, message: Locate) -> None:
+        name = message.model
+        try:
+            own = await self._resolve(name)
+            placement = self._locate(message) if own == name else Placement(name, gone=True, alias=own)
+        except ServingError as error:
+            placement = gone(name, Problem.of(error)) if message.load else self._locate(message)
+        if placement is not None:
+            self._tell(placement)
+
+    async def _resolve(self, name: str) -> str:
+        """What the model is called that a client means. Raises ModelNotFound, BadRequest."""
+        own, _ = await asyncio.to_thread(self._repository.resolve, name)
+        self._names[name] = own
+        if len(self._names) > REMEMBERED:
+            del self._names[next(iter(self._names))]
+        return own
+
+    def _locate(self, message: Locate) -> Placement | None:
         name, now = message.model, time.monotonic()
         served = self._fleet.get(name)
         if served is not None and served.stage is not Stage.LEAVING:
@@ -115,9 +142,11 @@ class Catalog:
                 return self._placement(name)
             self._again[name] = max(self._again.get(name, 0.0), message.until)
             return None
-        broken = self._broken.get(name)
-        if broken is not None and now < broken.until:
-            return gone(name, broken.problem)
+        if (broken := self._broken.of(name, now)) is not None:
+            if not self._broken.is_to_be_looked_at(broken, now):
+                return gone(name, broken.problem)
+            self._spawn(self._look_at_broken(name, broken, message.until))
+            return None
         if name in self._opening:
             self._opening[name] = max(self._opening[name], message.until)
         else:
@@ -130,7 +159,10 @@ class Catalog:
 
     async def _answer(self, message: Ask, reply: Callable[[Answer], None]) -> None:
         try:
-            answer = await self._carry_out(message)
+            async with asyncio.timeout(max(self._config.load_timeout, LONGEST) + GRACE):
+                answer = await self._carry_out(message)
+        except TimeoutError:
+            answer = Answer(message.id, Problem.of(Unavailable("this takes longer than a call may; it goes on")))
         except ServingError as error:
             answer = Answer(message.id, Problem.of(error))
         except Exception as exc:
@@ -151,12 +183,17 @@ class Catalog:
             case DescribeModels(id=id, model=name):
                 found = self._fleet.served() if name is None else [self._loaded(name)]
                 now = time.monotonic()
-                return Answer(id, models=[describe(one, now) for one in found if one.stage is not Stage.LEAVING])
+                told = [describe(one, now) for one in found if one.stage is not Stage.LEAVING]
+                return Answer(id, models=told if self._config.local else [shown(one, self._config) for one in told])
             case FindDefault(id=id):
                 return Answer(id, name=await self._default())
 
+    def _called(self, name: str) -> str:
+        """Of a model that was loaded by another name its own."""
+        return name if self._fleet.get(name) is not None else self._names.get(name, name)
+
     def _loaded(self, name: str) -> Served:
-        served = self._fleet.get(name)
+        served = self._fleet.get(self._called(name))
         if served is None or served.stage is Stage.LEAVING:
             raise ModelNotLoaded(f"model {name} is not loaded")
         return served
@@ -172,6 +209,8 @@ class Catalog:
     # Loads.
 
     async def _load(self, name: str, url: str) -> Problem | None:
+        if not url and self._fleet.get(name) is None:
+            name = await self._resolve(name)
         while True:
             served = self._fleet.get(name)
             if served is None and name not in self._opening:
@@ -179,8 +218,6 @@ class Catalog:
             if served is not None and served.stage is Stage.LEAVING:
                 await self._end_of(served)
             elif served is not None and served.was_ready:
-                # From here on the platform counts on it, so that nobody else may send it away.
-                served.owner = Owner.PLATFORM
                 raise AlreadyLoaded(f"model {name} is loaded already")
             else:
                 await self._outcome(name)  # of the load under way; if that fails this one tries
@@ -199,7 +236,7 @@ class Catalog:
 
     async def _open(self, name: str, url: str, owner: Owner) -> None:
         try:
-            model, cost = await asyncio.to_thread(self._read, name, url)
+            model, cost = await self._read(name, url)
         except Exception as exc:
             del self._opening[name]
             self._finish(name, self._failure(name, owner, problem_of(exc, name)))
@@ -211,19 +248,25 @@ class Catalog:
         if self._fleet.get(name) is not None:
             self._tell(self._placement(name))
 
-    def _read(self, name: str, url: str) -> tuple[Any, Cost | None]:
-        model = self._repository.open(name, self._repository.locate(name, url))
-        return model, self._disk.recall(model.digest, model.device)
+    async def _read(self, name: str, url: str) -> tuple[Model, Cost | None]:
+        path = await asyncio.to_thread(self._repository.locate, name, url)
+        model = await self._repository.open_async(name, path, self._unpacker)
+        return model, await asyncio.to_thread(self._disk.recall, model.fingerprint, model.device)
+
+    async def _look_at_broken(self, name: str, broken: Broken, until: float) -> None:
+        """Tell whoever asks the same problem again, or load the model if its files are others now."""
+        if not await self._broken.has_changed(name, broken):
+            self._tell(gone(name, broken.problem))
+        elif self._fleet.get(name) is None and name not in self._opening:
+            self._begin(name, "", Owner.STORE, until)
+        else:
+            self._tell(self._placement(name))
 
     def _failure(self, name: str, owner: Owner, problem: Problem) -> Problem:
         """Log it; clients are not to make the same load fail over and over, the platform knows what it does."""
         log.warning("a model could not be loaded", model=name, code=problem.code, error=problem.message)
         if owner is Owner.STORE and problem.code != ModelNotFound.code:
-            before = self._broken.pop(name, None)
-            wait = COOL_DOWN[0] if before is None else min(2 * before.wait, COOL_DOWN[1])
-            self._broken[name] = Broken(problem, wait, time.monotonic() + wait)
-            if len(self._broken) > REMEMBERED:
-                del self._broken[next(iter(self._broken))]
+            self._spawn(self._broken.remember_files(name, self._broken.add(name, problem)))
         return problem
 
     def _finish(self, name: str, problem: Problem | None) -> None:
@@ -241,7 +284,7 @@ class Catalog:
             log.error("a changed model could not be loaded; the old one goes on", model=served.name, error=error)
             return
         if problem is None:
-            self._broken.pop(served.name, None)
+            self._broken.forget(served.name)
             log.info("model loaded", model=served.name, bytes=served.memory())
         elif served.devices or served.made_room or problem.code != OutOfMemory.code:
             self._failure(served.name, served.owner, problem)
@@ -250,6 +293,7 @@ class Catalog:
     # Ends.
 
     async def _unload(self, name: str) -> None:
+        name = self._called(name)
         if name in self._opening:
             await self._outcome(name)
         # With one that replaces it and one that it has replaced; and whatever the answer, the memory is back by then.
@@ -286,8 +330,8 @@ class Catalog:
 
     def on_learned(self, served: Served) -> None:
         model = served.model
-        if model.digest:
-            self._spawn(asyncio.to_thread(self._disk.learn, model.digest, model.device, served.cost))
+        if model.fingerprint:
+            self._spawn(asyncio.to_thread(self._disk.learn, model.fingerprint, model.device, served.cost))
 
     # Changes on disk.
 
@@ -310,7 +354,7 @@ class Catalog:
         name = served.name
         try:
             digest = (await asyncio.to_thread(artifact, Path(served.model.url))).digest
-        except ModelError:
+        except BadModel:
             return  # it is being replaced, or was deleted: what is loaded goes on
         if digest in (served.model.digest, served.tried):
             self._changed.pop(name, None)
@@ -325,7 +369,7 @@ class Catalog:
         name = served.name
         log.info("the files of a model have changed; loading it beside the old one", model=name)
         try:
-            model, cost = await asyncio.to_thread(self._read, name, served.model.url)
+            model, cost = await self._read(name, served.model.url)
         except Exception as exc:
             served.reload_error = problem_of(exc, name).message
             log.error("a changed model could not be read", model=name, error=served.reload_error)
@@ -340,19 +384,3 @@ class Catalog:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def gone(name: str, problem: Problem) -> Placement:
-    return Placement(name, gone=True, problem=problem)
-
-
-def problem_of(exc: Exception, name: str) -> Problem:
-    """What a client is told of a model that could not be opened."""
-    if isinstance(exc, ServingError):
-        return Problem.of(exc)
-    if isinstance(exc, ModelError):
-        return Problem.of(ModelFailed(f"model {name} cannot be served: {exc}"))
-    if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.ENOMEM)):
-        return Problem.of(OutOfMemory(f"there is no room to unpack model {name}"))
-    log.error("a model could not be opened", exc=exc, model=name)
-    return Problem.of(ModelFailed(f"model {name} cannot be read: {type(exc).__name__}"))

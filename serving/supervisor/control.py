@@ -63,6 +63,8 @@ class Control:
         self._interest: dict[str, set[Channel]] = {}
         self._workers: dict[tuple[int, int], Channel] = {}
         self._server: asyncio.Server | None = None
+        self.frontends = 0
+        """How many HTTP workers have ever said hello."""
 
     async def start(self) -> None:
         path = self._runtime.control_path
@@ -143,6 +145,7 @@ class Control:
     def _welcome(self, channel: Channel) -> None:
         slot = self._free_slots.pop(0)
         self._slots[channel] = slot
+        self.frontends += 1
         self._send(channel, FrontendWelcome(slot))
 
     def _send(self, channel: Channel, message: Message) -> None:

@@ -91,3 +91,13 @@ class Departures(Books):
             served.pinned = served.pinned if served.model.pin != old.model.pin else old.pinned
             actions += self.leave(old, now)
         return actions
+
+    def retire(self, now: float) -> list[Replica]:
+        """All workers should finish and go; no new ones start. Gives those that can be told."""
+        told = []
+        for served in self._all:
+            served.failed = served.failed or "the server is stopping"
+            for replica in served.live():
+                replica.become(Status.RETIRING, now)
+                told.append(replica)
+        return told

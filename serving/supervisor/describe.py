@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+import msgspec
+
+from serving.config import Config
 from serving.messages import Address, ModelInfo, Placement, ReplicaInfo
+from serving.model import Model
 from serving.scoreboard import State
-from serving.supervisor.replica import Replica, Served, Stage, Status
+from serving.supervisor.replica import Owner, Replica, Served, Stage, Status
 
 ORDER = (State.FAILED, State.STARTING, State.LOADING, State.WARMING, State.DEGRADED, State.READY)
 
@@ -91,5 +96,21 @@ def state_of(served: Served) -> str:
 def describe_replica(replica: Replica) -> ReplicaInfo:
     row = replica.row
     return ReplicaInfo(
-        replica.status.value, replica.device, replica.pid, row.memory, row.device_memory, row.queued, row.completed
+        replica.status.value, replica.device, row.memory, row.device_memory, row.queued, row.completed, replica.pid
     )
+
+
+def shown(info: ModelInfo, config: Config) -> ModelInfo:
+    """What whoever reaches the port may know: no numbers of processes, and of paths only what the platform has named
+    itself."""
+    root = f"{Path(config.store).absolute()}/"
+    named = config.multi_model and info.managed_by == Owner.PLATFORM.value
+    replicas = [msgspec.structs.replace(one, pid=None) for one in info.replicas]
+    error = info.error and info.error.replace(root, "")
+    url = info.model_url if named else info.model_url.removeprefix(root)
+    return msgspec.structs.replace(info, model_url=url, replicas=replicas, error=error)
+
+
+def without_paths(error: str, model: Model) -> str:
+    """What a worker says of its load, for clients: files are told as the model's own, wherever it lies."""
+    return error.replace(f"{model.path}/", "").replace(model.path, model.name)

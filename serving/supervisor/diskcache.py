@@ -6,17 +6,20 @@ import contextlib
 import hashlib
 import os
 import shutil
-import stat
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import msgspec
 
-from serving.supervisor.archives import PARTIAL
+from serving import private
 
 ARCHIVE = ".archive"  # in the home of an archive's unpacked states: its path
+PARTIAL = ".partial-"  # then a pid: the name of a folder that is being filled or removed
 KEPT = 30 * 24 * 3600.0  # seconds for which the cost of a model that nobody loads is remembered
+TRIES = 3  # where somebody else does something there at the same time
+LAST_WRITE = 0.05  # seconds
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -31,61 +34,119 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class DiskCache:
-    """Private to the user. Several servers may share it: whatever appears in it appears whole."""
+    """Private to the user. Several servers may share it: whatever appears in it appears whole, and what one of them
+    holds no other removes. The kernel lets go of what a server that ended has held."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held: dict[Path, int] = {}
+        self._lock = threading.Lock()
         for name in ("models", "costs"):
-            (path / name).mkdir(exist_ok=True)
+            private.make_own(path / name)
 
     @classmethod
     def open(cls, parent: Path | None = None) -> DiskCache:
-        """The user's cache folder; a fresh one where that name belongs to somebody else. Raises OSError."""
-        path = (parent or Path(tempfile.gettempdir())) / f"serving-cache-{os.geteuid()}"
+        """The user's cache folder; where that name belongs to somebody else, one with more to its name that is there
+        for the next start, too. Raises OSError, ModelError."""
+        home = parent or Path(tempfile.gettempdir())
+        name = f"serving-cache-{os.geteuid()}"
         with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-        found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            path = Path(tempfile.mkdtemp(prefix="serving-cache-", dir=parent))
-        cache = cls(path)
+            (home / name).mkdir(mode=0o700)
+        found = [path for path in (home / name, *sorted(home.glob(f"{name}-*"))) if private.is_private(path)]
+        cache = cls(found[0] if found else Path(tempfile.mkdtemp(prefix=f"{name}-", dir=home)))
         cache.sweep()
         return cache
 
     def sweep(self) -> None:
-        """Remove what nobody will ask for. Before this server unpacks or learns anything.
-
-        That is the half-unpacked models of servers that ended in the middle, the models whose archive is gone, and
-        what it once took to load something.
-        """
+        """Remove what nobody will ask for and nobody holds: the half-unpacked models of servers that ended in the
+        middle, the models whose archive is gone, and what it once took to load something."""
         for partial in self.path.glob(f"models/*/{PARTIAL}*"):
-            pid = partial.name.removeprefix(PARTIAL).partition("-")[0]
-            # One with our pid is of the container's last life.
-            if pid == str(os.getpid()) or not Path("/proc", pid).exists():
-                shutil.rmtree(partial, ignore_errors=True)
+            discard(partial)
         for note in self.path.glob(f"models/*/{ARCHIVE}"):
             with contextlib.suppress(OSError):
-                if not Path(os.fsdecode(note.read_bytes())).exists():
-                    shutil.rmtree(note.parent, ignore_errors=True)
+                if not Path(os.fsdecode(private.read_plain(note))).exists():
+                    self._forget(note.parent)
         for file in (self.path / "costs").iterdir():
             with contextlib.suppress(OSError):
-                if file.stat().st_mtime < time.time() - KEPT:
+                if file.lstat().st_mtime < time.time() - KEPT:
                     file.unlink()
+
+    def _forget(self, home: Path) -> None:
+        for state in home.iterdir():
+            if state.name != ARCHIVE:
+                discard(state)
+        if [entry.name for entry in home.iterdir()] == [ARCHIVE]:
+            shutil.rmtree(home, ignore_errors=True)
 
     def home(self, archive: Path) -> Path:
         """The folder for the unpacked states of one archive, each under its digest."""
         path = os.fsencode(archive.resolve())
         home = self.path / "models" / hashlib.sha256(path).hexdigest()[:16]
-        home.mkdir(exist_ok=True)
+        home.mkdir(mode=0o700, exist_ok=True)
         if not (home / ARCHIVE).exists():
             (home / ARCHIVE).write_bytes(path)
         return home
+
+    def states(self, home: Path) -> list[Path]:
+        """What has been unpacked of one archive."""
+        return [state for state in home.iterdir() if not state.name.startswith(".")]
+
+    def hold(self, folder: Path) -> bool:
+        """Keep an unpacked model from being removed by others; False where it is not there."""
+        with self._lock:
+            if folder in self._held and folder.is_dir():
+                return True
+            self._let_go(folder)
+            fd = private.lock_folder(folder, alone=False)
+            if fd is not None:
+                self._held[folder] = fd
+            return fd is not None
+
+    def _let_go(self, folder: Path) -> None:
+        fd = self._held.pop(folder, None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        with self._lock:
+            for folder in list(self._held):
+                self._let_go(folder)
+
+    def begin(self, home: Path) -> Path:
+        """A new folder to be filled, held. Raises OSError."""
+        for _ in range(TRIES):
+            partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{os.getpid()}-", dir=home))
+            if self.hold(partial):
+                return partial
+        raise OSError("what is unpacked is taken away")
+
+    def finish(self, partial: Path, folder: Path) -> None:
+        """What has been filled is a model from here on, and held; one that another server has brought counts as well.
+        Raises OSError."""
+        partial.chmod(0o755)
+        try:
+            partial.rename(folder)
+        except OSError:
+            self.drop(partial)
+            if not self.hold(folder):
+                raise
+        else:
+            with self._lock:
+                self._held[folder] = self._held.pop(partial)
+
+    def drop(self, folder: Path) -> None:
+        """Remove a folder, unless another server holds it."""
+        with self._lock:
+            self._let_go(folder)
+        discard(folder)
 
     def recall(self, digest: str, device: str) -> Cost | None:
         """What a replica of this artifact took on a device of this kind, if it was ever loaded."""
         file = self._cost_file(digest, device)
         try:
-            cost = msgspec.json.decode(file.read_bytes(), type=Cost)
-            os.utime(file)
+            cost = msgspec.json.decode(private.read_plain(file), type=Cost)
+            os.utime(file, follow_symlinks=False)
             return cost
         except (OSError, msgspec.DecodeError):
             return None
@@ -101,8 +162,21 @@ class DiskCache:
 
 
 def discard(folder: Path) -> None:
-    """Remove an unpacked model, at once as far as anybody can see."""
-    gone = folder.with_name(f"{PARTIAL}{os.getpid()}-{folder.name}")
+    """Remove an unpacked model that nobody holds, at once as far as anybody can see."""
+    fd = private.lock_folder(folder, alone=True)
+    if fd is None:
+        return
+    gone = folder if folder.name.startswith(PARTIAL) else folder.with_name(f"{PARTIAL}{os.getpid()}-{folder.name}")
     with contextlib.suppress(OSError):
         folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove(gone)
+    os.close(fd)
+
+
+def remove(folder: Path) -> None:
+    """A process that was killed while it wrote there may have a last file on its way."""
+    for _ in range(TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(LAST_WRITE)

@@ -18,6 +18,7 @@ from serving.scoreboard import ROWS, Scoreboard
 from serving.supervisor.admission import Admission, estimate
 from serving.supervisor.cache import Admit, Decision, Evict, Refuse
 from serving.supervisor.departures import Departures
+from serving.supervisor.describe import without_paths
 from serving.supervisor.devices import ANY, Devices, Look
 from serving.supervisor.diskcache import Cost
 from serving.supervisor.overrun import overrun
@@ -26,7 +27,6 @@ from serving.supervisor.replica import (
     Abort,
     Action,
     Assign,
-    GiveUp,
     Kill,
     Learned,
     Owner,
@@ -38,7 +38,7 @@ from serving.supervisor.replica import (
     Status,
     TakenOut,
 )
-from serving.supervisor.restarts import MAX_FAILURES, count_death, count_failure, is_calm
+from serving.supervisor.restarts import MAX_FAILURES, count_death, count_failure, give_up, is_calm, is_hopeless
 from serving.supervisor.sparerule import SpareRule
 from serving.supervisor.spares import Spare
 from serving.supervisor.warmtier import Parked, joined
@@ -305,19 +305,26 @@ class Fleet(Departures):
         actions: list[Action] = []
         if served.learn(replica.row):
             actions.append(Learned(served))
-        actions += self._settle_load(served, now) if first else []
+        actions += self._came(served, now) if first else []
         return [*actions, Publish(served.name)]
+
+    def _came(self, served: Served, now: float) -> list[Action]:
+        """A load has come to its end; only now is it known what it takes."""
+        lack = self._admission.lack(self._all, served, now)
+        if lack is None:
+            return self._settle_load(served, now)
+        return self._give_up_load(served, OutOfMemory(f"there is no room for model {served.name}: {lack}"), now)
 
     def load_failed(
         self, row: int, epoch: int, error: str, permanent: bool, out_of_memory: bool = False
     ) -> list[Action]:
         """A worker says why it cannot serve; it ends by itself."""
-        replica = self.find(row, epoch)
-        if replica is None:
+        if (replica := self.find(row, epoch)) is None:
             return []
-        replica.error, replica.out_of_memory = error, out_of_memory
-        is_single = replica.served.owner is Owner.START
-        return [GiveUp(error)] if permanent and not replica.served.was_ready and is_single else []
+        served = replica.served
+        replica.error, replica.out_of_memory = without_paths(error, served.model), out_of_memory
+        replica.raised = not out_of_memory
+        return give_up(served, error) if permanent and not served.was_ready and served.owner is Owner.START else []
 
     def exited(
         self, replica: Replica, cause: str, now: float, out_of_memory: bool = False, fault: Fault = Fault.NONE
@@ -350,7 +357,9 @@ class Fleet(Departures):
         if replica.row.phase >= replica.row.phase.READY:
             count_death(served, now)
         elif served.owner is Owner.START or served.was_ready:
-            count_failure(served, replica.error or cause, now)
+            count_failure(served, replica.error or cause, now, replica.raised)
+            if is_hopeless(served):
+                return give_up(served, f"model {served.name} failed to load, twice: {replica.error}")
         else:
             short = out_of_memory or replica.out_of_memory
             return self._load_ended(served, replica.error or cause, short, now)
@@ -388,13 +397,3 @@ class Fleet(Departures):
             return self._give_up_load(served, OutOfMemory(why), now)
         served.made_room, served.after, served.stage = True, victim, Stage.WAITING
         return self._evict((victim,), f"{served.name} ran out of memory", now, parks=False)
-
-    def retire(self, now: float) -> list[Replica]:
-        """All workers should finish and go; no new ones start. Gives those that can be told."""
-        told = []
-        for served in self._all:
-            served.failed = served.failed or "the server is stopping"
-            for replica in served.live():
-                replica.become(Status.RETIRING, now)
-                told.append(replica)
-        return told

@@ -34,6 +34,12 @@ class ForkServerLink:
         self._channel: Channel | None = None
         self.pid: int | None = None
         self.is_ready = False
+        self._owed = 0
+
+    @property
+    def owes(self) -> bool:
+        """Whether it was asked for a worker and has not said yet which process that is."""
+        return self._owed > 0
 
     async def start(self) -> None:
         launched, self._first = self._first or launch(), None
@@ -42,6 +48,7 @@ class ForkServerLink:
         socket.send_fds(launched.channel, [path.ljust(BEGIN, b"\0")], [self._board.fd])
         launched.channel.setblocking(False)
         self.is_ready = False
+        self._owed = 0
         _, self._channel = await asyncio.get_running_loop().create_connection(
             lambda: Channel(self), sock=launched.channel
         )
@@ -49,6 +56,7 @@ class ForkServerLink:
     def fork(self, request: Fork) -> None:
         """Ask for a worker. On a dead fork server the request is lost; the caller asks again after the restart."""
         if self._channel is not None:
+            self._owed += 1
             self._channel.send_raw([pack(request)])
 
     def close(self) -> None:
@@ -61,8 +69,10 @@ class ForkServerLink:
             self.is_ready = True
             self._on_ready()
         elif isinstance(message, Forked):
+            self._owed -= 1
             self._on_forked(message)
 
     def on_lost(self, channel: Channel) -> None:
         if channel is self._channel:
             self._channel = None
+            self._owed = 0

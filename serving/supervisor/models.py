@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from serving import log, memory
+from serving import cgroup, log, memory
 from serving.config import Config
 from serving.faults import told_by
 from serving.gpus.driver import Driver
@@ -59,7 +59,7 @@ class Models:
     """``models`` are there from the start; with a ``disk`` cache those of the store come and go.
 
     ``driver`` tells of GPUs. ``fork`` asks for a worker, ``on_change`` hears that the books have changed, ``on_end``
-    that the container cannot do its work.
+    that the container cannot do its work, and why.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Models:
         driver: Driver,
         fork: Callable[[Fork], None],
         on_change: Callable[[], None],
-        on_end: Callable[[], None],
+        on_end: Callable[[str], None],
     ) -> None:
         self._config = config
         self._runtime = runtime
@@ -92,7 +92,7 @@ class Models:
         self._control = Control(runtime, board, self)
         self._catalog = None if disk is None else self._make_catalog(disk)
         self._killed: set[int] = set()
-        self._oom_kills = processes.oom_kills()
+        self._oom_kills = cgroup.oom_kills()
 
     def _make_catalog(self, disk: DiskCache) -> Catalog:
         gpus = [gpu.name for gpu in self._devices.gpus()]
@@ -115,6 +115,8 @@ class Models:
     def close(self) -> None:
         self._control.close()
         self._watch.close()
+        if self._catalog is not None:
+            self._catalog.close()
 
     # What time and other processes bring.
 
@@ -153,6 +155,9 @@ class Models:
     def on_forked(self, message: Forked) -> None:
         if message.pid:
             self._fleet.forked(message.row, message.epoch, message.pid)
+            replica = self._fleet.by_pid(message.pid)
+            if replica is not None:
+                log.info("a worker begins", model=replica.name, worker=message.pid, device=replica.device)
             spare = self._fleet.spares.find(message.row, message.epoch)
             if spare is not None and not self.wants(message.row, message.epoch):
                 processes.kill_group(message.pid)  # it was dismissed before it was there
@@ -178,6 +183,11 @@ class Models:
         for replica in self._fleet.retire(time.monotonic()):
             if not self._control.retire(replica.row.index, replica.epoch) and replica.pid is not None:
                 processes.kill_group(replica.pid)
+
+    @property
+    def frontends(self) -> int:
+        """How many HTTP workers have ever said hello."""
+        return self._control.frontends
 
     @property
     def are_gone(self) -> bool:
@@ -241,7 +251,7 @@ class Models:
         """Whether the kernel's OOM killer did it: a SIGKILL that is not ours, and its count has risen."""
         if gone.code != -signal.SIGKILL or gone.pid in self._killed:
             return None
-        count, before = processes.oom_kills(), self._oom_kills
+        count, before = cgroup.oom_kills(), self._oom_kills
         self._oom_kills = count
         return count > before
 
@@ -283,8 +293,7 @@ class Models:
             case TakenOut(device, reason):
                 log.error("a GPU is taken out", device=device, reason=reason)
             case GiveUp(reason):
-                log.error(f"cannot serve: {reason}")
-                self._on_end()
+                self._on_end(reason)
             case _:
                 self._inform(action)
 

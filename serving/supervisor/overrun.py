@@ -1,10 +1,10 @@
-"""Why a worker is to be ended: it has overrun a deadline, its load time, or its leave. Decides from its row alone."""
+"""Why a worker is to be ended: a call of its handler, its load or its leave takes too long. Decides by its row."""
 
 from __future__ import annotations
 
 from serving.supervisor.replica import Replica, Status
 
-KILL_GRACE = 0.05  # seconds past the latest deadline before the worker is ended; the 504s are out by then
+KILL_GRACE = 0.05  # seconds past a call's time before the worker is ended; the 504s are out by then
 CUT = 1.0  # seconds that a worker may live without its control connection
 STALE = 1.0  # seconds without a beat after which a worker that owes an answer counts as stopped
 
@@ -18,7 +18,7 @@ def overrun(replica: Replica, load_timeout: float, now: float) -> str | None:
         return f"loading took more than {load_timeout:g} s" if late else None
     busy_until = replica.row.busy_until
     if busy_until and now > busy_until + KILL_GRACE:
-        return "its handler ran past the deadline"
+        return "a call of its handler took too long"
     if is_stopped(replica, busy_until, now):
         return "it stopped answering"
     if replica.status is Status.RETIRING and replica.overstays(now):

@@ -7,10 +7,12 @@ import os
 import resource
 import signal
 import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+from serving import interpreter
+
+LIBRARIES = ("LD_LIBRARY_PATH",)
 
 
 class Exit(NamedTuple):
@@ -31,16 +33,25 @@ class Exit(NamedTuple):
 def spawn_module(module: str, arguments: Sequence[str], inherit: Sequence[int]) -> int:
     """``python -m module arguments`` in a process group of its own, with only these descriptors; gives the pid.
 
-    A group of its own keeps a terminal's Ctrl-C for the supervisor alone.
+    What is in the working folder is not importable there: a file in it would stand for a module of the same name.
     """
+    return spawn(interpreter.command(module, *arguments), inherit, os.environ)
+
+
+def spawn(command: Sequence[str], inherit: Sequence[int], environment: Mapping[str, str]) -> int:
+    """Raises OSError. A group of its own keeps a terminal's Ctrl-C for the supervisor alone."""
     for fd in inherit:
         os.set_inheritable(fd, True)
     try:
-        command = [sys.executable, "-m", module, *arguments]
-        return os.posix_spawn(sys.executable, command, os.environ, setpgroup=0, setsigmask=())
+        return os.posix_spawn(command[0], list(command), environment, setpgroup=0, setsigmask=())
     finally:
         for fd in inherit:
             os.set_inheritable(fd, False)
+
+
+def spawn_bare(command: Sequence[str], inherit: Sequence[int]) -> int:
+    """As ``spawn``, with nothing of our environment but where the interpreter's own libraries are."""
+    return spawn(command, inherit, {name: os.environ[name] for name in LIBRARIES if name in os.environ})
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
@@ -87,15 +98,13 @@ def reap(owns_group: Callable[[int], bool]) -> Iterator[Exit]:
         yield Exit(ended.si_pid, os.waitstatus_to_exitcode(status))
 
 
-def oom_kills(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """How often the kernel's OOM killer has struck in our cgroup; 0 where it cannot be told."""
-    files = (root / "memory.events", root / "memory" / "memory.oom_control", root / "memory.oom_control")
-    for path in files:
-        with contextlib.suppress(OSError, ValueError):
-            counts = dict(line.split() for line in path.read_text().splitlines())
-            if "oom_kill" in counts:
-                return int(counts["oom_kill"])
-    return 0
+def is_child(pid: int) -> bool:
+    """Whether a process of this number is a child of ours that nobody has reaped yet."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def raise_file_limit(wanted: int) -> None:

@@ -69,8 +69,9 @@ class Stage(enum.Enum):
 class Replica:
     """One worker process. ``since`` is when its status began, ``started`` when it was asked for.
 
-    ``overdue`` is when a request went unanswered, ``cut`` when its control connection ended. ``was_spare``: its process
-    was there before; ``was_parked``: with the model; ``parks``: it is on its way to the warm tier.
+    ``overdue`` is when a request went unanswered, ``cut`` when its control connection ended. ``raised``: its loading
+    has raised an error. ``was_spare``: its process was there before; ``was_parked``: with the model; ``parks``: it is
+    on its way to the warm tier.
     """
 
     served: Served
@@ -82,6 +83,7 @@ class Replica:
     status: Status = Status.STARTING
     pid: int | None = None
     error: str | None = None
+    raised: bool = False
     out_of_memory: bool = False
     overdue: float | None = None
     cut: float | None = None
@@ -108,7 +110,8 @@ class Replica:
 
 @dataclass(slots=True, eq=False)
 class Served:
-    """One model and its replicas. ``failures`` counts the starts in a row that never became ready.
+    """One model and its replicas. ``failures`` counts the starts in a row that never became ready, ``refusals`` those
+    of them whose loading raised an error.
 
     ``cost`` is what one replica takes, and ``is_guessed`` if it comes from the size of its files; ``wanted_until`` is
     how long the one who waits longest for room does so.
@@ -129,6 +132,7 @@ class Served:
     devices: tuple[str, ...] = ()
     replicas: list[Replica] = field(default_factory=list)
     failures: int = 0
+    refusals: int = 0
     next_start: float = 0.0
     was_ready: bool = False
     last_ready: float = 0.0

@@ -7,25 +7,32 @@ import socket
 from serving.runtime import BACKLOG
 
 RESTARTS = 5  # of the HTTP master or the fork server in a row, before the container gives up
-CALM = 60.0  # seconds of life after which a restart counts as the first one again
+CALM = 5.0  # seconds of service after which a death counts as the first one again
 
 
 class Service:
-    """The HTTP master or the fork server: its process, and how often it has failed in a row."""
+    """The HTTP master or the fork server: its process, and how often it has failed in a row, which is without having
+    served for a while in between."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.pid: int | None = None
         self.failures = 0
-        self.started = 0.0
+        self._serves_since: float | None = None
 
-    def began(self, pid: int, now: float) -> None:
-        self.pid, self.started = pid, now
+    def began(self, pid: int) -> None:
+        self.pid, self._serves_since = pid, None
+
+    def serves(self, now: float) -> None:
+        """It does what it is for."""
+        if self._serves_since is None:
+            self._serves_since = now
 
     def ended(self, now: float) -> bool:
         """Whether to start it again."""
         self.pid = None
-        self.failures = 1 if now - self.started > CALM else self.failures + 1
+        calm = self._serves_since is not None and now - self._serves_since >= CALM
+        self.failures = 1 if calm else self.failures + 1
         return self.failures <= RESTARTS
 
 

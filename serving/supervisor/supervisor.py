@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -19,6 +21,7 @@ from serving.messages import Forked
 from serving.model import Model
 from serving.runtime import Runtime, become_subreaper
 from serving.scoreboard import Header, Scoreboard, State
+from serving.signals import OTHERS, STOPS
 from serving.supervisor import processes
 from serving.supervisor.admission import check_memory
 from serving.supervisor.diskcache import DiskCache
@@ -29,11 +32,12 @@ from serving.supervisor.pace import TICK
 from serving.supervisor.processes import Exit
 from serving.supervisor.repository import open_models
 from serving.supervisor.services import Service, bind
+from serving.supervisor.unpacking import Stopped
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FILES = 65536  # open at once in one process; many programs behave badly above
 FORK_TIME = 120.0  # seconds for the fork server to import torch and to fork; slow disks included
 HTTP_TIME = 1.3  # seconds for the HTTP workers to close their connections and go
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what a temporary folder may lack
 CLOSE_TIME = 2.5  # seconds for the handlers' close() after the last answer
 
 
@@ -68,13 +72,15 @@ class Supervisor:
             driver,
             self._forks.fork,
             self._write_state,
-            lambda: self._finish(1),
+            self._give_up,
         )
         self._fork_service = Service("fork server")
         self._http_service = Service("HTTP master")
         self._unclaimed: dict[int, Exit] = {}
         self._stopping = False
         self._signals = 0
+        self._why = ""
+        self._frontends = 0
         self._exit: asyncio.Future[int]
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,10 +88,13 @@ class Supervisor:
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         self._exit = loop.create_future()
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self._on_signal, number)
+        for number in STOPS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                loop.add_signal_handler(number, self._on_signal, number)
+        for number in OTHERS:
+            loop.add_signal_handler(number, self._on_strange_signal, number)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         try:
             await self._models.start()
             await self._start_forks()
@@ -97,6 +106,8 @@ class Supervisor:
             return code
         finally:
             await self._end_everything()
+            if self._why:
+                log.error(f"cannot serve: {self._why}")
 
     # What time brings.
 
@@ -109,6 +120,8 @@ class Supervisor:
         """Seconds until the next one is due."""
         try:
             now = time.monotonic()
+            self._board.stamp_beat()
+            self._look_after_services(now)
             self._models.tick(now)
             if self._fork_service.pid is not None and self._models.waits_for_fork(now, FORK_TIME):
                 log.error("the fork server does not answer")
@@ -118,6 +131,12 @@ class Supervisor:
             log.error("the supervisor failed", exc=exc)
             self._finish(1)
             return TICK
+
+    def _look_after_services(self, now: float) -> None:
+        if self._models.frontends > self._frontends:
+            self._http_service.serves(now)
+        if self._forks.is_ready:
+            self._fork_service.serves(now)
 
     def _write_state(self) -> None:
         now = time.monotonic()
@@ -137,7 +156,10 @@ class Supervisor:
     def _on_forked(self, message: Forked) -> None:
         self._models.on_forked(message)
         gone = self._unclaimed.pop(message.pid, None)
-        if gone is not None:
+        if not self._forks.owes:
+            self._unclaimed.clear()
+        # A number may have been an orphan's first, and then the worker's.
+        if gone is not None and not processes.is_child(gone.pid):
             self._on_exit(gone)
 
     def _on_fork_server(self) -> None:
@@ -149,12 +171,13 @@ class Supervisor:
     def _start_http(self) -> None:
         arguments = [str(self._runtime.path), str(self._listener.fileno()), str(self._board.fd)]
         pid = processes.spawn_module("serving.frontend.server", arguments, [self._listener.fileno(), self._board.fd])
-        self._http_service.began(pid, time.monotonic())
+        self._http_service.began(pid)
+        self._frontends = self._models.frontends
 
     async def _start_forks(self) -> None:
         await self._forks.start()
         assert self._forks.pid is not None
-        self._fork_service.began(self._forks.pid, time.monotonic())
+        self._fork_service.began(self._forks.pid)
         self._reap()  # it may have ended before anybody listened
 
     def _reap(self) -> None:
@@ -169,10 +192,8 @@ class Supervisor:
             self._on_service_exit(self._http_service, gone)
         elif gone.pid == self._fork_service.pid:
             self._on_service_exit(self._fork_service, gone)
-        else:
+        elif self._forks.owes:  # it may be the end of a worker whose number has yet to be told
             self._unclaimed[gone.pid] = gone
-            while len(self._unclaimed) > 256:  # strangers' orphans that nobody will ask for
-                self._unclaimed.pop(next(iter(self._unclaimed)))
 
     def _on_service_exit(self, service: Service, gone: Exit) -> None:
         restart = service.ended(time.monotonic())
@@ -181,8 +202,7 @@ class Supervisor:
             return
         log.error(f"the {service.name} ended", cause=str(gone))
         if not restart:
-            log.error(f"cannot serve: the {service.name} ended {service.failures} times in a row")
-            self._finish(1)
+            self._give_up(f"the {service.name} ended {service.failures} times in a row")
         elif service is self._http_service:
             self._restart_http()
         else:
@@ -194,15 +214,13 @@ class Supervisor:
         try:
             self._start_http()
         except OSError as exc:
-            log.error("cannot serve: the HTTP master cannot be started", exc=exc)
-            self._finish(1)
+            self._give_up(f"the HTTP master cannot be started: {exc}")
 
     async def _restart_forks(self) -> None:
         try:
             await self._start_forks()
         except OSError as exc:
-            log.error("cannot serve: the fork server cannot be started", exc=exc)
-            self._finish(1)
+            self._give_up(f"the fork server cannot be started: {exc}")
             return
         self._models.on_fork_server_lost()
 
@@ -215,25 +233,41 @@ class Supervisor:
             self._finish(128 + number)
             return
         log.info("stopping", signal=signal.Signals(number).name)
+        self._begin_to_stop(0)
+
+    def _on_strange_signal(self, number: int) -> None:
+        log.warning("a signal that means nothing here", signal=signal.Signals(number).name)
+
+    def _give_up(self, why: str) -> None:
+        """The server cannot do its work any more: finish what was accepted, say why, and end with exit code 1."""
+        self._why = self._why or why
+        self._begin_to_stop(1)
+
+    def _begin_to_stop(self, code: int) -> None:
+        if self._stopping:
+            return
         self._stopping = True
         self._write_state()
-        task = asyncio.get_running_loop().create_task(self._stop())
+        task = asyncio.get_running_loop().create_task(self._stop(code))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _stop(self) -> None:
+    async def _stop(self, code: int) -> None:
         """First the requests that were accepted, then the HTTP workers, then the handlers' close()."""
         give_up = time.monotonic() + self._config.drain_timeout
         await self._until(lambda: self._board.in_flight() == 0, give_up)
         left = self._board.in_flight()
         if left:
             log.error("the drain time is over", unanswered=left)
+        self._board.give_up()
         if self._http_service.pid is not None:
             processes.send_signal(self._http_service.pid, signal.SIGTERM)
-        await self._until(lambda: self._http_service.pid is None, time.monotonic() + HTTP_TIME)
+        # Those of a master that has died go by themselves.
+        gone = lambda: self._http_service.pid is None and self._board.in_flight() == 0  # noqa: E731
+        await self._until(gone, time.monotonic() + HTTP_TIME)
         self._models.retire()
         await self._until(lambda: self._models.are_gone, time.monotonic() + CLOSE_TIME)
-        self._finish(0)
+        self._finish(code)
 
     async def _until(self, condition: Callable[[], bool], give_up: float) -> None:
         # What is awaited is written by other processes into shared memory, which cannot wake anyone.
@@ -269,24 +303,39 @@ def main(config: Config, driver: Driver | None = None, forks: Launched | None = 
     try:
         check_memory(config)
         models, disk = open_models(config, [gpu.name for gpu in driver.gpus()])
-    except (ModelError, OSError) as exc:
+    except Stopped:
+        log.info("stopped before there was anything to stop")
+        return 0
+    except ModelError as exc:
         log.error(f"cannot serve: {exc}")
         return 1
+    except OSError as exc:
+        return no_room(exc)
     try:
         listener = bind(config.host, config.port)
     except OSError as exc:
         log.error(f"cannot listen on {config.host}:{config.port}: {os.strerror(exc.errno or 0)}")
         return 1
-    Runtime.sweep()
-    runtime = Runtime.create(config)
+    host, port = listener.getsockname()[:2]
+    try:
+        Runtime.sweep()
+        runtime = Runtime.create(config, host, port)
+        supervisor = Supervisor(config, models, listener, runtime, driver, disk, forks)
+    except OSError as exc:
+        return no_room(exc)
     become_subreaper()
     processes.raise_file_limit(FILES)
-    host, port = listener.getsockname()[:2]
-    runtime.write_address(host, port)
     what = {"model": models[0].name, "handler": models[0].handler} if models else {"store": config.store}
     log.info("listening", host=host, port=port, **what)
-    asyncio.run(live(Supervisor(config, models, listener, runtime, driver, disk, forks)))
+    asyncio.run(live(supervisor))
     raise AssertionError("a supervisor ends its process")
+
+
+def no_room(exc: OSError) -> int:
+    """The exit code, with one line for the log: all that a start writes is below the temporary folder."""
+    place = exc.filename or tempfile.tempdir
+    log.error(f"cannot serve: {exc.strerror or exc}{f': {place}' if place else ''}")
+    return 1
 
 
 async def live(supervisor: Supervisor) -> NoReturn:
@@ -296,7 +345,10 @@ async def live(supervisor: Supervisor) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     except Exception as exc:
-        log.error("the supervisor failed", exc=exc)
+        if isinstance(exc, OSError) and exc.errno in DISK:
+            no_room(exc)
+        else:
+            log.error("the supervisor failed", exc=exc)
     finally:
         # The loop's own end would wait for threads, and one that unpacks an archive may take minutes.
         os._exit(code)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from serving.errors import ModelError
+from serving.modelfile import read_small
 
 FOLDER = "MAR-INF"
 MANIFEST = f"{FOLDER}/MANIFEST.json"
@@ -80,7 +81,7 @@ def read_manifest(root: Path) -> Manifest:
     """Raises ModelError for a manifest that is wrong, and for files that it names and that are not there."""
     path = root / MANIFEST
     try:
-        raw = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        raw = msgspec.json.decode(read_small(path), type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ModelError(f"{path}: {exc}") from exc
     if raw.get("runtime") == "LSP":

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from serving.errors import ModelError
+from serving.modelfile import read_small
 from serving.torchserve.manifest import Manifest
 
 HONOURED: dict[str, tuple[Any, str]] = {
@@ -69,7 +70,7 @@ def read_yaml(manifest: Manifest) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_bytes())
+        found = yaml.safe_load(read_small(path))
     except (yaml.YAMLError, OSError, ValueError, RecursionError) as exc:  # a date that is none is a ValueError
         raise ModelError(f"{path}: {' '.join(str(exc).split())}") from exc
     if not isinstance(found, dict | None):

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from serving.modelfile import read_text
 from serving.triton.text import Message, TextError, Value, Word, parse
 
 FILE = "config.pbtxt"
@@ -194,7 +195,7 @@ def read_config(folder: Path) -> tuple[TritonConfig, list[str]]:
     """A model's configuration and what of it is not honoured. Without a file there is a minimal one, which the model's
     ``auto_complete_config`` may fill. Raises TritonConfigError, OSError."""
     path = folder / FILE
-    text = path.read_text() if path.is_file() else ""
+    text = read_text(path) if path.is_file() else ""
     try:
         config, unknown = read(text)
     except (TextError, TritonConfigError) as exc:

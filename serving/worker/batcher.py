@@ -22,6 +22,7 @@ from serving.request import Request, Response
 from serving.session import Session
 from serving.worker.bell import Bell, PlainBell
 from serving.worker.caps import Caps
+from serving.worker.forecast import Forecast, Times
 from serving.worker.latency import Latency
 
 Chore = Callable[[Handler, Session], Response]
@@ -39,10 +40,11 @@ class Live(Protocol):
 
 class Item(msgspec.Struct, eq=False):
     """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock, as is ``due``, when
-    its answer is wanted.
+    its answer is wanted. A ``sure`` one is begun whatever is known of the model: it came when there was nothing to do.
 
-    ``opens``: its ``session`` begins with it. A ``chore`` is answered by the engine without the model. ``live`` is its
-    answer while that comes in pieces, or the conversation that it began.
+    ``claim`` is the memory that its ``sample`` takes. ``opens``: its ``session`` begins with it, and ``opened``: the
+    handler has heard so. A ``chore`` is answered by the engine without the model. ``live`` is its answer while that
+    comes in pieces, or the conversation that it began.
     """
 
     id: int
@@ -52,22 +54,26 @@ class Item(msgspec.Struct, eq=False):
     arrival: float = 0.0
     due: float = 0.0
     sample: Any = None
+    claim: Any = None
     cancelled: bool = False
     session: Session | None = None
     opens: bool = False
+    opened: bool = False
     chore: Chore | None = None
     live: Live | None = None
     begun: bool = False
     priority: int = 0
+    sure: bool = False
 
 
 class Taken(msgspec.Struct):
     """What the engine does next: run ``batch`` if there is one, which is of ``bucket``; ``expired`` get no more than an
-    error, and nobody waits for ``cancelled``."""
+    error, ``hopeless`` have less time left than a batch takes, and nobody waits for ``cancelled``."""
 
     bucket: Hashable = None
     batch: list[Item] = []
     expired: list[Item] = []
+    hopeless: list[Item] = []
     cancelled: list[Item] = []
 
 
@@ -78,8 +84,15 @@ class Alone(NamedTuple):
 
 
 class Batcher:
+    """``timeout`` is the model's, in seconds."""
+
     def __init__(
-        self, policy: BatchPolicy, queue_size: int, clock: Clock = time.monotonic, bell: Bell | None = None
+        self,
+        policy: BatchPolicy,
+        queue_size: int,
+        clock: Clock = time.monotonic,
+        bell: Bell | None = None,
+        timeout: float = 60.0,
     ) -> None:
         self.policy = policy
         self.queue_size = policy.queue_size or queue_size
@@ -97,6 +110,7 @@ class Batcher:
         self.caps = Caps(policy.max_size)
         seconds = policy.max_latency_ms
         self.latency = None if seconds is None else Latency(seconds / 1000, policy.max_size)
+        self.forecast = Forecast(policy.max_size, self.queue_size, timeout)
         self.refusal: ServingError | None = None
         """Why the last one that was refused was."""
         self.is_awaited: Callable[[], bool] = lambda: False
@@ -132,8 +146,23 @@ class Batcher:
                 )
                 return False
             item.due = min(now + latency.limit, item.request.deadline.at)
+        if self.forecast.knows and not accepted and not self._may_keep(item, size, now):
+            return False
         self._arrivals.append(item)
         return True
+
+    def _may_keep(self, item: Item, ahead: int, now: float) -> bool:
+        """Whether a request may be answered by its deadline. Who finds nothing to do is always taken, so that what is
+        known of the model cannot grow old; by priority nobody can tell how many will be ahead."""
+        item.sure = not ahead and self.forecast.is_idle(now)
+        if item.sure or self.ordered:
+            return True
+        wait, left = self.forecast.wait(ahead, now), item.request.deadline.at - now
+        if wait <= left:
+            return True
+        message = f"an answer would take about {wait:.1f} s, and it is wanted in {left:.1f} s"
+        self.refusal = Overloaded(message, self.forecast.again_after(wait - left))
+        return False
 
     def tell_soon(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """Once for all that come in one tick of the loop, on whose thread this is called."""
@@ -183,6 +212,11 @@ class Batcher:
             self._bell.wait(seconds)
         self._poked = False
         return pending or not self.is_done
+
+    def pause(self, seconds: float) -> None:
+        """Sleep until something comes or ``poke``, ``seconds`` at most, whatever waits already."""
+        self._bell.wait(seconds)
+        self._poked = False
 
     def rest(self, seconds: float) -> None:
         """Sleep until a request arrives or ``poke``, ``seconds`` at most."""
@@ -252,18 +286,69 @@ class Batcher:
                 return taken
         taken.bucket = key
         queue = self._buckets[key]
-        now = self._clock()
-        size = self._size(key, queue, now)
-        while queue and len(taken.batch) < size:
-            item = queue.popleft()
-            self._decoded -= 1
-            if item.cancelled:
-                taken.cancelled.append(item)
-            else:
-                (taken.expired if item.request.deadline.at <= now else taken.batch).append(item)
+        before = len(queue)
+        self._fill(taken, queue, self.forecast.busy(self._clock()) if full else 0.0)
+        self._decoded -= before - len(queue)
         if not queue:
             del self._buckets[key]
         return taken
+
+    def _fill(self, taken: Taken, queue: deque[Item], busy: float) -> None:
+        """A batch from the front of a queue, to begin in ``busy`` seconds; none where others are to be decoded first,
+        for those without hope."""
+        now = self._clock()
+        size = self._size(taken.bucket, queue, now)
+        times = self.forecast.of(taken.bucket)
+        if times is not None and self._pass_over(taken, queue, size, times, now + busy + self.forecast.way):
+            return
+        while queue and len(taken.batch) < size:
+            item = queue.popleft()
+            left = item.request.deadline.at - now
+            if item.cancelled:
+                taken.cancelled.append(item)
+            elif left <= 0:
+                taken.expired.append(item)
+            else:
+                taken.batch.append(item)
+                if times is not None:
+                    size = max(len(taken.batch), times.most(left - busy - self.forecast.way, size))
+
+    def _pass_over(self, taken: Taken, queue: deque[Item], size: int, times: Times, begin: float) -> bool:
+        """Take out those that have less time left at ``begin`` than a batch of one takes, or one of all that wait,
+        where there are enough others for a whole one. Whether to come again, since others are to be decoded."""
+        one, enough = times.upper(1), len(queue) + len(self._arrivals) - size
+        whole = times.upper(min(size, size + enough))
+        stay = deque[Item]()
+        for item in queue:
+            left = item.request.deadline.at - begin
+            if item.sure or item.cancelled or left >= whole or (left >= one and enough <= 0):
+                stay.append(item)
+            else:
+                taken.hopeless.append(item)
+                enough -= 1
+        if not taken.hopeless:
+            return False
+        queue.clear()
+        queue.extend(stay)
+        return len(queue) < size and bool(self._arrivals)
+
+    def too_late(self, item: Item) -> Overloaded:
+        """What a hopeless one is answered."""
+        left = item.request.deadline.at - self._clock()
+        message = f"there are {max(0.0, left):.1f} s left for an answer, and it takes longer"
+        return Overloaded(message, self.forecast.again_after(self.forecast.batch()))
+
+    def begins(self, bucket: Hashable, n: int, now: float) -> None:
+        """A batch is given to the model."""
+        self.forecast.begins(bucket, n, now)
+        if self.latency is not None:
+            self.latency.begins(bucket, n, now)
+
+    def ended(self, bucket: Hashable, n: int, since: float, now: float, behind: int = 0) -> None:
+        """One that was given to it at ``since`` has been answered, and so many are on the device ``behind`` it."""
+        self.forecast.ended(bucket, n, since, now, behind)
+        if self.latency is not None:
+            self.latency.ended(bucket, n, since, now)
 
     def _size(self, key: Hashable, queue: deque[Item], now: float) -> int:
         """How many of a bucket make a batch."""

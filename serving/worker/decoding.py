@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from serving import claims
+from serving.deadline import Clock
 from serving.handler import Handler
 from serving.worker.batcher import Item
+from serving.worker.stamps import Stamps
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -23,13 +29,34 @@ class Decoded(msgspec.Struct, frozen=True):
 
 
 class DecodeThreads:
-    """``on_done`` is called on a decode thread whenever ``next_done`` has one more."""
+    """``on_done`` is called on a decode thread whenever ``next_done`` has one more.
 
-    def __init__(self, handler: Handler, threads: int, on_done: Callable[[], None]) -> None:
+    Each thread tells the supervisor what it works on, from when it begins, and that it may take ``most`` seconds; what
+    waits for a thread is not at risk.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        on_done: Callable[[], None],
+        stamps: Stamps,
+        most: float,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        threads = handler.decode_threads
+        stamps.reserve(threads)
         self._handler = handler
-        self._pool = ThreadPoolExecutor(threads, "decode")
+        self._stamps = stamps
+        self._most = most
+        self._clock = clock
+        self._numbers = itertools.count()
+        self._own = threading.local()
+        self._pool = ThreadPoolExecutor(threads, "decode", self._begin)
         self._done: deque[Decoded] = deque()
         self._on_done = on_done
+
+    def _begin(self) -> None:
+        self._own.number = next(self._numbers)
 
     def submit(self, item: Item) -> None:
         self._pool.submit(self._run, item)
@@ -41,16 +68,32 @@ class DecodeThreads:
         self._pool.shutdown(wait=False)
 
     def _run(self, item: Item) -> None:
-        self._done.append(decode(self._handler, item))
+        self._done.append(self._decode(item))
         self._on_done()
 
+    def _decode(self, item: Item) -> Decoded:
+        now = self._clock()
+        if item.cancelled or item.request.deadline.at <= now:
+            return Decoded(item)  # its turn in the queue ends it
+        number = self._own.number
+        self._stamps.begin(number, item.id, now + self._most)
+        try:
+            return decode(self._handler, item, claims.own)
+        finally:
+            self._stamps.end(number)
 
-def decode(handler: Handler, item: Item) -> Decoded:
-    """The item's sample and bucket; raises nothing."""
+
+def decode(handler: Handler, item: Item, here: claims.Here = claims.engine) -> Decoded:
+    """The item's sample and bucket; raises nothing. What the sample takes is claimed for the item, ``here``."""
+    here.holder = item
     try:
         item.sample = handler.decode(item.request)
+        if item.claim is not None:
+            claims.settle(item, item.sample)
     except BaseException as exc:
         return Decoded(item, error=exc)
+    finally:
+        here.holder = None
     try:
         return Decoded(item, handler.bucket(item.sample), handler.priority(item.sample) if handler.prioritizes else 0)
     except BaseException as exc:

@@ -1,76 +1,61 @@
 """Engine: the one thread that runs user code, and the rule for each way in which user code can fail.
 
-Every call of user code is announced on the scoreboard with the latest deadline of the requests it works on, so that the
-supervisor can end it; the requests stay listed as running until their answers are handed over.
+Every call of user code is announced on the scoreboard with the time that it may take, so that the supervisor can end
+it; the requests stay listed as running until their answers are handed over.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
 
-from serving import codecs, log
-from serving.config import Config
+from serving import claims, codecs, log
+from serving.deadline import Clock
 from serving.errors import ServingError
-from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
-from serving.handler import MAX_BATCH, Handler
+from serving.faults import Fault
+from serving.handler import Handler
 from serving.request import Request, Response
-from serving.session import Session
-from serving.worker.batcher import Batcher, Item, Taken
-from serving.worker.checks import check_size, sound, sound_stream
+from serving.worker.apart import Apart
+from serving.worker.batcher import Alone, Batcher, Item, Taken
+from serving.worker.calls import Calls
+from serving.worker.checks import sound, sound_stream
 from serving.worker.computing import Computing
 from serving.worker.conversations import Partner
 from serving.worker.decoding import Decoded, DecodeThreads, decode
 from serving.worker.device.border import Device
 from serving.worker.device.faults import fault_of
 from serving.worker.device.host import Host
-from serving.worker.failures import decode_error, describe, expired, let_go, predict_error
-from serving.worker.flights import Flight, Flights, Merged, latest
+from serving.worker.failures import decode_error, describe, end_process, expired, let_go, predict_error
+from serving.worker.flights import Flight, Flights, Merged
 from serving.worker.records import Records
-from serving.worker.stamps import Stamps
+from serving.worker.rules import DEFAULT, Rules
+from serving.worker.sessionhooks import SessionHooks
+from serving.worker.stamps import Row, Stamps
 from serving.worker.streams import Part, Streams, streaming
-
-DROP_TIME = 5.0  # seconds that the destructors of a dropped request's sample may take
 
 Outcome = tuple[Item, Response | Part]
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the settings say of answers. Sizes are in bytes with 0 for no limit, times in seconds: those of Streams.
-
-    ``bad_record`` stands for a bad record in a body of many; without one such a body fails as a whole.
-    """
-
-    default_accept: str = codecs.JSON
-    session_max_bytes: int = 0
-    stream_idle: float = 60.0
-    bad_record: str | None = None
-
-    @classmethod
-    def of(cls, config: Config) -> Rules:
-        return cls(config.default_accept, config.session_max_bytes, config.stream_idle_timeout, config.bad_record)
-
-
 class Engine:
     """``deliver`` gets the outcomes of each batch, on the engine's thread; each request has exactly one outcome, or an
-    answer in pieces that ends with one. ``lost`` ends the process, whose ``device`` does not work for it any more.
+    answer in pieces that ends with one. ``lost`` ends the process, whose ``device`` does not work for it any more;
+    ``sent`` waits until what was delivered has left it.
     """
 
     def __init__(
         self,
         handler: Handler,
         batcher: Batcher,
-        stamps: Stamps,
+        row: Row,
         deliver: Callable[[list[Outcome]], None],
-        rules: Rules = Rules(),
+        rules: Rules = DEFAULT,
         device: Device | None = None,
         lost: Callable[[Fault], None] | None = None,
+        clock: Clock = time.monotonic,
+        sent: Callable[[], None] = lambda: None,
     ) -> None:
         self._rules = rules
         self._handler = handler
@@ -78,16 +63,20 @@ class Engine:
         batcher.ordered = handler.prioritizes
         self._device = device or Host()
         self._lost = lost or end_process
-        self._flights = Flights()
-        self._threads = DecodeThreads(handler, count, batcher.poke) if (count := handler.decode_threads) else None
-        if self._device.runs_ahead or self._threads is not None:
-            stamps = Merged(stamps, self._flights)
-        self._stamps = stamps
+        self._clock = clock
+        self._flights = Flights(rules.timeout, clock)
+        stamps: Stamps = Merged(row, self._flights) if self._device.runs_ahead else row
+        self.streams = Streams(batcher, stamps, self._emit, rules, self._check_device, clock)
+        self._apart = Apart(self.streams, sent)
+        self._calls = Calls(stamps, rules.timeout, self.streams, clock)
+        self._hooks = SessionHooks(handler, self._calls, rules.session_max_bytes, self._check_device)
+        self._threads = None
+        if handler.decode_threads:
+            self._threads = DecodeThreads(handler, batcher.poke, stamps, rules.timeout, clock)
         self._computing = Computing(handler, self._device, stamps.count_padding)
         self._latency = batcher.latency
         self._deliver = deliver
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
-        self.streams = Streams(batcher, stamps, self._emit, rules.stream_idle, self._check_device)
 
     def run(self) -> None:
         """Work until the batcher is closed and empty, and every stream has ended."""
@@ -120,6 +109,7 @@ class Engine:
         if self._threads is not None:
             self._collect(self._threads)
         if self._handler.exclusive_streams and self.streams.can_step:
+            self._batcher.forecast.holds(self._clock())
             return
         if self._flights.has_room:
             self._take()
@@ -127,44 +117,52 @@ class Engine:
             self._land()
 
     def _decode_all(self, item: Item | None) -> None:
-        began = time.monotonic()
+        began = self._clock()
+        count = 0
         while item is not None:
             self._decode(item)
-            if self._latency is not None:
-                began, before = time.monotonic(), began
-                self._latency.decoded(began - before)
+            count += 1
             item = self._batcher.next_arrival()
+        if self._latency is not None:
+            self._latency.decoded((self._clock() - began) / count)
         # Between two of them nothing runs but these lines, so that once is enough.
-        self._stamps.finish(0)
+        self._calls.finish()
 
     def _take(self) -> None:
         # A batch behind one that is on the device already is a full one: others may still grow.
         taken = self._batcher.take(full=len(self._flights) > 0)
-        self._drop([*taken.expired, *taken.cancelled])
-        self._settle_cancelled(taken.cancelled)
-        outcomes: list[Outcome] = [expired(item) for item in taken.expired]
+        outcomes: list[Outcome] = []
+        if taken.expired or taken.hopeless or taken.cancelled:
+            self._calls.drop([*taken.expired, *taken.hopeless, *taken.cancelled])
+            self._settle_cancelled(taken.cancelled)
+            outcomes += [expired(item) for item in taken.expired]
+            outcomes += [(item, self._batcher.too_late(item)) for item in taken.hopeless]
         if taken.batch:
-            # One that may have ended a worker has the device for itself.
-            ahead = self._device.runs_ahead and not taken.batch[0].alone
-            outcomes += self._launch(taken) if ahead else self._run(taken.bucket, taken.batch)
+            outcomes += self._launch(taken) if self._device.runs_ahead else self._run(taken.bucket, taken.batch)
         if outcomes:
             self._settle(outcomes)
 
     def _land(self) -> None:
         """Answer what the device has done; wait for it where there is nothing else to do, or a stream has its turns."""
         waits = len(self.streams) > 0 or (self._batcher.is_full and not self._flights.has_room)
-        while (flight := self._flights.first(only_done=not waits)) is not None:
-            self._settle(self._finish(flight))
+        while self._land_one(only_done=not waits):
             waits = len(self.streams) > 0
+
+    def _land_one(self, only_done: bool) -> bool:
+        flight = self._flights.first(only_done)
+        if flight is None:
+            return False
+        outcomes = self._finish(flight)
+        del flight  # with its outputs, which user code has made, while the supervisor watches
+        self._settle(outcomes)
+        return True
 
     def _quiet(self) -> None:
         """Wait until user code works on nothing."""
         while self._flights:
             if self._threads is not None:
                 self._collect(self._threads)
-            if (flight := self._flights.first(only_done=False)) is not None:
-                self._settle(self._finish(flight))
-            elif self._flights:
+            if not self._land_one(only_done=False) and self._flights:
                 self._batcher.rest(self._flights.pause())
 
     def _settle_cancelled(self, items: list[Item]) -> None:
@@ -173,24 +171,11 @@ class Engine:
         if outcomes:
             self._settle(outcomes)
 
-    def _start(self, ids: list[int], until: float) -> None:
-        if len(self.streams) and (risk := self.streams.at_risk()):
-            ids = [*ids, *risk][:MAX_BATCH]
-        self._stamps.start(ids, until)
-
-    def _drop(self, items: list[Item]) -> None:
-        """Let go of samples under the eyes of the supervisor: what user code made, user code may destroy."""
-        if any(item.sample is not None for item in items):
-            self._start([], time.monotonic() + DROP_TIME)
-            for item in items:
-                item.sample = None
-            self._stamps.finish(0)
-
     def _settle(self, outcomes: list[Outcome]) -> None:
         # The answers are handed over before the scoreboard forgets the requests: if the worker dies in between they
         # are tried again, never lost.
         self._deliver(outcomes)
-        self._stamps.finish(len(outcomes))
+        self._calls.finish(len(outcomes))
 
     def _emit(self, item: Item, part: Part) -> None:
         self._deliver([(item, part)])
@@ -202,30 +187,43 @@ class Engine:
         if item.cancelled:
             self._settle_cancelled([item])
             return
-        at = item.request.deadline.at
-        if at <= time.monotonic():
+        now = self._clock()
+        if item.request.deadline.at <= now:
             self._settle([expired(item)])
             return
         if item.alone:
             self._quiet()
-        self._start([item.id], at)
-        if item.session is not None and not self._begin(item, item.session):
+            self._apart.run(item, self._run_alone, lambda error: self._settle([(item, error)]))
             return
-        if self._threads is not None and not item.alone:
+        if item.session is not None:
+            if (outcome := self._hooks.begin(item, item.session, now)) is not None:
+                self._settle([(item, outcome)])
+                return
+            now = self._clock()
+        if self._threads is not None:
             self._batcher.lend()
             self._flights.begin(item)
             self._threads.submit(item)
             return
+        self._calls.one(item, now)
         self._admit(decode(self._handler, item))
+
+    def _run_alone(self, item: Item) -> None:
+        self._calls.one(item, self._clock())
+        decoded = decode(self._handler, item)
+        if decoded.error is None:
+            self._settle(self._run(Alone(item.id), [item]))
+        else:
+            self._admit(decoded)
 
     def _collect(self, threads: DecodeThreads) -> None:
         """What decode threads have done joins its bucket."""
         while (decoded := threads.next_done()) is not None:
             self._batcher.regain()
-            self._start([decoded.item.id], decoded.item.request.deadline.at)
             self._flights.end(decoded.item)
+            self._calls.one(decoded.item, self._clock())
             self._admit(decoded)
-            self._stamps.finish(0)
+            self._calls.finish()
 
     def _admit(self, decoded: Decoded) -> None:
         item, exc = decoded.item, decoded.error
@@ -243,6 +241,7 @@ class Engine:
 
     def _failed(self, item: Item, error: ServingError) -> Outcome:
         """What a request that failed by itself is answered; of many records in it some may be good."""
+        claims.release([item])
         if self._records is None or item.session is not None:
             return item, error
         return item, self._records.salvage(item.request, error)
@@ -250,12 +249,12 @@ class Engine:
     def _answer_alone(self, request: Request) -> Response:
         """Raises a ServingError."""
         item = Item(0, request)
+        self._calls.again()
+        decoded = decode(self._handler, item)
+        if decoded.error is not None and decoded.in_decode:
+            raise decode_error(item, decoded.error) from decoded.error
         try:
-            sample = self._handler.decode(request)
-        except BaseException as exc:
-            raise decode_error(item, exc) from exc
-        try:
-            [output] = self._computing.predict([sample])
+            [output] = self._computing.predict([item.sample])
             return self._response(self._handler.encode(output, request), request)
         except BaseException as exc:
             raise predict_error(item, exc) from exc
@@ -263,31 +262,16 @@ class Engine:
     def _response(self, value: Any, request: Request) -> Response:
         return sound(codecs.encode(value, request.accept, self._rules.default_accept))
 
-    def _begin(self, item: Item, session: Session) -> bool:
-        """What a session's call does before the model; False where that was all."""
-        try:
-            if item.opens:
-                self._handler.on_session_open(session)
-            if item.chore is None:
-                return True
-            outcome: Response | ServingError = item.chore(self._handler, session)
-            if session.is_closed:
-                self._handler.on_session_close(session)
-        except BaseException as exc:
-            self._check_device(exc)
-            outcome = predict_error(item, exc)
-        self._settle([(item, outcome)])
-        return False
-
     def _begun(self, batch: list[Item], bucket: Hashable) -> tuple[list[Item], list[Outcome]]:
         """Those that there is time for, which now are running, and the errors of the others."""
-        now = time.monotonic()
-        live = [item for item in batch if item.request.deadline.at > now]
+        now = self._clock()
+        late = [item for item in batch if item.request.deadline.at <= now]
+        self._calls.drop(late)
+        live = [item for item in batch if item.request.deadline.at > now] if late else batch
         if live:
-            self._start([item.id for item in live], latest(live))
-            if self._latency is not None:
-                self._latency.begins(bucket, len(live), now)
-        return live, [expired(item) for item in batch if item.request.deadline.at <= now]
+            self._calls.batch(live)
+            self._batcher.begins(bucket, len(live), now)
+        return live, [expired(item) for item in late]
 
     def _launch(self, taken: Taken) -> list[Outcome]:
         """Give a batch to a device that runs ahead. What it does not take is run at once."""
@@ -301,16 +285,18 @@ class Engine:
             self._batcher.alone(False)
             return [*outcomes, *self._recover(taken.bucket, live, exc)]
         self._batcher.alone(False)
-        self._flights.add(Flight(taken.bucket, live, landing))
-        self._stamps.finish(0)
+        self._flights.add(Flight(taken.bucket, live, landing, self._clock()))
+        self._calls.finish()
         return outcomes
 
     def _finish(self, flight: Flight) -> list[Outcome]:
         """The answers of a batch that was given to the device."""
         items = flight.items
-        self._start([item.id for item in items], latest(items))
+        self._calls.landing(items, flight.until)
         try:
-            outputs = self._computing.split(flight.landing.wait(), len(items))
+            landed = flight.landing.wait()
+            self._calls.batch(items)
+            outputs = self._computing.split(landed, len(items))
         except BaseException as exc:
             return self._recover(flight.bucket, items, exc)
         return self._answer(flight.bucket, items, outputs, flight.since)
@@ -320,7 +306,7 @@ class Engine:
         live, outcomes = self._begun(batch, bucket)
         if not live:
             return outcomes
-        since = time.monotonic()
+        since = self._clock()
         try:
             outputs = self._computing.predict([item.sample for item in live])
         except BaseException as exc:
@@ -329,10 +315,11 @@ class Engine:
 
     def _recover(self, bucket: Hashable, live: list[Item], exc: BaseException, again: bool = False) -> list[Outcome]:
         """What becomes of a batch that has failed as a whole."""
+        self._calls.batch(live)
         fault = self._check_device(exc)
         if fault is Fault.MEMORY:
             let_go(exc)
-            self._make_room(bucket, len(live))
+            self._make_room(bucket, live)
         # Others had memory that now is free, or the device had its reasons.
         if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:
             return self._run(bucket, live, again=True)
@@ -344,10 +331,11 @@ class Engine:
         middle = len(live) // 2
         return [*self._run(bucket, live[:middle]), *self._run(bucket, live[middle:])]
 
-    def _make_room(self, bucket: Hashable, size: int) -> None:
-        self._batcher.caps.failed(bucket, size)
-        while (flight := self._flights.first(only_done=False)) is not None:
-            self._settle(self._finish(flight))
+    def _make_room(self, bucket: Hashable, live: list[Item]) -> None:
+        self._batcher.caps.failed(bucket, len(live))
+        while self._land_one(only_done=False):
+            pass
+        self._calls.batch(live)
         self._device.free()
 
     def _check_device(self, exc: BaseException) -> Fault:
@@ -360,39 +348,26 @@ class Engine:
 
     def _answer(self, bucket: Hashable, live: list[Item], outputs: Sequence[Any], since: float) -> list[Outcome]:
         self._batcher.caps.succeeded(bucket, len(live))
-        encoded = [self._encode(item, output) for item, output in zip(live, outputs, strict=True)]
-        if self._latency is not None:
-            self._latency.ended(bucket, len(live), since, time.monotonic())
-        for item in live:
+        encoded: list[Outcome] = []
+        for item, output in zip(live, outputs, strict=True):
+            self._calls.another()
+            if (outcome := self._encode(item, output)) is not None:
+                encoded.append(outcome)
             item.sample = None  # while the supervisor still watches, and on this thread
-        return [outcome for outcome in encoded if outcome is not None]
-
-    def _check_session(self, session: Session) -> None:
-        """After a call: is its state too large, has the handler closed it? Raises SessionTooLarge."""
-        try:
-            check_size(session, self._rules.session_max_bytes)
-        finally:
-            if session.is_closed:
-                self._handler.on_session_close(session)
+        claims.release(live)
+        self._batcher.ended(bucket, len(live), since, self._clock(), len(self._flights))
+        return encoded
 
     def _encode(self, item: Item, output: Any) -> Outcome | None:
         """The answer, or None where it comes in pieces from now on."""
         try:
             value = self._handler.encode(output, item.request)
             if type(value) is not Response and (pieces := streaming(value)) is not None:
-                self.streams.begin(item, sound_stream(pieces), lambda: self._end_call(item))
+                self.streams.begin(item, sound_stream(pieces), lambda: self._hooks.end(item))
                 return None
             response = self._response(value, item.request)
-            self._end_call(item)
+            self._hooks.end(item)
             return item, response
         except BaseException as exc:
             self._check_device(exc)
             return self._failed(item, predict_error(item, exc))
-
-    def _end_call(self, item: Item) -> None:
-        if item.session is not None:
-            self._check_session(item.session)
-
-
-def end_process(fault: Fault) -> None:
-    os._exit(EXIT_HARDWARE if fault is Fault.HARDWARE else EXIT_STICKY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 
 from serving import log
@@ -13,8 +14,9 @@ from serving.errors import (
     HandlerError,
     OutOfMemory,
     ServingError,
+    Unavailable,
 )
-from serving.faults import Fault
+from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
 from serving.worker.batcher import Item
 from serving.worker.device.faults import fault_of
 
@@ -44,7 +46,7 @@ def decode_error(item: Item, exc: BaseException) -> ServingError:
             error=describe(exc),
         )
         return BadRequest(f"the request could not be decoded: {describe(exc)}")
-    if error.status >= 500:
+    if error.status >= 500 and not isinstance(error, Unavailable):
         report(item, exc)
     return error
 
@@ -97,3 +99,8 @@ def let_go(exc: BaseException) -> None:
 def report(item: Item, exc: BaseException) -> None:
     request = item.request
     log.error("a request failed in the handler", exc=exc, request_id=request.request_id, trace_id=request.trace_id)
+
+
+def end_process(fault: Fault) -> None:
+    """The device does not work for this process any more; the exit code says why."""
+    os._exit(EXIT_HARDWARE if fault is Fault.HARDWARE else EXIT_STICKY)

@@ -39,6 +39,7 @@ from serving.worker.sessioncalls import SessionCalls
 from serving.worker.streams import Begin, More, Part, Streams, Used
 
 LOST = 10.0  # seconds beyond its time after which an answer in pieces is given up here
+SETTLE = 1.0  # seconds for what was delivered to leave before a request runs that may end the process
 BEAT = 0.25  # seconds between stamps of the I/O thread
 
 REQUEST, CANCEL = int(Kind.REQUEST), int(Kind.CANCEL)  # an enum's members are slow to compare
@@ -123,6 +124,17 @@ class Intake:
         for channel in list(self._closing):
             channel.close()
 
+    def settle(self) -> None:
+        """On the engine's thread: wait until what was delivered has left the process, or nobody reads it."""
+        until = time.monotonic() + SETTLE
+        while self._is_sending() and time.monotonic() < until:
+            time.sleep(SETTLE / 1000)
+
+    def _is_sending(self) -> bool:
+        waiting: list[Channel] = []
+        self.io.call(lambda: waiting.extend(one for one in self._channels if one.is_sending))
+        return bool(waiting)
+
     def part(self) -> None:
         """Close those of HTTP workers alone, and take nothing until it is opened again; sessions are over."""
         self.flushed.clear()
@@ -151,6 +163,9 @@ class Intake:
             item = self._items.pop(frame.id, None)
             if item is not None:
                 self._cancel(item)
+            else:
+                self.sessions.disown(frame.id, bytes(frame.head).decode("ascii", "replace"))
+                self._sweep()
         elif frame.kind == Kind.OPEN:
             self._open_conversation(channel, frame)
         elif frame.kind in (Kind.PIECE, Kind.CREDIT, Kind.END):
@@ -197,6 +212,8 @@ class Intake:
         if frame.kind != CANCEL:
             return False
         item = self._items.get(frame.id)
+        if item is None and (frame.head or self.sessions.opened_by(frame.id)):
+            return False
         if item is None or item.live is None:
             self._items.pop(frame.id, None)
             if item is not None:
@@ -278,6 +295,8 @@ class Intake:
             return
         if following is not None:
             self._batcher.put(following, accepted=True)
+        elif item.opens and failed:
+            self._sweep()
         if not self._takes:
             self._batcher.tell()  # this may have been the last
 
@@ -320,10 +339,12 @@ class Intake:
                 if item.id in self._items:
                     replies.send_part(item, outcome)
                 continue
-            if self._items.pop(item.id, None) is not None:
+            is_awaited = self._items.pop(item.id, None) is not None
+            if is_awaited:
                 self._conversations -= isinstance(outcome, Close)
                 replies.send_last(item, outcome)
-            self._leave_session(item, failed=isinstance(outcome, ServingError))
+            taken = is_awaited and item.reply_to.is_open
+            self._leave_session(item, failed=isinstance(outcome, ServingError) or not taken)
         if self._batcher is not None:
             self._row.queued = self._batcher.size
 

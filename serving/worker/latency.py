@@ -51,7 +51,12 @@ class Fit:
         b = mean_t - a * mean_n
         return (a, b) if b >= 0 else (self._nt / self._nn, 0.0)
 
-    def mean(self, n: int) -> float:
+    @property
+    def deviation(self) -> float:
+        """The mean one of a batch from what was expected of it."""
+        return self._deviation
+
+    def mean(self, n: float) -> float:
         a, b = self.line()
         return a * n + b
 

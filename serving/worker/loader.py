@@ -15,7 +15,7 @@ from typing import Any
 from serving import log
 from serving.conventions import AT_HOME
 from serving.errors import ModelError
-from serving.handler import Handler
+from serving.handler import MAX_THREADS, Handler
 from serving.messages import Paths
 from serving.model import Model
 from serving.open_inference import PREFIX as OPEN_INFERENCE
@@ -64,12 +64,17 @@ def load(handler: Handler, model: Model, device: str) -> None:
         group.lead(handler)
 
 
-def warm(handler: Handler, model: Model, hastened: Hastened | None) -> None:
+def warm(handler: Handler, model: Model, hastened: Hastened | None, device: str = "cpu") -> None:
     # As batches are made: with gradients other kernels would be warmed, and activations kept.
     with inference_mode():
         handler.warmup()
     if hastened is not None:
         hastened.warm(Path(model.path))
+    if device.startswith("cuda"):
+        from serving.worker.speed.scripts import warm_script
+
+        with inference_mode():
+            warm_script(handler, Path(model.path), device)
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked at again while requests wait
 
@@ -112,6 +117,8 @@ def check_methods(handler: Handler, ranked: bool = False) -> None:
             raise ModelError(f"{name}.{method} is a coroutine function; encode may be an async generator instead")
     if not inspect.iscoroutinefunction(handler.converse):
         raise ModelError(f"{name}.converse is not async")
+    if not 0 <= handler.decode_threads <= MAX_THREADS:
+        raise ModelError(f"{name}.decode_threads is {handler.decode_threads}; allowed: 0 to {MAX_THREADS}")
     makes_pieces = inspect.isgeneratorfunction(handler.predict) or inspect.isasyncgenfunction(handler.predict)
     if makes_pieces and ranked:
         raise ModelError(f"{name}.predict is a generator, which gpus = N does not run")

@@ -14,7 +14,7 @@ from serving.config import Config
 from serving.messages import Fork
 from serving.runtime import Runtime
 from serving.scoreboard import Row
-from serving.worker import ranks, spare
+from serving.worker import ranks, spare, strays
 from serving.worker.loader import create_handler
 from serving.worker.server import Worker
 
@@ -40,6 +40,7 @@ def main(request: Fork, config: Config, runtime: Runtime, row: Row) -> None:
             ranks.follow(model, rank, meeting, leader, make)
 
         ranks.begin(model, meeting, follow)
+    strays.watch_for()
     started = time.monotonic()
     Worker(model, config, runtime, row, request.epoch, control).run()
     log.debug("the worker ends", seconds=round(time.monotonic() - started, 3))

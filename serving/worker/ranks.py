@@ -25,6 +25,7 @@ from serving.faults import EXIT_STICKY, Fault
 from serving.handler import Handler
 from serving.model import Model
 from serving.runtime import set_parent_death_signal
+from serving.signals import OTHERS, STOPS, overhear
 from serving.worker.device import find_device, resolve
 from serving.worker.shipping import pack, unpack
 
@@ -100,8 +101,16 @@ class Group:
 
     def _watch(self) -> None:
         """Ends the worker when one of its ranks has ended."""
-        for _ in self._pids:
-            pid, status = os.wait()
+        poll = select.poll()
+        ranks = {os.pidfd_open(pid): pid for pid in self._pids}
+        for fd in ranks:
+            poll.register(fd, select.POLLIN)
+        while ranks:
+            [(fd, _), *_] = poll.poll()
+            poll.unregister(fd)
+            os.close(fd)
+            pid = ranks.pop(fd)
+            _, status = os.waitpid(pid, 0)  # not just any child: the handler may have some of its own
             if not self._closing:
                 code = os.waitstatus_to_exitcode(status)
                 log.error("a rank has ended, and the worker with it", rank_pid=pid, code=code)
@@ -121,6 +130,7 @@ def begin(model: Model, meeting: Path, follow: Callable[[int, socket.socket], No
         if pid == 0:
             try:
                 set_parent_death_signal(signal.SIGKILL)
+                overhear((*STOPS, *OTHERS))
                 if os.getppid() != leader:
                     os._exit(EXIT_RANK)
                 for one in (ours, *sockets):
@@ -172,20 +182,25 @@ def follow(model: Model, rank: int, meeting: Path, leader: socket.socket, make: 
     device = find_device(device_of(model, rank))
     device.open(model.threads, model.tf32)
     join(meeting, rank, model.gpus, device.name)
+    pid = os.getpid()
     handler.load(Path(model.path), device.name, **model.options)
-    while head := receive(leader):
+    while os.getpid() == pid and (head := receive(leader)):
         batch = unpack(head, device.name)
         try:
             with torch.inference_mode():
                 handler.predict(batch)
-            leader.sendall(GOOD)
+            if os.getpid() == pid:
+                leader.sendall(GOOD)
         except Exception as exc:
+            if os.getpid() != pid:
+                break
             log.error("a rank failed in predict", exc=exc, rank=rank, model=model.name)
             # Which GPU is broken the driver tells: the supervisor would take it for rank 0's.
             if (fault := device.fault(exc)) in (Fault.STICKY, Fault.HARDWARE):
                 os._exit(EXIT_STICKY if fault is Fault.STICKY else EXIT_RANK)
             leader.sendall(BAD)
-    handler.close()
+    if os.getpid() == pid:  # else the handler has forked this one, and it has come back
+        handler.close()
     os._exit(0)
 
 

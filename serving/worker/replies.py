@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from serving import log
 from serving.channel import Channel
 from serving.conversation import Close, Message
-from serving.errors import HandlerError, ServingError
+from serving.errors import HandlerError, ServingError, Unavailable
 from serving.request import Body, Response
 from serving.session import Session
 from serving.wire import CREDIT, MAX_HEAD, CloseHead, Kind, ReplyHead, encode
@@ -94,7 +94,8 @@ def frame_of(item: Item, outcome: Response | ServingError) -> list[Body]:
 def packed(outcome: Response | ServingError, session: Session | None = None, opens: bool = False) -> tuple[bytes, Body]:
     """Head and body of a REPLY. Raises whatever comes of values that user code has put in and nobody could read."""
     if isinstance(outcome, ServingError):
-        head = _encoder.encode(ReplyHead(int(outcome.status), code=str(outcome.code)))
+        again = getattr(outcome, "retry_after", Unavailable.retry_after)
+        head = _encoder.encode(ReplyHead(int(outcome.status), code=str(outcome.code), retry_after=int(again)))
         body: Body = str(outcome.message).encode("utf-8", "backslashreplace")
     else:
         new = session.announcement if session is not None and opens else None

@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving import log
+from serving import interpreter, log, private
 from serving.errors import ModelError
 from serving.torchserve.manifest import is_archive, read_manifest
 
 FILE = "requirements.txt"
 SHOWN = 300  # characters of what pip says last
-PIP = ["-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet"]
+PIP = ["install", "--no-input", "--disable-pip-version-check", "--quiet"]
 BOUNDED = ["--retries", "1", "--timeout", "10"]
 
 
@@ -60,25 +60,21 @@ def home_of(file: Path, wheels: Path) -> Path:
     """The folder for this file's packages, private to the user."""
     names = sorted(one.name for one in wheels.iterdir()) if wheels.is_dir() else []
     digest = hashlib.sha256(file.read_bytes() + "\n".join([sys.version, *names]).encode()).hexdigest()[:16]
-    home = Path(tempfile.gettempdir()) / f"serving-packages-{os.geteuid()}" / digest
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in (home.parent, home):
-        if folder.stat().st_uid != os.geteuid():
-            raise ModelError(f"{folder} belongs to somebody else")
-    return home
+    parent = private.make_own(Path(tempfile.gettempdir()) / f"serving-packages-{os.geteuid()}")
+    return private.make_own(parent / digest)
 
 
 @contextmanager
 def locked(home: Path) -> Iterator[None]:
     """One replica installs, the others wait; the supervisor bounds all of it by the load's time."""
-    with (home / "lock").open("w") as file:
+    with open(private.open_plain(home / "lock", os.O_RDWR | os.O_CREAT), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def run_pip(file: Path, wheels: Path, home: Path) -> None:
     offline = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
-    command = [sys.executable, *PIP, *BOUNDED, "--prefix", str(home), *offline, "-r", str(file)]
+    command = [*interpreter.command("pip"), *PIP, *BOUNDED, "--prefix", str(home), *offline, "-r", str(file)]
     log.info("installing requirements.txt", file=str(file), offline=bool(offline))
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=file.parent)
     if result.returncode == 0:

@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from serving import claims, codecs
+from serving.errors import BadRequest
+from serving.measuring import csv_cost, json_cost, npz_cost
 from serving.request import media_type
 from serving.worker import shims
 from serving.worker.toolkit import default_model_fn
@@ -44,22 +47,34 @@ class GenericInferenceToolkitError(BaseInferenceToolkitError):
         super().__init__(status_code, text, phrase or text)
 
 
+def as_bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
 def json_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
+    claims.take(json_cost(as_bytes(string_like)))
     return np.array(json.loads(string_like), dtype=dtype)
 
 
 def csv_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
+    claims.take(csv_cost(as_bytes(string_like)))
     text = string_like if isinstance(string_like, str) else bytes(string_like).decode()
     return np.genfromtxt(io.StringIO(text), dtype=dtype, delimiter=",")
 
 
 def npy_to_numpy(npy_array: bytes) -> Any:
-    return np.load(io.BytesIO(npy_array), allow_pickle=False)
+    try:
+        return codecs.decode_npy(npy_array, {})
+    except BadRequest as exc:
+        if type(exc) is not BadRequest:
+            raise
+        raise ValueError(f"{exc.message}; allow_pickle=False") from exc  # what it is there
 
 
 def npz_to_sparse(npz_bytes: bytes) -> Any:
     import scipy.sparse
 
+    claims.take(npz_cost(npz_bytes))
     return scipy.sparse.load_npz(io.BytesIO(npz_bytes))
 
 

@@ -12,7 +12,7 @@ import socket
 import time
 from pathlib import Path
 
-from serving import log
+from serving import claims, log, memory
 from serving.config import Config
 from serving.errors import ModelError
 from serving.faults import Fault
@@ -25,11 +25,12 @@ from serving.scoreboard import Phase, Row
 from serving.worker.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
-from serving.worker.engine import Engine, Rules, end_process
-from serving.worker.failures import is_out_of_memory
+from serving.worker.engine import Engine
+from serving.worker.failures import end_process, is_out_of_memory
 from serving.worker.intake import Intake
 from serving.worker.loader import create_handler, load, open_device, paths_of, warm
 from serving.worker.requirements import prepare
+from serving.worker.rules import Rules
 from serving.worker.speed import hasten
 
 FLUSH = 4.0  # seconds for the last answers to leave
@@ -72,7 +73,7 @@ class Worker:
             self._device.free()  # what a load needs for a moment is not kept
             hastened = hasten(handler, self._model, self._device, self._row.count_recompilation)
             self._report(Phase.WARMING)
-            warm(handler, self._model, hastened)
+            warm(handler, self._model, hastened, self._device.name)
         except BaseException as exc:
             permanent = isinstance(exc, ModelError)
             if not permanent:
@@ -84,9 +85,22 @@ class Worker:
 
     def _serve(self, handler: Handler) -> None:
         """Take requests until told to retire, or to park, and answer them."""
-        batcher = Batcher(handler.policy, self._model.queue_size, bell=self._intake.reading)
-        rules = Rules.of(self._config)
-        engine = Engine(handler, batcher, self._row, self._intake.deliver, rules, self._device, self._lose_device)
+        room = memory.share(self._config.decoded_memory, memory.total())
+        claims.set_limit(max(1, room // max(1, self._model.replicas)))
+        batcher = Batcher(
+            handler.policy, self._model.queue_size, bell=self._intake.reading, timeout=self._model.timeout
+        )
+        rules = Rules.of(self._config, self._model.timeout)
+        engine = Engine(
+            handler,
+            batcher,
+            self._row,
+            self._intake.deliver,
+            rules,
+            self._device,
+            self._lose_device,
+            sent=self._intake.settle,
+        )
         keep_freed()  # only now, for the same reason
         self._measure()
         ready = WorkerPhase(

@@ -64,7 +64,7 @@ class SessionCalls:
         id = item.request.session_id
         kind = request_type(item.request) if self.takes_requests else ""
         if id == NEW_SESSION or (id is None and kind == NEW_SESSION):
-            item.session, item.opens = self._sessions.open(), True
+            item.session, item.opens = self._sessions.open(item.id), True
             item.chore = created if kind == NEW_SESSION else None
             self._row.sessions = len(self._sessions)
         elif id is not None:
@@ -78,7 +78,10 @@ class SessionCalls:
         return item.session is None or not self.one_by_one or self._sessions.enter(item)
 
     def leave(self, item: Item, failed: bool) -> Item | None:
-        """A call of a session is over: end the session if that is due. Gives the call that may go on now."""
+        """A call of a session is over: end the session if that is due. Gives the call that may go on now.
+
+        ``failed``: it was answered with an error, or nobody was there to take its answer.
+        """
         session = item.session
         assert session is not None
         following = self._sessions.leave(item) if self.one_by_one else None
@@ -87,9 +90,22 @@ class SessionCalls:
         for waiting in [following, *self._sessions.waiting(session)] if following is not None else []:
             if self._items.pop(waiting.id, None) is not None:
                 replies.send(waiting, SessionClosed("the session was closed by a call before this one"))
+        if item.opened and not session.is_closed:
+            self._sessions.expire(session)  # the handler is to hear of it, on its own thread
+            return None
         self._sessions.end(session, SessionClosed)
         self._row.sessions = len(self._sessions)
         return None
+
+    def opened_by(self, request: int) -> bool:
+        """Whether a session began with the request of this id. From any thread."""
+        return self._sessions.opened_by(request) is not None
+
+    def disown(self, request: int, id: str) -> None:
+        """Nobody has taken the answer that told the id of a session: it ends."""
+        session = self._sessions.get(id) if id else self._sessions.opened_by(request)
+        if session is not None and not session.is_closed:
+            self._sessions.expire(session)
 
     def expire(self) -> list[Item]:
         """Sessions whose time is over end. Gives what the handler is to hear of it, on its own thread."""

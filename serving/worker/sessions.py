@@ -51,10 +51,12 @@ def request_type(request: Request) -> str:
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A session here: when it ends on our clock, and its calls in order of arrival, the first of which is at work."""
+    """A session here: when it ends on our clock, the id of the request that opened it, and its calls in order of their
+    arrival, the first of which is at work."""
 
     session: Session
     ends: float
+    opener: int
     calls: deque[Item] = field(default_factory=deque)
 
 
@@ -67,6 +69,7 @@ class Sessions:
         self._limit = limit
         self._clock = clock
         self._held: dict[str, Held] = {}
+        self._by_opener: dict[int, Session] = {}
         self._ended: OrderedDict[str, type[ServingError]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -80,15 +83,29 @@ class Sessions:
         """Whether some call is not answered yet. From any thread."""
         return any(held.calls for held in list(self._held.values()))
 
-    def open(self) -> Session:
-        """Raises SessionLimit."""
+    def open(self, opener: int) -> Session:
+        """``opener`` is the id of the request for it. Raises SessionLimit."""
         if len(self._held) >= self._limit:
             raise SessionLimit(f"{self._limit} sessions are open here, which is the limit")
         # A whole second later than announced at the most, never earlier.
         expires = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(seconds=self._ttl)
         session = Session(self._make_id(), expires)
-        self._held[session.id] = Held(session, self._clock() + self._ttl)
+        self._held[session.id] = Held(session, self._clock() + self._ttl, opener)
+        self._by_opener[opener] = session
         return session
+
+    def opened_by(self, opener: int) -> Session | None:
+        """The session that began with a request. From any thread."""
+        return self._by_opener.get(opener)
+
+    def get(self, id: str) -> Session | None:
+        held = self._held.get(id)
+        return held.session if held is not None else None
+
+    def expire(self, session: Session) -> None:
+        """Its time is over."""
+        if (held := self._held.get(session.id)) is not None:
+            held.ends = self._clock()
 
     def find(self, id: str) -> Session:
         """Raises SessionNotFound, SessionExpired, SessionClosed."""
@@ -101,7 +118,8 @@ class Sessions:
         raise fate(f"session {id[:8]}… {FATES[fate]}")
 
     def end(self, session: Session, fate: type[ServingError]) -> None:
-        if self._held.pop(session.id, None) is not None:
+        if (held := self._held.pop(session.id, None)) is not None:
+            self._by_opener.pop(held.opener, None)
             self._ended[session.id] = fate
             while len(self._ended) > REMEMBERED:
                 self._ended.popitem(last=False)

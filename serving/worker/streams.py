@@ -18,6 +18,7 @@ from typing import Any, cast
 from serving import log
 from serving.accept import concrete
 from serving.conversation import Close, Message
+from serving.deadline import Clock
 from serving.errors import HandlerError, ServingError
 from serving.flow import Flow, cost
 from serving.handler import MAX_BATCH
@@ -25,10 +26,10 @@ from serving.request import Body, Piece, Pieces, Response, StreamingResponse
 from serving.worker.batcher import Batcher, Item
 from serving.worker.failures import expired, predict_error
 from serving.worker.loop import UserLoop
+from serving.worker.rules import Rules
 from serving.worker.stamps import Stamps
 
 CLOSE_TIME = 5.0  # seconds that a generator's clean-up may take
-LATE = 1.0  # seconds that code may still run beyond a deadline that has passed while it waited
 
 TEXT, BYTES = "text/plain; charset=utf-8", "application/octet-stream"
 
@@ -107,7 +108,8 @@ class Stream:
 class Streams:
     """``emit`` sends one part of an answer at once; all but ``call`` is for the engine's thread.
 
-    ``idle`` seconds bound the wait for a piece; the time for a whole answer is the client's HTTP worker's to watch.
+    One piece may take the ``stream_idle`` of ``rules``, from when it was asked for, and the first one the model's
+    time-out; the time for a whole answer, and for its beginning, is the client's HTTP worker's to watch.
     ``check`` hears what user code raises before its client does: the device may be lost with it.
     """
 
@@ -116,21 +118,30 @@ class Streams:
         batcher: Batcher,
         stamps: Stamps,
         emit: Callable[[Item, Part], None],
-        idle: float,
+        rules: Rules,
         check: Callable[[BaseException], object],
+        clock: Clock = time.monotonic,
     ) -> None:
         self._batcher = batcher
         self._stamps = stamps
         self._emit = emit
-        self._idle = idle
+        self._idle = rules.stream_idle
+        self._first = rules.timeout
+        self._clock = clock
         self._check = check
         self._turns: deque[Stream] = deque()  # the generators
         self._tasks: dict[asyncio.Task[None], Item] = {}  # the async ones, and conversations
-        self._unsent: dict[int, Item] = {}  # those of which nothing has left yet
+        self.unsent: dict[int, Item] = {}
+        """Those of which nothing has left yet, as far as was looked."""
         self._loop: UserLoop | None = None
 
     def __len__(self) -> int:
         return len(self._turns) + len(self._tasks)
+
+    @property
+    def answers(self) -> int:
+        """The answers in pieces among them; the others are conversations."""
+        return len(self._turns) + sum(isinstance(item.live, Stream) for item in self._tasks.values())
 
     @property
     def can_step(self) -> bool:
@@ -148,10 +159,10 @@ class Streams:
             if item.cancelled:  # none of its code has run, and a task that is cancelled now would never begin
                 self._abandon(stream)
                 return
-            self._unsent[item.id] = item
+            self.unsent[item.id] = item
             stream.task = self.start(item, self._pump(stream))
             return
-        self._unsent[item.id] = item
+        self.unsent[item.id] = item
         item.live = stream = Stream(item, response, on_end, lambda _: self._batcher.poke())
         self._turns.append(stream)
         self._stamps.hold(len(self))
@@ -177,7 +188,7 @@ class Streams:
         """Whether there may be more."""
         import torch
 
-        self._stamps.start(self.at_risk(), self._until(stream))
+        self._stamps.start(self.at_risk(), self._clock() + (self._idle if stream.begun else self._first))
         try:
             with torch.inference_mode():
                 part = stream.take(next(stream.pieces))
@@ -189,20 +200,16 @@ class Streams:
             self._fail(stream, exc)
         finally:
             self._stamps.finish(0)
-        self._unsent.pop(stream.item.id, None)
+        self.unsent.pop(stream.item.id, None)
         return False
-
-    def _until(self, stream: Stream) -> float:
-        """When a call for one piece is one that hangs; the end of the time for the whole answer is none."""
-        return time.monotonic() + self._idle if stream.begun else stream.item.request.deadline.at
 
     def at_risk(self) -> list[int]:
         """Ids of those that user code works on, or may, and of which nothing has left this process yet."""
-        if not self._unsent:
+        if not self.unsent:
             return []
-        for id in [id for id, item in self._unsent.items() if item.begun or item.cancelled]:
-            del self._unsent[id]
-        return list(self._unsent)[:MAX_BATCH]
+        for id in [id for id, item in self.unsent.items() if item.begun or item.cancelled]:
+            del self.unsent[id]
+        return list(self.unsent)[:MAX_BATCH]
 
     def _finish(self, stream: Stream) -> None:
         try:
@@ -218,14 +225,14 @@ class Streams:
     def _fail(self, stream: Stream, exc: BaseException) -> None:
         self._check(exc)
         stream.settled = True
-        if not stream.begun and stream.item.request.deadline.expired():
+        if not stream.begun and stream.item.request.deadline.expired(self._clock):
             self._emit(*expired(stream.item))
         else:
             self._emit(stream.item, predict_error(stream.item, exc))
 
     def _close(self, stream: Stream) -> None:
         """Nobody listens any more."""
-        self._stamps.start([], time.monotonic() + CLOSE_TIME)
+        self._stamps.start(self.at_risk(), self._clock() + CLOSE_TIME)
         try:
             close = getattr(stream.response.pieces, "close", None)
             if close is not None:
@@ -266,9 +273,21 @@ class Streams:
 
     def wait(self) -> None:
         """Let async code run until there is something else to do."""
+        self._turn(self._batcher.delay)
+
+    def go_on(self, seconds: float) -> None:
+        """What is under way goes on by a step, and nothing else; waits for that, ``seconds`` at most."""
+        self._batcher.away(True)
+        self.step()
+        if self.is_async:
+            self._turn(lambda: seconds)
+        elif self._turns and not self.can_step:
+            self._batcher.pause(seconds)
+
+    def _turn(self, delay: Callable[[], float | None]) -> None:
         assert self._loop is not None
         try:
-            self._loop.turn(lambda: 0.0 if self.can_step or not self._tasks else self._batcher.delay())
+            self._loop.turn(lambda: 0.0 if self.can_step or not self._tasks else delay())
         except (SystemExit, KeyboardInterrupt) as exc:  # which asyncio lets through, whatever task it comes from
             log.error("a task of the handler's wanted to end the process", exc=exc)
         self._stamps.finish(0)
@@ -279,16 +298,16 @@ class Streams:
             self._loop.close()
 
     def _stamp(self) -> None:
-        """Async code is about to run: until when it must have given way again, and for whom it has answered nothing."""
-        risk, now = self.at_risk(), time.monotonic()
-        due = min((self._unsent[id].request.deadline.at for id in risk), default=now + self._idle)
-        self._stamps.start(risk, min(now + self._idle, max(now + LATE, due)))
+        """Async code is about to run, and has to give way again in time. Which of it runs nobody knows: what has begun
+        has more time than what has not."""
+        has_begun = any(not isinstance(item.live, Stream) or item.live.begun for item in self._tasks.values())
+        self._stamps.start(self.at_risk(), self._clock() + (self._idle if has_begun else min(self._idle, self._first)))
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         item = self._tasks.pop(task, None)
         if item is None:
             return
-        self._unsent.pop(item.id, None)
+        self.unsent.pop(item.id, None)
         self._stamps.hold(len(self))
         if isinstance(item.live, Stream) and not item.live.settled:
             self._abandon(item.live)
@@ -330,6 +349,7 @@ class Streams:
     async def _pass_on(self, stream: Stream, pieces: AsyncIterator[Piece]) -> None:
         async for piece in pieces:
             self._emit(stream.item, stream.take(piece))
+            self._stamp()  # whoever comes next in this turn of the loop has its own time
             await asyncio.sleep(0)  # a generator that never waits must let others have their turn
             while not stream.flow.is_open:
                 stream.room.clear()

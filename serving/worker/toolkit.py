@@ -30,6 +30,7 @@ from serving.errors import (
     UnsupportedMediaType,
 )
 from serving.handler import BatchPolicy, Handler
+from serving.names import is_hidden
 from serving.request import Request, Response, StreamingResponse
 from serving.weights import is_torchscript, load_torchscript
 from serving.worker.context import CONTENT_TYPE, Context, RequestProcessor, gpu_of, headers_of
@@ -325,7 +326,8 @@ def default_input_fn(request: Request, device: str) -> Any:
 
 def default_model_fn(model_dir: Path, device: str) -> Any:
     """``model.pt``, else the only ``*.pt`` or ``*.pth`` file, as TorchScript. Raises ModelError."""
-    found = sorted(path for path in model_dir.iterdir() if path.suffix in (".pt", ".pth") and path.is_file())
+    files = [path for path in model_dir.iterdir() if path.is_file() and not is_hidden(path.name)]
+    found = sorted(path for path in files if path.suffix in (".pt", ".pth"))
     chosen = [path for path in found if path.name == "model.pt"] or found
     if len(chosen) != 1:
         names = ", ".join(path.name for path in chosen) or "none"

@@ -25,7 +25,8 @@ def model_folder(tmp_path: Path, handler: str, toml: str = "") -> Path:
     """A model folder around one of ``tests/services``; ``handler`` is ``module:Class``."""
     folder = tmp_path / "model"
     (folder / "code").mkdir(parents=True)
-    shutil.copy(SERVICES / f"{handler.partition(':')[0]}.py", folder / "code")
+    for module in (handler.partition(":")[0], "gates"):
+        shutil.copy(SERVICES / f"{module}.py", folder / "code")
     (folder / "serving.toml").write_text(f'handler = "{handler}"\n{toml}')
     return folder
 
@@ -104,6 +105,13 @@ class Server:
             return error.code
         except OSError:
             return 0  # it is gone; whoever asks will look at the process
+
+    def metric(self, name: str) -> float:
+        """One of ``GET /metrics``, its name without ``serving_``."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        [value] = [line.split()[1] for line in lines if line.split()[0] == f"serving_{name}"]
+        return float(value)
 
     def wait_ready(self, seconds: float = 30.0) -> Self:
         eventually(lambda: self.process.poll() is not None or self.ping() == 200, seconds)
@@ -184,6 +192,13 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def state(pid: int) -> str:
+    """A letter of /proc: R, S, T for one that is stopped …; "gone" for a process that is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "gone"
 
 
 def pss(pid: int) -> int:

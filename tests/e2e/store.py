@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import tarfile
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.server import SERVICES, Server
+from tests.e2e.server import SERVICES, Server, eventually, is_alive
 
 TARGET = "X-Amzn-SageMaker-Target-Model"
 
@@ -36,7 +37,8 @@ def add_model(store: Path, model: str, handler: str = "named:Named", toml: str =
     """A folder below the store that serves one of ``tests/services``."""
     folder = store / model
     (folder / "code").mkdir(parents=True, exist_ok=True)
-    shutil.copy(SERVICES / f"{handler.partition(':')[0]}.py", folder / "code")
+    for module in (handler.partition(":")[0], "gates"):
+        shutil.copy(SERVICES / f"{module}.py", folder / "code")
     lines = [f"{key} = {json.dumps(value)}" for key, value in {"name": model, **options}.items()]
     (folder / "serving.toml").write_text(f'handler = "{handler}"\n{toml}\n[options]\n' + "\n".join(lines))
     return folder
@@ -54,6 +56,17 @@ def pack(folder: Path, suffix: str) -> Path:
                 zipped.write(path, path.relative_to(folder))
     shutil.rmtree(folder)
     return archive
+
+
+ANY_SIZE = {"archive_max_bytes": "1000GB", "archive_max_ratio": 100_000}
+
+
+def endless(archive: Path) -> None:
+    """Have an archive take minutes to unpack and no disk, by a tail of zeros, where settings are ``ANY_SIZE``."""
+    zeros = gzip.compress(bytes(64 << 20), 1)
+    with archive.open("ab") as file:
+        for _ in range(1000):
+            file.write(zeros)
 
 
 def call(server: Server, method: str, path: str, body: object = None, timeout: float = 30.0, **headers: str) -> Reply:
@@ -96,5 +109,16 @@ def names(server: Server) -> list[str]:
     return [model["modelName"] for model in call(server, "GET", "/models").json()["models"]]
 
 
+BEGINS = ("a worker begins", "a spare takes over", "a parked worker takes over")
+
+
 def pids(server: Server, name: str) -> list[int]:
-    return [replica["pid"] for replica in get(server, name).json()["replicas"]]
+    """Of the model's workers, which only the log tells, and which may say it a moment later."""
+    count = len(get(server, name).json()["replicas"])
+
+    def found() -> list[int]:
+        begun = [line["worker"] for words in BEGINS for line in server.lines(message=words, model=name)]
+        return [pid for pid in begun if is_alive(pid)][-count:]
+
+    eventually(lambda: len(found()) == count)
+    return found()

@@ -52,14 +52,14 @@ def read(answer: Any) -> tuple[bytes, str]:
 
 def test_parts_arrive_as_they_are_made(client: Any) -> None:
     late = []
-    answer = invoke(client, {"n": 5, "delay": 0.05, "stamp": True, "attributes": "a=1"}, Accept="text/plain")
+    answer = invoke(client, {"n": 5, "delay": 0.2, "stamp": True, "attributes": "a=1"}, Accept="text/plain")
     assert answer["ContentType"] == "text/plain"
     assert answer["CustomAttributes"] == "a=1"
     assert answer["InvokedProductionVariant"] == "AllTraffic"
     with closing(answer["Body"]) as body:
         late = [time.monotonic() - float(event["PayloadPart"]["Bytes"]) for event in body]
     assert len(late) == 5
-    assert sorted(late)[2] < 0.03
+    assert sorted(late)[2] < 0.1
 
 
 def test_a_failure_before_the_first_part_is_a_model_error(client: Any) -> None:

@@ -12,6 +12,7 @@ import signal
 import struct
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -234,13 +235,47 @@ def test_idle_and_long_ones_are_closed_with_1001(tmp_path: Path) -> None:
         assert 3.9 < time.monotonic() - started < 6.5
 
 
-def test_sigterm_closes_conversations_with_1001(tmp_path: Path) -> None:
-    with serving(model_folder(tmp_path, "talker:Talker")) as server, talk(server) as one:
-        one.send("hello")
-        assert one.recv(timeout=10) == "hello"
+def test_sigterm_closes_idle_conversations_at_once_and_busy_ones_when_they_are_answered(tmp_path: Path) -> None:
+    with serving(model_folder(tmp_path, "talker:Talker"), http_workers=1) as server:
+        with talk(server) as idle, talk(server) as answered, talk(server) as asking:
+            answered.send("hello")
+            assert answered.recv(timeout=10) == "hello"
+            asking.send("!think")
+            stopped = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert ending(idle) == ending(answered) == (1001, "the server is stopping")
+            assert time.monotonic() - stopped < 4
+            assert asking.recv(timeout=10) == "a thought"
+            assert ending(asking) == (1001, "the server is stopping")
+        assert server.wait(15) == 0
+        assert time.monotonic() - stopped < 12
+
+
+def test_a_conversation_that_never_falls_silent_is_closed_before_the_drain_is_over(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, "talker:Talker")
+    with serving(folder, http_workers=1, drain_timeout=4) as server, talk(server) as one:
+        one.send("!tick")
+        one.recv(timeout=10)
         server.process.send_signal(signal.SIGTERM)
         assert ending(one) == (1001, "the server is stopping")
         assert server.wait(15) == 0
+        assert not server.lines(message="the drain time is over")
+
+
+def test_a_conversation_that_waits_for_its_model_is_refused_when_the_server_stops(tmp_path: Path) -> None:
+    server = Server(model_folder(tmp_path, "talker:Talker", "[options]\nload_seconds = 60\n"), http_workers=1)
+    try:
+        eventually(lambda: server.lines(message="the server is loading"))
+        with ThreadPoolExecutor() as pool:
+            refused = pool.submit(refusal, server, PATH)
+            eventually(lambda: metric(server, "serving_requests_in_flight") == 1)
+            stopped = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert refused.result(10) == (503, "draining")
+        assert server.wait(15) == 0
+        assert time.monotonic() - stopped < 8
+    finally:
+        server.leave()
 
 
 def test_each_model_of_a_store_converses(tmp_path: Path) -> None:

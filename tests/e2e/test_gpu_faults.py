@@ -15,22 +15,23 @@ import pytest
 
 from serving.faults import EXIT_HARDWARE, EXIT_STICKY
 from tests.e2e.client import once
+from tests.e2e.gate import Gate
 from tests.e2e.server import Server, eventually, model_folder, serving
 
 
-def in_flight(server: Server) -> int:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("serving_requests_in_flight ")))
-
-
 @pytest.mark.parametrize("spares", [0, 1])
-def test_one_that_loses_its_context_is_replaced_and_the_innocent_are_answered(faulty_folder: Path, spares: int) -> None:
+def test_one_that_loses_its_context_is_replaced_and_the_innocent_are_answered(
+    faulty_folder: Path, tmp_path: Path, spares: int
+) -> None:
+    gate = Gate(tmp_path / "gate")
+
     async def run(server: Server) -> None:
-        slow = asyncio.create_task(once(server.port, {"do": "sleep", "seconds": 0.3, "id": "slow"}))
-        await asyncio.to_thread(eventually, lambda: in_flight(server) == 1)
+        slow = asyncio.create_task(once(server.port, {"do": "wait", "gate": gate.path, "id": "slow"}))
+        await asyncio.to_thread(gate.wait_reached)
         innocent = [asyncio.create_task(once(server.port, {"id": n})) for n in range(4)]
         guilty = asyncio.create_task(once(server.port, {"do": "exit", "code": EXIT_STICKY}))
+        await asyncio.to_thread(eventually, lambda: server.metric("requests_queued") == 5)
+        gate.open()
         assert [(await one).json()["id"] for one in innocent] == [0, 1, 2, 3]
         assert (await slow).json()["id"] == "slow"
         assert (await guilty).code == "worker_died"

@@ -6,12 +6,12 @@ import asyncio
 import http.client
 import json
 import socket
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.client import Answer, Client, once
+from tests.e2e.gate import Gate
 from tests.e2e.server import Server, eventually, model_folder, serving
 
 
@@ -218,34 +218,43 @@ def test_the_inference_id_is_the_request_id_of_an_error(echo: Server) -> None:
     assert asyncio.run(run()) == "my-id-7"
 
 
-def test_a_client_that_leaves_takes_its_queued_request_with_it(faulty_folder: Path) -> None:
+def test_a_client_that_leaves_takes_its_queued_request_with_it(faulty_folder: Path, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+
     async def run(server: Server) -> None:
-        slow = asyncio.create_task(once(server.port, {"do": "sleep", "seconds": 1.0, "id": 1}))
-        await asyncio.sleep(0.2)
+        slow = asyncio.create_task(once(server.port, {"do": "wait", "gate": gate.path}))
+        await asyncio.to_thread(gate.wait_reached)
         impatient = asyncio.create_task(once(server.port, {"do": "segfault"}))
-        await asyncio.sleep(0.2)
+        await asyncio.to_thread(eventually, lambda: server.metric("requests_queued") == 1)
         impatient.cancel()
+        await asyncio.to_thread(eventually, lambda: server.metric("requests_in_flight") == 1)
+        behind = asyncio.create_task(once(server.port, {"id": 2}))
+        # The model's worker has heard of all that came before this one.
+        await asyncio.to_thread(eventually, lambda: server.metric("requests_queued") == 2)
+        gate.open()
         assert (await slow).status == 200
-        assert (await once(server.port, {"id": 2})).status == 200
+        assert (await behind).status == 200
         assert not server.lines(message="a worker ended"), "the cancelled request never reached the model"
 
-    with serving(faulty_folder) as server:
+    with serving(faulty_folder, http_workers=1) as server:
         asyncio.run(run(server))
 
 
 def test_a_full_queue_answers_503_with_retry_after_at_once(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, "faulty:Faulty", "[batch]\nqueue_size = 4\nmax_size = 1\n")
+    gate = Gate(tmp_path / "gate")
 
     async def run(port: int) -> None:
-        busy = asyncio.create_task(once(port, {"do": "sleep", "seconds": 1.0}))
-        await asyncio.sleep(0.2)
-        started = time.monotonic()
-        answers = await asyncio.gather(*(once(port, {"id": n}) for n in range(12)))
-        refused = [answer for answer in answers if answer.status == 503]
-        assert len(refused) == 12 - 4
-        assert all(answer.code == "queue_full" and answer.headers["retry-after"] == "1" for answer in refused)
-        assert max(answer.seconds for answer in refused) < 0.5
-        assert time.monotonic() - started < 5
+        busy = asyncio.create_task(once(port, {"do": "wait", "gate": gate.path}))
+        await asyncio.to_thread(gate.wait_reached)
+        asking = [asyncio.create_task(once(port, {"id": n})) for n in range(12)]
+        # While the model is at work, so that nothing of them waits for that.
+        await asyncio.to_thread(eventually, lambda: sum(one.done() for one in asking) == 12 - 4)
+        refused = [one.result() for one in asking if one.done()]
+        assert {(answer.status, answer.code) for answer in refused} == {(503, "queue_full")}
+        assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+        gate.open()
+        assert sorted([(await one).status for one in asking]) == [200] * 4 + [503] * 8
         assert (await busy).status == 200
 
     with serving(folder) as server:

@@ -19,6 +19,7 @@ import pytest
 
 from serving.frontend.server import DOORS
 from tests.e2e.client import once
+from tests.e2e.gate import Gate
 from tests.e2e.server import ROOT, Server, eventually, is_alive, model_folder, serving
 
 LISTEN = "0A"  # a state of a socket in /proc/net/tcp
@@ -83,36 +84,6 @@ def test_a_taken_port_ends_the_start_at_once_and_says_so(tmp_path: Path) -> None
         port = taken.getsockname()[1]
         server = Server(model_folder(tmp_path, "echo:Echo"), port=port)
         ends_with(server, 1, f"cannot listen on 127.0.0.1:{port}: Address already in use", 3.0)
-
-
-def test_a_model_that_keeps_failing_to_load_is_declared_failed_and_ping_says_why(tmp_path: Path) -> None:
-    flag = tmp_path / "broken"
-    flag.touch()
-    folder = model_folder(tmp_path, "faulty:Faulty", f'[options]\nload_fails = "{flag}"\n')
-    server = Server(folder)
-    try:
-        eventually(lambda: server.lines(message="the server is failed"), 30)
-        assert server.ping() == 503
-        assert len(server.lines(message="a model failed to load")) == 5
-        answer = asyncio.run(once(server.port, {"id": 1}))
-        assert (answer.status, answer.code) == (503, "model_failed")
-        assert "the weights are not there" in answer.json()["error"]["message"]
-        assert server.process.poll() is None
-    finally:
-        assert server.stop() == 0
-
-
-def test_a_model_that_loads_at_a_later_try_is_served(tmp_path: Path) -> None:
-    flag = tmp_path / "broken"
-    flag.touch()
-    server = Server(model_folder(tmp_path, "faulty:Faulty", f'[options]\nload_fails = "{flag}"\n'))
-    try:
-        eventually(lambda: len(server.lines(message="a model failed to load")) >= 2, 20)
-        flag.unlink()
-        server.wait_ready()
-        assert asyncio.run(once(server.port, {"id": 1})).status == 200
-    finally:
-        assert server.stop() == 0
 
 
 def test_a_load_beyond_its_time_is_ended(tmp_path: Path) -> None:
@@ -315,10 +286,14 @@ def test_a_close_that_hangs_does_not_keep_the_container(tmp_path: Path) -> None:
         assert time.monotonic() - started < 5
 
 
-def test_a_request_that_outlasts_the_drain_is_given_up_and_the_container_goes(faulty_folder: Path) -> None:
+def test_a_request_that_outlasts_the_drain_is_given_up_and_the_container_goes(
+    faulty_folder: Path, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+
     async def run(server: Server) -> None:
-        slow = asyncio.create_task(once(server.port, {"do": "sleep", "seconds": 50}))
-        await asyncio.sleep(0.3)
+        slow = asyncio.create_task(once(server.port, {"do": "wait", "gate": gate.path}))
+        await asyncio.to_thread(gate.wait_reached)
         started = time.monotonic()
         assert await asyncio.to_thread(server.stop) == 0
         assert time.monotonic() - started < 6

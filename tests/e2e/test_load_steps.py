@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import tarfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import Server, eventually, is_alive, serving
-from tests.e2e.store import add_model, ask, call, get, names, pids, unload
-
-
-def state(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return "gone"
+from tests.e2e.server import Server, eventually, is_alive, serving, state
+from tests.e2e.store import ANY_SIZE, add_model, ask, call, endless, names, pack, pids, unload
 
 
 def sockets(folder: Path) -> list[str]:
@@ -137,18 +130,14 @@ def test_kill_9_of_the_fork_server_around_a_load(tmp_path: Path, private_tmp: Pa
 
 def test_kill_9_of_the_server_while_it_unpacks_an_archive(tmp_path: Path, private_tmp: Path) -> None:
     store = tmp_path / "store"
-    store.mkdir()
-    with tarfile.open(store / "big.tar.gz", "w:gz", compresslevel=1) as tar:
-        big = tmp_path / "big.bin"
-        big.write_bytes(os.urandom(1 << 20) * 120)
-        tar.add(big, "model.pt")
+    endless(pack(add_model(store, "big"), ".tar.gz"))
     environment = {"TMPDIR": str(private_tmp)}
-    server = Server(tmp_path, model_store=store, environment=environment)
+    server = Server(tmp_path, model_store=store, environment=environment, **ANY_SIZE)
     server.wait_ready()
     children = server.children()
     with ThreadPoolExecutor() as pool:
         asking = pool.submit(is_answered, server, "big")
-        eventually(lambda: list(private_tmp.rglob(".partial-*/model.pt")))
+        eventually(lambda: list(private_tmp.rglob(".partial-*/serving.toml")))
         server.process.kill()
         assert not asking.result()
     server.wait(10)
@@ -161,13 +150,15 @@ def test_kill_9_of_the_server_while_it_unpacks_an_archive(tmp_path: Path, privat
 
 
 def test_kill_9_of_an_http_worker_during_a_load_costs_only_its_own_requests(tmp_path: Path) -> None:
-    add_model(tmp_path, "a", seconds=1.0, count=str(tmp_path / "loads"))
+    add_model(tmp_path, "a", stop_at="load", count=str(tmp_path / "loads"))
     with serving(tmp_path, model_store=tmp_path, http_workers=1) as server:
+        before = forks(server)
         with ThreadPoolExecutor() as pool:
             asking = pool.submit(is_answered, server, "a")
-            eventually(lambda: get(server, "a").status == 200)
+            [worker] = eventually(lambda: [pid for pid in forks(server) - before if state(pid) == "T"])
             os.kill(max(processes(server, b"frontend")), signal.SIGKILL)
             assert not asking.result()
+        os.kill(worker, signal.SIGCONT)
         eventually(lambda: server.ping() == 200)
         assert ask(server, "a").status == 200
         assert len((tmp_path / "loads").read_text().split()) == 1

@@ -7,15 +7,14 @@ import os
 import random
 import re
 import signal
-import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.client import Answer, Client, once
+from tests.e2e.gate import Gate
 from tests.e2e.server import Server, eventually, model_folder, serving
 from tests.e2e.store import add_model, ask, call, get, names
 
@@ -32,6 +31,14 @@ def memo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With one HTTP worker, so that requests come to the replica as they came to the server."""
+    folder = model_folder(tmp_path_factory.mktemp("alone"), "memo:Memo")
+    with serving(folder, http_workers=1) as server:
+        yield server
+
+
 async def say(port: int, body: object, session: str | None = None) -> Answer:
     return await once(port, body, **({ID: session} if session is not None else {}))
 
@@ -43,14 +50,6 @@ def opened(answer: Answer) -> str:
     match = VALUE.fullmatch(value)
     assert match is not None, value
     return match[1]
-
-
-def metric(server: Server, name: str) -> float:
-    """One of ``GET /metrics``."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    [value] = [line.split()[1] for line in lines if line.split()[0] == name]
-    return float(value)
 
 
 def new_session(server: Server) -> str:
@@ -121,37 +120,49 @@ def test_a_state_that_grows_too_large_ends_its_session_with_507(memo: Server) ->
     assert asyncio.run(say(memo.port, {"say": 2}, id)).code == "session_closed"
 
 
-def test_calls_of_one_session_come_in_order_and_a_client_that_leaves_holds_up_nobody(memo: Server) -> None:
+async def accepted(server: Server, count: int) -> None:
+    """So many requests are under way, each handed to its replica where there is one HTTP worker, in their order."""
+    await asyncio.to_thread(eventually, lambda: server.metric("requests_in_flight") == count)
+
+
+def test_calls_of_one_session_come_in_order_and_a_client_that_leaves_holds_up_nobody(
+    alone: Server, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+
     async def run(id: str) -> None:
-        slow = asyncio.create_task(say(memo.port, {"say": 0, "sleep": 0.4}, id))
-        await asyncio.sleep(0.1)
-        async with Client(memo.port) as gone:
+        waiting = [asyncio.create_task(say(alone.port, {"say": 0, "gate": gate.path}, id))]
+        await asyncio.to_thread(gate.wait_reached)
+        async with Client(alone.port) as gone:
             leaving = asyncio.create_task(gone.invoke({"say": "gone"}, **{ID: id}))
-            await asyncio.sleep(0.1)
-        waiting = []
+            await accepted(alone, 2)
+        await accepted(alone, 1)
         for n in range(1, 6):
-            waiting.append(asyncio.create_task(say(memo.port, {"say": n}, id)))
-            await asyncio.sleep(0.02)
-        await slow
-        answers = [await one for one in waiting]
-        assert answers[-1].json()["said"] == [0, 1, 2, 3, 4, 5]
+            waiting.append(asyncio.create_task(say(alone.port, {"say": n}, id)))
+            await accepted(alone, n + 1)
+        gate.open()
+        assert [(await one).json()["said"] for one in waiting] == [list(range(n + 1)) for n in range(6)]
         await asyncio.wait([leaving])
 
-    asyncio.run(run(new_session(memo)))
+    asyncio.run(run(new_session(alone)))
 
 
-def test_calls_behind_a_close_are_told_so(memo: Server) -> None:
+def test_calls_behind_a_close_are_told_so(alone: Server, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+
     async def run(id: str) -> None:
-        slow = asyncio.create_task(say(memo.port, {"say": 0, "sleep": 0.3}, id))
-        await asyncio.sleep(0.1)
-        closing = asyncio.create_task(say(memo.port, CLOSE, id))
-        await asyncio.sleep(0.05)
-        late = asyncio.create_task(say(memo.port, {"say": 1}, id))
+        slow = asyncio.create_task(say(alone.port, {"say": 0, "gate": gate.path}, id))
+        await asyncio.to_thread(gate.wait_reached)
+        closing = asyncio.create_task(say(alone.port, CLOSE, id))
+        await accepted(alone, 2)
+        late = asyncio.create_task(say(alone.port, {"say": 1}, id))
+        await accepted(alone, 3)
+        gate.open()
         assert (await slow).status == 200
         assert (await closing).status == 200
         assert (await late).code == "session_closed"
 
-    asyncio.run(run(new_session(memo)))
+    asyncio.run(run(new_session(alone)))
 
 
 def test_sessions_expire_by_time_and_the_handler_hears_of_it(tmp_path: Path) -> None:
@@ -188,7 +199,7 @@ def test_a_killed_replica_loses_its_own_sessions_and_each_is_told(tmp_path: Path
         owner = {id: asyncio.run(say(server.port, {"say": 0}, id)).json()["pid"] for id in ids}
         victim = owner[ids[0]]
         assert len(set(owner.values())) == 2
-        assert metric(server, "serving_sessions_open") == 12
+        eventually(lambda: server.metric("sessions_open") == 12)
         os.kill(victim, signal.SIGKILL)
         for id in ids:
             answer = asyncio.run(say(server.port, {"say": 1}, id))
@@ -197,8 +208,8 @@ def test_a_killed_replica_loses_its_own_sessions_and_each_is_told(tmp_path: Path
             else:
                 assert answer.json()["said"] == [0, 1]
         lost = list(owner.values()).count(victim)
-        assert metric(server, "serving_sessions_lost_total") == lost
-        assert metric(server, "serving_sessions_open") == 12 - lost
+        eventually(lambda: server.metric("sessions_lost_total") == lost)
+        eventually(lambda: server.metric("sessions_open") == 12 - lost)
         assert asyncio.run(say(server.port, {"do": "crash"}, ids[-1])).code == "session_lost", "and is not repeated"
 
 
@@ -288,15 +299,24 @@ def test_500_sessions_over_2_http_workers_and_3_replicas_each_see_their_own_stat
 
 
 def test_unloading_lets_the_calls_of_a_session_that_wait_for_each_other_finish(tmp_path: Path) -> None:
-    folder = add_model(tmp_path, "a", handler="memo:Memo")
-    (folder / "serving.toml").write_text('handler = "memo:Memo"')
+    store, gate = tmp_path / "store", Gate(tmp_path / "gate")
+    (add_model(store, "a", handler="memo:Memo") / "serving.toml").write_text('handler = "memo:Memo"')
     target = {"X-Amzn-SageMaker-Target-Model": "a"}
-    with serving(tmp_path, model_store=tmp_path, http_workers=1) as server, ThreadPoolExecutor() as pool:
+
+    async def run(server: Server, id: str) -> None:
+        headers = target | {ID: id}
+        calls = [asyncio.create_task(once(server.port, {"say": 0, "gate": gate.path}, **headers))]
+        await asyncio.to_thread(gate.wait_reached)
+        calls += [asyncio.create_task(once(server.port, {"say": n}, **headers)) for n in (1, 2, 3)]
+        await accepted(server, 4)
+        # Its answer comes from the replica, which has read what came before it.
+        assert (await once(server.port, {"say": 4}, **target, **{ID: "0" * 32 + id[32:]})).code == "session_not_found"
+        unloading = asyncio.create_task(asyncio.to_thread(call, server, "DELETE", "/models/a"))
+        await asyncio.to_thread(eventually, lambda: get(server, "a").status == 404)
+        gate.open()
+        assert [(await one).status for one in calls] == [200] * 4
+        assert (await unloading).status == 200
+
+    with serving(store, model_store=store, http_workers=1) as server:
         reply = call(server, "POST", "/invocations", NEW, **target, **{ID: "NEW_SESSION"})
-        headers = target | {ID: reply.json()["session_id"]}
-        calls = [
-            pool.submit(call, server, "POST", "/invocations", {"say": n, "sleep": 0.4}, **headers) for n in range(4)
-        ]
-        eventually(lambda: metric(server, "serving_requests_in_flight") == 4)
-        assert call(server, "DELETE", "/models/a").status == 200
-        assert [one.result().status for one in calls] == [200] * 4
+        asyncio.run(run(server, reply.json()["session_id"]))

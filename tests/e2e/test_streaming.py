@@ -87,13 +87,13 @@ class Raw:
 
 
 def test_every_piece_is_a_chunk_that_leaves_at_once(server: Server) -> None:
-    with opened(server, {"n": 5, "delay": 0.05, "stamp": True}) as answer:
+    with opened(server, {"n": 5, "delay": 0.2, "stamp": True}) as answer:
         assert answer.status == 200
         assert answer.getheader("transfer-encoding") == "chunked"
         assert answer.getheader("content-type") == "application/octet-stream"
         late = [time.monotonic() - float(line) for line in answer]
     assert len(late) == 5
-    assert median(late) < 0.02
+    assert median(late) < 0.1, "none of them waits for the next"
 
 
 def test_the_type_is_the_handlers_or_what_the_client_accepts(server: Server) -> None:
@@ -166,7 +166,7 @@ def test_a_client_that_leaves_ends_its_generator(server: Server) -> None:
     raw.socket.close()
     left = time.monotonic()
     eventually(lambda: "leaver" in events(server, "end"))
-    assert events(server, "end")["leaver"] - left < 0.1
+    assert events(server, "end")["leaver"] - left < 2.0, "by itself it takes ten seconds"
 
 
 def test_an_answer_that_stands_still_is_cut_and_the_server_goes_on(server: Server) -> None:
@@ -199,11 +199,11 @@ def test_a_worker_that_dies_in_the_middle_is_told_and_replaced(server: Server) -
 
 
 def test_streams_run_side_by_side(server: Server) -> None:
-    """Twenty answers whose pieces take 10 ms each, ten of them: one after the other they would take 2 s when async."""
+    """Each has its first piece before any other has its last: they take turns."""
 
     async def one() -> list[float]:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        body = json.dumps({"n": 5, "delay": 0.01})
+        body = json.dumps({"n": 5, "delay": 0.05})
         writer.write(f"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
         times = []
         async with asyncio.timeout(20):
@@ -214,10 +214,9 @@ def test_streams_run_side_by_side(server: Server) -> None:
         return times
 
     async def run() -> list[list[float]]:
-        return await asyncio.gather(*(one() for _ in range(20)))
+        return await asyncio.gather(*(one() for _ in range(8)))
 
     found = asyncio.run(run())
-    # Each has its first piece before any other has its last: they take turns.
     assert max(times[0] for times in found) < min(times[-1] for times in found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from serving.memory import held_by
+from tests.e2e.gate import Gate
 from tests.e2e.server import Server, eventually, is_alive, serving
 from tests.e2e.store import TARGET, add_model, ask, call, get, load, names, pack, pids, unload
 
@@ -329,13 +331,18 @@ def test_a_model_that_crashes_after_it_was_loaded_is_restarted(server: Server) -
 
 
 def test_ping_is_200_without_any_model_and_a_stop_loses_nothing(tmp_path: Path) -> None:
-    add_model(tmp_path, "a")
-    with serving(tmp_path, model_store=tmp_path) as server, ThreadPoolExecutor() as pool:
+    store = tmp_path / "store"
+    add_model(store, "a")
+    with serving(store, model_store=store) as server, ThreadPoolExecutor() as pool:
         assert server.ping() == 200
         ask(server, "a")
-        long = pool.submit(ask, server, "a", {"sleep": 1, "id": 1})
-        eventually(lambda: get(server, "a").json()["replicas"][0]["queued"])
-        assert server.stop() == 0
+        gate = Gate(tmp_path / "gate")
+        long = pool.submit(ask, server, "a", {"gate": gate.path, "id": 1})
+        gate.wait_reached()
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: server.lines(message="the server is draining"))
+        gate.open()
+        assert server.wait() == 0
         assert long.result().json()["id"] == 1
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gates import wait_at
 
 from serving import BadRequest, BatchPolicy, Handler, Request
 
@@ -24,14 +25,28 @@ class Faulty(Handler):
     policy = BatchPolicy(max_size=16)
 
     def load(
-        self, model_dir: Path, device: str, load_seconds: float = 0.0, load_fails: str = "", close_seconds: float = 0.0
+        self,
+        model_dir: Path,
+        device: str,
+        load_seconds: float = 0.0,
+        load_fails: str = "",
+        warmup_fails: str = "",
+        mends: bool = False,
+        close_seconds: float = 0.0,
     ) -> None:
         print("loading the faulty one")
         time.sleep(load_seconds)
+        self.warmup_fails = warmup_fails
         if load_fails and Path(load_fails).exists():
+            if mends:
+                Path(load_fails).unlink()
             raise OSError("the weights are not there")
         self.close_seconds = close_seconds
         self.kept: list[bytearray] = []
+
+    def warmup(self) -> None:
+        if self.warmup_fails and Path(self.warmup_fails).exists():
+            raise OSError("the weights are not there")
 
     def decode(self, request: Request) -> dict[str, Any]:
         sample = super().decode(request)
@@ -51,6 +66,8 @@ class Faulty(Handler):
         match sample.get("do", "echo"):
             case "sleep":
                 time.sleep(sample["seconds"])
+            case "wait":
+                wait_at(sample["gate"])
             case "spin":
                 sum(itertools.repeat(0))  # in C, with the interpreter lock held, for ever
             case "device-assert":

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gates import wait_at
+
 from serving import BatchPolicy, Handler, Request, Session
 
 
@@ -41,6 +43,8 @@ class Memo(Handler):
 
     def one(self, sample: dict[str, Any], session: Session | None) -> dict[str, Any]:
         time.sleep(sample.get("sleep", 0))
+        if "gate" in sample:
+            wait_at(sample["gate"])
         if session is None:
             return {"said": None, "pid": os.getpid()}
         if sample.get("do") == "fail":

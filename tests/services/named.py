@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gates import wait_at
+
 from serving import BatchPolicy, Handler
 
 
@@ -54,6 +56,8 @@ class Named(Handler):
     def predict(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for sample in batch:
             time.sleep(sample.get("sleep", 0))
+            if "gate" in sample:
+                wait_at(sample["gate"])
             if sample.get("do") == "hold":
                 ctypes.PyDLL(None).usleep(int(sample["seconds"] * 1e6))  # with the interpreter lock held
             if sample.get("do") == "leave-a-child" and os.fork() == 0:

@@ -17,6 +17,9 @@ from serving import BadRequest, Conversation, ConversationClosed, Handler, Reque
 class Talker(Handler):
     websocket_paths = ("/v1/realtime",)
 
+    def load(self, model_dir: Path, device: str, load_seconds: float = 0.0) -> None:
+        time.sleep(load_seconds)
+
     def predict(self, batch: list[object]) -> list[int]:
         return [os.getpid()] * len(batch)
 
@@ -60,6 +63,9 @@ class Talker(Handler):
                 while True:
                     await stream.send("tick")
                     await asyncio.sleep(0.1)
+            elif word == "!think":
+                await asyncio.sleep(2.5)
+                await stream.send("a thought")
             elif word == "!sleep":
                 await asyncio.sleep(1000)
         if stream.query == "last=words":

@@ -53,6 +53,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         load_timeout=350.0,
         max_body=100 * 1024 * 1024,
         body_memory=0.2,
+        decoded_memory=0.2,
         queue_size=1024,
         drain_timeout=25.0,
         log_level="info",

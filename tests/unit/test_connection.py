@@ -24,6 +24,7 @@ class Replica:
         self.kinds: list[int] = []
         self.channel: Channel | None = None
         self.heard = asyncio.Event()
+        self.lost = asyncio.Event()
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         self.channel = channel
@@ -31,7 +32,7 @@ class Replica:
         self.heard.set()
 
     def on_lost(self, channel: Channel) -> None:
-        pass
+        self.lost.set()
 
 
 async def begun(folder: Path, lead: int) -> list[int]:
@@ -76,11 +77,11 @@ async def begun(folder: Path, lead: int) -> list[int]:
         head, body = packed(Response(b"x", "a/b"))
         connection.on_frame(connection._channel, Frame(Kind.BEGIN, id, head, body))
     streamed = await task
-    await asyncio.sleep(0.05)
     connection.close()
+    async with asyncio.timeout(10):
+        await replica.lost.wait()  # so that it has heard all that was sent before
     server.close()
     os.close(fd)
-    await asyncio.sleep(0.05)
     return replica.kinds if streamed is None else [Kind.CANCEL]
 
 

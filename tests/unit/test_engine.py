@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
 from serving.worker.batcher import Batcher, Item
 from serving.worker.engine import Engine
+from serving.worker.rules import DEFAULT
 
 
 class Stamps:
@@ -29,6 +31,19 @@ class Stamps:
     def start(self, ids: Sequence[int], until: float) -> None:
         self.busy.append(((*ids, *self.kept), until))
         self.open = True
+
+    def renew(self, until: float) -> None:
+        assert self.open
+        self.busy.append((self.busy[-1][0], until))
+
+    def reserve(self, threads: int) -> None:
+        pass
+
+    def begin(self, thread: int, id: int, until: float) -> None:
+        pass
+
+    def end(self, thread: int) -> None:
+        pass
 
     def pause(self) -> None:
         self.open = False
@@ -175,10 +190,12 @@ def test_expired_requests_never_reach_user_code() -> None:
     assert handler.batches == [[2]]
 
 
-def test_the_scoreboard_names_the_latest_deadline_and_every_member_of_the_batch() -> None:
+def test_the_scoreboard_names_every_member_of_the_batch_and_the_time_that_a_call_may_take() -> None:
     rig = Rig(Numbers())
+    began = time.monotonic()
     rig.send(b"1", b"2", deadlines=[5e11, 9e11])
-    assert rig.stamps.busy == [((0,), 5e11), ((1,), 9e11), ((0, 1), 9e11)]
+    assert [ids for ids, _ in rig.stamps.busy] == [(0,), (1,), (0, 1)]
+    assert all(until >= began + DEFAULT.timeout for _, until in rig.stamps.busy)
 
 
 def test_what_a_500_says_to_the_client_holds_no_text_of_the_exception() -> None:

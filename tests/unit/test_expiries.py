@@ -66,3 +66,24 @@ def test_one_that_has_expired_may_be_discarded_once_more() -> None:
         expiries.discard(one)
 
     asyncio.run(run())
+
+
+class Broken(One):
+    def expire(self) -> None:
+        super().expire()
+        raise RuntimeError("its end cannot be told")
+
+
+def test_one_that_fails_to_expire_keeps_no_other_from_it_neither_of_its_own_instant_nor_later() -> None:
+    async def run() -> None:
+        log: list[str] = []
+        expiries = Expiries()
+        for number in range(3):
+            expiries.add(Broken(0.02, log, f"broken {number}"))
+            expiries.add(One(0.02, log, f"sound {number}"))
+        await until(log, 6)
+        assert log == [f"{kind} {number}" for number in range(3) for kind in ("broken", "sound")]
+        expiries.add(One(0.02, log, "later"))
+        await until(log, 7)
+
+    asyncio.run(run())

@@ -178,7 +178,7 @@ def test_a_handler_that_can_never_load_gives_up_at_once() -> None:
     rig = Rig()
     [replica] = rig.starts(rig.tick())
     actions = rig.fleet.load_failed(replica.row.index, replica.epoch, "no module", True)
-    assert actions == [GiveUp("no module")]
+    assert actions == [Publish("m"), GiveUp("no module")]
 
 
 def test_once_it_has_served_a_permanent_error_is_a_failed_start_like_any_other() -> None:

@@ -55,8 +55,43 @@ def test_rows_keep_what_was_running_until_it_is_finished() -> None:
     assert (row.running(), row.busy_until, row.completed) == ([], 0.0, 1024)
 
 
+def test_what_is_kept_runs_beside_each_start_until_it_is_another() -> None:
+    row = Scoreboard.create().row(3)
+    row.claim(7)
+    row.keep(range(100, 700))
+    for ids in ([1], [], list(range(50)), [2, 3]):
+        row.start(ids, 5.0)
+        assert row.running() == [*range(100, 700), *ids]
+    row.start(list(range(1000)), 5.0)  # more than there is room for
+    assert row.running() == [*range(100, 124), *range(1000)]
+    row.start([4], 5.0)
+    assert row.running() == [*range(100, 700), 4]
+    row.finish(1)
+    assert (row.running(), row.busy_until) == ([], 0.0)
+    row.keep([8])
+    row.start([9], 5.0)
+    assert row.running() == [8, 9]
+
+
 def test_in_flight_counts_all_http_workers() -> None:
     board = Scoreboard.create()
     board.slot(0).in_flight = 2
     board.slot(63).in_flight = 3
     assert board.in_flight() == 5
+
+
+@pytest.mark.parametrize(("beat", "status"), [(0.0, 200), (995.0, 200), (990.5, 200), (989.0, 503)])
+def test_a_supervisor_that_has_not_run_for_long_is_told(beat: float, status: int) -> None:
+    got, body = ping(Header(State.READY, 100.0, 1, 1, 100.0, "", beat), 1000.0)
+    assert got == status
+    assert (json.loads(body).get("reason") == "the supervisor does not run") == (status == 503)
+
+
+def test_a_beat_and_the_end_are_told_beside_the_header() -> None:
+    board = Scoreboard.create()
+    assert (board.has_given_up, board.read_header().beat) == (False, 0.0)
+    board.stamp_beat()
+    board.give_up()
+    board.write_header(Header(State.READY, 1.0, 1, 1, 1.0, ""))
+    assert board.has_given_up
+    assert board.read_header().beat > 0

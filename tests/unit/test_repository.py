@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.config import load
-from serving.errors import BadArchive, BadRequest, ModelError, ModelNotFound
+from serving.errors import BadArchive, BadModel, BadRequest, ModelNotFound
 from serving.names import ARCHIVES, model_name, target_name
-from serving.supervisor.archives import PARTIAL
-from serving.supervisor.diskcache import Cost, DiskCache
-from serving.supervisor.repository import ModelRepository, artifact
+from serving.supervisor.artifact import artifact
+from serving.supervisor.diskcache import PARTIAL, Cost, DiskCache
+from serving.supervisor.repository import ModelRepository
 
 TOML = 'handler = "a:B"\n'
 
@@ -59,15 +59,9 @@ def archive(root: Path, name: str, inside: str = "", toml: str = TOML) -> Path:
     return path
 
 
-def test_target_model_takes_the_archives_name_or_the_models() -> None:
-    assert [target_name(text) for text in ("a", "a.tar.gz", "a.mar", "team/a.zip", "v1.2", "a.tar")] == [
-        "a",
-        "a",
-        "a",
-        "team/a",
-        "v1.2",
-        "a.tar",
-    ]
+def test_target_model_is_taken_as_it_is() -> None:
+    for text in ("a", "a.tar.gz", "a.mar", "team/a.zip", "v1.2", "a.tar"):
+        assert target_name(text) == text
 
 
 HOSTILE = [
@@ -225,13 +219,13 @@ def test_a_digest_changes_with_any_file_but_not_with_what_python_leaves_behind(r
     assert changed != before
     os.utime(path / "serving.toml", (1, 1))
     assert artifact(path).digest not in (before, changed)
-    with pytest.raises(ModelError):
+    with pytest.raises(BadModel):
         artifact(root / "absent")
 
 
 def test_a_folder_that_is_no_model_is_refused_before_everything_below_it_is_looked_at(root: Path) -> None:
     started = time.monotonic()
-    with pytest.raises(ModelError, match="holds no model"):
+    with pytest.raises(ModelNotFound, match="where no model is"):
         repository(root).open("all", Path("/"))
     assert time.monotonic() - started < 1.0
 
@@ -257,14 +251,6 @@ def test_costs_are_remembered_by_artifact_and_kind_of_device(tmp_path: Path) -> 
     assert msgspec.json.decode((tmp_path / "costs" / "d-cuda").read_bytes()) == {"host": 4, "peak": 5, "device": 6}
 
 
-def test_the_cache_folder_is_private_and_not_taken_from_somebody_else(tmp_path: Path) -> None:
-    cache = DiskCache.open(tmp_path)
-    assert cache.path.stat().st_mode & 0o777 == 0o700
-    assert DiskCache.open(tmp_path).path == cache.path
-    cache.path.chmod(0o755)
-    assert DiskCache.open(tmp_path).path != cache.path
-
-
 def test_what_is_kept_of_models_that_are_no_more_is_swept(root: Path) -> None:
     config = load({"SERVING_MODEL_STORE": str(root)})
     cache = DiskCache.open(root.parent)
@@ -277,20 +263,10 @@ def test_what_is_kept_of_models_that_are_no_more_is_swept(root: Path) -> None:
     for name in ("old", "used"):
         os.utime(cache.path / "costs" / f"{name}-cpu", (0, 0))
     cache.recall("used", "cpu")
+    cache.close()
     cache = DiskCache.open(root.parent)
     assert [folder.exists() for folder in folders] == [True, False]
     assert len(list((cache.path / "models").iterdir())) == 1
     assert [cache.recall(name, "cpu") is not None for name in ("old", "fresh", "used")] == [False, True, True]
     kept.unlink()
     assert list((DiskCache.open(root.parent).path / "models").iterdir()) == []
-
-
-def test_what_a_killed_server_left_half_unpacked_is_swept(tmp_path: Path) -> None:
-    cache = DiskCache.open(tmp_path)
-    (tmp_path / "a.tar.gz").touch()
-    home = cache.home(tmp_path / "a.tar.gz")
-    alive, dead, earlier = (home / f"{PARTIAL}{pid}-x" for pid in (os.getppid(), 2**22 + 1, os.getpid()))
-    for partial in (alive, dead, earlier):
-        partial.mkdir()
-    DiskCache.open(tmp_path)
-    assert [partial.exists() for partial in (alive, dead, earlier)] == [True, False, False]

@@ -71,3 +71,45 @@ def test_the_stacks_of_a_dead_worker_are_read_once(temporary: Path) -> None:
     assert runtime.forget_worker(1, 2) == "Fatal Python error"
     assert runtime.forget_worker(1, 2) == ""
     runtime.remove()
+
+
+@pytest.mark.parametrize("how", ["pipe", "link to a pipe", "link to a file", "folder", "device", "folder is a link"])
+def test_whatever_lies_in_the_place_of_a_lock_is_neither_followed_nor_waited_for(temporary: Path, how: str) -> None:
+    folder, elsewhere = temporary / "serving-x", temporary / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    os.mkfifo(elsewhere / "pipe")
+    (elsewhere / "lock").touch()
+    if how == "folder is a link":
+        folder.symlink_to(elsewhere)
+    else:
+        folder.mkdir(mode=0o700)
+    match how:
+        case "pipe":
+            os.mkfifo(folder / "lock")
+        case "link to a pipe":
+            (folder / "lock").symlink_to(elsewhere / "pipe")
+        case "link to a file":
+            (folder / "lock").symlink_to(elsewhere / "lock")
+        case "folder":
+            (folder / "lock").mkdir()
+        case "device":
+            (folder / "lock").symlink_to("/dev/zero")
+    for path in (elsewhere / "lock", elsewhere / "pipe", folder / "lock"):
+        if not path.is_symlink():
+            os.utime(path, (1, 1))
+    Runtime.sweep()
+    assert folder.exists()
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["lock", "pipe"]
+
+
+def test_a_folder_that_others_may_enter_is_not_swept(temporary: Path) -> None:
+    left = Runtime.create(load({}, {}))
+    os.utime(left.path / "lock", (1, 1))
+    other = temporary / "serving-other"
+    other.mkdir()
+    other.chmod(0o755)
+    (other / "lock").touch(mode=0o600)
+    os.utime(other / "lock", (1, 1))
+    Runtime.sweep()
+    assert other.exists()
+    left.remove()

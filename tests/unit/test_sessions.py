@@ -50,7 +50,7 @@ def test_any_text_is_an_address_or_none(text: str) -> None:
 
 def test_a_session_is_found_until_its_time_is_over() -> None:
     held, clock = sessions(ttl=60)
-    session = held.open()
+    session = held.open(1)
     clock.now += 59.9
     assert held.find(session.id) is session
     assert held.expired() == []
@@ -66,7 +66,7 @@ def test_a_session_is_found_until_its_time_is_over() -> None:
 
 def test_a_session_at_work_is_not_swept() -> None:
     held, clock = sessions(ttl=60)
-    session = held.open()
+    session = held.open(1)
     working = call(session, 1)
     held.enter(working)
     clock.now += 61
@@ -77,7 +77,7 @@ def test_a_session_at_work_is_not_swept() -> None:
 
 def test_what_is_unknown_and_what_is_closed_are_told_apart() -> None:
     held, _ = sessions()
-    session = held.open()
+    session = held.open(1)
     session.close()
     with pytest.raises(SessionClosed):
         held.find(session.id)
@@ -90,16 +90,16 @@ def test_what_is_unknown_and_what_is_closed_are_told_apart() -> None:
 
 def test_the_limit_counts_what_is_open() -> None:
     held, _ = sessions(limit=1)
-    session = held.open()
+    session = held.open(1)
     with pytest.raises(SessionLimit):
-        held.open()
+        held.open(1)
     held.end(session, SessionClosed)
-    held.open()
+    held.open(1)
 
 
 def test_calls_of_a_session_come_one_by_one_and_skip_those_that_nobody_waits_for() -> None:
     held, _ = sessions()
-    session = held.open()
+    session = held.open(1)
     first, second, third = (call(session, id) for id in range(3))
     assert [held.enter(one) for one in (first, second, third)] == [True, False, False]
     second.cancelled = True
@@ -127,7 +127,7 @@ def test_the_body_convention(body: bytes, kind: str) -> None:
 
 def test_the_announcement_has_whole_seconds_and_a_literal_z() -> None:
     held, _ = sessions()
-    session = held.open()
+    session = held.open(1)
     assert re.fullmatch(r"[0-9a-f-]+; Expires=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", session.announcement)
 
 

@@ -239,6 +239,30 @@ def test_a_handlers_own_warmup_runs_as_its_batches_will(tmp_path: Path) -> None:
     assert modes == [True]
 
 
+@pytest.mark.parametrize(("device", "calls"), [("cuda:0", [1, 1, 1, 2, 2, 2, 8, 8, 8]), ("cpu", [])])
+def test_torchscript_on_a_gpu_has_seen_its_samples_before_requests_come(
+    tmp_path: Path, device: str, calls: list[int]
+) -> None:
+    (tmp_path / "sample.json").write_text("[1.0, 2.0, 3.0, 4.0]")
+    seen: list[int] = []
+
+    class Script(Small):
+        def decode(self, request: Any) -> Any:
+            return torch.tensor(super().decode(request)).float()
+
+        def collate(self, samples: Any) -> Tensor:
+            return torch.stack(samples)
+
+        def predict(self, batch: Tensor) -> Any:
+            seen.append(len(batch))
+            return super().predict(batch)
+
+    handler = Script(script(nn.Linear(4, 2).eval()))
+    handler.warm = False
+    warm(handler, model(tmp_path), None, device)
+    assert seen == calls
+
+
 # Graphs, on a fake device.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 
 from serving.errors import WireError
-from serving.wire import LARGE_BODY, MAX_HEAD, Frame, FrameReader, Kind, encode
+from serving.wire import AHEAD, LARGE_BODY, MAX_HEAD, Frame, FrameReader, Kind, encode
 
 frames = st.builds(
     Frame,
@@ -38,6 +39,58 @@ def test_frames_come_out_as_they_went_in_however_the_bytes_are_cut(sent: list[Fr
     got += reader.feed(data)
     assert len(got) == len(sent)
     assert all(same(a, b) for a, b in zip(got, sent, strict=True))
+
+
+PATTERN = b"".join(at.to_bytes(4, "big") for at in range(80_000))  # no two parts of it are alike
+
+
+def pattern(size: int) -> bytes:
+    return PATTERN[:size]
+
+
+def read_into(buffers: list[memoryview], data: bytes) -> int:
+    """As the kernel does: one buffer after the other."""
+    done = 0
+    for buffer in buffers:
+        part = data[done : done + len(buffer)]
+        buffer[: len(part)] = part
+        done += len(part)
+    return done
+
+
+SIZES = st.one_of(st.integers(0, 300), st.integers(LARGE_BODY - 2, LARGE_BODY + 2 * AHEAD), st.just(300_000))
+
+
+@given(st.lists(SIZES, max_size=7), st.lists(st.integers(1, 350_000), min_size=1, max_size=30))
+def test_frames_that_are_read_into_several_buffers_at_once(sizes: list[int], cuts: list[int]) -> None:
+    sent = [Frame(1, id, pattern(id * 50), pattern(size)) for id, size in enumerate(sizes)]
+    data, reader, got = stream(sent), FrameReader(), []
+    for cut in itertools.chain(cuts, itertools.repeat(len(data))):
+        if not data:
+            break
+        buffers = reader.get_buffers()
+        assert buffers[0]
+        n = read_into(buffers, data[:cut])
+        data = data[n:]
+        got += reader.buffer_updated(n)
+    assert len(got) == len(sent)
+    assert all(same(a, b) for a, b in zip(got, sent, strict=True))
+
+
+def test_of_one_large_body_after_another_next_to_nothing_is_copied_again() -> None:
+    body, reader, got, reads = pattern(150_000), FrameReader(), [], 0
+    data = stream([Frame(1, id, b"h", body) for id in range(20)])
+    while data:
+        buffers = reader.get_buffers()
+        first = sum(map(len, buffers))
+        assert got == [] or len(buffers) == 1 or len(buffers[1]) == AHEAD
+        n = read_into(buffers, data)
+        assert n == min(first, len(data))
+        data = data[n:]
+        got += reader.buffer_updated(n)
+        reads += 1
+    assert len(got) == 20
+    assert reads <= 22
 
 
 @given(st.lists(st.binary(max_size=400), max_size=10))

@@ -177,12 +177,12 @@ async def read_inline(receive: Receive) -> bytes:
     """The call's own body. Raises BadRequest for one that is too large, or too slow."""
     try:
         async with asyncio.timeout(INLINE_TIME):
-            return await collect(receive)
+            return await collect_inline(receive)
     except TimeoutError:
         raise BadRequest(f"Body did not arrive within {INLINE_TIME:g} seconds") from None
 
 
-async def collect(receive: Receive) -> bytes:
+async def collect_inline(receive: Receive) -> bytes:
     data = bytearray()
     while True:
         message = await receive()

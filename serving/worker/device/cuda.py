@@ -184,8 +184,8 @@ def probe(attempt: Callable[[], None], room: Callable[[], int]) -> Fault:
     bytes that nobody has: libraries that got none for themselves do not say so."""
     try:
         attempt()
+        return Fault.MEMORY if room() < FULL else Fault.NONE
     except BaseException as exc:
         found = fault_of(exc)
         # A device too full for one number is full; any other failure of something so small means that it is lost.
         return found if found in (Fault.MEMORY, Fault.HARDWARE) else Fault.STICKY
-    return Fault.MEMORY if room() < FULL else Fault.NONE

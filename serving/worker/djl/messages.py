@@ -112,7 +112,10 @@ class Input:
     def get_as_image(self, key: str | None = None) -> Any:
         from PIL import Image
 
-        return Image.open(io.BytesIO(self.get_as_bytes(key)))
+        body = self.get_as_bytes(key)
+        image = Image.open(io.BytesIO(body))
+        codecs.take_picture(image, body)
+        return image
 
     def get_as_npz(self, key: str | None = None) -> list[Any]:
         return list(codecs.decode_npz(self.get_as_bytes(key), {}).values())

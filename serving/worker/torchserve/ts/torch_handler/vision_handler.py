@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from serving.measuring import take_picture
 from serving.worker.torchserve.insights import attribution
 
 from ..handler_utils.timer import timed
@@ -45,5 +46,7 @@ class VisionHandler(BaseHandler, ABC):
         if isinstance(image, str):
             image = base64.b64decode(image)
         if isinstance(image, bytes | bytearray):
-            return self.image_processing(Image.open(io.BytesIO(image)))
+            picture = Image.open(io.BytesIO(image))
+            take_picture(picture, image)
+            return self.image_processing(picture)
         return torch.FloatTensor(image)

@@ -155,7 +155,7 @@ def test_a_client_that_leaves_before_accept_is_noticed(host: Host) -> None:
         host.seen.put(await receive())
 
     with Raw(host.port) as client:
-        head = "\r\n".join([f"GET {host.add(app)} HTTP/1.1", *upgrade_lines(), "", ""])
+        head = "\r\n".join([f"GET {host.add(app)} HTTP/1.1", "host: x", *upgrade_lines(), "", ""])
         client.socket.sendall(head.encode())
         assert host.see() == "connected"
     assert host.see() == disconnect(1006)
@@ -173,7 +173,7 @@ def test_frames_that_come_before_accept_wait_for_it(host: Host) -> None:
         await receive()
 
     with Raw(host.port) as client:
-        head = "\r\n".join([f"GET {host.add(app)} HTTP/1.1", *upgrade_lines(), "", ""])
+        head = "\r\n".join([f"GET {host.add(app)} HTTP/1.1", "host: x", *upgrade_lines(), "", ""])
         client.socket.sendall(head.encode())
         assert host.see() == {"type": "websocket.connect"}
         client.send(TEXT, b"early")
@@ -376,7 +376,7 @@ def test_a_stop_closes_1001_or_refuses_503() -> None:
 
     host = Host()
     with host.raw(host.recorder()) as opened, Raw(host.port) as asking:
-        head = "\r\n".join([f"GET {host.add(undecided)} HTTP/1.1", *upgrade_lines(), "", ""])
+        head = "\r\n".join([f"GET {host.add(undecided)} HTTP/1.1", "host: x", *upgrade_lines(), "", ""])
         asking.socket.sendall(head.encode())
         assert host.see() == "connected"
         host.server.should_exit = True

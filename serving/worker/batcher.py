@@ -340,7 +340,7 @@ class Batcher:
 
     def begins(self, bucket: Hashable, n: int, now: float) -> None:
         """A batch is given to the model."""
-        self.forecast.begins(bucket, n, now)
+        self.forecast.begins(bucket, n, now, self.size)
         if self.latency is not None:
             self.latency.begins(bucket, n, now)
 

@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from serving.worker.latency import ENOUGH, KNOWN, MARGIN, SLOW, Fit
 
 DECAY = 0.97  # of the largest batch that is remembered, with each one
-RECENT = 0.2  # weight of the newest in the mean of how long answers in pieces hold up the next batch
+RECENT = 0.2  # weight of the newest in a mean
 QUICK = 16  # times a full queue of quick batches fits into the time-out
 WAY = 0.01  # seconds at least for an answer's way to its client
 SHARE = 100  # of the time-out, for that way and for a machine that has other things to do
@@ -72,6 +72,7 @@ class Forecast:
 
     def __init__(self, max_size: int, queue_size: int, timeout: float) -> None:
         self._max = max_size
+        self._usual = float(max_size)
         self._quick = timeout / (QUICK * queue_size)
         self._all = Times()
         self._times: dict[Hashable, Times] = {}
@@ -82,12 +83,16 @@ class Forecast:
         self.knows = False
         """Whether some batch was slow enough to matter."""
 
-    def begins(self, bucket: Hashable, n: int, now: float) -> None:
-        """A batch is given to the model."""
+    def begins(self, bucket: Hashable, n: int, now: float, waiting: int = 0) -> None:
+        """A batch is given to the model, and so many others wait, perhaps in other buckets."""
         held, self._held_from = (self._held_to - self._held_from, 0.0) if self._held_from else (0.0, 0.0)
         if held > self._quick:
             self.knows = True
         if self.knows:
+            if n > self._usual:
+                self._usual = n
+            elif n + waiting >= self._max:
+                self._usual += RECENT * (n - self._usual)
             self._hold += RECENT * (held - self._hold)
             times = self._times.get(bucket, self._all)
             self._busy_until = max(now, self._busy_until) + times.mean(n)
@@ -123,10 +128,11 @@ class Forecast:
         self._all = Times()
         self._times.clear()
         self._busy_until = self._hold = 0.0
+        self._usual = float(self._max)
 
     def of(self, bucket: Hashable) -> Times | None:
-        """What is known of a bucket's batches."""
-        return self._times.get(bucket) if self.knows else None
+        """What is known of a bucket's batches, or of all; None where that is nothing."""
+        return self._times.get(bucket, self._all) if self.knows else None
 
     def busy(self, now: float) -> float:
         """Seconds until the model is done with what it was given."""
@@ -140,7 +146,7 @@ class Forecast:
         """Seconds until a request is answered that comes now behind ``ahead`` others; 0 where nothing is known."""
         if not self.knows:
             return 0.0
-        all, size = self._all, self._max
+        all, size = self._all, self._usual
         busy = self.busy(now)
         batches, rest = divmod(ahead, size)
         own = size if busy else rest + 1  # while the model is busy others come, and share its batch
@@ -153,4 +159,4 @@ class Forecast:
 
     def batch(self) -> float:
         """Seconds until there is room for more."""
-        return self._all.mean(self._max) + self._hold
+        return self._all.mean(self._usual) + self._hold

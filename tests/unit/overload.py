@@ -105,7 +105,7 @@ class Simulation(Handler):
         self._known: dict[str, Arrival] = {}
         self.row = Scoreboard.create().row(0)
         self.row.claim(1)
-        self.batcher = Batcher(self.policy, 1024, self.clock)
+        self.batcher = Batcher(self.policy, 1024, self.clock, timeout=timeout)
         rules = Rules(timeout=timeout)
         self.chip = Ahead(self) if ahead else None
         self.engine = Engine(self, self.batcher, self.row, self._deliver, rules, self.chip, clock=self.clock)

@@ -110,6 +110,16 @@ def test_a_quick_bucket_is_not_judged_by_a_slow_one() -> None:
     assert ids(lone.take().batch) == [1]
 
 
+@pytest.mark.parametrize("load", LOADS)
+def test_where_no_two_requests_share_a_batch_most_are_refused_at_the_door_likewise(load: float) -> None:
+    arrivals = poisson(load, int(600 * load))
+    for n, arrival in enumerate(arrivals):
+        arrival.bucket = str(n)
+    simulation = Simulation(arrivals, constant(1.0), max_size=8).run()
+    assert goodput(simulation, 1.0) > 0.9
+    assert simulation.answers["overloaded at the door"] > 0.7 * len(simulation.refusals)
+
+
 def test_answers_in_pieces_that_keep_the_next_batch_from_beginning_count() -> None:
     simulation = flood(1.0, 4.0, constant(0.01), piece=0.1, max_size=1)
     assert goodput(simulation, 1.0) > 0.75

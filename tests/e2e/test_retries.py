@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.server import Server, model_folder, serving
+from tests.e2e.gate import Gate
+from tests.e2e.server import Server, eventually, model_folder, serving
 
 FAILED = (500, "worker_died")
+WAITING = 5  # requests of a round, the bad one included
 
 
 async def read_all(port: int, body: dict[str, Any], missing: int = 0, **headers: str) -> tuple[int, str]:
@@ -54,16 +56,20 @@ def right(body: dict[str, Any]) -> tuple[int, str]:
     return 200, body["id"]
 
 
-async def rounds(server: Server, bad: dict[str, Any], kind: str, count: int) -> list[str]:
+async def rounds(server: Server, folder: Path, bad: dict[str, Any], kind: str, count: int) -> list[str]:
     """Innocent requests that were not answered as they should be, in rounds with the bad one first or last."""
     wrong = []
     for number in range(count):
         innocent = [wish(kind, f"s{number}"), wish(kind, f"t{number}"), wish("echo", "e"), wish("echo", "f")]
         bodies = [bad, *innocent] if number % 2 else [*innocent, bad]
         # Something slow first, so that the others gather behind it and share a batch.
-        slow = asyncio.create_task(read_all(server.port, wish("echo", "slow", seconds=0.1)))
-        await asyncio.sleep(0.05)
-        answers = await asyncio.gather(*(read_all(server.port, body) for body in bodies))
+        gate = Gate(folder / str(number))
+        slow = asyncio.create_task(read_all(server.port, wish("echo", "slow", gate=gate.path)))
+        await asyncio.to_thread(gate.wait_reached)
+        asked = [asyncio.create_task(read_all(server.port, body)) for body in bodies]
+        await asyncio.to_thread(eventually, lambda: server.metric("requests_queued") == WAITING)
+        gate.open()
+        answers = await asyncio.gather(*asked)
         assert await slow == (200, "slow")
         for body, answer in zip(bodies, answers, strict=True):
             if body is bad:
@@ -74,7 +80,17 @@ async def rounds(server: Server, bad: dict[str, Any], kind: str, count: int) -> 
 
 
 @pytest.mark.parametrize("kind", ["stream", "async"])
-@pytest.mark.parametrize("http_workers", [1, 3])
-def test_streams_and_echoes_beside_one_bad_request_all_succeed(tmp_path: Path, kind: str, http_workers: int) -> None:
+@pytest.mark.parametrize(
+    ("http_workers", "count", "bad"),
+    [
+        (1, 6, wish("exit", "bad")),
+        (3, 6, wish("exit", "bad")),
+        (3, 4, wish("exit-in-decode", "bad")),
+        pytest.param(3, 40, wish("exit", "bad"), marks=pytest.mark.slow),
+    ],
+)
+def test_streams_and_echoes_beside_one_bad_request_all_succeed(
+    tmp_path: Path, kind: str, http_workers: int, count: int, bad: dict[str, Any]
+) -> None:
     with serving(model_folder(tmp_path, "mixed:Mixed"), http_workers=http_workers) as server:
-        assert asyncio.run(rounds(server, wish("exit", "bad"), kind, 20)) == []
+        assert asyncio.run(rounds(server, tmp_path, bad, kind, count)) == []

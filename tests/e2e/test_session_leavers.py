@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.client import once
 from tests.e2e.server import Server, eventually, model_folder, serving
-from tests.e2e.test_sessions import ID, metric, say
+from tests.e2e.test_sessions import ID, say
 
 LIMIT = 2
 
@@ -61,7 +61,7 @@ def ids(log: Path, word: str) -> list[str]:
 def test_a_session_whose_client_has_left_before_its_answer_ends(server: tuple[Server, Path]) -> None:
     one, log = server
     asyncio.run(leave_in_every_way(one.port))
-    eventually(lambda: metric(one, "serving_sessions_open") == 0)
+    eventually(lambda: one.metric("sessions_open") == 0)
     eventually(lambda: ids(log, "close") == ids(log, "open"))
     assert len(ids(log, "open")) >= LIMIT, "some of them were open"
     answers = [asyncio.run(say(one.port, {"say": "me"}, "NEW_SESSION")) for _ in range(LIMIT)]

@@ -9,6 +9,8 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from gates import wait_at
+
 from serving import BatchPolicy, Conversation, Handler, Request
 
 
@@ -17,12 +19,16 @@ class Mixed(Handler):
 
     def decode(self, request: Request) -> dict[str, Any]:
         sample: dict[str, Any] = json.loads(bytes(request.body))
+        if sample["do"] == "exit-in-decode":
+            os._exit(3)
         return sample
 
     def predict(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for sample in batch:
             if sample["do"] == "exit":
                 os._exit(3)
+            if "gate" in sample:
+                wait_at(sample["gate"])
             time.sleep(sample.get("seconds", 0))
         return batch
 

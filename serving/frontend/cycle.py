@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 
 class Cycle(RequestResponseCycle):
-    """One whose answer ends its connection where it leaves before the request has come whole."""
+    """One whose answer ends its connection where it leaves before the request has come whole. ``sent`` is how many
+    parts of the answer there were."""
+
+    sent = 0
 
     async def send(self, message: Any) -> None:
+        self.sent += 1
         if self.more_body and not self.response_started:
             self.keep_alive = False
         await super().send(message)

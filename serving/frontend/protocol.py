@@ -16,10 +16,10 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.errors import BadRequest, ServingError
-from serving.frontend.absence import Absence
+from serving.frontend.absence import Absence, Silence
 from serving.frontend.answers import CUT, TRANSPORT, UNTIL_CLOSE
 from serving.frontend.chunked import Chunked
-from serving.frontend.cycle import cycle_of_head
+from serving.frontend.cycle import Cycle, cycle_of_head
 from serving.frontend.flow import Flow
 from serving.frontend.head import Head
 from serving.frontend.lingering import Lingering
@@ -54,7 +54,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unread_at = 0
         self._has_eof = False
         self._is_open = True
-        self._absence: Absence | None = None
+        self._absence: Absence | Silence | None = None
         self._reader = ReaderWatch(transport, self.loop, READ_TIME)
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
         self._idle_since = 0.0
@@ -202,7 +202,8 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._is_busy and not self._is_within:
             self.end()
         elif not is_answered and cycle.response_started:
-            return
+            if isinstance(cycle, Cycle):  # else all of it is on its way, and who does not read it has a time
+                self._absence = Silence(self.transport, self.loop, lambda: cycle.sent)
         elif self._is_within:
             self._refuse(BadRequest("the request ended before it was whole"))
         elif not is_answered:

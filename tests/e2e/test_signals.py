@@ -25,9 +25,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield one
 
 
+def masters(server: Server) -> list[int]:
+    """And the HTTP workers of a master that has died, until they have answered what they have accepted."""
+    return [pid for pid in direct_children(server) if "frontend.server" in command(pid)]
+
+
 def pid_of(server: Server, role: str) -> int:
     workers = server.workers()
-    [master] = [pid for pid in direct_children(server) if "frontend.server" in command(pid)]
+    eventually(lambda: len(masters(server)) == 1)
+    [master] = masters(server)
     match role:
         case "master":
             return master

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAGIC = b"\x93NUMPY"
+VERSIONS = ((1, 0), (2, 0), (3, 0))
 WIDTHS = {1: 2, 2: 4, 3: 4}  # bytes that say how long the rest of the header is, by version
 LONGEST = 512  # bytes of a header that is remembered
 KNOWN = 1024  # headers that are remembered
@@ -92,6 +93,8 @@ def open_npy(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]
     import numpy as np
 
     version = np.lib.format.read_magic(file)
+    if version not in VERSIONS:
+        raise BadRequest("the body is no npy array: its version is unknown")
     head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = head(file)
     if dtype.hasobject:
@@ -99,7 +102,7 @@ def open_npy(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]
     size = array_size(shape, dtype.itemsize, there - file.tell())
 
     def read() -> np.ndarray:
-        if version > (2, 0) or not size:
+        if version > (2, 0) or not size or dtype.subdtype is not None:
             file.seek(0)
             return np.lib.format.read_array(file, allow_pickle=False)
         array = np.ndarray(shape[::-1] if fortran else shape, dtype)

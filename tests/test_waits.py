@@ -90,7 +90,6 @@ LISTED = {
     "worker/engine.py: _finish: flight.landing.wait()": USER,
     "worker/intake.py: connect: self.io.loop.create_unix_connection(": BEGINS,
     "worker/parking.py: wait: self._word.wait()": LIFE,
-    "worker/ranks.py: _watch: os.wait()": LIFE,
     "worker/server.py: _park: self._intake.parking.wait()": LIFE,
     "worker/streams.py: _pass_on: pieces": USER,
     "worker/streams.py: _pass_on: stream.room.wait()": "the HTTP worker cancels an answer that is not read in time",

@@ -275,7 +275,7 @@ def test_a_folder_that_this_user_may_not_read_is_named(faulty_folder: Path) -> N
         os.chmod(folder, 0o700)
         environment = {"PYTHONPATH": f"{ROOT}:{SITE}", "PYTHONDONTWRITEBYTECODE": "1"}
         server = Server(Path(folder), prefix=AS_NOBODY, python=python, environment=environment)
-        ends_with(server, 1, f"cannot serve: [Errno 13] Permission denied: '{folder}'")
+        ends_with(server, 1, f"cannot serve: Permission denied: {folder}")
 
 
 def test_a_close_that_hangs_does_not_keep_the_container(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_a_request_that_outlasts_the_drain_is_given_up_and_the_container_goes(
 def test_the_runtime_folder_is_private_and_gone_after_the_end(faulty_folder: Path, tmp_path: Path) -> None:
     with serving(faulty_folder) as server:
         [http] = [pid for pid in direct_children(server) if "frontend.server" in command(pid)]
-        folder = Path(command(http).split("\0")[3])
+        [folder] = [Path(one) for one in command(http).split("\0") if "/serving-" in one and Path(one).is_dir()]
         assert folder.stat().st_mode & 0o077 == 0
         assert server.stop() == 0
         assert not folder.exists()

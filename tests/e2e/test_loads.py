@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -92,10 +91,9 @@ def test_in_a_store_it_fails_at_once_with_its_reason_and_comes_back_when_its_fil
 
         answer = ask()
         assert (answer.status, answer.code) == (503, "model_failed")
-        assert answer.seconds < 1.0, "without a second try"
+        assert failures() == 1, "without a second try"
         assert "the weights are not there" in answer.json()["error"]["message"]
-        eventually(lambda: ask().status == 503 and failures() == 3, 15)  # the next try is 4 s away by now
-        mended = time.monotonic()
+        eventually(lambda: ask().status == 503 and failures() == 2, 15)
         module.write_text(good)
-        eventually(lambda: ask().status == 200, 3)
-        assert time.monotonic() - mended < 3
+        eventually(lambda: ask().status == 200, 15)
+        assert failures() == 2

@@ -17,7 +17,7 @@ from serving import BadRequest, Conversation, ConversationClosed, Handler, Reque
 class Talker(Handler):
     websocket_paths = ("/v1/realtime",)
 
-    def load(self, model_dir: Path, device: str, load_seconds: float = 0.0) -> None:
+    def load(self, model_dir: Path, device: str, load_seconds: float = 0.0, **_: object) -> None:
         time.sleep(load_seconds)
 
     def predict(self, batch: list[object]) -> list[int]:

@@ -11,6 +11,7 @@ import msgspec
 
 from serving import cgroup, log, memory
 from serving.config import Config
+from serving.errors import ModelError
 from serving.faults import told_by
 from serving.gpus.driver import Driver
 from serving.messages import Answer, Ask, Fork, Forked, Locate, Overdue, Placement, WorkerPhase
@@ -134,10 +135,16 @@ class Models:
         return self._fleet.waits_for_fork(now, limit)
 
     def on_fork_server(self, pid: int) -> None:
-        """The fork server is ready; only now can it be measured."""
+        """The fork server is ready; only now can it be measured. Raises ModelError where it leaves models nothing."""
         if self._catalog is not None:
             # Of the GPUs what was free at the start: by now some of it may be the models'.
-            budget = budget_of(self._config, memory.resident(pid), self._devices.gpus())
+            base = memory.resident(pid)
+            budget = budget_of(self._config, base, self._devices.gpus())
+            if budget.host <= 0:
+                raise ModelError(
+                    f"host_memory leaves no memory to models: their processes share {base} bytes of it, and the warm "
+                    f"tier has {self._config.warm_tier_bytes}"
+                )
             self._admission.set_budget(budget)
             log.info("the budget is set", bytes=budget.host, devices=budget.devices)
 

@@ -146,7 +146,8 @@ class Supervisor:
         since = old.since if old.state == state and old.since else now
         self._board.write_header(Header(state, since, ready, wanted, last_ready, reason))
         if old.state != state:
-            log.info(f"the server is {state.name.lower()}", reason=reason or None, replicas=ready)
+            tell = log.error if state is State.FAILED else log.info
+            tell(f"the server is {state.name.lower()}", reason=reason or None, replicas=ready)
 
     def _state(self, now: float) -> tuple[State, str]:
         if self._stopping:
@@ -164,7 +165,10 @@ class Supervisor:
 
     def _on_fork_server(self) -> None:
         assert self._forks.pid is not None
-        self._models.on_fork_server(self._forks.pid)
+        try:
+            self._models.on_fork_server(self._forks.pid)
+        except ModelError as exc:
+            self._give_up(str(exc))
 
     # Children.
 

@@ -376,3 +376,8 @@ def answers(server: Server) -> bool:
         return asyncio.run(once(server.port, {"id": 1})).status == 200
     except (OSError, asyncio.IncompleteReadError):
         return False
+
+
+def test_memory_that_leaves_none_to_models_ends_the_start(tmp_path: Path) -> None:
+    server = Server(tmp_path, model_store=tmp_path, host_memory="30MB")
+    ends_with(server, 1, "cannot serve: host_memory leaves no memory to models", seconds=20)

@@ -126,7 +126,7 @@ def read_settings(root: Path) -> Settings:
         return Settings()
     try:
         settings = msgspec.toml.decode(read_small(path), type=Settings)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:  # no TOML, no text, or an integer of thousands of digits
         raise ModelError(f"{path}: {exc}") from exc
     check_settings(path, settings)
     return settings

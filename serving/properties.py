@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from serving import log
 from serving.errors import ModelError
-from serving.modelfile import read_text
+from serving.modelfile import read_text, shown
 
 FILE = "serving.properties"
 OPTION = "option."
@@ -89,6 +89,6 @@ def parse(text: str) -> dict[str, str]:
 
 
 def whole(path: Path, name: str, text: str) -> int:
-    if not text.isascii() or not text.isdecimal():
-        raise ModelError(f"{path}: {name} is {text!r}; allowed: a whole number")
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise ModelError(f"{path}: {name} is {shown(text)}; allowed: a whole number")
     return int(text)

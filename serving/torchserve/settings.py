@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from serving.errors import ModelError
-from serving.modelfile import read_small
+from serving.modelfile import check_size, read_small, shown
 from serving.torchserve.manifest import Manifest
 
 HONOURED: dict[str, tuple[Any, str]] = {
@@ -71,6 +71,7 @@ def read_yaml(manifest: Manifest) -> dict[str, Any]:
 
     try:
         found = yaml.safe_load(read_small(path))
+        check_size(path, found)
     except (yaml.YAMLError, OSError, ValueError, RecursionError) as exc:  # a date that is none is a ValueError
         raise ModelError(f"{path}: {' '.join(str(exc).split())}") from exc
     if not isinstance(found, dict | None):
@@ -111,7 +112,7 @@ def checked(key: str, value: Any, manifest: Manifest) -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as exc:
         raise ModelError(
-            f"{manifest.root}: {key} of the model's configuration is {value!r}; allowed: {allowed}"
+            f"{manifest.root}: {key} of the model's configuration is {shown(value)}; allowed: {allowed}"
         ) from exc
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from serving.modelfile import read_text
+from serving.modelfile import read_text, shown
 from serving.triton.text import Message, TextError, Value, Word, parse
 
 FILE = "config.pbtxt"
@@ -276,7 +276,7 @@ def plain_pair(value: Value, kind: inspect.Type, path: str, unknown: list[str]) 
 def plain(value: Value, kind: inspect.Type, path: str, unknown: list[str]) -> Any:
     if isinstance(kind, inspect.StructType):
         if not isinstance(value, dict):
-            raise TritonConfigError(f"{path} is {value!r}; allowed: a message in braces")
+            raise TritonConfigError(f"{path} is {shown(value)}; allowed: a message in braces")
         return plain_struct(value, kind.cls, f"{path.rstrip('.')}.", unknown)
     if isinstance(value, dict):
         raise TritonConfigError(f"{path} is a message; allowed: one value")
@@ -290,4 +290,4 @@ def truth(value: Value, path: str) -> bool:
         return True
     if isinstance(value, Word | int) and str(value) in ("false", "False", "f", "0"):
         return False
-    raise TritonConfigError(f"{path} is {value!r}; allowed: true, false")
+    raise TritonConfigError(f"{path} is {shown(value)}; allowed: true, false")

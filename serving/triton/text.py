@@ -160,4 +160,4 @@ def number(token: Token) -> int | float:
             return int(text, 8 if text.lstrip("-").startswith("0") and text.lstrip("-") != "0" else 10)
         return float(text.rstrip("f") if "inf" not in text else text)
     except ValueError:
-        raise TextError(f"line {token.line}: {token.text!r} is no number") from None
+        raise TextError(f"line {token.line}: {token.text[:100]!r} is no number") from None

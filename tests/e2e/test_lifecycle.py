@@ -36,7 +36,7 @@ AS_NOBODY = [
 ]
 
 
-def ends_with(server: Server, code: int, words: str, seconds: float = 8.0) -> None:
+def ends_with(server: Server, code: int, words: str, seconds: float = 20.0) -> None:
     started = time.monotonic()
     assert server.wait(seconds) == code, "\n".join(server.raw)
     assert time.monotonic() - started < seconds

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from serving.config import load
 from serving.errors import BadModel
 from serving.folder import read_model
-from serving.modelfile import LIMIT
+from serving.modelfile import LIMIT, SHOWN, check_size, shown
 from serving.supervisor.diskcache import DiskCache
 from serving.supervisor.repository import ModelRepository
 
@@ -44,6 +45,53 @@ def opened(tmp_path: Path, name: str, text: str) -> None:
 def test_one_that_is_larger_than_anybody_would_write_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadModel, match=f"has more than {LIMIT} bytes"):
         opened(tmp_path, name, FILES[name] * (LIMIT + 1))
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+FAR_LARGER = {
+    "where a number should be": BOMB + "batchSize: *a11\n",
+    "where nobody looks": BOMB,
+    "as keys and values": BOMB.replace("[", "{k: [").replace("]\n", "]}\n"),
+    "one that holds itself": "batchSize: &a [*a]\n",
+    "one that holds itself elsewhere": "more: &a {b: *a}\n",
+}
+LONG = "1" * 500_000
+NUMBERS = {
+    "serving.toml": f"timeout_s = {LONG}",
+    "MAR-INF/MANIFEST.json": f'{{"model": {{"handler": {LONG}}}}}',
+    "config.pbtxt": f"max_batch_size: {LONG}",
+    "serving.properties": f"engine=Python\nbatch_size={LONG}",
+    "model-config.yaml": f"batchSize: 0b{LONG}",
+}
+
+
+@pytest.mark.parametrize("name", FAR_LARGER)
+def test_one_that_stands_for_far_more_than_it_holds_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadModel, match="stands for more than") as caught:
+        opened(tmp_path, "model-config.yaml", FAR_LARGER[name])
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_of_many_digits_is_refused_in_few_words(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadModel) as caught:
+        opened(tmp_path, name, NUMBERS[name])
+    assert len(str(caught.value)) < 1000
+
+
+def test_references_that_repeat_a_little_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    check_size(path, yaml.safe_load("base: &b {a: 1}\none: *b\ntwo: {<<: *b, c: [*b, *b]}"))
+
+
+VALUES = {"long": ["x" * 1000] * 1000, "deep": {"a": [[[[1]]]]}, "large": 10**10_000, "text": "y" * 10_000, "small": 7}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_in_a_message_is_short(name: str) -> None:
+    assert 0 < len(shown(VALUES[name])) <= SHOWN + 1
 
 
 @pytest.mark.parametrize("name", NESTED)

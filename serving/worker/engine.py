@@ -101,6 +101,8 @@ class Engine:
         """Decode what has arrived, until a batch is full; run the batch that is due and one step of a stream."""
         self._step_batch()
         self.streams.step()
+        if self._handler.exclusive_streams and not self.streams.can_step:
+            self._batcher.forecast.released(self._clock())
 
     def _step_batch(self) -> None:
         self._batcher.look()
@@ -316,6 +318,7 @@ class Engine:
     def _recover(self, bucket: Hashable, live: list[Item], exc: BaseException, again: bool = False) -> list[Outcome]:
         """What becomes of a batch that has failed as a whole."""
         self._calls.batch(live)
+        self._batcher.failed(behind=len(self._flights))
         fault = self._check_device(exc)
         if fault is Fault.MEMORY:
             let_go(exc)

@@ -104,6 +104,17 @@ class Forecast:
             self._busy_until = max(self._busy_until, now + self._hold)
         self._held_to = now
 
+    def released(self, now: float) -> None:
+        """Nothing keeps it any more."""
+        if self._held_from:
+            self._busy_until = min(self._busy_until, now)
+
+    def failed(self, now: float, behind: int) -> None:
+        """A batch is over without answers, which says nothing of how long one takes. So many are on the device
+        ``behind`` it."""
+        self._last_end = now
+        self._busy_until = now + behind * self._all.mean(self._usual)
+
     def ended(self, bucket: Hashable, n: int, since: float, now: float, behind: int = 0) -> None:
         """One that was given to it at ``since`` has been answered; until the one before it was, it had to wait. So many
         are on the device ``behind`` it."""

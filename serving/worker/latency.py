@@ -104,6 +104,11 @@ class Latency:
                 one.learn(n, seconds)
         self._busy_until = min(self._busy_until, now)
 
+    def failed(self, now: float) -> None:
+        """One is over without answers, which says nothing of how long one takes."""
+        self._last_end = now
+        self._busy_until = min(self._busy_until, now)
+
     def _fit(self, bucket: Hashable) -> Fit | None:
         """What is known of a bucket, or of all; None where that is too little."""
         own = self._fits.get(bucket)

@@ -41,6 +41,7 @@ class Batcher:
         self._buckets: dict[Hashable, deque[Item]] = {}
         self._decoded = 0
         self._out = 0
+        self._own = 0
         self._closed = False
         self._poked = False
         self._telling = False
@@ -60,8 +61,8 @@ class Batcher:
 
     @property
     def size(self) -> int:
-        """Requests that wait, those included that are being decoded elsewhere."""
-        return len(self._arrivals) + self._decoded + self._out
+        """Requests that wait, those included that are being decoded elsewhere, but no work of the worker's own."""
+        return len(self._arrivals) - self._own + self._decoded + self._out
 
     def put(self, item: Item, accepted: bool = False) -> bool:
         """Take a request in; False where the queue is full, unless it was ``accepted`` before, by one that died."""
@@ -88,6 +89,7 @@ class Batcher:
             item.due = min(now + latency.limit, item.request.deadline.at)
         if self.forecast.knows and not accepted and not self._may_keep(item, size, now):
             return False
+        self._own += item.own
         self._arrivals.append(item)
         return True
 
@@ -143,7 +145,7 @@ class Batcher:
 
     @property
     def is_done(self) -> bool:
-        return self._closed and self.size == 0 and not self.is_awaited()
+        return self._closed and self.size == 0 and not self._arrivals and not self.is_awaited()
 
     def wait(self, pending: bool = False) -> bool:
         """Sleep until there is something to decode, a batch is due or ``poke``; False once closed and empty, unless
@@ -181,7 +183,9 @@ class Batcher:
             return None
         if self._out >= 2 * self.policy.max_size or (not self.ordered and self._full() is not None):
             return None
-        return self._arrivals.popleft()
+        item = self._arrivals.popleft()
+        self._own -= item.own
+        return item
 
     def lend(self) -> None:
         """An arrival is decoded elsewhere; it still waits. ``regain`` ends that."""

@@ -30,8 +30,8 @@ class Item(msgspec.Struct, eq=False):
     its answer is wanted. A ``sure`` one is begun whatever is known of the model: it came when there was nothing to do.
 
     ``claim`` is the memory that its ``sample`` takes. ``opens``: its ``session`` begins with it, and ``opened``: the
-    handler has heard so. A ``chore`` is answered by the engine without the model. ``live`` is its answer while that
-    comes in pieces, or the conversation that it began.
+    handler has heard so. A ``chore`` is answered by the engine without the model; an ``own`` one is the worker's, no
+    client's. ``live`` is its answer while that comes in pieces, or the conversation that it began.
     """
 
     id: int
@@ -47,6 +47,7 @@ class Item(msgspec.Struct, eq=False):
     opens: bool = False
     opened: bool = False
     chore: Chore | None = None
+    own: bool = False
     live: Live | None = None
     begun: bool = False
     priority: int = 0

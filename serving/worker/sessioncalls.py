@@ -114,5 +114,5 @@ class SessionCalls:
             self._sessions.end(session, SessionExpired)
             self._row.sessions = len(self._sessions)
             deadline = Deadline.after(self._config.request_timeout)
-            chores.append(Item(0, Request(deadline=deadline), session=session, chore=closed))
+            chores.append(Item(0, Request(deadline=deadline), session=session, chore=closed, own=True))
         return chores

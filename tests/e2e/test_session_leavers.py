@@ -69,7 +69,6 @@ def ids(log: Path, word: str) -> list[str]:
     return sorted(line.split()[1] for line in log.read_text().splitlines() if line.startswith(word))
 
 
-@pytest.mark.slow  # by turns with calls that wait for each other, some of which are not seen to queue on a busy machine
 def test_a_session_whose_client_has_left_before_its_answer_ends(server: tuple[Server, Path], tmp_path: Path) -> None:
     one, log = server
     asyncio.run(leave_in_every_way(one, tmp_path))

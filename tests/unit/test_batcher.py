@@ -54,6 +54,20 @@ def test_a_full_queue_refuses_and_takes_again_after_room_was_made() -> None:
     assert batcher.put(item(9))
 
 
+def test_work_of_the_workers_own_takes_no_place_of_a_request_and_is_done_before_the_end() -> None:
+    batcher = Batcher(BatchPolicy(), 1, FakeClock())
+    own = Item(0, Request(deadline=Deadline(1e9)), own=True)
+    assert batcher.put(own, accepted=True)
+    assert batcher.size == 0
+    assert [batcher.put(item(1)), batcher.put(item(2))] == [True, False]
+    batcher.close()
+    assert batcher.next_arrival() is own
+    assert batcher.size == 1
+    assert not batcher.is_done
+    assert batcher.next_arrival() is not None
+    assert batcher.is_done
+
+
 def test_the_policy_of_the_handler_bounds_the_queue_before_the_server_does() -> None:
     batcher = Batcher(BatchPolicy(queue_size=1), 100, FakeClock())
     assert [batcher.put(item(1)), batcher.put(item(2))] == [True, False]

@@ -225,7 +225,9 @@ class Models:
         cause = f"{gone}: {meaning}" if meaning else str(gone)
         stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
         self._board.bury(replica.row)
-        level = log.info if replica.status is Status.RETIRING else log.error
+        # One that has said why it goes, and goes by itself, is no news.
+        expected = replica.status is Status.RETIRING or (gone.code == 0 and replica.error is not None)
+        level = log.info if expected else log.error
         level(
             "a worker ended",
             model=replica.name,

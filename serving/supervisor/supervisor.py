@@ -26,6 +26,7 @@ from serving.supervisor import processes
 from serving.supervisor.admission import check_memory
 from serving.supervisor.diskcache import DiskCache
 from serving.supervisor.forkserver import ForkServerLink
+from serving.supervisor.lastwords import cannot_serve
 from serving.supervisor.launch import Launched
 from serving.supervisor.models import Models
 from serving.supervisor.pace import TICK
@@ -107,7 +108,7 @@ class Supervisor:
         finally:
             await self._end_everything()
             if self._why:
-                log.error(f"cannot serve: {self._why}")
+                cannot_serve(self._why)
 
     # What time brings.
 
@@ -311,14 +312,14 @@ def main(config: Config, driver: Driver | None = None, forks: Launched | None = 
         log.info("stopped before there was anything to stop")
         return 0
     except ModelError as exc:
-        log.error(f"cannot serve: {exc}")
+        cannot_serve(str(exc))
         return 1
     except OSError as exc:
         return no_room(exc)
     try:
         listener = bind(config.host, config.port)
     except OSError as exc:
-        log.error(f"cannot listen on {config.host}:{config.port}: {os.strerror(exc.errno or 0)}")
+        cannot_serve(f"cannot listen on {config.host}:{config.port}: {os.strerror(exc.errno or 0)}")
         return 1
     host, port = listener.getsockname()[:2]
     try:
@@ -338,7 +339,7 @@ def main(config: Config, driver: Driver | None = None, forks: Launched | None = 
 def no_room(exc: OSError) -> int:
     """The exit code, with one line for the log: all that a start writes is below the temporary folder."""
     place = exc.filename or tempfile.tempdir
-    log.error(f"cannot serve: {exc.strerror or exc}{f': {place}' if place else ''}")
+    cannot_serve(f"{exc.strerror or exc}{f': {place}' if place else ''}")
     return 1
 
 

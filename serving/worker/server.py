@@ -22,6 +22,7 @@ from serving.messages import WorkerPhase
 from serving.model import Model
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
+from serving.worker import origin
 from serving.worker.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
@@ -78,8 +79,7 @@ class Worker:
             permanent = isinstance(exc, ModelError)
             if not permanent:
                 log.error("the model failed to load", exc=exc, model=self._model.name)
-            error = str(exc) if permanent else f"{type(exc).__name__}: {exc}"[:500]
-            self._fail(error, permanent, is_out_of_memory(exc))
+            self._fail(origin.reason(exc) if permanent else origin.told(exc), permanent, is_out_of_memory(exc))
             return None
         return handler
 

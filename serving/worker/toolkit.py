@@ -33,6 +33,7 @@ from serving.handler import BatchPolicy, Handler
 from serving.names import is_hidden
 from serving.request import Request, Response, StreamingResponse
 from serving.weights import is_torchscript, load_torchscript
+from serving.worker import origin
 from serving.worker.context import CONTENT_TYPE, Context, RequestProcessor, gpu_of, headers_of
 from serving.worker.signatures import Function, adapted
 from serving.worker.torchserve.metrics import Metrics
@@ -234,7 +235,7 @@ def import_script(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as exc:
         log.error("the script cannot be imported", exc=exc, script=str(path))
-        raise ModelError(f"importing {path} failed: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"importing {path} failed: {origin.told(exc)}") from exc
     return module
 
 

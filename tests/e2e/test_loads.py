@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from pathlib import Path
@@ -40,8 +41,10 @@ def test_a_model_whose_loading_fails_twice_ends_the_container_with_one_clear_las
     server = Server(model_folder(tmp_path, "faulty:Faulty", f'[options]\n{option} = "{flag}"\n'), replicas=replicas)
     waiting = Asking(server.port)
     assert server.wait(15) == 1
-    assert server.log[-1]["message"] == (
-        "cannot serve: model model failed to load, twice: OSError: the weights are not there"
+    assert re.fullmatch(
+        r"cannot serve: model model failed to load, twice: OSError: the weights are not there "
+        rf"\(code/faulty.py:\d+ in {option.partition('_')[0]}\)",
+        server.log[-1]["message"],
     )
     assert len(server.lines(message="a model failed to load")) <= 2 * replicas
     waiting.join()

@@ -27,7 +27,7 @@ from serving.worker.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
 from serving.worker.engine import Engine
-from serving.worker.failures import end_process, is_out_of_memory
+from serving.worker.failures import end_process, is_out_of_memory, show_details
 from serving.worker.intake import Intake
 from serving.worker.loader import create_handler, load, open_device, paths_of, warm
 from serving.worker.requirements import prepare
@@ -54,6 +54,7 @@ class Worker:
     def run(self) -> None:
         """Serve until retired, and again when parked and called back. Returns when the handler is closed; raises
         nothing."""
+        show_details(self._config.local)
         self._intake.io.start(self._intake.connect)
         handler = self._load()
         if handler is None:

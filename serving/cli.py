@@ -214,6 +214,8 @@ def check_model(path: Path, seconds: float) -> None:
     from serving.desk.check import check
 
     report = check(path, read_config({}), cores(), seconds)
+    for text in report.tracebacks:
+        click.echo(text, err=True)
     for kind, lines in (("", report.facts), ("risk: ", report.risks), ("problem: ", report.problems)):
         for line in lines:
             click.echo(kind + line)

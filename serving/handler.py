@@ -118,6 +118,9 @@ class Handler:
     """Threads that ``decode`` and ``bucket`` run on, several requests at a time, while the model works; with 0 the
     thread of the model does it; 64 at most. Worth it for work that lets go of the interpreter, as decoding pictures."""
 
+    takes: str = ""
+    """What a request holds, in a few words, for ``serving check`` to say; may be set by ``load``."""
+
     device: str = "cpu"
 
     home: Home | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -124,7 +125,7 @@ def test_risks_are_listed_but_do_not_fail(folder: Path) -> None:
     (folder / "code" / "requirements.txt").write_text("# a comment\nno-such-package>=1\ntorch\n")
     code, output = check(folder)
     assert code == 0, output
-    assert "risk: weights.pt is a pickle: read it with weights_only" in output
+    assert "risk: weights.pt is a pickle that the load did not read: read it with weights_only" in output
     assert "risk: data.pkl is a pickle" in output
     assert "risk: requirements.txt names what is not installed here: no-such-package\n" in output
 
@@ -204,3 +205,57 @@ def test_an_archive_of_torchserve_is_checked_as_it_is_served(
     assert "taken for: a model of TorchServe\n" in output
     assert "batches: max_size 4, max_delay_ms 0\n" in output
     assert "useVenv has no effect" in output
+
+
+RAISES = """
+    def predict(self, batch: Tensor) -> Tensor:
+        return self.deep(batch)
+
+    def deep(self, batch: Tensor) -> Tensor:
+        raise RuntimeError("no such shape")
+"""
+
+
+def test_without_samples_it_is_said_that_predict_was_not_tried(folder: Path) -> None:
+    (folder / "sample.json").unlink()
+    with (folder / "code" / "handler.py").open("a") as file:
+        file.write(RAISES)
+    code, output = check(folder)
+    assert code == 0, output
+    assert "risk: no samples: predict was not tried" in output
+
+
+def test_what_fails_is_shown_with_its_traceback_from_the_users_code_on(folder: Path) -> None:
+    with (folder / "code" / "handler.py").open("a") as file:
+        file.write(RAISES)
+    code, output = check(folder)
+    assert code == 1, output
+    problem = r"problem: sample.json: 500 handler_error: RuntimeError: no such shape \(code/handler.py:\d+ in deep\)"
+    assert re.search(problem, output), output
+    assert "Traceback (most recent call last):\n" in output
+    assert 'raise RuntimeError("no such shape")' in output
+    assert "serving/worker" not in output
+    assert "the log has more" not in output
+    (folder / "code" / "handler.py").write_text("import torch\ntorch.zeros(2) @ torch.zeros(3)\n")
+    code, output = check(folder)
+    assert code == 1, output
+    assert "torch.zeros(2) @ torch.zeros(3)\n" in output
+    assert "code/handler.py:2" in output
+
+
+READS = 'self.scale = torch.tensor(2.0, device=device); torch.load(model_dir / "weights.pt"{})'
+
+
+@pytest.mark.parametrize(
+    ("words", "risk"),
+    [("", False), (", weights_only=True", False), (", weights_only=False", True)],
+)
+def test_a_pickle_that_is_read_as_weights_alone_is_no_risk(folder: Path, words: str, risk: bool) -> None:
+    torch.save({"w": torch.zeros(1)}, folder / "weights.pt")
+    path = folder / "code" / "handler.py"
+    text = path.read_text().replace("self.scale = torch.tensor(2.0, device=device)", READS.format(words))
+    path.write_text(text)
+    code, output = check(folder)
+    assert code == 0, output
+    assert ("risk: weights.pt is read as a pickle, which runs code" in output) is risk
+    assert ("weights.pt" in output) is risk

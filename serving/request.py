@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -137,6 +138,10 @@ class Response(msgspec.Struct, frozen=True):
     custom_attributes: str | None = None
     new_session: str | None = None
     closed_session: str | None = None
+
+    def json(self) -> Any:
+        """What a body of JSON holds. Raises ValueError for another one."""
+        return msgspec.json.decode(self.body)
 
 
 @dataclass(frozen=True, slots=True)

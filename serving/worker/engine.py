@@ -7,7 +7,7 @@ it; the requests stay listed as running until their answers are handed over.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -80,8 +80,14 @@ class Engine:
 
     def run(self) -> None:
         """Work until the batcher is closed and empty, and every stream has ended."""
+        for _ in self.turns():
+            pass
+
+    def turns(self) -> Iterator[None]:
+        """The same, one step at a time."""
         while self._wait():
             self.step()
+            yield
         self.streams.close()
         if self._threads is not None:
             self._threads.close()

@@ -11,11 +11,11 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from handlers.built import load_module
 from handlers.checkpoint import cached_step, load_checkpoint, load_pretrained
 from handlers.forms import Usage
-from handlers.module import load_module
 from handlers.options import dtype as dtype_of
-from handlers.options import whole
+from handlers.options import overridable, whole
 from handlers.prompts import CHAT, Prompt, choose_form, messages_of, prompt_of, read_wish
 from handlers.sampling import Sampling, Text, read_sampling
 from serving import BadRequest, Handler, Request, StreamingResponse, Unavailable
@@ -33,6 +33,7 @@ class GenerationHandler(Handler):
 
     post_paths = (CHAT,)
 
+    @overridable
     def load(
         self,
         model_dir: Path,
@@ -101,10 +102,10 @@ class GenerationHandler(Handler):
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         return "".join(f"{one['role']}: {one['content']}\n" for one in messages) + "assistant:"
 
-    def predict(self, batch: list[Prompt]) -> list[Prompt]:
+    def predict(self, batch: list[Prompt]) -> Any:
         return batch  # all the work is in the tokens, one at a time
 
-    def encode(self, output: Prompt, request: Request) -> StreamingResponse:
+    def encode(self, output: Any, request: Request) -> Any:
         # One that has ended has no frame, though it may live on until the garbage is collected.
         if sum(one.ag_frame is not None for one in self.running) >= self.max_running:
             raise Unavailable(f"{self.max_running} answers are being written; no more at a time")

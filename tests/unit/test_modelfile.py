@@ -112,7 +112,7 @@ def test_what_macos_writes_beside_each_file_is_not_taken_for_the_model(tmp_path:
 
 
 def test_neither_is_it_by_the_handlers_that_look_for_a_file(tmp_path: Path) -> None:
-    from handlers.module import choose_file
+    from handlers.built import choose_file
     from serving.worker import toolkit
 
     for name in ("net.pt", "._net.pt"):

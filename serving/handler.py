@@ -108,6 +108,10 @@ class Handler:
     websocket_paths: tuple[str, ...] = ()
     """More paths whose WebSockets ``converse`` takes than ``/invocations-bidirectional-stream``."""
 
+    headers: tuple[str, ...] = ()
+    """Names of HTTP headers that ``request.headers`` is to hold, such as ``authorization``, 32 at most. SageMaker
+    passes on to a container only its own; other gateways pass all."""
+
     open_inference: bool = False
     """Whether ``decode`` takes the calls of the Open Inference Protocol to this model, ``/v2/models/…``."""
 

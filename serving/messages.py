@@ -60,10 +60,12 @@ class Locate(msgspec.Struct, frozen=True, tag="locate"):
 
 
 class Paths(msgspec.Struct, frozen=True, array_like=True):
-    """Which paths a model's handler takes beside ``/invocations``: POST requests there, and WebSockets."""
+    """Which paths a model's handler takes beside ``/invocations``: POST requests there, and WebSockets. ``headers`` are
+    the names of those that it wants to see of a request, in lower case."""
 
     post: tuple[str, ...] = ()
     websocket: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
 
 
 class Placement(msgspec.Struct, frozen=True, tag="placement"):

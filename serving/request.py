@@ -50,6 +50,7 @@ class Request(msgspec.Struct, frozen=True):
     them, ``""`` where it sent none. ``sagemaker`` holds the ``X-Amzn-SageMaker-*`` headers, names in lower case and
     without that prefix; the properties below are its typed view. ``session`` is the client's session, if it has one.
     ``path`` tells apart the paths that a handler takes. Long work may look at ``client.gone`` now and then.
+    ``headers`` are those of the HTTP request that the handler asks for by its own ``headers``, names in lower case.
     """
 
     body: Body = b""
@@ -62,6 +63,7 @@ class Request(msgspec.Struct, frozen=True):
     session: Session | None = None
     path: str = INVOCATIONS
     client: Client = msgspec.field(default_factory=Client)
+    headers: Mapping[str, str] = NO_HEADERS
 
     @property
     def media_type(self) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -137,15 +137,15 @@ class ClientSession:
     def state(self) -> dict[str, Any]:
         return self._session.state
 
-    def request(self, body: Body, content_type: str = JSON, accept: str = "", **headers: str) -> Request:
+    def request(self, body: Body, content_type: str = JSON, accept: str = "", **words: Any) -> Request:
         """For ``Client.batch``."""
-        return self._client.request(body, content_type, accept, session_id=self.id, **headers)
+        return self._client.request(body, content_type, accept, session_id=self.id, **words)
 
-    def invoke(self, body: Body, content_type: str = JSON, accept: str = "", **headers: str) -> Response:
-        return self._client.invoke(body, content_type, accept, session_id=self.id, **headers)
+    def invoke(self, body: Body, content_type: str = JSON, accept: str = "", **words: Any) -> Response:
+        return self._client.invoke(body, content_type, accept, session_id=self.id, **words)
 
-    def stream(self, body: Body, content_type: str = JSON, accept: str = "", **headers: str) -> Pieces:
-        return self._client.stream(body, content_type, accept, session_id=self.id, **headers)
+    def stream(self, body: Body, content_type: str = JSON, accept: str = "", **words: Any) -> Pieces:
+        return self._client.stream(body, content_type, accept, session_id=self.id, **words)
 
     def close(self) -> Response:
         """As a client closes it."""
@@ -250,39 +250,46 @@ class Client:
     # Requests.
 
     def request(
-        self, body: Body, content_type: str = JSON, accept: str = "", path: str = INVOCATIONS, **headers: str
+        self,
+        body: Body,
+        content_type: str = JSON,
+        accept: str = "",
+        path: str = INVOCATIONS,
+        headers: Mapping[str, str] | None = None,
+        **sagemaker: str,
     ) -> Request:
         """A request as it would come to the handler, for ``batch``.
 
-        ``headers`` are SageMaker's, such as ``custom_attributes="k=v"``. Raises TypeError for one that there is not,
-        BadRequest for what the platform would refuse, NotFound for a ``path`` that the handler does not take.
+        ``sagemaker`` are SageMaker's headers, such as ``custom_attributes="k=v"``, and ``headers`` others, of which the
+        handler sees those that it asks for. Raises TypeError for one of the former that there is not, BadRequest for
+        what the platform would refuse, NotFound for a ``path`` that the handler does not take.
         """
-        unknown = [name for name in headers if name not in FIELDS]
+        unknown = [name for name in sagemaker if name not in FIELDS]
         if unknown:
             raise TypeError(f"{unknown[0]} is no header; {origin.nearest(unknown[0], FIELDS, 'there are')}")
-        sagemaker = {name.replace("_", "-"): value for name, value in headers.items()}
-        check_all(content_type, accept, sagemaker)
-        if path != INVOCATIONS and path not in paths_of(self.handler).post:
+        told = {name.replace("_", "-"): value for name, value in sagemaker.items()}
+        paths = paths_of(self.handler)
+        seen = {name.lower(): value for name, value in (headers or {}).items() if name.lower() in paths.headers}
+        check_all(content_type, accept, told)
+        if path != INVOCATIONS and path not in paths.post:
             raise NotFound(f"POST {path} is not served here")
-        id = sagemaker.get("inference-id", "")
-        return Request(
-            body, content_type, accept, id, model=DEFAULT_MODEL, sagemaker=MappingProxyType(sagemaker), path=path
-        )
+        id, fields = told.get("inference-id", ""), MappingProxyType(told)
+        return Request(body, content_type, accept, id, model=DEFAULT_MODEL, sagemaker=fields, path=path, headers=seen)
 
     def invoke(
-        self, body: Body, content_type: str = JSON, accept: str = "", path: str = INVOCATIONS, **headers: str
+        self, body: Body, content_type: str = JSON, accept: str = "", path: str = INVOCATIONS, **words: Any
     ) -> Response:
         """One request, as ``request`` makes it; an answer in pieces is put together. Raises its ServingError."""
-        [outcome] = self.batch([self.request(body, content_type, accept, path, **headers)])
+        [outcome] = self.batch([self.request(body, content_type, accept, path, **words)])
         if isinstance(outcome, ServingError):
             raise outcome
         return outcome
 
     def stream(
-        self, body: Body, content_type: str = JSON, accept: str = "", path: str = INVOCATIONS, **headers: str
+        self, body: Body, content_type: str = JSON, accept: str = "", path: str = INVOCATIONS, **words: Any
     ) -> Pieces:
         """The same, piece by piece; what is not in pieces is one. Raises its ServingError, where it comes."""
-        item = self._enter(self.request(body, content_type, accept, path, **headers))
+        item = self._enter(self.request(body, content_type, accept, path, **words))
         if isinstance(item, ServingError):
             raise item
         self._sessions.is_first(item)

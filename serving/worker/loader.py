@@ -7,10 +7,11 @@ import gc
 import importlib
 import inspect
 import os
+import re
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from serving import log
 from serving.conventions import AT_HOME
@@ -26,6 +27,8 @@ from serving.worker.device.border import Device
 from serving.worker.speed import Hastened
 
 UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token, RFC 9110 §5.1
+MAX_HEADERS = 32
 METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", "warmup", "close")
 
 
@@ -167,4 +170,15 @@ def paths_of(handler: Handler) -> Paths:
             raise ModelError(f"{path!r} of {type(handler).__name__} is the server's own or not {PATTERN.pattern}")
     converses = type(handler).converse is not Handler.converse
     post = (*handler.post_paths, OPEN_INFERENCE) if handler.open_inference else tuple(handler.post_paths)
-    return Paths(post, (BIDIRECTIONAL, *handler.websocket_paths) if converses else ())
+    return Paths(post, (BIDIRECTIONAL, *handler.websocket_paths) if converses else (), headers_of(handler))
+
+
+def headers_of(handler: Handler) -> tuple[str, ...]:
+    """The names of the headers that it wants to see, in lower case. Raises ModelError for what names none."""
+    name, found = type(handler).__name__, cast(Any, handler.headers)
+    if isinstance(found, str) or len(found) > MAX_HEADERS:
+        raise ModelError(f"{name}.headers is {found!r:.200}; allowed: a tuple of at most {MAX_HEADERS} names")
+    for one in found:
+        if not isinstance(one, str) or not HEADER.fullmatch(one):
+            raise ModelError(f"{name}.headers has {one!r:.200}; allowed: names of HTTP headers")
+    return tuple(dict.fromkeys(one.lower() for one in found))

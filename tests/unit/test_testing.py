@@ -269,3 +269,27 @@ def test_a_session_streams_too(folder: Path) -> None:
         with session.stream(b"one two", "text/plain") as stream:
             assert list(stream) == [b"one", b"two"]
         assert session.invoke(b"[1]").json() == {"count": 1}
+
+
+class Asking(Handler):
+    headers = ("Authorization",)
+
+    def predict(self, batch: Any) -> Any:
+        return batch
+
+    def encode(self, output: Any, request: Request) -> Any:
+        return dict(request.headers)
+
+
+def test_a_handler_sees_the_headers_that_it_asks_for() -> None:
+    sent = {"authorization": "Bearer x", "x-other": "y"}
+    assert Client(Asking).invoke(b"[1]", headers=sent).json() == {"authorization": "Bearer x"}
+    assert Client(Asking).invoke(b"[1]").json() == {}
+
+
+@pytest.mark.parametrize("wrong", ["authorization", ("a b",), ("",), (3,), tuple(f"x-{n}" for n in range(40))])
+def test_headers_that_cannot_be_are_an_error_of_the_model(wrong: Any) -> None:
+    handler = Asking()
+    handler.headers = wrong
+    with pytest.raises(ModelError, match=r"Asking\.headers"):
+        Client(handler).invoke(b"[1]")

@@ -17,6 +17,7 @@ import msgspec
 from serving.client import ModelsClient, ping
 from serving.config import Config, load
 from serving.errors import ConfigError, ModelError
+from serving.kinds import SWITCH
 from serving.settings import SETTINGS, Setting
 
 Start = Callable[[Config], int]
@@ -57,7 +58,7 @@ def option_help(setting: Setting) -> str:
 def with_settings(command: Command) -> Command:
     """One option a setting, each a text, so that the environment's parser and its messages serve the flags as well."""
     for setting in reversed(SETTINGS):
-        bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if isinstance(setting.default, bool) else {}
+        bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if setting.kind is SWITCH else {}
         command = click.option(setting.flag, setting.name, type=str, metavar="TEXT", help=option_help(setting), **bare)(
             command
         )

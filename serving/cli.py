@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 import msgspec
@@ -20,6 +20,7 @@ from serving.errors import ConfigError, ModelError
 from serving.kinds import SWITCH
 from serving.settings import SETTINGS, Setting
 
+T = TypeVar("T")
 Start = Callable[[Config], int]
 Command = Callable[..., Any]
 
@@ -188,7 +189,7 @@ def ping_server() -> None:
 @cli.command("init")
 @click.argument("folder", type=click.Path(path_type=Path))
 def init_folder(folder: Path) -> None:
-    """Write a model folder to start from: handler, settings, sample, test and Dockerfile."""
+    """Write a model folder to start from: handler, settings, sample, test, Dockerfile and README."""
     from serving.desk.init import init
 
     for name in or_fail(lambda: init(folder)):
@@ -202,8 +203,10 @@ def pack_folder(folder: Path, out: Path) -> None:
     """Make model.tar.gz of a model folder; the same files give the same bytes."""
     from serving.desk.pack import pack
 
-    names = or_fail(lambda: pack(folder, out))
+    names, left_out = or_fail(lambda: pack(folder, out))
     click.echo(f"{out}: {len(names)} files, {out.stat().st_size} bytes")
+    if left_out:
+        click.echo(f"left out: {', '.join(left_out)}")
 
 
 @cli.command("check")
@@ -246,7 +249,7 @@ def tune_model(
     tuning.run(folder, batches, cores, seconds, latency_ms, plot, write)
 
 
-def or_fail(action: Callable[[], list[str]]) -> list[str]:
+def or_fail(action: Callable[[], T]) -> T:
     try:
         return action()
     except (ModelError, OSError) as exc:

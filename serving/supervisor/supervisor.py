@@ -34,6 +34,7 @@ from serving.supervisor.processes import Exit
 from serving.supervisor.repository import open_models
 from serving.supervisor.services import Service, bind
 from serving.supervisor.unpacking import Stopped
+from serving.supervisor.welcome import welcome
 
 FILES = 65536  # open at once in one process; many programs behave badly above
 FORK_TIME = 120.0  # seconds for the fork server to import torch and to fork; slow disks included
@@ -61,6 +62,8 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._listener = listener
+        self._first = models[0] if models else None
+        self._welcomed = not config.local
         self._runtime = runtime
         self._board = Scoreboard.create()
         self._forks = ForkServerLink(runtime, self._board, self._on_forked, self._on_fork_server, forks)
@@ -149,6 +152,10 @@ class Supervisor:
         if old.state != state:
             tell = log.error if state is State.FAILED else log.info
             tell(f"the server is {state.name.lower()}", reason=reason or None, replicas=ready)
+            if state is State.READY and not self._welcomed:
+                self._welcomed = True
+                host, port = self._listener.getsockname()[:2]
+                log.info(welcome(host, port, self._first))
 
     def _state(self, now: float) -> tuple[State, str]:
         if self._stopping:

@@ -83,7 +83,8 @@ def test_a_taken_port_ends_the_start_at_once_and_says_so(tmp_path: Path) -> None
         taken.listen()
         port = taken.getsockname()[1]
         server = Server(model_folder(tmp_path, "echo:Echo"), port=port)
-        ends_with(server, 1, f"cannot listen on 127.0.0.1:{port}: Address already in use", 3.0)
+        ends_with(server, 1, f"cannot listen on 127.0.0.1:{port}: Address already in use")
+        assert not server.lines(message="a worker begins"), "no model is loaded for that"
 
 
 def test_a_load_beyond_its_time_is_ended(tmp_path: Path) -> None:

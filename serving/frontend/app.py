@@ -32,7 +32,7 @@ from serving.errors import (
     ServingError,
 )
 from serving.frontend import metrics, models
-from serving.frontend.answers import JSON, STOPPED, Answers
+from serving.frontend.answers import IS_THERE, JSON, STOPPED, Answers
 from serving.frontend.bodies import Bodies, Held, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
@@ -302,14 +302,21 @@ class App:
                 until = max(ask.request.deadline.at, ask.arrival + self._stream_timeout)
                 await self._answers.stream(scope, receive, send, response, ask.request, until, held)
             elif response.new_session is not None:
-                await self._announce(receive, send, response, ask.request)
+                await self._announce(scope, receive, send, response, ask.request)
             else:
                 await self._answers.send(send, response, ask.request)
 
-    async def _announce(self, receive: Receive, send: Send, response: Response, request: Request) -> None:
+    async def _announce(self, scope: Scope, receive: Receive, send: Send, response: Response, request: Request) -> None:
         """Send an answer that tells of a new session, which ends if the client leaves before it has all of it."""
+
+        async def tell() -> None:
+            is_there = scope.get("extensions", {}).get(IS_THERE)
+            if is_there is not None and not await is_there():
+                raise ClientGone
+            await self._answers.send(send, response, request)
+
         try:
-            await watch(self._answers.send(send, response, request), receive)
+            await watch(tell(), receive)
         except ClientGone:
             assert response.new_session is not None
             self._replicas.disown(request.model, response.new_session)

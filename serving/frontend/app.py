@@ -33,7 +33,7 @@ from serving.errors import (
 )
 from serving.frontend import metrics, models
 from serving.frontend.answers import IS_THERE, JSON, STOPPED, Answers
-from serving.frontend.bodies import Bodies, Held, rest
+from serving.frontend.bodies import Bodies, Held, Tidy, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
 from serving.frontend.direct import Direct
@@ -81,7 +81,8 @@ class App:
         self.drain_timeout = config.drain_timeout
         self._max_body = config.max_body
         room = memory.share(config.body_memory, memory.total()) // config.http_workers
-        self._bodies = Bodies(room, rest)
+        self._tidy = Tidy()
+        self.bodies = Bodies(room, rest, tidy=self._tidy)
         self._board = board
         self._runtime = runtime
         self._replicas = Replicas(runtime, board)
@@ -89,7 +90,7 @@ class App:
         self._answers = Answers(config, board)
         self._conversations = Conversations(config, board, self._invocations, self._model_of, self._new_id)
         self._open_inference = OpenInference(
-            config, board, self._replicas, self._invocations, self._answers, self._new_id, self._bodies
+            config, board, self._replicas, self._invocations, self._answers, self._new_id, self.bodies
         )
         self.direct = Direct(
             config,
@@ -98,7 +99,7 @@ class App:
             self._invocations,
             self._answers,
             self._new_id,
-            self._bodies,
+            self.bodies,
             self.resume,
             self.go_on,
         )
@@ -145,6 +146,7 @@ class App:
         gc.freeze()
         gc.set_threshold(GARBAGE)
         memory.keep_freed()
+        self._tidy.begin()
         yield
         self._replicas.close()
 
@@ -199,7 +201,7 @@ class App:
             self._slot.leave()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
-        ask, held = Ask(time.monotonic()), Held(self._bodies)
+        ask, held = Ask(time.monotonic()), Held(self.bodies)
 
         async def work() -> Response | Streamed:
             if scope["method"] != "POST":

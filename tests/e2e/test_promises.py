@@ -49,7 +49,7 @@ def test_bounded_a_hang_in_c_gets_its_504_in_time_and_nobody_else_is_lost(faulty
                 assert (other.status, other.json()["id"]) == (200, n)
                 saved += sent < killed
             else:
-                assert other.status in (200, 504)
+                assert other.status in (200, 503, 504), "503 where there is no time left for an answer"
             assert other.seconds < 2 * TIME
         assert saved, "some were sent while it hung, and had the time left"
 

@@ -171,6 +171,13 @@ class Client:
         made.warmup()
 
     @classmethod
+    def around(cls, handler: Handler, device: str = "cpu") -> Client:
+        """A client of a handler that is loaded already."""
+        client = cls.__new__(cls)
+        client._begin(handler, configuration.load({}), 60.0, device)
+        return client
+
+    @classmethod
     def of(cls, folder: str | Path, **settings: object) -> Client:
         """What ``serving serve`` runs for a model folder: its ``serving.toml`` or convention, its options, batches and
         requirements. ``settings`` are those of the server, such as ``batch_size=4``; the environment's do not count.

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from serving import log
 from serving.channel import Channel
 from serving.errors import BadRequest, CodedError
 from serving.frontend.stream import Stream, Streamed
@@ -227,8 +228,12 @@ class Connection:
 
     def _settle_lost(self, id: int, ran: frozenset[int]) -> None:
         waiter = self._pending.pop(id, None)
-        if waiter is not None:
+        if waiter is None:
+            return
+        try:
             waiter.on_lost(ReplicaLost(id in ran))
+        except Exception as exc:  # the others must hear of their loss all the same
+            log.error("the loss of a request's replica could not be told", exc=exc)
 
 
 def response_of(head: ReplyHead, body: Body) -> Response:

@@ -199,7 +199,7 @@ class App:
             self._slot.leave()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
-        ask, held = Ask(time.monotonic()), Held(self._bodies)
+        ask, held = Ask(self.direct.clock()), Held(self._bodies)
 
         async def work() -> Response | Streamed:
             if scope["method"] != "POST":

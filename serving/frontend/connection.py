@@ -179,7 +179,11 @@ class Connection:
         if frame.kind == Kind.REPLY:
             waiter = self._pending.pop(frame.id, None)
             if waiter is not None:
-                waiter.on_reply(frame.head, frame.body)
+                try:
+                    waiter.on_reply(frame.head, frame.body)
+                except Exception:
+                    self._pending[frame.id] = waiter  # it is lost with this connection, which ends by the error
+                    raise
         elif frame.kind == Kind.BEGIN:
             self._begin(channel, frame)
         elif frame.kind in (Kind.PIECE, Kind.END, Kind.CREDIT):
@@ -198,18 +202,19 @@ class Connection:
             self._on_change(self)
 
     def _begin(self, channel: Channel, frame: Frame) -> None:
-        waiter = self._pending.pop(frame.id, None)
+        waiter = self._pending.get(frame.id)
         if waiter is None:
             channel.send(Kind.CANCEL, frame.id)  # the first CANCEL may have come before there was anything to cancel
             return
         converses = not frame.head
+        response = Response() if converses else response_of(reply_head(frame.head), frame.body)
+        del self._pending[frame.id]
         stream = Stream(
             lambda kind, head, body: channel.send(kind, frame.id, head, body),
             lambda: self._forget_stream(frame.id),
             converses,
         )
         self._streams[frame.id] = stream
-        response = Response() if converses else response_of(reply_head(frame.head), frame.body)
         waiter.on_begin(Streamed(response, stream))
 
     def _forget_stream(self, id: int) -> None:

@@ -8,6 +8,8 @@ hear. Nothing here waits for time to pass: ``settle`` lets what is on its way ar
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import gc
 import socket
 import tempfile
@@ -30,6 +32,7 @@ from serving.frontend.connection import Connection
 from serving.frontend.drain import HttpServer
 from serving.frontend.expiries import Expiries
 from serving.frontend.invocations import Invocations
+from serving.frontend.protocol import HttpProtocol
 from serving.frontend.replicas import Replicas
 from serving.frontend.server import http_protocol
 from serving.messages import Address, Answer, Ask, Locate, Message, Overdue, Placement, Problem, WorkerPhase, pack
@@ -41,8 +44,9 @@ from serving.scoreboard import Scoreboard
 from serving.supervisor.control import Control
 from serving.wire import CREDIT, Frame, Kind, ReplyHead, RequestHead
 
-TURNS = 30  # of the loop, more than anything here takes to arrive: the kernel hands over at once
+TURNS = 20  # of the loop, more than anything here takes to arrive: the kernel hands over at once
 TIMEOUT = 60.0  # seconds that a request may take
+FOLDER = "/dev/shm"  # for sockets, which need no disk
 LATER = 24 * 3600.0  # seconds after which every timer has had its turn
 
 Result = TypeVar("Result")
@@ -62,9 +66,13 @@ class Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return super().time() + self.ahead
 
-    async def turn(self, seconds: float) -> None:
-        """So much time goes by, and what is due then happens."""
+    def pass_by(self, seconds: float) -> None:
+        """So much time goes by; what is due then happens as soon as the loop has its turn."""
         self.ahead += seconds
+
+    async def turn(self, seconds: float) -> None:
+        """The same, and it has happened."""
+        self.pass_by(seconds)
         await settle()
 
 
@@ -262,7 +270,7 @@ class House:
 
 @asynccontextmanager
 async def house() -> AsyncIterator[House]:
-    with tempfile.TemporaryDirectory(prefix="c-") as folder:
+    with tempfile.TemporaryDirectory(prefix="c-", dir=FOLDER) as folder:
         built = House(Path(folder))
         await built.control.start()
         try:
@@ -275,9 +283,11 @@ async def house() -> AsyncIterator[House]:
 
 
 @asynccontextmanager
-async def connected(on_change: Callable[[Connection], None] = lambda _: None) -> AsyncIterator[tuple[Connection, Worker]]:
+async def connected(
+    on_change: Callable[[Connection], None] = lambda _: None,
+) -> AsyncIterator[tuple[Connection, Worker]]:
     """A connection and the replica at its other end."""
-    with tempfile.TemporaryDirectory(prefix="c-") as folder:
+    with tempfile.TemporaryDirectory(prefix="c-", dir=FOLDER) as folder:
         board = Scoreboard.create()
         worker = await Worker(board, 1, 1, Path(folder) / "worker").start()
         connection = Connection(worker.address, worker.row, on_change)
@@ -323,11 +333,19 @@ class Client:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._parser = h11.Connection(h11.CLIENT)
         self.has_left = False
+        self.has_ended = False
+
+    def half_close(self) -> None:
+        """Send no more, and read on."""
+        if not self.has_left:
+            self._sock.shutdown(socket.SHUT_WR)
 
     def send(self, data: bytes) -> None:
-        self._sock.send(data)
+        """What nobody reads any more is lost."""
+        if not self.has_left:
+            with contextlib.suppress(ConnectionError):
+                self._sock.sendall(data)
 
     def leave(self) -> None:
         """Go without a word."""
@@ -336,9 +354,9 @@ class Client:
             self._sock.close()
 
     def read(self) -> bytes:
-        """All that is there, and that it has ended as ``b"END"`` on top."""
+        """All that is there; behind the last of all comes ``b"END"``."""
         found = b""
-        while True:
+        while not (self.has_left or self.has_ended):
             try:
                 data = self._sock.recv(1 << 20)
             except BlockingIOError:
@@ -346,15 +364,19 @@ class Client:
             except ConnectionResetError:
                 data = b""
             if not data:
+                self.has_ended = True
                 return found + b"END"
             found += data
+        return found
 
 
 def answers(data: bytes) -> list[tuple[int, bytes, bool]]:
     """Status, body and whether it is whole, of each answer in what a client has read."""
     found: list[tuple[int, bytes, bool]] = []
     has_ended = data.endswith(b"END")
-    rest = data.removesuffix(b"END")
+    rest = data
+    while rest.endswith(b"END"):
+        rest = rest.removesuffix(b"END")
     while rest:
         parser = h11.Connection(h11.CLIENT)
         parser.send(h11.Request(method="POST", target="/", headers=[("host", "x")]))
@@ -381,15 +403,22 @@ def answers(data: bytes) -> list[tuple[int, bytes, bool]]:
 class Door:
     """An HTTP worker with its doors open: the whole application on real connections."""
 
-    def __init__(self, house: House, app: App, config: UvicornConfig, state: ServerState, lifespan: LifespanOn) -> None:
+    def __init__(self, house: House, app: App, protocol: type[HttpProtocol], config: UvicornConfig) -> None:
         self.house = house
         self.app = app
+        self._protocol = protocol
         self._config = config
-        self._state = state
-        self._lifespan = lifespan
-        self._protocol = http_protocol(CONFIG, app)
+        self._state = ServerState()
+        self._lifespan = LifespanOn(config)
         self._stopping: asyncio.Task[None] | None = None
         self._clients: list[Client] = []
+
+    async def open(self) -> None:
+        thresholds = gc.get_threshold()
+        await self._lifespan.startup()
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()  # that is for a process that does nothing else
+        assert not self._lifespan.should_exit
 
     async def client(self) -> Client:
         ours, theirs = socket.socketpair()
@@ -435,24 +464,38 @@ async def door(**settings: Any) -> AsyncIterator[Door]:
     async with house() as built:
         config = msgspec.structs.replace(CONFIG, **settings)
         app = App(config, built.runtime, built.board)
-        uvicorn = UvicornConfig(app, lifespan="on", log_config=None, ws="none", timeout_keep_alive=90)
-        uvicorn.timeout_graceful_shutdown = 1
-        thresholds = gc.get_threshold()
-        lifespan = LifespanOn(uvicorn)
-        await lifespan.startup()
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()  # it is for a process that does nothing else
-        assert not lifespan.should_exit
+        uvicorn = copy.copy(UVICORN)
+        uvicorn.loaded_app = app
         clock = the_loop().time
         app.direct.clock, app.direct.expiries, app.direct.invocations.clock = clock, Expiries(clock), clock
-        one = Door(built, app, uvicorn, ServerState(), lifespan)
+        one = Door(built, app, http_protocol(config, app), uvicorn)
+        await one.open()
         try:
             yield one
         finally:
             await one.close()
 
 
+async def learn(one: Door) -> None:
+    """Have the door know where its model is: until then all goes another way."""
+    worker, client = await one.house.worker(), await one.client()
+    one.house.place(worker)
+    client.send(post())
+    await settle()
+    worker.reply(worker.asked[0])
+    await settle()
+    assert answers(client.read()) == [(200, b"fine", True)]
+    client.leave()
+
+
+async def nothing(scope: Any, receive: Any, send: Any) -> None: ...
+
+
 CONFIG: Config = load({"SERVING_HTTP_WORKERS": "1"})
+UVICORN = UvicornConfig(
+    nothing, lifespan="on", log_config=None, ws="none", timeout_keep_alive=90, timeout_graceful_shutdown=1
+)
+UVICORN.load()
 
 
 def post(body: bytes = b"body", path: str = "/invocations", *lines: str) -> bytes:

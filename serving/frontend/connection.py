@@ -47,12 +47,17 @@ class Waiter(Protocol):
 
 
 class Call(NamedTuple):
+    """``disown`` tells the replica that nobody takes the answer to the request of this id."""
+
     id: int
     reply: asyncio.Future[Response | Streamed]
+    disown: Callable[[int], None]
 
     def on_reply(self, head: bytes, body: Body) -> None:
         if not self.reply.done():
             settle(self.reply, reply_head(head), body)
+        elif reply_head(head).new_session is not None:  # who waits is cancelled, and has not had its turn to say so
+            self.disown(self.id)
 
     def on_begin(self, streamed: Streamed) -> None:
         if self.reply.done():
@@ -130,7 +135,7 @@ class Connection:
     def call(self, head: RequestHead | OpenHead, body: Body = b"") -> Call:
         """Send one request. Its reply is a Response or its beginning, a ServingError, or ReplicaLost; that to a
         conversation is a Streamed without a response. Raises BadRequest."""
-        call = Call(self.next_id(), self._loop.create_future())
+        call = Call(self.next_id(), self._loop.create_future(), self._refuse_reply)
         self.send(head, body, call.id, call)
         return call
 
@@ -163,8 +168,12 @@ class Connection:
             reply = call.reply.result()
             if isinstance(reply, Streamed):
                 reply.stream.cancel()
-            elif reply.new_session is not None and self._channel is not None:
-                self._channel.send(Kind.CANCEL, call.id)
+            elif reply.new_session is not None:
+                self._refuse_reply(call.id)
+
+    def _refuse_reply(self, id: int) -> None:
+        if self._channel is not None:
+            self._channel.send(Kind.CANCEL, id)
 
     def disown(self, session: str) -> None:
         """The client has not taken the answer that tells it of its new session."""

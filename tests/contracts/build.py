@@ -1,4 +1,4 @@
-"""Builds what the contract tests speak to: the real objects, joined by real sockets, on a loop whose clock can be turned.
+"""Builds what the contract tests speak to: real objects joined by real sockets, on a loop whose clock can be turned.
 
 What stands on the other side of a socket the test plays: ``Worker`` is a replica, ``Desk`` decides for a supervisor,
 ``Client`` sends requests over HTTP. They say what the test wants in the order in which it wants it, and note what they
@@ -264,8 +264,9 @@ class House:
         self.control.tell(placement)
 
     def remove(self, model: str = DEFAULT_MODEL, problem: Problem | None = None) -> None:
-        placement = self.desk.placements[model] = Placement(model, gone=True, problem=problem)
-        self.control.tell(placement)
+        """Say that a model is gone, and why; who asks anew hears that there is none."""
+        self.desk.placements.pop(model, None)
+        self.control.tell(Placement(model, gone=True, problem=problem))
 
 
 @asynccontextmanager

@@ -94,7 +94,9 @@ class Machine(RuleBasedStateMachine):
             self.connection.abandon_reply(known.call)
             return self.connection.forget(known.call.id)
 
-        assert self.do(give_up()) is (known.state == "waiting"), "a call is forgotten once, and only before it is settled"
+        assert self.do(give_up()) is (known.state == "waiting"), (
+            "a call is forgotten once, and only before it is settled"
+        )
         if known.state == "waiting":
             known.state, known.must_hear = "forgotten", not self.is_lost
         elif known.is_live:
@@ -363,7 +365,7 @@ def test_a_replica_that_is_not_there_is_an_error_and_its_calls_are_lost() -> Non
             await connection.open()
         call = connection.call(HEAD)
         assert isinstance(call.reply.exception(), ReplicaLost)
-        assert not (connection.is_opening or connection.is_usable)
+        assert (connection.is_opening, connection.is_usable) == (False, False)
         assert not connection.forget(call.id)
         connection.close()
 

@@ -44,7 +44,7 @@ IN_PIECES = ("begin", "piece", "end", "die_at_work", "deadline", "leave", "stop"
 @dataclass
 class Outcome:
     """What must have come of a request: ``answer`` as the client has read it, None where it has left, and ``whole``.
-    ``moved``: the second replica was asked. ``cancels`` is who hears that nobody waits, ``overdue`` who was too slow."""
+    ``moved``: the second replica was asked. ``cancels`` is who hears that nobody waits, ``overdue`` who is slow."""
 
     answer: tuple[int, bytes] | None
     whole: bool = True

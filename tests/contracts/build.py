@@ -35,7 +35,19 @@ from serving.frontend.invocations import Invocations
 from serving.frontend.protocol import HttpProtocol
 from serving.frontend.replicas import Replicas
 from serving.frontend.server import http_protocol
-from serving.messages import Address, Answer, Ask, Locate, Message, Overdue, Placement, Problem, WorkerPhase, pack
+from serving.messages import (
+    Address,
+    Answer,
+    Ask,
+    Locate,
+    Message,
+    Overdue,
+    Placement,
+    Problem,
+    WorkerPhase,
+    pack,
+    unpack,
+)
 from serving.messages import Retire as RetireWord
 from serving.model import DEFAULT_MODEL
 from serving.request import Body, Request
@@ -196,6 +208,34 @@ class Worker:
         self.close()
         for channel in list(self.channels):
             channel.abort()
+
+
+class Peer:
+    """One end of a control connection, an HTTP worker's or a model worker's. ``heard`` are the words that came."""
+
+    def __init__(self) -> None:
+        self.heard: list[Message] = []
+        self.is_cut = False
+        self._channel: Channel | None = None
+
+    async def connect(self, path: Path) -> Peer:
+        loop = asyncio.get_running_loop()
+        _, self._channel = await loop.create_unix_connection(lambda: Channel(self), str(path))
+        return self
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        self.heard.append(unpack(frame.body))
+
+    def on_lost(self, channel: Channel) -> None:
+        self.is_cut = True
+
+    def say(self, message: Message) -> None:
+        assert self._channel is not None
+        self._channel.send_raw([pack(message)])
+
+    def cut(self) -> None:
+        if self._channel is not None:
+            self._channel.abort()
 
 
 class Desk:

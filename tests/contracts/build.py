@@ -35,6 +35,7 @@ from serving.frontend.invocations import Invocations
 from serving.frontend.protocol import HttpProtocol
 from serving.frontend.replicas import Replicas
 from serving.frontend.server import http_protocol
+from serving.handler import Handler
 from serving.messages import (
     Address,
     Answer,
@@ -49,12 +50,16 @@ from serving.messages import (
     unpack,
 )
 from serving.messages import Retire as RetireWord
-from serving.model import DEFAULT_MODEL
+from serving.model import DEFAULT_MODEL, Model
 from serving.request import Body, Request
 from serving.runtime import Runtime
 from serving.scoreboard import Scoreboard
 from serving.supervisor.control import Control
 from serving.wire import CREDIT, Frame, Kind, ReplyHead, RequestHead
+from serving.worker.batcher import Batcher
+from serving.worker.engine import Engine
+from serving.worker.intake import Intake
+from serving.worker.rules import Rules
 
 TURNS = 20  # of the loop, more than anything here takes to arrive: the kernel hands over at once
 TIMEOUT = 60.0  # seconds that a request may take
@@ -223,6 +228,12 @@ class Peer:
         _, self._channel = await loop.create_unix_connection(lambda: Channel(self), str(path))
         return self
 
+    async def take(self, sock: socket.socket) -> Peer:
+        """Speak on a socket that is connected already."""
+        loop = asyncio.get_running_loop()
+        _, self._channel = await loop.create_unix_connection(lambda: Channel(self), sock=sock)
+        return self
+
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         self.heard.append(unpack(frame.body))
 
@@ -236,6 +247,78 @@ class Peer:
     def cut(self) -> None:
         if self._channel is not None:
             self._channel.abort()
+
+
+class Asker:
+    """An HTTP worker as a replica knows it. ``heard`` are the frames that came, by the id of what they are about."""
+
+    def __init__(self) -> None:
+        self.heard: dict[int, list[Frame]] = {}
+        self.has_left = False
+        self._channel: Channel | None = None
+
+    async def connect(self, path: Path) -> Asker:
+        loop = asyncio.get_running_loop()
+        _, self._channel = await loop.create_unix_connection(lambda: Channel(self), str(path))
+        return self
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        self.heard.setdefault(frame.id, []).append(frame)
+
+    def on_lost(self, channel: Channel) -> None:
+        self.has_left = True
+
+    def send(self, kind: Kind, id: int, head: bytes = b"", body: Body = b"") -> None:
+        assert self._channel is not None
+        self._channel.send(kind, id, head, body)
+
+    def leave(self) -> None:
+        self.has_left = True
+        if self._channel is not None:
+            self._channel.abort()
+
+
+class Replica:
+    """A model worker but for its process: intake, batcher and engine. Whoever has it takes the engine's steps."""
+
+    def __init__(self, folder: Path, handler: Handler, queue_size: int, **settings: Any) -> None:
+        self.board = Scoreboard.create()
+        self.row = self.board.row(1)
+        self.row.claim(1)
+        self.path = Runtime(folder).worker_path(1, 1)
+        self.supervisor = Peer()
+        ours, self._theirs = socket.socketpair()
+        for one in (ours, self._theirs):
+            one.setblocking(False)
+        model = Model(DEFAULT_MODEL, "/m", "/m/code", "a:B", TIMEOUT, 1, "cpu", 1, queue_size)
+        config = msgspec.structs.replace(CONFIG, **settings)
+        self.intake = Intake(model, config, Runtime(folder), self.row, 1, ours, lambda: None, lambda: None)
+        self.batcher = Batcher(handler.policy, queue_size, bell=self.intake.reading)
+        self.engine = Engine(handler, self.batcher, self.row, self.intake.deliver, Rules.of(config, TIMEOUT))
+
+    async def open(self) -> None:
+        self.intake.io.loop = asyncio.get_running_loop()
+        await self.supervisor.take(self._theirs)
+        await self.intake.connect()
+        self.intake.open(self.batcher, self.engine.streams, WorkerPhase(1, 1, "ready"))
+        await settle()
+
+    def step(self) -> None:
+        """One step of the engine, between two turns of the loop: it would run on a thread of its own."""
+        self.engine.step()
+        if self.engine.streams.is_async:
+            self.engine.streams.go_on(0.0)
+
+    async def close(self) -> None:
+        """Leave in good order: a worker that finds its supervisor gone ends the process."""
+        self.intake.flush()
+        await settle()
+        if self.intake._server is not None:
+            self.intake._server.close()
+
+    def end(self) -> None:
+        """Behind ``close``, when no loop runs: that of the handler's async code is closed."""
+        self.engine.streams.close()
 
 
 class Desk:

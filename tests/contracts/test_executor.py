@@ -182,7 +182,7 @@ class Rig:
                 life.peer.cut()
             if life.pid and not life.has_ended:
                 processes.kill_group(life.pid)
-                os.waitpid(life.pid, 0)
+                self.wait_for_end(life)
         self.models.close()
         await settle()
 

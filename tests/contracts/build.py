@@ -568,9 +568,9 @@ class Door:
     @property
     def holds_nothing(self) -> bool:
         """Whether no body is counted as there: only then one of any size is taken."""
-        if not self.app.direct.bodies.take(1 << 60):
+        if not self.app.bodies.take(1 << 60):
             return False
-        self.app.direct.bodies.give(1 << 60)
+        self.app.bodies.give(1 << 60)
         return True
 
     async def close(self) -> None:

@@ -126,7 +126,7 @@ def test_bodies_that_stand_still_make_room_once_and_each_is_answered(mode: str) 
             await learn(one)
             worker = await one.house.worker()
             one.house.place(worker)
-            one.app.direct.bodies.clock = the_loop().time
+            one.app.bodies.clock = the_loop().time
             clients = [await one.client() for _ in range(3)]
             for client in clients:
                 client.send(post(b"x" * 150_000)[:140_000])

@@ -201,7 +201,7 @@ class App:
             self._slot.leave()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
-        ask, held = Ask(time.monotonic()), Held(self.bodies)
+        ask, held = Ask(self.direct.clock()), Held(self.bodies)
 
         async def work() -> Response | Streamed:
             if scope["method"] != "POST":

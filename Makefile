@@ -10,6 +10,8 @@ TORCH_INDEX ?=
 TRITON_EXAMPLES ?=
 # A checkout of deepjavalibrary/djl-serving, for compat.
 DJL_SERVING ?=
+# A folder with checkouts of aws/sagemaker-scikit-learn-container and aws/sagemaker-xgboost-container, for compat.
+CONTAINERS ?=
 # How many tests run at a time, each with servers of its own.
 JOBS ?= 2
 # How often make flake runs its tests.
@@ -23,6 +25,8 @@ GPU := $(wildcard /dev/nvidia0)$(shell command -v nvidia-smi 2>/dev/null)
 TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch$(TORCH_CPU:%===%))
 
 TOOLKITS := sagemaker-inference sagemaker-pytorch-inference six retrying psutil scipy
+# What the code of the containers imports; of what starts their servers the tests have stubs.
+PACKAGED := sagemaker-containers==2.8.6.post2 flask werkzeug itsdangerous blinker protobuf==3.20.3 six
 CAPTUM := captum tqdm matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
 
 .PHONY: serve test test-asgi slow flake compat image-test check bench venv clean
@@ -49,11 +53,12 @@ flake: .demo/model/.trained
 
 # The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
 # TRITON_EXAMPLES=folder names the examples of a checkout of triton-inference-server/python_backend, to run those, too.
-compat: .venv/.ready .compat/.ready .compat/toolkits .compat/captum
+compat: .venv/.ready .compat/.ready .compat/toolkits .compat/captum $(if $(CONTAINERS),.compat/containers .compat/xgboost)
 	TRITON_EXAMPLES='$(TRITON_EXAMPLES)' DJL_SERVING='$(DJL_SERVING)' $(BIN)/python -m pytest -rs \
 		tests/compat/test_torchserve.py tests/compat/test_archiver.py tests/compat/test_triton_examples.py \
 		tests/compat/test_djl.py tests/e2e/test_torchserve_installed.py $(ARGS)
 	PYTHONPATH=.compat/toolkits $(BIN)/python -m pytest tests/compat/test_sagemaker_inference.py $(ARGS)
+	CONTAINERS='$(CONTAINERS)' $(BIN)/python -m pytest -rs tests/compat/test_containers.py $(ARGS)
 
 # Builds both images and runs them, as root: needs buildah and debootstrap, Debian's packages and a package index.
 image-test: .venv/.ready
@@ -84,6 +89,12 @@ venv: .venv/.ready
 
 .compat/toolkits: | .venv/.ready
 	@$(PIP) install --no-deps --target $@ $(TOOLKITS)
+
+.compat/containers: | .venv/.ready
+	@$(PIP) install --no-deps --target $@ $(PACKAGED)
+
+.compat/xgboost: | .venv/.ready
+	@$(PIP) install --no-deps --target $@ xgboost-cpu
 
 # For this server's explanations; without its dependencies, of which torch would be another one.
 .compat/captum: | .venv/.ready

@@ -8,6 +8,8 @@ PORT ?=
 TORCH_CPU ?= 2.13.0
 TORCH_INDEX ?=
 TRITON_EXAMPLES ?=
+# A checkout of triton-inference-server/client, for compat.
+TRITON_CLIENT ?=
 # A checkout of deepjavalibrary/djl-serving, for compat.
 DJL_SERVING ?=
 # A folder with checkouts of aws/sagemaker-scikit-learn-container and aws/sagemaker-xgboost-container, for compat.
@@ -54,9 +56,9 @@ flake: .demo/model/.trained
 # The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
 # TRITON_EXAMPLES=folder names the examples of a checkout of triton-inference-server/python_backend, to run those, too.
 compat: .venv/.ready .compat/.ready .compat/toolkits .compat/captum $(if $(CONTAINERS),.compat/containers .compat/xgboost)
-	TRITON_EXAMPLES='$(TRITON_EXAMPLES)' DJL_SERVING='$(DJL_SERVING)' $(BIN)/python -m pytest -rs \
-		tests/compat/test_torchserve.py tests/compat/test_archiver.py tests/compat/test_triton_examples.py \
-		tests/compat/test_djl.py tests/e2e/test_torchserve_installed.py $(ARGS)
+	TRITON_EXAMPLES='$(TRITON_EXAMPLES)' TRITON_CLIENT='$(TRITON_CLIENT)' DJL_SERVING='$(DJL_SERVING)' \
+		$(BIN)/python -m pytest -rs tests/compat/test_torchserve.py tests/compat/test_archiver.py \
+		tests/compat/test_triton_examples.py tests/compat/test_triton_clients.py tests/compat/test_djl.py tests/e2e/test_torchserve_installed.py $(ARGS)
 	PYTHONPATH=.compat/toolkits $(BIN)/python -m pytest tests/compat/test_sagemaker_inference.py $(ARGS)
 	CONTAINERS='$(CONTAINERS)' $(BIN)/python -m pytest -rs tests/compat/test_containers.py $(ARGS)
 

@@ -27,7 +27,7 @@ from serving.worker.toolkit import ToolkitHandler
 CHECKOUTS = Path(os.environ.get("CONTAINERS") or "/nowhere")
 SOURCES = [CHECKOUTS / f"sagemaker-{name}-container" / "src" for name in ("scikit-learn", "xgboost")]
 PACKAGES = Path(".compat/containers").absolute()  # what they import
-XGBOOST = Path(".compat/xgboost").absolute()
+LIBRARIES = Path(".compat/libraries").absolute()
 
 pytestmark = pytest.mark.skipif(
     not all(source.is_dir() for source in SOURCES), reason="CONTAINERS names no folder with checkouts of the containers"
@@ -128,7 +128,7 @@ def ask_theirs(kind: str, path: Path, requests: list[Request]) -> list[Any]:
     told = subprocess.run(
         [sys.executable, Path(__file__).with_name("containers.py"), kind, path],
         input=json.dumps(given),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*SOURCES, PACKAGES, XGBOOST]))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*SOURCES, PACKAGES, LIBRARIES]))},
         capture_output=True,
         text=True,
         timeout=120,
@@ -165,7 +165,7 @@ SCRIPTS = {
 def test_what_a_container_answers_is_answered_here(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(XGBOOST))
+    monkeypatch.syspath_prepend(str(LIBRARIES))
     kind, script, bodies = SCRIPTS[name]
     path = tmp_path / f"script_of_{name}.py"
     path.write_text(textwrap.dedent(script))

@@ -128,6 +128,12 @@ def test_a_model_without_its_gpu_names_the_setting_that_helps(client: Any) -> No
     assert 'device = "cpu"' in words
 
 
+def test_whatever_load_it_is_of_many_its_reason_is_told(client: Any) -> None:
+    """A worker says why it cannot serve and ends: its end may be seen first."""
+    for _ in range(8):
+        assert "device is cuda" in said(client.load_model, "gpu")
+
+
 def test_control_as_tritons_own_example_does_it(client: Any) -> None:
     client.load_model("within")
     assert client.is_model_ready("within")

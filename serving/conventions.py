@@ -35,7 +35,6 @@ TITLES = {
     TRITON: "a model of Triton's Python backend",
 }
 WEIGHTS = (".pt", ".pth", ".pt2")
-AT_HOME = (TOOLKIT, TORCHSERVE)  # conventions whose code runs in the model's folder and opens files relative to it
 KNOWN = ("serving.toml", "code", PROPERTIES, "model.py", TRITON_FILE, FOLDER)
 
 

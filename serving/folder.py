@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 from serving.config import Config
 from serving.conventions import KNOWN, choose_handler, with_wishes
 from serving.errors import ModelError, NoModel
-from serving.model import BatchTable, Model, read_settings
+from serving.model import THREADS, BatchTable, Model, read_settings
 from serving.names import is_hidden
 from serving.torchserve.manifest import is_archive, read_manifest
 from serving.torchserve.settings import wishes_of
@@ -35,6 +36,7 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
     if settings.gpus > 1:
         check_gpus(root, settings.gpus, config, wanted, gpus if device != "cpu" else ())
         wanted = 1
+    threads = settings.threads or threads_of(settings.env) or config.threads
     per_gpu = wanted is None and not config.many and device in ("auto", "cuda") and len(gpus) > 0
     replicas = len(gpus) if per_gpu else wanted or 1
     return Model(
@@ -45,7 +47,7 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
         timeout=settings.timeout_s or config.request_timeout,
         replicas=replicas,
         device=device,
-        threads=settings.threads or config.threads or max(1, cores // (replicas * settings.gpus)),
+        threads=threads or max(1, cores // (replicas * settings.gpus)),
         queue_size=config.queue_size,
         env=settings.env,
         options={**choice.options, **settings.options},
@@ -56,6 +58,12 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
         tf32=settings.tf32,
         gpus=settings.gpus,
     )
+
+
+def threads_of(env: Mapping[str, str]) -> int | None:
+    """What the libraries' own variables say, where they say a plain number."""
+    said = (env.get(name, "") for name in THREADS)
+    return next((int(text) for text in said if re.fullmatch("[1-9][0-9]{0,2}", text)), None)
 
 
 def check_gpus(root: Path, count: int, config: Config, replicas: int | None, gpus: Sequence[str]) -> None:

@@ -16,6 +16,10 @@ from serving.modelfile import read_small
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
 
 
+# Variables of [env] that mean the setting threads, the strongest first.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
 class BatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[batch]``: the fields of BatchPolicy that this model overrides."""
 

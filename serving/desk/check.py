@@ -12,14 +12,14 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, nullcontext
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 from serving import log
 from serving.config import Config
-from serving.conventions import AT_HOME, TITLES
+from serving.conventions import TITLES
 from serving.errors import ModelError, ServingError
 from serving.folder import read_model
 from serving.handler import BatchPolicy
@@ -33,7 +33,7 @@ from serving.supervisor.unpacking import unpack_now
 from serving.testing import Client
 from serving.weights import is_torchscript
 from serving.worker import device as devices
-from serving.worker import requirements
+from serving.worker import environment, requirements
 from serving.worker.loader import create_handler, paths_of
 from serving.worker.speed import hasten
 
@@ -111,19 +111,10 @@ def try_out(model: Model, install: bool, seconds: float, report: Report) -> None
     """Load it as a worker would, and ask it its samples."""
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
+        environment.enter(model)
         requirements.prepare(Path(model.path), Path(model.code), install)
-        began = time.monotonic()
-        handler = create_handler(model)
-        place = chdir(model.path) if model.handler in AT_HOME else nullcontext()
-        with place, Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
-            if (faster := hasten(handler, model, devices.find_device(model.device), lambda: None)) is not None:
-                faster.warm(Path(model.path))
-            report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
-            report.facts.append(f"batches: {told(model.policy(handler.policy))}")
-            paths = paths_of(handler)
-            report.facts += [f"takes: {path}" for path in (*paths.post, *paths.websocket)]
-            for sample in samples(Path(model.path)):
-                ask(client, sample, report)
+        with chdir(model.path):
+            load_and_ask(model, report)
     except ModelError as exc:
         report.problems.append(str(exc))
     except BaseException as exc:
@@ -132,6 +123,20 @@ def try_out(model: Model, install: bool, seconds: float, report: Report) -> None
         report.problems.append(f"it does not load: {type(exc).__name__}: {exc}")
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def load_and_ask(model: Model, report: Report) -> None:
+    began = time.monotonic()
+    handler = create_handler(model)
+    with Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
+        if (faster := hasten(handler, model, devices.find_device(model.device), lambda: None)) is not None:
+            faster.warm(Path(model.path))
+        report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
+        report.facts.append(f"batches: {told(model.policy(handler.policy))}")
+        paths = paths_of(handler)
+        report.facts += [f"takes: {path}" for path in (*paths.post, *paths.websocket)]
+        for sample in samples(Path(model.path)):
+            ask(client, sample, report)
 
 
 def told(policy: BatchPolicy) -> str:

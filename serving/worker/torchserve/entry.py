@@ -14,6 +14,7 @@ from typing import Any
 from serving import log
 from serving.errors import ModelError
 from serving.torchserve.manifest import Manifest
+from serving.worker import surroundings
 from serving.worker.context import Context
 
 OURS = "handlers"  # a package beside this server, which a model may have its own of
@@ -89,4 +90,4 @@ def guarded(what: str, load: Callable[[], ModuleType]) -> ModuleType:
         raise
     except BaseException as exc:
         log.error("the handler cannot be imported", exc=exc, handler=what)
-        raise ModelError(f"importing {what} failed: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"importing {what} failed: {surroundings.told(exc)}") from exc

@@ -16,6 +16,7 @@ import triton_python_backend_utils as pb_utils
 from serving import log
 from serving.errors import ModelError
 from serving.triton.config import TritonConfig, TritonConfigError, as_dict, from_dict
+from serving.worker import surroundings
 
 CLASS = "TritonPythonModel"
 
@@ -113,7 +114,7 @@ def import_class(folder: Path, version: str, script: str) -> Any:
         module = importlib.import_module(f"{version}.{script.removesuffix('.py')}")
     except BaseException as exc:
         log.error("the script cannot be imported", exc=exc, script=str(folder / version / script))
-        raise ModelError(f"importing {folder / version / script} failed: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"importing {folder / version / script} failed: {surroundings.told(exc)}") from exc
     found = getattr(module, CLASS, None)
     if not isinstance(found, type):
         raise ModelError(f"{folder / version / script} has no class {CLASS}")

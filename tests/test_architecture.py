@@ -98,7 +98,7 @@ def test_only_config_reads_the_environment() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    # cli hands the environment to Config, processes and forkserver to a child, loader sets a model's own table,
+    # cli hands the environment to Config, processes and forkserver to a child, environment sets a model's own table,
     # weights and packages have switches that torch reads from there alone, gpus looks at one of CUDA's.
     assert readers <= {
         "serving/cli.py",
@@ -108,5 +108,5 @@ def test_only_config_reads_the_environment() -> None:
         "serving/supervisor/processes.py",
         "serving/weights.py",
         "serving/worker/forkserver.py",
-        "serving/worker/loader.py",
+        "serving/worker/environment.py",
     }

@@ -18,7 +18,7 @@ from serving.messages import Paths
 from serving.model import Model
 from serving.open_inference import PREFIX as OPEN_INFERENCE
 from serving.paths import BIDIRECTIONAL, PATTERN, may_be_taken
-from serving.worker import ranks, surroundings
+from serving.worker import namesakes, ranks, surroundings
 from serving.worker.device import find_device
 from serving.worker.device.border import Device
 from serving.worker.speed import Hastened
@@ -29,6 +29,7 @@ METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", 
 def create_handler(model: Model) -> Handler:
     """Import and make the handler, not yet loaded. Raises ModelError: nothing here gets better by trying again."""
     sys.path[:0] = [path for path in (model.code, model.path) if path not in sys.path]
+    namesakes.settle(model)
     handler = find_class(model)()
     handler.policy = model.policy(handler.policy)
     check_options(handler, model)

@@ -105,10 +105,11 @@ class Script:
 
 
 def import_class(folder: Path, version: str, script: str) -> Any:
-    """As Triton does: the module is ``<version>.<name>``, and both folders are searched for what it imports."""
+    """As Triton does: the module is ``<version>.<name>``, and both folders are searched for what it imports; here
+    before what is installed, as those of all models are."""
     if not script.endswith(".py") or "/" in script:
         raise ModelError(f"default_model_filename is {script!r}; allowed: a file name that ends with .py")
-    sys.path += [path for path in (str(folder / version), str(folder)) if path not in sys.path]
+    sys.path[:0] = [path for path in (str(folder / version), str(folder)) if path not in sys.path]
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(f"{version}.{script.removesuffix('.py')}")

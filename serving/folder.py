@@ -18,6 +18,8 @@ from serving.torchserve.manifest import is_archive, read_manifest
 from serving.torchserve.settings import wishes_of
 from serving.triton.folder import is_triton
 
+DEPTH = 8  # folders within each other that hold nothing else
+
 
 def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequence[str] = ()) -> Model:
     """Read one model folder. ``gpus`` are those that the server sees; none is that it cannot tell. Raises ModelError
@@ -77,12 +79,16 @@ def check_gpus(root: Path, count: int, config: Config, replicas: int | None, gpu
 
 
 def find_root(folder: Path) -> Path:
-    """The model's root: the folder, or the only folder in it, since archives are often packed one level too deep."""
+    """The model's root: the folder, or the only folder in it and so on, since archives are often packed some levels
+    too deep."""
     if not folder.is_dir():
         raise NoModel(f"model folder {folder} does not exist")
-    entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
-    if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in KNOWN and not is_triton(folder):
-        return entries[0]
+    for _ in range(DEPTH):
+        entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
+        only = entries[0] if len(entries) == 1 else None
+        if only is None or not only.is_dir() or only.name in KNOWN or is_triton(folder):
+            break
+        folder = only
     return folder
 
 

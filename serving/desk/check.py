@@ -24,6 +24,7 @@ from serving.errors import ModelError, ServingError
 from serving.folder import read_model
 from serving.handler import BatchPolicy
 from serving.model import Model
+from serving.modelfile import read_text
 from serving.names import is_hidden
 from serving.request import Request
 from serving.samples import content_type, samples
@@ -160,7 +161,11 @@ def ask(client: Client, sample: Path, report: Report) -> None:
 
 def pickles(root: Path) -> list[str]:
     """Files that can run code when they are read."""
-    found = [path for path in sorted(root.rglob("*")) if path.is_file() and not is_hidden(path.name)]
+    found = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not any(is_hidden(part) for part in path.relative_to(root).parts)
+    ]
     names = [path for path in found if path.suffix in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib")]
     risks = []
     for path in names:
@@ -178,7 +183,7 @@ def missing(file: Path | None) -> list[str]:
     if file is None:
         return []
     absent = []
-    for line in file.read_text().splitlines():
+    for line in read_text(file).splitlines():
         match = REQUIREMENT.match(line.strip())
         if match is not None and not has_package(match[0]):
             absent.append(match[0])

@@ -12,7 +12,8 @@ import msgspec
 from serving.config import Config
 from serving.conventions import KNOWN, choose_handler, with_wishes
 from serving.errors import ModelError, NoModel
-from serving.model import THREADS, BatchTable, Model, read_settings
+from serving.model import THREADS, BatchTable, Model
+from serving.modelsettings import read_settings
 from serving.names import is_hidden
 from serving.torchserve.manifest import is_archive, read_manifest
 from serving.torchserve.settings import wishes_of

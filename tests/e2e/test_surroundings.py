@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.e2e.people import CONVENTIONS, ask, place_of, script_of, write_model
-from tests.e2e.server import Server, eventually, serving
+from tests.e2e.server import ROOT, Server, eventually, serving
 
 ADDED = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "PYTHONUNBUFFERED"}
 WATCHED = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM")
@@ -90,6 +90,15 @@ def test_each_entry_is_a_plain_pythons_or_differs_on_purpose(told: Told) -> None
         assert files[0] >= least[0]
         assert files[1] == least[1]
     assert not differing, json.dumps(differing, indent=1)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [*ADDED - {"PYTHONUNBUFFERED"}, *WATCHED, "backslashreplace", "write_through", "INFO", "safe_path", "core files"]
+    + ["`io`", "`faulthandler`", "`__main__`"],
+)
+def test_what_differs_stands_in_the_docs(word: str) -> None:
+    assert word in (ROOT / "docs" / "process.md").read_text()
 
 
 WAYS = ("spawn", "forkserver", "fork", "joblib", "loader fork", "loader spawn")

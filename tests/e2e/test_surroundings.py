@@ -21,6 +21,14 @@ OTHERS = ("SERVING_", "SAGEMAKER_", "PYTHONUNBUFFERED")
 INFO = 20
 
 
+ARGPARSE = """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--scale", type=float, default=1.0)
+assert parser.parse_args().scale == 1
+"""
+
+
 class Told(NamedTuple):
     server: Server
     convention: str
@@ -31,7 +39,7 @@ class Told(NamedTuple):
 
 @pytest.fixture(scope="module", params=CONVENTIONS)
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    folder = write_model(tmp_path_factory.mktemp(request.param) / "model", request.param)
+    folder = write_model(tmp_path_factory.mktemp(request.param) / "model", request.param, more=ARGPARSE)
     with serving(folder, http_workers=1) as server:
         stages = ask(server, request.param, do="report")
         yield Told(server, request.param, folder, stages, plain(folder, place_of(folder, request.param)))

@@ -31,13 +31,13 @@ from serving.errors import (
 )
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response, StreamingResponse
+from serving.worker import surroundings
 from serving.worker.context import CONTENT_TYPE, CUSTOM_ATTRIBUTES, Context, RequestProcessor, gpu_of, headers_of
 from serving.worker.signatures import Function, adapted
 from serving.worker.torchserve.metrics import Metrics
 from serving.worker.torchserve.outputs import attributes_of
 
 BATCH = 32  # requests in one call of batch_predict_fn, unless somebody has chosen otherwise
-MODULE_NAME = "serving_user_inference"
 ARGUMENTS = {
     "pre_model_fn": 1,
     "model_fn": 1,
@@ -225,19 +225,27 @@ def import_script(path: Path) -> ModuleType:
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(MODULE_NAME, path)
+    name = module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE_NAME] = module
-    if path.stem not in sys.stdlib_module_names:
-        sys.modules.setdefault(path.stem, module)  # what was pickled where the script was a module of that name
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException as exc:
         log.error("the script cannot be imported", exc=exc, script=str(path))
-        raise ModelError(f"importing {path} failed: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"importing {path} failed: {surroundings.told(exc)}") from exc
     return module
+
+
+def module_name(path: Path) -> str:
+    """As the toolkits call it, so that children and pickles find it by name; another one where that is taken."""
+    other = sys.modules.get(path.stem)
+    is_taken = path.stem in sys.stdlib_module_names or (
+        other is not None and getattr(other, "__file__", None) != str(path)
+    )
+    return f"{path.stem}_of_the_model" if is_taken else path.stem
 
 
 def find_functions(module: ModuleType) -> dict[str, Function]:

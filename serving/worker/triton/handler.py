@@ -34,6 +34,11 @@ BLS_TIME = 60.0  # seconds for calls of other models that no request bounds: whi
 RESERVE = 0.5  # seconds at most that a model keeps for itself after such a call
 
 
+def write_log(level: int, message: str) -> None:
+    """What a model says through its ``Logger``."""
+    log.emit(level, message)
+
+
 class TritonHandler(Handler):
     policy = BatchPolicy(max_size=1)
     open_inference = True
@@ -44,6 +49,7 @@ class TritonHandler(Handler):
         self._until = 0.0
         self._statistics = Statistics()
         self._executor: Executor | None = None
+        pb_utils.log.write = write_log
         self._connect()
         try:
             config, warnings = read_config(model_dir)

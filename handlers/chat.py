@@ -59,8 +59,8 @@ class ChatHandler(Handler):
 
     def read(self, request: Request) -> str:
         if request.media_type != codecs.JSON:
-            return codecs.decode_text(request.body)
-        value = codecs.parse_json(request.body)
+            return codecs.decode_text(request.body, request.content_type)
+        value = codecs.parse_json(request.body, request.content_type)
         text = value.get("text") if isinstance(value, dict) else value
         if not isinstance(text, str):
             raise BadRequest('expected a text or {"text": "…"}')

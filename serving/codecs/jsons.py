@@ -21,6 +21,11 @@ def parse_json(body: Body, content_type: str = "") -> Any:
     """What JSON says, in whatever encoding that it shows or its ``content_type`` names. Raises BadRequest,
     UnsupportedMediaType, BodyTooLarge and BodiesFull."""
     claims.take(json_cost(body))
+    if ";" not in content_type:
+        try:
+            return msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # it may be in another encoding
     return parse(json_text(body, content_type))
 
 
@@ -74,9 +79,9 @@ def to_array(value: Any) -> Any:
         return value  # ragged
     if array.dtype.kind != "f":
         return array if array.dtype.kind in "bi" else value
-    if array.size and np.abs(array).max() >= LONG and has_long(value):
-        return value
-    return float32(array)
+    if np.vdot(array, array) < LONG**2:  # the quickest way to see that all are small
+        return array.astype(np.float32)
+    return value if has_long(value) else float32(array)
 
 
 def float32(array: Any) -> Any:

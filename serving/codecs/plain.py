@@ -28,7 +28,6 @@ from serving.errors import HandlerError
 
 LISTS = (list, tuple, deque, range, machine_array, KeysView, ValuesView, ItemsView)
 LEAVES = frozenset({str, int, float, bool, type(None)})
-TEXT_ONLY = frozenset({str})
 BYTES = (bytes, bytearray, memoryview)
 TEXTS = (Decimal, Fraction, uuid.UUID)  # exact as text, and not as a number
 DEPTH = 200  # of values within values
@@ -39,16 +38,13 @@ def is_plain(value: Any) -> bool:
     """Whether nothing in it needs a second look: lists, dicts with str keys, JSON's own values, arrays and tensors."""
     kind = type(value)
     if kind is dict:
-        if set(map(type, value)) - TEXT_ONLY:
-            return False
-        parts: Any = value.values()
-    elif kind is list or kind is tuple:
-        parts = value
-    else:
-        return kind in LEAVES or kind.__module__ in ("numpy", "torch")
-    if not set(map(type, parts)) - LEAVES:
+        for key, part in value.items():
+            if type(key) is not str or (type(part) not in LEAVES and not is_plain(part)):
+                return False
         return True
-    return all(type(part) in LEAVES or is_plain(part) for part in parts)
+    if kind is list or kind is tuple:
+        return LEAVES.issuperset(map(type, value)) or all(type(part) in LEAVES or is_plain(part) for part in value)
+    return kind in LEAVES or kind.__module__ in ("numpy", "torch")
 
 
 def numbers_of(value: Any) -> Any:

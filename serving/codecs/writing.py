@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -34,6 +34,8 @@ def encode(value: Any, accept: str, default: str = JSON) -> Response:
     A Response is passed on as it is. Arrays and tensors can be JSON, JSON Lines, CSV, npy or raw bytes, a dict of them
     also npz; lists can be JSON Lines, lists of rows and tables also CSV. NaN and infinities are ``null`` in JSON.
     """
+    if type(value) is dict and accept in PLAIN and default == JSON:
+        return Response(to_json(value), JSON)
     if isinstance(value, Response):
         return value
     if isinstance(value, BYTES):
@@ -128,7 +130,7 @@ def is_single(value: Any) -> bool:
 
 def encode_array(array: Any, kind: str) -> bytes:
     if kind == JSON:
-        return to_json(array)
+        return _json.encode(array.tolist()) if is_plain_array(array) else to_json(array)
     if kind == RAW:
         return to_raw(array)
     if kind == NPY:
@@ -202,7 +204,3 @@ def write(value: Any, kind: str) -> Response:
     except NotAcceptable as exc:
         raise HandlerError(f"{name_of(type(value))} cannot be written as {kind[:100]}") from exc
     return Response(found.body, kind)
-
-
-def names(kinds: Sequence[str]) -> str:
-    return ", ".join(kinds)

@@ -26,9 +26,12 @@ from serving.codecs.tables import to_csv as to_csv
 from serving.codecs.tables import to_float as to_float
 from serving.codecs.texts import charset_of as charset_of
 from serving.codecs.texts import decode_text as decode_text
+from serving.codecs.writing import BYTES as BYTES
 from serving.codecs.writing import encode as encode
+from serving.codecs.writing import own_charset as own_charset
 from serving.codecs.writing import to_bytes as to_bytes
 from serving.codecs.writing import to_json as to_json
+from serving.codecs.writing import type_of as type_of
 from serving.codecs.writing import write as write
 from serving.errors import UnsupportedMediaType
 from serving.measuring import PIXEL_LIMIT as PIXEL_LIMIT  # these two are for handlers/*, too

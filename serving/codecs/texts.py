@@ -13,7 +13,8 @@ from functools import lru_cache
 from serving import claims
 from serving.errors import BadRequest, UnsupportedMediaType
 from serving.measuring import GLANCED, text_cost
-from serving.request import Body
+from serving.media import is_json
+from serving.request import Body, media_type
 
 UTF_8 = "utf_8"
 # Longest first: UTF-32's begins with that of UTF-16.
@@ -49,6 +50,8 @@ def decode_text(body: Body, content_type: str = "") -> str:
     """
     claims.take(text_cost(body))
     charset = charset_of(content_type) if ";" in content_type else None
+    if charset is None and is_json(media_type(content_type)):
+        charset = zeros_of(bytes(body[:4]))
     return text_of(bytes(body), charset)
 
 

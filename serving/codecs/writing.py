@@ -14,8 +14,9 @@ from serving.codecs.arrays import to_npy, to_npz, to_raw
 from serving.codecs.frames import rows_of
 from serving.codecs.plain import LEAVES, is_plain, name_of, numbers_of, tensor_of, to_plain
 from serving.codecs.tables import to_csv
-from serving.errors import HandlerError, NotAcceptable
-from serving.media import CSV, JSON, JSON_LINES, NPY, NPZ, RAW, TEXT
+from serving.codecs.texts import charset_of
+from serving.errors import HandlerError, NotAcceptable, UnsupportedMediaType
+from serving.media import CSV, JSON, JSON_LINES, NPY, NPZ, RAW, TEXT, is_json
 from serving.npy import MAGIC
 from serving.request import Response, media_type
 
@@ -199,8 +200,23 @@ def to_json(value: Any) -> bytes:
 
 def write(value: Any, kind: str) -> Response:
     """A value as an answer of just the type ``kind``, which may have a charset. Raises HandlerError."""
+    bare = media_type(kind)
+    charset = own_charset(kind)
+    if is_json(bare):
+        return Response(to_bytes(to_json(value).decode(), charset), kind)
     try:
-        found = encode(value, media_type(kind))
+        found = encode(value, bare or JSON)
+        if media_type(found.content_type) != bare:
+            raise NotAcceptable(found.content_type)
     except NotAcceptable as exc:
         raise HandlerError(f"{name_of(type(value))} cannot be written as {kind[:100]}") from exc
-    return Response(found.body, kind)
+    is_text = charset != "utf-8" and bare in (CSV, *JSON_LINES)
+    return Response(to_bytes(bytes(found.body).decode(), charset) if is_text else found.body, kind)
+
+
+def own_charset(kind: str) -> str:
+    """The charset of an answer's type. Raises HandlerError for one that is not known."""
+    try:
+        return charset_of(kind) or "utf-8"
+    except UnsupportedMediaType as exc:
+        raise HandlerError(f"the answer cannot be written: {exc.message}") from exc

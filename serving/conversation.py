@@ -17,6 +17,7 @@ from serving.request import NO_HEADERS
 from serving.wire import Frame, PieceHead
 
 NORMAL, GOING_AWAY, POLICY, INTERNAL, TRY_LATER = 1000, 1001, 1008, 1011, 1013  # RFC 6455 §7.4.1 and its registry
+ABNORMAL = 1006  # the other side has left; never sent over a connection
 REASON = 123  # bytes
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import importlib
 import logging
 import re
 import tempfile
@@ -109,6 +110,7 @@ def look(folder: Path, config: Config, cores: int, seconds: float, report: Repor
 
 def try_out(model: Model, install: bool, seconds: float, report: Report) -> None:
     """Load it as a worker would, and ask it its samples."""
+    importlib.import_module("torch")  # a worker has it before it begins to load
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         requirements.prepare(Path(model.path), Path(model.code), install)

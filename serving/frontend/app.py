@@ -32,8 +32,8 @@ from serving.errors import (
     ServingError,
 )
 from serving.frontend import metrics, models
-from serving.frontend.answers import JSON, STOPPED, Answers
-from serving.frontend.bodies import Bodies, Held, rest
+from serving.frontend.answers import IS_THERE, JSON, STOPPED, Answers
+from serving.frontend.bodies import Bodies, Held, Tidy, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
 from serving.frontend.direct import Direct
@@ -81,7 +81,8 @@ class App:
         self.drain_timeout = config.drain_timeout
         self._max_body = config.max_body
         room = memory.share(config.body_memory, memory.total()) // config.http_workers
-        self._bodies = Bodies(room, rest)
+        self._tidy = Tidy()
+        self.bodies = Bodies(room, rest, tidy=self._tidy)
         self._board = board
         self._runtime = runtime
         self._replicas = Replicas(runtime, board)
@@ -89,7 +90,7 @@ class App:
         self._answers = Answers(config, board)
         self._conversations = Conversations(config, board, self._invocations, self._model_of, self._new_id)
         self._open_inference = OpenInference(
-            config, board, self._replicas, self._invocations, self._answers, self._new_id, self._bodies
+            config, board, self._replicas, self._invocations, self._answers, self._new_id, self.bodies
         )
         self.direct = Direct(
             config,
@@ -98,7 +99,7 @@ class App:
             self._invocations,
             self._answers,
             self._new_id,
-            self._bodies,
+            self.bodies,
             self.resume,
             self.go_on,
         )
@@ -145,6 +146,7 @@ class App:
         gc.freeze()
         gc.set_threshold(GARBAGE)
         memory.keep_freed()
+        self._tidy.begin()
         yield
         self._replicas.close()
 
@@ -199,7 +201,7 @@ class App:
             self._slot.leave()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
-        ask, held = Ask(time.monotonic()), Held(self._bodies)
+        ask, held = Ask(time.monotonic()), Held(self.bodies)
 
         async def work() -> Response | Streamed:
             if scope["method"] != "POST":
@@ -302,14 +304,21 @@ class App:
                 until = max(ask.request.deadline.at, ask.arrival + self._stream_timeout)
                 await self._answers.stream(scope, receive, send, response, ask.request, until, held)
             elif response.new_session is not None:
-                await self._announce(receive, send, response, ask.request)
+                await self._announce(scope, receive, send, response, ask.request)
             else:
                 await self._answers.send(send, response, ask.request)
 
-    async def _announce(self, receive: Receive, send: Send, response: Response, request: Request) -> None:
+    async def _announce(self, scope: Scope, receive: Receive, send: Send, response: Response, request: Request) -> None:
         """Send an answer that tells of a new session, which ends if the client leaves before it has all of it."""
+
+        async def tell() -> None:
+            is_there = scope.get("extensions", {}).get(IS_THERE)
+            if is_there is not None and not await is_there():
+                raise ClientGone
+            await self._answers.send(send, response, request)
+
         try:
-            await watch(self._answers.send(send, response, request), receive)
+            await watch(tell(), receive)
         except ClientGone:
             assert response.new_session is not None
             self._replicas.disown(request.model, response.new_session)

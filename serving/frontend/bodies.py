@@ -13,11 +13,12 @@ from time import monotonic
 from typing import Protocol
 
 from serving.errors import BodiesFull
-from serving.memory import release_freed
+from serving.memory import BUSY, release_freed, resident
 
 COUNTED = 64 * 1024  # bytes from which on a body counts; smaller ones are bounded by how many may wait
 COPIES = 2
 STILL = 3.0  # seconds in which one moves by less than COUNTED bytes, after which it may go before others
+LOOSE = 64 << 20  # bytes that are let go until somebody looks how much of them the allocator keeps
 REST = 2.0  # seconds without any of them after which their memory goes back to the kernel
 
 
@@ -31,16 +32,37 @@ def rest() -> Rest:
     return loop.call_later(REST, loop.run_in_executor, None, release_freed)
 
 
+class Tidy:
+    """Gives what was freed back to the kernel where much of it is kept while there are large bodies all the time. What
+    lies between two blocks in use is kept by the allocator whatever its size."""
+
+    def begin(self) -> None:
+        """So much as now is held is held without large bodies."""
+        self._base = resident("self")
+
+    def __call__(self, held: int) -> None:
+        """``held`` bytes are in use."""
+        if resident("self") > self._base + held + BUSY:
+            asyncio.get_running_loop().run_in_executor(None, release_freed)
+
+
 class Bodies:
     """``memory`` is in bytes, this HTTP worker's share. ``rest`` is called when there is none any more; what it gives
-    is cancelled where another one comes."""
+    is cancelled where another one comes. ``tidy`` is called with what is held, each time ``LOOSE`` bytes were given
+    back."""
 
     def __init__(
-        self, memory: int, rest: Callable[[], Rest] | None = None, clock: Callable[[], float] = monotonic
+        self,
+        memory: int,
+        rest: Callable[[], Rest] | None = None,
+        clock: Callable[[], float] = monotonic,
+        tidy: Callable[[int], None] | None = None,
     ) -> None:
         self.clock = clock
         self._limit = memory // COPIES
         self._held = 0
+        self._loose = 0
+        self._tidy = tidy
         self._rest = rest
         self._resting: Rest | None = None
         self._moving: dict[Held, None] = {}
@@ -72,6 +94,11 @@ class Bodies:
 
     def give(self, size: int) -> None:
         self._held -= size
+        self._loose += size
+        if self._loose >= LOOSE:
+            self._loose = 0
+            if self._tidy is not None:
+                self._tidy(self._held)
         if size and not self._held and self._rest is not None:
             self._resting = self._rest()
 

@@ -14,9 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from serving import errors, log
 from serving.config import Config
-from serving.conversation import GOING_AWAY, INTERNAL, Close, Message, shortened
+from serving.conversation import ABNORMAL, GOING_AWAY, INTERNAL, Close, Message, shortened
 from serving.errors import CodedError, Draining, ServingError
-from serving.frontend.answers import JSON, log_error, retry_after
+from serving.frontend.answers import HAS_LEFT, JSON, log_error, retry_after
 from serving.frontend.headers import Headers
 from serving.frontend.invocations import Invocations
 from serving.frontend.stream import Stream
@@ -27,6 +27,7 @@ LOOK = 1.0  # seconds between looks at the bounds
 GOODBYE = 2.0  # seconds for the handler's last words
 QUIET = 1.0  # seconds without a message after which a conversation counts as idle when the server stops
 THOUGHT = 10.0  # the same where the last one was the client's: the handler may be about to answer
+LEFT = 10.0  # seconds in which the handler takes some of what a client has said that has left
 OPEN_TIME = 25.0  # seconds for a replica to be there
 
 Target = Callable[[Scope], Awaitable[str]]
@@ -34,12 +35,14 @@ Target = Callable[[Scope], Awaitable[str]]
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """One conversation. ``active`` is when a message last went either way."""
+    """One conversation. ``active`` is when a message last went either way. ``has_left`` says whether the client has,
+    even where not all that it said has been received."""
 
     stream: Stream
     receive: Receive
     send: Send
     request_id: str
+    has_left: Callable[[], bool]
     active: float = field(default_factory=time.monotonic)
     was_asked: bool = False
 
@@ -69,7 +72,8 @@ class Line:
             self.stream.use(message)
 
     async def close(self, close: Close) -> None:
-        await self.send({"type": "websocket.close", "code": close.code, "reason": shortened(close.reason)})
+        code = GOING_AWAY if close.code == ABNORMAL else close.code
+        await self.send({"type": "websocket.close", "code": code, "reason": shortened(close.reason)})
 
 
 class Conversations:
@@ -91,13 +95,17 @@ class Conversations:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self._new_id()
         await receive()  # websocket.connect
+        has_left = scope["extensions"].get(HAS_LEFT, never)
         try:
-            stream = await self._unless_stopping(asyncio.ensure_future(self._open(scope, request_id)))
+            stream = await self._unless_over(asyncio.ensure_future(self._open(scope, request_id)), has_left)
+        except ConnectionError:
+            log.debug("a client left before its conversation began", request_id=request_id)
+            return
         except ServingError as error:
             log_error(error, request_id)
             await refuse(send, error, request_id)
             return
-        line = Line(stream, receive, send, request_id)
+        line = Line(stream, receive, send, request_id, has_left)
         try:
             await send({"type": "websocket.accept"})
             await self._converse(line)
@@ -116,11 +124,14 @@ class Conversations:
         head = OpenHead(request_id, model, scope["path"], query, headers_of(scope["headers"]))
         return await self._invocations.converse(head, self._many, deadline.sooner(arrival + self._patience))
 
-    async def _unless_stopping(self, opening: asyncio.Future[Stream]) -> Stream:
-        """Raises Draining: what has not begun when the server stops does not begin."""
+    async def _unless_over(self, opening: asyncio.Future[Stream], has_left: Callable[[], bool]) -> Stream:
+        """Raises Draining, since what has not begun when the server stops does not begin, and ConnectionError where
+        the client has left."""
         try:
             while not opening.done():
                 await asyncio.wait({opening}, timeout=LOOK)
+                if has_left() and not opening.done():
+                    raise ConnectionAbortedError
                 if self._board.is_draining and not opening.done():
                     raise Draining("the server is stopping")
             return opening.result()
@@ -155,11 +166,17 @@ class Conversations:
         now = time.monotonic()
         if self._board.is_draining and (not line.is_busy(now) or now >= self._board.read_header().since + self._drain):
             return Close(GOING_AWAY, "the server is stopping")
+        if line.has_left() and now >= line.active + LEFT:
+            return Close(ABNORMAL)
         if now >= until:
             return Close(GOING_AWAY, f"a conversation ends after {self._total:g} s")
         if now >= line.active + self._idle:
             return Close(GOING_AWAY, f"no message for {self._idle:g} s")
         return None
+
+
+def never() -> bool:
+    return False
 
 
 def outcome(task: asyncio.Future[Close], request_id: str) -> Close:
@@ -168,7 +185,7 @@ def outcome(task: asyncio.Future[Close], request_id: str) -> Close:
     if error is None:
         return task.result()
     if isinstance(error, OSError):
-        return Close(1006)
+        return Close(ABNORMAL)
     if not isinstance(error, ServingError):
         log.error("a conversation failed", exc=error, request_id=request_id)
         error = CodedError(500, "internal", "internal error")

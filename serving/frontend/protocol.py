@@ -16,8 +16,8 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.errors import BadRequest, ServingError
-from serving.frontend.absence import Absence, Silence
-from serving.frontend.answers import CUT, TRANSPORT, UNTIL_CLOSE
+from serving.frontend.absence import Absence, Lookout, Silence, has_left, see
+from serving.frontend.answers import CUT, IS_THERE, TRANSPORT, UNTIL_CLOSE
 from serving.frontend.chunked import Chunked
 from serving.frontend.cycle import Cycle, cycle_of_head
 from serving.frontend.flow import Flow
@@ -45,7 +45,8 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.parser = None  # type: ignore[assignment]  # each head has its own
-        self.flow = Flow(transport)
+        self._lookout = Lookout(transport, self.loop, lambda: self._is_open and self.flow.read_paused, self._on_doubt)
+        self.flow = Flow(transport, self._lookout.start)
         self.sending = Sending(transport, self.end)
         self._head: Head | None = None
         self._left = 0
@@ -198,17 +199,42 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _at_end(self) -> None:
         cycle = self.cycle
-        is_answered = cycle is None or cycle.response_complete
+        has_begun = cycle is not None and not cycle.response_complete and cycle.response_started
         if not self._is_busy and not self._is_within:
             self.end()
-        elif not is_answered and cycle.response_started:
-            if isinstance(cycle, Cycle):  # else all of it is on its way, and who does not read it has a time
-                self._absence = Silence(self.transport, self.loop, lambda: cycle.sent)
-        elif self._is_within:
+        elif self._is_within and not has_begun:
             self._refuse(BadRequest("the request ended before it was whole"))
-        elif not is_answered:
+        else:
+            self._see_whether_it_left()
+
+    def _on_doubt(self, sends_no_more: bool) -> None:
+        """Nothing is read, and the client may have left."""
+        if not self._is_within:  # else its request may yet be read, and what there is of it tells more
+            self._see_whether_it_left(sends_no_more)
+
+    def _see_whether_it_left(self, sends_no_more: bool = True) -> None:
+        """One that may have left may also wait for the answer that is under way."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return
+        if not cycle.response_started:
+            self._begin_answer()
+        elif sends_no_more and isinstance(cycle, Cycle) and not isinstance(self._absence, Silence):
+            # Of any other all is on its way, and who does not read it has a time.
+            self._stop_absence()
+            self._absence = Silence(self.transport, self.loop, lambda: cycle.sent)
+
+    def _begin_answer(self) -> None:
+        if self._absence is None:
             self.sending.begin()
             self._absence = Absence(self.transport, self.loop)
+
+    async def _is_there(self) -> bool:
+        """Whether the client is there to be told of what has been made for it alone."""
+        if self._is_open and (self._has_eof or see(self.transport).is_doubtful):
+            self._begin_answer()
+            return not await has_left(self.transport)
+        return True
 
     def _refuse(self, error: ServingError) -> None:
         """Answer what is no request, which is the last thing that is answered here."""
@@ -253,6 +279,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _read_on(self) -> None:
         """Look at what came too early."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._stop_absence()
         if self._is_busy or not self._is_open:
             return
         data, self._unread = self._unread, b""
@@ -282,8 +310,13 @@ class HttpProtocol(HttpToolsProtocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
+        self._lookout.stop()
+        self._stop_absence()
+
+    def _stop_absence(self) -> None:
         if self._absence is not None:
             self._absence.stop()
+            self._absence = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -298,7 +331,12 @@ class HttpProtocol(HttpToolsProtocol):
     # What the ASGI application may do to the connection beyond answering.
 
     def extensions(self, cycle: RequestResponseCycle) -> dict[str, Any]:
-        return {CUT: self._cut, TRANSPORT: self.transport, UNTIL_CLOSE: self._end_with_connection(cycle)}
+        return {
+            CUT: self._cut,
+            TRANSPORT: self.transport,
+            IS_THERE: self._is_there,
+            UNTIL_CLOSE: self._end_with_connection(cycle),
+        }
 
     def _cut(self, code: str) -> None:
         """Close the connection once what was sent has left; without a ``code`` that was the proper end."""

@@ -16,9 +16,10 @@ from serving.errors import Overloaded, QueueFull, ServingError
 from serving.handler import BatchPolicy
 from serving.worker.bell import Bell, PlainBell
 from serving.worker.caps import Caps
-from serving.worker.forecast import Forecast, Times
+from serving.worker.forecast import Forecast
 from serving.worker.items import Alone, Chore, Item, Live, Taken
 from serving.worker.latency import Latency
+from serving.worker.times import Times
 
 __all__ = ["Alone", "Batcher", "Chore", "Item", "Live", "Taken"]
 
@@ -51,7 +52,9 @@ class Batcher:
         self.caps = Caps(policy.max_size)
         seconds = policy.max_latency_ms
         self.latency = None if seconds is None else Latency(seconds / 1000, policy.max_size)
-        self.forecast = Forecast(policy.max_size, self.queue_size, timeout)
+        tell = (lambda _: None) if self.latency is None else self.latency.decoded
+        self.forecast = Forecast(policy.max_size, self.queue_size, timeout, tell)
+        self.pace = self.forecast.pace
         self.refusal: ServingError | None = None
         """Why the last one that was refused was."""
         self.is_awaited: Callable[[], bool] = lambda: False
@@ -87,7 +90,7 @@ class Batcher:
                 )
                 return False
             item.due = min(now + latency.limit, item.request.deadline.at)
-        if self.forecast.knows and not accepted and not self._may_keep(item, size, now):
+        if (self.forecast.knows or self.pace.is_slow) and not accepted and not self._may_keep(item, size, now):
             return False
         self._own += item.own
         self._arrivals.append(item)
@@ -99,7 +102,7 @@ class Batcher:
         item.sure = not ahead and self.forecast.is_idle(now)
         if item.sure or self.ordered:
             return True
-        wait, left = self.forecast.wait(ahead, now), item.request.deadline.at - now
+        wait, left = self.forecast.wait(ahead, now, len(self._arrivals)), item.request.deadline.at - now
         if wait <= left:
             return True
         message = f"an answer would take about {wait:.1f} s, and it is wanted in {left:.1f} s"
@@ -162,7 +165,7 @@ class Batcher:
 
     def rest(self, seconds: float) -> None:
         """Sleep until a request arrives or ``poke``, ``seconds`` at most."""
-        if not self._poked and not (self._arrivals and self._may_lend):
+        if not self._poked and not (self._arrivals and self._may_lend and not self._holds_back):
             self._bell.wait(seconds)
         self._poked = False
 
@@ -181,11 +184,29 @@ class Batcher:
         """A request to decode, unless some bucket is full already."""
         if not self._arrivals:
             return None
-        if self._out >= 2 * self.policy.max_size or (not self.ordered and self._full() is not None):
+        if not self._may_lend or (not self.ordered and self._full() is not None and not self._may_decode_ahead):
+            return None
+        if self.pace.is_slow and self._holds_back:
             return None
         item = self._arrivals.popleft()
         self._own -= item.own
         return item
+
+    @property
+    def _holds_back(self) -> bool:
+        """Whether what has been decoded, for many buckets perhaps, should run before more is, where that is slow."""
+        pace = self.pace
+        if not pace.is_slow or pace.threads or self._decoded < pace.most:
+            return False
+        key = self._oldest()
+        return key is not None and self._is_due(key)
+
+    def is_hopeless(self, item: Item, now: float) -> bool:
+        """Whether one that is to be decoded next, where that is slow, cannot be answered by its deadline."""
+        if not self.pace.is_slow or item.sure or item.chore is not None:
+            return False
+        enough = not self.ordered and self._decoded + len(self._arrivals) >= int(self.forecast.size)
+        return self.forecast.is_hopeless(item.request.deadline.at - now, now, self._decoded, enough)
 
     def lend(self) -> None:
         """An arrival is decoded elsewhere; it still waits. ``regain`` ends that."""
@@ -196,7 +217,12 @@ class Batcher:
 
     @property
     def _may_lend(self) -> bool:
-        return self._out < 2 * self.policy.max_size
+        return self._out < 2 * max(self.policy.max_size, self.pace.threads)
+
+    @property
+    def _may_decode_ahead(self) -> bool:
+        """Whether there is to be more than a whole batch: threads would have nothing to do while that runs."""
+        return self.pace.threads > 0 and self._out + self._decoded < 2 * self.policy.max_size
 
     @property
     def is_full(self) -> bool:
@@ -303,19 +329,19 @@ class Batcher:
 
     def _size(self, key: Hashable, queue: deque[Item], now: float) -> int:
         """How many of a bucket make a batch."""
-        size = self.caps.of(key)
+        size = min(self.caps.of(key), self.pace.most)
         return size if self.latency is None else self.latency.size(key, queue[0].due - now, size)
 
     def _full(self) -> Hashable | None:
-        caps = self.caps
-        if self._decoded < self.policy.max_size and self.latency is None and not caps:
+        caps, most = self.caps, self.pace.most
+        if self._decoded < most and self.latency is None and not caps:
             return None
         if self.latency is not None and self._buckets:
             now = self._clock()
             full = [key for key, queue in self._buckets.items() if len(queue) >= self._size(key, queue, now)]
             return min(full, key=lambda key: self._buckets[key][0].due, default=None)
         for key, queue in self._buckets.items():
-            if len(queue) >= caps.of(key):
+            if len(queue) >= min(caps.of(key), most):
                 return key
         return None
 

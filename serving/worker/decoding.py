@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
+from msgspec.structs import replace
 
 from serving import claims
 from serving.deadline import Clock
@@ -19,20 +20,23 @@ from serving.worker.stamps import Stamps
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """``item`` with its sample, or with what ``decode``, ``bucket`` or ``priority`` raised."""
+    """``item`` with its sample, or with what ``decode``, ``bucket`` or ``priority`` raised, after so many ``seconds``.
+    A ``hopeless`` one was not decoded, since there was no time for it."""
 
     item: Item
     bucket: Hashable = None
     priority: int = 0
     error: BaseException | None = None
     in_decode: bool = True
+    seconds: float = 0.0
+    hopeless: bool = False
 
 
 class DecodeThreads:
     """``on_done`` is called on a decode thread whenever ``next_done`` has one more.
 
     Each thread tells the supervisor what it works on, from when it begins, and that it may take ``most`` seconds; what
-    waits for a thread is not at risk.
+    waits for a thread is not at risk. ``is_hopeless`` tells, on a decode thread, of an item and the time of now.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class DecodeThreads:
         stamps: Stamps,
         most: float,
         clock: Clock = time.monotonic,
+        is_hopeless: Callable[[Item, float], bool] = lambda item, now: False,
     ) -> None:
         threads = handler.decode_threads
         stamps.reserve(threads)
@@ -49,6 +54,7 @@ class DecodeThreads:
         self._stamps = stamps
         self._most = most
         self._clock = clock
+        self._is_hopeless = is_hopeless
         self._numbers = itertools.count()
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(threads, "decode", self._begin)
@@ -73,14 +79,21 @@ class DecodeThreads:
 
     def _decode(self, item: Item) -> Decoded:
         now = self._clock()
-        if item.cancelled or item.request.deadline.at <= now:
-            return Decoded(item)  # its turn in the queue ends it
+        if (skipped := self.skipped(item, now)) is not None:
+            return skipped
         number = self._own.number
         self._stamps.begin(number, item.id, now + self._most)
         try:
-            return decode(self._handler, item, claims.own)
+            decoded = decode(self._handler, item, claims.own)
+            return replace(decoded, seconds=self._clock() - now)
         finally:
             self._stamps.end(number)
+
+    def skipped(self, item: Item, now: float) -> Decoded | None:
+        """What becomes of one that there is no use in decoding."""
+        if item.cancelled or item.request.deadline.at <= now:
+            return Decoded(item)  # its turn in the queue ends it
+        return Decoded(item, hopeless=True) if self._is_hopeless(item, now) else None
 
 
 def decode(handler: Handler, item: Item, here: claims.Here = claims.engine) -> Decoded:

@@ -72,9 +72,10 @@ class Engine:
         self._hooks = SessionHooks(handler, self._calls, rules.session_max_bytes, self._check_device)
         self._threads = None
         if handler.decode_threads:
-            self._threads = DecodeThreads(handler, batcher.poke, stamps, rules.timeout, clock)
+            batcher.pace.threads = handler.decode_threads
+            self._threads = DecodeThreads(handler, batcher.poke, stamps, rules.timeout, clock, batcher.is_hopeless)
         self._computing = Computing(handler, self._device, stamps.count_padding)
-        self._latency = batcher.latency
+        self._pace = batcher.pace
         self._deliver = deliver
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
 
@@ -106,10 +107,10 @@ class Engine:
 
     def _step_batch(self) -> None:
         self._batcher.look()
-        if (item := self._batcher.next_arrival()) is not None:
-            self._decode_all(item)
         if self._threads is not None:
             self._collect(self._threads)
+        if (item := self._batcher.next_arrival()) is not None:
+            self._decode_all(item)
         if self._handler.exclusive_streams and self.streams.can_step:
             self._batcher.forecast.holds(self._clock())
             return
@@ -119,14 +120,13 @@ class Engine:
             self._land()
 
     def _decode_all(self, item: Item | None) -> None:
-        began = self._clock()
-        count = 0
+        if self._threads is None:
+            self._pace.begins()
         while item is not None:
             self._decode(item)
-            count += 1
             item = self._batcher.next_arrival()
-        if self._latency is not None:
-            self._latency.decoded((self._clock() - began) / count)
+        if self._threads is None:
+            self._pace.ended()
         # Between two of them nothing runs but these lines, so that once is enough.
         self._calls.finish()
 
@@ -197,6 +197,9 @@ class Engine:
             self._quiet()
             self._apart.run(item, self._run_alone, lambda error: self._settle([(item, error)]))
             return
+        if self._pace.is_slow and self._batcher.is_hopeless(item, now):
+            self._settle([(item, self._batcher.too_late(item))])
+            return
         if item.session is not None:
             if (outcome := self._hooks.begin(item, item.session, now)) is not None:
                 self._settle([(item, outcome)])
@@ -208,7 +211,9 @@ class Engine:
             self._threads.submit(item)
             return
         self._calls.one(item, now)
-        self._admit(decode(self._handler, item))
+        decoded = decode(self._handler, item)
+        self._pace.add(self._clock() - now)
+        self._admit(decoded)
 
     def _run_alone(self, item: Item) -> None:
         self._calls.one(item, self._clock())
@@ -223,6 +228,11 @@ class Engine:
         while (decoded := threads.next_done()) is not None:
             self._batcher.regain()
             self._flights.end(decoded.item)
+            if decoded.hopeless:
+                self._settle([(decoded.item, self._batcher.too_late(decoded.item))])
+                continue
+            if decoded.seconds:
+                self._pace.add(decoded.seconds)
             self._calls.one(decoded.item, self._clock())
             self._admit(decoded)
             self._calls.finish()

@@ -8,11 +8,12 @@ that way is corrected by the next batch, while one that refuses too much may nev
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
-from serving.worker.latency import ENOUGH, KNOWN, MARGIN, SLOW, Fit
+from serving.worker.latency import KNOWN, MARGIN
+from serving.worker.pace import Pace
+from serving.worker.times import Times
 
-DECAY = 0.97  # of the largest batch that is remembered, with each one
 RECENT = 0.2  # weight of the newest in a mean
 QUICK = 16  # times a full queue of quick batches fits into the time-out
 WAY = 0.01  # seconds at least for an answer's way to its client
@@ -20,62 +21,20 @@ SHARE = 100  # of the time-out, for that way and for a machine that has other th
 LONGEST = 60  # seconds that a client is asked to wait before it tries again
 
 
-class Times:
-    """Of the batches of one bucket, or of all. The first few are judged together: one of them is often slow, since
-    something was done for the first time."""
-
-    __slots__ = ("_first", "_fit", "_largest")
-
-    def __init__(self) -> None:
-        self._fit = Fit()
-        self._first: list[tuple[int, float]] = []
-        self._largest = 0.0
-
-    def learn(self, n: int, seconds: float) -> None:
-        """A batch of n has taken so many seconds."""
-        self._largest = max(n, DECAY * self._largest)
-        if self._fit.count:
-            self._fit.learn(n, seconds)
-            return
-        self._first.append((n, seconds))
-        if len(self._first) == ENOUGH:
-            usual = sorted(seconds for _, seconds in self._first)[ENOUGH // 2]
-            for one, took in self._first:
-                self._fit.learn(one, min(took, SLOW * usual))
-            self._first.clear()
-
-    def mean(self, n: float) -> float:
-        """Seconds that a batch of n takes; one larger than any so far is not known to take longer."""
-        if self._fit.count:
-            return self._fit.mean(min(n, self._largest))
-        most = max((size for size, _ in self._first), default=0)
-        return min((seconds for size, seconds in self._first if size >= min(n, most)), default=0.0)
-
-    @property
-    def deviation(self) -> float:
-        return self._fit.deviation if self._fit.count else 0.0
-
-    def upper(self, n: float) -> float:
-        """Longer than most batches of n take."""
-        return self.mean(n) + MARGIN * self.deviation
-
-    def most(self, seconds: float, limit: int) -> int:
-        """The largest batch, at most ``limit``, that is done in so many seconds; 1 at least."""
-        if seconds >= self.upper(limit):
-            return limit
-        return max(1, self._fit.most(seconds, limit)) if self._fit.count else limit
-
-
 class Forecast:
     """``quick`` seconds are what a batch may take without being looked at: as long as all are quicker nothing has to be
     refused, and nothing is learned."""
 
-    def __init__(self, max_size: int, queue_size: int, timeout: float) -> None:
+    def __init__(
+        self, max_size: int, queue_size: int, timeout: float, tell: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._max = max_size
         self._usual = float(max_size)
         self._quick = timeout / (QUICK * queue_size)
         self._all = Times()
         self._times: dict[Hashable, Times] = {}
+        self.pace = Pace(max_size, timeout, self._quick, tell)
+        """Of decoding; ``tell`` hears of every mean of its seconds."""
         self.way = max(WAY, timeout / SHARE)
         """Seconds for an answer's way to its client."""
         self._busy_until = self._last_end = 0.0
@@ -151,18 +110,50 @@ class Forecast:
 
     def is_idle(self, now: float) -> bool:
         """Whether the model is at nothing, as far as is known, or longer at it than was to be expected."""
-        return self._busy_until <= now
+        return self._busy_until <= now and not self.pace.is_running
 
-    def wait(self, ahead: int, now: float) -> float:
-        """Seconds until a request is answered that comes now behind ``ahead`` others; 0 where nothing is known."""
-        if not self.knows:
+    @property
+    def size(self) -> float:
+        """Of a batch where enough wait."""
+        return min(self._usual, self.pace.most)
+
+    def wait(self, ahead: int, now: float, undecoded: int = 0) -> float:
+        """Seconds until a request is answered that comes now behind ``ahead`` others, so many of them ``undecoded``; 0
+        where nothing is known."""
+        pace = self.pace
+        if not (self.knows or pace.is_slow):
             return 0.0
-        all, size = self._all, self._usual
+        all, size = self._all, self.size
         busy = self.busy(now)
         batches, rest = divmod(ahead, size)
-        own = size if busy else rest + 1  # while the model is busy others come, and share its batch
+        # While the model is busy others come, and share its batch.
+        own = size if busy or pace.is_running else rest + 1
         spread = MARGIN * all.deviation * math.sqrt(batches + 1)
-        return busy + batches * (all.mean(size) + self._hold) + all.mean(own) + spread + self.way
+        before = busy + batches * (all.mean(size) + self._hold)
+        if pace.threads:  # beside the next batch, if there is one of those that are decoded before
+            behind = all.mean(own) if ahead > undecoded else 0.0
+            decoding = (undecoded + pace.threads) * pace.each
+            before = max(before, busy + (behind if decoding <= behind else decoding + behind))
+        else:
+            before += (undecoded + own - rest + pace.is_running) * pace.each
+        return before + all.mean(own) + spread + self.way
+
+    def is_hopeless(self, left: float, now: float, decoded: int, enough: bool) -> bool:
+        """Whether one with ``left`` seconds that is to be decoded next, behind ``decoded`` ones, cannot be answered in
+        time, or, where there are ``enough`` others, not in a whole batch."""
+        if left < self._least(1, decoded, now):
+            return True
+        return enough and not self.pace.threads and left < self._least(max(1, int(self.size)), decoded, now)
+
+    def _least(self, n: int, decoded: int, now: float) -> float:
+        """Seconds until one is answered that is decoded next, in a batch of n. Of several buckets nobody knows yet
+        which is its own: others run before it, and more are decoded between."""
+        each, all = self.pace.each, self._all
+        if self.pace.threads:
+            return max(self.pace.alone, self.busy(now)) + all.mean(1) + self.way
+        if len(self._times) <= 1:
+            return max(1, n - decoded) * each + all.upper(n) + self.way
+        return (decoded + 1) * each + (decoded / self.size + 1) * all.mean(self.size) + self.way
 
     def again_after(self, seconds: float) -> int:
         """When a client that was refused may try again: in whole seconds, when so many more are over."""
@@ -170,4 +161,5 @@ class Forecast:
 
     def batch(self) -> float:
         """Seconds until there is room for more."""
-        return self._all.mean(self._usual) + self._hold
+        size = self.size
+        return size * self.pace.each + self._all.mean(size) + self._hold

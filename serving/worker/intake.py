@@ -16,7 +16,7 @@ import msgspec
 
 from serving.channel import Channel
 from serving.config import Config
-from serving.conversation import GOING_AWAY, Close, Message
+from serving.conversation import ABNORMAL, GOING_AWAY, Close, Message
 from serving.errors import ConversationLimit, QueueFull, ServingError
 from serving.messages import Assign, Park, Retire, WorkerHello, WorkerPhase, pack, unpack
 from serving.messages import Message as ControlMessage
@@ -201,7 +201,7 @@ class Intake:
         item.cancelled = item.request.client.gone = True
         if isinstance(item.live, Partner):
             self._conversations -= 1
-            item.live.conversation.end(1006, "")
+            item.live.conversation.end(ABNORMAL, "")
         elif item.live is not None:
             item.live.changed()
 

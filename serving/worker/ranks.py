@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from serving import log
 from serving.errors import HandlerError
@@ -86,7 +86,11 @@ class Group:
 
     def _tell(self, head: bytes) -> None:
         for one in self._sockets:
-            one.sendall(LENGTH.pack(len(head)) + head)
+            try:
+                one.sendall(LENGTH.pack(len(head)) + head)
+            except OSError:
+                if not self._closing:
+                    self._ends()
 
     def _hear(self, until: float | None) -> list[bool]:
         """How each of the others fared. Without an ``until`` the requests' own deadline bounds this: it is user code
@@ -96,8 +100,21 @@ class Group:
             if until is not None and not select.select([one], [], [], max(0.0, until - time.monotonic()))[0]:
                 log.error("a rank is out of step: the group ends")
                 os._exit(EXIT_RANK)
-            found.append(one.recv(1) == GOOD)
+            found.append(self._word(one) == GOOD)
         return found
+
+    def _word(self, one: socket.socket) -> bytes:
+        """What a rank says. One that has ended, or is about to, ends the group: its exit code says why, and ``_watch``
+        hears of that a little later than this thread sees its socket closed."""
+        try:
+            word = one.recv(1)
+        except OSError:
+            word = b""
+        return word or self._ends()
+
+    def _ends(self) -> NoReturn:
+        time.sleep(STEP)
+        os._exit(EXIT_RANK)
 
     def _watch(self) -> None:
         """Ends the worker when one of its ranks has ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -178,3 +179,58 @@ def test_more_load_than_can_be_carried_costs_only_what_is_too_much(tmp_path: Pat
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
     assert len(refused) > 0.8 * (len(late) - good)
     assert sorted(answer.seconds for answer in refused)[len(refused) // 2] < 0.3, "most are refused at once"
+
+
+KINDS = ("decode", "batch", "encode", "close", "first", "later", "end", "async first", "async later")
+
+
+async def slow_calls(port: int, seed: int, count: int) -> list[int]:
+    """A client that asks for calls which take nearly all of their time, one after the other, until so many were
+    answered."""
+    dice, found = random.Random(seed), list[int]()
+    for number in itertools.takewhile(lambda _: found.count(200) < count, itertools.count()):
+        if 503 in found[-1:]:
+            await asyncio.sleep(0.1)
+        at, seconds = KINDS[(seed + number) % len(KINDS)], dice.uniform(0.7, 0.9) * TIMEOUT
+        if at == "end":
+            found.append(await leave_within_a_stream(port, seconds))
+            continue
+        headers = {}
+        if at == "close":
+            answer = await once(port, {}, **{ID: "NEW_SESSION"})
+            if answer.status != 200:
+                found.append(answer.status)
+                continue
+            headers = {ID: answer.headers["x-amzn-sagemaker-session-id"].partition(";")[0]}
+        found.append((await once(port, {"at": at, "seconds": seconds, "n": 1}, **headers)).status)
+    return found
+
+
+async def leave_within_a_stream(port: int, seconds: float) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    body = b'{"at": "end", "seconds": %g, "n": 50, "between": 0.02}' % seconds
+    writer.write(b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    status = int((await reader.readuntil(b"\r\n")).split()[1])
+    if status == 200:
+        await reader.readuntil(b"ok")
+    writer.transport.abort()
+    return status
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_of_a_thousand_calls_that_are_only_slow_none_is_killed(tmp_path: Path) -> None:
+    """Of all kinds, by turns on a few workers, so that many wait for others as long as they may."""
+    clients, calls, workers = 20, 50, 10
+
+    async def run(port: int) -> list[int]:
+        found = await asyncio.gather(*(slow_calls(port, seed, calls) for seed in range(clients)))
+        return [status for one in found for status in one]
+
+    place = folder(tmp_path, "Pausing", "max_size = 1", timeout=TIMEOUT)
+    with serving(place, replicas=workers, stream_idle_timeout=1) as server:
+        found = asyncio.run(run(server.port))
+        print({status: found.count(status) for status in sorted(set(found))})
+        assert found.count(200) >= 1000
+        assert kills(server) == 0
+        assert len(server.lines(message="a worker ended")) == 0

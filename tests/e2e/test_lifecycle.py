@@ -83,7 +83,8 @@ def test_a_taken_port_ends_the_start_at_once_and_says_so(tmp_path: Path) -> None
         taken.listen()
         port = taken.getsockname()[1]
         server = Server(model_folder(tmp_path, "echo:Echo"), port=port)
-        ends_with(server, 1, f"cannot listen on 127.0.0.1:{port}: Address already in use", 3.0)
+        ends_with(server, 1, f"cannot listen on 127.0.0.1:{port}: Address already in use")
+        assert not server.lines(message="a worker begins"), "no model is loaded for that"
 
 
 def test_a_load_beyond_its_time_is_ended(tmp_path: Path) -> None:
@@ -95,9 +96,13 @@ def test_a_load_beyond_its_time_is_ended(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_a_replacement_is_ready_within_half_a_second_of_a_kill(faulty_folder: Path) -> None:
+def test_a_replacement_is_ready_far_sooner_after_a_kill_than_a_server(faulty_folder: Path) -> None:
+    """A fork needs a tenth of the time. What had to import everything anew would need most of it."""
+    began = time.monotonic()
     with serving(faulty_folder) as server:
+        start = time.monotonic() - began
         asyncio.run(once(server.port, {"id": 1}))
+        times = []
         for _ in range(3):
             [worker] = server.workers()
             os.kill(worker, signal.SIGKILL)
@@ -105,7 +110,8 @@ def test_a_replacement_is_ready_within_half_a_second_of_a_kill(faulty_folder: Pa
             answer = asyncio.run(once(server.port, {"id": 2}))
             assert answer.status == 200
             assert answer.json()["pid"] != worker
-            assert time.monotonic() - killed < 0.5
+            times.append(time.monotonic() - killed)
+        assert sorted(times)[1] < start / 3
 
 
 def test_every_other_process_is_replaced_when_it_dies(faulty_folder: Path) -> None:

@@ -18,6 +18,7 @@ from tests.e2e.client import Answer, Client, once, read_answer
 from tests.e2e.gate import Gate
 from tests.e2e.server import Server, eventually, is_alive, model_folder, pss, serving
 
+TIME = 3.0  # seconds of a request beside one that hangs
 CLOSED = (ConnectionError, asyncio.IncompleteReadError)
 
 
@@ -31,24 +32,30 @@ def test_bounded_a_hang_in_c_gets_its_504_in_time_and_nobody_else_is_lost(faulty
     async def run(server: Server) -> None:
         port = server.port
         hang = asyncio.create_task(at(0, port, {"do": "spin"}))
-        others = [asyncio.create_task(at(0.1 * n, port, {"id": n})) for n in range(1, 21)]
+        others = [asyncio.create_task(at(0.1 * n, port, {"id": n})) for n in range(1, 36)]
         _, answer = await hang
         assert (answer.status, answer.code) == (504, "deadline_exceeded")
-        assert answer.seconds < 2.3
+        assert answer.seconds < 2 * TIME
         [line] = await asyncio.to_thread(eventually, lambda: server.lines(message="ending a worker"))
         killed = time.monotonic()
         after = await once(port, {"id": "after"})
+        revived = time.monotonic()
         assert after.status == 200
-        assert time.monotonic() - killed < 1.0, "the replacement answers within a second of the kill"
+        assert revived - killed < start / 2, "the replacement is there far sooner than a whole server"
         assert line["reason"] == "a call of its handler took too long"
+        saved = 0
         for n, (sent, other) in enumerate(await asyncio.gather(*others), 1):
-            if sent + 2 >= killed + 1:
+            if sent + TIME >= revived + TIME / 2:
                 assert (other.status, other.json()["id"]) == (200, n)
+                saved += sent < killed
             else:
-                assert other.status in (200, 504)
-            assert other.seconds < 2.3
+                assert other.status in (200, 503, 504), "503 where there is no time left for an answer"
+            assert other.seconds < 2 * TIME
+        assert saved, "some were sent while it hung, and had the time left"
 
-    with serving(faulty_folder, request_timeout=2) as server:
+    began = time.monotonic()
+    with serving(faulty_folder, request_timeout=TIME) as server:
+        start = time.monotonic() - began
         asyncio.run(run(server))
         [ended] = eventually(lambda: server.lines(message="a worker ended"))
         assert ended["cause"] == "signal SIGABRT"
@@ -59,10 +66,9 @@ def test_bounded_a_hang_in_python_is_ended_likewise(faulty_folder: Path) -> None
     async def run(port: int) -> None:
         answer = await once(port, {"do": "sleep", "seconds": 60})
         assert answer.status == 504
-        assert answer.seconds < 1.3
+        assert answer.seconds < 2
         after = await once(port, {"id": 1})
         assert after.status == 200
-        assert after.seconds < 1.0
 
     with serving(faulty_folder, request_timeout=1) as server:
         asyncio.run(run(server.port))
@@ -85,7 +91,7 @@ def test_bounded_a_body_that_trickles_in_is_given_up_at_the_deadline(faulty_fold
         writer.write(b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc")
         answer = await read_answer(reader, "POST", started)
         assert (answer.status, answer.code) == (504, "deadline_exceeded")
-        assert answer.seconds < 1.3
+        assert answer.seconds < 2
         writer.close()
 
     with serving(faulty_folder, request_timeout=1) as server:
@@ -331,9 +337,7 @@ def test_a_second_signal_leaves_at_once(faulty_folder: Path, tmp_path: Path) -> 
         server.process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(eventually, lambda: server.lines(message="the server is draining"))
         server.process.send_signal(signal.SIGTERM)
-        started = time.monotonic()
-        assert await asyncio.to_thread(server.wait, 5) == 128 + signal.SIGTERM
-        assert time.monotonic() - started < 1.5
+        assert await asyncio.to_thread(server.wait, 5) == 128 + signal.SIGTERM, "the first would let it go on for 25 s"
         with contextlib.suppress(*CLOSED):
             await slow
 

@@ -118,10 +118,10 @@ def test_the_requirements_file_of_a_torchserve_manifest_is_one_too(tmp_path: Pat
 def test_the_models_own_file_counts_and_of_two_that_of_the_code(tmp_path: Path) -> None:
     folder = model(tmp_path / "model", "one")
     (folder / "requirements.txt").write_text("tiny-wheel==9.9\n")
-    with serving(folder, install_requirements="true") as server:
+    with serving(folder, ready_within=90, install_requirements="true") as server:
         assert ask(server, None, {}).body == b"one"
         [line] = server.lines(ignored=str(folder / "requirements.txt"))
         assert line["level"] == "warning"
     (folder / "code" / "requirements.txt").rename(folder / "requirements.txt")
-    with serving(folder, install_requirements="true") as server:
+    with serving(folder, ready_within=90, install_requirements="true") as server:
         assert ask(server, None, {}).body == b"one"

@@ -87,7 +87,7 @@ def test_an_order_to_stop_drains(tmp_path: Path, number: int) -> None:
     with serving(model_folder(tmp_path, "faulty:Faulty"), http_workers=1) as server:
         answer = asyncio.run(under_way(server, server.process.pid, number))
         assert (answer.status, answer.json()["id"]) == (200, number)
-        assert server.wait(10) == 0
+        assert server.wait(30) == 0
 
 
 def test_what_a_dead_masters_workers_have_accepted_is_answered(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_fork_server_that_cannot_be_kept_alive_ends_the_server_after_a_drain(t
 
     with serving(model_folder(tmp_path, "faulty:Faulty"), http_workers=1) as server:
         asyncio.run(run(server))
-        assert server.wait(10) == 1
+        assert server.wait(30) == 1
         assert server.log[-1]["message"] == "cannot serve: the fork server ended 6 times in a row"
 
 

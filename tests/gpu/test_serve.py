@@ -31,11 +31,10 @@ def uses_cuda(pid: int) -> bool:
 
 
 def test_only_the_worker_has_initialised_cuda(chip: Path) -> None:
-    """The supervisor asks NVML, which with some drivers opens that node, too; it has no CUDA in it at all."""
+    """The supervisor asks NVML, which with some drivers maps the library of CUDA; it initialises it with none."""
     with serving(chip, device="cuda:0", spares=0) as server:
         asyncio.run(once(server.port, {"n": 1}))
         supervisor = server.process.pid
         assert {pid for pid in server.children() if uses_cuda(pid)} == set(server.workers())
-        assert "libcuda" not in Path(f"/proc/{supervisor}/maps").read_text()
         held = driver().held("cuda:0") or {}
         assert supervisor not in held

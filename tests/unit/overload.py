@@ -4,10 +4,13 @@ by an injected clock."""
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from serving.deadline import Deadline
 from serving.errors import ServingError
@@ -15,6 +18,7 @@ from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
 from serving.scoreboard import Scoreboard
 from serving.worker.batcher import Batcher, Item
+from serving.worker.decoding import Decoded, decode
 from serving.worker.device.border import Landing
 from serving.worker.device.host import Host
 from serving.worker.engine import Engine
@@ -76,10 +80,57 @@ class Flying:
         return self.outputs
 
 
+class Pool:
+    """In the place of an engine's decode threads, as many. ``ends`` are when those are done with what they are at."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        assert simulation.engine._threads is not None
+        self.simulation = simulation
+        self.real = simulation.engine._threads
+        self.ends: list[float] = []
+        self.items: list[Item] = []
+        self.waiting: deque[Item] = deque()
+        self.done: deque[Decoded] = deque()
+        simulation.engine._threads = self  # type: ignore[assignment]
+
+    def submit(self, item: Item) -> None:
+        self.waiting.append(item)
+        self.finish(self.simulation.clock.now)
+
+    def next_done(self) -> Decoded | None:
+        return self.done.popleft() if self.done else None
+
+    def close(self) -> None:
+        self.real.close()
+
+    def finish(self, now: float) -> None:
+        """Until now, and begin with the next ones."""
+        while self.ends and self.ends[0] <= now:
+            del self.ends[0]
+            item = self.items.pop(0)
+            seconds = self.simulation.decode_time(item.reply_to.weight)
+            self.done.append(replace(decode(self.simulation, item), seconds=seconds))
+            self.simulation.batcher.poke()
+        while self.waiting and len(self.ends) < self.simulation.decode_threads:
+            self._begin(self.waiting.popleft(), now)
+
+    def _begin(self, item: Item, now: float) -> None:
+        if (skipped := self.real.skipped(item, now)) is not None:
+            self.done.append(skipped)
+            self.simulation.batcher.poke()
+            return
+        end = now + self.simulation.decode_time(item.reply_to.weight)
+        at = bisect_right(self.ends, end)
+        self.ends.insert(at, end)
+        self.items.insert(at, item)
+
+
 class Simulation(Handler):
     """``answers`` counts by code what became of the requests, "200" for those answered in time and "late" for those
-    that were computed for nobody. With ``piece`` an answer comes in ten pieces that take so many seconds each, and no
-    batch begins meanwhile. ``ahead``: on a device that runs ahead of the host."""
+    that were computed for nobody; ``ended`` has bucket, size and seconds of each batch. With ``piece`` an answer comes
+    in ten pieces that take so many seconds each, and no batch begins meanwhile. A request takes ``decode`` seconds to
+    decode, or what the function says of its weight, on one of ``threads`` if there are any. ``ahead``: on a device that
+    runs ahead of the host."""
 
     def __init__(
         self,
@@ -87,19 +138,24 @@ class Simulation(Handler):
         time_of: Time,
         timeout: float = 60.0,
         piece: float = 0.0,
+        decode: float | Callable[[float], float] = 0.0,
+        threads: int = 0,
         ahead: bool = False,
         **policy: Any,
     ) -> None:
         self.policy = BatchPolicy(**policy)
+        self.decode_threads = threads
         self.clock = FakeClock()
         self.arrivals = deque(sorted(arrivals))
         self.time_of = time_of
         self.piece = piece
+        self.decode_time = decode if callable(decode) else lambda _: decode
         self.exclusive_streams = piece > 0
         self.answers: Counter[str] = Counter()
         self.good: list[Arrival] = []
         self.refusals: list[tuple[float, ServingError]] = []
         self.sizes: list[int] = []
+        self.ended: list[tuple[str, int, float]] = []
         self.kills = 0
         self._count = 0
         self._known: dict[str, Arrival] = {}
@@ -109,24 +165,28 @@ class Simulation(Handler):
         rules = Rules(timeout=timeout)
         self.chip = Ahead(self) if ahead else None
         self.engine = Engine(self, self.batcher, self.row, self._deliver, rules, self.chip, clock=self.clock)
+        self.pool = Pool(self) if threads else None
 
     def run(self) -> Simulation:
         while self.arrivals or self.batcher.size or len(self.engine.streams) or (self.chip and self.chip.ends):
             self._arrive()
             if len(self.engine.streams):
                 self.engine.step()
-            elif self.chip is not None and self.chip.ends:
+                continue
+            if self.chip is not None and self.chip.ends:
                 self.engine.step()
-                soonest = [*list(self.chip.ends)[:1], *(one.at for one in list(self.arrivals)[:1])]
-                self.clock.now = max(self.clock.now, min(soonest, default=0.0))
-            elif not self.batcher.size:
-                self.clock.now = self.arrivals[0].at
-            elif (delay := self.batcher.delay()) != 0:
-                assert delay is not None
-                self.clock.now += min(delay, self.arrivals[0].at - self.clock.now) if self.arrivals else delay
+                delay: float | None = max(0.0, self.chip.ends[0] - self.clock.now) if self.chip.ends else 0.0
             else:
-                self.engine.step()
+                delay = self.batcher.delay() if self.batcher.size else None
+                if delay == 0:
+                    self.engine.step()
+            soonest = [*self._soonest(), *([] if delay is None else [self.clock.now + delay])]
+            self._advance(min(soonest, default=self.clock.now))
         return self
+
+    def _soonest(self) -> list[float]:
+        """When the next thing happens without the engine."""
+        return [*(one.at for one in list(self.arrivals)[:1]), *(self.pool.ends[:1] if self.pool else ())]
 
     def _arrive(self) -> None:
         while self.arrivals and self.arrivals[0].at <= self.clock.now:
@@ -158,24 +218,34 @@ class Simulation(Handler):
     # The handler.
 
     def decode(self, request: Request) -> Arrival:
-        return self._known.pop(request.request_id)
+        arrival = self._known.pop(request.request_id)
+        if self.pool is None and (seconds := self.decode_time(arrival.weight)):
+            self.pass_until(self.clock.now + seconds)
+        return arrival
 
     def bucket(self, sample: Arrival) -> Hashable:
         return sample.bucket
 
     def predict(self, batch: list[Arrival]) -> list[Arrival]:
         self.sizes.append(len(batch))
+        began = self.clock.now
         if self.chip is None:
             self.pass_until(self.clock.now + self.time_of([one.weight for one in batch]))
+            self.ended.append((batch[0].bucket, len(batch), self.clock.now - began))
         return batch
 
     def pass_until(self, end: float) -> None:
         """User code or the device takes so long; the supervisor looks at the end."""
-        while self.arrivals and self.arrivals[0].at <= end:
-            self.clock.now = max(self.clock.now, self.arrivals[0].at)
-            self._arrive()
-        self.clock.now = max(end, self.clock.now)
+        self._advance(end)
         self.kills += end > self.row.busy_until
+
+    def _advance(self, end: float) -> None:
+        while (soonest := min(self._soonest(), default=end + 1.0)) <= end:
+            self.clock.now = max(self.clock.now, soonest)
+            self._arrive()
+            if self.pool is not None:
+                self.pool.finish(self.clock.now)
+        self.clock.now = max(end, self.clock.now)
 
     def encode(self, output: Arrival, request: Request) -> Any:
         return self._pieces() if self.piece else b"x"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import BodiesFull
-from serving.frontend.bodies import COPIES, COUNTED, STILL, Bodies, Held
+from serving.frontend.bodies import COPIES, COUNTED, LOOSE, STILL, Bodies, Held
 
 ROOM = 10 * COUNTED
 
@@ -200,3 +200,15 @@ def test_a_rest_begins_when_the_last_one_has_gone_and_ends_with_the_next() -> No
     assert [one.cancelled for one in rests] == [False]
     first.grow(COUNTED)
     assert [one.cancelled for one in rests] == [True]
+
+
+def test_what_is_let_go_is_looked_after_while_there_are_others_all_the_time() -> None:
+    seen: list[int] = []
+    bodies = Bodies(10 * LOOSE, tidy=seen.append)
+    others = Held(bodies)
+    others.grow(COUNTED)
+    for _ in range(8):
+        one = Held(bodies)
+        one.grow(LOOSE // 2)
+        one.release()
+    assert seen == [COUNTED] * 4

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from serving.worker.device.fake import FakeDevice
 from serving.worker.device.faults import Cuda
+from serving.worker.speed.alike import difference
 from serving.worker.speed.graphs import Graphed
 from serving.worker.speed.kinds import kind_of
 from serving.worker.speed.sizes import Sized, fill
@@ -308,3 +309,77 @@ def test_modes_of_the_compiler_that_record_are_run_until_they_replay(tmp_path: P
     calls.clear()
     sized.warm(3)
     assert calls == [4] * 3 + [1] * 3
+
+
+# A recording is compared with the module before it is used.
+
+
+class Counting(nn.Module):
+    """What no recording repeats: a number that the host counts, or one that is drawn."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.calls, self.weight = way, 0, torch.tensor(2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.way == "counts":
+            return x * self.calls
+        if self.way == "draws":
+            return x + torch.rand_like(x)
+        return x * self.weight
+
+
+class Frozen(FakeDevice):
+    """Replays as a device does: kernels alone, with what the host has put into them."""
+
+    def capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        outputs = function()
+        self.captures += 1
+        return lambda: None, outputs
+
+
+@pytest.mark.parametrize("way", ["counts", "draws"])
+def test_a_recording_that_differs_from_the_module_is_not_used(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    module = Counting(way)
+    graphed, device = recorded(module, X)
+    assert device.captures == 1
+    assert "gives other values than the model" in caplog.text
+    before = module.calls
+    graphed(X)
+    assert module.calls == before + 1
+
+
+def test_one_with_the_numbers_of_its_first_input_in_it_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    graphed = Graphed(Counting("plain"), Frozen("cpu").capture, "cpu")
+    graphed.begin()
+    assert torch.equal(graphed(X), 2 * X)
+    graphed.settle()
+    assert "gives other values than the model" in caplog.text
+    assert torch.equal(graphed(Y), 2 * Y)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "is_same"),
+    [
+        (X, X + 1e-3, True),
+        (X, X + 0.1, False),
+        (X.half(), X.half() + 0.1, True),
+        (X, X.double(), False),
+        (X, X[:1], False),
+        ((X, Y), (X,), False),
+        ({"a": X}, {"a": X.clone()}, True),
+        (X.long(), X.long() + 1, False),
+        (X.to(torch.int8), X.to(torch.int8) + 1, False),
+        (X.to(torch.complex64), X.to(torch.complex64) * (1 + 1e-4), True),
+        (torch.zeros(3), torch.full((3,), 1e-9), False),
+        (torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("nan")]), True),
+        (torch.tensor([1.0, float("nan")]), torch.tensor([1.0, 2.0]), False),
+        (torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("nan")]), False),
+        (torch.zeros(0, 3), torch.zeros(0, 3), True),
+        (torch.tensor([True, False]), torch.tensor([True, True]), False),
+        (torch.tensor([1 + 2j]), torch.tensor([1 - 2j]), False),
+    ],
+)
+def test_what_counts_as_the_same(wanted: Any, found: Any, is_same: bool) -> None:
+    assert (difference(wanted, found) is None) is is_same

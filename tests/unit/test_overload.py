@@ -12,8 +12,9 @@ from serving.errors import Overloaded
 from serving.handler import BatchPolicy
 from serving.request import Request
 from serving.worker.batcher import Batcher, Item
-from serving.worker.forecast import LONGEST, Forecast, Times
+from serving.worker.forecast import LONGEST, Forecast
 from serving.worker.latency import ENOUGH
+from serving.worker.times import Times
 from tests.unit.overload import Arrival, Simulation, Time, poisson
 
 LOADS = [2, 4, 10]
@@ -48,6 +49,120 @@ def test_goodput_stays_near_capacity_at_any_load(
     assert simulation.answers["deadline_exceeded"] == 0, "nobody waits for nothing until the end"
     at_once = [seconds for seconds, _ in simulation.refusals if seconds == 0.0]
     assert len(at_once) > 0.9 * len(simulation.refusals)
+
+
+DECODES = [(0.05, 0.0, 3.0), (0.1, 0.0, 1.0), (0.05, 0.05, 1.0), (0.05, 0.05, 3.0), (0.01, 0.5, 3.0), (0.5, 0.01, 60.0)]
+
+
+def decoding(seconds: float, call: float, timeout: float, max_size: int, load: float, ahead: bool) -> Simulation:
+    """With what the best batches give that take at most a quarter of the time-out to decode."""
+    best = max(1, min(max_size, int(timeout / 4 / seconds)))
+    capacity = 1 / (seconds + call / best)
+    simulation = flood(capacity, load, constant(call), timeout, decode=seconds, ahead=ahead, max_size=max_size)
+    assert goodput(simulation, capacity) > 0.9 * min(1.0, load), simulation.answers
+    assert simulation.kills == 0
+    return simulation
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("max_size", [1, 8, 32])
+@pytest.mark.parametrize(("seconds", "call", "timeout"), DECODES)
+@pytest.mark.parametrize("ahead", [False, True], ids=["host", "runs ahead"])
+def test_time_in_decode_counts_like_time_in_predict(
+    seconds: float, call: float, timeout: float, max_size: int, load: float, ahead: bool
+) -> None:
+    simulation = decoding(seconds, call, timeout, max_size, load, ahead)
+    lost = simulation.answers["late"] + simulation.answers["deadline_exceeded"]
+    assert lost <= 0.02 * sum(simulation.answers.values()), simulation.answers
+
+
+@pytest.mark.parametrize("max_size", [1, 8, 32])
+@pytest.mark.parametrize(("seconds", "call", "timeout"), DECODES)
+def test_nobody_is_refused_for_slow_decoding_at_a_light_load(
+    seconds: float, call: float, timeout: float, max_size: int
+) -> None:
+    simulation = decoding(seconds, call, timeout, max_size, 0.2, ahead=False)
+    assert simulation.answers["200"] >= 0.99 * sum(simulation.answers.values()), simulation.answers
+
+
+def test_who_finds_nothing_to_do_is_decoded_however_long_that_was_known_to_take() -> None:
+    arrivals = [Arrival(1000.0 + 45.0 * n, timeout=30.0 if n == 20 else 60.0) for n in range(40)]
+    simulation = Simulation(arrivals, constant(0.1), decode=40.0, max_size=8)
+    simulation.run()
+    assert simulation.answers["200"] == 39
+    assert not simulation.answers["overloaded"]
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("buckets", [2, 8, 10_000])
+def test_slow_decoding_for_many_buckets_keeps_the_promise_likewise(buckets: int, load: float) -> None:
+    dice = random.Random(3)
+    arrivals = poisson(load * 10.0, int(300 * load), timeout=3.0)
+    for arrival in arrivals:
+        arrival.bucket = str(dice.randrange(buckets))
+    simulation = Simulation(arrivals, constant(0.05), timeout=3.0, decode=0.05, max_size=8).run()
+    assert goodput(simulation, 10.0) > 0.9, simulation.answers
+
+
+THREADS = [(0.05, 0.0, 3.0), (0.1, 0.0, 1.0), (0.05, 0.05, 3.0), (0.01, 0.5, 6.0), (0.05, 1.0, 6.0), (0.5, 0.01, 60.0)]
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("max_size", [1, 8])
+@pytest.mark.parametrize(("seconds", "call", "timeout"), THREADS)
+@pytest.mark.parametrize(("threads", "ahead"), [(1, False), (4, False), (4, True)])
+def test_so_does_time_on_decode_threads_beside_the_model(
+    seconds: float, call: float, timeout: float, max_size: int, load: float, threads: int, ahead: bool
+) -> None:
+    capacity = min(threads / seconds, max_size / max(call, 1e-9))
+    more = {"decode": seconds, "threads": threads, "ahead": ahead, "max_size": max_size}
+    simulation = flood(capacity, load, constant(call), timeout, **more)
+    assert goodput(simulation, capacity) > 0.9, simulation.answers
+    assert simulation.kills == simulation.answers["late"] == simulation.answers["deadline_exceeded"] == 0
+
+
+@pytest.mark.parametrize(("seconds", "call", "timeout"), THREADS)
+@pytest.mark.parametrize("threads", [1, 4])
+def test_nobody_is_refused_for_decode_threads_at_a_light_load(
+    seconds: float, call: float, timeout: float, threads: int
+) -> None:
+    capacity = min(threads / seconds, 8 / max(call, 1e-9))
+    simulation = flood(capacity, 0.2, constant(call), timeout, decode=seconds, threads=threads, max_size=8)
+    assert simulation.answers["200"] >= 0.99 * sum(simulation.answers.values()), simulation.answers
+
+
+def test_decode_threads_go_on_while_a_whole_batch_waits_for_the_model() -> None:
+    simulation = flood(16.0, 4.0, constant(0.5), 6.0, decode=0.01, threads=2, max_size=8)
+    assert sum(simulation.sizes) > 7.5 * len(simulation.sizes)
+
+
+# Buckets of few and slow ones among many that are quick.
+
+
+def rare(rate: float, seed: int, time_of: Time) -> Simulation:
+    dice = random.Random(seed)
+    arrivals = poisson(rate, 1200, seed, timeout=1.0)
+    for arrival in arrivals:
+        arrival.bucket, arrival.weight = ("slow", 0.6) if dice.random() < 0.1 else ("quick", 0.02)
+    return Simulation(arrivals, time_of, timeout=1.0, max_size=8).run()
+
+
+@pytest.mark.parametrize("rate", [3.0, 6.0, 9.0])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_rare_slow_bucket_makes_others_late_once_at_most(rate: float, seed: int) -> None:
+    """Requests of it take the same again in one batch; that is found out by one batch, and again after many."""
+    simulation = rare(rate, seed, sum)
+    slow = [one for one in simulation.ended if one[0] == "slow" and one[2] > 1.0]
+    assert len(slow) <= 2, "one of two requests at first, and one after 64 others"
+    assert all(n == 2 for _, n, _ in slow)
+    assert simulation.answers["late"] + simulation.answers["deadline_exceeded"] <= 5 * len(slow), simulation.answers
+
+
+@pytest.mark.parametrize("rate", [3.0, 6.0, 9.0])
+def test_a_rare_slow_bucket_whose_batches_cost_the_same_makes_nobody_late(rate: float) -> None:
+    simulation = rare(rate, 1, max)
+    assert simulation.answers["late"] + simulation.answers["deadline_exceeded"] == 0
+    assert simulation.answers["200"] > 0.97 * sum(simulation.answers.values())
 
 
 def noisy(n: list[float]) -> float:
@@ -309,3 +424,42 @@ def test_with_max_latency_ms_the_rule_that_is_hit_first_is_told() -> None:
             refusals.append(one.refusal.message)
     assert refusals
     assert all("max_latency_ms" in message for message in refusals)
+
+
+def test_a_batch_of_more_than_ever_is_tried_with_twice_as_many_where_it_might_be_late() -> None:
+    one = times((1, 0.6))
+    assert one.most(60.0, 8) == 8, "in time whatever it takes"
+    assert one.most(0.9, 8) == 2
+    one.learn(2, 0.62)
+    assert one.most(0.9, 8) == 4
+    one.learn(4, 0.66)
+    assert one.most(0.9, 8) == 8
+
+
+@pytest.mark.parametrize("quiet", [1, 60])
+def test_what_larger_ones_took_is_not_forgotten_as_small_ones_come(quiet: int) -> None:
+    slow = times((1, 0.6), (2, 1.2), *[(1, 0.6)] * quiet)
+    assert slow.most(0.9, 8) == 1
+    same = times((1, 0.6), (8, 0.65), *[(1, 0.6)] * quiet)
+    assert same.most(0.9, 8) == 8
+
+
+def test_one_that_was_slow_for_its_first_time_is_tried_again() -> None:
+    one = times((1, 0.1), (2, 9.0))
+    assert one.most(0.5, 2) == 2
+    one.learn(2, 0.12)
+    assert one.most(0.5, 8) == 8
+
+
+def test_a_size_that_was_too_slow_is_tried_again_after_many_others_and_ever_more_seldom() -> None:
+    one = times((1, 0.6), (2, 1.2))
+    waits: list[int] = []
+    for _ in range(3):
+        waits.append(0)
+        while one.most(0.9, 8) == 1:
+            one.learn(1, 0.6)
+            waits[-1] += 1
+        one.learn(2, 1.2)
+    assert waits[0] > 60
+    assert waits[1] >= 1.9 * waits[0]
+    assert waits[2] >= 1.9 * waits[1]

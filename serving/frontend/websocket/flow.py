@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
+from serving.frontend.absence import Lookout
 from serving.frontend.reader import ReaderWatch
 
 
 class Flow:
-    """Reading is stopped and started here; writing is watched, and awaited by whoever has much to write."""
+    """Reading is stopped and started here; writing is watched, and awaited by whoever has much to write. ``lookout``
+    sees the end of a client from which nothing is read."""
 
-    def __init__(self, transport: asyncio.Transport, watch: ReaderWatch) -> None:
+    def __init__(self, transport: asyncio.Transport, watch: ReaderWatch, lookout: Lookout) -> None:
         self._transport = transport
+        self._lookout = lookout
         self._watch = watch
         self._writable = asyncio.Event()
         self._writable.set()
@@ -34,12 +37,17 @@ class Flow:
         self._writable.set()
         self._watch.stop()
 
-    stop = resume_writing
+    def stop(self) -> None:
+        """The connection is lost."""
+        self.resume_writing()
+        self._lookout.stop()
 
     def set_reading(self, wanted: bool) -> None:
         if wanted is not self.is_reading and not self._transport.is_closing():
             self.is_reading = wanted
             (self._transport.resume_reading if wanted else self._transport.pause_reading)()
+            if not wanted:
+                self._lookout.start()
 
     def write(self, data: bytes) -> None:
         """Dropped after the end."""

@@ -21,6 +21,8 @@ from websockets.protocol import SEND_EOF, State
 
 from serving import errors, log
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
+from serving.frontend.absence import Lookout
+from serving.frontend.answers import HAS_LEFT
 from serving.frontend.headers import Headers
 from serving.frontend.protocol import READ_TIME
 from serving.frontend.reader import ReaderWatch
@@ -30,6 +32,7 @@ from serving.frontend.websocket.handshake import add_headers, http_answer, open_
 from serving.frontend.websocket.inbox import Inbox
 
 PIECE = 4096  # bytes parsed at once; even if they are all tiny frames that takes but milliseconds
+PING_TIME = 10.0  # seconds between pings to a client that may have left
 TURN = 256  # frames after which others have their turn on the event loop
 NOTHING = memoryview(b"")
 
@@ -60,6 +63,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self._inbox = Inbox()
         self._stage = Stage.CONNECTING
         self._has_head = False
+        self._has_left = False
+        self._pinged = -PING_TIME  # when, by the loop's clock
         self._unread = NOTHING  # received, but not parsed because the app or others come first
         self._refusal: tuple[int, Headers, bytes] = (500, [], b"")
 
@@ -68,11 +73,13 @@ class WebSocketProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._server.connections.add(self)  # type: ignore[arg-type]
-        self._flow = Flow(transport, ReaderWatch(transport, self._loop, self.read_time))
+        lookout = Lookout(transport, self._loop, lambda: not self._flow.is_reading, self._on_doubt)
+        self._flow = Flow(transport, ReaderWatch(transport, self._loop, self.read_time), lookout)
         late = DeadlineExceeded("the handshake was not answered in time")
         self._timer = self._loop.call_later(self.handshake_time, self._refuse, late)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._has_left = True
         self._server.connections.discard(self)
         self._end(CloseCode.ABNORMAL_CLOSURE)
         self._timer.cancel()
@@ -81,6 +88,17 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def eof_received(self) -> None:
         self._end(CloseCode.ABNORMAL_CLOSURE)
+
+    def _on_doubt(self, sends_no_more: bool) -> None:
+        """Nothing is read, and the client may have left, though the app may want what it said."""
+        self._has_left = self._has_left or sends_no_more
+        if self._stage in (Stage.CONNECTING, Stage.REFUSING):
+            if sends_no_more:
+                self._transport.abort()
+        elif self._stage is Stage.OPEN and self._flow.is_writable and self._loop.time() >= self._pinged + PING_TIME:
+            self._pinged = self._loop.time()
+            self._framing.send_ping(b"")
+            self._flush()
 
     def pause_writing(self) -> None:
         self._flow.pause_writing()
@@ -159,7 +177,7 @@ class WebSocketProtocol(asyncio.Protocol):
         task.add_done_callback(self._server.tasks.discard)
 
     def _scope(self, head: bytes) -> Scope:
-        return scope_of(
+        scope = scope_of(
             head,
             self._config.root_path,
             asgi={"version": self._config.asgi_version, "spec_version": "2.4"},
@@ -168,6 +186,8 @@ class WebSocketProtocol(asyncio.Protocol):
             client=get_remote_addr(self._transport),
             state=self._app_state.copy(),
         )
+        scope["extensions"][HAS_LEFT] = lambda: self._has_left
+        return scope
 
     def _on_accept(self, message: Message) -> None:
         headers = self._server.default_headers + list(message.get("headers", []))

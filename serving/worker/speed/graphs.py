@@ -10,6 +10,7 @@ from serving.faults import Fault
 from serving.worker.device.border import Capture
 from serving.worker.device.faults import fault_of
 from serving.worker.device.trees import map_tensors
+from serving.worker.speed.alike import difference, halved
 from serving.worker.speed.kinds import kind_of
 
 
@@ -35,9 +36,16 @@ class Graph:
         return map_tensors(lambda tensor: tensor.clone(), self._outputs)
 
 
+class Differs(Exception):
+    """A replay gives other values than the module."""
+
+
 class Graphed:
-    """Records between ``begin`` and ``settle``. What is of no kind that was recorded runs without a graph, as do a call
-    with tensors that are not on ``device``, whose numbers would be recorded, and one that is to have gradients.
+    """Records between ``begin`` and ``settle``, and compares each recording with the module: where one differs, none is
+    used, since the module does what no recording can repeat, such as drawing random numbers.
+
+    A call of no kind that was recorded runs without a graph, as do one with tensors that are not on ``device``, whose
+    numbers would be recorded, and one that is to have gradients.
     """
 
     def __init__(self, call: Callable[..., Any], capture: Capture, device: str) -> None:
@@ -81,7 +89,13 @@ class Graphed:
 
     def _record(self, kind: Hashable, args: Any, kwargs: Any) -> None:
         try:
-            self._graphs[kind] = Graph(self._call, self._capture, args, kwargs)
+            graph = Graph(self._call, self._capture, args, kwargs)
+            self._compare(graph, args, kwargs)
+            self._graphs[kind] = graph
+        except Differs as exc:
+            self._graphs.clear()
+            self._records, self._said = False, True
+            log.warning("a recording gives other values than the model, which runs without a graph", error=str(exc))
         except Exception as exc:
             self._failed.add(kind)
             if fault_of(exc) is not Fault.MEMORY:  # else a smaller one may have room
@@ -92,6 +106,18 @@ class Graphed:
                 error=f"{type(exc).__name__}: {exc}"[:500],
                 recorded=len(self._graphs),
             )
+
+    def _compare(self, graph: Graph, args: Any, kwargs: Any) -> None:
+        """Replay the call that was recorded, and one with other numbers. Raises Differs."""
+        for given in ((args, kwargs), map_tensors(halved, (args, kwargs))):
+            try:
+                wanted = self._call(*given[0], **given[1])
+            except Exception as exc:
+                if fault_of(exc) is not None:
+                    raise
+                return  # such numbers are none for this module
+            if (words := difference(wanted, graph(*given))) is not None:
+                raise Differs(words)
 
     def _say(self) -> None:
         """Once: somebody wonders why it is slow."""

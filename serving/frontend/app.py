@@ -37,7 +37,7 @@ from serving.frontend.bodies import Bodies, Held, Tidy, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
 from serving.frontend.direct import Direct
-from serving.frontend.headers import read_headers
+from serving.frontend.headers import read_encoding, read_headers
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.local.runtime import LocalRuntime
@@ -209,6 +209,7 @@ class App:
             content_type, accept, sagemaker = read_headers(scope["headers"])
             ask.request_id = sagemaker.get("inference-id", "")[:64] or self._new_id()
             check_all(content_type, accept, sagemaker)
+            packed = read_encoding(scope["headers"])
             continues = sagemaker.get("session-id", NEW_SESSION) != NEW_SESSION
             load = self._many and named is None and not draining and not continues
             path = INVOCATIONS if named is not None else scope["path"]
@@ -222,7 +223,17 @@ class App:
             if draining:
                 raise Draining("the server is stopping")
             headers = MappingProxyType(sagemaker)
-            ask.request = Request(body, content_type, accept, ask.request_id, deadline, model, headers, path=path)
+            ask.request = Request(
+                body,
+                content_type,
+                accept,
+                ask.request_id,
+                deadline,
+                model,
+                headers,
+                path=path,
+                content_encoding=packed,
+            )
             return await watch(self._invocations.invoke(ask.request, load), receive)
 
         try:

@@ -24,6 +24,8 @@ class ChatHandler(Handler):
     forgotten first, what ``system`` says never. A turn that fails or is broken off was not said.
     """
 
+    records = "one"
+
     def load(
         self,
         model_dir: Path,

@@ -12,20 +12,24 @@ from serving.accept import negotiate as negotiate  # handlers/* offer types of t
 from serving.codecs.arrays import decode_npy as decode_npy
 from serving.codecs.arrays import decode_npz as decode_npz
 from serving.codecs.arrays import decode_raw as decode_raw
+from serving.codecs.arrays import to_npy as to_npy
 from serving.codecs.jsons import WRAPPERS as WRAPPERS
 from serving.codecs.jsons import decode_json, decode_lines
 from serving.codecs.jsons import lines_of as lines_of
 from serving.codecs.jsons import parse_json as parse_json
+from serving.codecs.jsons import to_array as to_array
 from serving.codecs.pictures import decode_image as decode_image
 from serving.codecs.pictures import turned as turned
 from serving.codecs.plain import to_plain as to_plain
 from serving.codecs.tables import decode_csv as decode_csv
+from serving.codecs.tables import decode_record as decode_record
 from serving.codecs.tables import header_of as header_of
 from serving.codecs.tables import split_rows as split_rows
 from serving.codecs.tables import to_csv as to_csv
 from serving.codecs.tables import to_float as to_float
 from serving.codecs.texts import charset_of as charset_of
 from serving.codecs.texts import decode_text as decode_text
+from serving.codecs.texts import utf8 as utf8
 from serving.codecs.writing import BYTES as BYTES
 from serving.codecs.writing import encode as encode
 from serving.codecs.writing import own_charset as own_charset

@@ -55,6 +55,20 @@ def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
         raise BadRequest(f"line {start + 1} of the body is no CSV: {exc}") from exc
 
 
+def decode_record(body: Body, content_type: str) -> np.ndarray:
+    """One row of numbers, below its header where the type says so, to float32 [columns]. Raises BadRequest."""
+    rows = list(split_rows(decode_text(body, content_type)))
+    [(_, _, row)] = rows[1:] if header_of(content_type) == "present" else rows
+    return row_of(row)
+
+
+def row_of(row: list[str]) -> np.ndarray:
+    import numpy as np
+
+    numbers = [number_of(field, "", column) for column, field in enumerate(row, 1)]
+    return float32(np.array(numbers, dtype=np.float64))  # type: ignore[no-any-return]
+
+
 def decode_csv(body: Body, content_type: str = "text/csv") -> np.ndarray:
     """Numbers in rows to float32 [rows, columns]; an empty field is NaN; ``header=present`` skips the first row."""
     cost = csv_cost(body)
@@ -72,7 +86,7 @@ def to_numbers(text: str, header: str) -> np.ndarray:
         next(rows, None)
     numbers: list[list[float]] = []
     for line, _, row in rows:
-        numbers.append([number_of(field, line, column) for column, field in enumerate(row, 1)])
+        numbers.append([number_of(field, f"line {line}, ", column) for column, field in enumerate(row, 1)])
         if len(row) != len(numbers[0]):
             raise BadRequest(
                 f"the rows of the CSV body differ in length: line {line} has {len(row)} columns, "
@@ -81,14 +95,14 @@ def to_numbers(text: str, header: str) -> np.ndarray:
     return float32(np.array(numbers, dtype=np.float64)).reshape(len(numbers), -1 if numbers else 0)  # type: ignore[no-any-return]
 
 
-def number_of(field: str, line: int, column: int) -> float:
+def number_of(field: str, where: str, column: int) -> float:
     """Raises BadRequest."""
     if not field.strip():
         return math.nan
     try:
         return to_float(field)
     except ValueError as exc:
-        raise BadRequest(f"line {line}, column {column} of the CSV body is no number: {field[:40]!r}") from exc
+        raise BadRequest(f"{where}column {column} of the CSV body is no number: {field[:40]!r}") from exc
 
 
 def to_float(field: str) -> float:

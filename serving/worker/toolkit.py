@@ -29,7 +29,7 @@ from serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
-from serving.handler import BatchPolicy, Handler
+from serving.handler import ONE, ROWS, BatchPolicy, Handler
 from serving.names import is_hidden
 from serving.request import Body, Request, Response, StreamingResponse, media_type
 from serving.weights import is_torchscript, load_torchscript
@@ -106,6 +106,8 @@ class ToolkitHandler(Handler):
         self._model_dir = str(model_dir)
         self._metrics = Metrics("model")
         self._functions = find_functions(import_script(Path(script)))
+        # What is read here may have many rows; what a script reads of them only the script knows.
+        self.records = ONE if {"transform_fn", "input_fn"} & self._functions.keys() else ROWS
         if "batch_predict_fn" in self._functions and not sized:
             self.policy = replace(self.policy, max_size=BATCH)
         self._context = self._context_of("model")

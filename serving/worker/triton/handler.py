@@ -34,6 +34,7 @@ RESERVE = 0.5  # seconds at most that a model keeps for itself after such a call
 
 
 class TritonHandler(Handler):
+    records = "one"
     policy = BatchPolicy(max_size=1)
     open_inference = True
 

@@ -60,10 +60,12 @@ class Locate(msgspec.Struct, frozen=True, tag="locate"):
 
 
 class Paths(msgspec.Struct, frozen=True, array_like=True):
-    """Which paths a model's handler takes beside ``/invocations``: POST requests there, and WebSockets."""
+    """Which paths a model's handler takes beside ``/invocations``: POST requests there, and WebSockets. ``single``: it
+    takes one record of a body at ``/invocations``."""
 
     post: tuple[str, ...] = ()
     websocket: tuple[str, ...] = ()
+    single: bool = False
 
 
 class Placement(msgspec.Struct, frozen=True, tag="placement"):

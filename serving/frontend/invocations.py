@@ -216,6 +216,7 @@ class Invocations:
             dict(request.sagemaker),
             accepted,
             request.path if request.path != INVOCATIONS else "",
+            request.content_encoding,
         )
         call = connection.call(head, request.body)
         try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from inspect import isasyncgen, isgenerator
 from typing import Any, cast
 
-from serving import log
+from serving import codecs, log
 from serving.accept import concrete
 from serving.conversation import Close, Message
 from serving.deadline import Clock
@@ -91,11 +91,16 @@ class Stream:
     def pieces(self) -> Iterator[Piece]:
         return cast("Iterator[Piece]", self.response.pieces)
 
+    @property
+    def charset(self) -> str:
+        """Raises HandlerError for one that is not known."""
+        return codecs.own_charset(self.response.content_type or "")
+
     def take(self, piece: Piece) -> Begin | More:
         """What to send for a piece. Raises HandlerError for one that is neither text nor bytes."""
         if not isinstance(piece, str | bytes | bytearray | memoryview):
             raise HandlerError(f"the pieces of an answer are text or bytes, not {type(piece).__name__}")
-        body = piece.encode("utf-8", "replace") if isinstance(piece, str) else bytes(piece)
+        body = piece.encode(self.charset, "replace") if isinstance(piece, str) else bytes(piece)
         if self.begun:
             self.flow.sent += cost(body)
             return More(body)

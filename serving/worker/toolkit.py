@@ -29,8 +29,8 @@ from serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
-from serving.handler import BatchPolicy, Handler
-from serving.request import Request, Response, StreamingResponse
+from serving.handler import ONE, ROWS, BatchPolicy, Handler
+from serving.request import Body, Request, Response, StreamingResponse, media_type
 from serving.worker import surroundings
 from serving.worker.context import CONTENT_TYPE, CUSTOM_ATTRIBUTES, Context, RequestProcessor, gpu_of, headers_of
 from serving.worker.signatures import Function, adapted
@@ -48,7 +48,8 @@ ARGUMENTS = {
     "output_fn": 2,
     "transform_fn": 4,
 }
-TEXT_TYPES = ("application/json", "text/csv")
+TEXT_TYPES = (codecs.JSON, codecs.CSV)
+ARRAYS = (codecs.NPY, codecs.NPZ)
 
 
 @dataclass(slots=True)
@@ -105,6 +106,8 @@ class ToolkitHandler(Handler):
         self._model_dir = str(model_dir)
         self._metrics = Metrics("model")
         self._functions = find_functions(import_script(Path(script)))
+        # What is read here may have many rows; what a script reads of them only the script knows.
+        self.records = ONE if {"transform_fn", "input_fn"} & self._functions.keys() else ROWS
         if "batch_predict_fn" in self._functions and not sized:
             self.policy = replace(self.policy, max_size=BATCH)
         self._context = self._context_of("model")
@@ -127,13 +130,13 @@ class ToolkitHandler(Handler):
         accept = wanted(request.accept, self._default_accept)
         call = Call(None, context, request, context.request_processor[0], accept)
         text = request.media_type in TEXT_TYPES
-        data = codecs.decode_text(request.body) if text else bytearray(request.body)
+        data = codecs.decode_text(request.body, request.content_type) if text else bytearray(request.body)
         if "transform_fn" in self._functions:
             call.data = data
         elif "input_fn" in self._functions:
             call.data = self._guarded("input_fn", [data, told_type(request)], context)
         else:
-            call.data = self._defaults.input(request)
+            call.data = self._defaults.input(request, data)
         return call
 
     def bucket(self, sample: Call) -> Any:
@@ -171,9 +174,10 @@ class ToolkitHandler(Handler):
         if "transform_fn" not in self._functions and "output_fn" in self._functions:
             prediction = self._guarded("output_fn", [prediction, call.accept], call.context)
         elif "transform_fn" not in self._functions and not is_pieces(prediction):
+            if (kind := call.content_type) is not None and media_type(kind) != media_type(call.accept):
+                return response_of(prediction, call)
             found = self._defaults.output(prediction, call.accept)
-            kind = call.content_type or found.content_type
-            return Response(found.body, kind, call.status, call.attributes)
+            return Response(found.body, kind or found.content_type, call.status, call.attributes)
         return response_of(prediction, call)
 
     def _context_of(self, name: str, *requests: tuple[Request, RequestProcessor]) -> Context:
@@ -293,7 +297,7 @@ def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingRes
     def head() -> StreamingResponse:
         return StreamingResponse((), content_type or call.content_type, call.status, call.attributes)
 
-    return StreamingResponse(pieces, late=head)
+    return StreamingResponse(pieces, content_type, late=head)
 
 
 def response_of(result: Any, call: Call) -> Response | StreamingResponse:
@@ -305,9 +309,27 @@ def response_of(result: Any, call: Call) -> Response | StreamingResponse:
     body, content_type = result[:2] if isinstance(result, tuple) and len(result) > 1 else (result, None)
     if is_pieces(body):
         return pieces_of(body, content_type, call)
-    kind = content_type or call.content_type or call.accept
+    kind = content_type or call.content_type
+    if kind is None:
+        kind, body = call.accept, as_accepted(body, call.accept)
+    return Response(bytes_of(body, kind), kind, call.status, call.attributes)
+
+
+def as_accepted(body: Any, accept: str) -> Any:
+    """What a script gave without a type. Raises NotAcceptable for text where arrays are wanted."""
+    if isinstance(body, str) and media_type(accept) in ARRAYS:
+        raise NotAcceptable(f"the script answers with text, which is no {accept[:100]}")
+    return body if isinstance(body, (str, *codecs.BYTES)) else codecs.encode(body, accept).body
+
+
+def bytes_of(body: Any, kind: str) -> Body:
+    """What a script gave with a type, as just that type. Raises HandlerError where it is none."""
     if isinstance(body, str):
-        body = body.encode()
-    if not isinstance(body, bytes | bytearray | memoryview):
-        body = codecs.encode(body, call.accept).body
-    return Response(body, kind, call.status, call.attributes)
+        if media_type(kind) in ARRAYS:
+            raise HandlerError(f"the script says that its answer is {kind[:100]}, and gives text")
+        return codecs.to_bytes(body, codecs.own_charset(kind))
+    if not isinstance(body, codecs.BYTES):
+        return codecs.write(body, kind).body
+    if codecs.type_of(body, kind) != kind:
+        raise HandlerError(f"the script says that its answer is {kind[:100]}, and gives other bytes")
+    return body

@@ -25,6 +25,7 @@ class DjlHandler(Handler):
     """A batch is one call of the script, whose answer has a part for each request. An Output with a code of an error
     is that answer, not a failure."""
 
+    records = "one"
     policy = BatchPolicy(max_size=1)
 
     def load(

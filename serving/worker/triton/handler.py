@@ -40,6 +40,7 @@ def write_log(level: int, message: str) -> None:
 
 
 class TritonHandler(Handler):
+    records = "one"
     policy = BatchPolicy(max_size=1)
     open_inference = True
 

@@ -13,6 +13,7 @@ import torch
 from handlers.expected import note_rows
 from serving import Handler, load_weights
 from serving.errors import ModelError
+from serving.names import is_hidden
 from serving.packages import is_package, load_package
 from serving.statedict import is_mappable, report
 from serving.weights import is_torchscript, load_exported, load_torchscript
@@ -63,7 +64,7 @@ def load_file(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | N
 
 def choose_file(model_dir: Path, name: str | None, suffixes: Sequence[str] = SUFFIXES) -> Path:
     """The named file, else ``model.*``, else the only candidate. Raises ModelError."""
-    files = [path for path in model_dir.iterdir() if not path.name.startswith(".")]  # those macOS writes beside each
+    files = [path for path in model_dir.iterdir() if not is_hidden(path.name)]
     found = sorted(path for path in files if path.suffix in suffixes)
     if name is not None:
         found = [path for path in found if path.name == name]

@@ -31,6 +31,7 @@ class GenerationHandler(Handler):
     beside a module that takes ids [1, n] and gives logits [1, n, vocabulary].
     """
 
+    records = "one"
     post_paths = (CHAT,)
 
     @overridable
@@ -54,8 +55,7 @@ class GenerationHandler(Handler):
         self.kind = dtype_of(dtype, "float32", "bfloat16", "float16")
         self.tokenizer = self.load_tokenizer(model_dir / checkpoint)
         self.model = self.load_model(model_dir / checkpoint).to(device)
-        config = getattr(self.model, "config", None)
-        limit = getattr(config, "max_position_embeddings", None) or 1 << 20
+        limit = getattr(getattr(self.model, "config", None), "max_position_embeddings", None) or 1 << 20
         self.context = limit if context is None else whole("context", context, 2, limit)
         self.max_running = whole("max_running", max_running, 1, 1 << 16)
         usual = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}

@@ -13,7 +13,7 @@ from torch import Tensor
 from handlers.built import BuiltHandler
 from handlers.expected import expected_of
 from handlers.options import overridable
-from serving import BadRequest, BatchPolicy, Request
+from serving import BadRequest, BatchPolicy, Request, codecs
 from serving.transfer import to_device
 
 
@@ -35,6 +35,7 @@ class ModuleHandler(BuiltHandler):
     """
 
     policy = BatchPolicy(max_size=32)
+    records = "rows"
 
     @overridable
     def load(self, model_dir: Path, device: str, file: str | None = None, allow_pickle: bool = False) -> None:
@@ -55,7 +56,7 @@ class ModuleHandler(BuiltHandler):
     def decode(self, request: Request) -> Rows:
         value = super().decode(request)
         if not hasattr(value, "shape"):
-            raise BadRequest("the body holds no rectangular array of numbers")
+            raise BadRequest(f"the body holds no rectangular array of numbers{odd_record(value)}")
         tensor = torch.tensor(value)
         if tensor.dtype == torch.float64:
             tensor = tensor.float()
@@ -85,3 +86,12 @@ class ModuleHandler(BuiltHandler):
             return list(zip(*(self.split(value, n) for value in outputs), strict=True))
         pieces = outputs.split(self.rows)
         return [piece[0] if single else piece for piece, single in zip(pieces, self.singles, strict=True)]
+
+
+def odd_record(value: Any) -> str:
+    """Where it is a list, which of it differs from the first, counted from 1."""
+    if not isinstance(value, list) or not value:
+        return ""
+    shapes = [getattr(codecs.to_array(one), "shape", None) for one in value]
+    odd = next((number for number, shape in enumerate(shapes, 1) if shape is None or shape != shapes[0]), None)
+    return "" if odd is None else f": record {odd} is none, or of another shape than the first"

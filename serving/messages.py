@@ -60,11 +60,13 @@ class Locate(msgspec.Struct, frozen=True, tag="locate"):
 
 
 class Paths(msgspec.Struct, frozen=True, array_like=True):
-    """Which paths a model's handler takes beside ``/invocations``: POST requests there, and WebSockets. ``headers`` are
-    the names of those that it wants to see of a request, in lower case."""
+    """Which paths a model's handler takes beside ``/invocations``: POST requests there, and WebSockets. ``single``: it
+    takes one record of a body at ``/invocations``. ``headers`` are the names of those that it wants to see of a
+    request, in lower case."""
 
     post: tuple[str, ...] = ()
     websocket: tuple[str, ...] = ()
+    single: bool = False
     headers: tuple[str, ...] = ()
 
 
@@ -146,13 +148,30 @@ class DescribeModels(msgspec.Struct, frozen=True, tag="describe"):
     model: str | None = None
 
 
+class ListModels(msgspec.Struct, frozen=True, tag="list"):
+    """All models of the store, loaded or not, or only ``model``. Answered by Answer, with ``listed``."""
+
+    id: int
+    model: str | None = None
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A model of the store: ``ready`` where the next request would be served, if need be after a load; ``loading``,
+    or ``unavailable`` for the ``reason``."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
 class FindDefault(msgspec.Struct, frozen=True, tag="find-default"):
     """The model for requests that name none. Answered by Answer, with ``name``."""
 
     id: int
 
 
-Ask = LoadModel | UnloadModel | PinModel | DescribeModels | FindDefault
+Ask = LoadModel | UnloadModel | PinModel | DescribeModels | ListModels | FindDefault
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -162,6 +181,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     problem: Problem | None = None
     models: list[ModelInfo] = []
     name: str = ""
+    listed: list[Listed] = []
 
 
 class Overdue(msgspec.Struct, frozen=True, tag="overdue"):
@@ -247,6 +267,7 @@ Message = (
     | UnloadModel
     | PinModel
     | DescribeModels
+    | ListModels
     | FindDefault
     | Answer
     | Overdue

@@ -28,11 +28,12 @@ from serving.model import DEFAULT_MODEL
 from serving.paths import INVOCATIONS
 from serving.request import Body, Request, Response
 from serving.session import Session, SessionAddress
-from serving.worker import origin, requirements
+from serving.worker import environment, origin, requirements
 from serving.worker.batcher import Batcher, Item
 from serving.worker.device import find_device
 from serving.worker.engine import Engine, Outcome
 from serving.worker.loader import create_handler, inference_mode, load, paths_of
+from serving.worker.norow import NoRow
 from serving.worker.rules import Rules
 from serving.worker.sessioncalls import SessionCalls
 from serving.worker.speed import hasten
@@ -42,42 +43,6 @@ FIELDS = [name.replace("-", "_") for name in (*HEADERS, "adapter-identifier", "f
 OPEN = b'{"requestType": "NEW_SESSION"}'
 CLOSE = b'{"requestType": "CLOSE"}'
 JSON = "application/json"
-
-
-class _NoRow:
-    """Of the scoreboard's row what a replica writes; nobody reads it here."""
-
-    sessions = 0
-
-    def keep(self, ids: Sequence[int]) -> None:
-        pass
-
-    def start(self, ids: Sequence[int], until: float) -> None:
-        pass
-
-    def renew(self, until: float) -> None:
-        pass
-
-    def reserve(self, threads: int) -> None:
-        pass
-
-    def begin(self, thread: int, id: int, until: float) -> None:
-        pass
-
-    def end(self, thread: int) -> None:
-        pass
-
-    def pause(self) -> None:
-        pass
-
-    def finish(self, completed: int) -> None:
-        pass
-
-    def hold(self, streams: int) -> None:
-        pass
-
-    def count_padding(self, values: int, padded: int) -> None:
-        pass
 
 
 class Pieces:
@@ -189,6 +154,8 @@ class Client:
         client = cls.__new__(cls)
         client._remember(Path(model.path), Path(model.code))
         try:
+            environment.enter(model)
+            os.chdir(model.path)
             requirements.prepare(Path(model.path), Path(model.code), config.install_requirements)
             handler = create_handler(model)
             client._begin(handler, config, model.timeout, model.device)
@@ -208,7 +175,7 @@ class Client:
         self._config = config
         self._rules = Rules.of(config, timeout)
         self._device = find_device(device)
-        self._row = _NoRow()
+        self._row = NoRow()
         self._items: dict[int, Item] = {}
         self._count = 0
         address = SessionAddress("0" * 8, 0, 0)
@@ -220,18 +187,21 @@ class Client:
 
     _place: str | None = None
     _path: tuple[str, ...] = ()
+    _variables: Mapping[str, str] = {}
     _modules: frozenset[str] = frozenset()
     _folders: tuple[Path, ...] = ()
 
     def _remember(self, *folders: Path) -> None:
         self._folders = folders
         self._place, self._path, self._modules = os.getcwd(), tuple(sys.path), frozenset(sys.modules)
+        self._variables = environment.now()
 
     def _restore(self) -> None:
         """Another folder's modules may have the same names."""
         if self._place is None:
             return
         os.chdir(self._place)
+        environment.restore(self._variables)
         sys.path[:] = self._path
         for name in set(sys.modules) - self._modules:
             file = Path(getattr(sys.modules[name], "__file__", None) or "/")

@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager, nullcontext
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -23,11 +23,12 @@ from typing import Any
 
 from serving import log
 from serving.config import Config
-from serving.conventions import AT_HOME, TITLES
+from serving.conventions import TITLES
 from serving.errors import ModelError, ServingError
 from serving.folder import read_model
 from serving.handler import BatchPolicy
 from serving.model import Model
+from serving.modelfile import read_text
 from serving.names import is_hidden
 from serving.request import Request
 from serving.samples import content_type, samples
@@ -37,7 +38,7 @@ from serving.supervisor.unpacking import unpack_now
 from serving.testing import Client
 from serving.weights import is_torchscript
 from serving.worker import device as devices
-from serving.worker import failures, origin, requirements
+from serving.worker import environment, failures, origin, requirements
 from serving.worker.loader import create_handler, paths_of
 from serving.worker.speed import hasten
 
@@ -127,22 +128,10 @@ def try_out(model: Model, install: bool, seconds: float, report: Report) -> None
     importlib.import_module("torch")  # a worker has it before it begins to load
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
+        environment.enter(model)
         requirements.prepare(Path(model.path), Path(model.code), install)
-        began = time.monotonic()
-        handler = create_handler(model)
-        place = chdir(model.path) if model.handler in AT_HOME else nullcontext()
-        with place, Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
-            if (faster := hasten(handler, model, devices.find_device(model.device), lambda: None)) is not None:
-                faster.warm(Path(model.path))
-            report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
-            report.facts.append(f"batches: {told(model.policy(handler.policy))}")
-            paths = paths_of(handler)
-            report.facts += [f"takes: {what}" for what in (handler.takes, *paths.post, *paths.websocket) if what]
-            found = samples(Path(model.path))
-            if not found:
-                report.risks.append(NO_SAMPLES)
-            for sample in found:
-                ask(client, sample, report)
+        with chdir(model.path):
+            load_and_ask(model, report)
     except ModelError as exc:
         report.problems.append(origin.reason(exc))
     except BaseException as exc:
@@ -152,6 +141,23 @@ def try_out(model: Model, install: bool, seconds: float, report: Report) -> None
         report.problems.append(f"it does not load: {origin.told(exc)}")
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def load_and_ask(model: Model, report: Report) -> None:
+    began = time.monotonic()
+    handler = create_handler(model)
+    with Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
+        if (faster := hasten(handler, model, devices.find_device(model.device), lambda: None)) is not None:
+            faster.warm(Path(model.path))
+        report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
+        report.facts.append(f"batches: {told(model.policy(handler.policy))}")
+        paths = paths_of(handler)
+        report.facts += [f"takes: {what}" for what in (handler.takes, *paths.post, *paths.websocket) if what]
+        found = samples(Path(model.path))
+        if not found:
+            report.risks.append(NO_SAMPLES)
+        for sample in found:
+            ask(client, sample, report)
 
 
 def told(policy: BatchPolicy) -> str:
@@ -207,7 +213,11 @@ def watched_loads() -> Iterator[dict[Path, bool]]:
 
 def pickles(root: Path, read: Mapping[Path, bool]) -> list[str]:
     """Files that can run code when they are read, but for those that were ``read`` as weights alone."""
-    found = [path for path in sorted(root.rglob("*")) if path.is_file() and not is_hidden(path.name)]
+    found = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not any(is_hidden(part) for part in path.relative_to(root).parts)
+    ]
     names = [path for path in found if path.suffix in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib")]
     return [f"{path.relative_to(root)} {risk}" for path in names if (risk := risk_of(path, read.get(path.absolute())))]
 
@@ -228,7 +238,7 @@ def missing(file: Path | None) -> list[str]:
     if file is None:
         return []
     absent = []
-    for line in file.read_text().splitlines():
+    for line in read_text(file).splitlines():
         match = REQUIREMENT.match(line.strip())
         if match is not None and not has_package(match[0]):
             absent.append(match[0])

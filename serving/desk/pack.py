@@ -11,10 +11,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from serving.errors import ModelError
+from serving.names import LEFTOVERS
 
 # What no model needs, by name: secrets first of all.
 LEFT_OUT = (
-    *(".env", ".env.*", "*.pyc", "__pycache__", ".venv", "node_modules", ".DS_Store", "__MACOSX"),
+    *(".env", ".env.*", "*.pyc", "__pycache__", ".venv", "node_modules", ".DS_Store", "._*", ".Trashes"),
     *(".git", ".gitignore", ".gitattributes", ".github", ".idea", ".vscode", ".ipynb_checkpoints"),
     *(".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox", ".coverage"),
 )
@@ -72,7 +73,8 @@ def walk(folder: Path, top: Path, left_out: list[str]) -> Iterator[Path]:
 
 def is_left_out(entry: Path, at_the_top: bool) -> bool:
     names = (*LEFT_OUT, *AT_THE_TOP) if at_the_top else LEFT_OUT
-    return any(fnmatchcase(entry.name, name) for name in names) or (entry / VENV).is_file()
+    known = entry.name.lower() in LEFTOVERS or any(fnmatchcase(entry.name, name) for name in names)
+    return known or (entry / VENV).is_file()
 
 
 def add(tar: tarfile.TarFile, folder: Path, name: str) -> None:

@@ -37,7 +37,7 @@ from serving.frontend.bodies import Bodies, Held, Tidy, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
 from serving.frontend.direct import Direct
-from serving.frontend.headers import SentHeaders, id_of, read_headers, request_id_header
+from serving.frontend.headers import SentHeaders, id_of, read_encoding, read_headers, request_id_header
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.local.runtime import LocalRuntime
@@ -88,7 +88,7 @@ class App:
         self._replicas = Replicas(runtime, board)
         self._invocations = Invocations(self._replicas, config.request_timeout, runtime.instance, config.sessions)
         self._answers = Answers(config, board)
-        self._conversations = Conversations(config, board, self._invocations, self._model_of, self._new_id)
+        self._conversations = Conversations(config, board, self._invocations, self._model_of, self._new_id, self.bodies)
         self._open_inference = OpenInference(
             config, board, self._replicas, self._invocations, self._answers, self._new_id, self.bodies
         )
@@ -129,7 +129,9 @@ class App:
                     placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
             except TimeoutError:
                 raise ModelLoading("the model is not known yet") from None
-            return HttpResponse(batch_parameters(placement.capacity, self._max_body), media_type=JSON)
+            return HttpResponse(
+                batch_parameters(placement.capacity, self._max_body, placement.paths.single), media_type=JSON
+            )
 
         return [Route("/execution-parameters", models.guarded(execution_parameters), methods=["GET"])]
 
@@ -202,7 +204,7 @@ class App:
             self._slot.leave()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
-        ask, held = Ask(time.monotonic()), Held(self.bodies)
+        ask, held = Ask(self.direct.clock()), Held(self.bodies)
 
         async def work() -> Response | Streamed:
             content_type, accept, sagemaker = read_headers(scope["headers"])
@@ -210,6 +212,7 @@ class App:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(f"{scope['path']} takes POST")
             check_all(content_type, accept, sagemaker)
+            packed = read_encoding(scope["headers"])
             continues = sagemaker.get("session-id", NEW_SESSION) != NEW_SESSION
             load = self._many and named is None and not draining and not continues
             path = INVOCATIONS if named is not None else scope["path"]
@@ -224,7 +227,16 @@ class App:
                 raise Draining("the server is stopping")
             told, sent = MappingProxyType(sagemaker), SentHeaders(scope["headers"])
             ask.request = Request(
-                body, content_type, accept, ask.request_id, deadline, model, told, path=path, headers=sent
+                body,
+                content_type,
+                accept,
+                ask.request_id,
+                deadline,
+                model,
+                told,
+                path=path,
+                content_encoding=packed,
+                headers=sent,
             )
             return await watch(self._invocations.invoke(ask.request, load), receive)
 
@@ -357,14 +369,16 @@ def is_invoke(path: str) -> bool:
     return path.startswith(MODELS) and path.endswith(INVOKE) and len(path) > len(MODELS + INVOKE)
 
 
-def batch_parameters(capacity: int, max_body: int) -> bytes:
-    """What a batch transform job should do if it does not say: as many requests at a time as the replicas work on.
+def batch_parameters(capacity: int, max_body: int, single: bool) -> bytes:
+    """What a batch transform job should do if it does not say: as many requests at a time as the replicas work on, and
+    one record in each where the model takes a ``single`` one.
 
     The platform wants the product of requests and megabytes to be 100 at most.
     """
     megabytes = min(PAYLOAD, max_body // MEGABYTE) if max_body else PAYLOAD
     transforms = max(1, min(capacity, PAYLOAD_LIMIT // max(1, megabytes)))
-    parameters = {"MaxConcurrentTransforms": transforms, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": megabytes}
+    strategy = "SINGLE_RECORD" if single else "MULTI_RECORD"
+    parameters = {"MaxConcurrentTransforms": transforms, "BatchStrategy": strategy, "MaxPayloadInMB": megabytes}
     return msgspec.json.encode(parameters)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from starlette.types import Message, Send
 
 from serving import log
+from serving.encodings import known_encoding
 from serving.request import PREFIX, Response
 
 CUSTOM_ATTRIBUTES_LIMIT = 1024
@@ -28,6 +29,12 @@ def read_headers(headers: Headers) -> tuple[str, str, dict[str, str]]:
         elif name.startswith(_PREFIX) and value:
             sagemaker[name[len(_PREFIX) :].decode("latin-1")] = value.decode("latin-1")
     return content_type, accept, sagemaker
+
+
+def read_encoding(headers: Headers) -> str:
+    """How the body is packed. Raises UnsupportedMediaType."""
+    said = [value for name, value in headers if name == b"content-encoding"]
+    return known_encoding(b",".join(said).decode("latin-1")) if said else ""
 
 
 class SentHeaders(Mapping[str, str]):

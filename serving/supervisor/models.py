@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -53,6 +55,8 @@ from serving.supervisor.sparerule import SpareRule
 from serving.supervisor.spares import Dismiss, Spare, Spawn
 from serving.supervisor.warmtier import Discard, Parked
 
+LAST_WORDS, LOOKS = 0.05, 20  # seconds between looks whether a worker has said why it ended; how many
+UNTOLD = (Status.STARTING, Status.LOADING, Status.WARMING)
 FORK_SERVER = 256 << 20  # bytes; what it takes until that is measured
 
 
@@ -216,27 +220,27 @@ class Models:
             return (State.LOADING, "") if self._catalog.is_preloading else (State.READY, "")
         return (State.DEGRADED, "the fork server is starting") if could_start else (State.STARTING, "")
 
-    def on_exit(self, worker: Replica | Spare | Parked, gone: Exit) -> None:
+    def on_exit(self, worker: Replica | Spare | Parked, gone: Exit, looks: int = LOOKS) -> None:
+        """A worker's process is gone. One that ended in order is looked at so many times more for its last words."""
         if not isinstance(worker, Replica):
             self._on_waiting_exit(worker, gone)
             return
         replica = worker
+        if gone.code == 0 and replica.status in UNTOLD and not replica.error and looks:
+            # It ends so where it has said why it cannot serve, which may still be on its way here.
+            asyncio.get_running_loop().call_later(LAST_WORDS, self.on_exit, replica, gone, looks - 1)
+            return
         fault, meaning = told_by(gone.code)
         cause = f"{gone}: {meaning}" if meaning else str(gone)
+        for stream, text in self._runtime.last_words(replica.row.index, replica.epoch).items():
+            log.printed(text, model=replica.name, worker=gone.pid, stream=stream)
         stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
         self._board.bury(replica.row)
         # One that has said why it goes, and goes by itself, is no news.
         expected = replica.status is Status.RETIRING or (gone.code == 0 and replica.error is not None)
         level = log.info if expected else log.error
-        level(
-            "a worker ended",
-            model=replica.name,
-            worker=gone.pid,
-            cause=cause,
-            device=replica.device,
-            oom_killed=self._was_oom(gone),
-            stacks=stacks or None,
-        )
+        who: dict[str, Any] = {"model": replica.name, "worker": gone.pid, "cause": cause, "device": replica.device}
+        level("a worker ended", **who, oom_killed=self._was_oom(gone), stacks=stacks or None)
         # A SIGKILL that is not ours is most likely the kernel's, for memory; in some containers it cannot be told.
         short = gone.code == -signal.SIGKILL and gone.pid not in self._killed
         self._killed.discard(gone.pid)

@@ -121,7 +121,7 @@ async def _with_nothing_left(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 def orders(examples: int, steps: int) -> settings:
-    """How a machine of hypothesis looks for orders: the same ones each time, and what fails is shown as it was found."""
+    """How a machine of hypothesis looks for orders: the same ones each time, and what fails is shown as it is found."""
     phases = (Phase.explicit, Phase.generate)
     return settings(max_examples=examples, stateful_step_count=steps, derandomize=True, deadline=None, phases=phases)
 

@@ -342,7 +342,7 @@ def test_after_the_word_to_retire_all_that_comes_goes_back_and_all_that_came_is_
         machine.teardown()
 
 
-@pytest.mark.parametrize("word", ["ok", "broken", "pieces"])
+@pytest.mark.parametrize("word", ["ok", "broken", "pieces", "session"])
 @pytest.mark.parametrize("way", ["cancel", "leave"])
 def test_one_that_leaves_while_the_model_works_on_it_hears_nothing_and_its_neighbour_all(word: str, way: str) -> None:
     machine = Machine()
@@ -350,13 +350,15 @@ def test_one_that_leaves_while_the_model_works_on_it_hears_nothing_and_its_neigh
     try:
         machine.change_reader(True)
         neighbour = machine.ask(1, "ok", Kind.REQUEST, RequestHead(FAR, "r"))
-        gone = machine.ask(0, word, Kind.REQUEST, RequestHead(FAR, "r"))
+        opens = {"session-id": NEW_SESSION} if word == "session" else {}
+        gone = machine.ask(0, word, Kind.REQUEST, RequestHead(FAR, "r", sagemaker=opens))
         leave = machine.cancel if way == "cancel" else machine.leave
         machine.handler.meanwhile = lambda: leave(1 if way == "cancel" else 0) if not gone.is_called_off else None
         machine.quiet()
         assert gone.is_called_off
         assert gone.frames == []
         assert [frame.kind for frame in neighbour.frames] == [Kind.REPLY]
+        assert machine.replica.row.sessions == 0, "a session of which nobody knows"
     finally:
         machine.teardown()
 

@@ -15,6 +15,7 @@ from handlers.options import one_of
 from handlers.text import Answer, TextHandler, Texts
 from serving import BadRequest, Request, codecs
 from serving.errors import ModelError
+from serving.modelfile import unmarked
 
 OPENAI = "/v1/embeddings"
 MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last", "pooling_mode_mean_tokens": "mean"}
@@ -47,7 +48,7 @@ class EmbeddingsHandler(TextHandler):
     def decode(self, request: Request) -> Texts:
         texts = super().decode(request)
         if request.path == OPENAI:
-            self.check_wish(codecs.parse_json(request.body))
+            self.check_wish(codecs.parse_json(request.body, request.content_type))
         return texts
 
     def check_wish(self, wish: Any) -> None:
@@ -74,7 +75,7 @@ class EmbeddingsHandler(TextHandler):
 
     def encode(self, output: Answer, request: Request) -> Any:
         if request.path == OPENAI:
-            return self.openai(output, codecs.parse_json(request.body))
+            return self.openai(output, codecs.parse_json(request.body, request.content_type))
         return output.rows[0] if output.single else output.rows
 
     def openai(self, output: Answer, wish: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +96,9 @@ def read_pooling(folder: Path) -> str:
     if not path.is_file():
         return "mean"
     chosen = [
-        mode for mode, is_on in json.loads(path.read_text()).items() if mode.startswith("pooling_mode_") and is_on
+        mode
+        for mode, is_on in json.loads(unmarked(path.read_bytes())).items()
+        if mode.startswith("pooling_mode_") and is_on
     ]
     if len(chosen) != 1 or chosen[0] not in MODES:
         raise ModelError(f"{path} asks for {', '.join(chosen) or 'nothing'}; known: {', '.join(MODES)}")

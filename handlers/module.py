@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serving import BadRequest, BatchPolicy, Handler, Request
+from serving import BadRequest, BatchPolicy, Handler, Request, codecs
 from serving.errors import ModelError
+from serving.names import is_hidden
 from serving.packages import is_package, load_package
 from serving.statedict import is_mappable, report
 from serving.transfer import to_device
@@ -43,6 +44,7 @@ class ModuleHandler(Handler):
     """
 
     policy = BatchPolicy(max_size=32)
+    records = "rows"
 
     def load(self, model_dir: Path, device: str, file: str | None = None, allow_pickle: bool = False) -> None:
         """``file`` names one of several; ``allow_pickle`` lets pickled objects and compiled code be loaded, which
@@ -56,7 +58,7 @@ class ModuleHandler(Handler):
     def decode(self, request: Request) -> Rows:
         value = super().decode(request)
         if not hasattr(value, "shape"):
-            raise BadRequest("the body holds no rectangular array of numbers")
+            raise BadRequest(f"the body holds no rectangular array of numbers{odd_record(value)}")
         tensor = torch.tensor(value)
         if tensor.dtype == torch.float64:
             tensor = tensor.float()
@@ -88,6 +90,15 @@ class ModuleHandler(Handler):
         return [piece[0] if single else piece for piece, single in zip(pieces, self.singles, strict=True)]
 
 
+def odd_record(value: Any) -> str:
+    """Where it is a list, which of it differs from the first, counted from 1."""
+    if not isinstance(value, list) or not value:
+        return ""
+    shapes = [getattr(codecs.to_array(one), "shape", None) for one in value]
+    odd = next((number for number, shape in enumerate(shapes, 1) if shape is None or shape != shapes[0]), None)
+    return "" if odd is None else f": record {odd} is none, or of another shape than the first"
+
+
 def load_module(model_dir: Path, device: str, file: str | None, allow_pickle: bool) -> tuple[Any, int | None]:
     """The module of a model folder on ``device``, and its batch size where that is fixed. Raises ModelError."""
     path = choose_file(model_dir, file)
@@ -108,7 +119,7 @@ def load_file(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | N
 
 def choose_file(model_dir: Path, name: str | None) -> Path:
     """The named file, else ``model.*``, else the only candidate. Raises ModelError."""
-    files = [path for path in model_dir.iterdir() if not path.name.startswith(".")]  # those macOS writes beside each
+    files = [path for path in model_dir.iterdir() if not is_hidden(path.name)]
     found = sorted(path for path in files if path.suffix in SUFFIXES)
     if name is not None:
         found = [path for path in found if path.name == name]

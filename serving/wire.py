@@ -67,6 +67,7 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
     sagemaker: dict[str, str] = {}
     accepted: bool = False
     path: str = ""
+    content_encoding: str = ""
 
 
 class ReplyHead(msgspec.Struct, frozen=True, array_like=True):

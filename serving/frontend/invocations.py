@@ -140,6 +140,20 @@ class Invocations:
                 if deaths >= TRIES:
                     raise WorkerDied("the model's process died while it worked on this request, twice") from lost
 
+    async def invoke_each(self, request: Request) -> list[Response]:
+        """The answers of all replicas of a model that is loaded, but for those that are lost meanwhile. Raises the
+        ServingError of one that gives an error, DeadlineExceeded."""
+        calls = [self._call(one, request, False, False) for one in self._replicas.all_of(request.model)]
+        try:
+            async with asyncio.timeout(request.deadline.remaining()):
+                found = await asyncio.gather(*calls, return_exceptions=True)
+        except TimeoutError:
+            raise self.timed_out(request.model) from None
+        for one in found:
+            if isinstance(one, BaseException) and not isinstance(one, ReplicaLost):
+                raise one
+        return [one for one in found if isinstance(one, Response)]
+
     async def takes(self, model: str, path: str, load: bool, deadline: Deadline) -> None:
         """Whether the model's handler takes POST requests to a path of its own. Raises NotFound where not."""
         try:
@@ -202,6 +216,7 @@ class Invocations:
             dict(request.sagemaker),
             accepted,
             request.path if request.path != INVOCATIONS else "",
+            request.content_encoding,
         )
         call = connection.call(head, request.body)
         try:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from serving import BadRequest, Request, codecs
 
+OBJECT = re.compile(rb"\s*\{")  # what is of no type may be a picture, with any word in it
 TOP_K = ("top_k", "topk")
 
 
 def parameters_of(request: Request) -> dict[str, Any]:
     """Raises BadRequest for parameters that are no object."""
-    if request.media_type not in ("", codecs.JSON) or b"parameters" not in bytes(request.body):
+    told = request.media_type == codecs.JSON or (request.media_type == "" and OBJECT.match(request.body))
+    if not told or b"parameters" not in codecs.utf8(request.body, request.content_type):
         return {}
-    value = codecs.parse_json(request.body)
+    value = codecs.parse_json(request.body, request.content_type)
     found = value.get("parameters") if isinstance(value, dict) else None
     if not isinstance(found, dict | None):
         raise BadRequest("parameters is a JSON object")

@@ -57,7 +57,8 @@ def unwrapped(request: Request, what: str) -> Request:
         found = BOUNDARY.search(request.content_type)
         body, told = file_of(bytes(request.body), found[1] or found[2] if found else "", what)
     elif kind == codecs.JSON:
-        body, told = from_text(text_of(codecs.parse_json(request.body), what), what), ""
+        value = codecs.parse_json(request.body, request.content_type)
+        body, told = from_text(text_of(value, what), what), ""
     elif kind in UNTOLD:
         body, told = bytes(request.body[:32]), ""
     else:

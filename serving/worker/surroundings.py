@@ -80,7 +80,8 @@ def tell_old() -> None:
 
 
 def told(exc: BaseException) -> str:
-    """An exception in words; of one that ends a program also what the program said last, as parsers of options do."""
+    """An exception in words, and where user code has raised it; of one that ends a program also what the program said
+    last, as parsers of options do."""
     words = origin.told(exc)
     said = prints.last_error() if prints is not None and isinstance(exc, SystemExit) else ""
     return f"{words}, after {said}" if said else words

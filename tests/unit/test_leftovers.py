@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from handlers.built import choose_file
 from handlers.labels import read_labels
-from handlers.module import choose_file
 from serving.config import Config, load
 from serving.conventions import MODULE, TOOLKIT, TORCHSERVE, TRITON
 from serving.desk.check import missing, pickles

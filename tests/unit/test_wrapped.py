@@ -68,6 +68,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
 GOOD: dict[str, tuple[str, bytes]] = {
     "octet-stream": ("application/octet-stream", PNG),
     "no type": ("", PNG),
+    "no type, with a word": ("", PNG + b"parameters"),
+    "utf-16": ("application/json; charset=utf-16le", json.dumps({"b64": b64(PNG)}).encode("utf-16-le")),
     "curl's own": ("application/x-www-form-urlencoded", picture("JPEG")),
     "gif": ("application/octet-stream", picture("GIF")),
     "bmp": ("application/octet-stream", picture("BMP")),
@@ -123,6 +125,7 @@ def test_a_request_may_want_fewer_of_the_best_and_nothing_that_there_is_not(clie
 
     assert len(client.invoke(body(top_k=2)).json()) == 2
     assert len(client.invoke(body()).json()) == 3
+    assert len(client.invoke(body(top_k=2).decode().encode("utf-16"), "application/json").json()) == 2
     for parameters, said in (({"topp": 1}, "'topp'; known: top_k"), ({"top_k": 0}, "top_k is 0; allowed: 1 to")):
         with pytest.raises(BadRequest, match=said):
             client.invoke(body(**parameters))

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -237,13 +236,10 @@ class Models:
         stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
         self._board.bury(replica.row)
         level = log.info if replica.status is Status.RETIRING else log.error
-        told: dict[str, Any] = {
-            "worker": gone.pid,
-            "cause": cause,
-            "device": replica.device,
-            "oom_killed": self._was_oom(gone),
-        }
-        level("a worker ended", model=replica.name, **told, stacks=stacks or None)
+        at, oom, held = replica.device, self._was_oom(gone), stacks or None
+        level(
+            "a worker ended", model=replica.name, worker=gone.pid, cause=cause, device=at, oom_killed=oom, stacks=held
+        )
         # A SIGKILL that is not ours is most likely the kernel's, for memory; in some containers it cannot be told.
         short = gone.code == -signal.SIGKILL and gone.pid not in self._killed
         self._killed.discard(gone.pid)

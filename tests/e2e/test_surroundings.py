@@ -102,7 +102,15 @@ def test_each_entry_is_a_plain_pythons_or_differs_on_purpose(told: Told) -> None
 
 @pytest.mark.parametrize(
     "word",
-    [*ADDED - {"PYTHONUNBUFFERED"}, *WATCHED, "backslashreplace", "write_through", "INFO", "safe_path", "core files"]
+    [
+        *sorted(ADDED - {"PYTHONUNBUFFERED"}),
+        *WATCHED,
+        "backslashreplace",
+        "write_through",
+        "INFO",
+        "safe_path",
+        "core files",
+    ]
     + ["`io`", "`faulthandler`", "`__main__`"],
 )
 def test_what_differs_stands_in_the_docs(word: str) -> None:

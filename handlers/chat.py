@@ -24,6 +24,8 @@ class ChatHandler(Handler):
     forgotten first, what ``system`` says never. A turn that fails or is broken off was not said.
     """
 
+    records = "one"
+
     def load(
         self,
         model_dir: Path,
@@ -59,8 +61,8 @@ class ChatHandler(Handler):
 
     def read(self, request: Request) -> str:
         if request.media_type != codecs.JSON:
-            return codecs.decode_text(request.body)
-        value = codecs.parse_json(request.body)
+            return codecs.decode_text(request.body, request.content_type)
+        value = codecs.parse_json(request.body, request.content_type)
         text = value.get("text") if isinstance(value, dict) else value
         if not isinstance(text, str):
             raise BadRequest('expected a text or {"text": "…"}')

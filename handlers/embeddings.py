@@ -48,7 +48,7 @@ class EmbeddingsHandler(TextHandler):
     def decode(self, request: Request) -> Texts:
         texts = super().decode(request)
         if request.path == OPENAI:
-            self.check_wish(codecs.parse_json(request.body))
+            self.check_wish(codecs.parse_json(request.body, request.content_type))
         return texts
 
     def check_wish(self, wish: Any) -> None:
@@ -75,7 +75,7 @@ class EmbeddingsHandler(TextHandler):
 
     def encode(self, output: Answer, request: Request) -> Any:
         if request.path == OPENAI:
-            return self.openai(output, codecs.parse_json(request.body))
+            return self.openai(output, codecs.parse_json(request.body, request.content_type))
         return output.rows[0] if output.single else output.rows
 
     def openai(self, output: Answer, wish: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class GenerationHandler(Handler):
     beside a module that takes ids [1, n] and gives logits [1, n, vocabulary].
     """
 
+    records = "one"
     post_paths = (CHAT,)
 
     def load(

@@ -23,7 +23,7 @@ def open_image(request: Request, at_least: int | None = None) -> Any:
     """
     kind = request.media_type
     if kind == codecs.NPY:
-        return from_array(codecs.decode_npy(request.body, {}))
+        return from_array(codecs.decode_npy(request.body))
     if not kind.startswith("image/") and kind not in TYPES:
         raise UnsupportedMediaType(f"content type {kind[:100] or '(none)'} is no image; known: image/*, npy")
     pillow = need("PIL.Image", "images")
@@ -33,7 +33,7 @@ def open_image(request: Request, at_least: int | None = None) -> Any:
             if at_least is not None:
                 image.draft("RGB", (at_least, at_least))
             cost = codecs.take_picture(image, request.body)
-            upright = need("PIL.ImageOps", "images").exif_transpose(image).convert("RGB")
+            upright = codecs.turned(image).convert("RGB")
     except ServingError:
         raise
     except Exception as exc:  # each of Pillow's readers has errors of its own

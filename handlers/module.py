@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serving import BadRequest, BatchPolicy, Handler, Request
+from serving import BadRequest, BatchPolicy, Handler, Request, codecs
 from serving.errors import ModelError
 from serving.names import is_hidden
 from serving.packages import is_package, load_package
@@ -44,6 +44,7 @@ class ModuleHandler(Handler):
     """
 
     policy = BatchPolicy(max_size=32)
+    records = "rows"
 
     def load(self, model_dir: Path, device: str, file: str | None = None, allow_pickle: bool = False) -> None:
         """``file`` names one of several; ``allow_pickle`` lets pickled objects and compiled code be loaded, which
@@ -57,7 +58,7 @@ class ModuleHandler(Handler):
     def decode(self, request: Request) -> Rows:
         value = super().decode(request)
         if not hasattr(value, "shape"):
-            raise BadRequest("the body holds no rectangular array of numbers")
+            raise BadRequest(f"the body holds no rectangular array of numbers{odd_record(value)}")
         tensor = torch.tensor(value)
         if tensor.dtype == torch.float64:
             tensor = tensor.float()
@@ -87,6 +88,15 @@ class ModuleHandler(Handler):
             return list(zip(*(self.split(value, n) for value in outputs), strict=True))
         pieces = outputs.split(self.rows)
         return [piece[0] if single else piece for piece, single in zip(pieces, self.singles, strict=True)]
+
+
+def odd_record(value: Any) -> str:
+    """Where it is a list, which of it differs from the first, counted from 1."""
+    if not isinstance(value, list) or not value:
+        return ""
+    shapes = [getattr(codecs.to_array(one), "shape", None) for one in value]
+    odd = next((number for number, shape in enumerate(shapes, 1) if shape is None or shape != shapes[0]), None)
+    return "" if odd is None else f": record {odd} is none, or of another shape than the first"
 
 
 def load_module(model_dir: Path, device: str, file: str | None, allow_pickle: bool) -> tuple[Any, int | None]:

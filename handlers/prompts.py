@@ -25,8 +25,8 @@ def read_wish(request: Request) -> dict[str, Any]:
     """The fields of a request, those below ``parameters`` among them. Raises BadRequest, also for a field that would be
     ignored."""
     if request.media_type in codecs.TEXT:
-        return {"prompt": codecs.decode_text(request.body)}
-    wish = codecs.parse_json(request.body)
+        return {"prompt": codecs.decode_text(request.body, request.content_type)}
+    wish = codecs.parse_json(request.body, request.content_type)
     if not isinstance(wish, dict) or not isinstance(wish.get("parameters", {}), dict):
         raise BadRequest("the body is a JSON object, and so are its parameters")
     found = {**wish, **wish.get("parameters", {})}

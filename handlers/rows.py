@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,16 +16,16 @@ def read_rows(request: Request, columns: Sequence[str], header: str) -> tuple[li
     ``header`` is ``auto``, ``present`` or ``absent``; rows below a CSV header become objects if the model's ``columns``
     have names. Raises BadRequest and UnsupportedMediaType.
     """
-    kind = request.media_type or codecs.JSON
+    kind, content_type = request.media_type or codecs.JSON, request.content_type
     if kind == codecs.CSV:
-        told = "present" if "header=present" in request.content_type else header
-        return read_csv(codecs.decode_text(request.body), columns, told), False
+        told = codecs.header_of(content_type) or header
+        return read_csv(codecs.decode_text(request.body, content_type), columns, told), False
     if kind in codecs.JSON_LINES:
-        return [codecs.parse_json(line) for line in bytes(request.body).splitlines() if line.strip()], False
+        return list(codecs.lines_of(request.body, content_type)), False
     if kind == codecs.NPY:
-        return bare(codecs.decode_npy(request.body, {}).tolist())
+        return bare(codecs.decode_npy(request.body).tolist())
     if kind == codecs.JSON:
-        return bare(unwrap(codecs.parse_json(request.body)))
+        return bare(unwrap(codecs.parse_json(request.body, content_type)))
     raise UnsupportedMediaType(f"content type {kind[:100]} holds no rows; known: CSV, JSON, JSON Lines, npy")
 
 
@@ -46,13 +44,28 @@ def unwrap(value: Any) -> Any:
 
 
 def read_csv(text: str, columns: Sequence[str], header: str) -> list[Any]:
-    try:
-        rows: list[Any] = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
-    except csv.Error as exc:
-        raise BadRequest(f"the body is no CSV: {exc}") from exc
-    if not rows or header == "absent" or (header == "auto" and any(map(is_number, rows[0]))):
+    """With ``auto`` the first row is a header where it has the names of the model's columns. What else is no record of
+    numbers may be a header or a bad record, so that it is refused: a record that is taken for a header is lost, and all
+    answers after it stand beside the wrong records."""
+    rows: list[Any] = [row for _, _, row in codecs.split_rows(text)]
+    if not rows or header == "absent":
+        return rows
+    if header == "auto" and not is_header(rows[0], columns):
         return rows
     return by_name(rows) if columns else rows[1:]
+
+
+def is_header(row: list[str], columns: Sequence[str]) -> bool:
+    """Raises BadRequest where nobody can tell."""
+    fields, numbers = [field.strip() for field in row], any(map(is_number, row))
+    names = sorted(fields) == sorted(columns) if numbers else any(field in columns for field in fields)
+    if names is not numbers:
+        return names
+    what = "may be a header or a record" if names else "has no number and is not the names of the model's columns"
+    raise BadRequest(
+        f"the first row of the CSV body {what}: say header=present or header=absent, in its content type "
+        "(text/csv; header=present) or in the model's [options]"
+    )
 
 
 def by_name(rows: list[Any]) -> list[Any]:
@@ -68,13 +81,7 @@ def by_name(rows: list[Any]) -> list[Any]:
 def is_number(field: str) -> bool:
     """Whether it stands for a value, not for a name. An empty field does: headers have none."""
     try:
-        float(field or "0")
+        codecs.to_float(field or "0")
     except ValueError:
-        return False
+        return not field.strip()
     return True
-
-
-def to_csv(rows: Sequence[Sequence[Any]]) -> bytes:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue().encode()

@@ -33,7 +33,7 @@ def read_sound(request: Request, rate: int) -> Sound:
     Channels are averaged. Raises BadRequest and UnsupportedMediaType."""
     kind = request.media_type
     if kind == codecs.NPY:
-        samples = codecs.decode_npy(request.body, {})
+        samples = codecs.decode_npy(request.body)
         if samples.ndim != 1 or samples.dtype.kind != "f":
             raise BadRequest(f"an npy sound is floats [samples], not {samples.dtype} {list(samples.shape)}")
         sound = Sound(samples.astype(np.float32), rate)

@@ -14,7 +14,7 @@ from handlers.labels import read_labels
 from handlers.module import ModuleHandler, Rows
 from handlers.options import dtype as dtype_of
 from handlers.options import one_of
-from handlers.rows import Row, read_rows, to_csv
+from handlers.rows import Row, read_rows
 from serving import BadRequest, Request, Response, codecs
 
 
@@ -42,8 +42,9 @@ class TabularHandler(ModuleHandler):
     ) -> None:
         """``columns`` are names, or how many there are; without them only the module checks rows.
 
-        ``missing`` stands for empty fields, which are refused without it. ``header`` says whether the first line of a
-        CSV names columns: ``auto`` takes one without any number for that. ``outputs`` of a classification are
+        ``missing`` stands for empty fields, which are refused without it. ``header`` says whether the first row of a
+        CSV names columns: ``auto`` takes it for that where it has the names of ``columns``, and refuses it where it has
+        no number and other names. ``outputs`` of a classification are
         ``logits`` or ``probabilities``. Raises ModelError.
         """
         super().load(model_dir, device, file, allow_pickle)
@@ -98,7 +99,7 @@ class TabularHandler(ModuleHandler):
                 raise BadRequest(f"{where} is empty")
             return self.missing
         try:
-            return float(value)
+            return codecs.to_float(value) if isinstance(value, str) else float(value)
         except (ValueError, TypeError, OverflowError) as exc:
             raise BadRequest(f"{where} is no number: {str(value)[:40]!r}") from exc
 
@@ -120,5 +121,5 @@ class TabularHandler(ModuleHandler):
         found = self.labels.scored(*(one.reshape(-1) for one in output))
         offered = (codecs.JSON, codecs.CSV, codecs.JSON_LINES[0])
         if codecs.negotiate(request.accept, offered, codecs.JSON) == codecs.CSV:
-            return Response(to_csv([list(one.values()) for one in found]), codecs.CSV)
+            return Response(codecs.to_csv([list(one.values()) for one in found]), codecs.CSV)
         return found if output[0].ndim else found[0]

@@ -85,9 +85,9 @@ class TextHandler(Handler):
     def read(self, request: Request) -> tuple[list[str], bool]:
         """The texts of a body, and whether it came as one bare text. Raises BadRequest."""
         if request.media_type in codecs.TEXT:
-            return [codecs.decode_text(request.body)], True
+            return [codecs.decode_text(request.body, request.content_type)], True
         # Our own reading, since the usual one would make arrays of numbers.
-        value = codecs.parse_json(request.body)
+        value = codecs.parse_json(request.body, request.content_type)
         if isinstance(value, dict):
             value = next((value[key] for key in KEYS if key in value), None)
         texts = [value] if isinstance(value, str) else value

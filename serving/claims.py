@@ -135,11 +135,11 @@ def take(size: int) -> None:
     one.claim.take(size)
 
 
-def settle(holder: Holder, sample: object) -> None:
-    """All is decoded: of a ``sample`` that tells its bytes no more than these are still claimed."""
+def settle(holder: Holder, sample: object, kept: int = 0) -> None:
+    """All is decoded: of a ``sample`` that tells its bytes these stay claimed, and ``kept`` beside, and no more."""
     size = getattr(sample, "nbytes", None)
-    if isinstance(size, int) and size < holder.claim.size:
-        holder.claim.give(holder.claim.size - size)
+    if isinstance(size, int) and size + kept < holder.claim.size:
+        holder.claim.give(holder.claim.size - size - kept)
 
 
 def release(holders: Sequence[Holder]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from serving import log
 from serving.config import Config
 from serving.conventions import KNOWN, choose_handler, with_wishes
 from serving.errors import ModelError, NoModel
@@ -28,11 +29,12 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
     """
     root = find_root(folder).absolute()
     settings = read_settings(root)
+    own = settings.device
     if settings.handler is None and is_archive(root):
         settings = with_wishes(settings, wishes_of(read_manifest(root)), root)
     code = Path(config.code_dir).absolute() if config.code_dir else root / "code"
     choice = choose_handler(root, code, settings, config)
-    device = settings.device or choice.device or config.device
+    device = own or wanted_device(root, settings.device or choice.device, config)
     if gpus and device.startswith("cuda:") and device not in gpus:
         raise ModelError(f"{root}: device is {device}, but this server sees {', '.join(gpus)}")
     wanted = settings.replicas or choice.replicas or config.replicas
@@ -61,6 +63,15 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
         tf32=settings.tf32,
         gpus=settings.gpus,
     )
+
+
+def wanted_device(root: Path, convention: str | None, config: Config) -> str:
+    """What the model's own convention asks for, unless that is a GPU and this server was told to use the CPU."""
+    told = config.sources["device"] != "default" and config.device == "cpu"
+    if told and convention is not None and convention.startswith("cuda"):
+        log.warning("the model asks for a GPU and runs on the CPU, as the setting device says", model_dir=str(root))
+        return "cpu"
+    return convention or config.device
 
 
 def threads_of(env: Mapping[str, str]) -> int | None:

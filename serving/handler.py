@@ -18,6 +18,7 @@ from serving.errors import HandlerError
 from serving.request import Request
 from serving.session import Session
 
+EACH, ROWS, ONE = "each", "rows", "one"  # what a handler takes of the records of a body
 MAX_BATCH = 1024  # the scoreboard has room for the ids of so many running requests
 KNOWN = 1024  # names of dtypes that are remembered
 MAX_THREADS = 64  # and for what so many decode threads work on
@@ -102,6 +103,11 @@ class Handler:
     """Whether ``decode`` wants the bodies ``{"requestType": "NEW_SESSION"}`` and ``{"requestType": "CLOSE"}`` itself;
     otherwise the server answers them."""
 
+    records: str = EACH
+    """What ``decode`` takes of a body of many records, CSV or JSON Lines: ``"each"`` one, as a request of its own
+    (JSON, or a line of CSV below its header), and the server joins the answers; or the whole body, which holds many
+    ``"rows"`` that are answered row for row, or, as a batch transform is told, no more than ``"one"``."""
+
     post_paths: tuple[str, ...] = ()
     """More paths whose POST requests this handler takes, such as ``/v1/chat/completions``; ``request.path`` tells."""
 
@@ -131,6 +137,8 @@ class Handler:
 
     def decode(self, request: Request) -> Any:
         """One request to one sample. By default by content type: arrays for JSON numbers, CSV, npy and images."""
+        if request.record and request.media_type == codecs.CSV:
+            return codecs.decode_record(request.body, request.content_type)
         return codecs.decode(request.body, request.content_type)
 
     def bucket(self, sample: Any) -> Hashable:

@@ -40,8 +40,9 @@ _layouts: dict[bytes, Layout] = {}
 
 
 def read_npy(body: Body) -> np.ndarray:
-    """An array that may be written to. That of a bytearray is on its bytes; of others it is a copy. What comes behind
-    the array is passed over. Raises BadRequest, BodyTooLarge, BodiesFull."""
+    """An array that may be written to, in the machine's byte order. That of a bytearray is on its bytes; of others, and
+    where bytes are swapped, it is a copy. What comes behind the array is passed over. Raises BadRequest, BodyTooLarge,
+    BodiesFull."""
     import numpy as np
 
     head = head_of(body)
@@ -49,13 +50,24 @@ def read_npy(body: Body) -> np.ndarray:
     if layout is None or len(body) < layout.end:
         array = load(body)
         remember(head, array)
-        return array
+        return native(array)
     array = np.ndarray(layout.shape, layout.dtype, body, layout.start, order=layout.order)
+    if not layout.dtype.isnative:
+        return native(array)
     if type(body) is bytearray and array.flags.aligned:
         return array
     if array.nbytes >= GLANCED:
         claims.take(array.nbytes)
     return array.copy(layout.order)
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The same values in the machine's byte order, which is all that torch takes. Raises BodyTooLarge, BodiesFull."""
+    if array.dtype.isnative:
+        return array
+    if array.nbytes >= GLANCED:
+        claims.take(array.nbytes)
+    return array.astype(array.dtype.newbyteorder("="), order="K")
 
 
 def head_of(body: Body) -> bytes:

@@ -48,7 +48,9 @@ class Request(msgspec.Struct, frozen=True):
     ``body`` is bytes-like (``np.frombuffer`` works on it). ``content_type`` and ``accept`` are as the client sent
     them, ``""`` where it sent none. ``sagemaker`` holds the ``X-Amzn-SageMaker-*`` headers, names in lower case and
     without that prefix; the properties below are its typed view. ``session`` is the client's session, if it has one.
-    ``path`` tells apart the paths that a handler takes. Long work may look at ``client.gone`` now and then.
+    ``path`` tells apart the paths that a handler takes. ``content_encoding`` is how the body is packed: "" where a
+    handler sees it. ``record`` is the number, from 1, of what was one of many records in the body that came; 0
+    elsewhere. Long work may look at ``client.gone`` now and then.
     """
 
     body: Body = b""
@@ -60,6 +62,8 @@ class Request(msgspec.Struct, frozen=True):
     sagemaker: Mapping[str, str] = NO_HEADERS
     session: Session | None = None
     path: str = INVOCATIONS
+    content_encoding: str = ""
+    record: int = 0
     client: Client = msgspec.field(default_factory=Client)
 
     @property

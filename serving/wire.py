@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from typing import Annotated
 
 import msgspec
 
@@ -66,15 +67,16 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
     sagemaker: dict[str, str] = {}
     accepted: bool = False
     path: str = ""
+    content_encoding: str = ""
 
 
 class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
     """Head of REPLY. Where ``code`` is set the reply is an error and its body the message, UTF-8.
 
-    ``retry_after``: in how many seconds its client may try again.
+    ``status`` is one that HTTP can say. ``retry_after``: in how many seconds its client may try again.
     """
 
-    status: int
+    status: Annotated[int, msgspec.Meta(ge=200, le=599)]
     content_type: str = ""
     custom_attributes: str | None = None
     code: str | None = None

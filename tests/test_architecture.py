@@ -100,7 +100,8 @@ def test_only_config_reads_the_environment() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
     # cli hands the environment to Config, processes and forkserver to a child, environment sets a model's own table,
-    # weights and packages have switches that torch reads from there alone, gpus looks at one of CUDA's.
+    # weights and packages have switches that torch reads from there alone, gpus looks at one of CUDA's, and
+    # sagemaker_environment tells scripts what they would see in a container.
     assert readers <= {
         "serving/cli.py",
         "serving/config.py",
@@ -110,4 +111,5 @@ def test_only_config_reads_the_environment() -> None:
         "serving/weights.py",
         "serving/worker/forkserver.py",
         "serving/worker/environment.py",
+        "serving/worker/sagemaker_environment.py",
     }

@@ -15,7 +15,6 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from serving import errors, log
-from serving.codecs import JSON_LINES
 from serving.config import Config
 from serving.conversation import Close, Message
 from serving.deadline import EARLY
@@ -24,6 +23,7 @@ from serving.frontend.bodies import Held
 from serving.frontend.headers import Headers, custom_attributes, header_value, session_headers
 from serving.frontend.receiving import ClientGone, watch
 from serving.frontend.stream import Stream, Streamed
+from serving.media import JSON_LINES
 from serving.request import BODILESS, Body, Request, Response, media_type
 from serving.scoreboard import Scoreboard
 

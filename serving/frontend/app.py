@@ -37,7 +37,7 @@ from serving.frontend.bodies import Bodies, Held, Tidy, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
 from serving.frontend.direct import Direct
-from serving.frontend.headers import read_headers
+from serving.frontend.headers import read_encoding, read_headers
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.local.runtime import LocalRuntime
@@ -129,7 +129,9 @@ class App:
                     placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
             except TimeoutError:
                 raise ModelLoading("the model is not known yet") from None
-            return HttpResponse(batch_parameters(placement.capacity, self._max_body), media_type=JSON)
+            return HttpResponse(
+                batch_parameters(placement.capacity, self._max_body, placement.paths.single), media_type=JSON
+            )
 
         return [Route("/execution-parameters", models.guarded(execution_parameters), methods=["GET"])]
 
@@ -201,7 +203,7 @@ class App:
             self._slot.leave()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
-        ask, held = Ask(time.monotonic()), Held(self.bodies)
+        ask, held = Ask(self.direct.clock()), Held(self.bodies)
 
         async def work() -> Response | Streamed:
             if scope["method"] != "POST":
@@ -209,6 +211,7 @@ class App:
             content_type, accept, sagemaker = read_headers(scope["headers"])
             ask.request_id = sagemaker.get("inference-id", "")[:64] or self._new_id()
             check_all(content_type, accept, sagemaker)
+            packed = read_encoding(scope["headers"])
             continues = sagemaker.get("session-id", NEW_SESSION) != NEW_SESSION
             load = self._many and named is None and not draining and not continues
             path = INVOCATIONS if named is not None else scope["path"]
@@ -222,7 +225,17 @@ class App:
             if draining:
                 raise Draining("the server is stopping")
             headers = MappingProxyType(sagemaker)
-            ask.request = Request(body, content_type, accept, ask.request_id, deadline, model, headers, path=path)
+            ask.request = Request(
+                body,
+                content_type,
+                accept,
+                ask.request_id,
+                deadline,
+                model,
+                headers,
+                path=path,
+                content_encoding=packed,
+            )
             return await watch(self._invocations.invoke(ask.request, load), receive)
 
         try:
@@ -353,14 +366,16 @@ def is_invoke(path: str) -> bool:
     return path.startswith(MODELS) and path.endswith(INVOKE) and len(path) > len(MODELS + INVOKE)
 
 
-def batch_parameters(capacity: int, max_body: int) -> bytes:
-    """What a batch transform job should do if it does not say: as many requests at a time as the replicas work on.
+def batch_parameters(capacity: int, max_body: int, single: bool) -> bytes:
+    """What a batch transform job should do if it does not say: as many requests at a time as the replicas work on, and
+    one record in each where the model takes a ``single`` one.
 
     The platform wants the product of requests and megabytes to be 100 at most.
     """
     megabytes = min(PAYLOAD, max_body // MEGABYTE) if max_body else PAYLOAD
     transforms = max(1, min(capacity, PAYLOAD_LIMIT // max(1, megabytes)))
-    parameters = {"MaxConcurrentTransforms": transforms, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": megabytes}
+    strategy = "SINGLE_RECORD" if single else "MULTI_RECORD"
+    parameters = {"MaxConcurrentTransforms": transforms, "BatchStrategy": strategy, "MaxPayloadInMB": megabytes}
     return msgspec.json.encode(parameters)
 
 

@@ -21,7 +21,7 @@ from serving.frontend.bodies import Bodies, Held
 from serving.frontend.connection import reply_head
 from serving.frontend.exchange import Exchange
 from serving.frontend.expiries import Expiries
-from serving.frontend.headers import Headers, header_value, read_headers
+from serving.frontend.headers import Headers, header_value, read_encoding, read_headers
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.plain import Plain
@@ -83,6 +83,8 @@ class Direct:
             named = url[len(MODELS) : -len(INVOKE)]
         content_type, accept, sagemaker = read_headers(headers)
         try:
+            if read_encoding(headers):
+                return None
             if sagemaker or (content_type, accept) not in self._sound:
                 self._check(content_type, accept, sagemaker)
             model = self._model_of(named, sagemaker) if self._many else DEFAULT_MODEL

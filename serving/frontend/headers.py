@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serving import log
+from serving.encodings import known_encoding
 from serving.request import PREFIX, Response
 
 CUSTOM_ATTRIBUTES_LIMIT = 1024
@@ -23,6 +24,12 @@ def read_headers(headers: Headers) -> tuple[str, str, dict[str, str]]:
         elif name.startswith(_PREFIX) and value:
             sagemaker[name[len(_PREFIX) :].decode("latin-1")] = value.decode("latin-1")
     return content_type, accept, sagemaker
+
+
+def read_encoding(headers: Headers) -> str:
+    """How the body is packed. Raises UnsupportedMediaType."""
+    said = [value for name, value in headers if name == b"content-encoding"]
+    return known_encoding(b",".join(said).decode("latin-1")) if said else ""
 
 
 def custom_attributes(response: Response, request_id: str) -> Headers:

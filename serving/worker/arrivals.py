@@ -28,5 +28,6 @@ def item_of(frame: Frame, channel: Channel) -> tuple[Item, bool]:
         model=head.model,
         sagemaker=MappingProxyType(head.sagemaker) if head.sagemaker else NO_HEADERS,
         path=head.path or INVOCATIONS,
+        content_encoding=head.content_encoding,
     )
     return Item(frame.id, request, channel, head.alone), head.accepted

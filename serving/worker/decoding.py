@@ -16,6 +16,7 @@ from serving import claims
 from serving.deadline import Clock
 from serving.handler import Handler
 from serving.worker.batcher import Item
+from serving.worker.inflating import unpacked
 from serving.worker.stamps import Stamps
 
 
@@ -99,10 +100,14 @@ class DecodeThreads:
 def decode(handler: Handler, item: Item, here: claims.Here = claims.engine) -> Decoded:
     """The item's sample and bucket; raises nothing. What the sample takes is claimed for the item, ``here``."""
     here.holder = item
+    kept = 0
     try:
+        if item.request.content_encoding:
+            item.request = unpacked(item.request)
+            kept = len(item.request.body)
         item.sample = handler.decode(item.request)
         if item.claim is not None:
-            claims.settle(item, item.sample)
+            claims.settle(item, item.sample, kept)
     except BaseException as exc:
         return Decoded(item, error=exc)
     finally:

@@ -28,9 +28,10 @@ from serving.worker.decoding import Decoded, DecodeThreads, decode
 from serving.worker.device.border import Device
 from serving.worker.device.faults import fault_of
 from serving.worker.device.host import Host
-from serving.worker.failures import decode_error, describe, end_process, expired, let_go, predict_error
+from serving.worker.failures import decode_error, describe, end_process, expired, forget, let_go, predict_error
 from serving.worker.flights import Flight, Flights, Merged
-from serving.worker.records import Records
+from serving.worker.gathering import Gathering
+from serving.worker.records import Records, has_records
 from serving.worker.rules import DEFAULT, Rules
 from serving.worker.sessionhooks import SessionHooks
 from serving.worker.stamps import Row, Stamps
@@ -77,7 +78,18 @@ class Engine:
         self._computing = Computing(handler, self._device, stamps.count_padding)
         self._pace = batcher.pace
         self._deliver = deliver
-        self._records = None if rules.bad_record is None else Records(rules.bad_record, self._answer_alone)
+        self._gathering = Gathering(
+            handler,
+            self._computing,
+            self._response,
+            self._check_device,
+            self._calls,
+            batcher,
+            self._settle,
+            rules,
+            clock,
+        )
+        self._records = None if rules.bad_record is None else Records(rules.bad_record, self._gathering.answer)
 
     def run(self) -> None:
         """Work until the batcher is closed and empty, and every stream has ended."""
@@ -89,6 +101,8 @@ class Engine:
 
     def _wait(self) -> bool:
         self._batcher.away(len(self.streams) > 0)
+        if self._gathering:
+            return True
         if len(self._flights):
             if not self._batcher.is_full:
                 self._batcher.rest(self._flights.pause())
@@ -101,6 +115,8 @@ class Engine:
     def step(self) -> None:
         """Decode what has arrived, until a batch is full; run the batch that is due and one step of a stream."""
         self._step_batch()
+        if self._gathering:
+            self._gathering.step()
         self.streams.step()
         if self._handler.exclusive_streams and not self.streams.can_step:
             self._batcher.forecast.released(self._clock())
@@ -205,6 +221,8 @@ class Engine:
                 self._settle([(item, outcome)])
                 return
             now = self._clock()
+        if self._gathering.take(item):
+            return
         if self._threads is not None:
             self._batcher.lend()
             self._flights.begin(item)
@@ -216,6 +234,9 @@ class Engine:
         self._admit(decoded)
 
     def _run_alone(self, item: Item) -> None:
+        if self._gathering.take(item):
+            self._gathering.finish()
+            return
         self._calls.one(item, self._clock())
         decoded = decode(self._handler, item)
         if decoded.error is None:
@@ -249,27 +270,15 @@ class Engine:
         if fault_of(exc) is not None:  # many bad requests are no reason to have the device tried as often
             self._check_device(exc)
         error = decode_error(item, exc) if decoded.in_decode else predict_error(item, exc)
+        forget(exc)
         self._settle([self._failed(item, error)])
 
     def _failed(self, item: Item, error: ServingError) -> Outcome:
         """What a request that failed by itself is answered; of many records in it some may be good."""
         claims.release([item])
-        if self._records is None or item.session is not None:
+        if self._records is None or item.session is not None or not has_records(item.request.content_type):
             return item, error
         return item, self._records.salvage(item.request, error)
-
-    def _answer_alone(self, request: Request) -> Response:
-        """Raises a ServingError."""
-        item = Item(0, request)
-        self._calls.again()
-        decoded = decode(self._handler, item)
-        if decoded.error is not None and decoded.in_decode:
-            raise decode_error(item, decoded.error) from decoded.error
-        try:
-            [output] = self._computing.predict([item.sample])
-            return self._response(self._handler.encode(output, request), request)
-        except BaseException as exc:
-            raise predict_error(item, exc) from exc
 
     def _response(self, value: Any, request: Request) -> Response:
         return sound(codecs.encode(value, request.accept, self._rules.default_accept))
@@ -337,7 +346,9 @@ class Engine:
         if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:
             return self._run(bucket, live, again=True)
         if len(live) == 1:
-            failed = self._failed(live[0], predict_error(live[0], exc, fault))
+            error = predict_error(live[0], exc, fault)
+            forget(exc)
+            failed = self._failed(live[0], error)
             live[0].sample = None
             return [failed]
         log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
@@ -383,4 +394,6 @@ class Engine:
             return item, response
         except BaseException as exc:
             self._check_device(exc)
-            return self._failed(item, predict_error(item, exc))
+            error = predict_error(item, exc)
+            forget(exc)
+            return self._failed(item, error)

@@ -13,7 +13,7 @@ from typing import Any
 
 from serving import log
 from serving.errors import ModelError
-from serving.handler import MAX_THREADS, Handler
+from serving.handler import EACH, MAX_THREADS, ONE, ROWS, Handler
 from serving.messages import Paths
 from serving.model import Model
 from serving.open_inference import PREFIX as OPEN_INFERENCE
@@ -21,6 +21,7 @@ from serving.paths import BIDIRECTIONAL, PATTERN, may_be_taken
 from serving.worker import namesakes, ranks, surroundings
 from serving.worker.device import find_device
 from serving.worker.device.border import Device
+from serving.worker.records import takes
 from serving.worker.speed import Hastened
 
 METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", "warmup", "close")
@@ -107,6 +108,8 @@ def check_methods(handler: Handler, ranked: bool = False) -> None:
         raise ModelError(f"{name}.converse is not async")
     if not 0 <= handler.decode_threads <= MAX_THREADS:
         raise ModelError(f"{name}.decode_threads is {handler.decode_threads}; allowed: 0 to {MAX_THREADS}")
+    if handler.records not in (EACH, ROWS, ONE):
+        raise ModelError(f"{name}.records is {handler.records!r}; allowed: {EACH!r}, {ROWS!r}, {ONE!r}")
     makes_pieces = inspect.isgeneratorfunction(handler.predict) or inspect.isasyncgenfunction(handler.predict)
     if makes_pieces and ranked:
         raise ModelError(f"{name}.predict is a generator, which gpus = N does not run")
@@ -121,4 +124,4 @@ def paths_of(handler: Handler) -> Paths:
             raise ModelError(f"{path!r} of {type(handler).__name__} is the server's own or not {PATTERN.pattern}")
     converses = type(handler).converse is not Handler.converse
     post = (*handler.post_paths, OPEN_INFERENCE) if handler.open_inference else tuple(handler.post_paths)
-    return Paths(post, (BIDIRECTIONAL, *handler.websocket_paths) if converses else ())
+    return Paths(post, (BIDIRECTIONAL, *handler.websocket_paths) if converses else (), takes(handler) == ONE)

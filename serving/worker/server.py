@@ -22,7 +22,7 @@ from serving.messages import WorkerPhase
 from serving.model import Model
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
-from serving.worker import surroundings
+from serving.worker import inflating, surroundings
 from serving.worker.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
@@ -88,6 +88,7 @@ class Worker:
         """Take requests until told to retire, or to park, and answer them."""
         room = memory.share(self._config.decoded_memory, memory.total())
         claims.set_limit(max(1, room // max(1, self._model.replicas)))
+        inflating.set_limit(self._config.max_body)
         batcher = Batcher(
             handler.policy, self._model.queue_size, bell=self._intake.reading, timeout=self._model.timeout
         )

@@ -29,12 +29,10 @@ from serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
-from serving.handler import BatchPolicy, Handler
-from serving.names import is_hidden
-from serving.request import Request, Response, StreamingResponse
-from serving.weights import is_torchscript, load_torchscript
+from serving.handler import ONE, ROWS, BatchPolicy, Handler
+from serving.request import Body, Request, Response, StreamingResponse, media_type
 from serving.worker import surroundings
-from serving.worker.context import CONTENT_TYPE, Context, RequestProcessor, gpu_of, headers_of
+from serving.worker.context import CONTENT_TYPE, CUSTOM_ATTRIBUTES, Context, RequestProcessor, gpu_of, headers_of
 from serving.worker.signatures import Function, adapted
 from serving.worker.torchserve.metrics import Metrics
 from serving.worker.torchserve.outputs import attributes_of
@@ -50,7 +48,8 @@ ARGUMENTS = {
     "output_fn": 2,
     "transform_fn": 4,
 }
-TEXT_TYPES = ("application/json", "text/csv")
+TEXT_TYPES = (codecs.JSON, codecs.CSV)
+ARRAYS = (codecs.NPY, codecs.NPZ)
 
 
 @dataclass(slots=True)
@@ -96,15 +95,19 @@ class ToolkitHandler(Handler):
     ) -> None:
         """``script`` is the path of the user's module; ``sized`` says that somebody has chosen the size of batches.
         Raises ModelError for a script that can never work."""
-        from serving.worker import sagemaker_inference
+        from serving.worker import packages_of_sagemaker
+        from serving.worker.defaults import defaults_of
+        from serving.worker.sagemaker_inference import default_model_fn
 
-        sagemaker_inference.install()
+        packages_of_sagemaker.install(model_dir, Path(script).parent)
         self.device = device
         self._default_accept = default_accept
         self._stacks = stacks
         self._model_dir = str(model_dir)
         self._metrics = Metrics("model")
         self._functions = find_functions(import_script(Path(script)))
+        # What is read here may have many rows; what a script reads of them only the script knows.
+        self.records = ONE if {"transform_fn", "input_fn"} & self._functions.keys() else ROWS
         if "batch_predict_fn" in self._functions and not sized:
             self.policy = replace(self.policy, max_size=BATCH)
         self._context = self._context_of("model")
@@ -115,6 +118,8 @@ class ToolkitHandler(Handler):
             self._model = default_model_fn(model_dir, device)
         if not {"transform_fn", "predict_fn", "batch_predict_fn"} & self._functions.keys():
             self._model = prepared(self._model, device)
+        own = not self._functions.keys().isdisjoint({"predict_fn", "batch_predict_fn"})
+        self._defaults = defaults_of(self._model, device, own)
 
     def warmup(self) -> None:
         self._call("model_warmup_fn", [self._model_dir, self._model], self._context)
@@ -125,18 +130,21 @@ class ToolkitHandler(Handler):
         accept = wanted(request.accept, self._default_accept)
         call = Call(None, context, request, context.request_processor[0], accept)
         text = request.media_type in TEXT_TYPES
-        data = codecs.decode_text(request.body) if text else bytearray(request.body)
+        data = codecs.decode_text(request.body, request.content_type) if text else bytearray(request.body)
         if "transform_fn" in self._functions:
             call.data = data
         elif "input_fn" in self._functions:
             call.data = self._guarded("input_fn", [data, told_type(request)], context)
         else:
-            call.data = default_input_fn(request, self.device)
+            call.data = self._defaults.input(request, data)
         return call
 
     def bucket(self, sample: Call) -> Any:
-        stacks = self._stacks and "batch_predict_fn" not in self._functions
-        return super().bucket(sample.data) if stacks else ()
+        if not self._stacks or "batch_predict_fn" in self._functions:
+            return ()
+        # What the default input_fn leaves as it is has nothing to be stacked by: its own bucket is of no other request.
+        alone = not hasattr(sample.data, "shape") and "input_fn" not in self._functions
+        return object() if alone else super().bucket(sample.data)
 
     def collate(self, samples: Sequence[Call]) -> Sequence[Call]:
         return samples
@@ -166,9 +174,10 @@ class ToolkitHandler(Handler):
         if "transform_fn" not in self._functions and "output_fn" in self._functions:
             prediction = self._guarded("output_fn", [prediction, call.accept], call.context)
         elif "transform_fn" not in self._functions and not is_pieces(prediction):
-            found = default_output(prediction, call.accept)
-            kind = call.content_type or found.content_type
-            return Response(found.body, kind, call.status, call.attributes)
+            if (kind := call.content_type) is not None and media_type(kind) != media_type(call.accept):
+                return response_of(prediction, call)
+            found = self._defaults.output(prediction, call.accept)
+            return Response(found.body, kind or found.content_type, call.status, call.attributes)
         return response_of(prediction, call)
 
     def _context_of(self, name: str, *requests: tuple[Request, RequestProcessor]) -> Context:
@@ -188,12 +197,9 @@ class ToolkitHandler(Handler):
         return self._guarded("transform_fn", arguments, call.context)
 
     def _predict(self, data: Any, context: Context) -> Any:
-        import torch
-
         if "predict_fn" in self._functions:
             return self._guarded("predict_fn", [data, self._model], context)
-        with torch.no_grad():
-            return self._model(data.to(self.device) if hasattr(data, "to") else data)
+        return self._defaults.predict(data, self._model)
 
     def _guarded(self, name: str, arguments: list[Any], context: Context) -> Any:
         """Call a function of the script. What it raises is its own failure, a 500, unless it has a ``status_code``."""
@@ -275,21 +281,10 @@ def prepared(model: Any, device: str) -> Any:
     return model
 
 
-def default_output(prediction: Any, accept: str) -> Response:
-    """As the toolkit writes it, to the blank; and what the toolkit cannot, as the server does."""
-    from serving.worker.sagemaker_inference import DefaultPytorchInferenceHandler, UnsupportedFormatError
-
-    try:
-        body = DefaultPytorchInferenceHandler().default_output_fn(prediction, accept)
-    except (UnsupportedFormatError, TypeError, ValueError):
-        return codecs.encode(prediction, accept)
-    return Response(body.encode() if isinstance(body, str) else body, accept)
-
-
 def is_unsupported(exc: Exception) -> bool:
-    """Whether it is the toolkit's own word for a type that it cannot read or write."""
-    errors = sys.modules.get("sagemaker_inference.errors")
-    return errors is not None and isinstance(exc, errors.UnsupportedFormatError)
+    """Whether it is a toolkit's own word for a type that it cannot read or write."""
+    found = (sys.modules.get(f"{package}errors") for package in ("sagemaker_inference.", "sagemaker_containers._"))
+    return any(isinstance(exc, getattr(one, "UnsupportedFormatError", ())) for one in found)
 
 
 def is_pieces(value: Any) -> bool:
@@ -302,44 +297,39 @@ def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingRes
     def head() -> StreamingResponse:
         return StreamingResponse((), content_type or call.content_type, call.status, call.attributes)
 
-    return StreamingResponse(pieces, late=head)
+    return StreamingResponse(pieces, content_type, late=head)
 
 
 def response_of(result: Any, call: Call) -> Response | StreamingResponse:
-    """What ``output_fn`` or ``transform_fn`` gave: a body, or a body and its type; the body may come in pieces."""
+    """What ``output_fn`` or ``transform_fn`` gave: a body, or a body and its type, or a response of the containers'
+    web server; the body may come in pieces."""
+    if hasattr(result, "get_data") and hasattr(result, "status_code"):
+        attributes = {name.lower(): value for name, value in dict(result.headers).items()}.get(CUSTOM_ATTRIBUTES)
+        return Response(result.get_data(), result.content_type, result.status_code, attributes or call.attributes)
     body, content_type = result[:2] if isinstance(result, tuple) and len(result) > 1 else (result, None)
     if is_pieces(body):
         return pieces_of(body, content_type, call)
-    kind = content_type or call.content_type or call.accept
+    kind = content_type or call.content_type
+    if kind is None:
+        kind, body = call.accept, as_accepted(body, call.accept)
+    return Response(bytes_of(body, kind), kind, call.status, call.attributes)
+
+
+def as_accepted(body: Any, accept: str) -> Any:
+    """What a script gave without a type. Raises NotAcceptable for text where arrays are wanted."""
+    if isinstance(body, str) and media_type(accept) in ARRAYS:
+        raise NotAcceptable(f"the script answers with text, which is no {accept[:100]}")
+    return body if isinstance(body, (str, *codecs.BYTES)) else codecs.encode(body, accept).body
+
+
+def bytes_of(body: Any, kind: str) -> Body:
+    """What a script gave with a type, as just that type. Raises HandlerError where it is none."""
     if isinstance(body, str):
-        body = body.encode()
-    if not isinstance(body, bytes | bytearray | memoryview):
-        body = codecs.encode(body, call.accept).body
-    return Response(body, kind, call.status, call.attributes)
-
-
-def default_input_fn(request: Request, device: str) -> Any:
-    """As the toolkit reads it; and what the toolkit cannot, as the server does."""
-    from serving.worker.sagemaker_inference import DECODERS, to_tensor
-
-    if request.media_type in DECODERS and request.media_type != codecs.NPZ:
-        return to_tensor(bytes(request.body), request.media_type, device)
-    value = codecs.decode(request.body, request.content_type)
-    if not hasattr(value, "dtype"):
-        return value
-    import torch
-
-    return torch.tensor(value).to(device)
-
-
-def default_model_fn(model_dir: Path, device: str) -> Any:
-    """``model.pt``, else the only ``*.pt`` or ``*.pth`` file, as TorchScript. Raises ModelError."""
-    files = [path for path in model_dir.iterdir() if path.is_file() and not is_hidden(path.name)]
-    found = sorted(path for path in files if path.suffix in (".pt", ".pth"))
-    chosen = [path for path in found if path.name == "model.pt"] or found
-    if len(chosen) != 1:
-        names = ", ".join(path.name for path in chosen) or "none"
-        raise ModelError(f"without model_fn {model_dir} must hold model.pt or one *.pt or *.pth file; found {names}")
-    if not is_torchscript(chosen[0]):
-        raise ModelError(f"{chosen[0].name} is no TorchScript file: define model_fn to load it")
-    return load_torchscript(chosen[0], device)
+        if media_type(kind) in ARRAYS:
+            raise HandlerError(f"the script says that its answer is {kind[:100]}, and gives text")
+        return codecs.to_bytes(body, codecs.own_charset(kind))
+    if not isinstance(body, codecs.BYTES):
+        return codecs.write(body, kind).body
+    if codecs.type_of(body, kind) != kind:
+        raise HandlerError(f"the script says that its answer is {kind[:100]}, and gives other bytes")
+    return body

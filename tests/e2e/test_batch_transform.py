@@ -75,7 +75,7 @@ def test_without_a_placeholder_a_bad_record_fails_the_request(tmp_path: Path) ->
     with serving(model_folder(tmp_path, "squares:Squares")) as server:
         status, body = call(server, "POST", "/invocations", b"1\nx\n2\n", **{"Content-Type": "text/csv"})
         assert status == 400
-        assert "line 2" in json.loads(body)["error"]["message"]
+        assert "record 2: column 1" in json.loads(body)["error"]["message"]
 
 
 def test_a_job_has_ten_minutes_for_a_request_unless_the_settings_say_otherwise(tmp_path: Path) -> None:
@@ -84,3 +84,9 @@ def test_a_job_has_ten_minutes_for_a_request_unless_the_settings_say_otherwise(t
     assert load({"SAGEMAKER_BATCH": "true"}).request_timeout == 600.0
     assert load({"SAGEMAKER_BATCH": "True", "SERVING_REQUEST_TIMEOUT": "3600"}).request_timeout == 3600.0
     assert load({"SAGEMAKER_BATCH": "false"}).request_timeout == 60.0
+
+
+def test_a_model_that_takes_one_record_is_sent_one(tmp_path: Path) -> None:
+    with serving(model_folder(tmp_path, "streamer:Streamer"), environment=ENVIRONMENT) as server:
+        status, body = call(server, "GET", "/execution-parameters")
+        assert (status, json.loads(body)["BatchStrategy"]) == (200, "SINGLE_RECORD")

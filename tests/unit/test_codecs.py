@@ -53,7 +53,7 @@ def test_any_body_of_any_type_gives_a_value_or_a_clients_error(content_type: str
         ('{"inputs": [0.5], "parameters": {"k": 1}}', np.float32, (1,)),
         ("3", np.int64, ()),
         ("[true, false]", np.bool_, (2,)),
-        ("[1e300]", np.float32, (1,)),
+        ("[1e38]", np.float32, (1,)),
     ],
 )
 def test_json_numbers_become_arrays(body: str, dtype: Any, shape: tuple[int, ...]) -> None:
@@ -61,9 +61,20 @@ def test_json_numbers_become_arrays(body: str, dtype: Any, shape: tuple[int, ...
     assert (array.dtype, array.shape) == (dtype, shape)
 
 
-@pytest.mark.parametrize("value", ["text", {"a": [1]}, [[1], [2, 3]], ["a", 1], [1, "a"], None, [None], [1, 2**70]])
+@pytest.mark.parametrize(
+    "value", ["text", {"a": [1]}, [[1], [2, 3]], ["a", 1], [1, "a"], None, [None], [1, 2**70], [2**63, -1]]
+)
 def test_other_json_stays_what_it_is(value: Any) -> None:
     assert codecs.decode(json.dumps(value).encode(), "application/vnd.thing+json") == value
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [("[1.5, -1e300]", "application/json"), ("1,-1e300", "text/csv"), ("[-1e300]", "application/jsonlines")],
+)
+def test_a_number_beyond_float32_is_refused_and_named(body: str, kind: str) -> None:
+    with pytest.raises(BadRequest, match="-1e\\+300"):
+        codecs.decode(body.encode(), kind)
 
 
 def test_json_lines_become_one_array_or_a_list() -> None:

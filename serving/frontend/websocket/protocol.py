@@ -88,6 +88,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._end(CloseCode.ABNORMAL_CLOSURE)
         self._timer.cancel()
         self._unread = NOTHING
+        self._framing.forget()
         self._held.release()
         self._flow.stop()
 

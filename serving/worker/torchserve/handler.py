@@ -27,6 +27,7 @@ Answer = tuple[Any, RequestProcessor]
 class TorchServeHandler(Handler):
     """A batch is what the handler says: ``batchSize`` of ``model-config.yaml``, 1 without it."""
 
+    records = "one"
     policy = BatchPolicy(max_size=1)
     exclusive_streams = True  # such handlers keep things of the batch that they work on
 

@@ -1,0 +1,77 @@
+"""Pictures: a body to a Pillow image that stands upright, with pixels of 8 bits that mean what those of the file do."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from serving import claims
+from serving.errors import BadRequest, ServingError, UnsupportedMediaType
+from serving.measuring import take_picture
+from serving.request import Body
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
+SCALED = ("PNG", "PPM", "TIFF", "JPEG2000")  # formats in which the largest value is white
+WIDENED = ("PNG", "PPM")  # those of which Pillow may have 16 bits as 32
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and its value for pictures that are a negative (TIFF 6.0, p. 37)
+BITS = 258  # of a sample
+PLAIN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+
+
+def decode_image(body: Body) -> np.ndarray:
+    """uint8, [height, width] of a picture that is grey of 8 or 16 bits, else [height, width, 3]."""
+    try:
+        from PIL import Image
+    except ImportError as exc:
+        raise UnsupportedMediaType("images need the package pillow, which is not installed") from exc
+    import numpy as np
+
+    try:
+        with Image.open(io.BytesIO(body)) as image:
+            cost = take_picture(image, body)
+            upright = turned(image)
+            array = np.array(upright if upright.mode == "L" else upright.convert("RGB"))
+    except ServingError:
+        raise
+    except Exception as exc:  # each of Pillow's readers has errors of its own
+        raise BadRequest(f"the body is no image that can be read: {type(exc).__name__}") from exc
+    claims.give(cost - array.nbytes)
+    return array
+
+
+def turned(image: Any) -> Any:
+    """A Pillow image as it is to be looked at, of a mode that ``convert("RGB")`` knows the meaning of.
+
+    Of 16 bits the upper 8 are kept, as Pillow does it in colour. Transparency is ignored, as is a colour profile; of
+    many frames or pages it is the first. Raises BadRequest for pixels that do not say what is black and what is white.
+    """
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    mode = upright.mode
+    if (mode in SIXTEEN and image.format in SCALED) or (mode == "I" and image.format in WIDENED):
+        return upper_bits(upright, image)
+    if mode not in PLAIN:
+        raise BadRequest(
+            f"the image ({image.format}) has pixels of Pillow's mode {mode}, of which it is not known "
+            "what is black and what is white: send one of 8 or 16 bits, or its numbers as npy"
+        )
+    return upright
+
+
+def upper_bits(upright: Any, image: Any) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(BITS, (16,))
+    if tuple(bits) not in ((16,), ()):
+        raise BadRequest(f"the image has samples of {bits[0]} bits; send 8 or 16")
+    pixels = np.asarray(upright)
+    if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 0xFFFF:
+        raise BadRequest("the image has pixels beyond 16 bits; send 8 or 16 bits a sample")
+    grey = (pixels >> 8).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)

@@ -1,0 +1,124 @@
+"""CSV to rows and to arrays of numbers, and rows to CSV (RFC 4180)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from serving import claims
+from serving.accept import parameters
+from serving.codecs.jsons import alone, float32
+from serving.codecs.texts import decode_text
+from serving.errors import BadRequest
+from serving.measuring import csv_cost, text_cost
+from serving.request import Body
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HEADERS = ("", "present", "absent")
+
+
+def header_of(content_type: str) -> str:
+    """What the ``header`` parameter of a Content-Type says: ``present``, ``absent`` or "". Raises BadRequest."""
+    said = parameters(content_type).get("header", "").lower() if ";" in content_type else ""
+    if said not in HEADERS:
+        raise BadRequest(f"header is {said[:40]!r} in the content type; allowed: present, absent")
+    return said
+
+
+def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
+    """The rows of a CSV, each with the line that it begins at, counted from 1, and as it is written there.
+
+    Blank lines at the end are none, nor are those before rows of many columns; before a row of one column a blank line
+    is a row whose value is missing. Raises BadRequest.
+    """
+    lines = list(io.StringIO(text, newline=""))
+    reader = csv.reader(lines, strict=True)
+    blank: list[tuple[int, str]] = []
+    start = 0
+    try:
+        for row in reader:
+            written = "".join(lines[start : reader.line_num]).rstrip("\r\n")
+            if row:
+                if len(row) == 1:
+                    yield from ((number, line, [""]) for number, line in blank)
+                blank.clear()
+                yield start + 1, written, row
+            else:
+                blank.append((start + 1, written))
+            start = reader.line_num
+    except csv.Error as exc:
+        raise BadRequest(f"line {start + 1} of the body is no CSV: {exc}") from exc
+
+
+def decode_record(body: Body, content_type: str) -> np.ndarray:
+    """One row of numbers, below its header where the type says so, to float32 [columns]. Raises BadRequest."""
+    rows = list(split_rows(decode_text(body, content_type)))
+    [(_, _, row)] = rows[1:] if header_of(content_type) == "present" else rows
+    return row_of(row)
+
+
+def row_of(row: list[str]) -> np.ndarray:
+    import numpy as np
+
+    numbers = [number_of(field, "", column) for column, field in enumerate(row, 1)]
+    return float32(np.array(numbers, dtype=np.float64))  # type: ignore[no-any-return]
+
+
+def decode_csv(body: Body, content_type: str = "text/csv") -> np.ndarray:
+    """Numbers in rows to float32 [rows, columns]; an empty field is NaN; ``header=present`` skips the first row."""
+    cost = csv_cost(body)
+    claims.take(cost)
+    array: np.ndarray = alone(to_numbers(decode_text(body, content_type), header_of(content_type)), cost)
+    claims.give(text_cost(body))
+    return array
+
+
+def to_numbers(text: str, header: str) -> np.ndarray:
+    import numpy as np
+
+    rows = split_rows(text)
+    if header == "present":
+        next(rows, None)
+    numbers: list[list[float]] = []
+    for line, _, row in rows:
+        numbers.append([number_of(field, f"line {line}, ", column) for column, field in enumerate(row, 1)])
+        if len(row) != len(numbers[0]):
+            raise BadRequest(
+                f"the rows of the CSV body differ in length: line {line} has {len(row)} columns, "
+                f"the first row {len(numbers[0])}"
+            )
+    return float32(np.array(numbers, dtype=np.float64)).reshape(len(numbers), -1 if numbers else 0)  # type: ignore[no-any-return]
+
+
+def number_of(field: str, where: str, column: int) -> float:
+    """Raises BadRequest."""
+    if not field.strip():
+        return math.nan
+    try:
+        return to_float(field)
+    except ValueError as exc:
+        raise BadRequest(f"{where}column {column} of the CSV body is no number: {field[:40]!r}") from exc
+
+
+def to_float(field: str) -> float:
+    """A number as CSV has it. Raises ValueError, also for what only Python takes for one, and for one that is too large
+    to be one of 64 bits."""
+    value = float(field)
+    if "_" in field or not field.isascii() or (math.isinf(value) and "inf" not in field.lower()):
+        raise ValueError(field)
+    return value
+
+
+def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
+    """Fields are quoted where they must be. Raises UnicodeEncodeError."""
+    lines = []
+    for row in rows:
+        buffer = io.StringIO()
+        csv.writer(buffer).writerow(row)  # whose own end of a line is what has both of its characters quoted
+        lines.append(buffer.getvalue().removesuffix("\r\n"))
+    return "".join(f"{line}\n" for line in lines).encode()

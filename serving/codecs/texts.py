@@ -1,0 +1,137 @@
+"""Texts: bytes of any encoding to a str, by the ``charset`` of their Content-Type and by their byte order mark.
+
+Nothing is guessed: where the two contradict each other, or bytes do not fit, the client is told.
+"""
+
+from __future__ import annotations
+
+import codecs
+from encodings import normalize_encoding
+from encodings.aliases import aliases
+from functools import lru_cache
+
+from serving import claims
+from serving.errors import BadRequest, UnsupportedMediaType
+from serving.measuring import GLANCED, text_cost
+from serving.media import is_json
+from serving.request import Body, media_type
+
+UTF_8 = "utf_8"
+# Longest first: UTF-32's begins with that of UTF-16.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf_32_le"),
+    (codecs.BOM_UTF32_BE, "utf_32_be"),
+    (codecs.BOM_UTF8, UTF_8),
+    (codecs.BOM_UTF16_LE, "utf_16_le"),
+    (codecs.BOM_UTF16_BE, "utf_16_be"),
+)
+ZEROS = ((b"\0\0\0x", "utf_32_be"), (b"x\0\0\0", "utf_32_le"), (b"\0x", "utf_16_be"), (b"x\0", "utf_16_le"))
+UNORDERED = {"utf_16": ("utf_16_le", "utf_16_be"), "utf_32": ("utf_32_le", "utf_32_be")}
+KNOWN = frozenset(
+    [UTF_8, *UNORDERED, *(name for pair in UNORDERED.values() for name in pair)]
+    + ["ascii", "latin_1", "koi8_r", "koi8_u", "mac_roman", "tis_620", "cp874"]
+    + [f"iso8859_{number}" for number in range(1, 17) if number != 12]
+    + [f"cp{number}" for number in (437, 850, 852, 855, 858, 860, 861, 862, 863, 865, 866, *range(1250, 1259))]
+    + ["shift_jis", "cp932", "euc_jp", "iso2022_jp", "euc_kr", "cp949", "johab"]
+    + ["gb2312", "gbk", "gb18030", "big5", "big5hkscs", "cp950"]
+)
+EXAMPLES = (
+    "UTF-8, UTF-16, UTF-32, ISO-8859-1 to -16, windows-1250 to -1258, KOI8-R, Shift_JIS, EUC-JP, EUC-KR, GB18030, Big5"
+)
+SAID = {"latin_1": "iso-8859-1", "ascii": "us-ascii"}
+MARK = "\ufeff"
+
+
+def decode_text(body: Body, content_type: str = "") -> str:
+    """The text of a body, without a byte order mark. Without a charset it is UTF-8, or what its mark says.
+
+    Raises UnsupportedMediaType for an unknown charset, BadRequest for bytes that are no such text; BodyTooLarge and
+    BodiesFull before more memory is taken than there is.
+    """
+    claims.take(text_cost(body))
+    charset = charset_of(content_type) if ";" in content_type else None
+    if charset is None and is_json(media_type(content_type)):
+        charset = zeros_of(bytes(body[:4]))
+    return text_of(bytes(body), charset)
+
+
+@lru_cache(256)
+def charset_of(content_type: str) -> str | None:
+    """What Python calls the charset of a Content-Type; None where there is none. Raises UnsupportedMediaType."""
+    pairs = [part.partition("=") for part in content_type.split(";")[1:]]
+    named = {value.strip().strip("\"'").lower() for name, _, value in pairs if name.strip().lower() == "charset"} - {""}
+    if not named:
+        return None
+    found = {name: python_name(name) for name in named}
+    if len(set(found.values())) > 1 or None in found.values():
+        told = ", ".join(sorted(name[:40] for name in named))
+        raise UnsupportedMediaType(f"charset {told[:100]} is not supported; known: {EXAMPLES}")
+    return next(iter(found.values()))
+
+
+def python_name(charset: str) -> str | None:
+    """None for one that is not known here. Python itself would look for a module of any name."""
+    if not charset.isascii():
+        return None
+    name = normalize_encoding(charset)
+    name = aliases.get(name, name)
+    return name if name in KNOWN else None
+
+
+def text_of(data: bytes, charset: str | None) -> str:
+    """Raises BadRequest."""
+    marked = marked_as(data, charset)
+    if charset is None:
+        name = marked or UTF_8
+    elif marked in (None, charset) or marked in UNORDERED.get(charset, ()):
+        name = marked or charset
+    else:
+        raise BadRequest(f"the body begins with the byte order mark of {said(marked)}; its charset is {said(charset)}")
+    if name in UNORDERED:
+        first, second = UNORDERED[name]
+        raise BadRequest(f"{said(name)} without a byte order mark: say {said(first)} or {said(second)}")
+    try:
+        text = data.decode(name)
+    except UnicodeError as exc:
+        at = f" (byte {exc.start})" if isinstance(exc, UnicodeDecodeError) else ""
+        raise BadRequest(f"the body is no {said(name)} text{at}") from exc
+    return text[1:] if text[:1] == MARK else text
+
+
+def said(name: str) -> str:
+    """A charset as clients write it: ``UTF-16LE``, ``ISO-8859-1``, ``windows-1252``."""
+    if name.startswith("cp125"):
+        return f"windows-{name[2:]}"
+    name = SAID.get(name, name).replace("_", "-").replace("iso8859", "iso-8859")
+    return name.replace("-le", "le").replace("-be", "be").upper()
+
+
+def marked_as(data: bytes, charset: str | None) -> str | None:
+    """The encoding whose byte order mark is the first of ``data``; that of ``charset`` where it may be."""
+    found = [name for mark, name in MARKS if data.startswith(mark)]
+    allowed = (charset, *UNORDERED.get(charset or "", ()))
+    return next((name for name in found if name in allowed), found[0] if found else None)
+
+
+def json_text(body: Body, content_type: str = "") -> Body | str:
+    """JSON, or lines of it, in a form that a parser takes: as it is where that is UTF-8, which most of it is."""
+    charset = charset_of(content_type) if ";" in content_type else None
+    start = bytes(body[:4])
+    if charset is None:
+        charset = zeros_of(start)
+    if charset in (None, UTF_8) and marked_as(start, charset) is None:
+        return body
+    claims.take(5 * len(body) if len(body) >= GLANCED else 0)
+    return text_of(bytes(body), charset)
+
+
+def zeros_of(start: bytes) -> str | None:
+    """How JSON is encoded, whose first two characters are ASCII, by the zeros in between (RFC 4627 §3)."""
+    shown = bytes(120 if byte else 0 for byte in start)
+    return next((name for zeros, name in ZEROS if shown.startswith(zeros)), None)
+
+
+def utf8(body: Body, content_type: str) -> bytes:
+    """Lines of JSON or of CSV as UTF-8 without a mark."""
+    text = json_text(body, content_type)
+    return text.encode() if isinstance(text, str) else bytes(text)

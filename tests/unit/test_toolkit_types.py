@@ -1,0 +1,143 @@
+"""Scripts of SageMaker's toolkits read the text that was sent, and what they answer is of the type that they say."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.test_toolkit import Rig
+
+HEAD = "import numpy as np, torch, json\ndef model_fn(model_dir): return 0\n"
+READ = HEAD + "def predict_fn(data, model): return np.array([[1.0, 2.0]])\n"
+NPY, NPZ, CSV, JSON, LINES = (
+    "application/x-npy", "application/x-npz", "text/csv", "application/json", "application/jsonlines",
+)  # fmt: skip
+
+
+def scripts(answer: str) -> list[str]:
+    """Each way to give it."""
+    return [
+        READ + f"def output_fn(prediction, accept): return {answer}\n",
+        HEAD + f"def transform_fn(model, data, kind, accept): return {answer}\n",
+        READ + f"def output_fn(prediction, accept, context): return {answer}\n",
+    ]
+
+
+GOOD = [
+    ("np.array([[1.0, 2.0]])", CSV, b"1.0,2.0\n"),
+    ("torch.tensor([[1.0, 2.0]])", CSV, b"1.0,2.0\n"),
+    ("[[1, 'a']]", CSV, b"1,a\n"),
+    ("np.array([1.0])", JSON, b"[1.0]"),
+    ("{1: {2}}", JSON, b'{"1":[2]}'),
+    ("[1, 2]", "application/vnd.mine+json", b"[1,2]"),
+    ("[1, 2]", LINES, b"1\n2"),
+    ("'caf\\xe9'", "text/plain; charset=iso-8859-1", b"caf\xe9"),
+    ("'caf\\xe9'", "text/plain", "café".encode()),
+    ("'[1]'", JSON, b"[1]"),
+    ("b'what it is'", "image/x-mine", b"what it is"),
+    ("bytearray(b'x')", "a/b", b"x"),
+    ("np.array([1], 'i2')", "application/octet-stream", b"\1\0"),
+    ("['\\xe9']", "application/json; charset=iso-8859-1", b'["\xe9"]'),
+]
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize(("answer", "kind", "body"), GOOD)
+def test_an_answer_is_of_the_type_that_the_script_says(
+    tmp_path: Path, answer: str, kind: str, body: bytes, way: int
+) -> None:
+    found = Rig(tmp_path, scripts(f"({answer}, {kind!r})")[way]).ask(accept="application/json")
+    assert (bytes(found.body), found.content_type, found.status) == (body, kind, 200)
+
+
+@pytest.mark.parametrize("answer", ["np.array([1.0, 2.0])", "torch.tensor([1.0, 2.0], dtype=torch.float64)"])
+def test_an_array_is_npy_where_the_script_says_so(tmp_path: Path, answer: str) -> None:
+    for number, script in enumerate(scripts(f"({answer}, {NPY!r})")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        found = Rig(folder, script).ask()
+        assert found.content_type == NPY
+        assert np.load(io.BytesIO(found.body)).tolist() == [1.0, 2.0]
+
+
+BAD = [
+    ("'[1]'", NPY),
+    ("b'[1]'", NPY),
+    ("b'[1]'", NPZ),
+    ("{'a': 1}", CSV),
+    ("{'a': 1}", NPY),
+    ("np.array([1.0])", "image/png"),
+    ("object()", JSON),
+    ("'caf\\xe9'", "text/plain; charset=us-ascii"),
+    ("'x'", "text/plain; charset=utf-9"),
+    ("[1]", "application/json; charset=rot13"),
+]
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize(("answer", "kind"), BAD)
+def test_what_cannot_be_of_that_type_is_an_error_of_the_script(
+    tmp_path: Path, answer: str, kind: str, way: int
+) -> None:
+    error = Rig(tmp_path, scripts(f"({answer}, {kind!r})")[way]).error()
+    assert error.status == 500
+    assert error.code == "handler_error"
+    assert "the log has more" not in error.message
+
+
+def test_a_type_that_is_set_beside_the_answer_is_that_of_the_answer(tmp_path: Path) -> None:
+    script = HEAD + (
+        "def predict_fn(data, model, context):\n"
+        "    context.set_response_content_type(0, 'text/csv')\n"
+        "    return np.array([[1.0, 2.0]])\n"
+    )
+    found = Rig(tmp_path, script).ask(accept=JSON)
+    assert (found.content_type, bytes(found.body)) == (CSV, b"1.0,2.0\n")
+
+
+def test_text_is_no_array_where_the_client_wants_one(tmp_path: Path) -> None:
+    assert Rig(tmp_path, scripts("'[1]'")[0]).error(accept=NPY).status == 406
+    found = Rig(tmp_path, scripts("np.array([1.0])")[0]).ask(accept=NPY)
+    assert np.load(io.BytesIO(found.body)).tolist() == [1.0]
+
+
+TEXTS = HEAD + (
+    "def input_fn(data, kind): return [data, kind]\n"
+    "def predict_fn(data, model): return data\n"
+    "def output_fn(data, accept): return json.dumps(data)\n"
+)
+
+
+@pytest.mark.parametrize("kind", [JSON, CSV])
+@pytest.mark.parametrize(
+    ("charset", "body"),
+    [
+        ("", b"\xef\xbb\xbf1,\xc3\xa9"),
+        ("", "1,é".encode("utf-16")),
+        ("iso-8859-1", b"1,\xe9"),
+        ("utf-16le", "1,é".encode("utf-16le")),
+        ("windows-1252", b"1,\xe9"),
+    ],
+)
+def test_input_fn_gets_the_text_that_was_sent(tmp_path: Path, kind: str, charset: str, body: bytes) -> None:
+    told = f"{kind}; charset={charset}" if charset else kind
+    assert json.loads(bytes(Rig(tmp_path, TEXTS).ask(body, told).body)) == ["1,é", kind]
+    assert Rig(tmp_path, TEXTS).error(body, f"{kind}; charset=utf-9").status == 415
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (JSON, "[[1, 2]]".encode("utf-16")),
+        (JSON, "[[1, 2]]".encode("utf-16le")),
+        (CSV, b"\xef\xbb\xbf1,2\n"),
+        (f"{CSV}; charset=utf-16", "1,2\n".encode("utf-16")),
+    ],
+)
+def test_so_does_what_reads_for_a_script_without_input_fn(tmp_path: Path, kind: str, body: bytes) -> None:
+    script = HEAD + "def predict_fn(data, model): return data.reshape(-1)\n"
+    assert json.loads(bytes(Rig(tmp_path, script).ask(body, kind).body)) == [1.0, 2.0]

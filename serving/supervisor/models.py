@@ -231,9 +231,7 @@ class Models:
             return
         fault, meaning = told_by(gone.code)
         cause = f"{gone}: {meaning}" if meaning else str(gone)
-        for stream, text in self._runtime.last_words(replica.row.index, replica.epoch).items():
-            log.printed(text, model=replica.name, worker=gone.pid, stream=stream)
-        stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
+        stacks = self._runtime.forget_worker(replica.row.index, replica.epoch, model=replica.name, worker=gone.pid)
         self._board.bury(replica.row)
         level = log.info if replica.status is Status.RETIRING else log.error
         level(

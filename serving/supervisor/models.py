@@ -219,12 +219,11 @@ class Models:
             return (State.LOADING, "") if self._catalog.is_preloading else (State.READY, "")
         return (State.DEGRADED, "the fork server is starting") if could_start else (State.STARTING, "")
 
-    def on_exit(self, worker: Replica | Spare | Parked, gone: Exit, looks: int = LOOKS) -> None:
+    def on_exit(self, replica: Replica | Spare | Parked, gone: Exit, looks: int = LOOKS) -> None:
         """A worker's process is gone. One that ended in order is looked at so many times more for its last words."""
-        if not isinstance(worker, Replica):
-            self._on_waiting_exit(worker, gone)
+        if not isinstance(replica, Replica):
+            self._on_waiting_exit(replica, gone)
             return
-        replica = worker
         if gone.code == 0 and replica.status in UNTOLD and not replica.error and looks:
             # It ends so where it has said why it cannot serve, which may still be on its way here.
             asyncio.get_running_loop().call_later(LAST_WORDS, self.on_exit, replica, gone, looks - 1)
@@ -266,9 +265,8 @@ class Models:
         """Whether the kernel's OOM killer did it: a SIGKILL that is not ours, and its count has risen."""
         if gone.code != -signal.SIGKILL or gone.pid in self._killed:
             return None
-        count, before = cgroup.oom_kills(), self._oom_kills
-        self._oom_kills = count
-        return count > before
+        before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
+        return self._oom_kills > before
 
     # Actions.
 

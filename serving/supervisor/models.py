@@ -228,9 +228,7 @@ class Models:
             asyncio.get_running_loop().call_later(LAST_WORDS, self.on_exit, replica, gone, looks - 1)
             return
         fault, meaning = told_by(gone.code)
-        for stream, text in self._runtime.last_words(replica.row.index, replica.epoch).items():
-            log.printed(text, model=replica.name, worker=gone.pid, stream=stream)
-        stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
+        stacks = self._runtime.forget_worker(replica.row.index, replica.epoch, model=replica.name, worker=gone.pid)
         self._board.bury(replica.row)
         (log.info if replica.status is Status.RETIRING else log.error)(
             "a worker ended",
@@ -264,9 +262,8 @@ class Models:
         """Whether the kernel's OOM killer did it: a SIGKILL that is not ours, and its count has risen."""
         if gone.code != -signal.SIGKILL or gone.pid in self._killed:
             return None
-        count, before = cgroup.oom_kills(), self._oom_kills
-        self._oom_kills = count
-        return count > before
+        before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
+        return self._oom_kills > before
 
     # Actions.
 

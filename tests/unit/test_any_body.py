@@ -47,8 +47,15 @@ def picture(mode: str, format: str) -> bytes:
     return buffer.getvalue()
 
 
-JSON_SEEDS = [b"[1, 2.5]", b'{"instances": [[1, 2], [3, 4]]}', '["é", null, true]'.encode(),
-              b"[1e38, -0.0, 18446744073709551615]", "[1]".encode("utf-16"), '{"a": {"b": "c"}}'.encode("utf-32le"), b"[" * 50 + b"]" * 50]  # fmt: skip
+JSON_SEEDS = [
+    b"[1, 2.5]",
+    b'{"instances": [[1, 2], [3, 4]]}',
+    '["é", null, true]'.encode(),
+    b"[1e38, -0.0, 18446744073709551615]",
+    "[1]".encode("utf-16"),
+    '{"a": {"b": "c"}}'.encode("utf-32le"),
+    b"[" * 50 + b"]" * 50,
+]
 CSV_SEEDS = [
     b"1,2\n3,4\n",
     b'"1","2"\r\n3,\r\n',
@@ -59,8 +66,8 @@ CSV_SEEDS = [
 ]
 ARRAYS = [np.arange(6, dtype=kind).reshape(2, 3) for kind in (">f4", "<i8", "u1", "g", "<c8", ">u2")]
 NPY_SEEDS = [*map(npy, ARRAYS), npy(np.array(["a", "bc"])), npy(np.zeros((0, 3))), npy(np.array([(1, 2.0)], "i4,>f8"))]
-PICTURES = [picture("L", "PNG"), picture("I;16", "PNG"), picture("P", "GIF"), picture("RGB", "JPEG"), picture("F", "TIFF"),
-            picture("CMYK", "TIFF"), picture("1", "BMP"), picture("RGBA", "WEBP"), picture("I;16", "TIFF")]  # fmt: skip
+MODES = [("L", "PNG"), ("I;16", "PNG"), ("P", "GIF"), ("RGB", "JPEG"), ("F", "TIFF"), ("CMYK", "TIFF"), ("1", "BMP")]
+PICTURES = [picture(*one) for one in (*MODES, ("RGBA", "WEBP"), ("I;16", "TIFF"))]
 DTYPES = ["", "; dtype=float32", "; dtype=>i2; shape=-1,2", "; dtype=O", "; dtype=U4", "; dtype=i4,f8",
           "; dtype=x; shape=1,,2",
           "; dtype=float64; shape=-1,-1", "; dtype=u1; shape=99999999999,999999999999"]  # fmt: skip
@@ -178,8 +185,10 @@ def test_a_hundred_thousand_bodies_do(name: str) -> None:
     try_all(name, 100_000, 1)
 
 
-@pytest.mark.parametrize("array", [np.array(["a"]), np.array(["2026-01-02"], "M8[D]"), np.zeros(2, "g"), np.zeros(2, "G"),
-                                   np.array([(1, 2)], "i4,i4"), np.array([b"ab"])])  # fmt: skip
+TEXTS, DATES, RECORDS = np.array(["a"]), np.array(["2026-01-02"], "M8[D]"), np.array([(1, 2)], "i4,i4")
+
+
+@pytest.mark.parametrize("array", [TEXTS, DATES, RECORDS, np.zeros(2, "g"), np.zeros(2, "G"), np.array([b"ab"])])
 def test_an_array_that_no_tensor_can_be_is_the_clients_error(array: Any) -> None:
     with pytest.raises(ServingError) as raised:
         decode(npy(array), "application/x-npy")

@@ -8,6 +8,14 @@ PORT ?=
 TORCH_CPU ?= 2.13.0
 TORCH_INDEX ?=
 TRITON_EXAMPLES ?=
+# A checkout of aws/amazon-sagemaker-examples, for compat.
+SAGEMAKER_EXAMPLES ?=
+# A checkout of triton-inference-server/client, for compat.
+TRITON_CLIENT ?=
+# A checkout of deepjavalibrary/djl-serving, for compat.
+DJL_SERVING ?=
+# A folder with checkouts of aws/sagemaker-scikit-learn-container and aws/sagemaker-xgboost-container, for compat.
+CONTAINERS ?=
 # How many tests run at a time, each with servers of its own.
 JOBS ?= 2
 # How often make flake runs its tests.
@@ -21,6 +29,10 @@ GPU := $(wildcard /dev/nvidia0)$(shell command -v nvidia-smi 2>/dev/null)
 TORCH := $(if $(GPU),torch,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch$(TORCH_CPU:%===%))
 
 TOOLKITS := sagemaker-inference sagemaker-pytorch-inference six retrying psutil scipy
+# What scripts of these containers bring themselves.
+LIBRARIES := xgboost-cpu pandas tzdata pytz
+# What the code of the containers imports; of what starts their servers the tests have stubs.
+PACKAGED := sagemaker-containers==2.8.6.post2 flask werkzeug itsdangerous blinker protobuf==3.20.3 six
 CAPTUM := captum tqdm matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
 
 .PHONY: serve test test-asgi slow flake compat image-test check bench venv clean
@@ -47,10 +59,14 @@ flake: .demo/model/.trained
 
 # The same models under other servers' own packages, kept out of .venv, and under this server; TorchServe needs Java.
 # TRITON_EXAMPLES=folder names the examples of a checkout of triton-inference-server/python_backend, to run those, too.
-compat: .venv/.ready .compat/.ready .compat/toolkits .compat/captum
-	TRITON_EXAMPLES='$(TRITON_EXAMPLES)' $(BIN)/python -m pytest -rs tests/compat/test_torchserve.py \
-		tests/compat/test_archiver.py tests/compat/test_triton_examples.py tests/e2e/test_torchserve_installed.py $(ARGS)
+compat: .venv/.ready .compat/.ready .compat/toolkits .compat/captum $(if $(CONTAINERS),.compat/containers) \
+		$(if $(CONTAINERS)$(SAGEMAKER_EXAMPLES),.compat/libraries)
+	TRITON_EXAMPLES='$(TRITON_EXAMPLES)' TRITON_CLIENT='$(TRITON_CLIENT)' DJL_SERVING='$(DJL_SERVING)' \
+		$(BIN)/python -m pytest -rs tests/compat/test_torchserve.py tests/compat/test_archiver.py \
+		tests/compat/test_triton_examples.py tests/compat/test_triton_clients.py tests/compat/test_djl.py tests/e2e/test_torchserve_installed.py $(ARGS)
 	PYTHONPATH=.compat/toolkits $(BIN)/python -m pytest tests/compat/test_sagemaker_inference.py $(ARGS)
+	CONTAINERS='$(CONTAINERS)' SAGEMAKER_EXAMPLES='$(SAGEMAKER_EXAMPLES)' $(BIN)/python -m pytest -rs \
+		tests/compat/test_containers.py tests/compat/test_sagemaker_examples.py $(ARGS)
 
 # Builds both images and runs them, as root: needs buildah and debootstrap, Debian's packages and a package index.
 image-test: .venv/.ready
@@ -81,6 +97,12 @@ venv: .venv/.ready
 
 .compat/toolkits: | .venv/.ready
 	@$(PIP) install --no-deps --target $@ $(TOOLKITS)
+
+.compat/containers: | .venv/.ready
+	@$(PIP) install --no-deps --target $@ $(PACKAGED)
+
+.compat/libraries: | .venv/.ready
+	@$(PIP) install --no-deps --target $@ $(LIBRARIES)
 
 # For this server's explanations; without its dependencies, of which torch would be another one.
 .compat/captum: | .venv/.ready

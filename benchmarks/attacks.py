@@ -112,9 +112,9 @@ ATTACKS = [
     ),
     Attack(
         "40 messages of 8 MB less a byte",
-        "not counted: two of SERVING_MAX_MESSAGE (16 MiB) each",
+        "half of SERVING_BODY_MEMORY",
         hostile.half_messages,
-        {"HTTP worker": 40 * 2 * 16},
+        {"HTTP worker": HALF + FREED + 40 * CONNECTION},
     ),
     Attack(
         "16 npz of 128 MiB, 0.13 MB packed",

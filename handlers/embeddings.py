@@ -15,6 +15,7 @@ from handlers.options import one_of
 from handlers.text import Answer, TextHandler, Texts
 from serving import BadRequest, Request, codecs
 from serving.errors import ModelError
+from serving.modelfile import unmarked
 
 OPENAI = "/v1/embeddings"
 MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last", "pooling_mode_mean_tokens": "mean"}
@@ -95,7 +96,9 @@ def read_pooling(folder: Path) -> str:
     if not path.is_file():
         return "mean"
     chosen = [
-        mode for mode, is_on in json.loads(path.read_text()).items() if mode.startswith("pooling_mode_") and is_on
+        mode
+        for mode, is_on in json.loads(unmarked(path.read_bytes())).items()
+        if mode.startswith("pooling_mode_") and is_on
     ]
     if len(chosen) != 1 or chosen[0] not in MODES:
         raise ModelError(f"{path} asks for {', '.join(chosen) or 'nothing'}; known: {', '.join(MODES)}")

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from serving.errors import ModelError
+from serving.modelfile import unmarked
 
 FILES = ("index_to_name.json", "labels.txt")
 
@@ -56,7 +57,7 @@ def read_labels(model_dir: Path, file: str | None = None) -> Labels:
 
 def parse(path: Path) -> Labels:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = unmarked(path.read_bytes()).decode()
         if path.suffix != ".json":
             return Labels(dict(enumerate(line.strip() for line in text.strip().splitlines())))
         value = json.loads(text)

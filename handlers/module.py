@@ -14,6 +14,7 @@ from torch import Tensor
 
 from serving import BadRequest, BatchPolicy, Handler, Request, codecs
 from serving.errors import ModelError
+from serving.names import is_hidden
 from serving.packages import is_package, load_package
 from serving.statedict import is_mappable, report
 from serving.transfer import to_device
@@ -118,7 +119,7 @@ def load_file(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | N
 
 def choose_file(model_dir: Path, name: str | None) -> Path:
     """The named file, else ``model.*``, else the only candidate. Raises ModelError."""
-    files = [path for path in model_dir.iterdir() if not path.name.startswith(".")]  # those macOS writes beside each
+    files = [path for path in model_dir.iterdir() if not is_hidden(path.name)]
     found = sorted(path for path in files if path.suffix in SUFFIXES)
     if name is not None:
         found = [path for path in found if path.name == name]

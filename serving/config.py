@@ -31,6 +31,17 @@ SERVICE_VARIABLE = re.compile(
 WITHOUT_EFFECT = re.compile(
     "(TS|MMS)_[A-Z0-9_]+|ENABLE_TORCH_PROFILER|CA_REPOSITORY_ARN|SAGEMAKER_TS_MAX_WORKERS|SAGEMAKER_MODEL_SERVER_VMARGS"
 )
+# What DJL Serving reads under a prefix that is ours as well: keys of its configuration, and switches of its own.
+OF_DJL = re.compile(
+    "SERVING_("
+    "(INFERENCE|MANAGEMENT|CLUSTER)_ADDRESS|LOAD_MODELS|STARTUP_MODELS|MODEL_URL_PATTERN|LOAD_ON_DEVICES|PLUGIN_FOLDER"
+    "|(CPU_|GPU_)?(MIN|MAX)_WORKERS|DEFAULT_WORKERS_PER_MODEL|NUMBER_OF_NETTY_THREADS|NETTY_CLIENT_THREADS"
+    "|JOB_QUEUE_SIZE|MAX_IDLE_TIME|MAX_BATCH_DELAY|MAX_REQUEST_SIZE|CHUNKED_READ_TIMEOUT|USE_NATIVE_IO|IO_RATIO"
+    "|CORS_ALLOWED_(ORIGIN|METHODS|HEADERS)|KEYSTORE(_PASS|_TYPE)?|CERTIFICATE_FILE|PRIVATE_KEY_FILE"
+    "|(RESERVED|REQUIRED)_MEMORY_MB|ERROR_RATE_[A-Z_]+|FAIL_FAST|RETRY_THRESHOLD|OPTS|FEATURES|PROMETHEUS"
+    "|DOWNLOAD_DIR|(CACHE|DDB|S3)_[A-Z0-9_]+|ROLLING_BATCH_BUFFER|LIB_JARS|LOG_[A-Z]+_METRICS?"
+    ")"
+)
 SERVICE_ADDRESS = re.compile("(tcp|udp|sctp)://.*")
 
 
@@ -226,7 +237,8 @@ def quoted(name: str, text: str) -> str:
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     known = [setting.variable for setting in SETTINGS]
-    names = sorted(name for name in environ if name.startswith("SERVING_") and name not in known)
+    ours = {name for name in environ if name.startswith("SERVING_") and not OF_DJL.fullmatch(name)}
+    names = sorted(ours.difference(known))
     return [f"{quoted(name, environ[name])} is no setting: {hint(name, known)}" for name in names]
 
 
@@ -261,7 +273,7 @@ def service_warning(names: Sequence[str]) -> list[str]:
 
 
 def effectless(environ: Mapping[str, str]) -> list[str]:
-    names = sorted(name for name in environ if WITHOUT_EFFECT.fullmatch(name))
+    names = sorted(name for name in environ if WITHOUT_EFFECT.fullmatch(name) or OF_DJL.fullmatch(name))
     return [f"without effect here: {', '.join(names)}, which other servers read"] if names else []
 
 

@@ -35,7 +35,6 @@ TITLES = {
     TRITON: "a model of Triton's Python backend",
 }
 WEIGHTS = (".pt", ".pth", ".pt2")
-AT_HOME = (TOOLKIT, TORCHSERVE)  # conventions whose code runs in the model's folder and opens files relative to it
 KNOWN = ("serving.toml", "code", PROPERTIES, "model.py", TRITON_FILE, FOLDER)
 
 
@@ -69,7 +68,7 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
     weights = [path for path in root.iterdir() if path.suffix in WEIGHTS and not is_hidden(path.name)]
     if weights:
         return Choice(MODULE, {"allow_pickle": True} if settings.allow_pickle else {})
-    found = ", ".join(sorted(entry.name for entry in root.iterdir())[:10]) or "nothing"
+    found = ", ".join(sorted(entry.name for entry in root.iterdir() if not is_hidden(entry.name))[:10]) or "nothing"
     raise NoModel(
         f"{root} holds no model: expected serving.toml with a handler, code/{config.program}, "
         f"MAR-INF/MANIFEST.json, config.pbtxt, <version>/model.py, {PROPERTIES}, model.py, "

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from serving import log
 from serving.config import Config
 from serving.conventions import KNOWN, choose_handler, with_wishes
 from serving.errors import ModelError, NoModel
-from serving.model import BatchTable, Model, read_settings
+from serving.model import THREADS, BatchTable, Model
+from serving.modelsettings import read_settings
 from serving.names import is_hidden
 from serving.torchserve.manifest import is_archive, read_manifest
 from serving.torchserve.settings import wishes_of
 from serving.triton.folder import is_triton
+
+DEPTH = 8  # folders within each other that hold nothing else
 
 
 def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequence[str] = ()) -> Model:
@@ -24,17 +29,19 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
     """
     root = find_root(folder).absolute()
     settings = read_settings(root)
+    own = settings.device
     if settings.handler is None and is_archive(root):
         settings = with_wishes(settings, wishes_of(read_manifest(root)), root)
     code = Path(config.code_dir).absolute() if config.code_dir else root / "code"
     choice = choose_handler(root, code, settings, config)
-    device = settings.device or choice.device or config.device
+    device = own or wanted_device(root, settings.device or choice.device, config)
     if gpus and device.startswith("cuda:") and device not in gpus:
         raise ModelError(f"{root}: device is {device}, but this server sees {', '.join(gpus)}")
     wanted = settings.replicas or choice.replicas or config.replicas
     if settings.gpus > 1:
         check_gpus(root, settings.gpus, config, wanted, gpus if device != "cpu" else ())
         wanted = 1
+    threads = settings.threads or threads_of(settings.env) or config.threads
     per_gpu = wanted is None and not config.many and device in ("auto", "cuda") and len(gpus) > 0
     replicas = len(gpus) if per_gpu else wanted or 1
     return Model(
@@ -45,7 +52,7 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
         timeout=settings.timeout_s or config.request_timeout,
         replicas=replicas,
         device=device,
-        threads=settings.threads or config.threads or max(1, cores // (replicas * settings.gpus)),
+        threads=threads or max(1, cores // (replicas * settings.gpus)),
         queue_size=config.queue_size,
         env=settings.env,
         options={**choice.options, **settings.options},
@@ -56,6 +63,21 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
         tf32=settings.tf32,
         gpus=settings.gpus,
     )
+
+
+def wanted_device(root: Path, convention: str | None, config: Config) -> str:
+    """What the model's own convention asks for, unless that is a GPU and this server was told to use the CPU."""
+    told = config.sources["device"] != "default" and config.device == "cpu"
+    if told and convention is not None and convention.startswith("cuda"):
+        log.warning("the model asks for a GPU and runs on the CPU, as the setting device says", model_dir=str(root))
+        return "cpu"
+    return convention or config.device
+
+
+def threads_of(env: Mapping[str, str]) -> int | None:
+    """What the libraries' own variables say, where they say a plain number."""
+    said = (env.get(name, "") for name in THREADS)
+    return next((int(text) for text in said if re.fullmatch("[1-9][0-9]{0,2}", text)), None)
 
 
 def check_gpus(root: Path, count: int, config: Config, replicas: int | None, gpus: Sequence[str]) -> None:
@@ -69,12 +91,16 @@ def check_gpus(root: Path, count: int, config: Config, replicas: int | None, gpu
 
 
 def find_root(folder: Path) -> Path:
-    """The model's root: the folder, or the only folder in it, since archives are often packed one level too deep."""
+    """The model's root: the folder, or the only folder in it and so on, since archives are often packed some levels
+    too deep."""
     if not folder.is_dir():
         raise NoModel(f"model folder {folder} does not exist")
-    entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
-    if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in KNOWN and not is_triton(folder):
-        return entries[0]
+    for _ in range(DEPTH):
+        entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
+        only = entries[0] if len(entries) == 1 else None
+        if only is None or not only.is_dir() or only.name in KNOWN or is_triton(folder):
+            break
+        folder = only
     return folder
 
 

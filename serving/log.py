@@ -1,28 +1,46 @@
 """One line an event on standard output: JSON for machines, text for people.
 
-Everything goes through the standard ``logging`` module, so that libraries' records come out in the same form. Lines are
-written to the descriptor in one piece, without a buffer, since a worker may be killed at any instant.
+The server's own events come from a logger that no registry knows, so that nothing that user code does to ``logging``
+changes or loses them. Records of libraries come out in the same form. Lines are written to the descriptor in one piece,
+without a buffer, since a worker may be killed at any instant.
 """
 
 from __future__ import annotations
 
 import datetime
-import io
 import json
 import logging
 import os
 import select
-import sys
 import time
 from typing import Any
 
 import msgspec
 
-PATIENCE = 2.0  # seconds that user code waits for a slow reader of its output
-LOOP_PATIENCE = 0.1  # and an event loop
-LONGEST = 1 << 16  # characters without a line's end that are kept
+PATIENCE = 0.1  # seconds that an event loop waits for a slow reader of our output
+STDOUT = 1  # descriptor
+# Their names here, whatever user code calls them.
+LEVELS = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+    logging.CRITICAL: "critical",
+}
 
-logger = logging.getLogger("serving")
+
+class Private(logging.Logger):
+    """In no registry, where ``logging.config`` and ``logging.disable`` could silence it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.parent = logging.root
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level >= self.getEffectiveLevel()
+
+
+logger = Private("serving")
 
 
 class JsonFormatter(logging.Formatter):
@@ -33,7 +51,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
+            "level": level_of(record),
             "role": self.role,
             "pid": record.process,
             "message": record.getMessage(),
@@ -55,26 +73,31 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         fields = " ".join(f"{key}={value}" for key, value in fields_of(record).items())
-        line = f"{clock} {record.levelname.lower():7} {self.role:10} {record.getMessage()} {fields}".rstrip()
+        line = f"{clock} {level_of(record):7} {self.role:10} {record.getMessage()} {fields}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class StdoutHandler(logging.Handler):
-    """Waits ``patience`` seconds for a reader of our output that is behind; then lines are dropped until it reads.
+    """Waits ``patience`` seconds for a reader of ``fd`` that is behind; then lines are dropped until it reads.
 
     A blocked write would hold up an event loop, and with it the supervisor's kills.
     """
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, fd: int = STDOUT) -> None:
         super().__init__()
         self._patience = patience
+        self._fd = fd
         self._poll = select.poll()
-        self._poll.register(1, select.POLLOUT)
+        self._poll.register(fd, select.POLLOUT)
         self._dropped = 0
         self._is_torn = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        lines = [self.format(record)]
+        try:
+            lines = [self.format(record)]
+        except Exception:
+            self.handleError(record)  # as everywhere: a line that cannot be made is no failure of who wrote it
+            return
         if self._dropped:
             note = logging.LogRecord("serving", logging.WARNING, "", 0, "log lines were dropped", None, None)
             note.fields = {"lines": self._dropped}
@@ -85,6 +108,10 @@ class StdoutHandler(logging.Handler):
         except OSError:
             return  # nobody reads our output any more; serving goes on
 
+    def is_behind(self) -> bool:
+        """Whether a line would have to wait for the reader now."""
+        return not self._poll.poll(0)
+
     def _write(self, data: bytes) -> bool:
         """False where the reader is too far behind. A piece of PIPE_BUF bytes fits wherever poll says that some do."""
         wait = 0.0 if self._dropped else self._patience
@@ -94,9 +121,13 @@ class StdoutHandler(logging.Handler):
                 return False
             piece = data[start : start + select.PIPE_BUF]
             while piece:
-                piece = piece[os.write(1, piece) :]
+                piece = piece[os.write(self._fd, piece) :]
         self._is_torn = False
         return True
+
+
+def level_of(record: logging.LogRecord) -> str:
+    return LEVELS.get(record.levelno) or record.levelname.lower()
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -106,23 +137,38 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 def setup(role: str, level: str, style: str) -> None:
     """Send all logging of this process to standard output. ``style`` is ``json`` or ``text``."""
-    handler = StdoutHandler(PATIENCE if role == "worker" else LOOP_PATIENCE)
-    handler.setFormatter(JsonFormatter(role) if style == "json" else TextFormatter(role))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [write_with(StdoutHandler(PATIENCE), role, level, style)]
     root.setLevel(logging.WARNING)
-    # Not by way of the root, whose handlers user code may exchange for ones that print, which is logged, and so on.
+    logging.captureWarnings(True)
+
+
+def write_with(handler: StdoutHandler, role: str, level: str, style: str) -> StdoutHandler:
+    """Have the server's own events written by ``handler``, from ``level`` on."""
+    handler.setFormatter(JsonFormatter(role) if style == "json" else TextFormatter(role))
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(level.upper())
-    logging.captureWarnings(True)
+    return handler
 
 
 def emit(level: int, message: str, *, exc: BaseException | None = None, **fields: Any) -> None:
     """Log one event with its fields; ``exc`` adds its traceback to the line."""
     if logger.isEnabledFor(level):
-        known = {key: value for key, value in fields.items() if value is not None}
-        logger.log(level, message, exc_info=exc, extra={"fields": known})
+        write(level, message, exc, fields)
+
+
+def write(level: int, message: str, exc: BaseException | None, fields: dict[str, Any]) -> None:
+    """The same, however much is let through. No factory of user code's makes the record."""
+    told = None if exc is None else (type(exc), exc, exc.__traceback__)
+    record = logging.LogRecord(logger.name, level, "", 0, message, None, told)
+    record.fields = {key: value for key, value in fields.items() if value is not None}
+    logger.handle(record)
+
+
+def printed(text: str, **fields: Any) -> None:
+    """A line that user code has printed, which no level keeps out."""
+    write(logging.INFO, text, None, fields)
 
 
 def debug(message: str, **fields: Any) -> None:
@@ -141,30 +187,6 @@ def error(message: str, *, exc: BaseException | None = None, **fields: Any) -> N
     emit(logging.ERROR, message, exc=exc, **fields)
 
 
-class LineLogger(io.TextIOBase):
-    """Stands in for ``sys.stdout`` and ``sys.stderr`` of a model worker: each printed line becomes one log line."""
-
-    def __init__(self, stream: str, **fields: Any) -> None:
-        self._fields = {"stream": stream, **fields}
-        self._rest = ""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        if len(self._rest) > LONGEST:  # a progress bar, which never ends its line
-            lines, self._rest = [*lines, self._rest], ""
-        for line in lines:
-            if line:
-                info(line, **self._fields)
-        return len(text)
-
-    def fileno(self) -> int:
-        return 1
-
-
-def capture_prints(**fields: Any) -> None:
-    """Turn what user code prints into log lines."""
-    sys.stdout = LineLogger("stdout", **fields)
-    sys.stderr = LineLogger("stderr", **fields)
+def is_behind() -> bool:
+    """Whether the next line would have to wait for a reader."""
+    return any(isinstance(one, StdoutHandler) and one.is_behind() for one in logger.handlers)

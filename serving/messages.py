@@ -146,13 +146,30 @@ class DescribeModels(msgspec.Struct, frozen=True, tag="describe"):
     model: str | None = None
 
 
+class ListModels(msgspec.Struct, frozen=True, tag="list"):
+    """All models of the store, loaded or not, or only ``model``. Answered by Answer, with ``listed``."""
+
+    id: int
+    model: str | None = None
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A model of the store: ``ready`` where the next request would be served, if need be after a load; ``loading``,
+    or ``unavailable`` for the ``reason``."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
 class FindDefault(msgspec.Struct, frozen=True, tag="find-default"):
     """The model for requests that name none. Answered by Answer, with ``name``."""
 
     id: int
 
 
-Ask = LoadModel | UnloadModel | PinModel | DescribeModels | FindDefault
+Ask = LoadModel | UnloadModel | PinModel | DescribeModels | ListModels | FindDefault
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -162,6 +179,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     problem: Problem | None = None
     models: list[ModelInfo] = []
     name: str = ""
+    listed: list[Listed] = []
 
 
 class Overdue(msgspec.Struct, frozen=True, tag="overdue"):
@@ -247,6 +265,7 @@ Message = (
     | UnloadModel
     | PinModel
     | DescribeModels
+    | ListModels
     | FindDefault
     | Answer
     | Overdue

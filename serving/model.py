@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from serving.errors import ModelError
-from serving.gpus import VISIBLE
-from serving.handler import MAX_BATCH, BatchPolicy
-from serving.kinds import DEVICE
-from serving.modelfile import read_small
+from serving.handler import BatchPolicy
 
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
+
+
+# Variables of [env] that mean the setting threads, the strongest first.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class BatchTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,45 +117,3 @@ class Model(msgspec.Struct, frozen=True):
             )
         except ValueError as exc:
             raise ModelError(f"{self.path}: [batch] {exc}") from exc
-
-
-def read_settings(root: Path) -> Settings:
-    """``serving.toml`` of a model's root, or the defaults. Raises ModelError."""
-    path = root / "serving.toml"
-    if not path.is_file():
-        return Settings()
-    try:
-        settings = msgspec.toml.decode(read_small(path), type=Settings)
-    except (ValueError, RecursionError) as exc:  # no TOML, no text, or an integer of thousands of digits
-        raise ModelError(f"{path}: {exc}") from exc
-    check_settings(path, settings)
-    return settings
-
-
-def check_settings(path: Path, settings: Settings) -> None:
-    """Ranges that the types do not say. Raises ModelError naming the key, the value and what is allowed."""
-    if settings.handler is not None and settings.handler.count(":") != 1:
-        raise ModelError(f"{path}: handler is {settings.handler!r}; allowed: module:Class")
-    if settings.timeout_s is not None and not 0 < settings.timeout_s <= 3600:
-        raise ModelError(f"{path}: timeout_s is {settings.timeout_s}; allowed: above 0, at most 3600")
-    if settings.device is not None:
-        try:
-            DEVICE.parse(settings.device)
-        except ValueError:
-            raise ModelError(f"{path}: device is {settings.device!r}; allowed: {DEVICE.allowed}") from None
-    if VISIBLE in settings.env:
-        raise ModelError(f'{path}: [env] {VISIBLE} is the server\'s to set; say device = "cuda:N" instead')
-    if settings.dtype is not None and settings.dtype not in DTYPES:
-        raise ModelError(f"{path}: dtype is {settings.dtype!r}; allowed: {', '.join(DTYPES)}")
-    if settings.compile not in MODES:
-        raise ModelError(f"{path}: compile is {settings.compile!r}; allowed: {', '.join(MODES)}")
-    if settings.optimize and settings.compile != "off":
-        raise ModelError(f"{path}: optimize is true and compile {settings.compile!r}; allowed: one of them")
-    if any(not 1 <= size <= MAX_BATCH for size in settings.batch_sizes):
-        raise ModelError(f"{path}: batch_sizes are {list(settings.batch_sizes)}; allowed: each from 1 to {MAX_BATCH}")
-    if not 1 <= settings.gpus <= 64:
-        raise ModelError(f"{path}: gpus is {settings.gpus}; allowed: 1 to 64")
-    for key in ("replicas", "threads"):
-        value = getattr(settings, key)
-        if value is not None and not 1 <= value <= 256:
-            raise ModelError(f"{path}: {key} is {value}; allowed: 1 to 256")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import reprlib
 from pathlib import Path
 
@@ -16,12 +17,20 @@ _short.maxlevel, _short.maxstring, _short.maxother = 2, SHOWN, SHOWN
 
 
 def read_small(path: Path) -> bytes:
-    """The whole file. Raises ModelError for one that nobody would write, OSError."""
+    """The whole file, text in UTF-8 without a mark of byte order, which editors and shells of Windows write. Raises
+    ModelError for one that nobody would write, OSError."""
     with path.open("rb") as file:
         data = file.read(LIMIT + 1)
     if len(data) > LIMIT:
         raise ModelError(f"{path} has more than {LIMIT} bytes")
-    return data
+    return unmarked(data)
+
+
+def unmarked(data: bytes) -> bytes:
+    """Text in UTF-8, where a mark says in which Unicode it is; else as it is. Raises UnicodeDecodeError."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16").encode()
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def read_text(path: Path) -> str:

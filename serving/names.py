@@ -8,6 +8,13 @@ from serving.errors import BadRequest
 from serving.kinds import MODEL_NAME
 
 ARCHIVES = (".tar.gz", ".tgz", ".mar", ".zip")
+# Of macOS and of Windows, in lower case.
+LEFTOVERS = frozenset(
+    {
+        *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
+        *("$recycle.bin", "system volume information"),
+    }
+)
 TARGET_MODEL = "X-Amzn-SageMaker-Target-Model"
 _NAME = re.compile(MODEL_NAME)
 
@@ -31,8 +38,8 @@ def model_name(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is no part of a model: hidden ones, and what macOS adds to archives."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Whether a file or folder is no part of a model: hidden ones, and what systems leave in folders and archives."""
+    return name.startswith(".") or name.lower() in LEFTOVERS
 
 
 def without_suffix(name: str) -> str:

@@ -6,6 +6,8 @@ import re
 from typing import NamedTuple
 
 PREFIX = "/v2"
+STATISTICS = f"{PREFIX}/models/stats"  # of all models
+UNKNOWN = "Request for unknown model:"  # the beginning of what Triton's server says, which its clients compare
 BINARY = "application/vnd.sagemaker-triton.binary+json"
 HEADER_SIZE = "json-header-size"  # its parameter: bytes of the JSON header in front of the tensors
 # A model's name may have slashes, so that what comes last decides.

@@ -21,6 +21,8 @@ OF_THE_ENGINE = frozenset(
         *("python_executable", "rolling_batch", "startup_timeout", "tensor_parallel_degree"),
     }
 )
+# Engines that start a script in many processes, as the option tensor_parallel_degree says, and are Python otherwise.
+IN_RANKS = ("MPI", "DeepSpeed", "FasterTransformer")
 INTEGERS = ("batch_size", "max_batch_delay", "minWorkers", "maxWorkers", "job_queue_size")
 
 
@@ -48,9 +50,7 @@ def read_properties(root: Path, variables: Mapping[str, str] = MappingProxyType(
     outside = {"entryPoint" if name == "entrypoint" else name: value for name, value in variables.items()}
     own = {name[len(OPTION) :]: value for name, value in given.items() if name.startswith(OPTION)}
     options = {**outside, **own}
-    engine = given.get("engine", "Python")
-    if engine != "Python":
-        raise ModelError(f"{path}: engine is {engine!r}; allowed: Python")
+    check_engine(path, given.get("engine", "Python"), options.get("tensor_parallel_degree", "1"))
     known = {"engine", *INTEGERS}
     ignored = sorted(name for name in given if name not in known and not name.startswith(OPTION))
     if ignored:
@@ -68,6 +68,21 @@ def read_properties(root: Path, variables: Mapping[str, str] = MappingProxyType(
         numbers.get("job_queue_size"),
         options,
     )
+
+
+def check_engine(path: Path, engine: str, degree: str) -> None:
+    """Raises ModelError for another engine than Python, or for a script that is to run in many processes."""
+    if engine in IN_RANKS:
+        if degree != "1":
+            raise ModelError(
+                f"{path}: engine is {engine!r} and option.tensor_parallel_degree {shown(degree)}; its script is run in "
+                "one process here: allowed: 1, or engine=Python for a script that uses many GPUs by itself"
+            )
+        log.warning("the script of an engine for many processes runs in one", file=str(path), engine=engine)
+    elif engine != "Python":
+        raise ModelError(
+            f"{path}: engine is {shown(engine)}; allowed: Python, and for one process {', '.join(IN_RANKS)}"
+        )
 
 
 def warn_of_options(path: Path, options: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from serving import private
+from serving import private, words
 from serving.config import Config
 from serving.handler import Home
 
@@ -105,6 +105,10 @@ class Runtime:
     def stacks_path(self, row: int, epoch: int) -> Path:
         return self.path / f"worker-{row}-{epoch}.stacks"
 
+    def words_path(self, row: int, epoch: int) -> Path:
+        """Where a worker keeps what its user code has begun to print."""
+        return self.path / f"worker-{row}-{epoch}.words"
+
     def metrics_path(self, row: int, epoch: int) -> Path:
         return self.path / f"worker-{row}-{epoch}{METRICS}"
 
@@ -116,11 +120,16 @@ class Runtime:
                 texts.append(path.read_text())
         return texts
 
+    def last_words(self, row: int, epoch: int) -> dict[str, str]:
+        """What a dead worker's user code has printed without an end, by stream."""
+        return words.read(self.words_path(row, epoch))
+
     def forget_worker(self, row: int, epoch: int) -> str:
         """Remove a dead worker's files; give the stacks it left, "" if none."""
         stacks = self.stacks_path(row, epoch)
         text = stacks.read_text(errors="replace") if stacks.exists() else ""
-        for path in (stacks, self.worker_path(row, epoch), self.metrics_path(row, epoch)):
+        others = (self.worker_path(row, epoch), self.metrics_path(row, epoch), self.words_path(row, epoch))
+        for path in (stacks, *others):
             path.unlink(missing_ok=True)
         return text
 

@@ -6,6 +6,7 @@ import mimetypes
 from collections.abc import Iterator
 from pathlib import Path
 
+from serving.names import is_hidden
 from serving.request import Request
 
 TYPES = {
@@ -23,7 +24,7 @@ def samples(root: Path) -> list[Path]:
     """``sample.*`` beside the model, and everything in ``samples/``."""
     folder = root / "samples"
     found = [*root.glob("sample.*"), *(folder.iterdir() if folder.is_dir() else [])]
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in found if path.is_file() and not is_hidden(path.name))
 
 
 def content_type(sample: Path) -> str:

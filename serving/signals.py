@@ -46,4 +46,4 @@ def restore(numbers: Iterable[int]) -> None:
     """Their usual meaning, for those that nobody has given another one since."""
     for number in numbers:
         if signal.getsignal(number) is do_nothing:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

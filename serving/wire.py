@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from typing import Annotated
 
 import msgspec
 
@@ -72,10 +73,10 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
 class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
     """Head of REPLY. Where ``code`` is set the reply is an error and its body the message, UTF-8.
 
-    ``retry_after``: in how many seconds its client may try again.
+    ``status`` is one that HTTP can say. ``retry_after``: in how many seconds its client may try again.
     """
 
-    status: int
+    status: Annotated[int, msgspec.Meta(ge=200, le=599)]
     content_type: str = ""
     custom_attributes: str | None = None
     code: str | None = None

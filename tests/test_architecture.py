@@ -48,7 +48,8 @@ def test_handlers_use_public_names_only_and_serving_never_imports_them(path: Pat
         if in_handlers:
             assert (
                 not name.startswith("serving.")
-                or name.split(".")[1] in ("codecs", "errors", "packages", "statedict", "transfer", "weights")
+                or name.split(".")[1]
+                in ("codecs", "errors", "modelfile", "names", "packages", "statedict", "transfer", "weights")
                 or name.count(".") == 1
             )
             assert not any(name.startswith(f"serving.{room}") for room in ROOMS)
@@ -98,8 +99,9 @@ def test_only_config_reads_the_environment() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    # cli hands the environment to Config, processes and forkserver to a child, loader sets a model's own table,
-    # weights and packages have switches that torch reads from there alone, gpus looks at one of CUDA's.
+    # cli hands the environment to Config, processes and forkserver to a child, environment sets a model's own table,
+    # weights and packages have switches that torch reads from there alone, gpus looks at one of CUDA's, and
+    # sagemaker_environment tells scripts what they would see in a container.
     assert readers <= {
         "serving/cli.py",
         "serving/config.py",
@@ -108,5 +110,6 @@ def test_only_config_reads_the_environment() -> None:
         "serving/supervisor/processes.py",
         "serving/weights.py",
         "serving/worker/forkserver.py",
-        "serving/worker/loader.py",
+        "serving/worker/environment.py",
+        "serving/worker/sagemaker_environment.py",
     }

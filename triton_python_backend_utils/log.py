@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import enum
 import logging
+from collections.abc import Callable
 
-logger = logging.getLogger("serving.triton")
+
+def write_plainly(level: int, message: str) -> None:
+    logging.getLogger("triton").log(level, "%s", message)
+
+
+write: Callable[[int, str], None] = write_plainly  # the server puts its own log in place
 
 
 class LogLevel(enum.IntEnum):
@@ -24,20 +30,20 @@ class Logger:
 
     @staticmethod
     def log(message: str, level: int = LogLevel.INFO) -> None:
-        logger.log(int(level), "%s", message)
+        write(int(level), message)
 
     @staticmethod
     def log_info(message: str) -> None:
-        logger.info("%s", message)
+        write(logging.INFO, message)
 
     @staticmethod
     def log_warn(message: str) -> None:
-        logger.warning("%s", message)
+        write(logging.WARNING, message)
 
     @staticmethod
     def log_error(message: str) -> None:
-        logger.error("%s", message)
+        write(logging.ERROR, message)
 
     @staticmethod
     def log_verbose(message: str) -> None:
-        logger.debug("%s", message)
+        write(logging.DEBUG, message)

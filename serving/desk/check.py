@@ -13,18 +13,19 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, nullcontext
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 from serving import log
 from serving.config import Config
-from serving.conventions import AT_HOME, TITLES
+from serving.conventions import TITLES
 from serving.errors import ModelError, ServingError
 from serving.folder import read_model
 from serving.handler import BatchPolicy
 from serving.model import Model
+from serving.modelfile import read_text
 from serving.names import is_hidden
 from serving.request import Request
 from serving.samples import content_type, samples
@@ -34,7 +35,7 @@ from serving.supervisor.unpacking import unpack_now
 from serving.testing import Client
 from serving.weights import is_torchscript
 from serving.worker import device as devices
-from serving.worker import requirements
+from serving.worker import environment, requirements
 from serving.worker.loader import create_handler, paths_of
 from serving.worker.speed import hasten
 
@@ -113,19 +114,10 @@ def try_out(model: Model, install: bool, seconds: float, report: Report) -> None
     importlib.import_module("torch")  # a worker has it before it begins to load
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
+        environment.enter(model)
         requirements.prepare(Path(model.path), Path(model.code), install)
-        began = time.monotonic()
-        handler = create_handler(model)
-        place = chdir(model.path) if model.handler in AT_HOME else nullcontext()
-        with place, Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
-            if (faster := hasten(handler, model, devices.find_device(model.device), lambda: None)) is not None:
-                faster.warm(Path(model.path))
-            report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
-            report.facts.append(f"batches: {told(model.policy(handler.policy))}")
-            paths = paths_of(handler)
-            report.facts += [f"takes: {path}" for path in (*paths.post, *paths.websocket)]
-            for sample in samples(Path(model.path)):
-                ask(client, sample, report)
+        with chdir(model.path):
+            load_and_ask(model, report)
     except ModelError as exc:
         report.problems.append(str(exc))
     except BaseException as exc:
@@ -134,6 +126,20 @@ def try_out(model: Model, install: bool, seconds: float, report: Report) -> None
         report.problems.append(f"it does not load: {type(exc).__name__}: {exc}")
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def load_and_ask(model: Model, report: Report) -> None:
+    began = time.monotonic()
+    handler = create_handler(model)
+    with Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
+        if (faster := hasten(handler, model, devices.find_device(model.device), lambda: None)) is not None:
+            faster.warm(Path(model.path))
+        report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
+        report.facts.append(f"batches: {told(model.policy(handler.policy))}")
+        paths = paths_of(handler)
+        report.facts += [f"takes: {path}" for path in (*paths.post, *paths.websocket)]
+        for sample in samples(Path(model.path)):
+            ask(client, sample, report)
 
 
 def told(policy: BatchPolicy) -> str:
@@ -157,7 +163,11 @@ def ask(client: Client, sample: Path, report: Report) -> None:
 
 def pickles(root: Path) -> list[str]:
     """Files that can run code when they are read."""
-    found = [path for path in sorted(root.rglob("*")) if path.is_file() and not is_hidden(path.name)]
+    found = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not any(is_hidden(part) for part in path.relative_to(root).parts)
+    ]
     names = [path for path in found if path.suffix in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib")]
     risks = []
     for path in names:
@@ -175,7 +185,7 @@ def missing(file: Path | None) -> list[str]:
     if file is None:
         return []
     absent = []
-    for line in file.read_text().splitlines():
+    for line in read_text(file).splitlines():
         match = REQUIREMENT.match(line.strip())
         if match is not None and not has_package(match[0]):
             absent.append(match[0])

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serving.errors import ModelError
+from serving.names import LEFTOVERS
 
-LEFT_OUT = ("__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store", ".pytest_cache", ".mypy_cache", ".ruff_cache")
+LEFT_OUT = (
+    *("__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store", ".Trashes"),
+    *(".pytest_cache", ".mypy_cache", ".ruff_cache"),
+)
 
 
 def pack(folder: Path, archive: Path) -> list[str]:
@@ -41,7 +45,7 @@ def members(folder: Path) -> Iterator[str]:
     whatever else is no file: the platform advises against them, and this server refuses those that leave."""
     for entry in sorted(folder.rglob("*"), key=lambda one: one.relative_to(folder).as_posix()):
         name = entry.relative_to(folder)
-        if any(part in LEFT_OUT for part in name.parts):
+        if any(part in LEFT_OUT or part.startswith("._") or part.lower() in LEFTOVERS for part in name.parts):
             continue
         mode = entry.lstat().st_mode
         if stat.S_ISREG(mode):

@@ -88,7 +88,7 @@ class App:
         self._replicas = Replicas(runtime, board)
         self._invocations = Invocations(self._replicas, config.request_timeout, runtime.instance, config.sessions)
         self._answers = Answers(config, board)
-        self._conversations = Conversations(config, board, self._invocations, self._model_of, self._new_id)
+        self._conversations = Conversations(config, board, self._invocations, self._model_of, self._new_id, self.bodies)
         self._open_inference = OpenInference(
             config, board, self._replicas, self._invocations, self._answers, self._new_id, self.bodies
         )
@@ -203,7 +203,7 @@ class App:
             self._slot.leave()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, draining: bool, named: str | None) -> None:
-        ask, held = Ask(time.monotonic()), Held(self.bodies)
+        ask, held = Ask(self.direct.clock()), Held(self.bodies)
 
         async def work() -> Response | Streamed:
             if scope["method"] != "POST":

@@ -1,8 +1,8 @@
 """Bodies: how much of an HTTP worker's memory large bodies take, and who goes first where it is all taken.
 
 Counted is what is there: of a request what has arrived, of an answer what was sent while its client has yet to read
-it. A request's body is held twice until it is answered: here, since a replica that ends must not take it along, and at
-the replica.
+it, of a WebSocket what has come of its client's messages until the handler takes them. A request's body is held twice
+until it is answered: here, since a replica that ends must not take it along, and at the replica.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ class Bodies:
         self._rest = rest
         self._resting: Rest | None = None
         self._moving: dict[Held, None] = {}
+
+    @property
+    def held(self) -> int:
+        """Bytes that are taken."""
+        return self._held
 
     def take(self, size: int, instead_of: int = 0, who: Held | None = None) -> bool:
         """Take ``size`` bytes for ``who``, who had ``instead_of``; those who stand still make room. False where there
@@ -143,6 +148,19 @@ class Held:
             return
         self._take(size, "a body")
         if self._leave is not None:
+            self._bodies.watch(self)
+
+    def hold(self, size: int, leave: Callable[[], None]) -> None:
+        """``size`` bytes are held now, more or fewer than before, and ``leave`` ends what holds them. Raises
+        BodiesFull."""
+        size -= size % COUNTED
+        if size == self._size:
+            return
+        self._take(size, "a message")
+        if not size:
+            self.keep()
+        elif self._leave is None:
+            self._leave = leave
             self._bodies.watch(self)
 
     def keep(self) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from serving import log
 from serving.channel import Channel
 from serving.errors import BadRequest, CodedError
 from serving.frontend.stream import Stream, Streamed
@@ -46,12 +47,17 @@ class Waiter(Protocol):
 
 
 class Call(NamedTuple):
+    """``disown`` tells the replica that nobody takes the answer to the request of this id."""
+
     id: int
     reply: asyncio.Future[Response | Streamed]
+    disown: Callable[[int], None]
 
     def on_reply(self, head: bytes, body: Body) -> None:
         if not self.reply.done():
             settle(self.reply, reply_head(head), body)
+        elif reply_head(head).new_session is not None:  # who waits is cancelled, and has not had its turn to say so
+            self.disown(self.id)
 
     def on_begin(self, streamed: Streamed) -> None:
         if self.reply.done():
@@ -129,7 +135,7 @@ class Connection:
     def call(self, head: RequestHead | OpenHead, body: Body = b"") -> Call:
         """Send one request. Its reply is a Response or its beginning, a ServingError, or ReplicaLost; that to a
         conversation is a Streamed without a response. Raises BadRequest."""
-        call = Call(self.next_id(), self._loop.create_future())
+        call = Call(self.next_id(), self._loop.create_future(), self._refuse_reply)
         self.send(head, body, call.id, call)
         return call
 
@@ -162,8 +168,12 @@ class Connection:
             reply = call.reply.result()
             if isinstance(reply, Streamed):
                 reply.stream.cancel()
-            elif reply.new_session is not None and self._channel is not None:
-                self._channel.send(Kind.CANCEL, call.id)
+            elif reply.new_session is not None:
+                self._refuse_reply(call.id)
+
+    def _refuse_reply(self, id: int) -> None:
+        if self._channel is not None:
+            self._channel.send(Kind.CANCEL, id)
 
     def disown(self, session: str) -> None:
         """The client has not taken the answer that tells it of its new session."""
@@ -178,7 +188,11 @@ class Connection:
         if frame.kind == Kind.REPLY:
             waiter = self._pending.pop(frame.id, None)
             if waiter is not None:
-                waiter.on_reply(frame.head, frame.body)
+                try:
+                    waiter.on_reply(frame.head, frame.body)
+                except Exception:
+                    self._pending[frame.id] = waiter  # it is lost with this connection, which ends by the error
+                    raise
         elif frame.kind == Kind.BEGIN:
             self._begin(channel, frame)
         elif frame.kind in (Kind.PIECE, Kind.END, Kind.CREDIT):
@@ -197,18 +211,19 @@ class Connection:
             self._on_change(self)
 
     def _begin(self, channel: Channel, frame: Frame) -> None:
-        waiter = self._pending.pop(frame.id, None)
+        waiter = self._pending.get(frame.id)
         if waiter is None:
             channel.send(Kind.CANCEL, frame.id)  # the first CANCEL may have come before there was anything to cancel
             return
         converses = not frame.head
+        response = Response() if converses else response_of(reply_head(frame.head), frame.body)
+        del self._pending[frame.id]
         stream = Stream(
             lambda kind, head, body: channel.send(kind, frame.id, head, body),
             lambda: self._forget_stream(frame.id),
             converses,
         )
         self._streams[frame.id] = stream
-        response = Response() if converses else response_of(reply_head(frame.head), frame.body)
         waiter.on_begin(Streamed(response, stream))
 
     def _forget_stream(self, id: int) -> None:
@@ -227,8 +242,12 @@ class Connection:
 
     def _settle_lost(self, id: int, ran: frozenset[int]) -> None:
         waiter = self._pending.pop(id, None)
-        if waiter is not None:
+        if waiter is None:
+            return
+        try:
             waiter.on_lost(ReplicaLost(id in ran))
+        except Exception as exc:  # the others must hear of their loss all the same
+            log.error("the loss of a request's replica could not be told", exc=exc)
 
 
 def response_of(head: ReplyHead, body: Body) -> Response:

@@ -14,15 +14,17 @@ from starlette.types import Receive, Scope, Send
 
 from serving import errors, log
 from serving.config import Config
-from serving.conversation import ABNORMAL, GOING_AWAY, INTERNAL, Close, Message, shortened
-from serving.errors import CodedError, Draining, ServingError
+from serving.conversation import ABNORMAL, GOING_AWAY, INTERNAL, TRY_LATER, Close, Message, shortened
+from serving.errors import BodiesFull, CodedError, Draining, ServingError
 from serving.frontend.answers import HAS_LEFT, JSON, log_error, retry_after
+from serving.frontend.bodies import Bodies, Held
 from serving.frontend.headers import Headers
 from serving.frontend.invocations import Invocations
 from serving.frontend.stream import Stream
 from serving.scoreboard import Scoreboard
 from serving.wire import OpenHead
 
+CROWDED = Close(TRY_LATER, "there is no room for large messages")
 LOOK = 1.0  # seconds between looks at the bounds
 GOODBYE = 2.0  # seconds for the handler's last words
 QUIET = 1.0  # seconds without a message after which a conversation counts as idle when the server stops
@@ -36,15 +38,17 @@ Target = Callable[[Scope], Awaitable[str]]
 @dataclass(slots=True, eq=False)
 class Line:
     """One conversation. ``active`` is when a message last went either way. ``has_left`` says whether the client has,
-    even where not all that it said has been received."""
+    even where not all that it said has been received. ``held`` counts what the handler has not taken yet."""
 
     stream: Stream
     receive: Receive
     send: Send
     request_id: str
     has_left: Callable[[], bool]
+    held: Held
     active: float = field(default_factory=time.monotonic)
     was_asked: bool = False
+    is_crowded: bool = False
 
     def is_busy(self, now: float) -> bool:
         """Whether messages go to and fro, or the client's last one may still be answered."""
@@ -59,6 +63,19 @@ class Line:
             self.active, self.was_asked = time.monotonic(), True
             text = event.get("text")
             await self.stream.say(Message(event["bytes"] if text is None else text, event.get("fin", True)))
+            self.count()
+            if self.is_crowded:
+                return CROWDED
+
+    def count(self) -> None:
+        try:
+            self.held.hold(self.stream.untaken, self.crowd)
+        except BodiesFull:
+            self.crowd()
+
+    def crowd(self) -> None:
+        """There is no room for what the handler does not take."""
+        self.is_crowded = True
 
     async def talk(self) -> Close:
         """Pass on what the handler says, until it closes. Raises the ServingError that ends it."""
@@ -80,8 +97,15 @@ class Conversations:
     """``target`` gives the model that a request is for, ``new_id`` an id for it."""
 
     def __init__(
-        self, config: Config, board: Scoreboard, invocations: Invocations, target: Target, new_id: Callable[[], str]
+        self,
+        config: Config,
+        board: Scoreboard,
+        invocations: Invocations,
+        target: Target,
+        new_id: Callable[[], str],
+        bodies: Bodies,
     ) -> None:
+        self._bodies = bodies
         self._many = config.many
         self._idle = config.conversation_idle_timeout
         self._total = config.conversation_timeout
@@ -105,7 +129,7 @@ class Conversations:
             log_error(error, request_id)
             await refuse(send, error, request_id)
             return
-        line = Line(stream, receive, send, request_id, has_left)
+        line = Line(stream, receive, send, request_id, has_left, Held(self._bodies))
         try:
             await send({"type": "websocket.accept"})
             await self._converse(line)
@@ -113,6 +137,7 @@ class Conversations:
             log.debug("a client left its conversation", request_id=request_id)
         finally:
             stream.cancel()
+            line.held.release()
 
     async def _open(self, scope: Scope, request_id: str) -> Stream:
         if self._board.is_draining:
@@ -147,7 +172,7 @@ class Conversations:
                 await asyncio.wait({listening, talking}, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
             if talking.done():
                 await line.close(outcome(talking, line.request_id))
-            elif listening.done():
+            elif listening.done() and not line.is_crowded:
                 left = outcome(listening, line.request_id)
                 line.stream.hang_up(left.code, left.reason)
                 await asyncio.wait({talking}, timeout=GOODBYE)  # so that the handler is not cut short
@@ -164,6 +189,9 @@ class Conversations:
     def _overdue(self, line: Line, until: float) -> Close | None:
         """Why the server ends it, if it does."""
         now = time.monotonic()
+        line.count()
+        if line.is_crowded:
+            return CROWDED
         if self._board.is_draining and (not line.is_busy(now) or now >= self._board.read_header().since + self._drain):
             return Close(GOING_AWAY, "the server is stopping")
         if line.has_left() and now >= line.active + LEFT:

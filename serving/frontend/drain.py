@@ -61,5 +61,6 @@ class HttpServer(Server):
         for connection in list(self.server_state.connections):
             if (give_up := getattr(connection, "give_up", None)) is not None:
                 give_up()
+        loop = asyncio.get_running_loop()
         for task in list(self.server_state.tasks):
-            task.cancel()
+            loop.call_soon(task.cancel)  # not now: one that has not begun yet would never run, and answer nobody

@@ -74,6 +74,7 @@ class Invocations:
         self._sessions = sessions
         self._replicas = replicas
         self._timeout = timeout
+        self.clock = monotonic
         self._default = DefaultModel(self._find_default)
 
     async def default_model(self) -> str:
@@ -112,7 +113,7 @@ class Invocations:
         ``lost`` is what became of a first try.
         """
         try:
-            async with asyncio.timeout(request.deadline.remaining()):
+            async with asyncio.timeout(request.deadline.remaining(self.clock)):
                 return await self._until_answered(request, load, lost)
         except TimeoutError:
             raise self.timed_out(request.model) from None
@@ -121,7 +122,7 @@ class Invocations:
         address = self._address(request.session_id)
         moves = int(lost is not None)
         deaths = int(lost is not None and lost.ran)
-        patience = request.deadline.at - 0.05 * request.deadline.remaining()
+        patience = request.deadline.at - 0.05 * request.deadline.remaining(self.clock)
         while True:
             if address is not None:
                 connection = await self._replicas.holder(request.model, address)
@@ -139,10 +140,24 @@ class Invocations:
                 if deaths >= TRIES:
                     raise WorkerDied("the model's process died while it worked on this request, twice") from lost
 
+    async def invoke_each(self, request: Request) -> list[Response]:
+        """The answers of all replicas of a model that is loaded, but for those that are lost meanwhile. Raises the
+        ServingError of one that gives an error, DeadlineExceeded."""
+        calls = [self._call(one, request, False, False) for one in self._replicas.all_of(request.model)]
+        try:
+            async with asyncio.timeout(request.deadline.remaining()):
+                found = await asyncio.gather(*calls, return_exceptions=True)
+        except TimeoutError:
+            raise self.timed_out(request.model) from None
+        for one in found:
+            if isinstance(one, BaseException) and not isinstance(one, ReplicaLost):
+                raise one
+        return [one for one in found if isinstance(one, Response)]
+
     async def takes(self, model: str, path: str, load: bool, deadline: Deadline) -> None:
         """Whether the model's handler takes POST requests to a path of its own. Raises NotFound where not."""
         try:
-            async with asyncio.timeout(deadline.remaining()):
+            async with asyncio.timeout(deadline.remaining(self.clock)):
                 await self._replicas.pick(model, load, deadline.at)
         except TimeoutError:
             raise self.timed_out(model) from None
@@ -153,7 +168,7 @@ class Invocations:
     async def converse(self, head: OpenHead, load: bool, deadline: Deadline) -> Stream:
         """A conversation with a replica. Raises a ServingError, at the deadline at the latest."""
         try:
-            async with asyncio.timeout(deadline.remaining()):
+            async with asyncio.timeout(deadline.remaining(self.clock)):
                 return await self._until_open(head, load, deadline)
         except TimeoutError:
             raise self.timed_out(head.model) from None
@@ -210,7 +225,7 @@ class Invocations:
             connection.abandon_reply(call)
             raise
         finally:
-            if connection.forget(call.id) and request.deadline.remaining() < EARLY:
+            if connection.forget(call.id) and request.deadline.remaining(self.clock) < EARLY:
                 self._replicas.report_overdue(connection)
             # An error knows this frame, and its future the error: the three would keep the body until it is collected.
             del call

@@ -4,8 +4,9 @@
     GET  /v2/health/live, /v2/health/ready
     GET  /v2/models/{m}[/versions/{v}][/config]     what a model takes and gives
     GET  /v2/models/{m}[/versions/{v}]/ready
+    GET  /v2/models/{m}[/versions/{v}]/stats        what it has done; GET /v2/models/stats for all that are loaded
     POST /v2/models/{m}[/versions/{v}]/infer
-    POST /v2/repository/index                       the models that are loaded, with {"ready": true} only those that are
+    POST /v2/repository/index                       the models of the store, with {"ready": true} only those that are
     POST /v2/repository/models/{m}/load, unload     where the server has a store
 
 What is about one model goes to its handler, whose words are passed on. A failure is ``{"error": "text"}``.
@@ -17,6 +18,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -32,10 +34,12 @@ from serving.errors import (
     Draining,
     MethodNotAllowed,
     ModelLoading,
+    ModelNotLoaded,
     NotFound,
     ServingError,
     UnsupportedMediaType,
 )
+from serving.frontend import tritonwords
 from serving.frontend.answers import JSON, Answers, log_error
 from serving.frontend.bodies import Bodies, Held
 from serving.frontend.headers import Headers, read_headers
@@ -46,14 +50,25 @@ from serving.frontend.receiving import ClientGone, read_body, watch
 from serving.frontend.replicas import Replicas
 from serving.frontend.stream import Streamed
 from serving.headers import check_all
-from serving.messages import DescribeModels, LoadModel, UnloadModel
+from serving.messages import DescribeModels, ListModels, LoadModel, UnloadModel
 from serving.model import DEFAULT_MODEL
 from serving.names import model_name
-from serving.open_inference import BINARY, HEADER_SIZE, PREFIX, ModelPath, binary_type, model_path, repository_path
+from serving.open_inference import (
+    BINARY,
+    HEADER_SIZE,
+    PREFIX,
+    STATISTICS,
+    UNKNOWN,
+    ModelPath,
+    binary_type,
+    model_path,
+    repository_path,
+)
 from serving.request import Request, Response, media_type
 from serving.scoreboard import Scoreboard, State
 
-EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "sequence"]
+NAME = "triton"  # which is what its clients compare
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "sequence", "statistics"]
 SIZE_HEADER = b"inference-header-content-length"
 ABSENT = {  # what Triton has at these paths
     f"{PREFIX}/systemsharedmemory": "shared memory is",
@@ -116,8 +131,14 @@ class OpenInference:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         path = scope["path"]
-        if (target := model_path(path)) is not None:
-            await self._model(target, scope, receive, send, request_id)
+        if path.rstrip("/") == STATISTICS:
+            allow(scope, "GET")
+            await self._answers.send_body(send, 200, JSON, told(await self._all_statistics(request_id)))
+        elif (target := model_path(path)) is not None:
+            try:
+                await self._model(target, scope, receive, send, request_id)
+            except ServingError as error:
+                raise tritonwords.of_model(error, target.model) from error
         elif (target := repository_path(path)) is not None:
             allow(scope, "POST")
             await self._change(target, await self._control_body(scope, receive))
@@ -143,7 +164,7 @@ class OpenInference:
     def _of_server(self, path: str) -> bytes:
         """Raises ModelLoading while nothing could be served, NotFound."""
         if path == PREFIX:
-            return msgspec.json.encode({"name": "serving", "version": self._version, "extensions": EXTENSIONS})
+            return msgspec.json.encode({"name": NAME, "version": self._version, "extensions": EXTENSIONS})
         if path == f"{PREFIX}/health/live":
             return b'{"live":true}'
         if path == f"{PREFIX}/health/ready":
@@ -160,13 +181,17 @@ class OpenInference:
         draining = self._board.state is State.DRAINING
         model = model_name(target.model) if self._many else DEFAULT_MODEL
         if target.verb == "ready":
-            if not await self._is_ready(model):
+            if not await self._is_ready(model, target.version):
                 await self._answers.send_body(send, 200, JSON, msgspec.json.encode({"name": model, "ready": True}))
                 return
             deadline = Deadline(arrival + READY_TIME)
         else:
             deadline = await self._invocations.deadline(model, self._loads and not draining, arrival)
             await self._speaks(model, deadline)
+        if target.verb == "stats":
+            found = await self._statistics(model, scope["path"], request_id)
+            await self._answers.send_body(send, 200, JSON, told(found))
+            return
         content_type, accept, sagemaker = read_headers(scope["headers"])
         check_all(content_type, accept, sagemaker)
         content_type = labelled(content_type, scope["headers"])
@@ -196,13 +221,52 @@ class OpenInference:
             kind = "application/octet-stream"
         await self._answers.send_body(send, response.status, kind, response.body, extra)
 
-    async def _is_ready(self, model: str) -> bool:
+    async def _is_ready(self, model: str, version: str) -> bool:
         """Whether the model should be asked, too. Raises a ServingError where it is not there or not ready."""
-        async with asyncio.timeout(READY_TIME):
-            placement = await self._replicas.placement(model, False, 0.0)
+        try:
+            async with asyncio.timeout(READY_TIME):
+                placement = await self._replicas.placement(model, False, 0.0)
+        except CodedError as error:
+            if not self._loads or error.code != ModelNotLoaded.code:
+                raise
+            await self._check_listed(model, version)
+            return False
         if not placement.replicas:
             raise ModelLoading(f"model {model} is not ready")
         return PREFIX in placement.paths.post
+
+    async def _check_listed(self, model: str, version: str) -> None:
+        """Of a model of the store that is not loaded: the first request would load it. Raises a ServingError if not."""
+        [listed] = (await self._replicas.link.ask(lambda id: ListModels(id, model), READY_TIME)).listed
+        if version not in ("", listed.version):
+            raise NotFound(f"{UNKNOWN} '{model}' version {version} is not found")
+        if listed.state == "unavailable":
+            raise ModelNotLoaded(f"model {model} is not ready: {listed.reason}")
+        if listed.state != "ready":
+            raise ModelLoading(f"model {model} is not ready")
+
+    async def _statistics(self, model: str, path: str, request_id: str) -> list[dict[str, Any]]:
+        """Of one model that is loaded, all its replicas together. Raises a ServingError."""
+        request = Request(request_id=request_id, deadline=Deadline.after(READY_TIME), model=model, path=path)
+        answers = await self._invocations.invoke_each(request)
+        parts = [one for answer in answers for one in msgspec.json.decode(answer.body)["model_stats"]]
+        return [tritonwords.summed(parts)] if parts else []
+
+    async def _all_statistics(self, request_id: str) -> list[dict[str, Any]]:
+        names = [DEFAULT_MODEL]
+        if self._many:
+            described = (await self._replicas.link.ask(DescribeModels, self._load_time)).models
+            names = [one.model_name for one in described if one.state == "ready"]
+        found = []
+        for name in names:
+            try:
+                async with asyncio.timeout(READY_TIME):
+                    placement = await self._replicas.placement(name, False, 0.0)
+                if PREFIX in placement.paths.post:
+                    found += await self._statistics(name, f"{PREFIX}/models/{name}/stats", request_id)
+            except (ServingError, TimeoutError) as exc:
+                log.debug("a model tells no statistics", model=name, error=str(exc))  # it may have gone meanwhile
+        return found
 
     async def _speaks(self, model: str, deadline: Deadline) -> None:
         try:
@@ -219,6 +283,9 @@ class OpenInference:
             name, number = await self._only_model(request_id)
             state = "READY" if is_healthy(self._board.read_header(), time.monotonic()) else "UNAVAILABLE"
             models = [{"name": name, "version": number, "state": state}]
+        elif self._loads:
+            listed = (await self._replicas.link.ask(ListModels, self._load_time)).listed
+            models = [tritonwords.entry(one) for one in listed]
         else:
             found = (await self._replicas.link.ask(DescribeModels, self._load_time)).models
             models = [{"name": one.model_name, "version": "1", "state": one.state.upper()} for one in found]
@@ -243,15 +310,16 @@ class OpenInference:
         if not self._many:
             raise BadRequest("this server has one model, which is always loaded")
         name = model_name(target.model)
-        check_change(target.verb, body)
         if target.verb == "unload":
+            check_change(target.verb, body)
             await self._replicas.link.ask(lambda id: UnloadModel(id, name), UNLOAD_TIME)
             return
         try:
+            check_change(target.verb, body)
             await self._replicas.link.ask(lambda id: LoadModel(id, name, ""), self._load_time)
-        except CodedError as error:
+        except ServingError as error:
             if error.code != AlreadyLoaded.code:
-                raise
+                raise tritonwords.of_load(error, name) from error
 
 
 def installed_version() -> str:
@@ -286,6 +354,10 @@ def check_change(verb: str, body: bytes) -> None:
     extra = sorted(given.keys() - ({"unload_dependents"} if verb == "unload" else set()))
     if extra:
         raise BadRequest(f"parameter {extra[0]!r} of {verb} is not supported: what is served lies in the store")
+
+
+def told(statistics: list[dict[str, Any]]) -> bytes:
+    return msgspec.json.encode({"model_stats": statistics})
 
 
 def allow(scope: Scope, *methods: str) -> None:

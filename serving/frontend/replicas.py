@@ -143,6 +143,11 @@ class Replicas:
             return usable[0]
         return self._choose(usable, view.placement, False)
 
+    def all_of(self, model: str) -> list[Connection]:
+        """The replicas of a model that take requests now."""
+        view = self._views.get(self.name_of(model))
+        return [] if view is None else list(view.usable())
+
     async def holder(self, model: str, address: SessionAddress) -> Connection:
         """The replica that holds a session; waits for the connection to it. Raises SessionLost."""
         key = (address.row, address.epoch)

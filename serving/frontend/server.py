@@ -150,11 +150,12 @@ def http_protocol(config: Config, app: App) -> type[HttpProtocol]:
     return Bound
 
 
-def websocket_protocol(limit: int) -> type[WebSocketProtocol]:
-    """Uvicorn makes the protocol itself, so that the limit is the class's."""
+def websocket_protocol(config: Config, app: App) -> type[WebSocketProtocol]:
+    """Uvicorn makes the protocol itself, so that the limits are the class's."""
 
     class Limited(WebSocketProtocol):
-        max_message = limit
+        max_message = config.max_message
+        bodies = app.bodies
 
     return Limited
 
@@ -170,7 +171,7 @@ def main() -> None:
     HttpWorker.CONFIG_KWARGS = {
         **HttpWorker.CONFIG_KWARGS,
         "http": http_protocol(config, app),
-        "ws": websocket_protocol(config.max_message),
+        "ws": websocket_protocol(config, app),
     }
     HttpMaster(config, listener_fd, app).run()
 

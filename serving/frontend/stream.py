@@ -78,6 +78,11 @@ class Stream:
         if not self._has_ended:
             self._send(Kind.CREDIT, CREDIT.pack(count), b"")
 
+    @property
+    def untaken(self) -> int:
+        """Bytes of what was said that the replica's side has not used up."""
+        return 0 if self._has_ended else self._flow.sent - self._flow.used
+
     async def say(self, message: Message) -> None:
         """Pass on what the client says; waits while the replica has enough of it. The caller bounds the wait."""
         while not self._flow.is_open and not self._has_ended:

@@ -29,6 +29,7 @@ from serving.messages import (
     Ask,
     DescribeModels,
     FindDefault,
+    ListModels,
     LoadModel,
     Locate,
     PinModel,
@@ -43,6 +44,7 @@ from serving.supervisor.broken import Broken, BrokenModels
 from serving.supervisor.describe import describe, shown
 from serving.supervisor.diskcache import Cost, DiskCache
 from serving.supervisor.fleet import Fleet
+from serving.supervisor.listing import Listing
 from serving.supervisor.problems import gone, problem_of
 from serving.supervisor.replica import Action, Owner, Served, Stage
 from serving.supervisor.repository import ModelRepository
@@ -81,6 +83,8 @@ class Catalog:
         self._ends: dict[int, asyncio.Future[None]] = {}
         self._again: dict[str, float] = {}
         self._broken = BrokenModels(repository.locate)
+        root = f"{Path(config.store).absolute()}/"
+        self._listing = Listing(fleet, repository, self._broken, lambda text: text.replace(root, ""))
         self._changed: dict[str, str] = {}
         self._looked = 0.0
         self._looking: set[int] = set()
@@ -185,6 +189,9 @@ class Catalog:
                 now = time.monotonic()
                 told = [describe(one, now) for one in found if one.stage is not Stage.LEAVING]
                 return Answer(id, models=told if self._config.local else [shown(one, self._config) for one in told])
+            case ListModels(id=id, model=name):
+                listed = await self._listing.all() if name is None else [await self._listing.one(name)]
+                return Answer(id, listed=listed)
             case FindDefault(id=id):
                 return Answer(id, name=await self._default())
 
@@ -232,6 +239,7 @@ class Catalog:
 
     def _begin(self, name: str, url: str, owner: Owner, until: float) -> None:
         self._opening[name] = until
+        self._listing.begun(name)
         self._spawn(self._open(name, url, owner))
 
     async def _open(self, name: str, url: str, owner: Owner) -> None:
@@ -265,8 +273,11 @@ class Catalog:
     def _failure(self, name: str, owner: Owner, problem: Problem) -> Problem:
         """Log it; clients are not to make the same load fail over and over, the platform knows what it does."""
         log.warning("a model could not be loaded", model=name, code=problem.code, error=problem.message)
-        if owner is Owner.STORE and problem.code != ModelNotFound.code:
-            self._spawn(self._broken.remember_files(name, self._broken.add(name, problem)))
+        if problem.code != ModelNotFound.code:
+            if owner is Owner.STORE:
+                self._spawn(self._broken.remember_files(name, self._broken.add(name, problem)))
+            else:
+                self._listing.out(name, problem.message)
         return problem
 
     def _finish(self, name: str, problem: Problem | None) -> None:
@@ -303,6 +314,7 @@ class Catalog:
             await asyncio.gather(*ends)
             raise ModelNotLoaded(f"model {name} is not loaded")
         log.info("unloading", model=name)
+        self._listing.out(name)
         self._act(self._fleet.leave(served, time.monotonic()))
         await asyncio.gather(*ends)
 

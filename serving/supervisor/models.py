@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -53,6 +54,8 @@ from serving.supervisor.sparerule import SpareRule
 from serving.supervisor.spares import Dismiss, Spare, Spawn
 from serving.supervisor.warmtier import Discard, Parked
 
+LAST_WORDS, LOOKS = 0.05, 20  # seconds between looks whether a worker has said why it ended; how many
+UNTOLD = (Status.STARTING, Status.LOADING, Status.WARMING)
 FORK_SERVER = 256 << 20  # bytes; what it takes until that is measured
 
 
@@ -216,13 +219,20 @@ class Models:
             return (State.LOADING, "") if self._catalog.is_preloading else (State.READY, "")
         return (State.DEGRADED, "the fork server is starting") if could_start else (State.STARTING, "")
 
-    def on_exit(self, worker: Replica | Spare | Parked, gone: Exit) -> None:
+    def on_exit(self, worker: Replica | Spare | Parked, gone: Exit, looks: int = LOOKS) -> None:
+        """A worker's process is gone. One that ended in order is looked at so many times more for its last words."""
         if not isinstance(worker, Replica):
             self._on_waiting_exit(worker, gone)
             return
         replica = worker
+        if gone.code == 0 and replica.status in UNTOLD and not replica.error and looks:
+            # It ends so where it has said why it cannot serve, which may still be on its way here.
+            asyncio.get_running_loop().call_later(LAST_WORDS, self.on_exit, replica, gone, looks - 1)
+            return
         fault, meaning = told_by(gone.code)
         cause = f"{gone}: {meaning}" if meaning else str(gone)
+        for stream, text in self._runtime.last_words(replica.row.index, replica.epoch).items():
+            log.printed(text, model=replica.name, worker=gone.pid, stream=stream)
         stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
         self._board.bury(replica.row)
         level = log.info if replica.status is Status.RETIRING else log.error

@@ -60,12 +60,12 @@ def open_one(config: Config, gpus: Sequence[str]) -> Model:
 
 
 def archive_in(path: Path) -> Path | None:
-    """The archive that ``path`` is, or the only thing in that folder if it is a ``.mar``, as the platform unpacks a
-    ``model.tar.gz`` with one in it."""
+    """The archive that ``path`` is, or the only thing in that folder if it is one, as the platform unpacks a
+    ``model.tar.gz`` with another archive in it."""
     if path.is_file() and path.name.endswith(ARCHIVES):
         return path
     entries = [entry for entry in path.iterdir() if not is_hidden(entry.name)] if path.is_dir() else []
-    return entries[0] if len(entries) == 1 and entries[0].is_file() and entries[0].suffix == ".mar" else None
+    return entries[0] if len(entries) == 1 and entries[0].is_file() and entries[0].name.endswith(ARCHIVES) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from serving.worker.decoding import Decoded, DecodeThreads, decode
 from serving.worker.device.border import Device
 from serving.worker.device.faults import fault_of
 from serving.worker.device.host import Host
-from serving.worker.failures import decode_error, describe, end_process, expired, let_go, predict_error
+from serving.worker.failures import decode_error, describe, end_process, expired, forget, let_go, predict_error
 from serving.worker.flights import Flight, Flights, Merged
 from serving.worker.gathering import Gathering
 from serving.worker.records import Records, has_records
@@ -270,6 +270,7 @@ class Engine:
         if fault_of(exc) is not None:  # many bad requests are no reason to have the device tried as often
             self._check_device(exc)
         error = decode_error(item, exc) if decoded.in_decode else predict_error(item, exc)
+        forget(exc)
         self._settle([self._failed(item, error)])
 
     def _failed(self, item: Item, error: ServingError) -> Outcome:
@@ -345,7 +346,9 @@ class Engine:
         if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:
             return self._run(bucket, live, again=True)
         if len(live) == 1:
-            failed = self._failed(live[0], predict_error(live[0], exc, fault))
+            error = predict_error(live[0], exc, fault)
+            forget(exc)
+            failed = self._failed(live[0], error)
             live[0].sample = None
             return [failed]
         log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
@@ -391,4 +394,6 @@ class Engine:
             return item, response
         except BaseException as exc:
             self._check_device(exc)
-            return self._failed(item, predict_error(item, exc))
+            error = predict_error(item, exc)
+            forget(exc)
+            return self._failed(item, error)

@@ -88,12 +88,27 @@ def is_out_of_memory(exc: BaseException) -> bool:
 def let_go(exc: BaseException) -> None:
     """Have the calls that failed drop what they had in hand: a traceback keeps their variables, and with them memory of
     the device, for as long as somebody has the exception. Lines and names stay for the log."""
-    seen: set[int] = set()
-    one: BaseException | None = exc
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
+    for one in chain(exc):
         traceback.clear_frames(one.__traceback__)
-        one = one.__cause__ or one.__context__
+
+
+def forget(exc: BaseException) -> None:
+    """Once it is logged: drop the calls that failed. One of those that called them may know the exception, so that each
+    keeps the other, and all that they have in hand, until cycles are looked for."""
+    for one in chain(exc):
+        one.__traceback__ = None
+
+
+def chain(exc: BaseException) -> list[BaseException]:
+    """The exception and those that it came of."""
+    found: list[BaseException] = []
+    todo: list[BaseException | None] = [exc]
+    while todo:
+        one = todo.pop()
+        if one is not None and not any(one is other for other in found):
+            found.append(one)
+            todo += [one.__cause__, one.__context__]
+    return found
 
 
 def report(item: Item, exc: BaseException) -> None:

@@ -7,15 +7,17 @@ process that reaps.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
+import io
 import os
 import signal
 import socket
 import sys
 import time
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 from serving import codecs, log
@@ -28,6 +30,7 @@ from serving.scoreboard import Scoreboard
 from serving.signals import OTHERS, STOPS, overhear
 from serving.wire import Frame, FrameReader
 
+BLAS = "OPENBLAS_NUM_THREADS"
 SPINS = "3000"  # turns, some 0.04 ms on an Intel Xeon
 ADOPTION = 5.0  # seconds within which a fork must have been handed to the supervisor
 
@@ -113,8 +116,6 @@ class ForkServer:
 
             from serving.worker.process import main
 
-            if (random := sys.modules.get("numpy.random")) is not None:
-                random.seed()  # else all replicas would draw the same numbers
             if request.visible is not None:
                 os.environ[VISIBLE] = request.visible  # before anything here touches CUDA, which reads it once
             main(request, self._config, self._runtime, self._board.row(request.row))
@@ -172,6 +173,33 @@ def set_wait_policy(environment: MutableMapping[str, str]) -> None:
         environment.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
+@contextlib.contextmanager
+def one_thread(environment: MutableMapping[str, str]) -> Iterator[None]:
+    """Import numpy without the pool of its library, which would be a second thread before the fork. What models import
+    or start later finds the variable as it was."""
+    before = environment.get(BLAS)
+    environment[BLAS] = "1"
+    try:
+        yield
+    finally:
+        del environment[BLAS]
+        if before is not None:
+            environment[BLAS] = before
+
+
+def read_nothing() -> None:
+    """Have no input, as a service: whoever asks for a word gets an end, and waits for no terminal."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    if null != 0:
+        os.close(null)
+    binary = open(0, "rb", closefd=False)  # noqa: SIM115
+    binary.raw.name = "<stdin>"  # type: ignore[attr-defined]
+    text = io.TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape")
+    text.mode = "r"  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = text  # type: ignore[misc]
+
+
 def main() -> None:
     """``python -m serving.worker.forkserver CHANNEL_FD SUPERVISOR_PID``; the rest comes through the channel, later."""
     channel_fd, supervisor = map(int, sys.argv[1:3])
@@ -180,11 +208,12 @@ def main() -> None:
         sys.exit(1)  # it was gone before its death could be heard
     for number in (*STOPS, *OTHERS):  # workers make their own choice after the fork
         signal.signal(number, signal.SIG_IGN)
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its pool would be a second thread before the fork
+    read_nothing()
     set_wait_policy(os.environ)
     # Nearly all that is made here stays: 7,000 of 268,000 objects do not. Looking for them takes a quarter of the time.
     gc.disable()
-    import torch  # noqa: F401  the import is what this process is for
+    with one_thread(os.environ):
+        import torch  # noqa: F401  the import is what this process is for
 
     for name in ("serving.worker.process", "uvloop"):  # the latter takes 2 MB of a worker that imports it by itself
         importlib.import_module(name)
@@ -206,6 +235,8 @@ def receive_begin(channel: socket.socket) -> tuple[Runtime, Scoreboard] | None:
         if not more:
             return None
         data += more
+    for fd in fds:
+        os.set_inheritable(fd, False)  # else programs that user code starts would have the scoreboard
     return (Runtime(Path(os.fsdecode(data.rstrip(b"\0")))), Scoreboard(fds[0])) if data else None
 
 

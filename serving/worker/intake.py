@@ -26,7 +26,7 @@ from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
 from serving.session import SessionAddress
 from serving.wire import Frame, Kind, OpenHead
-from serving.worker import replies
+from serving.worker import replies, surroundings
 from serving.worker.arrivals import item_of
 from serving.worker.batcher import Batcher, Item
 from serving.worker.conversations import Partner, on_stream_frame, open_item
@@ -151,6 +151,7 @@ class Intake:
         self.io.loop.call_later(BEAT, self._beat)
         self._sweep()
         self._sweep_streams()
+        surroundings.tell_old()
         if self._batcher is not None:
             self._row.queued = self._batcher.size
         if (measure := self._measures.due(time.monotonic())) is not None:

@@ -6,21 +6,19 @@ import contextlib
 import gc
 import importlib
 import inspect
-import os
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from serving import log
-from serving.conventions import AT_HOME
 from serving.errors import ModelError
 from serving.handler import EACH, MAX_THREADS, ONE, ROWS, Handler
 from serving.messages import Paths
 from serving.model import Model
 from serving.open_inference import PREFIX as OPEN_INFERENCE
 from serving.paths import BIDIRECTIONAL, PATTERN, may_be_taken
-from serving.worker import ranks
+from serving.worker import namesakes, ranks, surroundings
 from serving.worker.device import find_device
 from serving.worker.device.border import Device
 from serving.worker.records import takes
@@ -29,16 +27,10 @@ from serving.worker.speed import Hastened
 METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", "warmup", "close")
 
 
-def create_handler(model: Model, compile_cache: str | None = None) -> Handler:
+def create_handler(model: Model) -> Handler:
     """Import and make the handler, not yet loaded. Raises ModelError: nothing here gets better by trying again."""
-    if compile_cache is not None:  # before torch's compiler is imported, which reads these once
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compile_cache
-        os.environ["TRITON_CACHE_DIR"] = os.path.join(compile_cache, "triton")
-    if model.gpus > 1:  # ranks are of one machine, and no other is to reach them
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ[name] = "lo"
-    os.environ.update(model.env)
     sys.path[:0] = [path for path in (model.code, model.path) if path not in sys.path]
+    namesakes.settle(model)
     handler = find_class(model)()
     handler.policy = model.policy(handler.policy)
     check_options(handler, model)
@@ -55,8 +47,6 @@ def open_device(model: Model) -> Device:
 
 
 def load(handler: Handler, model: Model, device: str) -> None:
-    if model.handler in AT_HOME:
-        os.chdir(model.path)
     if (group := ranks.group()) is not None:
         group.join(device)
     handler.load(Path(model.path), device, **model.options)
@@ -92,9 +82,7 @@ def find_class(model: Model) -> type[Handler]:
         module = importlib.import_module(module_name)
     except BaseException as exc:
         log.error("the handler's module cannot be imported", exc=exc, model=model.name, handler=model.handler)
-        raise ModelError(
-            f"handler {model.handler}: importing {module_name} failed: {type(exc).__name__}: {exc}"
-        ) from exc
+        raise ModelError(f"handler {model.handler}: importing {module_name} failed: {surroundings.told(exc)}") from exc
     found = getattr(module, class_name, None)
     if found is None:
         raise ModelError(f"handler {model.handler}: module {module_name} ({module.__file__}) has no {class_name}")

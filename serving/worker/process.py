@@ -14,14 +14,14 @@ from serving.config import Config
 from serving.messages import Fork
 from serving.runtime import Runtime
 from serving.scoreboard import Row
-from serving.worker import ranks, spare, strays
+from serving.worker import ranks, spare, strays, surroundings
 from serving.worker.loader import create_handler
 from serving.worker.server import Worker
 
 
 def main(request: Fork, config: Config, runtime: Runtime, row: Row) -> None:
     """The life of a worker process after the fork; never returns."""
-    log.setup("worker", config.log_level, config.log_format)
+    surroundings.begin(config)
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # the stacks are logged; a core of all weights helps nobody
     stacks = runtime.stacks_path(row.index, request.epoch).open("wb")
@@ -30,18 +30,18 @@ def main(request: Fork, config: Config, runtime: Runtime, row: Row) -> None:
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     control.connect(str(runtime.control_path))
     model = request.model or spare.wait(control, request, row)
-    log.capture_prints(model=model.name)
+    surroundings.enter(model, config, runtime.words_path(row.index, request.epoch))
     if model.gpus > 1:
         meeting = runtime.meeting_path(row.index, request.epoch)
 
         def follow(rank: int, leader: socket.socket) -> None:
             control.close()
-            make = functools.partial(create_handler, model, config.compile_cache)
-            ranks.follow(model, rank, meeting, leader, make)
+            ranks.follow(model, rank, meeting, leader, functools.partial(create_handler, model))
 
         ranks.begin(model, meeting, follow)
     strays.watch_for()
     started = time.monotonic()
     Worker(model, config, runtime, row, request.epoch, control).run()
     log.debug("the worker ends", seconds=round(time.monotonic() - started, 3))
+    surroundings.leave()
     os._exit(0)

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from serving import claims, codecs
-from serving.errors import BadRequest
+from serving.errors import BadRequest, ModelError
 from serving.measuring import csv_cost, json_cost, npz_cost
+from serving.names import is_hidden
 from serving.request import media_type
-from serving.worker import shims
-from serving.worker.toolkit import default_model_fn
+from serving.weights import is_torchscript, load_torchscript
+from serving.worker import sagemaker_environment, shims
 
 JSON, CSV, OCTET_STREAM, ANY = "application/json", "text/csv", "application/octet-stream", "*/*"
 NPY, NPZ = "application/x-npy", "application/x-npz"
@@ -142,6 +143,19 @@ class DefaultInferenceHandler:
     def default_output_fn(self, prediction: Any, accept: str, context: Any = None) -> Any:
         kinds = [kind for kind in map(media_type, accept.split(",")) if kind in ENCODERS]
         return encode(prediction, accept), kinds[0]
+
+
+def default_model_fn(model_dir: Path, device: str) -> Any:
+    """``model.pt``, else the only ``*.pt`` or ``*.pth`` file, as TorchScript. Raises ModelError."""
+    files = [path for path in model_dir.iterdir() if path.is_file() and not is_hidden(path.name)]
+    found = sorted(path for path in files if path.suffix in (".pt", ".pth"))
+    chosen = [path for path in found if path.name == "model.pt"] or found
+    if len(chosen) != 1:
+        names = ", ".join(path.name for path in chosen) or "none"
+        raise ModelError(f"without model_fn {model_dir} must hold model.pt or one *.pt or *.pth file; found {names}")
+    if not is_torchscript(chosen[0]):
+        raise ModelError(f"{chosen[0].name} is no TorchScript file: define model_fn to load it")
+    return load_torchscript(chosen[0], device)
 
 
 class ModelLoadError(Exception):
@@ -270,6 +284,8 @@ def install() -> None:
                 "remove_crlf": remove_crlf,
             },
             "logging": {"get_logger": get_logger, "configure_logger": configure_logger},
+            "environment": sagemaker_environment.of_inference(),
+            "parameters": sagemaker_environment.PARAMETERS,
         },
     )
     if not made:

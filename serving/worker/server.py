@@ -22,7 +22,7 @@ from serving.messages import WorkerPhase
 from serving.model import Model
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
-from serving.worker import inflating
+from serving.worker import inflating, surroundings
 from serving.worker.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
@@ -66,7 +66,7 @@ class Worker:
     def _load(self) -> Handler | None:
         try:
             prepare(Path(self._model.path), Path(self._model.code), self._config.install_requirements)
-            handler = create_handler(self._model, self._config.compile_cache)
+            handler = create_handler(self._model)
             handler.home = self._runtime.home(self._row.index, self._epoch)
             self._device = open_device(self._model)
             self._report(Phase.LOADING)
@@ -79,7 +79,7 @@ class Worker:
             permanent = isinstance(exc, ModelError)
             if not permanent:
                 log.error("the model failed to load", exc=exc, model=self._model.name)
-            error = str(exc) if permanent else f"{type(exc).__name__}: {exc}"[:500]
+            error = str(exc) if permanent else surroundings.told(exc)[:500]
             self._fail(error, permanent, is_out_of_memory(exc))
             return None
         return handler
@@ -158,6 +158,7 @@ class Worker:
             handler.close()
         except BaseException as exc:
             log.error("the handler failed to close", exc=exc, model=self._model.name)
+        surroundings.leave()
         self._flush(FLUSH)
 
     def _fail(self, error: str, permanent: bool, out_of_memory: bool) -> None:

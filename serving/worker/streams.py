@@ -22,9 +22,9 @@ from serving.deadline import Clock
 from serving.errors import HandlerError, ServingError
 from serving.flow import Flow, cost
 from serving.handler import MAX_BATCH
-from serving.request import Body, Piece, Pieces, Response, StreamingResponse
+from serving.request import Body, Piece, Pieces, Request, Response, StreamingResponse
 from serving.worker.batcher import Batcher, Item
-from serving.worker.failures import expired, predict_error
+from serving.worker.failures import expired, forget, predict_error
 from serving.worker.loop import UserLoop
 from serving.worker.rules import Rules
 from serving.worker.stamps import Stamps
@@ -58,6 +58,13 @@ class Used:
     """So many bytes of what the client sent were taken in; it may send more."""
 
     count: int
+
+
+NOBODY = Item(0, Request())
+
+
+def nothing() -> None:
+    """After the end."""
 
 
 Part = Begin | More | End | Message | Used | Close | ServingError
@@ -104,6 +111,10 @@ class Stream:
         answer = self.response if self.response.late is None else self.response.late()
         kind = answer.content_type or concrete(self.item.request.accept) or usual
         return Begin(Response(body, kind, answer.status, answer.custom_attributes))
+
+    def let_go(self) -> None:
+        """It is over. The request and its answer know each other, which would keep both until cycles are looked for."""
+        self.item, self.on_end = NOBODY, nothing
 
     def close(self) -> list[Begin | More | End]:
         """What to send when there are no more pieces; an answer without any still has a head."""
@@ -194,6 +205,7 @@ class Streams:
         import torch
 
         self._stamps.start(self.at_risk(), self._clock() + (self._idle if stream.begun else self._first))
+        id = stream.item.id
         try:
             with torch.inference_mode():
                 part = stream.take(next(stream.pieces))
@@ -205,7 +217,7 @@ class Streams:
             self._fail(stream, exc)
         finally:
             self._stamps.finish(0)
-        self.unsent.pop(stream.item.id, None)
+        self.unsent.pop(id, None)
         return False
 
     def at_risk(self) -> list[int]:
@@ -226,6 +238,7 @@ class Streams:
         stream.settled = True
         for part in parts:
             self._emit(stream.item, part)
+        stream.let_go()
 
     def _fail(self, stream: Stream, exc: BaseException) -> None:
         self._check(exc)
@@ -234,6 +247,8 @@ class Streams:
             self._emit(*expired(stream.item))
         else:
             self._emit(stream.item, predict_error(stream.item, exc))
+        forget(exc)
+        stream.let_go()
 
     def _close(self, stream: Stream) -> None:
         """Nobody listens any more."""
@@ -257,6 +272,7 @@ class Streams:
             self._emit(stream.item, End())
         else:
             self._emit(*expired(stream.item))  # a session that was to begin with it has not
+        stream.let_go()
 
     # Async.
 

@@ -30,16 +30,14 @@ from serving.errors import (
     UnsupportedMediaType,
 )
 from serving.handler import ONE, ROWS, BatchPolicy, Handler
-from serving.names import is_hidden
 from serving.request import Body, Request, Response, StreamingResponse, media_type
-from serving.weights import is_torchscript, load_torchscript
-from serving.worker.context import CONTENT_TYPE, Context, RequestProcessor, gpu_of, headers_of
+from serving.worker import surroundings
+from serving.worker.context import CONTENT_TYPE, CUSTOM_ATTRIBUTES, Context, RequestProcessor, gpu_of, headers_of
 from serving.worker.signatures import Function, adapted
 from serving.worker.torchserve.metrics import Metrics
 from serving.worker.torchserve.outputs import attributes_of
 
 BATCH = 32  # requests in one call of batch_predict_fn, unless somebody has chosen otherwise
-MODULE_NAME = "serving_user_inference"
 ARGUMENTS = {
     "pre_model_fn": 1,
     "model_fn": 1,
@@ -97,9 +95,11 @@ class ToolkitHandler(Handler):
     ) -> None:
         """``script`` is the path of the user's module; ``sized`` says that somebody has chosen the size of batches.
         Raises ModelError for a script that can never work."""
-        from serving.worker import sagemaker_inference
+        from serving.worker import packages_of_sagemaker
+        from serving.worker.defaults import defaults_of
+        from serving.worker.sagemaker_inference import default_model_fn
 
-        sagemaker_inference.install()
+        packages_of_sagemaker.install(model_dir, Path(script).parent)
         self.device = device
         self._default_accept = default_accept
         self._stacks = stacks
@@ -118,6 +118,8 @@ class ToolkitHandler(Handler):
             self._model = default_model_fn(model_dir, device)
         if not {"transform_fn", "predict_fn", "batch_predict_fn"} & self._functions.keys():
             self._model = prepared(self._model, device)
+        own = not self._functions.keys().isdisjoint({"predict_fn", "batch_predict_fn"})
+        self._defaults = defaults_of(self._model, device, own)
 
     def warmup(self) -> None:
         self._call("model_warmup_fn", [self._model_dir, self._model], self._context)
@@ -134,12 +136,15 @@ class ToolkitHandler(Handler):
         elif "input_fn" in self._functions:
             call.data = self._guarded("input_fn", [data, told_type(request)], context)
         else:
-            call.data = default_input_fn(request, data, self.device)
+            call.data = self._defaults.input(request)
         return call
 
     def bucket(self, sample: Call) -> Any:
-        stacks = self._stacks and "batch_predict_fn" not in self._functions
-        return super().bucket(sample.data) if stacks else ()
+        if not self._stacks or "batch_predict_fn" in self._functions:
+            return ()
+        # What the default input_fn leaves as it is has nothing to be stacked by: its own bucket is of no other request.
+        alone = not hasattr(sample.data, "shape") and "input_fn" not in self._functions
+        return object() if alone else super().bucket(sample.data)
 
     def collate(self, samples: Sequence[Call]) -> Sequence[Call]:
         return samples
@@ -171,7 +176,7 @@ class ToolkitHandler(Handler):
         elif "transform_fn" not in self._functions and not is_pieces(prediction):
             if (kind := call.content_type) is not None and media_type(kind) != media_type(call.accept):
                 return response_of(prediction, call)
-            found = default_output(prediction, call.accept)
+            found = self._defaults.output(prediction, call.accept)
             return Response(found.body, kind or found.content_type, call.status, call.attributes)
         return response_of(prediction, call)
 
@@ -192,12 +197,9 @@ class ToolkitHandler(Handler):
         return self._guarded("transform_fn", arguments, call.context)
 
     def _predict(self, data: Any, context: Context) -> Any:
-        import torch
-
         if "predict_fn" in self._functions:
             return self._guarded("predict_fn", [data, self._model], context)
-        with torch.no_grad():
-            return self._model(data.to(self.device) if hasattr(data, "to") else data)
+        return self._defaults.predict(data, self._model)
 
     def _guarded(self, name: str, arguments: list[Any], context: Context) -> Any:
         """Call a function of the script. What it raises is its own failure, a 500, unless it has a ``status_code``."""
@@ -227,19 +229,27 @@ def import_script(path: Path) -> ModuleType:
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(MODULE_NAME, path)
+    name = module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE_NAME] = module
-    if path.stem not in sys.stdlib_module_names:
-        sys.modules.setdefault(path.stem, module)  # what was pickled where the script was a module of that name
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException as exc:
         log.error("the script cannot be imported", exc=exc, script=str(path))
-        raise ModelError(f"importing {path} failed: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"importing {path} failed: {surroundings.told(exc)}") from exc
     return module
+
+
+def module_name(path: Path) -> str:
+    """As the toolkits call it, so that children and pickles find it by name; another one where that is taken."""
+    other = sys.modules.get(path.stem)
+    is_taken = path.stem in sys.stdlib_module_names or (
+        other is not None and getattr(other, "__file__", None) != str(path)
+    )
+    return f"{path.stem}_of_the_model" if is_taken else path.stem
 
 
 def find_functions(module: ModuleType) -> dict[str, Function]:
@@ -271,21 +281,10 @@ def prepared(model: Any, device: str) -> Any:
     return model
 
 
-def default_output(prediction: Any, accept: str) -> Response:
-    """As the toolkit writes it, to the blank; and what the toolkit cannot, as the server does."""
-    from serving.worker.sagemaker_inference import DefaultPytorchInferenceHandler, UnsupportedFormatError
-
-    try:
-        body = DefaultPytorchInferenceHandler().default_output_fn(prediction, accept)
-    except (UnsupportedFormatError, TypeError, ValueError):
-        return codecs.encode(prediction, accept)
-    return Response(body.encode() if isinstance(body, str) else body, accept)
-
-
 def is_unsupported(exc: Exception) -> bool:
-    """Whether it is the toolkit's own word for a type that it cannot read or write."""
-    errors = sys.modules.get("sagemaker_inference.errors")
-    return errors is not None and isinstance(exc, errors.UnsupportedFormatError)
+    """Whether it is a toolkit's own word for a type that it cannot read or write."""
+    found = (sys.modules.get(f"{package}errors") for package in ("sagemaker_inference.", "sagemaker_containers._"))
+    return any(isinstance(exc, getattr(one, "UnsupportedFormatError", ())) for one in found)
 
 
 def is_pieces(value: Any) -> bool:
@@ -302,7 +301,11 @@ def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingRes
 
 
 def response_of(result: Any, call: Call) -> Response | StreamingResponse:
-    """What ``output_fn`` or ``transform_fn`` gave: a body, or a body and its type; the body may come in pieces."""
+    """What ``output_fn`` or ``transform_fn`` gave: a body, or a body and its type, or a response of the containers'
+    web server; the body may come in pieces."""
+    if hasattr(result, "get_data") and hasattr(result, "status_code"):
+        attributes = {name.lower(): value for name, value in dict(result.headers).items()}.get(CUSTOM_ATTRIBUTES)
+        return Response(result.get_data(), result.content_type, result.status_code, attributes or call.attributes)
     body, content_type = result[:2] if isinstance(result, tuple) and len(result) > 1 else (result, None)
     if is_pieces(body):
         return pieces_of(body, content_type, call)
@@ -330,30 +333,3 @@ def bytes_of(body: Any, kind: str) -> Body:
     if codecs.type_of(body, kind) != kind:
         raise HandlerError(f"the script says that its answer is {kind[:100]}, and gives other bytes")
     return body
-
-
-def default_input_fn(request: Request, data: Any, device: str) -> Any:
-    """As the toolkit reads it, JSON and CSV as text; and what the toolkit cannot, as the server does."""
-    from serving.worker.sagemaker_inference import DECODERS, to_tensor
-
-    if request.media_type in DECODERS and request.media_type != codecs.NPZ:
-        return to_tensor(data if isinstance(data, str) else bytes(data), request.media_type, device)
-    value = codecs.decode(request.body, request.content_type)
-    if not hasattr(value, "dtype"):
-        return value
-    import torch
-
-    return torch.tensor(value).to(device)
-
-
-def default_model_fn(model_dir: Path, device: str) -> Any:
-    """``model.pt``, else the only ``*.pt`` or ``*.pth`` file, as TorchScript. Raises ModelError."""
-    files = [path for path in model_dir.iterdir() if path.is_file() and not is_hidden(path.name)]
-    found = sorted(path for path in files if path.suffix in (".pt", ".pth"))
-    chosen = [path for path in found if path.name == "model.pt"] or found
-    if len(chosen) != 1:
-        names = ", ".join(path.name for path in chosen) or "none"
-        raise ModelError(f"without model_fn {model_dir} must hold model.pt or one *.pt or *.pth file; found {names}")
-    if not is_torchscript(chosen[0]):
-        raise ModelError(f"{chosen[0].name} is no TorchScript file: define model_fn to load it")
-    return load_torchscript(chosen[0], device)

@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 class Host:
     """Each app has a path of its own; ``seen`` is what apps want a test to see."""
 
-    def __init__(self, **limits: float) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.apps: dict[str, App] = {}
         self.seen: queue.Queue[Any] = queue.Queue()
         self._paths = map("/{}".format, itertools.count())
@@ -114,7 +114,7 @@ class Host:
 
 
 @contextlib.contextmanager
-def hosting(**limits: float) -> Iterator[Host]:
+def hosting(**limits: Any) -> Iterator[Host]:
     host = Host(**limits)
     try:
         yield host

@@ -5,6 +5,7 @@ They were written here, to the shapes of those servers' own.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,31 @@ def handle(inputs: Input) -> Output:
         return None
     return Output().add_as_json({"data": inputs.get_as_json(), "size": inputs.get_property("size")})
 """
+DJL_AT_HOME = """
+import json, os
+from djl_python import Output
+
+NAMES = json.load(open("names.json"))
+
+def handle(inputs):
+    if inputs.is_empty() or inputs.get_as_json() is None:
+        return None
+    seen = [json.load(open("names.json")), NAMES, sorted(os.listdir())]
+    return Output().add_stream_content(iter(seen)).finalize(print, "the last", "function")
+"""
 
 
-def test_djl(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text(DJL)
+def test_djl_in_the_models_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(DJL_AT_HOME)
     (tmp_path / "serving.properties").write_text("engine=Python\noption.size=small\n")
+    (tmp_path / "names.json").write_text('["one"]')
     with serving(tmp_path) as server:
         reply = call(server, "POST", "/invocations", {"x": 1})
-        assert (reply.status, reply.json()["data"]) == (200, {"x": 1})
+        lines = [json.loads(line)["outputs"] for line in reply.body.splitlines()]
+        assert (reply.status, lines[:2]) == (200, [["one"], ["one"]])
+        assert {"model.py", "names.json", "serving.properties"} <= set(lines[2])
+        reply = call(server, "POST", "/invocations", b"null", **{"Content-Type": "application/json"})
+        assert (reply.status, reply.body) == (204, b"")
 
 
 def test_djl_with_its_own_package_installed(tmp_path: Path) -> None:

@@ -223,6 +223,29 @@ def test_more_than_the_limit_are_refused_with_503(tmp_path: Path) -> None:
             assert one.recv(timeout=10) == "room again"
 
 
+def test_messages_that_the_handler_does_not_take_count_together(tmp_path: Path) -> None:
+    """And those for which there is no room are told so; the others, and plain requests, go on."""
+    size, most = 400_000, 6
+    folder = model_folder(tmp_path, "talker:Talker")
+    with serving(folder, http_workers=1, body_memory=5_000_000) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(talk(server)) for _ in range(12)]
+        for client in clients:
+            client.send("!wait")
+            with contextlib.suppress(ConnectionClosed):
+                client.send(bytes(size))
+        eventually(lambda: sum(is_open(client) for client in clients) <= most)
+        gone = [client for client in clients if not is_open(client)]
+        assert {client.protocol.close_code for client in gone} == {1013}
+        assert len(gone) < len(clients), "there was room for some"
+        assert server.ping() == 200
+
+
+def is_open(client: ClientConnection) -> bool:
+    with contextlib.suppress(TimeoutError, ConnectionClosed):
+        client.recv(timeout=0)
+    return client.protocol.close_code is None
+
+
 def test_idle_and_long_ones_are_closed_with_1001(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"conversation_idle_timeout": 1, "conversation_timeout": 4}
     with serving(model_folder(tmp_path, "talker:Talker"), **settings) as server:

@@ -118,7 +118,7 @@ def test_sigterm_leaves_no_rank_behind(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "settings", "words"),
     [
-        ("gpus = 0", {}, "gpus is 0; allowed: 1 to 64"),
+        ("gpus = 0", {}, "gpus is 0; allowed: an integer from 1 to 64"),
         ("gpus = 2\nreplicas = 2", {}, "over several GPUs a model has one replica"),
     ],
 )

@@ -101,7 +101,6 @@ def test_another_version_and_another_content_type_are_told(server: Server) -> No
         ("GET", "/v2/models/add_sub/trace/setting", "traces"),
         ("POST", "/v2/models/add_sub/trace/setting", "traces"),
         ("POST", "/v2/logging", "log"),
-        ("GET", "/v2/models/add_sub/stats", "statistics"),
         ("POST", "/v2/models/add_sub/generate", "generate"),
         ("POST", "/v2/models/add_sub/generate_stream", "generate_stream"),
     ],

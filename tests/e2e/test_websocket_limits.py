@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import struct
 from typing import Any
 
 import pytest
 
+from serving.frontend.bodies import COPIES, COUNTED, STILL, Bodies
 from serving.frontend.websocket.protocol import WebSocketProtocol
 from tests.e2e.frames import (
     BINARY,
@@ -16,13 +18,16 @@ from tests.e2e.frames import (
     LIMIT,
     Host,
     Message,
+    Raw,
     accept,
     disconnect,
     echo,
     encoded,
     header,
+    hosting,
     received,
 )
+from tests.e2e.server import eventually
 
 
 def test_the_limit_on_messages_is_16_mib() -> None:
@@ -132,3 +137,60 @@ def test_a_client_that_reads_nothing_is_cut(hasty: Host) -> None:
 
     with hasty.raw(app):
         assert hasty.see() == disconnect(1006)
+
+
+# The memory of all of them together.
+
+
+def half_a_message(host: Host, size: int) -> Raw:
+    """A client all of whose message has come but a byte."""
+    client = host.raw(host.recorder())
+    client.socket.sendall(encoded(BINARY, bytes(size))[:-1])
+    return client
+
+
+def test_messages_that_are_not_whole_count_together_and_who_is_beyond_the_room_is_told_1013() -> None:
+    size = 4 * COUNTED
+    with hosting(bodies=Bodies(COPIES * 3 * size)) as host, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(half_a_message(host, size + COUNTED // 2)) for _ in range(3)]
+        newcomer = stack.enter_context(half_a_message(host, size))
+        assert newcomer.read_close()[0] == 1013
+        assert newcomer.is_at_end()
+        assert host.see()["code"] == 1013
+        for client in clients:
+            client.socket.sendall(b"\0")
+            assert len(host.see()["bytes"]) == size + COUNTED // 2
+        client = stack.enter_context(half_a_message(host, size))
+        client.socket.sendall(b"\0")
+        assert len(host.see()["bytes"]) == size, "there is room again"
+
+
+def test_one_that_brings_nothing_makes_room_for_one_that_does() -> None:
+    size, clock = 4 * COUNTED, Clock()
+    bodies = Bodies(COPIES * size, clock=clock)
+    with hosting(bodies=bodies) as host, half_a_message(host, size) as idle:
+        eventually(lambda: bodies.held == size - COUNTED)
+        clock.now += STILL
+        with half_a_message(host, size) as busy:
+            assert idle.read_close()[0] == 1013
+            assert host.see()["code"] == 1013
+            busy.socket.sendall(b"\0")
+            assert len(host.see()["bytes"]) == size
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_client_that_leaves_within_a_message_gives_its_room_back() -> None:
+    size = 4 * COUNTED
+    with hosting(bodies=Bodies(COPIES * size)) as host:
+        for _ in range(5):
+            half_a_message(host, size).close()
+            assert host.see()["code"] == 1006
+        with half_a_message(host, size) as client:
+            client.socket.sendall(b"\0")
+            assert len(host.see()["bytes"]) == size

@@ -51,6 +51,8 @@ class Talker(Handler):
                 raise error
             elif word == "!busy":
                 raise Unavailable("later")
+            elif word == "!wait":
+                await asyncio.sleep(1000)
             elif word == "!leave":
                 return
             elif word == "!block":

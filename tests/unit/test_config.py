@@ -185,6 +185,31 @@ def test_an_unknown_variable_of_the_platform_and_all_others_are_ignored() -> Non
     assert load({"SAGEMAKER_REGION": "eu-west-1", "SAGEMAKER_MULTI_MODE": "x", "PATH": "/bin"}) == load({})
 
 
+OF_DJL = [
+    *("SERVING_FAIL_FAST", "SERVING_LOAD_MODELS", "SERVING_MIN_WORKERS", "SERVING_MAX_WORKERS", "SERVING_OPTS"),
+    *("SERVING_JOB_QUEUE_SIZE", "SERVING_FEATURES", "SERVING_PROMETHEUS", "SERVING_CACHE_BATCH", "SERVING_CACHE_KEY"),
+    *("SERVING_RETRY_THRESHOLD", "SERVING_DOWNLOAD_DIR", "SERVING_INFERENCE_ADDRESS", "SERVING_MAX_REQUEST_SIZE"),
+    *("SERVING_DDB_CACHE", "SERVING_CHUNKED_READ_TIMEOUT", "SERVING_KEYSTORE_PASS", "SERVING_MODEL_URL_PATTERN"),
+]
+
+
+@pytest.mark.parametrize("variable", OF_DJL)
+def test_what_djl_serving_reads_under_our_prefix_is_a_warning(variable: str) -> None:
+    config = load({variable: "true"})
+    assert config.warnings == (f"without effect here: {variable}, which other servers read",)
+    assert msgspec.structs.replace(config, warnings=()) == load({})
+
+
+def test_no_setting_of_ours_misspelt_by_a_letter_is_taken_for_djls() -> None:
+    for setting in SETTINGS:
+        bare = setting.variable.removeprefix("SERVING_")
+        for at in range(len(bare)):
+            swapped = bare[:at] + bare[at : at + 2][::-1] + bare[at + 2 :]
+            for wrong in {bare[:at] + bare[at + 1 :], swapped, bare[:at] + bare[at] + bare[at:]} - {bare}:
+                if f"SERVING_{wrong}" not in VARIABLES:
+                    assert "no setting" in problems({f"SERVING_{wrong}": "1"})[0]
+
+
 KUBERNETES = {
     "SERVING_SERVICE_HOST": "10.0.0.1",
     "SERVING_SERVICE_PORT": "80",

@@ -128,7 +128,7 @@ def test_a_pickled_module_needs_consent_and_is_then_logged(tmp_path: Path, caplo
 
 
 def test_it_says_how_many_bytes_came_how_fast(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "serving"):
+    with caplog.at_level("INFO"):
         Client(ModuleHandler, script(nn.Linear(512, 1024), tmp_path / "net.pt"))
     [fields] = [vars(record)["fields"] for record in caplog.records if record.message == "weights are loaded"]
     assert fields["bytes"] == (tmp_path / "net.pt").stat().st_size

@@ -101,7 +101,7 @@ def test_the_default_handler_tells_which_type_it_chose() -> None:
         shim.DefaultInferenceHandler().default_output_fn([1], "image/png")
 
 
-@pytest.mark.parametrize("name", ["transformer", "default_handler_service", "model_server", "environment"])
+@pytest.mark.parametrize("name", ["transformer", "default_handler_service", "model_server"])
 def test_what_starts_another_server_cannot_be_imported(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match=f"ImportError: cannot import name '{name}' from 'sagemaker_inference'"):
         Rig(tmp_path, f"from sagemaker_inference import {name}\n")

@@ -22,6 +22,7 @@ from serving.worker.triton.calls import Call
 from serving.worker.triton.decoupled import Executor
 from serving.worker.triton.handler import TritonHandler
 from serving.worker.triton.pieces import SURPLUS, Pieces
+from serving.worker.triton.statistics import Statistics
 
 Sender = pb_utils.InferenceResponseSender
 SIZE = 50_000
@@ -57,7 +58,7 @@ def flood(senders: list[Sender], count: int = 1000) -> None:
 def made(executor: Executor, seconds: float) -> tuple[Call, Pieces]:
     request = Request(deadline=Deadline.after(seconds))
     call = Call("", [], [], None, 1, "", Client(), request.deadline.at, {})
-    pieces = Pieces(call, Answers(TritonConfig("m"), "1"), executor, request)
+    pieces = Pieces(call, Answers(TritonConfig("m"), "1"), executor, request, Statistics())
     executor.submit(call)
     return call, pieces
 
@@ -70,7 +71,7 @@ def run() -> Iterator[Run]:
     executors: list[Executor] = []
 
     def start(script: Sending, seconds: float = 20.0) -> tuple[Sending, Pieces, Call, Executor]:
-        executor = Executor(script, lambda waiting: [list(waiting)])  # type: ignore[arg-type]
+        executor = Executor(script, lambda waiting: [list(waiting)], Statistics())  # type: ignore[arg-type]
         executors.append(executor)
         call, pieces = made(executor, seconds)
         return script, pieces, call, executor

@@ -220,17 +220,13 @@ def test_metrics_count_and_are_rendered() -> None:
             make()
 
 
-def test_log_levels(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG", logger="serving.triton")
-    caplog.handler.setLevel(0)
-    pb_utils.log.logger.addHandler(caplog.handler)
-    try:
-        pb_utils.Logger.log("plain")
-        pb_utils.Logger.log("bad", pb_utils.Logger.ERROR)
-        for write in ("log_info", "log_warn", "log_error", "log_verbose"):
-            getattr(pb_utils.Logger, write)(message="100 %s")
-    finally:
-        pb_utils.log.logger.removeHandler(caplog.handler)
+def test_log_levels(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level("DEBUG", logger="triton")
+    monkeypatch.setattr(pb_utils.log, "write", pb_utils.log.write_plainly)
+    pb_utils.Logger.log("plain")
+    pb_utils.Logger.log("bad", pb_utils.Logger.ERROR)
+    for write in ("log_info", "log_warn", "log_error", "log_verbose"):
+        getattr(pb_utils.Logger, write)(message="100 %s")
     levels = {record.levelname for record in caplog.records}
     assert levels == {"INFO", "WARNING", "ERROR", "DEBUG"}
 

@@ -31,6 +31,15 @@ class Framing(ServerProtocol):
         self._holds_pongs = False
         self._pong: bytes | None = None
 
+    @property
+    def unfinished(self) -> int:
+        """Bytes that have come of a frame which is not whole yet."""
+        return len(self.reader.buffer)
+
+    def forget(self) -> None:
+        """Nothing more is read: drop what has come of an unfinished frame, which cycles would keep for a while."""
+        self.reader.discard()
+
     def hold_pongs(self) -> None:
         """All but the latest are dropped, as they may be (RFC 6455 §5.5.3): who never reads could fill our memory."""
         self._holds_pongs = True

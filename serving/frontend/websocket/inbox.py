@@ -26,6 +26,11 @@ class Inbox:
     def is_full(self) -> bool:
         return self._waiting > LIMIT and self._last is None
 
+    @property
+    def size(self) -> int:
+        """Bytes that wait."""
+        return self._waiting
+
     def put(self, message: Message, size: int = 0) -> None:
         """What comes after the end is dropped."""
         if self._last is None:

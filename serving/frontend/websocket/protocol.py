@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, ClassVar
@@ -20,9 +21,10 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SEND_EOF, State
 
 from serving import errors, log
-from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
+from serving.errors import BodiesFull, CodedError, DeadlineExceeded, Draining, ServingError
 from serving.frontend.absence import Lookout
 from serving.frontend.answers import HAS_LEFT
+from serving.frontend.bodies import Bodies, Held
 from serving.frontend.headers import Headers
 from serving.frontend.protocol import READ_TIME
 from serving.frontend.reader import ReaderWatch
@@ -51,6 +53,7 @@ class WebSocketProtocol(asyncio.Protocol):
     handshake_time: ClassVar[float] = 30.0  # seconds in which the app accepts or refuses
     close_time: ClassVar[float] = 5.0  # seconds from an end by either side until the connection is cut
     read_time: ClassVar[float] = READ_TIME
+    bodies: ClassVar[Bodies] = Bodies(sys.maxsize)  # what large messages count against
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         self._config = config
@@ -61,6 +64,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._incoming = Incoming(self.max_message)
         self._outgoing = Outgoing()
         self._inbox = Inbox()
+        self._held = Held(self.bodies)
         self._stage = Stage.CONNECTING
         self._has_head = False
         self._has_left = False
@@ -84,6 +88,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self._end(CloseCode.ABNORMAL_CLOSURE)
         self._timer.cancel()
         self._unread = NOTHING
+        self._framing.forget()
+        self._held.release()
         self._flow.stop()
 
     def eof_received(self) -> None:
@@ -129,6 +135,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     async def receive(self) -> Message:
         message = await self._inbox.get()
+        self._count()
         if not self._flow.is_reading and not self._inbox.is_full:
             self._loop.call_soon(self._parse)
         return message
@@ -247,7 +254,22 @@ class WebSocketProtocol(asyncio.Protocol):
             frames += self._take()
         if frames >= TURN and not self._inbox.is_full:
             self._loop.call_soon(self._parse)
+        self._count()
         self._flow.set_reading(not self._unread and not self._inbox.is_full)
+
+    def _count(self) -> None:
+        """What is held for the client now. One for which there is no room has to go."""
+        if self._stage is not Stage.OPEN:
+            return
+        try:
+            self._held.hold(self._framing.unfinished + len(self._unread) + self._inbox.size, self._go)
+        except BodiesFull:
+            self._go()
+
+    def _go(self) -> None:
+        self._fail(CloseCode.TRY_AGAIN_LATER, "there is no room for large messages")
+        self._flush()
+        self._held.release()
 
     def _take(self) -> int:
         frames = [event for event in self._framing.events_received() if isinstance(event, Frame)]

@@ -26,7 +26,8 @@ def resolve(device: str) -> str:
         return "cuda:0" if count else "cpu"
     index = int(device.partition(":")[2] or 0)
     if index >= count:
-        raise ModelError(f"device is {device}, but this machine shows {count} CUDA devices")
+        help = 'set SERVING_DEVICE=cpu, or device = "cpu" in the serving.toml of the model'
+        raise ModelError(f"device is {device}, but this machine shows {count} CUDA devices: to run on the CPU {help}")
     return f"cuda:{index}"
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from serving import codecs
-from serving.errors import HandlerError, ModelError, UnsupportedMediaType
+from serving.errors import HandlerError, ModelError
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response, StreamingResponse
 from serving.worker import shims
 from serving.worker.context import CUSTOM_ATTRIBUTES, headers_of
-from serving.worker.djl.messages import Input, Output
+from serving.worker.djl import ndlist
+from serving.worker.djl.inputs import Input
+from serving.worker.djl.outputs import TYPES, Output, Pieces, finish
+from serving.worker.djl.pairs import PairList
 from serving.worker.toolkit import import_script
-
-JSON_LINES = codecs.JSON_LINES[0]
+from serving.worker.torchserve.forms import MULTIPART, URLENCODED, Field, multipart, urlencoded
 
 
 class DjlHandler(Handler):
@@ -31,7 +32,7 @@ class DjlHandler(Handler):
         self, model_dir: Path, device: str, *, script: str, properties: Mapping[str, str], function: str = "handle"
     ) -> None:
         """``properties`` are what ``serving.properties`` has for the script. Raises ModelError where ``function`` is
-        not there, and whatever it raises for the empty input of its start."""
+        not there or answers the empty input of its start with an error, and whatever it raises for that."""
         install()
         self.device = device
         index = device.partition(":")[2] or "0" if device.startswith("cuda") else "-1"
@@ -44,7 +45,11 @@ class DjlHandler(Handler):
         empty = Input()
         empty.function_name = function
         empty.properties.update(self.properties)
-        self.handle(empty)
+        started = self.handle(empty)
+        if isinstance(started, Output) and started.code >= 300:
+            raise ModelError(
+                f"{function} gave {started.code} at the start: {started.of(0, 1).decode(errors='replace')}"
+            )
 
     def bucket(self, sample: Input) -> Any:
         return ()
@@ -53,14 +58,19 @@ class DjlHandler(Handler):
         one = Input()
         one.function_name = getattr(self.handle, "__name__", "handle")
         one.properties.update(headers_of(request))
-        one.properties |= {**request.attributes, "model_dir": self.properties["model_dir"]}
-        if request.media_type == FORM:
-            raise UnsupportedMediaType(f"{request.media_type} is not taken apart here: send the data as the body")
-        one.content.add("data", request.body)
+        own = {name: self.properties[name] for name in ("model_dir", "device_id")}
+        one.properties |= {**request.attributes, **own}
+        fields = fields_of(request)
+        if fields is None:
+            one.content.add("data", bytearray(request.body))
+        for field in fields or ():
+            one.content.add(field.name, bytearray(field.value))
         return one
 
     def predict(self, batch: Sequence[Input]) -> list[tuple[Output, int, int]]:
         output = self.handle(batch[0] if len(batch) == 1 else joined(batch))
+        if output is None:
+            return [(Output(204, "No content"), 0, 1) for _ in batch]
         if not isinstance(output, Output):
             raise HandlerError(f"handle gave {type(output).__name__}; an Output is expected")
         if len(batch) > 1:
@@ -70,10 +80,13 @@ class DjlHandler(Handler):
     def encode(self, output: tuple[Output, int, int], request: Request) -> Response | StreamingResponse:
         given, index, size = output
         attributes, kind = given.property(CUSTOM_ATTRIBUTES, index), given.property("content-type", index)
-        if given.stream is not None:
-            pieces, formatter = given.stream
-            return StreamingResponse(formatted(pieces, formatter), kind or type_of(formatter), given.code, attributes)
+        if given.stream_content is not None:
+            formatter = given.stream_output_formatter
+            kind = kind or (TYPES.get(formatter) if formatter is not None else None)
+            return StreamingResponse(Pieces(given), kind, given.code, attributes)
         body = given.of(index, size)
+        if index == size - 1:
+            finish(given)
         return Response(body, kind or usual_type(body), given.code, attributes)
 
 
@@ -82,13 +95,14 @@ def install() -> None:
     gives are this server's own, since only those know its requests."""
     if shims.install("djl_python", MODULES):
         return
-    for name, members in MODULES.items():
+    for name in ("", "inputs", "outputs"):
+        members = MODULES[name]
         vars(importlib.import_module(f"djl_python.{name}" if name else "djl_python")).update(members)
 
 
 def check_batch(output: Output, size: int) -> None:
     """Raises HandlerError for what cannot be the answers of a batch, whose requests are then run apart."""
-    if output.stream is not None:
+    if output.stream_content is not None:
         raise HandlerError("an output in pieces is the answer to one request, not to a batch")
     if output.code >= 400 and output.content.size() != size:
         raise HandlerError(f"the output of {size} requests has code {output.code}: {output.message}")
@@ -102,12 +116,20 @@ def hint(names: Mapping[str, object]) -> str:
 
 
 TOOLKIT_NAMES = {"model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"}
-FORM = "multipart/form-data"
 MODULES: dict[str, dict[str, object]] = {
-    "": {"Input": Input, "Output": Output},
+    "": {"Input": Input, "Output": Output, "PairList": PairList},
     "inputs": {"Input": Input},
     "outputs": {"Output": Output},
+    "pair_list": {"PairList": PairList},
+    "np_util": {"from_nd_list": ndlist.read, "to_nd_list": ndlist.write},
 }
+
+
+def fields_of(request: Request) -> list[Field] | None:
+    """The fields of a form; None where the body is none. Raises BadRequest."""
+    if request.media_type == MULTIPART:
+        return multipart(bytes(request.body), request.content_type)
+    return urlencoded(bytes(request.body)) if request.media_type == URLENCODED else None
 
 
 def joined(batch: Sequence[Input]) -> Input:
@@ -116,9 +138,9 @@ def joined(batch: Sequence[Input]) -> Input:
     whole.function_name = batch[0].function_name
     whole.properties["batch_size"] = str(len(batch))
     for index, one in enumerate(batch):
-        prefix = f"batch_{index:03d}_"
+        prefix = f"batch_{index:03d}."
         whole.properties.update({prefix + name: value for name, value in one.properties.items()})
-        for key, value in one.content.pairs:
+        for key, value in zip(one.content.keys, one.content.values, strict=True):
             whole.content.add(f"{prefix}{key or 'data'}", value)
     return whole
 
@@ -132,19 +154,3 @@ def usual_type(body: bytes) -> str:
     if "\0" in text:
         return codecs.RAW
     return codecs.JSON if text[:1] in ("{", "[") else "text/plain"
-
-
-def type_of(formatter: str | Callable[[Any], Any] | None) -> str | None:
-    return {"jsonlines": JSON_LINES, "sse": "text/event-stream", "json": codecs.JSON}.get(str(formatter))
-
-
-def formatted(pieces: Iterator[Any], formatter: str | Callable[[Any], Any] | None) -> Iterator[Any]:
-    for piece in pieces:
-        if callable(formatter):
-            yield formatter(piece)
-        elif formatter == "sse":
-            yield f"data: {json.dumps(piece)}\n\n"
-        elif formatter is not None:
-            yield json.dumps({"outputs": piece}) + "\n"
-        else:
-            yield piece if isinstance(piece, str | bytes) else json.dumps(piece) + "\n"

@@ -14,9 +14,8 @@ from typing import Any
 from serving import log
 from serving.errors import ModelError
 from serving.torchserve.manifest import Manifest
+from serving.worker import surroundings
 from serving.worker.context import Context
-
-OURS = "handlers"  # a package beside this server, which a model may have its own of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +64,6 @@ def import_file(path: Path) -> ModuleType:
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    if (path.parent / OURS).exists() or (path.parent / f"{OURS}.py").exists():
-        for name in [name for name in sys.modules if name.partition(".")[0] == OURS]:
-            del sys.modules[name]
     return guarded(str(path), lambda: load_file(path))
 
 
@@ -89,4 +85,4 @@ def guarded(what: str, load: Callable[[], ModuleType]) -> ModuleType:
         raise
     except BaseException as exc:
         log.error("the handler cannot be imported", exc=exc, handler=what)
-        raise ModelError(f"importing {what} failed: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"importing {what} failed: {surroundings.told(exc)}") from exc

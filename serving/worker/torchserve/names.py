@@ -7,9 +7,11 @@ name that the model brings itself, stays what it is.
 from __future__ import annotations
 
 import sys
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+
+from serving.worker import shims
 
 VERSION = "0.12.0"  # of the names, as handlers may ask for ``ts.__version__``
 HOME = Path(__file__).parent / "ts"
@@ -17,8 +19,9 @@ STREAMING = ("ts.handler_utils.utils", "ts.protocol.otf_message_handler")
 
 
 def install() -> None:
-    if "ts" in sys.modules or PathFinder.find_spec("ts") is not None:
+    if shims.is_there("ts"):
         return
+    shims.let_children_find()
     package = ModuleType("ts", "The names of TorchServe, as this server has them.")
     package.__path__ = [str(HOME)]
     package.__spec__ = ModuleSpec("ts", None, is_package=True)  # without one whoever looks for it gets an error

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import triton_python_backend_utils as pb_utils
 from serving.accept import parameters
 from serving.errors import BadRequest, NotFound, ServingError, UnsupportedMediaType
-from serving.open_inference import BINARY, HEADER_SIZE, model_path
+from serving.open_inference import BINARY, HEADER_SIZE, UNKNOWN, model_path
 from serving.request import Client, Request
 from serving.triton.config import ModelInput, TritonConfig
 from triton_python_backend_utils import wire
@@ -37,7 +37,8 @@ class Sink(Protocol):
 class Call:
     """``rows`` is its part of a batch. ``binary`` names the outputs that go as bytes, ``wanted`` those that go at all;
     ``arrival`` is an instant of the monotonic clock, ``patience`` how many seconds of waiting in line it has.
-    ``shares``: its ``execute`` has other requests as well."""
+    ``shares``: its ``execute`` has other requests as well. It was read in ``read_ns``, and ran for ``run_ns``, from
+    ``begun_ns`` of the monotonic clock on."""
 
     id: str
     inputs: list[pb_utils.Tensor]
@@ -63,6 +64,9 @@ class Call:
     shares: bool = False
     sink: Sink | None = None
     on_again: Callable[[Call], None] | None = None
+    read_ns: int = 0
+    begun_ns: int = 0
+    run_ns: int = 0
 
     def is_binary(self, name: str) -> bool:
         """``binary`` is None where the client wants all outputs so."""
@@ -123,10 +127,10 @@ class Calls:
         if target is None:
             return "infer"
         if target.model not in (self.config.name, request.model):
-            raise NotFound(f"unknown model {target.model!r}; {self.config.name!r} is served here")
+            raise NotFound(f"{UNKNOWN} '{target.model}' is not found; '{self.config.name}' is served here")
         if target.version not in ("", self.version):
             raise NotFound(
-                f"model {target.model!r} has no version {target.version!r}; version {self.version} is served"
+                f"{UNKNOWN} '{target.model}' version {target.version} is not found; version {self.version} is served"
             )
         return target.verb
 

@@ -21,13 +21,15 @@ from serving import log
 from serving.errors import HandlerError
 from serving.worker.triton.calls import Call
 from serving.worker.triton.script import Script
+from serving.worker.triton.statistics import Statistics
 
 
 class Executor:
     """Runs a decoupled model. ``batches`` splits the calls that wait into lists that may share an ``execute``."""
 
-    def __init__(self, script: Script, batches: Callable[[Sequence[Call]], Any]) -> None:
+    def __init__(self, script: Script, batches: Callable[[Sequence[Call]], Any], statistics: Statistics) -> None:
         self._script = script
+        self._statistics = statistics
         self._batches = batches
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -120,7 +122,9 @@ class Executor:
         set_shared(batch)
         self._busy_since = time.monotonic()
         try:
-            self._settle(batch, self._script.execute([call.renew() for call in batch]))
+            with self._statistics.running(batch):
+                given = self._script.execute([call.renew() for call in batch])
+            self._settle(batch, given)
         except BaseException as exc:
             fail(batch, exc)
         finally:
@@ -144,7 +148,9 @@ class Executor:
         set_shared(batch)
         try:
             work: Coroutine[Any, Any, Any] = self._script.begin([call.renew() for call in batch])
-            self._settle(batch, await work)
+            with self._statistics.running(batch):
+                given = await work
+            self._settle(batch, given)
         except BaseException as exc:
             fail(batch, exc)
 

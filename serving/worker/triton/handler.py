@@ -26,11 +26,17 @@ from serving.worker.triton.pieces import Pieces, Warming, wants_events
 from serving.worker.triton.reporter import Reporter
 from serving.worker.triton.script import Script
 from serving.worker.triton.sequences import Sequences
+from serving.worker.triton.statistics import Statistics
 from serving.worker.triton.warmup import warm_calls
 from triton_python_backend_utils import server
 
 BLS_TIME = 60.0  # seconds for calls of other models that no request bounds: while the model loads, and if decoupled
 RESERVE = 0.5  # seconds at most that a model keeps for itself after such a call
+
+
+def write_log(level: int, message: str) -> None:
+    """What a model says through its ``Logger``."""
+    log.emit(level, message)
 
 
 class TritonHandler(Handler):
@@ -42,7 +48,9 @@ class TritonHandler(Handler):
         """``version`` is the folder of the script. Raises ModelError for what can never work."""
         self.device = device
         self._until = 0.0
+        self._statistics = Statistics()
         self._executor: Executor | None = None
+        pb_utils.log.write = write_log
         self._connect()
         try:
             config, warnings = read_config(model_dir)
@@ -62,7 +70,7 @@ class TritonHandler(Handler):
         self._model_dir = model_dir
         self._script.initialize(device)
         if config.is_decoupled:
-            self._executor = Executor(self._script, self._batches)
+            self._executor = Executor(self._script, self._batches, self._statistics)
         self._reporter = None if self.home is None else Reporter(self.home.metrics, config.name)
 
     def _connect(self) -> None:
@@ -98,11 +106,21 @@ class TritonHandler(Handler):
     def decode(self, request: Request) -> Call | Response:
         verb = self._calls.check_path(request)
         if verb != "infer":
-            return information.answer(verb, self._script, self._calls.version)
-        call = self._calls.read(request)
+            return information.answer(verb, self._script, self._calls.version, self._statistics)
+        call = self._read(request)
         if self._sequences is not None:
             self._sequences.enter(call, request.session)
         call.patience = patience_of(self._config, call)
+        return call
+
+    def _read(self, request: Request) -> Call:
+        began = time.monotonic_ns()
+        try:
+            call = self._calls.read(request)
+        except BaseException:
+            self._statistics.failed(began / 1e9)
+            raise
+        call.read_ns = time.monotonic_ns() - began
         return call
 
     def bucket(self, sample: Call | Response) -> Hashable:
@@ -132,6 +150,10 @@ class TritonHandler(Handler):
         try:
             for group in self._batches(calls):
                 self._run(group)
+        except BaseException:
+            if len(calls) == 1:  # otherwise they are run again in halves
+                self._statistics.failed(calls[0].arrival)
+            raise
         finally:
             self._until = 0.0
             if self._reporter is not None:
@@ -143,12 +165,22 @@ class TritonHandler(Handler):
     def encode(self, output: Call | Response, request: Request) -> Response | StreamingResponse:
         if isinstance(output, Response):
             return output
-        if output.failure is not None:
-            raise output.failure
-        if self._executor is not None and output.response is None:
-            pieces = Pieces(output, self._answers, self._executor, request)
+        if output.failure is None and self._executor is not None and output.response is None:
+            pieces = Pieces(output, self._answers, self._executor, request, self._statistics)
             self._executor.submit(output)
             return StreamingResponse(pieces.stream(), EVENTS if wants_events(request) else JSON_LINES)
+        began = time.monotonic_ns()
+        try:
+            answer = self._whole(output)
+        except BaseException:
+            self._statistics.failed(output.arrival)
+            raise
+        self._statistics.answered(output, time.monotonic_ns() - began)
+        return answer
+
+    def _whole(self, output: Call) -> Response:
+        if output.failure is not None:
+            raise output.failure
         assert output.response is not None
         return self._answers.whole(output, output.response)
 
@@ -178,7 +210,9 @@ class TritonHandler(Handler):
         requests would change what the model remembers of a sequence."""
         try:
             while calls:
-                calls = settle(calls, self._script.execute([call.renew() for call in calls]))
+                with self._statistics.running(calls):
+                    given = self._script.execute([call.renew() for call in calls])
+                calls = settle(calls, given)
         except BaseException as exc:
             if self._sequences is None:
                 if isinstance(exc, pb_utils.TritonModelException):

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol tells of a model: its metadata, its configuration, whether it is ready."""
+"""What the Open Inference Protocol tells of a model: metadata, configuration, statistics, whether it is ready."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from serving.errors import CodedError, NotFound, Unavailable
 from serving.request import Response
 from serving.triton.config import ModelInput, ModelOutput, TritonConfig, as_dict
 from serving.worker.triton.script import Script
+from serving.worker.triton.statistics import Statistics
 from triton_python_backend_utils.dtypes import wire_name
 
 JSON = "application/json"
 
 
-def answer(verb: str, script: Script, version: str) -> Response:
+def answer(verb: str, script: Script, version: str, statistics: Statistics) -> Response:
     """Raises Unavailable where the model says that it is not ready, NotFound for what is not told here."""
     match verb:
         case "":
@@ -27,7 +28,7 @@ def answer(verb: str, script: Script, version: str) -> Response:
                 raise Unavailable(f"model {script.config.name!r} says that it is not ready")
             return Response(msgspec.json.encode({"name": script.config.name, "ready": True}), JSON)
         case "stats":
-            raise CodedError(501, "not_supported", "statistics of models are not kept here; GET /metrics has metrics")
+            return Response(msgspec.json.encode({"model_stats": [statistics.told(script.config.name, version)]}), JSON)
         case "trace/setting":
             raise CodedError(501, "not_supported", "settings of traces are not supported here")
         case "generate" | "generate_stream":

@@ -21,6 +21,7 @@ from serving.request import Request
 from serving.worker.triton.answers import EVENTS, Answers, coded
 from serving.worker.triton.calls import Call
 from serving.worker.triton.decoupled import Executor
+from serving.worker.triton.statistics import Statistics
 
 LOOK = 0.25  # seconds between looks whether the client has gone, which nobody may tell
 SURPLUS = 16 << 20  # bytes that may wait where the sender cannot, because it is an event loop
@@ -29,8 +30,11 @@ Piece = bytes | BaseException
 
 
 class Pieces:
-    def __init__(self, call: Call, answers: Answers, executor: Executor, request: Request) -> None:
+    def __init__(
+        self, call: Call, answers: Answers, executor: Executor, request: Request, statistics: Statistics
+    ) -> None:
         self._call = call
+        self._statistics = statistics
         self._answers = answers
         self._executor = executor
         self._events = wants_events(request)
@@ -111,12 +115,14 @@ class Pieces:
     async def stream(self) -> AsyncIterator[bytes]:
         """Each response as it is sent. Raises what ``execute`` raised, and an error that comes first."""
         self._loop = asyncio.get_running_loop()
+        whole = False
         try:
             while (piece := await self._next()) is not None:
                 if isinstance(piece, BaseException):
                     raise piece
                 self._use(piece)
                 yield piece
+            whole = True
         except (asyncio.CancelledError, GeneratorExit):
             self._leave()
             if time.monotonic() - self._call.arrival >= self._patience:
@@ -124,6 +130,10 @@ class Pieces:
             raise
         finally:
             self._leave()
+            if whole:
+                self._statistics.answered(self._call, 0)
+            else:
+                self._statistics.failed(self._call.arrival)
 
     def _use(self, piece: bytes) -> None:
         with self._room:

@@ -16,6 +16,7 @@ import triton_python_backend_utils as pb_utils
 from serving import log
 from serving.errors import ModelError
 from serving.triton.config import TritonConfig, TritonConfigError, as_dict, from_dict
+from serving.worker import surroundings
 
 CLASS = "TritonPythonModel"
 
@@ -104,16 +105,17 @@ class Script:
 
 
 def import_class(folder: Path, version: str, script: str) -> Any:
-    """As Triton does: the module is ``<version>.<name>``, and both folders are searched for what it imports."""
+    """As Triton does: the module is ``<version>.<name>``, and both folders are searched for what it imports; here
+    before what is installed, as those of all models are."""
     if not script.endswith(".py") or "/" in script:
         raise ModelError(f"default_model_filename is {script!r}; allowed: a file name that ends with .py")
-    sys.path += [path for path in (str(folder / version), str(folder)) if path not in sys.path]
+    sys.path[:0] = [path for path in (str(folder / version), str(folder)) if path not in sys.path]
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(f"{version}.{script.removesuffix('.py')}")
     except BaseException as exc:
         log.error("the script cannot be imported", exc=exc, script=str(folder / version / script))
-        raise ModelError(f"importing {folder / version / script} failed: {type(exc).__name__}: {exc}") from exc
+        raise ModelError(f"importing {folder / version / script} failed: {surroundings.told(exc)}") from exc
     found = getattr(module, CLASS, None)
     if not isinstance(found, type):
         raise ModelError(f"{folder / version / script} has no class {CLASS}")

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from serving import log
+from serving.modelfile import unmarked
 
 CLEANUP_REGEX = re.compile(r"<[^>]*>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});", re.DOTALL)
 
@@ -70,7 +71,7 @@ def load_label_mapping(mapping_file_path: str | Path) -> dict[str, str] | None:
     if not path.is_file():
         log.info("there is no such file, so that answers name classes by their numbers", path=str(path))
         return None
-    mapping = json.loads(path.read_bytes())
+    mapping = json.loads(unmarked(path.read_bytes()))
     if not isinstance(mapping, dict):
         raise ValueError(f"{path} holds {type(mapping).__name__}; allowed: an object of indices and labels")
     if isinstance(mapping.get("object_type_names"), list):

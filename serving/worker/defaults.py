@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from serving import claims, codecs
 from serving.errors import BadRequest, UnsupportedMediaType
 from serving.measuring import csv_cost, json_cost
-from serving.request import Body, Request, Response
+from serving.request import Request, Response
 from serving.worker import sagemaker_containers, sagemaker_xgboost
 from serving.worker import sagemaker_inference as toolkit
 from serving.worker.sagemaker_inference import CSV, JSON, NPY, UnsupportedFormatError
@@ -29,13 +29,14 @@ class Defaults:
         self.device = device
         self.own = own
 
-    def input(self, request: Request) -> Any:
-        """Raises BadRequest, UnsupportedMediaType, ValueError."""
+    def input(self, request: Request, data: str | bytearray) -> Any:
+        """``data`` is the body, as text for JSON and CSV. Raises BadRequest, UnsupportedMediaType, ValueError."""
         kind = request.media_type
         if kind == JSON:
-            return self.of_json(parsed(codecs.utf8(request.body, request.content_type)))
+            claims.take(json_cost(request.body))
+            return self.of_json(json.loads(data))
         if kind == CSV:
-            return self.of_csv(codecs.utf8(request.body, request.content_type))
+            return self.of_csv(str(data), csv_cost(request.body))
         if kind == NPY:
             return self.of_array(toolkit.npy_to_numpy(bytes(request.body)))
         return self.of_other(request)
@@ -50,8 +51,9 @@ class Defaults:
             f"the body is {named(value)}; a model without input_fn and predict_fn takes an array of numbers"
         )
 
-    def of_csv(self, body: Body) -> Any:
-        return toolkit.to_tensor(bytes(body), CSV, self.device)
+    def of_csv(self, text: str, cost: int) -> Any:
+        """``cost`` is what it takes on its way to an array, in bytes."""
+        return toolkit.to_tensor(text, CSV, self.device)
 
     def of_array(self, array: NDArray[Any]) -> Any:
         import torch
@@ -92,9 +94,9 @@ class EstimatorDefaults(Defaults):
         texts = isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
         return value if texts else super().of_json(value)
 
-    def of_csv(self, body: Body) -> Any:
-        claims.take(csv_cost(body))
-        rows = sagemaker_containers.rows_of(codecs.decode_text(body))
+    def of_csv(self, text: str, cost: int) -> Any:
+        claims.take(cost)
+        rows = sagemaker_containers.rows_of(text)
         if not rows:
             raise BadRequest("the CSV has no rows")
         return np.array(rows).astype(np.float32)
@@ -118,8 +120,9 @@ class BoosterDefaults(EstimatorDefaults):
     def of_json(self, value: Any) -> Any:
         return Defaults.of_json(self, value)
 
-    def of_csv(self, body: Body) -> Any:
-        return sagemaker_xgboost.csv_to_dmatrix(codecs.decode_text(body))
+    def of_csv(self, text: str, cost: int) -> Any:
+        claims.take(cost)
+        return sagemaker_xgboost.csv_to_dmatrix(text)
 
     def of_array(self, array: NDArray[Any]) -> Any:
         return sagemaker_xgboost.matrix(array)
@@ -161,12 +164,6 @@ def defaults_of(model: Any, device: str, own: bool) -> Defaults:
     if not callable(model) and callable(getattr(model, "predict", None)):
         return EstimatorDefaults(device, own)
     return Defaults(device, own)
-
-
-def parsed(body: Body) -> Any:
-    """Raises ValueError."""
-    claims.take(json_cost(body))
-    return json.loads(bytes(body))
 
 
 def as_numbers(value: Any) -> NDArray[np.float32] | None:

@@ -136,7 +136,7 @@ class ToolkitHandler(Handler):
         elif "input_fn" in self._functions:
             call.data = self._guarded("input_fn", [data, told_type(request)], context)
         else:
-            call.data = self._defaults.input(request)
+            call.data = self._defaults.input(request, data)
         return call
 
     def bucket(self, sample: Call) -> Any:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 import h11
 import msgspec
+from hypothesis import Phase, settings
 from uvicorn import Config as UvicornConfig
 from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import ServerState
@@ -117,6 +118,12 @@ async def _with_nothing_left(work: Coroutine[Any, Any, Result]) -> Result:
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left, f"these tasks go on: {left}"
     return result
+
+
+def orders(examples: int, steps: int) -> settings:
+    """How a machine of hypothesis looks for orders: the same ones each time, and what fails is shown as it is found."""
+    phases = (Phase.explicit, Phase.generate)
+    return settings(max_examples=examples, stateful_step_count=steps, derandomize=True, deadline=None, phases=phases)
 
 
 def alive(*kinds: type) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -24,7 +23,7 @@ from serving.frontend.stream import Streamed
 from serving.messages import Address
 from serving.scoreboard import Scoreboard
 from serving.wire import Kind, OpenHead, RequestHead
-from tests.contracts.build import Loop, alive, connected, run, settle
+from tests.contracts.build import Loop, alive, connected, orders, run, settle
 
 HEAD = RequestHead(1e12, "a-request")
 OPEN = OpenHead("a-request", "", "/chat", "", {})
@@ -294,7 +293,7 @@ class Machine(RuleBasedStateMachine):
                         await stream.next()
 
 
-Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, derandomize=True, deadline=None)
+Machine.TestCase.settings = orders(60, 30)
 TestEveryOrder = Machine.TestCase
 
 

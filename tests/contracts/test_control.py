@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -30,7 +29,7 @@ from serving.messages import (
 )
 from serving.model import Model
 from serving.scoreboard import SLOTS
-from tests.contracts.build import NOT_FOUND, Loop, Peer, alive, house, run, settle
+from tests.contracts.build import NOT_FOUND, Loop, Peer, alive, house, orders, run, settle
 
 NAMES = ("", "a", "b")
 MODEL = Model("a", "/m", "/m/code", "a:B", 60.0, 1, "cpu", 1, 100)
@@ -216,7 +215,7 @@ class Machine(RuleBasedStateMachine):
         self.runner.close()
 
 
-Machine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, derandomize=True, deadline=None)
+Machine.TestCase.settings = orders(40, 30)
 TestEveryOrder = Machine.TestCase
 
 

@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -29,7 +28,7 @@ from serving.scoreboard import Phase
 from serving.supervisor import processes
 from serving.supervisor.models import Models
 from serving.supervisor.processes import Exit
-from tests.contracts.build import CONFIG, House, Loop, Peer, house, settle
+from tests.contracts.build import CONFIG, House, Loop, Peer, house, orders, settle
 
 REPLICAS = 2
 MODEL = Model(DEFAULT_MODEL, "/m", "/m/code", "a:B", 60.0, REPLICAS, "cpu", 1, 100)
@@ -324,7 +323,7 @@ class Machine(RuleBasedStateMachine):
         self.runner.close()
 
 
-Machine.TestCase.settings = settings(max_examples=30, stateful_step_count=25, derandomize=True, deadline=None)
+Machine.TestCase.settings = orders(30, 25)
 TestEveryOrder = Machine.TestCase
 
 

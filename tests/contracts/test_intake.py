@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -27,7 +26,7 @@ from serving.messages import Retire
 from serving.request import Request, StreamingResponse
 from serving.wire import CREDIT, CloseHead, Frame, Kind, OpenHead, ReplyHead, RequestHead
 from serving.worker.batcher import Item
-from tests.contracts.build import FOLDER, Asker, Loop, Replica, alive, settle
+from tests.contracts.build import FOLDER, Asker, Loop, Replica, alive, orders, settle
 
 QUEUE = 4
 LIMIT = 2  # conversations at a time
@@ -51,7 +50,11 @@ class Echo(Handler):
             raise BadRequest("no")
         return word
 
+    def __init__(self) -> None:
+        self.meanwhile: Callable[[], None] = lambda: None
+
     def predict(self, batch: list[str]) -> list[str]:
+        self.meanwhile()
         if "broken" in batch:
             raise RuntimeError("it is broken")
         return batch
@@ -122,7 +125,8 @@ class Machine(RuleBasedStateMachine):
             self.open_another()
 
     async def make(self) -> Replica:
-        return Replica(Path(self.folder.name), Echo(), QUEUE, conversation_limit=LIMIT)
+        self.handler = Echo()
+        return Replica(Path(self.folder.name), self.handler, QUEUE, conversation_limit=LIMIT)
 
     def open_another(self) -> None:
         self.askers.append(self.runner.run(Asker().connect(self.replica.path)))
@@ -312,7 +316,7 @@ class Machine(RuleBasedStateMachine):
         self.quiet()
 
 
-Machine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, derandomize=True, deadline=None)
+Machine.TestCase.settings = orders(40, 30)
 TestEveryOrder = Machine.TestCase
 
 
@@ -334,6 +338,27 @@ def test_after_the_word_to_retire_all_that_comes_goes_back_and_all_that_came_is_
         assert [one.frames[-1].kind for one in before] == [Kind.REPLY] * 2
         assert [one.frames[-1].kind for one in after] == [Kind.RETURN] * 3
         assert machine.replica.batcher.is_done
+    finally:
+        machine.teardown()
+
+
+@pytest.mark.parametrize("word", ["ok", "broken", "pieces", "session"])
+@pytest.mark.parametrize("way", ["cancel", "leave"])
+def test_one_that_leaves_while_the_model_works_on_it_hears_nothing_and_its_neighbour_all(word: str, way: str) -> None:
+    machine = Machine()
+    machine.start()
+    try:
+        machine.change_reader(True)
+        neighbour = machine.ask(1, "ok", Kind.REQUEST, RequestHead(FAR, "r"))
+        opens = {"session-id": NEW_SESSION} if word == "session" else {}
+        gone = machine.ask(0, word, Kind.REQUEST, RequestHead(FAR, "r", sagemaker=opens))
+        leave = machine.cancel if way == "cancel" else machine.leave
+        machine.handler.meanwhile = lambda: leave(1 if way == "cancel" else 0) if not gone.is_called_off else None
+        machine.quiet()
+        assert gone.is_called_off
+        assert gone.frames == []
+        assert [frame.kind for frame in neighbour.frames] == [Kind.REPLY]
+        assert machine.replica.row.sessions == 0, "a session of which nobody knows"
     finally:
         machine.teardown()
 

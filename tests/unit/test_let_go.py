@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from serving import claims
+from serving import claims, log
 from serving.deadline import Deadline
 from serving.errors import BadRequest
 from serving.handler import BatchPolicy, Handler
@@ -116,11 +115,11 @@ WAYS = (
 def no_search_for_cycles() -> Iterator[None]:
     gc.collect()
     gc.disable()
-    logging.disable(logging.CRITICAL)  # pytest keeps what is logged, tracebacks included
+    log.logger.disabled = True  # pytest keeps what is logged, tracebacks included
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        log.logger.disabled = False
         gc.enable()
 
 

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from handlers.built import BuiltHandler
 from handlers.labels import probabilities, read_labels
-from handlers.module import load_module
-from handlers.options import one_of, whole, within
+from handlers.options import one_of, overridable, whole, within
+from handlers.parameters import top_k_of
 from handlers.sounds import read_sound, resample
-from serving import BadRequest, BatchPolicy, Handler, Request
+from serving import BadRequest, BatchPolicy, Request
 from serving.transfer import to_device
 
 
-class AudioClassificationHandler(Handler):
+class AudioClassificationHandler(BuiltHandler):
     """WAV, other ``audio/*`` with the extra ``audio``, or npy to ``[{"label", "score"}, …]``, best first.
 
     The module takes float32 [n, samples] and gives [n, classes]. A recording is cut into windows of that length, the
@@ -29,6 +30,7 @@ class AudioClassificationHandler(Handler):
     policy = BatchPolicy(max_size=32)
     decode_threads = 2
 
+    @overridable
     def load(
         self,
         model_dir: Path,
@@ -46,7 +48,7 @@ class AudioClassificationHandler(Handler):
         ``max_seconds`` is refused. ``outputs`` are ``logits``, ``probabilities`` or, for labels that do not exclude
         each other, ``independent``. Raises ModelError."""
         self.device = device
-        self.module, static = load_module(model_dir, device, file, allow_pickle)
+        self.module, static = self.load_module(model_dir, device, file, allow_pickle)
         self.static = static
         if static is not None:
             self.policy = replace(self.policy, max_size=1)
@@ -59,6 +61,7 @@ class AudioClassificationHandler(Handler):
 
     def decode(self, request: Request) -> Tensor:
         """[windows, samples]."""
+        top_k_of(request, self.topk, self.topk)  # what is wrong with it is known here
         sound = read_sound(request, self.rate)
         length = len(sound.samples) / sound.rate
         if length > self.max_seconds:
@@ -75,7 +78,7 @@ class AudioClassificationHandler(Handler):
     def collate(self, samples: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
         return to_device(torch.cat(list(samples)), self.device), [len(one) for one in samples]
 
-    def predict(self, batch: tuple[Tensor, list[int]]) -> tuple[Tensor, Tensor]:
+    def predict(self, batch: tuple[Tensor, list[int]]) -> Any:
         """Scores and classes of the best, [n, topk] each."""
         data, counts = batch
         # As many windows at a time as there are requests at most, so that long recordings need no more memory.
@@ -91,8 +94,9 @@ class AudioClassificationHandler(Handler):
         outputs: Tensor = self.module(pad(windows, (0, 0, 0, missing))).float()
         return outputs[: len(windows)]
 
-    def encode(self, output: tuple[Tensor, Tensor], request: Request) -> list[dict[str, Any]]:
-        return self.labels.scored(*output)
+    def encode(self, output: Any, request: Request) -> Any:
+        best = top_k_of(request, self.topk, self.topk)
+        return self.labels.scored(*(one[:best] for one in output))
 
     def warmup(self) -> None:
         self.predict((torch.zeros(1, self.window, device=self.device), [1]))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from handlers.options import whole
+from handlers.options import overridable, whole
 from serving import BadRequest, Handler, HandlerError, Request, Session, codecs
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": "…"}
@@ -26,6 +26,7 @@ class ChatHandler(Handler):
 
     records = "one"
 
+    @overridable
     def load(
         self,
         model_dir: Path,
@@ -68,10 +69,10 @@ class ChatHandler(Handler):
             raise BadRequest('expected a text or {"text": "…"}')
         return text
 
-    def predict(self, batch: list[Turn]) -> list[Turn]:
+    def predict(self, batch: list[Turn]) -> Any:
         return batch  # a reply may be long, so it is thought of where it can be sent in pieces
 
-    def encode(self, output: Turn, request: Request) -> Any:
+    def encode(self, output: Any, request: Request) -> Any:
         session, said = output.session, {"role": "user", "content": output.text}
         reply = self.reply(session, [*self.system, *session.state["messages"], said])
         if not isinstance(reply, str):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from handlers.options import one_of
+from handlers.options import one_of, overridable
 from handlers.text import Answer, TextHandler, Texts
 from serving import BadRequest, Request, codecs
 from serving.errors import ModelError
@@ -26,6 +26,7 @@ class EmbeddingsHandler(TextHandler):
 
     post_paths = (OPENAI,)
 
+    @overridable
     def load(
         self,
         model_dir: Path,
@@ -73,7 +74,7 @@ class EmbeddingsHandler(TextHandler):
         weights = mask[..., None].float()
         return (states * weights).sum(1) / weights.sum(1)
 
-    def encode(self, output: Answer, request: Request) -> Any:
+    def encode(self, output: Any, request: Request) -> Any:
         if request.path == OPENAI:
             return self.openai(output, codecs.parse_json(request.body, request.content_type))
         return output.rows[0] if output.single else output.rows

@@ -11,11 +11,11 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from handlers.built import load_module
 from handlers.checkpoint import cached_step, load_checkpoint, load_pretrained
 from handlers.forms import Usage
-from handlers.module import load_module
 from handlers.options import dtype as dtype_of
-from handlers.options import whole
+from handlers.options import overridable, whole
 from handlers.prompts import CHAT, Prompt, choose_form, messages_of, prompt_of, read_wish
 from handlers.sampling import Sampling, Text, read_sampling
 from serving import BadRequest, Handler, Request, StreamingResponse, Unavailable
@@ -34,6 +34,7 @@ class GenerationHandler(Handler):
     records = "one"
     post_paths = (CHAT,)
 
+    @overridable
     def load(
         self,
         model_dir: Path,
@@ -54,8 +55,7 @@ class GenerationHandler(Handler):
         self.kind = dtype_of(dtype, "float32", "bfloat16", "float16")
         self.tokenizer = self.load_tokenizer(model_dir / checkpoint)
         self.model = self.load_model(model_dir / checkpoint).to(device)
-        config = getattr(self.model, "config", None)
-        limit = getattr(config, "max_position_embeddings", None) or 1 << 20
+        limit = getattr(getattr(self.model, "config", None), "max_position_embeddings", None) or 1 << 20
         self.context = limit if context is None else whole("context", context, 2, limit)
         self.max_running = whole("max_running", max_running, 1, 1 << 16)
         usual = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -102,10 +102,10 @@ class GenerationHandler(Handler):
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         return "".join(f"{one['role']}: {one['content']}\n" for one in messages) + "assistant:"
 
-    def predict(self, batch: list[Prompt]) -> list[Prompt]:
+    def predict(self, batch: list[Prompt]) -> Any:
         return batch  # all the work is in the tokens, one at a time
 
-    def encode(self, output: Prompt, request: Request) -> StreamingResponse:
+    def encode(self, output: Any, request: Request) -> Any:
         # One that has ended has no frame, though it may live on until the garbage is collected.
         if sum(one.ag_frame is not None for one in self.running) >= self.max_running:
             raise Unavailable(f"{self.max_running} answers are being written; no more at a time")

@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from handlers.built import BuiltHandler
 from handlers.images import open_image
 from handlers.labels import probabilities, read_labels
-from handlers.module import load_module
-from handlers.options import need, one_of, whole
-from serving import BatchPolicy, Handler, Request
+from handlers.options import need, one_of, overridable, whole
+from handlers.parameters import top_k_of
+from serving import BatchPolicy, Request
 from serving.errors import ModelError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # red, green and blue of 0 … 1, as torchvision's models were trained
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class ImageClassificationHandler(Handler):
+class ImageClassificationHandler(BuiltHandler):
     """A picture (``image/*``, ``application/x-image`` or npy) to ``[{"label", "score"}, …]``, best first.
 
     The module takes float32 [n, 3, size, size] and gives [n, classes].
@@ -31,6 +32,7 @@ class ImageClassificationHandler(Handler):
     policy = BatchPolicy(max_size=32)
     decode_threads = 2
 
+    @overridable
     def load(
         self,
         model_dir: Path,
@@ -50,7 +52,7 @@ class ImageClassificationHandler(Handler):
         ``probabilities`` or, for labels that do not exclude each other, ``independent``. Raises ModelError."""
         self.device = device
         need("PIL.Image", "images")
-        self.module, static = load_module(model_dir, device, file, allow_pickle)
+        self.module, static = self.load_module(model_dir, device, file, allow_pickle)
         if static is not None:
             self.policy = replace(self.policy, max_size=only_one(static))
         self.size = whole("size", size, 1, 8192)
@@ -62,6 +64,7 @@ class ImageClassificationHandler(Handler):
 
     def decode(self, request: Request) -> Tensor:
         """uint8 [3, size, size]: a quarter of what floats would take until the batch is on the device."""
+        top_k_of(request, self.topk, self.topk)  # what is wrong with it is known here
         image = self.crop(open_image(request, at_least=2 * self.resize))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
@@ -82,14 +85,15 @@ class ImageClassificationHandler(Handler):
         """uint8 [n, 3, size, size] to float32."""
         return (images.float() / 255 - self.mean) / self.std
 
-    def predict(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, batch: Tensor) -> Any:
         """Scores and classes of the best, [n, topk] each."""
         scores = probabilities(self.module(batch).float(), self.outputs)
         best = scores.topk(min(self.topk, scores.shape[1]))
         return best.values, best.indices
 
-    def encode(self, output: tuple[Tensor, Tensor], request: Request) -> list[dict[str, Any]]:
-        return self.labels.scored(*output)
+    def encode(self, output: Any, request: Request) -> Any:
+        best = top_k_of(request, self.topk, self.topk)
+        return self.labels.scored(*(one[:best] for one in output))
 
     def warmup(self) -> None:
         empty = torch.zeros(3, self.size, self.size, dtype=torch.uint8)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from handlers.options import need
+from handlers.wrapped import unwrapped
 from serving import BadRequest, Request, ServingError, UnsupportedMediaType, claims, codecs
 
 PIXEL = 4  # bytes of one in Pillow's memory
@@ -15,17 +16,22 @@ TYPES = ("application/x-image",)  # image/* as well
 
 
 def open_image(request: Request, at_least: int | None = None) -> Any:
-    """The picture of a request: a file of any format that Pillow reads, or npy of uint8 [height, width(, 3)].
+    """The picture of a request: a file of any format that Pillow reads, or npy of uint8 [height, width(, 3)]; also in
+    a form, as base64 in JSON, or under a type that says nothing.
 
     A JPEG that is much larger than ``at_least`` pixels on both sides is read at a half, a quarter or an eighth of its
     size, which takes a fraction of the time. Raises BadRequest, UnsupportedMediaType, and what
     ``codecs.take_picture`` does.
     """
+    request = unwrapped(request, "picture")
     kind = request.media_type
     if kind == codecs.NPY:
         return from_array(codecs.decode_npy(request.body))
     if not kind.startswith("image/") and kind not in TYPES:
-        raise UnsupportedMediaType(f"content type {kind[:100] or '(none)'} is no image; known: image/*, npy")
+        raise UnsupportedMediaType(
+            f"content type {kind[:100] or '(none)'} is no image; known: image/*, npy, "
+            "multipart/form-data, application/json with base64, application/octet-stream"
+        )
     pillow = need("PIL.Image", "images")
     try:
         with pillow.open(io.BytesIO(request.body)) as image:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from handlers.built import BuiltHandler
 from handlers.image_classification import only_one
 from handlers.images import open_image
 from handlers.labels import read_labels
-from handlers.module import load_module
-from handlers.options import need, one_of, whole, within
-from serving import BatchPolicy, Handler, HandlerError, Request
+from handlers.options import need, one_of, overridable, whole, within
+from handlers.parameters import refuse_parameters
+from serving import BatchPolicy, HandlerError, Request
 
 FIELDS = ("boxes", "labels", "scores")
 
@@ -40,7 +41,7 @@ class Found(NamedTuple):
     scores: Tensor
 
 
-class ObjectDetectionHandler(Handler):
+class ObjectDetectionHandler(BuiltHandler):
     """``image/*``, ``application/x-image`` or npy to ``[{"label", "score", "box": [left, top, right, bottom]}, …]``,
     best first, in pixels of the picture as sent.
 
@@ -52,6 +53,7 @@ class ObjectDetectionHandler(Handler):
     policy = BatchPolicy(max_size=8)
     decode_threads = 2
 
+    @overridable
     def load(
         self,
         model_dir: Path,
@@ -68,7 +70,7 @@ class ObjectDetectionHandler(Handler):
         of more than ``max_side`` pixels are made smaller first. Raises ModelError."""
         self.device = device
         need("PIL.Image", "images")
-        self.module, static = load_module(model_dir, device, file, allow_pickle)
+        self.module, static = self.load_module(model_dir, device, file, allow_pickle)
         if static is not None:
             self.policy = replace(self.policy, max_size=only_one(static))
         self.is_list = one_of("takes", takes, "list", "batch") == "list"
@@ -79,6 +81,7 @@ class ObjectDetectionHandler(Handler):
 
     def decode(self, request: Request) -> Picture:
         # Read as it is: what a JPEG says of its size is needed for the boxes.
+        refuse_parameters(request)
         image = open_image(request)
         width, height = image.size
         shrink = min(1.0, self.max_side / max(width, height))
@@ -98,7 +101,7 @@ class ObjectDetectionHandler(Handler):
         """uint8 to the float32 that the module wants, [3, height, width]; torchvision's detectors do the rest."""
         return pixels.float() / 255
 
-    def predict(self, batch: tuple[Any, list[tuple[float, float]]]) -> list[Found]:
+    def predict(self, batch: tuple[Any, list[tuple[float, float]]]) -> Any:
         images, scales = batch
         outputs = self.outputs(self.module(images))
         if len(outputs) != len(scales):
@@ -121,7 +124,7 @@ class ObjectDetectionHandler(Handler):
         order = order[scores[order] >= self.threshold]
         return Found(boxes[order].float() * torch.tensor([*scale, *scale]), labels[order], scores[order].float())
 
-    def encode(self, output: Found, request: Request) -> list[dict[str, Any]]:
+    def encode(self, output: Any, request: Request) -> Any:
         columns = (output.labels.tolist(), output.scores.tolist(), output.boxes.tolist())
         return [
             {"label": self.labels[int(label)], "score": score, "box": [round(one, 2) for one in box]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,12 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "int64": torch.int64,
 }
+
+
+def overridable(load: Callable[..., None]) -> Callable[..., None]:
+    """A ``load`` that a subclass may replace by one with other options: to type checkers it takes any. What it is
+    called with is still checked against what it says, when the model loads."""
+    return load
 
 
 def one_of(name: str, value: str, *allowed: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from handlers.options import need
+from handlers.wrapped import unwrapped
 from serving import BadRequest, Request, ServingError, UnsupportedMediaType, claims, codecs
 from serving.errors import ModelError
 
@@ -31,6 +32,7 @@ def read_sound(request: Request, rate: int) -> Sound:
     """WAV, what the package soundfile reads under ``audio/*``, or npy: floats [n] of ``rate`` samples a second.
 
     Channels are averaged. Raises BadRequest and UnsupportedMediaType."""
+    request = unwrapped(request, "sound")
     kind = request.media_type
     if kind == codecs.NPY:
         samples = codecs.decode_npy(request.body)

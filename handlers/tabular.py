@@ -13,7 +13,7 @@ from torch import Tensor
 from handlers.labels import read_labels
 from handlers.module import ModuleHandler, Rows
 from handlers.options import dtype as dtype_of
-from handlers.options import one_of
+from handlers.options import one_of, overridable
 from handlers.rows import Row, read_rows
 from serving import BadRequest, Request, Response, codecs
 
@@ -26,6 +26,7 @@ class TabularHandler(ModuleHandler):
     and its answer one row.
     """
 
+    @overridable
     def load(
         self,
         model_dir: Path,
@@ -61,7 +62,7 @@ class TabularHandler(ModuleHandler):
         rows, single = read_rows(request, self.columns, self.header)
         if not len(rows):
             raise BadRequest("the body has no rows")
-        return Rows((self.to_tensor(rows), single))
+        return Rows((self.fit(self.to_tensor(rows)), single))
 
     def to_tensor(self, rows: Sequence[Row]) -> Tensor:
         """[rows, columns] of ``dtype``. Raises BadRequest that names the row, counted from 1, and the column."""

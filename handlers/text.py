@@ -11,7 +11,8 @@ from torch import Tensor
 
 from handlers.checkpoint import load_checkpoint, load_pretrained
 from handlers.options import dtype as dtype_of
-from handlers.options import whole
+from handlers.options import overridable, whole
+from handlers.parameters import refuse_parameters
 from serving import BadRequest, BatchPolicy, Handler, Request, codecs
 from serving.errors import ModelError
 
@@ -44,6 +45,7 @@ class TextHandler(Handler):
     policy = BatchPolicy(max_size=32)
     auto_class = "AutoModel"  # the class of transformers that loads the checkpoint
 
+    @overridable
     def load(
         self,
         model_dir: Path,
@@ -71,7 +73,12 @@ class TextHandler(Handler):
     def load_model(self, folder: Path) -> Any:
         return load_checkpoint(self.auto_class, folder, self.kind)
 
+    def check_parameters(self, request: Request) -> None:
+        """Raises BadRequest for ``parameters`` of a request that this handler has not."""
+        refuse_parameters(request)
+
     def decode(self, request: Request) -> Texts:
+        self.check_parameters(request)
         texts, single = self.read(request)
         if not 0 < len(texts) <= self.max_texts:
             raise BadRequest(f"the request has {len(texts)} texts; allowed: 1 to {self.max_texts}")
@@ -98,7 +105,7 @@ class TextHandler(Handler):
     def bucket(self, sample: Texts) -> Hashable:
         return bucket_of(max(map(len, sample.ids)))
 
-    def predict(self, batch: list[Texts]) -> list[Answer]:
+    def predict(self, batch: list[Texts]) -> Any:
         ids = [one for texts in batch for one in texts.ids]
         rows: list[Tensor] = [torch.empty(0)] * len(ids)
         for group in groups([len(one) for one in ids], max(1, self.policy.max_size)):

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from handlers.labels import Labels, probabilities, read_labels
-from handlers.options import whole
-from handlers.text import Answer, TextHandler
+from handlers.options import overridable, whole
+from handlers.parameters import top_k_of
+from handlers.text import TextHandler
 from serving import Request
 
 
@@ -19,6 +20,7 @@ class TextClassificationHandler(TextHandler):
 
     auto_class = "AutoModelForSequenceClassification"
 
+    @overridable
     def load(
         self,
         model_dir: Path,
@@ -37,17 +39,21 @@ class TextClassificationHandler(TextHandler):
         found = read_labels(model_dir, labels)
         self.labels = found if len(found) else Labels(self.model.config.id2label)
 
+    def check_parameters(self, request: Request) -> None:
+        top_k_of(request, self.topk, 1000)
+
     def outputs(self, answer: Any, mask: Tensor) -> Tensor:
         logits: Tensor = answer.logits.float()
         independent = self.model.config.problem_type == "multi_label_classification" or logits.shape[1] == 1
         return probabilities(logits, "independent" if independent else "logits")
 
-    def encode(self, output: Answer, request: Request) -> Any:
-        best = output.rows.topk(min(self.topk, output.rows.shape[1]))
-        found = [self.name(*pair) for pair in zip(best.values, best.indices, strict=True)]
+    def encode(self, output: Any, request: Request) -> Any:
+        count = top_k_of(request, self.topk, 1000)
+        best = output.rows.topk(min(count, output.rows.shape[1]))
+        found = [self.name(*pair, count) for pair in zip(best.values, best.indices, strict=True)]
         return found[0] if output.single else found
 
-    def name(self, scores: Tensor, classes: Tensor) -> Any:
-        """The answer for one text."""
+    def name(self, scores: Tensor, classes: Tensor, count: int) -> Any:
+        """The answer for one text, of which ``count`` labels are wanted."""
         found = self.labels.scored(scores, classes)
-        return found[0] if self.topk == 1 else found
+        return found[0] if count == 1 else found

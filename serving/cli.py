@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 import msgspec
@@ -17,8 +17,10 @@ import msgspec
 from serving.client import ModelsClient, ping
 from serving.config import Config, load
 from serving.errors import ConfigError, ModelError
+from serving.kinds import SWITCH
 from serving.settings import SETTINGS, Setting
 
+T = TypeVar("T")
 Start = Callable[[Config], int]
 Command = Callable[..., Any]
 
@@ -57,7 +59,7 @@ def option_help(setting: Setting) -> str:
 def with_settings(command: Command) -> Command:
     """One option a setting, each a text, so that the environment's parser and its messages serve the flags as well."""
     for setting in reversed(SETTINGS):
-        bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if isinstance(setting.default, bool) else {}
+        bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if setting.kind is SWITCH else {}
         command = click.option(setting.flag, setting.name, type=str, metavar="TEXT", help=option_help(setting), **bare)(
             command
         )
@@ -187,7 +189,7 @@ def ping_server() -> None:
 @cli.command("init")
 @click.argument("folder", type=click.Path(path_type=Path))
 def init_folder(folder: Path) -> None:
-    """Write a model folder to start from: handler, settings, sample, test and Dockerfile."""
+    """Write a model folder to start from: handler, settings, sample, test, Dockerfile and README."""
     from serving.desk.init import init
 
     for name in or_fail(lambda: init(folder)):
@@ -201,8 +203,10 @@ def pack_folder(folder: Path, out: Path) -> None:
     """Make model.tar.gz of a model folder; the same files give the same bytes."""
     from serving.desk.pack import pack
 
-    names = or_fail(lambda: pack(folder, out))
+    names, left_out = or_fail(lambda: pack(folder, out))
     click.echo(f"{out}: {len(names)} files, {out.stat().st_size} bytes")
+    if left_out:
+        click.echo(f"left out: {', '.join(left_out)}")
 
 
 @cli.command("check")
@@ -214,6 +218,8 @@ def check_model(path: Path, seconds: float) -> None:
     from serving.desk.check import check
 
     report = check(path, read_config({}), cores(), seconds)
+    for text in report.tracebacks:
+        click.echo(text, err=True)
     for kind, lines in (("", report.facts), ("risk: ", report.risks), ("problem: ", report.problems)):
         for line in lines:
             click.echo(kind + line)
@@ -243,7 +249,7 @@ def tune_model(
     tuning.run(folder, batches, cores, seconds, latency_ms, plot, write)
 
 
-def or_fail(action: Callable[[], list[str]]) -> list[str]:
+def or_fail(action: Callable[[], T]) -> T:
     try:
         return action()
     except (ModelError, OSError) as exc:

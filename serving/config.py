@@ -19,6 +19,8 @@ from serving.settings import SETTINGS, Setting
 
 NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 MODEL_STORE = "/opt/ml/models"  # where the platform puts the models of a multi-model endpoint
+OPT_ML = "/opt/ml"
+PLATFORM = ("SAGEMAKER_", "SM_")  # what the names of its variables begin with
 SHOWN = 200  # characters of a wrong value that a message repeats
 OF_ONE_MODEL = ("SAGEMAKER_TS_", "SAGEMAKER_TRITON_")  # variables that describe a single-model endpoint
 OPTION = "OPTION_"  # what DJL Serving's variables for options of a model begin with
@@ -162,6 +164,9 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
         own = {name: text for name, text in own.items() if not name.startswith(OF_ONE_MODEL)}
         choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
     choices |= triton_repository(choices)
+    if choices["install_requirements"].value is None:
+        on = is_platforms(own, str(choices["model_dir"].value))
+        choices["install_requirements"] = Choice(on, "default", (), choices["install_requirements"].problems)
     problems = [problem for choice in choices.values() for problem in choice.problems]
     problems += unknown_variables(own) + unknown_flags(flags)
     if choices["local"].value and choices["safe_port_range"].value is not None:
@@ -198,6 +203,12 @@ def triton_repository(choices: Mapping[str, Choice]) -> dict[str, Choice]:
     if preload.value is None:
         found["preload"] = Choice((str(default.value),), default.source, (), preload.problems)
     return found
+
+
+def is_platforms(environ: Mapping[str, str], model_dir: str, home: str = OPT_ML) -> bool:
+    """Whether the environment is SageMaker's, whose own containers install a model's requirements unasked."""
+    told = any(name.startswith(PLATFORM) for name in environ)
+    return told or (Path(model_dir).is_relative_to(home) and Path(model_dir).is_dir())
 
 
 def sources_of(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> Iterator[Given]:

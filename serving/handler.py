@@ -120,6 +120,10 @@ class Handler:
     websocket_paths: tuple[str, ...] = ()
     """More paths whose WebSockets ``converse`` takes than ``/invocations-bidirectional-stream``."""
 
+    headers: tuple[str, ...] = ()
+    """Names of HTTP headers that ``request.headers`` is to hold, such as ``authorization``, 32 at most. SageMaker
+    passes on to a container only its own; other gateways pass all."""
+
     open_inference: bool = False
     """Whether ``decode`` takes the calls of the Open Inference Protocol to this model, ``/v2/models/…``."""
 
@@ -129,6 +133,9 @@ class Handler:
     decode_threads: int = 0
     """Threads that ``decode`` and ``bucket`` run on, several requests at a time, while the model works; with 0 the
     thread of the model does it; 64 at most. Worth it for work that lets go of the interpreter, as decoding pictures."""
+
+    takes: str = ""
+    """What a request holds, in a few words, for ``serving check`` to say; may be set by ``load``."""
 
     device: str = "cpu"
 

@@ -61,11 +61,13 @@ class Locate(msgspec.Struct, frozen=True, tag="locate"):
 
 class Paths(msgspec.Struct, frozen=True, array_like=True):
     """Which paths a model's handler takes beside ``/invocations``: POST requests there, and WebSockets. ``single``: it
-    takes one record of a body at ``/invocations``."""
+    takes one record of a body at ``/invocations``. ``headers`` are the names of those that it wants to see of a
+    request, in lower case."""
 
     post: tuple[str, ...] = ()
     websocket: tuple[str, ...] = ()
     single: bool = False
+    headers: tuple[str, ...] = ()
 
 
 class Placement(msgspec.Struct, frozen=True, tag="placement"):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -51,6 +52,7 @@ class Request(msgspec.Struct, frozen=True):
     ``path`` tells apart the paths that a handler takes. ``content_encoding`` is how the body is packed: "" where a
     handler sees it. ``record`` is the number, from 1, of what was one of many records in the body that came; 0
     elsewhere. Long work may look at ``client.gone`` now and then.
+    ``headers`` are those of the HTTP request that the handler asks for by its own ``headers``, names in lower case.
     """
 
     body: Body = b""
@@ -65,6 +67,7 @@ class Request(msgspec.Struct, frozen=True):
     content_encoding: str = ""
     record: int = 0
     client: Client = msgspec.field(default_factory=Client)
+    headers: Mapping[str, str] = NO_HEADERS
 
     @property
     def media_type(self) -> str:
@@ -141,6 +144,10 @@ class Response(msgspec.Struct, frozen=True):
     custom_attributes: str | None = None
     new_session: str | None = None
     closed_session: str | None = None
+
+    def json(self) -> Any:
+        """What a body of JSON holds. Raises ValueError for another one."""
+        return msgspec.json.decode(self.body)
 
 
 @dataclass(frozen=True, slots=True)

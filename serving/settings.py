@@ -250,7 +250,11 @@ SETTINGS: tuple[Setting, ...] = (
         automatic="code/ in the model folder",
     ),
     Setting(
-        "install_requirements", kinds.SWITCH, False, "Install requirements.txt of a model's code before it is loaded"
+        "install_requirements",
+        kinds.SWITCH,
+        None,
+        "Install requirements.txt of a model's code before it is loaded",
+        automatic="where the environment is the platform's: a SAGEMAKER_* or SM_* variable, or the model in /opt/ml",
     ),
     Setting(
         "compile_cache",

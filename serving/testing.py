@@ -1,79 +1,127 @@
-"""Test a handler without a server: the same batching and the same error rules, in this process.
+"""Test a handler, or a model folder, without a server: the same batching, sessions and error rules, in this process.
 
-client = Client(MyHandler, model_dir="tests/model")
-assert client.invoke(b"[1, 2]", content_type="application/json").status == 200
+with Client(MyHandler, model_dir="tests/model") as client:
+    assert client.invoke(b"[1, 2]", content_type="application/json").json() == [2, 4]
+
+with Client.of("model") as client, client.session() as session:
+    assert session.invoke(b"[1, 2]").status == 200
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 from msgspec.structs import replace
 
-from serving.errors import ServingError
+from serving import config as configuration
+from serving.config import Config
+from serving.errors import NotFound, ServingError, SessionsDisabled
+from serving.folder import read_model
 from serving.handler import Handler
+from serving.headers import HEADERS, NEW_SESSION, check_all
+from serving.model import DEFAULT_MODEL
+from serving.paths import INVOCATIONS
 from serving.request import Body, Request, Response
+from serving.session import Session, SessionAddress
+from serving.worker import environment, origin, requirements
 from serving.worker.batcher import Batcher, Item
 from serving.worker.device import find_device
 from serving.worker.engine import Engine, Outcome
+from serving.worker.loader import create_handler, inference_mode, load, paths_of
+from serving.worker.norow import NoRow
+from serving.worker.rules import Rules
+from serving.worker.sessioncalls import SessionCalls
+from serving.worker.speed import hasten
 from serving.worker.streams import Begin, End, More
 
-
-class _NoStamps:
-    def keep(self, ids: Sequence[int]) -> None:
-        pass
-
-    def start(self, ids: Sequence[int], until: float) -> None:
-        pass
-
-    def renew(self, until: float) -> None:
-        pass
-
-    def reserve(self, threads: int) -> None:
-        pass
-
-    def begin(self, thread: int, id: int, until: float) -> None:
-        pass
-
-    def end(self, thread: int) -> None:
-        pass
-
-    def pause(self) -> None:
-        pass
-
-    def finish(self, completed: int) -> None:
-        pass
-
-    def hold(self, streams: int) -> None:
-        pass
-
-    def count_padding(self, values: int, padded: int) -> None:
-        pass
+FIELDS = [name.replace("-", "_") for name in (*HEADERS, "adapter-identifier", "forwarded-api")]
+OPEN = b'{"requestType": "NEW_SESSION"}'
+CLOSE = b'{"requestType": "CLOSE"}'
+JSON = "application/json"
 
 
-class _Answers:
-    """Outcomes by item; what comes in pieces is put together, and used up at once."""
+class Pieces:
+    """An answer in pieces: its head, and then one piece after the other as the handler gives it. Leave it early by
+    ``close``, or use it in a ``with``; what fails raises its ServingError."""
 
-    def __init__(self) -> None:
-        self.done: dict[int, Response | ServingError] = {}
-        self._begun: dict[int, Response] = {}
+    def __init__(self, item: Item, outcomes: Iterator[Outcome]) -> None:
+        self._item = item
+        self._outcomes = outcomes
+        self._first: list[bytes] = []
+        match next(outcomes)[1]:
+            case Begin(response) | (Response() as response):
+                self.status, self.content_type = response.status, response.content_type
+                self.new_session = response.new_session
+                self._first.append(bytes(response.body))
+            case ServingError() as error:
+                list(outcomes)
+                raise error
+            case other:
+                raise AssertionError(f"an answer begins with {other}")
 
-    def deliver(self, outcomes: list[Outcome]) -> None:
-        for item, outcome in outcomes:
-            if item.live is not None:
-                item.live.flow.used = item.live.flow.sent
-            match outcome:
-                case Begin(response):
-                    self._begun[item.id] = response
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._first:
+            return self._first.pop()
+        for _, part in self._outcomes:
+            match part:
                 case More(body):
-                    begun = self._begun[item.id]
-                    self._begun[item.id] = replace(begun, body=bytes(begun.body) + bytes(body))
-                case End():
-                    self.done[item.id] = self._begun[item.id]
-                case Response() | ServingError():
-                    self.done[item.id] = outcome
+                    return bytes(body)
+                case ServingError() as error:
+                    raise error
+        raise StopIteration
+
+    def __enter__(self) -> Pieces:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nobody listens any more: the handler's generator is closed."""
+        self._item.cancelled = self._item.request.client.gone = True
+        list(self._outcomes)
+
+
+class ClientSession:
+    """One session of a client's. ``state`` is what the handler keeps for it."""
+
+    def __init__(self, client: Client, session: Session) -> None:
+        self._client = client
+        self._session = session
+        self.id = session.id
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self._session.state
+
+    def request(self, body: Body, content_type: str = JSON, accept: str = "", **words: Any) -> Request:
+        """For ``Client.batch``."""
+        return self._client.request(body, content_type, accept, session_id=self.id, **words)
+
+    def invoke(self, body: Body, content_type: str = JSON, accept: str = "", **words: Any) -> Response:
+        return self._client.invoke(body, content_type, accept, session_id=self.id, **words)
+
+    def stream(self, body: Body, content_type: str = JSON, accept: str = "", **words: Any) -> Pieces:
+        return self._client.stream(body, content_type, accept, session_id=self.id, **words)
+
+    def close(self) -> Response:
+        """As a client closes it."""
+        return self.invoke(CLOSE)
+
+    def __enter__(self) -> ClientSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._session.is_closed:
+            self.close()
 
 
 class Client:
@@ -82,10 +130,83 @@ class Client:
     def __init__(
         self, handler: Handler | type[Handler], model_dir: str | Path = ".", device: str = "cpu", **options: Any
     ) -> None:
-        self.handler = handler() if isinstance(handler, type) else handler
+        made = handler() if isinstance(handler, type) else handler
+        self._begin(made, configuration.load({}), 60.0, device)
+        made.load(Path(model_dir), device, **options)
+        made.warmup()
+
+    @classmethod
+    def around(cls, handler: Handler, device: str = "cpu") -> Client:
+        """A client of a handler that is loaded already."""
+        client = cls.__new__(cls)
+        client._begin(handler, configuration.load({}), 60.0, device)
+        return client
+
+    @classmethod
+    def of(cls, folder: str | Path, **settings: object) -> Client:
+        """What ``serving serve`` runs for a model folder: its ``serving.toml`` or convention, its options, batches and
+        requirements. ``settings`` are those of the server, such as ``batch_size=4``; the environment's do not count.
+
+        Raises ModelError and ConfigError, as the start would, and what the handler's ``load`` raises.
+        """
+        config = configuration.load({}, {name: text_of(value) for name, value in settings.items()})
+        model = read_model(Path(folder), DEFAULT_MODEL, config, configuration.cores())
+        client = cls.__new__(cls)
+        client._remember(Path(model.path), Path(model.code))
+        try:
+            environment.enter(model)
+            os.chdir(model.path)
+            requirements.prepare(Path(model.path), Path(model.code), config.install_requirements)
+            handler = create_handler(model)
+            client._begin(handler, config, model.timeout, model.device)
+            load(handler, model, client._device.name)
+            hastened = hasten(handler, model, client._device, lambda: None)
+            with inference_mode():
+                handler.warmup()
+            if hastened is not None:
+                hastened.warm(Path(model.path))
+        except BaseException:
+            client._restore()
+            raise
+        return client
+
+    def _begin(self, handler: Handler, config: Config, timeout: float, device: str) -> None:
+        self.handler = handler
+        self._config = config
+        self._rules = Rules.of(config, timeout)
         self._device = find_device(device)
-        self.handler.load(Path(model_dir), device, **options)
-        self.handler.warmup()
+        self._row = NoRow()
+        self._items: dict[int, Item] = {}
+        self._count = 0
+        address = SessionAddress("0" * 8, 0, 0)
+        self._sessions = SessionCalls(config, cast(Any, self._row), address, self._items)
+        self._sessions.takes_requests = not handler.session_requests
+        self._sessions.one_by_one = not handler.concurrent_sessions
+
+    # A model folder changes what a process of its own may change.
+
+    _place: str | None = None
+    _path: tuple[str, ...] = ()
+    _variables: Mapping[str, str] = {}
+    _modules: frozenset[str] = frozenset()
+    _folders: tuple[Path, ...] = ()
+
+    def _remember(self, *folders: Path) -> None:
+        self._folders = folders
+        self._place, self._path, self._modules = os.getcwd(), tuple(sys.path), frozenset(sys.modules)
+        self._variables = environment.now()
+
+    def _restore(self) -> None:
+        """Another folder's modules may have the same names."""
+        if self._place is None:
+            return
+        os.chdir(self._place)
+        environment.restore(self._variables)
+        sys.path[:] = self._path
+        for name in set(sys.modules) - self._modules:
+            file = Path(getattr(sys.modules[name], "__file__", None) or "/")
+            if any(file.is_relative_to(folder) for folder in self._folders):
+                del sys.modules[name]
 
     def __enter__(self) -> Client:
         return self
@@ -94,27 +215,153 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self.handler.close()
+        """As the end of a replica: its sessions end, and then the handler's ``close`` is called."""
+        try:
+            for session in self._sessions.open_sessions():
+                self.handler.on_session_close(session)
+            self._sessions.forget()
+            self.handler.close()
+        finally:
+            self._restore()
+
+    # Requests.
+
+    def request(
+        self,
+        body: Body,
+        content_type: str = JSON,
+        accept: str = "",
+        path: str = INVOCATIONS,
+        headers: Mapping[str, str] | None = None,
+        **sagemaker: str,
+    ) -> Request:
+        """A request as it would come to the handler, for ``batch``.
+
+        ``sagemaker`` are SageMaker's headers, such as ``custom_attributes="k=v"``, and ``headers`` others, of which the
+        handler sees those that it asks for. Raises TypeError for one of the former that there is not, BadRequest for
+        what the platform would refuse, NotFound for a ``path`` that the handler does not take.
+        """
+        unknown = [name for name in sagemaker if name not in FIELDS]
+        if unknown:
+            raise TypeError(f"{unknown[0]} is no header; {origin.nearest(unknown[0], FIELDS, 'there are')}")
+        told = {name.replace("_", "-"): value for name, value in sagemaker.items()}
+        paths = paths_of(self.handler)
+        seen = {name.lower(): value for name, value in (headers or {}).items() if name.lower() in paths.headers}
+        check_all(content_type, accept, told)
+        if path != INVOCATIONS and path not in paths.post:
+            raise NotFound(f"POST {path} is not served here")
+        id, fields = told.get("inference-id", ""), MappingProxyType(told)
+        return Request(body, content_type, accept, id, model=DEFAULT_MODEL, sagemaker=fields, path=path, headers=seen)
 
     def invoke(
-        self, body: Body, content_type: str = "application/json", accept: str = "", **sagemaker: str
+        self, body: Body, content_type: str = JSON, accept: str = "", path: str = INVOCATIONS, **words: Any
     ) -> Response:
-        """One request; an answer in pieces is put together.
-
-        ``sagemaker`` are SageMaker headers: ``custom_attributes="k=v"``. Raises its ServingError."""
-        headers = {name.replace("_", "-"): value for name, value in sagemaker.items()}
-        [outcome] = self.batch([Request(body, content_type, accept, sagemaker=headers)])
+        """One request, as ``request`` makes it; an answer in pieces is put together. Raises its ServingError."""
+        [outcome] = self.batch([self.request(body, content_type, accept, path, **words)])
         if isinstance(outcome, ServingError):
             raise outcome
         return outcome
 
+    def stream(
+        self, body: Body, content_type: str = JSON, accept: str = "", path: str = INVOCATIONS, **words: Any
+    ) -> Pieces:
+        """The same, piece by piece; what is not in pieces is one. Raises its ServingError, where it comes."""
+        item = self._enter(self.request(body, content_type, accept, path, **words))
+        if isinstance(item, ServingError):
+            raise item
+        self._sessions.is_first(item)
+        return Pieces(item, self._run([item]))
+
+    def session(self) -> ClientSession:
+        """Open a session, as a client does."""
+        request = self.request(OPEN, JSON, session_id=NEW_SESSION)
+        [outcome] = self.batch([request])
+        if isinstance(outcome, ServingError):
+            raise outcome
+        assert outcome.new_session is not None
+        id = outcome.new_session.partition(";")[0]
+        return ClientSession(self, next(one for one in self._sessions.open_sessions() if one.id == id))
+
     def batch(self, requests: Sequence[Request]) -> list[Response | ServingError]:
         """Requests that wait together, as the worker would run them; outcomes in the same order."""
-        answers = _Answers()
-        batcher = Batcher(self.handler.policy, max(1, len(requests)))
-        batcher.queue_size = max(1, len(requests))
-        for id, request in enumerate(requests):
-            batcher.put(Item(id, request))
-        batcher.close()
-        Engine(self.handler, batcher, _NoStamps(), answers.deliver, device=self._device).run()
-        return [answers.done[id] for id in range(len(requests))]
+        entered = [self._enter(request) for request in requests]
+        items = [one for one in entered if isinstance(one, Item)]
+        begun: dict[int, Response] = {}
+        done: dict[int, Response | ServingError] = {}
+        first = [item for item in items if self._sessions.is_first(item)]
+        for item, part in self._run(first):
+            match part:
+                case Begin(response):
+                    begun[item.id] = response
+                case More(body):
+                    whole = begun[item.id]
+                    begun[item.id] = replace(whole, body=bytes(whole.body) + bytes(body))
+                case End():
+                    done[item.id] = begun[item.id]
+                case Response() | ServingError():
+                    done[item.id] = part
+        return [one if isinstance(one, ServingError) else done[one.id] for one in entered]
+
+    def _enter(self, request: Request) -> Item | ServingError:
+        self._count += 1
+        item = Item(self._count, request)
+        if not self._config.sessions and request.session_id is not None:
+            return SessionsDisabled("this server keeps no sessions")
+        try:
+            self._sessions.enter(item)
+        except ServingError as error:
+            return error
+        return item
+
+    def _run(self, items: Sequence[Item]) -> Iterator[Outcome]:
+        """What comes of requests, in order of time; the calls of a session come one after the other."""
+        waiting = list(items)
+        while waiting:
+            outcomes: list[Outcome] = []
+            batcher = Batcher(self.handler.policy, max(1, len(waiting)))
+            batcher.queue_size = max(1, len(waiting))
+            for item in waiting:
+                batcher.put(item)
+            waiting = []
+            batcher.close()
+            engine = Engine(
+                self.handler, batcher, cast(Any, self._row), outcomes.extend, self._rules, device=self._device
+            )
+            for _ in engine.turns():
+                while outcomes:
+                    waiting += self._left(outcomes[0])
+                    yield self._told(outcomes.pop(0))
+            for outcome in outcomes:
+                waiting += self._left(outcome)
+                yield self._told(outcome)
+
+    def _left(self, outcome: Outcome) -> list[Item]:
+        """What may go on now that this one is over."""
+        item, part = outcome
+        if item.live is not None:
+            item.live.flow.used = item.live.flow.sent
+        if isinstance(part, Begin | More) or item.session is None or item.own:
+            return []
+        failed = isinstance(part, ServingError)
+        following = self._sessions.leave(item, failed)
+        ended = self._sessions.expire() if item.opens and failed else []
+        return [*([following] if following is not None else []), *ended]
+
+    def _told(self, outcome: Outcome) -> Outcome:
+        """With what an HTTP worker would say of its session."""
+        item, part = outcome
+        session = item.session
+        if session is None or item.own or not isinstance(part, Response | Begin):
+            return outcome
+        new = session.announcement if item.opens else None
+        closed = session.id if session.is_closed else None
+        if isinstance(part, Begin):
+            return item, Begin(replace(part.response, new_session=new, closed_session=closed))
+        return item, replace(part, new_session=new, closed_session=closed)
+
+
+def text_of(value: object) -> str:
+    """A setting as the command line takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

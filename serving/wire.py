@@ -68,6 +68,7 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
     accepted: bool = False
     path: str = ""
     content_encoding: str = ""
+    headers: dict[str, str] | None = None
 
 
 class ReplyHead(msgspec.Struct, frozen=True, array_like=True):

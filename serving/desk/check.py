@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import functools
 import importlib
 import logging
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from serving import log
 from serving.config import Config
@@ -35,12 +38,13 @@ from serving.supervisor.unpacking import unpack_now
 from serving.testing import Client
 from serving.weights import is_torchscript
 from serving.worker import device as devices
-from serving.worker import environment, requirements
+from serving.worker import environment, failures, origin, requirements
 from serving.worker.loader import create_handler, paths_of
 from serving.worker.speed import hasten
 
 REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SHOWN = 200  # characters of an answer
+NO_SAMPLES = "no samples: predict was not tried; put sample.json, sample.png or so beside the model, or into samples/"
 
 
 @dataclass(slots=True)
@@ -50,16 +54,21 @@ class Report:
     facts: list[str] = field(default_factory=list)
     risks: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    tracebacks: list[str] = field(default_factory=list)
 
 
 class Warnings(logging.Handler):
-    """What the server would log of a model that it reads."""
+    """What the server would log of a model that it reads; of exceptions their tracebacks."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[str] = []
+        self.tracebacks: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self.tracebacks.append(traceback_of(record.exc_info[1]))
+            return
         fields = " ".join(f"{name}={value}" for name, value in log.fields_of(record).items())
         self.lines.append(f"{record.getMessage()} {fields}".strip())
 
@@ -69,6 +78,7 @@ def check(path: Path, config: Config, cores: int, seconds: float) -> Report:
     stacks."""
     report, heard = Report(), Warnings()
     log.logger.addHandler(heard)
+    failures.show_details(True)
     try:
         with opened(path, config, seconds) as folder:
             look(folder, config, cores, seconds, report)
@@ -77,7 +87,9 @@ def check(path: Path, config: Config, cores: int, seconds: float) -> Report:
     except (ModelError, OSError) as exc:
         report.problems.append(str(exc))
     finally:
+        failures.show_details(False)
         log.logger.removeHandler(heard)
+        report.tracebacks += [one for one in heard.tracebacks if one not in report.tracebacks]
         report.risks += [line for line in dict.fromkeys(heard.lines) if line not in report.problems]
     return report
 
@@ -105,8 +117,10 @@ def look(folder: Path, config: Config, cores: int, seconds: float, report: Repor
         f"handler: {model.handler}",
         f"runs with: {model.replicas} replica(s), device {model.device}, {model.timeout:g} s a request",
     ]
-    report.risks += [*pickles(root), *missing(requirements.find(root, code))]
-    try_out(model, config.install_requirements, seconds, report)
+    report.risks += missing(requirements.find(root, code))
+    with watched_loads() as read:
+        try_out(model, config.install_requirements, seconds, report)
+    report.risks += pickles(root, read)
 
 
 def try_out(model: Model, install: bool, seconds: float, report: Report) -> None:
@@ -119,11 +133,12 @@ def try_out(model: Model, install: bool, seconds: float, report: Report) -> None
         with chdir(model.path):
             load_and_ask(model, report)
     except ModelError as exc:
-        report.problems.append(str(exc))
+        report.problems.append(origin.reason(exc))
     except BaseException as exc:
         if isinstance(exc, KeyboardInterrupt):
             raise
-        report.problems.append(f"it does not load: {type(exc).__name__}: {exc}")
+        report.tracebacks.append(traceback_of(exc))
+        report.problems.append(f"it does not load: {origin.told(exc)}")
     finally:
         faulthandler.cancel_dump_traceback_later()
 
@@ -137,8 +152,11 @@ def load_and_ask(model: Model, report: Report) -> None:
         report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
         report.facts.append(f"batches: {told(model.policy(handler.policy))}")
         paths = paths_of(handler)
-        report.facts += [f"takes: {path}" for path in (*paths.post, *paths.websocket)]
-        for sample in samples(Path(model.path)):
+        report.facts += [f"takes: {what}" for what in (handler.takes, *paths.post, *paths.websocket) if what]
+        found = samples(Path(model.path))
+        if not found:
+            report.risks.append(NO_SAMPLES)
+        for sample in found:
             ask(client, sample, report)
 
 
@@ -161,23 +179,58 @@ def ask(client: Client, sample: Path, report: Report) -> None:
         report.facts.append(f"{sample.name} ({kind}): {outcome.status} {outcome.content_type} in {took}: {shown}")
 
 
-def pickles(root: Path) -> list[str]:
-    """Files that can run code when they are read."""
+def traceback_of(exc: BaseException) -> str:
+    """From the first line of user code on, if there is one."""
+    trace = exc.__traceback__
+    while trace is not None and not origin.is_users(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(exc.with_traceback(trace or exc.__traceback__))).rstrip()
+
+
+@contextmanager
+def watched_loads() -> Iterator[dict[Path, bool]]:
+    """Which files ``torch.load`` is asked for meanwhile, and whether each was held to weights every time."""
+    import torch
+
+    read: dict[Path, bool] = {}
+    load = torch.load
+    by_default = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)  # where nothing is said
+
+    @functools.wraps(load)
+    def watch(file: Any, *args: Any, **words: Any) -> Any:
+        if isinstance(file, str | Path):
+            path = Path(file).absolute()
+            held = words.get("weights_only")
+            read[path] = read.get(path, True) and (by_default if held is None else bool(held))
+        return load(file, *args, **words)
+
+    torch.load = watch  # type: ignore[assignment]
+    try:
+        yield read
+    finally:
+        torch.load = load
+
+
+def pickles(root: Path, read: Mapping[Path, bool]) -> list[str]:
+    """Files that can run code when they are read, but for those that were ``read`` as weights alone."""
     found = [
         path
         for path in sorted(root.rglob("*"))
         if path.is_file() and not any(is_hidden(part) for part in path.relative_to(root).parts)
     ]
     names = [path for path in found if path.suffix in (".pt", ".pth", ".bin", ".pkl", ".pickle", ".joblib")]
-    risks = []
-    for path in names:
-        if path.suffix in (".pkl", ".pickle", ".joblib"):
-            risks.append(f"{path.relative_to(root)} is a pickle, which runs code when it is read")
-        elif path.suffix == ".bin" or not is_torchscript(path):
-            risks.append(f"{path.relative_to(root)} is a pickle: read it with weights_only, or use safetensors")
-        else:
-            risks.append(f"{path.relative_to(root)} is a TorchScript program: take it only from whom you trust")
-    return risks
+    return [f"{path.relative_to(root)} {risk}" for path in names if (risk := risk_of(path, read.get(path.absolute())))]
+
+
+def risk_of(path: Path, held: bool | None) -> str:
+    """``held``: whether it was read as weights alone; None where nobody was seen to read it."""
+    if path.suffix in (".pkl", ".pickle", ".joblib"):
+        return "is a pickle, which runs code when it is read"
+    if path.suffix != ".bin" and is_torchscript(path):
+        return "is a TorchScript program: take it only from whom you trust"
+    if held is None:
+        return "is a pickle that the load did not read: read it with weights_only, or use safetensors"
+    return "" if held else "is read as a pickle, which runs code: read it with weights_only, or use safetensors"
 
 
 def missing(file: Path | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""``serving init``: a model folder to start from: handler, settings, a sample, a test and a Dockerfile."""
+"""``serving init``: a model folder to start from: handler, settings, a sample, a test, a Dockerfile and a README."""
 
 from __future__ import annotations
 
@@ -43,22 +43,17 @@ max_size = 32
 """
 TEST = '''"""Run with pytest, from the folder above."""
 
-import json
-import sys
 from pathlib import Path
 
+from serving.testing import Client
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "code"))
-
-from handler import Model  # noqa: E402
-
-from serving.testing import Client  # noqa: E402
 
 
 def test_the_sample_is_answered() -> None:
-    with Client(Model, ROOT) as client:
+    with Client.of(ROOT) as client:  # as `serving serve` would run it
         answer = client.invoke((ROOT / "sample.json").read_bytes(), "application/json")
-        assert json.loads(bytes(answer.body)) == [2.0, 4.0, 6.0]
+        assert answer.json() == [2.0, 4.0, 6.0]
 '''
 DOCKERFILE = """# Entry point, labels and health check are those of the server's own image, which Dockerfile.cpu or
 # Dockerfile.gpu of its sources makes. On the platform the model comes from S3 and the COPY line is not needed.
@@ -66,12 +61,37 @@ ARG SERVING=serving:cpu
 FROM ${SERVING}
 COPY . /opt/ml/model
 """
+DOCKERIGNORE = """# Secrets, environments and what only a desk needs stay out of the image.
+.env
+.env.*
+.venv
+venv
+.git
+tests
+**/__pycache__
+**/.*_cache
+Dockerfile
+.dockerignore
+"""
+README = """# A model
+
+`code/handler.py` is the model, `serving.toml` its settings, `sample.json` a request to try it with.
+
+    pytest                                    # tests/, without a server
+    serving check .                           # loads it, asks it its samples, says what is risky
+    serving serve --model-dir . --local       # says when it is ready, and how to call it
+    curl -H 'Content-Type: application/json' --data-binary @sample.json localhost:8080/invocations
+    serving pack .                            # model.tar.gz, without tests and secrets
+    docker build -t mine .                    # or an image with the model in it
+"""
 FILES = {
     "serving.toml": TOML,
     "code/handler.py": HANDLER,
     "sample.json": "[1, 2, 3]\n",
     "tests/test_handler.py": TEST,
     "Dockerfile": DOCKERFILE,
+    ".dockerignore": DOCKERIGNORE,
+    "README.md": README,
 }
 
 

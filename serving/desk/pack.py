@@ -7,22 +7,29 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from serving.errors import ModelError
 from serving.names import LEFTOVERS
 
+# What no model needs, by name: secrets first of all.
 LEFT_OUT = (
-    *("__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store", ".Trashes"),
-    *(".pytest_cache", ".mypy_cache", ".ruff_cache"),
+    *(".env", ".env.*", "*.pyc", "__pycache__", ".venv", "node_modules", ".DS_Store", "._*", ".Trashes"),
+    *(".git", ".gitignore", ".gitattributes", ".github", ".idea", ".vscode", ".ipynb_checkpoints"),
+    *(".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox", ".coverage"),
 )
+AT_THE_TOP = ("tests", "Dockerfile", ".dockerignore")  # of no use beside the model, but in a package of its code
+VENV = "pyvenv.cfg"  # a folder with this file is a virtual environment
 
 
-def pack(folder: Path, archive: Path) -> list[str]:
-    """Write the archive, whole or not at all; gives the names in it. Raises ModelError for what would not survive."""
+def pack(folder: Path, archive: Path) -> tuple[list[str], list[str]]:
+    """Write the archive, whole or not at all; gives the names in it, and what was left out. Raises ModelError for what
+    would not survive."""
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder")
-    names = [name for name in members(folder) if (folder / name).resolve() != archive.resolve()]
+    left_out: list[str] = []
+    names = [name for name in members(folder, left_out) if (folder / name).resolve() != archive.resolve()]
     if not names:
         raise ModelError(f"{folder} holds nothing to pack")
     partial = archive.with_name(f".{archive.name}.{os.getpid()}")
@@ -37,21 +44,37 @@ def pack(folder: Path, archive: Path) -> list[str]:
         partial.replace(archive)
     finally:
         partial.unlink(missing_ok=True)
-    return names
+    return names, left_out
 
 
-def members(folder: Path) -> Iterator[str]:
-    """Files below a folder in order of their names, without what no model needs. Raises ModelError for links and
-    whatever else is no file: the platform advises against them, and this server refuses those that leave."""
-    for entry in sorted(folder.rglob("*"), key=lambda one: one.relative_to(folder).as_posix()):
-        name = entry.relative_to(folder)
-        if any(part in LEFT_OUT or part.startswith("._") or part.lower() in LEFTOVERS for part in name.parts):
-            continue
-        mode = entry.lstat().st_mode
-        if stat.S_ISREG(mode):
-            yield name.as_posix()
-        elif not stat.S_ISDIR(mode):
+def members(folder: Path, left_out: list[str]) -> list[str]:
+    """Files below a folder in order of their names, without what no model needs, which is noted. Raises ModelError for
+    links and whatever else is no file: the platform advises against them, and this server refuses those that leave."""
+    found: list[str] = []
+    for entry in walk(folder, folder, left_out):
+        if not stat.S_ISREG(entry.lstat().st_mode):
             raise ModelError(f"{entry} is a link or a device, which has no place in a model archive")
+        found.append(entry.relative_to(folder).as_posix())
+    left_out.sort()
+    return sorted(found)
+
+
+def walk(folder: Path, top: Path, left_out: list[str]) -> Iterator[Path]:
+    """All that is no folder, and nothing of a folder that is left out."""
+    for entry in folder.iterdir():
+        is_folder = entry.is_dir() and not entry.is_symlink()
+        if is_left_out(entry, folder == top):
+            left_out.append(entry.relative_to(top).as_posix() + "/" * is_folder)
+        elif is_folder:
+            yield from walk(entry, top, left_out)
+        else:
+            yield entry
+
+
+def is_left_out(entry: Path, at_the_top: bool) -> bool:
+    names = (*LEFT_OUT, *AT_THE_TOP) if at_the_top else LEFT_OUT
+    known = entry.name.lower() in LEFTOVERS or any(fnmatchcase(entry.name, name) for name in names)
+    return known or (entry / VENV).is_file()
 
 
 def add(tar: tarfile.TarFile, folder: Path, name: str) -> None:

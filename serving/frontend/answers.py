@@ -20,7 +20,7 @@ from serving.conversation import Close, Message
 from serving.deadline import EARLY
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError, Unavailable
 from serving.frontend.bodies import Held
-from serving.frontend.headers import Headers, custom_attributes, header_value, session_headers
+from serving.frontend.headers import Headers, custom_attributes, header_value, request_id_header, session_headers
 from serving.frontend.receiving import ClientGone, watch
 from serving.frontend.stream import Stream, Streamed
 from serving.media import JSON_LINES
@@ -75,7 +75,7 @@ class Answers:
     def failure(self, error: ServingError, request_id: str, extra: Headers) -> Whole:
         """What a request that failed is answered."""
         log_error(error, request_id)
-        headers = retry_after(error) + extra
+        headers = [request_id_header(request_id), *retry_after(error), *extra]
         return self.with_body(error.status, JSON, errors.body(error, request_id), headers)
 
     def with_body(self, status: int, content_type: str, body: Body, extra: Headers) -> Whole:
@@ -92,7 +92,9 @@ class Answers:
     def _headers(self, response: Response, attributes: str | None, request_id: str) -> Headers:
         if self._echo and response.custom_attributes is None:
             response = msgspec.structs.replace(response, custom_attributes=attributes)
-        return custom_attributes(response, request_id) + session_headers(response)
+        found = custom_attributes(response, request_id) + session_headers(response)
+        found.append(request_id_header(request_id))
+        return found
 
     async def send_error(self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST") -> None:
         extra: Headers = [(b"allow", allow)] if error.status == 405 else []

@@ -37,7 +37,7 @@ from serving.frontend.bodies import Bodies, Held, Tidy, rest
 from serving.frontend.connection import ReplicaLost
 from serving.frontend.conversations import Conversations
 from serving.frontend.direct import Direct
-from serving.frontend.headers import read_encoding, read_headers
+from serving.frontend.headers import SentHeaders, id_of, read_encoding, read_headers, request_id_header
 from serving.frontend.health import ping
 from serving.frontend.invocations import Invocations
 from serving.frontend.local.runtime import LocalRuntime
@@ -137,7 +137,8 @@ class App:
 
     async def _metrics(self, _: HttpRequest) -> HttpResponse:
         texts = await asyncio.to_thread(self._runtime.metrics)
-        return HttpResponse(metrics.render(self._board, texts), media_type=metrics.CONTENT_TYPE)
+        head = {"x-request-id": self._new_id()}
+        return HttpResponse(metrics.render(self._board, texts), headers=head, media_type=metrics.CONTENT_TYPE)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -191,7 +192,7 @@ class App:
             await self._answers.send_error(send, error, self._new_id(), b"GET, HEAD, POST")
             return
         status, body = ping(self._board.read_header(), time.monotonic())
-        await self._answers.send_body(send, status, JSON, body)
+        await self._answers.send_body(send, status, JSON, body, [request_id_header(self._new_id())])
 
     async def _invoke(self, scope: Scope, receive: Receive, send: Send, model: str | None = None) -> None:
         # "Accepted" is decided here, when the head has arrived: what comes after a SIGTERM is refused.
@@ -206,10 +207,10 @@ class App:
         ask, held = Ask(self.direct.clock()), Held(self.bodies)
 
         async def work() -> Response | Streamed:
+            content_type, accept, sagemaker = read_headers(scope["headers"])
+            ask.request_id = id_of(sagemaker, self._new_id)
             if scope["method"] != "POST":
                 raise MethodNotAllowed(f"{scope['path']} takes POST")
-            content_type, accept, sagemaker = read_headers(scope["headers"])
-            ask.request_id = sagemaker.get("inference-id", "")[:64] or self._new_id()
             check_all(content_type, accept, sagemaker)
             packed = read_encoding(scope["headers"])
             continues = sagemaker.get("session-id", NEW_SESSION) != NEW_SESSION
@@ -224,7 +225,7 @@ class App:
             body = await read_body(scope["headers"], receive, self._max_body, deadline, held)
             if draining:
                 raise Draining("the server is stopping")
-            headers = MappingProxyType(sagemaker)
+            told, sent = MappingProxyType(sagemaker), SentHeaders(scope["headers"])
             ask.request = Request(
                 body,
                 content_type,
@@ -232,9 +233,10 @@ class App:
                 ask.request_id,
                 deadline,
                 model,
-                headers,
+                told,
                 path=path,
                 content_encoding=packed,
+                headers=sent,
             )
             return await watch(self._invocations.invoke(ask.request, load), receive)
 
@@ -253,9 +255,9 @@ class App:
             async def work() -> Response | Streamed:
                 deadline = Deadline(expires)
                 body = await read_body(scope["headers"], receive, self._max_body, deadline, held)
-                headers = MappingProxyType(plain.sagemaker)
+                told, sent = MappingProxyType(plain.sagemaker), SentHeaders(plain.headers)
                 ask.request = Request(
-                    body, plain.content_type, plain.accept, request_id, deadline, plain.model, headers
+                    body, plain.content_type, plain.accept, request_id, deadline, plain.model, told, headers=sent
                 )
                 return await watch(self._invocations.invoke(ask.request, plain.load), receive)
 
@@ -306,12 +308,13 @@ class App:
             log.debug("the client went away", request_id=ask.request_id)
         except asyncio.CancelledError:
             # The time to finish is over: uvicorn cancels what is left, and its client is told.
-            await self._answers.send_error(send, Draining(STOPPED), ask.request_id)
+            await self._answers.send_error(send, Draining(STOPPED), ask.request_id or self._new_id())
         except ServingError as error:
             await self._answers.send_error(send, error, ask.request_id or self._new_id())
         except Exception as exc:
             log.error("an invocation failed", exc=exc, request_id=ask.request_id)
-            await self._answers.send_error(send, CodedError(500, "internal", "internal error"), ask.request_id)
+            internal = CodedError(500, "internal", "internal error")
+            await self._answers.send_error(send, internal, ask.request_id or self._new_id())
         else:
             if isinstance(response, Streamed):
                 until = max(ask.request.deadline.at, ask.arrival + self._stream_timeout)
@@ -384,4 +387,6 @@ async def refuse(request: HttpRequest, exc: Exception) -> HttpResponse:
     assert isinstance(exc, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code, "bad_request")
     error = CodedError(exc.status_code, code, f"{request.method} {request.url.path} is not served here")
-    return HttpResponse(errors.body(error, os.urandom(8).hex()), exc.status_code, exc.headers, JSON)
+    request_id = os.urandom(8).hex()
+    headers = {**(exc.headers or {}), "x-request-id": request_id}
+    return HttpResponse(errors.body(error, request_id), exc.status_code, headers, JSON)

@@ -18,7 +18,7 @@ from serving.conversation import ABNORMAL, GOING_AWAY, INTERNAL, TRY_LATER, Clos
 from serving.errors import BodiesFull, CodedError, Draining, ServingError
 from serving.frontend.answers import HAS_LEFT, JSON, log_error, retry_after
 from serving.frontend.bodies import Bodies, Held
-from serving.frontend.headers import Headers
+from serving.frontend.headers import Headers, id_of, read_headers, request_id_header
 from serving.frontend.invocations import Invocations
 from serving.frontend.stream import Stream
 from serving.scoreboard import Scoreboard
@@ -117,7 +117,7 @@ class Conversations:
         self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = self._new_id()
+        request_id = id_of(read_headers(scope["headers"])[2], self._new_id)
         await receive()  # websocket.connect
         has_left = scope["extensions"].get(HAS_LEFT, never)
         try:
@@ -131,7 +131,7 @@ class Conversations:
             return
         line = Line(stream, receive, send, request_id, has_left, Held(self._bodies))
         try:
-            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.accept", "headers": [request_id_header(request_id)]})
             await self._converse(line)
         except OSError:
             log.debug("a client left its conversation", request_id=request_id)
@@ -233,6 +233,6 @@ def headers_of(headers: Headers) -> dict[str, str]:
 async def refuse(send: Send, error: ServingError, request_id: str) -> None:
     body = errors.body(error, request_id)
     headers = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
-    headers += retry_after(error)
+    headers += [request_id_header(request_id), *retry_after(error)]
     await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

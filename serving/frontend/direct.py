@@ -103,7 +103,7 @@ class Direct:
             return None
         arrival, timeout = self.clock(), placement.timeout
         exchange = Exchange(self, protocol, plain, plain.id or self.new_id(), arrival, timeout, arrival + timeout)
-        exchange.length = length
+        exchange.length, exchange.headers = length, placement.paths.headers
         self.slot.enter()
         self.expiries.add(exchange)
         return exchange
@@ -132,7 +132,8 @@ class Direct:
         status, body = ping(self._board.read_header(), self.clock())
         ends = self._board.is_draining
         tail = b"\r\nconnection: close\r\n\r\n" if ends else b"\r\n\r\n"
-        lines = (STATUS_LINE[status], self.default_lines(protocol), PING_LINES, b"%d" % len(body), tail, body)
+        size, id = b"%d" % len(body), b"\r\nx-request-id: " + self.new_id().encode()
+        lines = (STATUS_LINE[status], self.default_lines(protocol), PING_LINES, size, id, tail, body)
         return b"".join(lines), ends
 
     def default_lines(self, protocol: DirectProtocol) -> bytes:

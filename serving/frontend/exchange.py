@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -14,6 +15,7 @@ from serving.errors import BodiesFull, CodedError, DeadlineExceeded, Draining, S
 from serving.frontend.answers import LARGE, STOPPED, Whole
 from serving.frontend.bodies import COUNTED, Held
 from serving.frontend.connection import Connection, ReplicaLost, reply_head, response_of
+from serving.frontend.headers import SentHeaders, picked
 from serving.frontend.plain import Plain
 from serving.frontend.stream import Streamed
 from serving.request import Body, Request, Response
@@ -33,7 +35,8 @@ class Exchange(msgspec.Struct, eq=False):
     """``protocol`` is the connection's, to which this looks like one of uvicorn's cycles.
 
     It is settled once: answered, given over to ASGI, or left by its client. ``expires`` and ``arrival`` are instants,
-    ``timeout`` is in seconds. ``length`` is what the body is said to have, 0 where nothing is said.
+    ``timeout`` is in seconds. ``headers`` are those that the handler wants to see.
+    ``length`` is what the body is said to have, 0 where nothing is said.
     ``is_leaving``: it is answered, and the client has yet to read that. ``reader`` reads the rest of a large body.
     """
 
@@ -45,6 +48,7 @@ class Exchange(msgspec.Struct, eq=False):
     timeout: float
     expires: float
     length: int = 0
+    headers: tuple[str, ...] = ()
     size: int = 0
     keep_alive: bool = True
     response_complete: bool = False
@@ -119,6 +123,8 @@ class Exchange(msgspec.Struct, eq=False):
             head = RequestHead(
                 self.expires, self.request_id, plain.content_type, plain.accept, plain.model, False, plain.sagemaker
             )
+            if self.headers:
+                head = replace(head, headers=picked(SentHeaders(plain.headers), self.headers))
             self._id, self._connection = connection.next_id(), connection
             connection.send(head, self.body, self._id, self)
         except ServingError as error:
@@ -134,7 +140,8 @@ class Exchange(msgspec.Struct, eq=False):
             self._reply(head, body)
         elif not self.response_complete:
             end = b"\r\n" if self.keep_alive else CLOSE
-            lines = (start, b"%d\r\n" % len(body), direct.default_lines(protocol), end)
+            told = b"%d\r\nx-request-id: %b\r\n" % (len(body), self.request_id.encode())
+            lines = (start, told, direct.default_lines(protocol), end)
             if len(body) < LARGE:
                 self._end()
                 protocol.finish(self, b"".join((*lines, body)))
@@ -228,6 +235,7 @@ class Exchange(msgspec.Struct, eq=False):
             Deadline(self.expires),
             plain.model,
             MappingProxyType(plain.sagemaker),
+            headers=SentHeaders(plain.headers),
         )
         self._buffers = []
         held, self._held = self._holding(), None

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from starlette.types import Message, Send
+
 from serving import log
 from serving.encodings import known_encoding
 from serving.request import PREFIX, Response
 
 CUSTOM_ATTRIBUTES_LIMIT = 1024
+REQUEST_ID = b"x-request-id"
 _PREFIX = PREFIX.encode()
 
 Headers = list[tuple[bytes, bytes]]
@@ -30,6 +35,56 @@ def read_encoding(headers: Headers) -> str:
     """How the body is packed. Raises UnsupportedMediaType."""
     said = [value for name, value in headers if name == b"content-encoding"]
     return known_encoding(b",".join(said).decode("latin-1")) if said else ""
+
+
+class SentHeaders(Mapping[str, str]):
+    """The headers of a request by name in lower case, looked up when asked; those that came more than once joined."""
+
+    def __init__(self, headers: Headers) -> None:
+        self._headers = headers
+
+    def __getitem__(self, name: str) -> str:
+        key = name.encode("latin-1")
+        found = [value.decode("latin-1") for known, value in self._headers if known == key]
+        if not found:
+            raise KeyError(name)
+        return ("; " if name == "cookie" else ", ").join(found)  # RFC 9110 §5.3, RFC 9113 §8.2.3
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name.decode("latin-1") for name, _ in self._headers))
+
+    def __len__(self) -> int:
+        return len({name for name, _ in self._headers})
+
+
+def picked(headers: Mapping[str, str], names: Sequence[str]) -> dict[str, str] | None:
+    """Those of ``headers`` that a handler wants to see; None where there is none."""
+    return {name: headers[name] for name in names if name in headers} or None if names else None
+
+
+def id_of(sagemaker: Mapping[str, str], new_id: Callable[[], str]) -> str:
+    """A request's id: the client's own, else a new one."""
+    return sagemaker.get("inference-id", "")[:64] or new_id()
+
+
+def request_id_header(request_id: str) -> tuple[bytes, bytes]:
+    """Of every answer. Only one that is refused for it can have an id that is not printable."""
+    printable = request_id.isascii() and request_id.isprintable()
+    text = request_id if printable else "".join(one if " " <= one <= "~" else "?" for one in request_id)
+    return REQUEST_ID, text.encode()
+
+
+def labelling(send: Send, request_id: str) -> Send:
+    """``send`` of ASGI, which puts the id into the head of an answer that has none yet."""
+
+    async def labelled(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", ())]
+            if all(name != REQUEST_ID for name, _ in headers):
+                message = {**message, "headers": [*headers, request_id_header(request_id)]}
+        await send(message)
+
+    return labelled
 
 
 def custom_attributes(response: Response, request_id: str) -> Headers:

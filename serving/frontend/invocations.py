@@ -21,6 +21,7 @@ from serving.errors import (
     WorkerDied,
 )
 from serving.frontend.connection import Connection, ReplicaLost
+from serving.frontend.headers import picked
 from serving.frontend.replicas import Replicas
 from serving.frontend.stream import Stream, Streamed
 from serving.headers import NEW_SESSION
@@ -218,6 +219,7 @@ class Invocations:
             accepted,
             request.path if request.path != INVOCATIONS else "",
             request.content_encoding,
+            self._picked(request),
         )
         call = connection.call(head, request.body)
         try:
@@ -230,6 +232,11 @@ class Invocations:
                 self._replicas.report_overdue(connection)
             # An error knows this frame, and its future the error: the three would keep the body until it is collected.
             del call
+
+    def _picked(self, request: Request) -> dict[str, str] | None:
+        """What its handler wants to see of a request's headers."""
+        placement = self._replicas.known(request.model)
+        return None if placement is None else picked(request.headers, placement.paths.headers)
 
     def timed_out(self, model: str) -> ServingError:
         """What is told to one whose time is over."""

@@ -70,21 +70,23 @@ def guarded(endpoint: Endpoint) -> Endpoint:
     """Answer a ServingError as every other path of the server does."""
 
     async def answer(request: HttpRequest) -> HttpResponse:
+        request_id = os.urandom(8).hex()
         try:
-            return await endpoint(request)
+            response = await endpoint(request)
         except ServingError as error:
-            return refusal(error)
+            response = refusal(error, request_id)
         except asyncio.CancelledError:
             # The time to finish is over: uvicorn cancels what is left, and its client is told.
-            return refusal(Draining("the server stopped before this was done"))
+            response = refusal(Draining("the server stopped before this was done"), request_id)
         except ClientDisconnect:
-            return HttpResponse()  # nobody is there to read it
+            response = HttpResponse()  # nobody is there to read it
+        response.headers["x-request-id"] = request_id
+        return response
 
     return answer
 
 
-def refusal(error: ServingError) -> HttpResponse:
-    request_id = os.urandom(8).hex()
+def refusal(error: ServingError, request_id: str) -> HttpResponse:
     log.info("a call of the multi-model API failed", request_id=request_id, code=error.code, error=str(error))
     headers = {"retry-after": str(getattr(error, "retry_after", 1))} if error.status == 503 else None
     return HttpResponse(errors.body(error, request_id), error.status, headers, JSON)

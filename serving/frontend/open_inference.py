@@ -42,7 +42,7 @@ from serving.errors import (
 from serving.frontend import tritonwords
 from serving.frontend.answers import JSON, Answers, log_error
 from serving.frontend.bodies import Bodies, Held
-from serving.frontend.headers import Headers, read_headers
+from serving.frontend.headers import Headers, SentHeaders, id_of, labelling, read_headers
 from serving.frontend.health import is_healthy
 from serving.frontend.invocations import Invocations
 from serving.frontend.models import GRACE, UNLOAD_TIME
@@ -107,7 +107,8 @@ class OpenInference:
         self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = self._new_id()
+        request_id = id_of(read_headers(scope["headers"])[2], self._new_id)
+        send = labelling(send, request_id)
         try:
             await self._answer(scope, receive, send, request_id)
         except ClientGone:
@@ -200,7 +201,8 @@ class OpenInference:
             body = await read_body(scope["headers"], receive, self._max_body, deadline, held)
             if draining:
                 raise Draining("the server is stopping")
-            request = Request(body, content_type, accept, request_id, deadline, model, path=scope["path"])
+            sent = SentHeaders(scope["headers"])
+            request = Request(body, content_type, accept, request_id, deadline, model, path=scope["path"], headers=sent)
             response = await watch(self._invocations.invoke(request, self._loads), receive)
             del body  # it need not be sent once more
             request = msgspec.structs.replace(request, body=b"")

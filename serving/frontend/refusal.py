@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serving import errors
 from serving.errors import ServingError
 from serving.frontend.answers import JSON, log_error
-from serving.frontend.headers import Headers
+from serving.frontend.headers import Headers, request_id_header
 
 INFERENCE_ID = b"x-amzn-sagemaker-inference-id"
 
@@ -26,6 +26,7 @@ def refusal(error: ServingError, headers: Headers, defaults: Headers) -> bytes:
     lines: Headers = [
         *defaults,
         (b"content-type", JSON.encode()),
+        request_id_header(request_id),
         (b"content-length", b"%d" % len(body)),
         (b"connection", b"close"),
     ]

@@ -35,14 +35,26 @@ class BrokenModels:
     def __init__(self, locate: Callable[[str, str], Path]) -> None:
         self._locate = locate
         self._all: dict[str, Broken] = {}
+        self._reasons: dict[str, str] = {}
 
     def of(self, name: str, now: float) -> Broken | None:
         """What is known of a model that is not to be tried yet."""
         broken = self._all.get(name)
         return broken if broken is not None and now < broken.until else None
 
+    def reason(self, name: str) -> str | None:
+        """Why the last load of a model failed, whoever asked for it; None where it did not."""
+        return self._reasons.get(name)
+
+    def note(self, name: str, reason: str) -> None:
+        """A load has failed."""
+        self._reasons.pop(name, None)
+        self._reasons[name] = reason
+        if len(self._reasons) > REMEMBERED:
+            del self._reasons[next(iter(self._reasons))]
+
     def add(self, name: str, problem: Problem) -> Broken:
-        """A model has failed to load."""
+        """A model has failed to load, and is not to be tried for every client."""
         before = self._all.pop(name, None)
         wait = COOL_DOWN[0] if before is None else min(2 * before.wait, COOL_DOWN[1])
         broken = self._all[name] = Broken(problem, wait, time.monotonic() + wait)
@@ -58,6 +70,7 @@ class BrokenModels:
     def forget(self, name: str) -> None:
         """It has been loaded."""
         self._all.pop(name, None)
+        self._reasons.pop(name, None)
 
     def is_to_be_looked_at(self, broken: Broken, now: float) -> bool:
         """Whether its files may be others by now; true once in a while."""

@@ -202,7 +202,8 @@ class Catalog:
     def _loaded(self, name: str) -> Served:
         served = self._fleet.get(self._called(name))
         if served is None or served.stage is Stage.LEAVING:
-            raise ModelNotLoaded(f"model {name} is not loaded")
+            reason = self._broken.reason(name)
+            raise ModelNotLoaded(f"model {name} is not loaded{f'; the last time: {reason}' if reason else ''}")
         return served
 
     async def _default(self) -> str:
@@ -274,6 +275,7 @@ class Catalog:
         """Log it; clients are not to make the same load fail over and over, the platform knows what it does."""
         log.warning("a model could not be loaded", model=name, code=problem.code, error=problem.message)
         if problem.code != ModelNotFound.code:
+            self._broken.note(name, problem.message)
             if owner is Owner.STORE:
                 self._spawn(self._broken.remember_files(name, self._broken.add(name, problem)))
             else:

@@ -322,8 +322,8 @@ class Fleet(Departures):
         if (replica := self.find(row, epoch)) is None:
             return []
         served = replica.served
-        replica.error, replica.out_of_memory = without_paths(error, served.model), out_of_memory
-        replica.raised = not out_of_memory
+        replica.error = error = without_paths(error, served.model)
+        replica.out_of_memory, replica.raised = out_of_memory, not out_of_memory
         return give_up(served, error) if permanent and not served.was_ready and served.owner is Owner.START else []
 
     def exited(

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -230,15 +231,12 @@ class Models:
         fault, meaning = told_by(gone.code)
         stacks = self._runtime.forget_worker(replica.row.index, replica.epoch, model=replica.name, worker=gone.pid)
         self._board.bury(replica.row)
-        (log.info if replica.status is Status.RETIRING else log.error)(
-            "a worker ended",
-            model=replica.name,
-            worker=gone.pid,
-            cause=(cause := f"{gone}: {meaning}" if meaning else str(gone)),
-            device=replica.device,
-            oom_killed=self._was_oom(gone),
-            stacks=stacks or None,
-        )
+        cause = f"{gone}: {meaning}" if meaning else str(gone)
+        # One that has said why it goes, and goes by itself, is no news.
+        expected = replica.status is Status.RETIRING or (gone.code == 0 and replica.error is not None)
+        level = log.info if expected else log.error
+        who: dict[str, Any] = {"model": replica.name, "worker": gone.pid, "cause": cause, "device": replica.device}
+        level("a worker ended", **who, oom_killed=self._was_oom(gone), stacks=stacks or None)
         # A SIGKILL that is not ours is most likely the kernel's, for memory; in some containers it cannot be told.
         short = gone.code == -signal.SIGKILL and gone.pid not in self._killed
         self._killed.discard(gone.pid)

@@ -26,6 +26,7 @@ from serving.supervisor import processes
 from serving.supervisor.admission import check_memory
 from serving.supervisor.diskcache import DiskCache
 from serving.supervisor.forkserver import ForkServerLink
+from serving.supervisor.lastwords import cannot_serve
 from serving.supervisor.launch import Launched
 from serving.supervisor.models import Models
 from serving.supervisor.pace import TICK
@@ -33,6 +34,7 @@ from serving.supervisor.processes import Exit
 from serving.supervisor.repository import open_models
 from serving.supervisor.services import Service, bind
 from serving.supervisor.unpacking import Stopped
+from serving.supervisor.welcome import welcome
 
 FILES = 65536  # open at once in one process; many programs behave badly above
 FORK_TIME = 120.0  # seconds for the fork server to import torch and to fork; slow disks included
@@ -60,6 +62,8 @@ class Supervisor:
     ) -> None:
         self._config = config
         self._listener = listener
+        self._first = models[0] if models else None
+        self._welcomed = not config.local
         self._runtime = runtime
         self._board = Scoreboard.create()
         self._forks = ForkServerLink(runtime, self._board, self._on_forked, self._on_fork_server, forks)
@@ -107,7 +111,7 @@ class Supervisor:
         finally:
             await self._end_everything()
             if self._why:
-                log.error(f"cannot serve: {self._why}")
+                cannot_serve(self._why)
 
     # What time brings.
 
@@ -148,6 +152,10 @@ class Supervisor:
         if old.state != state:
             tell = log.error if state is State.FAILED else log.info
             tell(f"the server is {state.name.lower()}", reason=reason or None, replicas=ready)
+            if state is State.READY and not self._welcomed:
+                self._welcomed = True
+                host, port = self._listener.getsockname()[:2]
+                log.info(welcome(host, port, self._first))
 
     def _state(self, now: float) -> tuple[State, str]:
         if self._stopping:
@@ -311,14 +319,14 @@ def main(config: Config, driver: Driver | None = None, forks: Launched | None = 
         log.info("stopped before there was anything to stop")
         return 0
     except ModelError as exc:
-        log.error(f"cannot serve: {exc}")
+        cannot_serve(str(exc))
         return 1
     except OSError as exc:
         return no_room(exc)
     try:
         listener = bind(config.host, config.port)
     except OSError as exc:
-        log.error(f"cannot listen on {config.host}:{config.port}: {os.strerror(exc.errno or 0)}")
+        cannot_serve(f"cannot listen on {config.host}:{config.port}: {os.strerror(exc.errno or 0)}")
         return 1
     host, port = listener.getsockname()[:2]
     try:
@@ -338,7 +346,7 @@ def main(config: Config, driver: Driver | None = None, forks: Launched | None = 
 def no_room(exc: OSError) -> int:
     """The exit code, with one line for the log: all that a start writes is below the temporary folder."""
     place = exc.filename or tempfile.tempdir
-    log.error(f"cannot serve: {exc.strerror or exc}{f': {place}' if place else ''}")
+    cannot_serve(f"{exc.strerror or exc}{f': {place}' if place else ''}")
     return 1
 
 

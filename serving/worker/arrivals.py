@@ -29,5 +29,6 @@ def item_of(frame: Frame, channel: Channel) -> tuple[Item, bool]:
         sagemaker=MappingProxyType(head.sagemaker) if head.sagemaker else NO_HEADERS,
         path=head.path or INVOCATIONS,
         content_encoding=head.content_encoding,
+        headers=MappingProxyType(head.headers) if head.headers else NO_HEADERS,
     )
     return Item(frame.id, request, channel, head.alone), head.accepted

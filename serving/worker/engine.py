@@ -7,7 +7,7 @@ it; the requests stay listed as running until their answers are handed over.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -78,23 +78,20 @@ class Engine:
         self._computing = Computing(handler, self._device, stamps.count_padding)
         self._pace = batcher.pace
         self._deliver = deliver
-        self._gathering = Gathering(
-            handler,
-            self._computing,
-            self._response,
-            self._check_device,
-            self._calls,
-            batcher,
-            self._settle,
-            rules,
-            clock,
-        )
+        tools = (self._computing, self._response, self._check_device, self._calls, batcher, self._settle)
+        self._gathering = Gathering(handler, *tools, rules, clock)
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._gathering.answer)
 
     def run(self) -> None:
         """Work until the batcher is closed and empty, and every stream has ended."""
+        for _ in self.turns():
+            pass
+
+    def turns(self) -> Iterator[None]:
+        """The same, one step at a time."""
         while self._wait():
             self.step()
+            yield
         self.streams.close()
         if self._threads is not None:
             self._threads.close()

@@ -48,6 +48,18 @@ def enter(model: Model, compile_cache: str | None = None) -> None:
         )
 
 
+def now() -> dict[str, str]:
+    """All variables, for ``restore``."""
+    return dict(os.environ)
+
+
+def restore(before: Mapping[str, str]) -> None:
+    """Undo what ``enter`` and user code have done to the variables, where a process goes on without its model."""
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
+
+
 def too_late(env: Mapping[str, str], before: Mapping[str, str | None]) -> list[str]:
     """The names of those that have no effect on this process. ``before`` is what it began with."""
     return sorted(

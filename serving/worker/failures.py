@@ -17,10 +17,20 @@ from serving.errors import (
     Unavailable,
 )
 from serving.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
+from serving.worker import origin
 from serving.worker.batcher import Item
 from serving.worker.device.faults import fault_of
 
 SHORT = "there was not enough memory to answer this request"
+HIDDEN = "the log has more under this request id"
+
+_shows = False
+
+
+def show_details(shows: bool) -> None:
+    """Whether clients are told what user code raised, and where: on a desk they are its authors."""
+    global _shows
+    _shows = shows
 
 
 def expired(item: Item) -> tuple[Item, ServingError]:
@@ -45,10 +55,10 @@ def decode_error(item: Item, exc: BaseException) -> ServingError:
             trace_id=request.trace_id,
             error=describe(exc),
         )
-        return BadRequest(f"the request could not be decoded: {describe(exc)}")
+        return BadRequest(f"the request could not be decoded: {origin.told(exc) if _shows else describe(exc)}")
     if error.status >= 500 and not isinstance(error, Unavailable):
         report(item, exc)
-    return error
+    return detailed(error) if _shows else error
 
 
 def predict_error(item: Item, exc: BaseException, fault: Fault = Fault.NONE) -> ServingError:
@@ -59,7 +69,18 @@ def predict_error(item: Item, exc: BaseException, fault: Fault = Fault.NONE) -> 
         error = OutOfMemory(SHORT)
     if error is None or error.status >= 500:
         report(item, exc)
-    return error or HandlerError(f"the model failed with {type(exc).__name__}; the log has more under this request id")
+    if error is None:
+        return HandlerError(origin.told(exc) if _shows else f"the model failed with {type(exc).__name__}; {HIDDEN}")
+    return detailed(error) if _shows else error
+
+
+def detailed(error: ServingError) -> ServingError:
+    """The same with what user code raised behind it, where the message would not say so."""
+    cause = error.__cause__
+    if error.status < 500 or cause is None:
+        return error
+    message = f"{error.message.removesuffix(f'; {HIDDEN}').removesuffix('; the log has more')}: {origin.told(cause)}"
+    return CodedError(error.status, error.code, message, getattr(error, "retry_after", Unavailable.retry_after))
 
 
 def chosen_error(exc: BaseException) -> ServingError | None:

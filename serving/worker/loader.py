@@ -6,10 +6,11 @@ import contextlib
 import gc
 import importlib
 import inspect
+import re
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from serving import log
 from serving.errors import ModelError
@@ -18,18 +19,22 @@ from serving.messages import Paths
 from serving.model import Model
 from serving.open_inference import PREFIX as OPEN_INFERENCE
 from serving.paths import BIDIRECTIONAL, PATTERN, may_be_taken
-from serving.worker import namesakes, ranks, surroundings
+from serving.worker import namesakes, origin, ranks, surroundings
 from serving.worker.device import find_device
 from serving.worker.device.border import Device
 from serving.worker.records import takes
 from serving.worker.speed import Hastened
 
+UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token, RFC 9110 §5.1
+MAX_HEADERS = 32
 METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", "warmup", "close")
 
 
 def create_handler(model: Model) -> Handler:
     """Import and make the handler, not yet loaded. Raises ModelError: nothing here gets better by trying again."""
     sys.path[:0] = [path for path in (model.code, model.path) if path not in sys.path]
+    origin.set_homes(model.path, model.code)
     namesakes.settle(model)
     handler = find_class(model)()
     handler.policy = model.policy(handler.policy)
@@ -82,28 +87,62 @@ def find_class(model: Model) -> type[Handler]:
         module = importlib.import_module(module_name)
     except BaseException as exc:
         log.error("the handler's module cannot be imported", exc=exc, model=model.name, handler=model.handler)
-        raise ModelError(f"handler {model.handler}: importing {module_name} failed: {surroundings.told(exc)}") from exc
+        raise ModelError(
+            f"handler {model.handler}: importing {module_name} failed: {surroundings.told(exc)}{advice(exc, model)}"
+        ) from exc
+    classes = {name: one for name, one in vars(module).items() if isinstance(one, type) and one is not Handler}
+    handlers = [name for name, one in classes.items() if issubclass(one, Handler)]
     found = getattr(module, class_name, None)
     if found is None:
-        raise ModelError(f"handler {model.handler}: module {module_name} ({module.__file__}) has no {class_name}")
+        file = origin.shown(module.__file__ or module_name)
+        near = origin.nearest(class_name, handlers, "its handlers are")
+        raise ModelError(f"handler {model.handler}: {file} has no {class_name}; {near}")
     if not (isinstance(found, type) and issubclass(found, Handler)):
-        raise ModelError(f"handler {model.handler}: {class_name} is no subclass of serving.Handler")
+        kind = "a class" if isinstance(found, type) else f"a {type(found).__name__}"
+        there = ", ".join(handlers) or "none"
+        told = f"{class_name} is {kind}; a subclass of serving.Handler is expected, there is {there}"
+        place = origin.defined(found)
+        raise ModelError(f"handler {model.handler}: {f'{place}: ' if place else ''}{told}")
     return found
 
 
+def advice(exc: BaseException, model: Model) -> str:
+    """What may help where a module is not there: the name of one that is, or how packages come."""
+    missing = exc.name if isinstance(exc, ModuleNotFoundError) else None
+    if missing is None:
+        return ""
+    module = model.handler.partition(":")[0]
+    if module != missing and not module.startswith(f"{missing}."):
+        return "; a package that the image has not goes into requirements.txt, with SERVING_INSTALL_REQUIREMENTS=true"
+    folder = Path(model.code if Path(model.code).is_dir() else model.path)
+    names = [one.stem for one in folder.glob("*.py")] + [one.parent.name for one in folder.glob("*/__init__.py")]
+    return f"; of {origin.shown(str(folder / 'x')).removesuffix('x')}: {origin.nearest(missing, names, 'it holds')}"
+
+
 def check_options(handler: Handler, model: Model) -> None:
+    signature = inspect.signature(handler.load)
     try:
-        inspect.signature(handler.load).bind(Path(model.path), "cpu", **model.options)
+        signature.bind(Path(model.path), "cpu", **model.options)
     except TypeError as exc:
-        raise ModelError(f"[options] do not fit {model.handler}.load: {exc}") from exc
+        place = origin.defined(handler.load)
+        known = [one.name for one in list(signature.parameters.values())[2:] if one.kind not in UNNAMED]
+        unknown = [name for name in model.options if name not in known]
+        near = f"; {origin.nearest(unknown[0], known, 'options are')}" if unknown else ""
+        raise ModelError(
+            f"[options] do not fit {model.handler}.load{f' at {place}' if place else ''}: {exc}{near}"
+            + (f"; expected load(self, model_dir, device, …), not load(self, {', '.join(signature.parameters)})")
+            * (not unknown)
+        ) from exc
 
 
 def check_methods(handler: Handler, ranked: bool = False) -> None:
     """Async code is for streams alone. Raises ModelError."""
     name = type(handler).__name__
     for method in METHODS:
-        if inspect.iscoroutinefunction(getattr(handler, method)):
-            raise ModelError(f"{name}.{method} is a coroutine function; encode may be an async generator instead")
+        if inspect.iscoroutinefunction(function := getattr(handler, method)):
+            place = origin.defined(function)
+            told = f"{name}.{method} is a coroutine function; encode may be an async generator instead"
+            raise ModelError(f"{place}: {told}" if place else told)
     if not inspect.iscoroutinefunction(handler.converse):
         raise ModelError(f"{name}.converse is not async")
     if not 0 <= handler.decode_threads <= MAX_THREADS:
@@ -124,4 +163,17 @@ def paths_of(handler: Handler) -> Paths:
             raise ModelError(f"{path!r} of {type(handler).__name__} is the server's own or not {PATTERN.pattern}")
     converses = type(handler).converse is not Handler.converse
     post = (*handler.post_paths, OPEN_INFERENCE) if handler.open_inference else tuple(handler.post_paths)
-    return Paths(post, (BIDIRECTIONAL, *handler.websocket_paths) if converses else (), takes(handler) == ONE)
+    return Paths(
+        post, (BIDIRECTIONAL, *handler.websocket_paths) if converses else (), takes(handler) == ONE, headers_of(handler)
+    )
+
+
+def headers_of(handler: Handler) -> tuple[str, ...]:
+    """The names of the headers that it wants to see, in lower case. Raises ModelError for what names none."""
+    name, found = type(handler).__name__, cast(Any, handler.headers)
+    if isinstance(found, str) or len(found) > MAX_HEADERS:
+        raise ModelError(f"{name}.headers is {found!r:.200}; allowed: a tuple of at most {MAX_HEADERS} names")
+    for one in found:
+        if not isinstance(one, str) or not HEADER.fullmatch(one):
+            raise ModelError(f"{name}.headers has {one!r:.200}; allowed: names of HTTP headers")
+    return tuple(dict.fromkeys(one.lower() for one in found))

@@ -22,12 +22,12 @@ from serving.messages import WorkerPhase
 from serving.model import Model
 from serving.runtime import Runtime
 from serving.scoreboard import Phase, Row
-from serving.worker import inflating, surroundings
+from serving.worker import inflating, origin, surroundings
 from serving.worker.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
 from serving.worker.engine import Engine
-from serving.worker.failures import end_process, is_out_of_memory
+from serving.worker.failures import end_process, is_out_of_memory, show_details
 from serving.worker.intake import Intake
 from serving.worker.loader import create_handler, load, open_device, paths_of, warm
 from serving.worker.requirements import prepare
@@ -54,6 +54,7 @@ class Worker:
     def run(self) -> None:
         """Serve until retired, and again when parked and called back. Returns when the handler is closed; raises
         nothing."""
+        show_details(self._config.local)
         self._intake.io.start(self._intake.connect)
         handler = self._load()
         if handler is None:
@@ -79,8 +80,7 @@ class Worker:
             permanent = isinstance(exc, ModelError)
             if not permanent:
                 log.error("the model failed to load", exc=exc, model=self._model.name)
-            error = str(exc) if permanent else surroundings.told(exc)[:500]
-            self._fail(error, permanent, is_out_of_memory(exc))
+            self._fail(origin.reason(exc) if permanent else surroundings.told(exc), permanent, is_out_of_memory(exc))
             return None
         return handler
 

@@ -19,7 +19,7 @@ from serving.model import Model
 from serving.torchserve.manifest import read_manifest
 from serving.triton.config import read_config
 from serving.words import STREAMS, Words
-from serving.worker import environment, userlogs
+from serving.worker import environment, origin, userlogs
 from serving.worker.prints import Prints
 
 prints: Prints | None = None  # of this process, once it has a model
@@ -81,7 +81,7 @@ def tell_old() -> None:
 
 def told(exc: BaseException) -> str:
     """An exception in words; of one that ends a program also what the program said last, as parsers of options do."""
-    words = f"{type(exc).__name__}: {exc}"
+    words = origin.told(exc)
     said = prints.last_error() if prints is not None and isinstance(exc, SystemExit) else ""
     return f"{words}, after {said}" if said else words
 

@@ -50,7 +50,7 @@ def test_a_handler_whose_import_fails_ends_the_container_with_one_clear_line(tmp
 
 def test_a_class_that_is_no_handler_ends_the_container(tmp_path: Path) -> None:
     server = Server(model_folder(tmp_path, "faulty:Teapot"))
-    ends_with(server, 1, "Teapot is no subclass of serving.Handler")
+    ends_with(server, 1, "Teapot is a class; a subclass of serving.Handler is expected, there is Faulty")
 
 
 def test_an_unknown_option_ends_the_container_and_is_named(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_taken_port_ends_the_start_at_once_and_says_so(tmp_path: Path) -> None
         taken.listen()
         port = taken.getsockname()[1]
         server = Server(model_folder(tmp_path, "echo:Echo"), port=port)
-        ends_with(server, 1, f"cannot listen on 127.0.0.1:{port}: Address already in use")
+        ends_with(server, 1, f"cannot serve: cannot listen on 127.0.0.1:{port}: Address already in use")
         assert not server.lines(message="a worker begins"), "no model is loaded for that"
 
 

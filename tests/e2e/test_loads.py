@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from tests.e2e.client import Answer, once
 from tests.e2e.server import Server, eventually, model_folder, serving
-from tests.e2e.store import add_model
+from tests.e2e.store import add_model, call
 
 
 class Asking(threading.Thread):
@@ -40,8 +41,10 @@ def test_a_model_whose_loading_fails_twice_ends_the_container_with_one_clear_las
     server = Server(model_folder(tmp_path, "faulty:Faulty", f'[options]\n{option} = "{flag}"\n'), replicas=replicas)
     waiting = Asking(server.port)
     assert server.wait(15) == 1
-    assert server.log[-1]["message"] == (
-        "cannot serve: model model failed to load, twice: OSError: the weights are not there"
+    assert re.fullmatch(
+        r"cannot serve: model model failed to load, twice: OSError: the weights are not there "
+        rf"\(code/faulty.py:\d+ in {option.partition('_')[0]}\)",
+        server.log[-1]["message"],
     )
     assert len(server.lines(message="a model failed to load")) <= 2 * replicas
     waiting.join()
@@ -93,6 +96,10 @@ def test_in_a_store_it_fails_at_once_with_its_reason_and_comes_back_when_its_fil
         assert (answer.status, answer.code) == (503, "model_failed")
         assert failures() == 1, "without a second try"
         assert "the weights are not there" in answer.json()["error"]["message"]
+        told = call(server, "GET", "/models/a")
+        assert told.status == 404
+        assert "the weights are not there (" in told.json()["error"]["message"]
+        assert str(tmp_path) not in told.json()["error"]["message"]
         eventually(lambda: ask().status == 503 and failures() == 2, 15)
         module.write_text(good)
         eventually(lambda: ask().status == 200, 15)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from serving.config import Config, cores, load
+from serving.config import Config, cores, is_platforms, load
 from serving.errors import ConfigError
 from serving.handler import MAX_BATCH
 from serving.scoreboard import SLOTS
@@ -182,7 +182,9 @@ def test_an_unknown_variable_near_to_none_points_to_the_list() -> None:
 
 
 def test_an_unknown_variable_of_the_platform_and_all_others_are_ignored() -> None:
-    assert load({"SAGEMAKER_REGION": "eu-west-1", "SAGEMAKER_MULTI_MODE": "x", "PATH": "/bin"}) == load({})
+    known = load({"SERVING_INSTALL_REQUIREMENTS": "true"})
+    found = load({"SAGEMAKER_REGION": "eu-west-1", "SAGEMAKER_MULTI_MODE": "x", "PATH": "/bin"})
+    assert msgspec.structs.replace(found, sources=known.sources) == known, "but that this is the platform"
 
 
 OF_DJL = [
@@ -278,7 +280,7 @@ def test_a_submit_directory_counts_where_it_is_an_existing_folder(tmp_path: Path
 
 @pytest.mark.parametrize("text", ["s3://bucket/sourcedir.tar.gz", "/no/such/folder", "file://", "file://[", "%00"])
 def test_any_other_submit_directory_is_ignored(text: str) -> None:
-    assert load({"SAGEMAKER_SUBMIT_DIRECTORY": text}) == load({})
+    assert load({"SAGEMAKER_SUBMIT_DIRECTORY": text}) == load({"SAGEMAKER_REGION": "eu-west-1"})
 
 
 def test_an_ignored_submit_directory_does_not_hide_our_own_variable() -> None:
@@ -366,3 +368,29 @@ def test_settings_of_other_servers_that_have_no_effect_are_named() -> None:
     names = "ENABLE_TORCH_PROFILER, SAGEMAKER_TS_MAX_WORKERS, TS_CONFIG_FILE"
     assert load(environ, {}).warnings == (f"without effect here: {names}, which other servers read",)
     assert load({"SAGEMAKER_TS_MIN_WORKERS": "2"}, {}).replicas == 2
+
+
+@pytest.mark.parametrize(
+    ("environ", "installs"),
+    [
+        ({}, False),
+        ({"SAGEMAKER_PROGRAM": "inference.py"}, True),
+        ({"SAGEMAKER_CONTAINER_LOG_LEVEL": "20"}, True),
+        ({"SM_MODEL_DIR": "/opt/ml/model"}, True),
+        ({"SAGEMAKER_PROGRAM": " "}, False),
+        ({"SAGEMAKER_PROGRAM": "inference.py", "SERVING_INSTALL_REQUIREMENTS": "false"}, False),
+        ({"SERVING_INSTALL_REQUIREMENTS": "true"}, True),
+        ({"SMALL": "1", "SERVING_MODEL_DIR": "/opt/ml/not-there"}, False),
+    ],
+)
+def test_requirements_are_installed_unasked_where_the_environment_is_the_platforms(
+    environ: dict[str, str], installs: bool
+) -> None:
+    assert load(environ).install_requirements is installs
+
+
+def test_a_model_where_the_platform_puts_it_is_the_platforms(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert is_platforms({}, str(tmp_path / "model"), str(tmp_path))
+    assert not is_platforms({}, str(tmp_path / "other"), str(tmp_path))
+    assert not is_platforms({}, str(tmp_path / "model"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,6 +16,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from serving.cli import cli
+from serving.supervisor.welcome import welcome
+from tests.e2e.server import eventually, serving
 from tests.e2e.test_requirements import make_wheel
 from tests.mar import pack, write_archive
 
@@ -74,11 +79,10 @@ def test_an_archive_is_the_same_whoever_packs_it_and_when(folder: Path, tmp_path
     assert first.read_bytes() == second.read_bytes()
     with tarfile.open(first) as tar:
         assert tar.getnames() == [
-            "Dockerfile",
+            "README.md",
             "code/handler.py",
             "sample.json",
             "serving.toml",
-            "tests/test_handler.py",
         ]
         assert {(one.mtime, one.uid, one.uname) for one in tar} == {(0, 0, "")}
 
@@ -124,7 +128,7 @@ def test_risks_are_listed_but_do_not_fail(folder: Path) -> None:
     (folder / "code" / "requirements.txt").write_text("# a comment\nno-such-package>=1\ntorch\n")
     code, output = check(folder)
     assert code == 0, output
-    assert "risk: weights.pt is a pickle: read it with weights_only" in output
+    assert "risk: weights.pt is a pickle that the load did not read: read it with weights_only" in output
     assert "risk: data.pkl is a pickle" in output
     assert "risk: requirements.txt names what is not installed here: no-such-package\n" in output
 
@@ -204,3 +208,103 @@ def test_an_archive_of_torchserve_is_checked_as_it_is_served(
     assert "taken for: a model of TorchServe\n" in output
     assert "batches: max_size 4, max_delay_ms 0\n" in output
     assert "useVenv has no effect" in output
+
+
+RAISES = """
+    def predict(self, batch: Tensor) -> Tensor:
+        return self.deep(batch)
+
+    def deep(self, batch: Tensor) -> Tensor:
+        raise RuntimeError("no such shape")
+"""
+
+
+def test_without_samples_it_is_said_that_predict_was_not_tried(folder: Path) -> None:
+    (folder / "sample.json").unlink()
+    with (folder / "code" / "handler.py").open("a") as file:
+        file.write(RAISES)
+    code, output = check(folder)
+    assert code == 0, output
+    assert "risk: no samples: predict was not tried" in output
+
+
+def test_what_fails_is_shown_with_its_traceback_from_the_users_code_on(folder: Path) -> None:
+    with (folder / "code" / "handler.py").open("a") as file:
+        file.write(RAISES)
+    code, output = check(folder)
+    assert code == 1, output
+    problem = r"problem: sample.json: 500 handler_error: RuntimeError: no such shape \(code/handler.py:\d+ in deep\)"
+    assert re.search(problem, output), output
+    assert "Traceback (most recent call last):\n" in output
+    assert 'raise RuntimeError("no such shape")' in output
+    assert "serving/worker" not in output
+    assert "the log has more" not in output
+    (folder / "code" / "handler.py").write_text("import torch\ntorch.zeros(2) @ torch.zeros(3)\n")
+    code, output = check(folder)
+    assert code == 1, output
+    assert "torch.zeros(2) @ torch.zeros(3)\n" in output
+    assert "code/handler.py:2" in output
+
+
+READS = 'self.scale = torch.tensor(2.0, device=device); torch.load(model_dir / "weights.pt"{})'
+
+
+@pytest.mark.parametrize(
+    ("words", "risk"),
+    [("", False), (", weights_only=True", False), (", weights_only=False", True)],
+)
+def test_a_pickle_that_is_read_as_weights_alone_is_no_risk(folder: Path, words: str, risk: bool) -> None:
+    torch.save({"w": torch.zeros(1)}, folder / "weights.pt")
+    path = folder / "code" / "handler.py"
+    text = path.read_text().replace("self.scale = torch.tensor(2.0, device=device)", READS.format(words))
+    path.write_text(text)
+    code, output = check(folder)
+    assert code == 0, output
+    assert ("risk: weights.pt is read as a pickle, which runs code" in output) is risk
+    assert ("weights.pt" in output) is risk
+
+
+def test_secrets_environments_tests_and_caches_stay_out_of_an_archive_and_it_is_said(
+    folder: Path, tmp_path: Path
+) -> None:
+    unwanted = [".env", ".env.prod", ".venv/bin/x", "env/pyvenv.cfg", "env/lib/x.py", "tests/x.py", ".git/config"]
+    unwanted += ["code/__pycache__/x.pyc", "code/.env", "code/.pytest_cache/x", ".hypothesis/x", ".dockerignore"]
+    wanted = ["code/tests/__init__.py", "code/environment.py", "tests.csv", "env.txt", ".hidden"]
+    for name in unwanted + wanted:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    (folder / ".venv" / "bin" / "python").symlink_to("/usr/bin/python3")
+    result = run("pack", folder, "--out", tmp_path / "x.tar.gz")
+    assert result.exit_code == 0, result.output
+    with tarfile.open(tmp_path / "x.tar.gz") as tar:
+        names = tar.getnames()
+    assert [name for name in unwanted if name in names] == []
+    assert [name for name in wanted if name not in names] == []
+    assert names == sorted(names)
+    for said in (".env,", ".venv/", "env/", "tests/", "Dockerfile", "code/__pycache__/"):
+        assert said in result.output
+
+
+def test_init_writes_a_readme_and_keeps_secrets_out_of_an_image(folder: Path) -> None:
+    ignored = (folder / ".dockerignore").read_text().splitlines()
+    assert {".env", ".venv", "tests", "**/__pycache__"} <= set(ignored)
+    assert "serving serve --model-dir . --local" in (folder / "README.md").read_text()
+
+
+def test_a_server_on_a_desk_says_where_it_is_and_how_to_call_it(folder: Path) -> None:
+    with serving(folder, local="true", http_workers=1) as server:
+        [line] = eventually(lambda: [one for one in server.log if str(one["message"]).startswith("ready on ")])
+        url, _, command = line["message"].removeprefix("ready on ").partition("; try: ")
+        assert url == f"http://localhost:{server.port}"
+        if shutil.which("curl") is None:
+            pytest.skip("there is no curl to try it with")
+        answer = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=10, check=True)
+        assert answer.stdout == "[2.0,4.0,6.0]"
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [("0.0.0.0", "localhost"), ("::", "localhost"), ("10.0.0.1", "10.0.0.1"), ("fe80::1", "[fe80::1]")],
+)
+def test_the_address_is_one_that_can_be_called(host: str, name: str) -> None:
+    assert welcome(host, 80, None) == f"ready on http://{name}:80; try: curl http://{name}:80/models"

@@ -112,11 +112,11 @@ def test_what_macos_writes_beside_each_file_is_not_taken_for_the_model(tmp_path:
 
 
 def test_neither_is_it_by_the_handlers_that_look_for_a_file(tmp_path: Path) -> None:
-    from handlers.module import choose_file
-    from serving.worker import toolkit
+    from handlers.built import choose_file
+    from serving.worker import sagemaker_inference
 
     for name in ("net.pt", "._net.pt"):
         (tmp_path / name).write_bytes(b"no archive")
     assert choose_file(tmp_path, None) == tmp_path / "net.pt"
     with pytest.raises(Exception, match=r"net\.pt is no TorchScript file"):
-        toolkit.default_model_fn(tmp_path, "cpu")
+        sagemaker_inference.default_model_fn(tmp_path, "cpu")

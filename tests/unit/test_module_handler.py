@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
+from handlers.image_classification import ImageClassificationHandler
 from handlers.module import ModuleHandler
+from handlers.tabular import TabularHandler
 from serving import Request
 from serving.errors import BadRequest, ModelError, ServingError
 from serving.request import Response
@@ -185,3 +189,90 @@ def test_an_exported_file_with_pickled_constants_runs_nothing(tmp_path: Path) ->
     with pytest.raises(ModelError, match="opaque_obj_0"):
         Client(ModuleHandler, tmp_path)
     assert not mark.exists()
+
+
+# What an exported program says of its input.
+
+
+def linear(path: Path, most: int | None = 64) -> Path:
+    shapes = ({0: torch.export.Dim("rows", min=1, max=most)},) if most else None
+    torch.export.save(torch.export.export(nn.Linear(10, 2), (torch.ones(2, 10),), dynamic_shapes=shapes), path)
+    return path.parent
+
+
+@pytest.mark.parametrize("handler", [ModuleHandler, TabularHandler])
+def test_rows_that_do_not_fit_an_exported_program_are_400_with_what_does(tmp_path: Path, handler: Any) -> None:
+    client = Client(handler, linear(tmp_path / "model.pt2"))
+    assert client.handler.takes == "float32 [rows, 10]"
+    assert len(ask(client, [1] * 10)) == 2, "integers, too"
+    assert len(ask(client, [[1.5] * 10] * 3)) == 3
+    for body, said in (
+        ([1, 2, 3, 4], "expected 10 values a row, got 4"),
+        ([[1.0] * 4] * 2, "expected 10 values a row, got 4"),
+        ([[1.0] * 10] * 65, "expected 1 to 64 rows, got 65"),
+    ):
+        with pytest.raises(BadRequest, match=said):
+            ask(client, body)
+
+
+def test_a_program_for_so_many_rows_says_so(tmp_path: Path) -> None:
+    client = Client(ModuleHandler, linear(tmp_path / "model.pt2", None))
+    assert client.handler.takes == "float32 [2, 10]"
+    assert len(ask(client, [[1.0] * 10] * 2)) == 2
+    with pytest.raises(BadRequest, match="expected 2 rows, got 1"):
+        ask(client, [[1.0] * 10])
+    with pytest.raises(BadRequest, match=r"expected float32 \[2, 10\], got \[2, 1, 10\]"):
+        ask(client, [[[1.0] * 10]] * 2)
+
+
+@given(st.lists(st.integers(0, 12), min_size=0, max_size=3))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_arrays_of_any_shape_are_answered_or_refused_never_an_error_of_the_server(
+    exported: Client, shape: list[int]
+) -> None:
+    [outcome] = exported.batch([Request(json.dumps(torch.ones(shape).tolist()).encode(), "application/json")])
+    assert not isinstance(outcome, ServingError) or outcome.status == 400, outcome
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Client:
+    return Client(ModuleHandler, linear(tmp_path_factory.mktemp("linear") / "model.pt2"))
+
+
+# A module of one's own.
+
+
+class Mine(ModuleHandler):
+    def build_module(self, model_dir: Path) -> nn.Module:
+        return nn.Linear(2, 1)
+
+
+class MyPictures(ImageClassificationHandler):
+    def build_module(self, model_dir: Path) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "weights.bin"])
+def test_a_state_dict_is_loaded_into_the_module_that_build_module_gives(tmp_path: Path, name: str) -> None:
+    state = {"weight": torch.tensor([[2.0, 3.0]]), "bias": torch.tensor([1.0])}
+    if name.endswith("safetensors"):
+        pytest.importorskip("safetensors.torch").save_file(state, tmp_path / name)
+    else:
+        torch.save(state, tmp_path / name)
+    client = Client(Mine, tmp_path)
+    assert ask(client, [1.0, 1.0]) == [6.0]
+    assert not client.handler.module.training  # type: ignore[attr-defined]
+
+
+def test_one_that_does_not_fit_is_told_with_its_names(tmp_path: Path) -> None:
+    torch.save({"wait": torch.zeros(1)}, tmp_path / "model.pt")
+    with pytest.raises(ModelError, match=r'model.pt does not fit Linear: .*Missing key.*"weight".*Unexpected.*"wait"'):
+        Client(Mine, tmp_path)
+    (tmp_path / "model.pt").unlink()
+    with pytest.raises(ModelError, match=r"expected one \*.safetensors, \*.pt, \*.pth or \*.bin file, found none"):
+        Client(Mine, tmp_path)
+
+
+def test_pictures_have_it_too(tmp_path: Path) -> None:
+    torch.save(MyPictures().build_module(tmp_path).state_dict(), tmp_path / "model.pt")
+    assert Client(MyPictures, tmp_path, size=4).handler.module[2].out_features == 4  # type: ignore[attr-defined]

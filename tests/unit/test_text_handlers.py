@@ -209,3 +209,22 @@ def test_samples_of_one_bucket_share_a_batch(encoder: Path) -> None:
     handler = EmbeddingsHandler()
     assert handler.bucket(Texts([[1] * 17], True)) == handler.bucket(Texts([[1] * 30, [1]], False))
     assert handler.bucket(Texts([[1] * 17], True)) != handler.bucket(Texts([[1] * 16], True))
+
+
+def test_parameters_are_honoured_or_refused_by_name(classifier: Path, encoder: Path) -> None:
+    def body(**parameters: Any) -> bytes:
+        return json.dumps({"inputs": "w1 w2", "parameters": parameters}).encode()
+
+    with Client(TextClassificationHandler, classifier) as texts, Client(EmbeddingsHandler, encoder) as vectors:
+        assert len(texts.invoke(body(top_k=2)).json()) == 2
+        assert "label" in texts.invoke(body()).json()
+        for client, parameters, said in (
+            (texts, {"top": 2}, "parameters has 'top'; known: top_k"),
+            (texts, {"top_k": 0}, "top_k is 0; allowed: 1 to 1000"),
+            (texts, {"top_k": True}, "top_k is True"),
+            (vectors, {"top_k": 2}, "parameters has 'top_k'; this model has none"),
+        ):
+            with pytest.raises(BadRequest, match=said):
+                client.invoke(body(**parameters))
+        with pytest.raises(BadRequest, match="parameters is a JSON object"):
+            texts.invoke(b'{"inputs": "w1", "parameters": 3}')

@@ -18,7 +18,6 @@ from serving.errors import ServingError
 from serving.handler import BatchPolicy
 from serving.request import Response, StreamingResponse
 from serving.testing import Client
-from serving.worker.device.host import Host
 from serving.worker.torchserve.handler import TorchServeHandler
 from serving.worker.torchserve.streaming import Abandoned, Pieces, Run, UserThread
 from tests.mar import write_archive
@@ -76,10 +75,7 @@ def pieces_of(response: StreamingResponse) -> Iterator[Any]:
 
 
 def test_each_request_of_a_batch_gets_its_own_pieces(make: Make, tmp_path: Path) -> None:
-    handler = make(STORY, 2)
-    client = Client.__new__(Client)
-    client.handler = handler
-    client._device = Host()
+    client = Client.around(make(STORY, 2))
     a, b = client.batch(requests("a", "b"))
     assert isinstance(a, Response)
     assert isinstance(b, Response)

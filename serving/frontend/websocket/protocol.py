@@ -25,7 +25,7 @@ from serving.errors import BodiesFull, CodedError, DeadlineExceeded, Draining, S
 from serving.frontend.absence import Lookout
 from serving.frontend.answers import HAS_LEFT
 from serving.frontend.bodies import Bodies, Held
-from serving.frontend.headers import Headers
+from serving.frontend.headers import Headers, request_id_header
 from serving.frontend.protocol import READ_TIME
 from serving.frontend.reader import ReaderWatch
 from serving.frontend.websocket.flow import Flow
@@ -229,7 +229,8 @@ class WebSocketProtocol(asyncio.Protocol):
         request_id = os.urandom(8).hex()
         level = log.warning if error.status >= 500 and error.status != 503 else log.debug
         level("a WebSocket was refused", request_id=request_id, status=error.status, code=error.code)
-        self._answer(error.status, refusal_headers(error), errors.body(error, request_id))
+        headers = [request_id_header(request_id), *refusal_headers(error)]
+        self._answer(error.status, headers, errors.body(error, request_id))
 
     def _answer(self, status: int, headers: Headers, body: bytes) -> None:
         self._flow.write(http_answer(status, self._server.default_headers + headers, body))

@@ -1,0 +1,42 @@
+"""Parameters: what a request says of its own answer, as ``{"inputs": …, "parameters": {"top_k": 2}}``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serving import BadRequest, Request, codecs
+
+TOP_K = ("top_k", "topk")
+
+
+def parameters_of(request: Request) -> dict[str, Any]:
+    """Raises BadRequest for parameters that are no object."""
+    if request.media_type not in ("", codecs.JSON) or b"parameters" not in bytes(request.body):
+        return {}
+    value = codecs.parse_json(request.body)
+    found = value.get("parameters") if isinstance(value, dict) else None
+    if not isinstance(found, dict | None):
+        raise BadRequest("parameters is a JSON object")
+    return found or {}
+
+
+def refuse_parameters(request: Request) -> None:
+    """For a handler that has none. Raises BadRequest that names the first."""
+    check_known(parameters_of(request), ())
+
+
+def top_k_of(request: Request, usual: int, most: int) -> int:
+    """How many of the best a request wants, from 1 to ``most``. Raises BadRequest, also for other parameters."""
+    found = parameters_of(request)
+    check_known(found, TOP_K)
+    value = next((found[name] for name in TOP_K if found.get(name) is not None), usual)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise BadRequest(f"top_k is {value!r}; allowed: 1 to {most}")
+    return value
+
+
+def check_known(found: dict[str, Any], known: tuple[str, ...]) -> None:
+    unknown = sorted(found.keys() - set(known))
+    if unknown:
+        there = f"known: {known[0]}" if known else "this model has none"
+        raise BadRequest(f"parameters has {unknown[0][:80]!r}; {there}")

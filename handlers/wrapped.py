@@ -1,0 +1,125 @@
+"""Wrapped: a picture or a sound in a form, in JSON as base64, or under a type that says nothing."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from serving import BadRequest, Request, UnsupportedMediaType, claims, codecs
+
+UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is what curl says unasked
+FORM = "multipart/form-data"
+BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s";,]+))', re.IGNORECASE)
+LISTS = ("instances", "inputs")
+KEYS = ("b64", "image_bytes", "image", "audio", "data", "body", "bytes", "inputs", "instances")
+DEPTH = 4  # of objects around a base64 text
+SIGNATURES = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+    (b"\x00\x00\x00\x0cjP  ", "image/jp2"),
+    (b"fLaC", "audio/flac"),
+    (b"OggS", "audio/ogg"),
+    (b"ID3", "audio/mpeg"),
+    (b"\x93NUMPY", codecs.NPY),
+)
+BOXES = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}  # in a RIFF file
+BRANDS = {b"avif": "image/avif", b"avis": "image/avif", b"heic": "image/heic", b"mif1": "image/heic"}
+
+
+def sniff(body: bytes) -> str:
+    """The media type of a file by its first bytes, "" for one that is not known."""
+    head = bytes(body[:32])
+    if head[:4] == b"RIFF":
+        return BOXES.get(head[8:12], "")
+    if head[4:8] == b"ftyp":
+        return BRANDS.get(head[8:12], "")
+    return next((kind for start, kind in SIGNATURES if head.startswith(start)), "")
+
+
+def unwrapped(request: Request, what: str) -> Request:
+    """The request with the file that it carries as its body; ``what`` is ``picture`` or ``sound``.
+
+    A form has one file. JSON is ``{"b64": "…"}``, a text of base64 or a ``data:`` URL, bare or below one of KEYS, alone
+    in a list or not. A body whose type says nothing is known by its first bytes. Anything else stays as it is. Raises
+    BadRequest, and UnsupportedMediaType where the bytes are of no known file.
+    """
+    kind = request.media_type
+    if kind == FORM:
+        found = BOUNDARY.search(request.content_type)
+        body, told = file_of(bytes(request.body), found[1] or found[2] if found else "", what)
+    elif kind == codecs.JSON:
+        body, told = from_text(text_of(codecs.parse_json(request.body), what), what), ""
+    elif kind in UNTOLD:
+        body, told = bytes(request.body[:32]), ""
+    else:
+        return request
+    if told.partition(";")[0].strip().lower() in UNTOLD:
+        told = sniff(body)
+    if not told:
+        raise UnsupportedMediaType(f"the first bytes of the body are those of no {what} that is known")
+    if kind in UNTOLD:
+        return msgspec.structs.replace(request, content_type=told)
+    return msgspec.structs.replace(request, body=body, content_type=told)
+
+
+def text_of(value: Any, what: str) -> str:
+    """The one text of base64 in a JSON body. Raises BadRequest."""
+    for _ in range(DEPTH):
+        if isinstance(value, str):
+            return value
+        if isinstance(value, list):
+            if len(value) != 1:
+                raise BadRequest(f"the body has {len(value)} {what}s; one is expected in a request")
+            value = value[0]
+        elif isinstance(value, dict):
+            value = next((value[key] for key in KEYS if key in value), None)
+    if isinstance(value, str):
+        return value
+    raise BadRequest(f'expected a {what} as {{"b64": "…"}}, or as base64 below one of {", ".join(KEYS[1:])}')
+
+
+def from_text(text: str, what: str) -> bytes:
+    """Raises BadRequest."""
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    claims.take(len(text))
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise BadRequest(f"the {what} is no base64: {exc}") from exc
+
+
+def file_of(body: bytes, boundary: str, what: str) -> tuple[bytes, str]:
+    """The one file of a form, and its content type. Raises BadRequest."""
+    if not boundary:
+        raise BadRequest("the form's content type names no boundary")
+    claims.take(2 * len(body))
+    parts = list(parts_of(body, boundary.encode("latin-1", "replace")))
+    files = [one for one in parts if b"filename" in one[0].lower()] or parts
+    if len(files) != 1:
+        raise BadRequest(f"the form has {len(files)} files; one {what} is expected")
+    head, content = files[0]
+    lines = [line.partition(b":") for line in head.split(b"\r\n")]
+    told = [value.strip() for name, _, value in lines if name.strip().lower() == b"content-type"]
+    return content, told[0].decode("latin-1") if told else ""
+
+
+def parts_of(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Heads and contents (RFC 7578, RFC 2046 §5.1.1). Raises BadRequest."""
+    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary)
+    if not parts or not parts[-1].startswith(b"--"):
+        raise BadRequest("the form does not end with its boundary")
+    for part in parts[:-1]:
+        head, end, content = part.partition(b"\r\n\r\n")
+        if not end:
+            raise BadRequest("a part of the form has no head")
+        yield head, content

@@ -1,0 +1,126 @@
+"""Origin: where in user code an exception came from, and all that is worth saying of it on one line."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from traceback import walk_tb
+
+LONGEST = 500  # characters of an exception's own text
+NAMES = 8  # of files that are listed
+OURS = Path(__file__).parent.parent
+FOREIGN = tuple(
+    {*(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")), str(OURS), "<"}
+    | {str(OURS.parent / "handlers")}
+)  # what paths of code begin with that is not the user's
+PACKAGES = ("site-packages", "dist-packages")
+
+_homes: list[Path] = []
+
+
+def set_homes(*folders: str) -> None:
+    """The folders of the model that this process serves; a file of its code is told relative to the first."""
+    _homes[:] = [Path(folder) for folder in dict.fromkeys(folders) if folder]
+
+
+def told(exc: BaseException) -> str:
+    """``ValueError: no such shape (code/digits.py:14 in warmup)``: type, text, the nearest right file where one is not
+    there, and the user's last frame if there is one."""
+    place = origin(exc)
+    return f"{type(exc).__name__}: {text_of(exc)}{hint(exc)}{f' ({place})' if place else ''}"
+
+
+def reason(exc: BaseException) -> str:
+    """The text of a ModelError, which says what is wrong itself, and where user code has raised it."""
+    place, text = origin(exc), text_of(exc)
+    return text if not place or place.partition(" ")[0] in text else f"{text} ({place})"
+
+
+def text_of(exc: BaseException) -> str:
+    """What it says, on one line."""
+    try:
+        text = (exc.msg or "") if isinstance(exc, SyntaxError) else str(exc)
+    except Exception:  # its __str__ is user code
+        text = ""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+
+
+def origin(exc: BaseException) -> str:
+    """``code/digits.py:14 in warmup``: the last frame of user code behind ``exc`` or what caused it, "" if none."""
+    for one in chain(exc):
+        if isinstance(one, SyntaxError) and one.filename and is_users(one.filename):
+            return f"{shown(one.filename)}:{one.lineno}"
+        frames = [(frame.f_code, line) for frame, line in walk_tb(one.__traceback__)]
+        own = [frame for frame in frames if is_own(frame[0].co_filename)]
+        found = own or [frame for frame in frames if is_users(frame[0].co_filename)]
+        if found:
+            code, line = found[-1]
+            where = "" if code.co_name == "<module>" else f" in {code.co_name}"
+            return f"{shown(code.co_filename)}:{line}{where}"
+    return ""
+
+
+def chain(exc: BaseException) -> Iterator[BaseException]:
+    one: BaseException | None = exc
+    seen: set[int] = set()
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__
+
+
+def is_own(file: str) -> bool:
+    """Whether a file of code is the model's own."""
+    path = Path(file)
+    return any(path.is_relative_to(home) for home in _homes) and not any(part in PACKAGES for part in path.parts)
+
+
+def is_users(file: str) -> bool:
+    return is_own(file) or not file.startswith(FOREIGN)
+
+
+def shown(file: str) -> str:
+    """A file of code as its author knows it: relative to the model, else without the folders that it lies in."""
+    path = Path(file)
+    for home in _homes[:1]:
+        if path.is_relative_to(home):
+            return str(path.relative_to(home))
+    return "/".join(path.parts[-2:])
+
+
+def hint(exc: BaseException) -> str:
+    """What may have been meant, for a file that is not there; only the model's own folders are looked into."""
+    name = exc.filename if isinstance(exc, FileNotFoundError) else None
+    if not isinstance(name, str):
+        return ""
+    folder = Path(name).parent
+    if not any(folder.is_relative_to(home) for home in _homes):
+        return ""
+    try:
+        names = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError:
+        return f"; there is no folder {folder.name}"
+    return f"; {nearest(Path(name).name, names, 'there is')}"
+
+
+def nearest(name: str, names: Iterable[str], has: str) -> str:
+    """``did you mean Digits?``, else ``has Digits, Letters``, as what there is."""
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=1)
+    listed = f"{has} {', '.join(known[:NAMES]) or 'nothing'}{', …' if len(known) > NAMES else ''}"
+    if not close:
+        return listed
+    return f"did you mean {close[0]}?" if len(known) == 1 else f"did you mean {close[0]}? {listed}"
+
+
+def defined(thing: object) -> str:
+    """``code/digits.py:6``: where a class or function of user code is; "" for what is not user code."""
+    try:
+        file, (_, line) = inspect.getsourcefile(thing) or "", inspect.getsourcelines(thing)  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return ""
+    return f"{shown(file)}:{line}" if is_users(file) else ""

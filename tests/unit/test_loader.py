@@ -1,0 +1,66 @@
+"""What is said of a model that cannot be loaded: where, what was expected, and the nearest right thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving import config
+from serving.errors import ModelError
+from serving.folder import read_model
+from serving.worker import origin
+from serving.worker.loader import create_handler, load, paths_of
+from tests.broken import IMPORTED, LOADED, Broken, folder_of
+
+
+def reason_of(folder: Path) -> str:
+    """As a worker tells it."""
+    try:
+        model = read_model(folder, "model", config.load({}), 1)
+        handler = create_handler(model)
+        load(handler, model, "cpu")
+        handler.warmup()
+    except ModelError as exc:
+        return origin.reason(exc)
+    except Exception as exc:
+        return origin.told(exc)
+    return ""
+
+
+@pytest.mark.parametrize("broken", [pytest.param(one, id=name) for name, one in (IMPORTED | LOADED).items()])
+def test_a_model_that_cannot_be_loaded_is_told_with_file_and_line(
+    tmp_path: Path, broken: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = reason_of(folder_of(tmp_path, broken))
+    assert [words for words in broken.said if words not in said] == [], said
+    assert "\n" not in said
+
+
+def test_an_exception_whose_text_cannot_be_had_or_is_long_is_told_all_the_same() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert origin.told(Mute()) == "Mute: "
+    assert len(origin.told(ValueError("x" * 10_000))) < 600
+
+
+def test_what_user_code_raised_is_found_behind_what_we_made_of_it() -> None:
+    def inner() -> None:
+        raise ValueError("deep")
+
+    try:
+        try:
+            inner()
+        except ValueError as exc:
+            raise ModelError("ours") from exc
+    except ModelError as exc:
+        assert origin.origin(exc).startswith("unit/test_loader.py:")
+        assert origin.reason(exc).startswith("ours (unit/test_loader.py:")
+
+
+def test_a_package_of_a_handler_is_named_by_its_file() -> None:
+    assert origin.defined(paths_of) == "", "it is ours"
+    assert origin.defined(reason_of).startswith("unit/test_loader.py:")

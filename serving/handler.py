@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from serving import codecs
 from serving.conversation import Conversation
-from serving.errors import HandlerError
+from serving.errors import BadRequest, HandlerError
 from serving.request import Request
 from serving.session import Session
 
@@ -72,6 +72,12 @@ class Padded(NamedTuple):
 
     data: Any
     lengths: Any
+
+
+def check_dtype(dtype: Any) -> None:
+    """Whether arrays of it can be tensors. Raises BadRequest."""
+    if dtype.kind not in "biufc" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
+        raise BadRequest(f"the model takes numbers, and the body is an array of {name_of(dtype)[:100]}")
 
 
 def name_of(dtype: Hashable) -> str:
@@ -146,7 +152,10 @@ class Handler:
         """One request to one sample. By default by content type: arrays for JSON numbers, CSV, npy and images."""
         if request.record and request.media_type == codecs.CSV:
             return codecs.decode_record(request.body, request.content_type)
-        return codecs.decode(request.body, request.content_type)
+        value = codecs.decode(request.body, request.content_type)
+        if (dtype := getattr(value, "dtype", None)) is not None and type(self).collate is Handler.collate:
+            check_dtype(dtype)
+        return value
 
     def bucket(self, sample: Any) -> Hashable:
         """Samples with equal buckets may share a batch. By default their type, shape and dtype; where

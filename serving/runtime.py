@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from serving import private, words
+from serving import log, private, words
 from serving.config import Config
 from serving.handler import Home
 
@@ -120,12 +120,11 @@ class Runtime:
                 texts.append(path.read_text())
         return texts
 
-    def last_words(self, row: int, epoch: int) -> dict[str, str]:
-        """What a dead worker's user code has printed without an end, by stream."""
-        return words.read(self.words_path(row, epoch))
-
-    def forget_worker(self, row: int, epoch: int) -> str:
-        """Remove a dead worker's files; give the stacks it left, "" if none."""
+    def forget_worker(self, row: int, epoch: int, **fields: object) -> str:
+        """Remove a dead worker's files; give the stacks it left, "" if none. What its user code has printed without an
+        end is written to the log, with ``fields``."""
+        for stream, text in words.read(self.words_path(row, epoch)).items():
+            log.printed(text, stream=stream, **fields)
         stacks = self.stacks_path(row, epoch)
         text = stacks.read_text(errors="replace") if stacks.exists() else ""
         others = (self.worker_path(row, epoch), self.metrics_path(row, epoch), self.words_path(row, epoch))

@@ -58,8 +58,10 @@ def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
 def decode_record(body: Body, content_type: str) -> np.ndarray:
     """One row of numbers, below its header where the type says so, to float32 [columns]. Raises BadRequest."""
     rows = list(split_rows(decode_text(body, content_type)))
-    [(_, _, row)] = rows[1:] if header_of(content_type) == "present" else rows
-    return row_of(row)
+    rows = rows[1:] if header_of(content_type) == "present" else rows
+    if len(rows) != 1:
+        raise BadRequest(f"the CSV record has {len(rows)} rows")
+    return row_of(rows[0][2])
 
 
 def row_of(row: list[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from time import monotonic
 
@@ -144,16 +145,16 @@ class Invocations:
     async def invoke_each(self, request: Request) -> list[Response]:
         """The answers of all replicas of a model that is loaded, but for those that are lost meanwhile. Raises the
         ServingError of one that gives an error, DeadlineExceeded."""
-        calls = [self._call(one, request, False, False) for one in self._replicas.all_of(request.model)]
+        found: list[Response] = []
         try:
-            async with asyncio.timeout(request.deadline.remaining()):
-                found = await asyncio.gather(*calls, return_exceptions=True)
+            async with asyncio.timeout(request.deadline.remaining(self.clock)):
+                for one in self._replicas.all_of(request.model):
+                    with contextlib.suppress(ReplicaLost):
+                        answer = await self._call(one, request, False, False)
+                        found += [answer] if isinstance(answer, Response) else []
         except TimeoutError:
             raise self.timed_out(request.model) from None
-        for one in found:
-            if isinstance(one, BaseException) and not isinstance(one, ReplicaLost):
-                raise one
-        return [one for one in found if isinstance(one, Response)]
+        return found
 
     async def takes(self, model: str, path: str, load: bool, deadline: Deadline) -> None:
         """Whether the model's handler takes POST requests to a path of its own. Raises NotFound where not."""

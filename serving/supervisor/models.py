@@ -56,7 +56,6 @@ from serving.supervisor.spares import Dismiss, Spare, Spawn
 from serving.supervisor.warmtier import Discard, Parked
 
 LAST_WORDS, LOOKS = 0.05, 20  # seconds between looks whether a worker has said why it ended; how many
-UNTOLD = (Status.STARTING, Status.LOADING, Status.WARMING)
 FORK_SERVER = 256 << 20  # bytes; what it takes until that is measured
 
 
@@ -220,22 +219,19 @@ class Models:
             return (State.LOADING, "") if self._catalog.is_preloading else (State.READY, "")
         return (State.DEGRADED, "the fork server is starting") if could_start else (State.STARTING, "")
 
-    def on_exit(self, worker: Replica | Spare | Parked, gone: Exit, looks: int = LOOKS) -> None:
+    def on_exit(self, replica: Replica | Spare | Parked, gone: Exit, looks: int = LOOKS) -> None:
         """A worker's process is gone. One that ended in order is looked at so many times more for its last words."""
-        if not isinstance(worker, Replica):
-            self._on_waiting_exit(worker, gone)
+        if not isinstance(replica, Replica):
+            self._on_waiting_exit(replica, gone)
             return
-        replica = worker
-        if gone.code == 0 and replica.status in UNTOLD and not replica.error and looks:
+        if gone.code == 0 and replica.owes_a_reason and looks:
             # It ends so where it has said why it cannot serve, which may still be on its way here.
             asyncio.get_running_loop().call_later(LAST_WORDS, self.on_exit, replica, gone, looks - 1)
             return
         fault, meaning = told_by(gone.code)
-        cause = f"{gone}: {meaning}" if meaning else str(gone)
-        for stream, text in self._runtime.last_words(replica.row.index, replica.epoch).items():
-            log.printed(text, model=replica.name, worker=gone.pid, stream=stream)
-        stacks = self._runtime.forget_worker(replica.row.index, replica.epoch)
+        stacks = self._runtime.forget_worker(replica.row.index, replica.epoch, model=replica.name, worker=gone.pid)
         self._board.bury(replica.row)
+        cause = f"{gone}: {meaning}" if meaning else str(gone)
         # One that has said why it goes, and goes by itself, is no news.
         expected = replica.status is Status.RETIRING or (gone.code == 0 and replica.error is not None)
         level = log.info if expected else log.error
@@ -264,9 +260,8 @@ class Models:
         """Whether the kernel's OOM killer did it: a SIGKILL that is not ours, and its count has risen."""
         if gone.code != -signal.SIGKILL or gone.pid in self._killed:
             return None
-        count, before = cgroup.oom_kills(), self._oom_kills
-        self._oom_kills = count
-        return count > before
+        before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
+        return self._oom_kills > before
 
     # Actions.
 

@@ -95,6 +95,11 @@ class Replica:
     def name(self) -> str:
         return self.served.model.name
 
+    @property
+    def owes_a_reason(self) -> bool:
+        """Whether it has not served yet, nor said why it cannot."""
+        return self.status in (Status.STARTING, Status.LOADING, Status.WARMING) and not self.error
+
     def overstays(self, now: float) -> bool:
         """Whether one that was told to go has had its time: a little when it is idle, a while if it has streams."""
         idle_since = max(self.since, self.row.last_used)

@@ -62,7 +62,7 @@ def split(request: Request) -> tuple[str, list[bytes]]:
         return "", []
     text = codecs.decode_text(request.body, request.content_type)
     try:
-        rows = [written for _, written, _ in codecs.split_rows(text)]
+        rows = [written or '""' for _, written, _ in codecs.split_rows(text)]
     except BadRequest:  # of one record, as will be seen; lines that end within quotes cannot be told then
         rows = [line for line in text.splitlines() if line.strip()]
     has_header = codecs.header_of(request.content_type) == "present"

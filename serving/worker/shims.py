@@ -23,6 +23,7 @@ def install(package: str, modules: Mapping[str, Mapping[str, object]]) -> bool:
     if is_there(package):
         return False
     let_children_find()
+    assert Path(HOME, f"{package}.py").is_file(), "children are to find it, too"
     made = {name: make(f"{package}.{name}" if name else package, members) for name, members in modules.items()}
     for name in list(made):
         while "." in name:  # what lies between is a package, too

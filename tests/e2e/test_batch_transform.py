@@ -87,6 +87,6 @@ def test_a_job_has_ten_minutes_for_a_request_unless_the_settings_say_otherwise(t
 
 
 def test_a_model_that_takes_one_record_is_sent_one(tmp_path: Path) -> None:
-    with serving(model_folder(tmp_path, "streamer:Streamer"), environment=ENVIRONMENT) as server:
+    with serving(model_folder(tmp_path, "streamer:Tokens"), environment=ENVIRONMENT) as server:
         status, body = call(server, "GET", "/execution-parameters")
         assert (status, json.loads(body)["BatchStrategy"]) == (200, "SINGLE_RECORD")

@@ -102,20 +102,27 @@ def test_each_entry_is_a_plain_pythons_or_differs_on_purpose(told: Told) -> None
 
 @pytest.mark.parametrize(
     "word",
-    [*ADDED - {"PYTHONUNBUFFERED"}, *WATCHED, "backslashreplace", "write_through", "INFO", "safe_path", "core files"]
+    [
+        *sorted(ADDED - {"PYTHONUNBUFFERED"}),
+        *WATCHED,
+        "backslashreplace",
+        "write_through",
+        "INFO",
+        "safe_path",
+        "core files",
+    ]
     + ["`io`", "`faulthandler`", "`__main__`"],
 )
 def test_what_differs_stands_in_the_docs(word: str) -> None:
     assert word in (ROOT / "docs" / "process.md").read_text()
 
 
-WAYS = ("spawn", "forkserver", "fork", "joblib", "loader fork", "loader spawn")
+SLOW = pytest.param("loader spawn", marks=pytest.mark.slow)  # its child imports torch
+WAYS = ("spawn", "forkserver", "fork", "joblib", "loader fork", SLOW)
 
 
 @pytest.mark.parametrize("how", WAYS)
 def test_children_find_what_they_are_to_run(told: Told, how: str) -> None:
-    if how == "loader spawn" and told.convention != "toolkit":
-        pytest.skip("its children import torch, for some seconds")
     assert ask(told.server, told.convention, do="children", how=how) == [1, 4, 9]
 
 

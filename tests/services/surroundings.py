@@ -166,7 +166,7 @@ def children(how: str, square: Callable[[int], int] = square) -> Sequence[int]:
 
         context = how.partition(" ")[2]
         loader: Any = torch.utils.data.DataLoader(
-            Squares(), batch_size=None, num_workers=2, multiprocessing_context=context
+            Squares(), batch_size=None, num_workers=1 if context == "spawn" else 2, multiprocessing_context=context
         )
         return [int(one) for one in loader]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(how)) as pool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from serving.errors import ServingError
 from serving.handler import BatchPolicy
 from serving.request import Response
 from serving.testing import Client
+from serving.worker import shims
 from serving.worker.toolkit import ToolkitHandler
 
 
@@ -422,6 +424,21 @@ def test_a_response_of_the_containers_is_the_answer(
     """
     answer = Rig(tmp_path, script).ask(b"[1]")
     assert (answer.status, answer.content_type, bytes(answer.body)) == (status, kind, body)
+
+
+IN_A_CHILD = """
+import sys
+sys.path.append(sys.argv[1])
+import sagemaker_containers
+from sagemaker_containers.beta.framework import encoders, worker
+import sagemaker_xgboost_container.encoder as xgb_encoders
+print(encoders.encode([1], "application/json"), worker.Response("x").get_data(), xgb_encoders.decode.__name__)
+"""
+
+
+def test_children_that_do_not_fork_find_them_too() -> None:
+    told = subprocess.run([sys.executable, "-c", IN_A_CHILD, shims.HOME], capture_output=True, text=True, timeout=60)
+    assert told.stdout == "[1] b'x' decode\n", told.stderr
 
 
 # A pipeline of transformers.

@@ -26,7 +26,7 @@ from serving.supervisor.archives import Limits, unpack
 from serving.supervisor.diskcache import DiskCache
 from serving.supervisor.repository import ModelRepository, open_one
 from serving.supervisor.store import Store
-from serving.worker.toolkit import default_model_fn
+from serving.worker.sagemaker_inference import default_model_fn
 from serving.worker.torchserve.ts.utils.util import load_label_mapping
 from tests.mar import write_archive
 

@@ -70,10 +70,10 @@ class Input:
         return self.content.value_at(0) if value is None else value
 
     def get_as_string(self, key: str | None = None) -> str:
-        return bytes(self.get_as_bytes(key)).decode()
+        return codecs.decode_text(self.get_as_bytes(key), str(self.get_property("content-type") or ""))
 
     def get_as_json(self, key: str | None = None) -> Any:
-        return codecs.parse_json(self.get_as_bytes(key))
+        return codecs.parse_json(self.get_as_bytes(key), str(self.get_property("content-type") or ""))
 
     def get_as_csv(self, key: str | None = None) -> list[dict[str, str]]:
         return list(csv.DictReader(io.StringIO(self.get_as_string(key))))

@@ -6,7 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from serving import log
+from serving import codecs, log
+from serving.accept import parameters
+from serving.errors import BadRequest
 from serving.request import Request
 from serving.worker.context import RequestProcessor, headers_of
 from serving.worker.torchserve.forms import MULTIPART, URLENCODED, Field, multipart, urlencoded
@@ -49,9 +51,23 @@ class Call:
         return bytearray(field.value)
 
 
+def plain_text(request: Request) -> bytes:
+    """The body, where it is text as the UTF-8 that TorchServe takes all text for. Raises BadRequest and
+    UnsupportedMediaType for one that is not in the charset that it names."""
+    body, kind = bytes(request.body), request.media_type
+    if kind != codecs.JSON and not kind.startswith("text"):
+        return body
+    try:
+        return codecs.decode_text(body, request.content_type).encode()
+    except BadRequest:
+        if "charset" in parameters(request.content_type):
+            raise
+        return body
+
+
 def call_of(request: Request, decodes: bool) -> Call:
     """Raises BadRequest for a form that is none."""
-    body = bytes(request.body)
+    body = plain_text(request) if decodes else bytes(request.body)
     if request.media_type == MULTIPART:
         return Call(request, tuple(multipart(body, request.content_type)), decodes)
     if request.media_type == URLENCODED:

@@ -112,8 +112,8 @@ def test_leftovers_are_no_part_of_a_model(
     if handler == MODULE:
         assert choose_file(folder, None).name == "net.pt"
         assert [one.name for one in samples(folder)] == ["one.json"]
-        assert len(pickles(folder)) == 1
-        assert set(members(folder)) == {"net.pt", "samples/one.json"}
+        assert len(pickles(folder, {})) == 1
+        assert set(members(folder, [])) == {"net.pt", "samples/one.json"}
 
 
 def test_a_store_of_leftovers_lists_models_alone(tmp_path: Path, module: bytes) -> None:

@@ -15,6 +15,7 @@ import enum
 import mmap
 import os
 import time
+import weakref
 from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -93,7 +94,9 @@ class Scoreboard:
     def create(cls) -> Scoreboard:
         fd = os.memfd_create("serving-scoreboard", os.MFD_CLOEXEC)
         os.ftruncate(fd, SIZE)
-        return cls(fd)
+        board = cls(fd)
+        weakref.finalize(board, os.close, fd).atexit = False
+        return board
 
     def row(self, index: int) -> Row:
         return Row(self._ints, self._floats, index)

@@ -89,9 +89,9 @@ def test_the_keys_of_serving_toml_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ('dtype = "int8"', "dtype is 'int8'; allowed: float32, float16, bfloat16"),
-        ('compile = "fast"', "compile is 'fast'; allowed: off, default, reduce-overhead, max-autotune"),
-        ("batch_sizes = [0]", "batch_sizes are"),
+        ('dtype = "int8"', 'dtype is \'int8\'; allowed: "float32", "float16", "bfloat16"'),
+        ('compile = "fast"', 'compile is \'fast\'; allowed: "off", "default", "reduce-overhead", "max-autotune"'),
+        ("batch_sizes = [0]", r"batch_sizes is \[0\]; allowed: a list of integers from 1 to 1024"),
         ("cuda_graphs = 1", "cuda_graphs"),
         ("optimize = 1", "optimize"),
         ('optimize = true\ncompile = "default"', "optimize is true and compile 'default'; allowed: one of them"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import serving
+from tests.e2e.server import eventually, serving
 from tests.e2e.store import call
 from tests.mar import write_archive
 
@@ -107,4 +107,8 @@ def test_files_of_the_model_are_found_by_relative_paths_and_odd_headers_cost_no_
             reply = call(server, "POST", "/invocations", word, **{"Content-Type": "application/octet-stream"})
             assert (reply.status, reply.body) == (200, b"beside the model"), word[:20]
             assert "x-evil" not in reply.headers
-        assert len([line for line in server.lines(header="X-Other") if "dropped" in line["message"]]) == 1
+
+        def told() -> int:
+            return len([line for line in server.lines(header="X-Other") if "dropped" in line["message"]])
+
+        assert eventually(told) == 1

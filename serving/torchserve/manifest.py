@@ -131,8 +131,9 @@ def is_inside(root: Path, name: str) -> bool:
 def check_handler(manifest: Manifest) -> None:
     if manifest.script is not None or manifest.module in BUILT_IN:
         return
-    if PathFinder.find_spec("ts") is not None:
-        return  # TorchServe itself is installed and may have more of them
+    found = PathFinder.find_spec("ts")
+    if found is not None and found.submodule_search_locations:
+        return  # TorchServe itself, which is a package, is installed and may have more of them
     raise ModelError(
         f"{manifest.path}: handler is {manifest.model.handler!r}, but the archive holds no {manifest.module}.py; "
         f"allowed beside a file of its own: {', '.join(BUILT_IN)}"

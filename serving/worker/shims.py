@@ -54,8 +54,7 @@ def let_children_find() -> None:
 @contextlib.contextmanager
 def without_standins() -> Iterator[None]:
     was_there = HOME in sys.path
-    if was_there:
-        sys.path.remove(HOME)
+    sys.path[:] = [folder for folder in sys.path if folder != HOME]
     try:
         yield
     finally:

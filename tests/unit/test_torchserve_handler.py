@@ -93,12 +93,6 @@ def test_a_module_without_an_entry_point_is_an_error(make: Make, script: str, ha
         make(script, model={"handler": handler})
 
 
-def test_a_module_of_the_archive_may_be_called_handlers(make: Make, tmp_path: Path) -> None:
-    (tmp_path / "handlers.py").write_text("WORD = 'theirs'\n")
-    client = make("import handlers\ndef handle(data, context):\n    return data and [handlers.WORD]\n")
-    assert client.invoke(b"1").body == b"theirs"
-
-
 # What they are given.
 
 SHOW = """

@@ -108,8 +108,9 @@ class Channel(asyncio.BufferedProtocol):
             if not n:
                 return frames or None  # the end is there the next time, too
             frames += self._reader.buffer_updated(n)
-            self.brings_much = self.brings_much or n >= MUCH or self._reader.is_within_body
-            if n < sum(map(len, buffers)):
+            if n >= MUCH or self._reader.is_within_body:
+                self.brings_much = True
+            if n < len(buffers[0]) or n < sum(map(len, buffers)):
                 break
         return frames
 

@@ -185,6 +185,8 @@ class Row:
         self._ints = ints
         self._floats = floats
         self._at = HEADER_WORDS + SLOTS * SLOT_WORDS + index * ROW_WORDS
+        self._running = self._at + RUNNING
+        self._busy = self._at + BUSY_UNTIL
         self._ids = self._at + ROW_FIELDS
         self._kept: array[int] = array("Q")
         self._is_whole = True  # what is kept stands there
@@ -334,6 +336,11 @@ class Row:
         """Worker: user code is about to work on these requests; the call may take until ``until``. Where there is no
         room for all, those that were kept are not listed."""
         count, kept = len(ids), len(self._kept)
+        if count == 1 and not kept:
+            self._ints[self._ids] = ids[0]
+            self._ints[self._running] = 1
+            self._floats[self._busy] = until
+            return
         if not self._is_whole:
             self._write_kept()
         at = min(kept, MAX_BATCH - count)

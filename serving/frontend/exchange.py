@@ -140,15 +140,15 @@ class Exchange(msgspec.Struct, eq=False):
             self._reply(head, body)
         elif not self.response_complete:
             end = b"\r\n" if self.keep_alive else CLOSE
-            told = b"%d\r\nx-request-id: %b\r\n" % (len(body), self.request_id.encode())
-            lines = (start, told, direct.default_lines(protocol), end)
+            told = f"{len(body)}\r\nx-request-id: {self.request_id}\r\n".encode()
+            lines = direct.default_lines(protocol)
             if len(body) < LARGE:
                 self._end()
-                protocol.finish(self, b"".join((*lines, body)))
+                protocol.finish(self, b"".join((start, told, lines, end, body)))
             elif self._holds(body):
                 self._let_go()
                 self.is_leaving = True
-                protocol.send_large(self, b"".join(lines), body)
+                protocol.send_large(self, b"".join((start, told, lines, end)), body)
 
     def _holds(self, body: Body) -> bool:
         """Whether there is room for a large answer until its client has read it; the request fails where not."""

@@ -52,7 +52,7 @@ class Batcher:
         self.caps = Caps(policy.max_size)
         seconds = policy.max_latency_ms
         self.latency = None if seconds is None else Latency(seconds / 1000, policy.max_size)
-        tell = (lambda _: None) if self.latency is None else self.latency.decoded
+        tell = None if self.latency is None else self.latency.decoded
         self.forecast = Forecast(policy.max_size, self.queue_size, timeout, tell)
         self.pace = self.forecast.pace
         self.refusal: ServingError | None = None
@@ -92,7 +92,8 @@ class Batcher:
             item.due = min(now + latency.limit, item.request.deadline.at)
         if (self.forecast.knows or self.pace.is_slow) and not accepted and not self._may_keep(item, size, now):
             return False
-        self._own += item.own
+        if item.own:
+            self._own += 1
         self._arrivals.append(item)
         return True
 
@@ -182,14 +183,15 @@ class Batcher:
 
     def next_arrival(self) -> Item | None:
         """A request to decode, unless some bucket is full already."""
-        if not self._arrivals:
+        if not self._arrivals or (self._out and not self._may_lend):
             return None
-        if not self._may_lend or (not self.ordered and self._full() is not None and not self._may_decode_ahead):
+        if not self.ordered and self._full() is not None and not self._may_decode_ahead:
             return None
         if self.pace.is_slow and self._holds_back:
             return None
         item = self._arrivals.popleft()
-        self._own -= item.own
+        if item.own:
+            self._own -= 1
         return item
 
     @property
@@ -268,7 +270,7 @@ class Batcher:
         for those without hope."""
         now = self._clock()
         size = self._size(taken.bucket, queue, now)
-        times = self.forecast.of(taken.bucket)
+        times = self.forecast.of(taken.bucket) if self.forecast.knows else None
         if times is not None and self._pass_over(taken, queue, size, times, now + busy + self.forecast.way):
             return
         while queue and len(taken.batch) < size:
@@ -310,7 +312,8 @@ class Batcher:
 
     def begins(self, bucket: Hashable, n: int, now: float) -> None:
         """A batch is given to the model."""
-        self.forecast.begins(bucket, n, now, self.size)
+        if self.forecast.knows or self.forecast.held_from:
+            self.forecast.begins(bucket, n, now, self.size)
         if self.latency is not None:
             self.latency.begins(bucket, n, now)
 
@@ -334,7 +337,7 @@ class Batcher:
 
     def _full(self) -> Hashable | None:
         caps, most = self.caps, self.pace.most
-        if self._decoded < most and self.latency is None and not caps:
+        if self._decoded < most and self.latency is None and not caps.learned:
             return None
         if self.latency is not None and self._buckets:
             now = self._clock()
@@ -346,6 +349,8 @@ class Batcher:
         return None
 
     def _oldest(self) -> Hashable | None:
+        if len(self._buckets) == 1:
+            return next(iter(self._buckets))
         if self.ordered:
             return min(self._buckets, key=lambda key: (self._buckets[key][0].priority, self._since(key)), default=None)
         if self.latency is not None:

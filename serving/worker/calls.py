@@ -35,7 +35,10 @@ class Calls:
 
     def one(self, item: Item, now: float) -> None:
         """For one request: ``decode`` and ``bucket``, or what its session has the handler do."""
-        self._start([item.id], now + self._most)
+        if self._streams.unsent:
+            self._start([item.id], now + self._most)
+        else:
+            self._stamps.start((item.id,), now + self._most)
 
     def batch(self, items: Sequence[Item]) -> None:
         """For many: the model, ``split`` and ``encode``."""

@@ -27,23 +27,19 @@ class Caps:
 
     def __init__(self, max_size: int) -> None:
         self._max = max_size
-        self._caps: dict[Hashable, Cap] = {}
-
-    def __bool__(self) -> bool:
-        """Whether any was learned."""
-        return bool(self._caps)
+        self.learned: dict[Hashable, Cap] = {}
 
     def of(self, bucket: Hashable) -> int:
-        cap = self._caps.get(bucket) if self._caps else None
+        cap = self.learned.get(bucket) if self.learned else None
         return self._max if cap is None else cap.size
 
     def failed(self, bucket: Hashable, size: int) -> None:
         """A batch of ``size`` ran out of memory."""
         if size < 2:
             return
-        cap = self._caps.get(bucket)
-        if cap is None and len(self._caps) < KNOWN:
-            cap = self._caps[bucket] = Cap(self._max)
+        cap = self.learned.get(bucket)
+        if cap is None and len(self.learned) < KNOWN:
+            cap = self.learned[bucket] = Cap(self._max)
         if cap is None or size > cap.size:
             return
         raised = cap.size < self._max
@@ -53,7 +49,7 @@ class Caps:
         log.warning("batches of a bucket are smaller now, for want of memory", size=size, cap=cap.size)
 
     def succeeded(self, bucket: Hashable, size: int) -> None:
-        cap = self._caps.get(bucket) if self._caps else None
+        cap = self.learned.get(bucket) if self.learned else None
         if cap is None or size < cap.size:
             return
         cap.left -= 1
@@ -61,4 +57,4 @@ class Caps:
             return
         cap.size, cap.left = cap.size + max(1, cap.size // 8), cap.patience
         if cap.size >= self._max:
-            del self._caps[bucket]
+            del self.learned[bucket]

@@ -15,29 +15,26 @@ class Computing:
     """``on_padding`` hears, where samples are padded, how many values they have and how many the batch has."""
 
     def __init__(self, handler: Handler, device: Device, on_padding: Callable[[int, int], None]) -> None:
+        import torch  # here, so that a process which never computes need not have it
+
         self._handler = handler
         self._device = device
         self._on_padding = on_padding
+        self._inference_mode = torch.inference_mode
 
     def predict(self, samples: list[Any]) -> Sequence[Any]:
         """One output for each sample, on the host. Raises what user code raises, and HandlerError."""
-        import torch
-
-        with torch.inference_mode():  # once: coming and going takes as long as a small model
+        with self._inference_mode():  # once: coming and going takes as long as a small model
             return self._split(self._device.fetch(self._compute(samples)).wait(), len(samples))
 
     def compute(self, samples: list[Any]) -> Any:
         """The model's outputs, on the device, which may still be at them."""
-        import torch
-
-        with torch.inference_mode():
+        with self._inference_mode():
             return self._compute(samples)
 
     def split(self, output: Any, n: int) -> Sequence[Any]:
         """One output for each request. Raises HandlerError."""
-        import torch
-
-        with torch.inference_mode():
+        with self._inference_mode():
             return self._split(output, n)
 
     def _compute(self, samples: list[Any]) -> Any:

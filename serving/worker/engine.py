@@ -98,9 +98,9 @@ class Engine:
 
     def _wait(self) -> bool:
         self._batcher.away(len(self.streams) > 0)
-        if self._gathering:
+        if self._gathering.pending:
             return True
-        if len(self._flights):
+        if self._flights.batches:
             if not self._batcher.is_full:
                 self._batcher.rest(self._flights.pause())
             return True
@@ -112,7 +112,7 @@ class Engine:
     def step(self) -> None:
         """Decode what has arrived, until a batch is full; run the batch that is due and one step of a stream."""
         self._step_batch()
-        if self._gathering:
+        if self._gathering.pending:
             self._gathering.step()
         self.streams.step()
         if self._handler.exclusive_streams and not self.streams.can_step:
@@ -127,9 +127,9 @@ class Engine:
         if self._handler.exclusive_streams and self.streams.can_step:
             self._batcher.forecast.holds(self._clock())
             return
-        if self._flights.has_room:
+        if not self._flights.batches or self._flights.has_room:
             self._take()
-        if len(self._flights):
+        if self._flights.batches:
             self._land()
 
     def _decode_all(self, item: Item | None) -> None:
@@ -145,7 +145,7 @@ class Engine:
 
     def _take(self) -> None:
         # A batch behind one that is on the device already is a full one: others may still grow.
-        taken = self._batcher.take(full=len(self._flights) > 0)
+        taken = self._batcher.take(full=bool(self._flights.batches))
         outcomes: list[Outcome] = []
         if taken.expired or taken.hopeless or taken.cancelled:
             self._calls.drop([*taken.expired, *taken.hopeless, *taken.cancelled])
@@ -278,14 +278,18 @@ class Engine:
         return item, self._records.salvage(item.request, error)
 
     def _response(self, value: Any, request: Request) -> Response:
-        return sound(codecs.encode(value, request.accept, self._rules.default_accept))
+        if type(value) is not Response:
+            value = codecs.encode(value, request.accept, self._rules.default_accept)
+        return sound(value)
 
     def _begun(self, batch: list[Item], bucket: Hashable) -> tuple[list[Item], list[Outcome]]:
         """Those that there is time for, which now are running, and the errors of the others."""
         now = self._clock()
+        live = batch
         late = [item for item in batch if item.request.deadline.at <= now]
-        self._calls.drop(late)
-        live = [item for item in batch if item.request.deadline.at > now] if late else batch
+        if late:
+            self._calls.drop(late)
+            live = [item for item in batch if item.request.deadline.at > now]
         if live:
             self._calls.batch(live)
             self._batcher.begins(bucket, len(live), now)
@@ -334,7 +338,7 @@ class Engine:
     def _recover(self, bucket: Hashable, live: list[Item], exc: BaseException, again: bool = False) -> list[Outcome]:
         """What becomes of a batch that has failed as a whole."""
         self._calls.batch(live)
-        self._batcher.failed(behind=len(self._flights))
+        self._batcher.failed(behind=len(self._flights.batches))
         fault = self._check_device(exc)
         if fault is Fault.MEMORY:
             let_go(exc)
@@ -375,8 +379,9 @@ class Engine:
             if (outcome := self._encode(item, output)) is not None:
                 encoded.append(outcome)
             item.sample = None  # while the supervisor still watches, and on this thread
-        claims.release(live)
-        self._batcher.ended(bucket, len(live), since, self._clock(), len(self._flights))
+            if item.claim is not None:
+                claims.release([item])
+        self._batcher.ended(bucket, len(live), since, self._clock(), len(self._flights.batches))
         return encoded
 
     def _encode(self, item: Item, output: Any) -> Outcome | None:
@@ -387,7 +392,8 @@ class Engine:
                 self.streams.begin(item, sound_stream(pieces), lambda: self._hooks.end(item))
                 return None
             response = self._response(value, item.request)
-            self._hooks.end(item)
+            if item.session is not None:
+                self._hooks.end(item)
             return item, response
         except BaseException as exc:
             self._check_device(exc)

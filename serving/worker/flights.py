@@ -38,35 +38,32 @@ class Flights:
     def __init__(self, most: float, clock: Clock = time.monotonic) -> None:
         self._most = most
         self._clock = clock
-        self._flights: deque[Flight] = deque()
+        self.batches: deque[Flight] = deque()
+        """Those on the device, the first one first."""
         self._decoding: dict[int, Item] = {}
         self.changes = 0
         """How often what ``items`` gives has become another."""
         self._until = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self._flights or self._decoding)
-
-    def __len__(self) -> int:
-        """Batches on the device."""
-        return len(self._flights)
+        return bool(self.batches or self._decoding)
 
     @property
     def has_room(self) -> bool:
-        return len(self._flights) < AHEAD
+        return len(self.batches) < AHEAD
 
     def add(self, flight: Flight) -> None:
-        self._flights.append(flight)
-        if len(self._flights) == 1:
+        self.batches.append(flight)
+        if len(self.batches) == 1:
             self._until = self._clock() + self._most
         self.changes += 1
 
     def first(self, only_done: bool) -> Flight | None:
         """The batch that has been there longest is to land now."""
-        if not self._flights or (only_done and not has_landed(self._flights[0].landing)):
+        if not self.batches or (only_done and not has_landed(self.batches[0].landing)):
             return None
-        self._flights[0].until = self.until()
-        flight = self._flights.popleft()
+        self.batches[0].until = self.until()
+        flight = self.batches.popleft()
         self._until = self._clock() + self._most
         self.changes += 1
         return flight
@@ -80,24 +77,24 @@ class Flights:
 
     def pause(self) -> float:
         """Seconds until it is worth looking again: a part of the time that the first batch has taken already."""
-        if not self._flights:
+        if not self.batches:
             return 1.0
-        return min(LATEST, max(SOONEST, (self._clock() - self._flights[0].since) / 8))
+        return min(LATEST, max(SOONEST, (self._clock() - self.batches[0].since) / 8))
 
     def items(self) -> list[Item]:
         """Those on the device."""
-        return [item for flight in self._flights for item in flight.items]
+        return [item for flight in self.batches for item in flight.items]
 
     def until(self) -> float:
         """Until when the device has time for the batch that it is at, if nothing else is looked after. One that it has
         done, while the engine's thread was in user code, does not count as one that hangs."""
         soon = self._clock() + LANDING
-        return soon if self._until < soon and has_landed(self._flights[0].landing) else self._until
+        return soon if self._until < soon and has_landed(self.batches[0].landing) else self._until
 
     @property
     def hang(self) -> bool:
         """Whether the device has had its time and has not done the batch."""
-        return bool(self._flights) and self._clock() >= self._until and not has_landed(self._flights[0].landing)
+        return bool(self.batches) and self._clock() >= self._until and not has_landed(self.batches[0].landing)
 
 
 def has_landed(landing: Landing) -> bool:
@@ -145,5 +142,5 @@ class Merged:
 
     def _resume(self) -> None:
         self._keep()
-        if len(self._flights):
+        if self._flights.batches:
             self._stamps.start([], self._flights.until())

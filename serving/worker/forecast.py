@@ -26,7 +26,7 @@ class Forecast:
     refused, and nothing is learned."""
 
     def __init__(
-        self, max_size: int, queue_size: int, timeout: float, tell: Callable[[float], None] = lambda _: None
+        self, max_size: int, queue_size: int, timeout: float, tell: Callable[[float], None] | None = None
     ) -> None:
         self._max = max_size
         self._usual = float(max_size)
@@ -38,13 +38,15 @@ class Forecast:
         self.way = max(WAY, timeout / SHARE)
         """Seconds for an answer's way to its client."""
         self._busy_until = self._last_end = 0.0
-        self._hold = self._held_from = self._held_to = 0.0
+        self._hold = self._held_to = 0.0
+        self.held_from = 0.0
+        """Since when answers in pieces have kept the next batch from beginning; 0 where none do."""
         self.knows = False
         """Whether some batch was slow enough to matter."""
 
     def begins(self, bucket: Hashable, n: int, now: float, waiting: int = 0) -> None:
         """A batch is given to the model, and so many others wait, perhaps in other buckets."""
-        held, self._held_from = (self._held_to - self._held_from, 0.0) if self._held_from else (0.0, 0.0)
+        held, self.held_from = (self._held_to - self.held_from, 0.0) if self.held_from else (0.0, 0.0)
         if held > self._quick:
             self.knows = True
         if self.knows:
@@ -58,14 +60,14 @@ class Forecast:
 
     def holds(self, now: float) -> None:
         """Answers in pieces that have begun keep the next batch from beginning."""
-        if not self._held_from:
-            self._held_from = now
+        if not self.held_from:
+            self.held_from = now
             self._busy_until = max(self._busy_until, now + self._hold)
         self._held_to = now
 
     def released(self, now: float) -> None:
         """Nothing keeps it any more."""
-        if self._held_from:
+        if self.held_from:
             self._busy_until = min(self._busy_until, now)
 
     def failed(self, now: float, behind: int) -> None:

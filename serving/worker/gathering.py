@@ -70,20 +70,19 @@ class Gathering:
         self._settle = settle
         self._rules = rules
         self._clock = clock
-        self._pending: deque[Gathered] = deque()
-
-    def __len__(self) -> int:
-        return len(self._pending)
+        self.pending: deque[Gathered] = deque()
+        """Those that are not answered yet; whose turn it is comes first."""
 
     def take(self, item: Item) -> bool:
         """Whether it is of many records, each of which is to be answered by itself."""
         request = item.request
-        is_one = not self._splits or item.session is not None or request.path != INVOCATIONS
-        if is_one or not has_records(request.content_type):
+        if not self._splits or not has_records(request.content_type):
+            return False
+        if item.session is not None or request.path != INVOCATIONS:
             return False
         self._calls.one(item, self._clock())
         try:
-            self._pending.append(self._begin(item))
+            self.pending.append(self._begin(item))
         except BaseException as exc:
             claims.release([item])
             self._settle([(item, decode_error(item, exc))])
@@ -110,7 +109,7 @@ class Gathering:
 
     def step(self) -> None:
         """One batch of the records whose turn it is."""
-        one = self._pending.popleft()
+        one = self.pending.popleft()
         if one.item.cancelled:
             claims.release([one.item])
             self._batcher.regain()
@@ -121,7 +120,7 @@ class Gathering:
         except ServingError as error:
             outcome = error
         if outcome is None:
-            self._pending.append(one)
+            self.pending.append(one)
             self._calls.finish()
             return
         claims.release([one.item])
@@ -143,7 +142,7 @@ class Gathering:
 
     def finish(self) -> None:
         """All that there is, with nothing in between."""
-        while self._pending:
+        while self.pending:
             self.step()
 
     def _go_on(self, one: Gathered) -> Response | None:

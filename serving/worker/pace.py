@@ -13,7 +13,7 @@ class Pace:
     """``timeout`` is the model's, in seconds; ``quick`` seconds are what a sample may take without being looked at.
     ``tell`` hears of every mean that is learned from."""
 
-    def __init__(self, max_size: int, timeout: float, quick: float, tell: Callable[[float], None]) -> None:
+    def __init__(self, max_size: int, timeout: float, quick: float, tell: Callable[[float], None] | None) -> None:
         self._max = self.most = max_size
         """How many make a batch at most: what is decoded must not be late before it runs."""
         self._timeout = timeout
@@ -53,7 +53,8 @@ class Pace:
     def _learn(self) -> None:
         each = self._seconds / self._count / max(1, self.threads)
         self._count, self._seconds = 0, 0.0
-        self._tell(each)
+        if self._tell is not None:
+            self._tell(each)
         if not self.is_slow and each < self._quick:
             return
         self._times.learn(1, each)

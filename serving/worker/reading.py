@@ -24,6 +24,7 @@ from serving.wire import Frame
 
 TICK = 0.005  # seconds between looks of the loop's thread, and for how long the engine may be away before that reads
 ALONE = 0.05  # seconds for which that thread keeps still at most
+FINE = 0.02  # seconds up to which a time to wait is kept to the microsecond; epoll rounds it up to milliseconds
 QUIET = 0.1  # seconds of waiting after which the loop's thread looks no more
 
 
@@ -66,6 +67,8 @@ class Reading:
         self._ways: dict[Channel, Way] = {}
         self._sockets = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._both = select.epoll()  # one system call to wait, and to hear which they are
+        self._both.register(self._bell, select.EPOLLIN)
         self._rung = False
         self._watched = False  # by the loop's thread, for one of three reasons; it is that thread's to know
         self._always = False
@@ -90,6 +93,7 @@ class Reading:
             self._channels[descriptor] = channel
             self._ways[channel] = Way()
             self._sockets.register(descriptor, select.EPOLLIN)
+            self._both.register(descriptor, select.EPOLLIN)
 
     def remove(self, channel: Channel) -> None:
         """Before its descriptor is closed."""
@@ -102,6 +106,7 @@ class Reading:
             if one is channel:
                 del self._channels[descriptor]
                 self._sockets.unregister(descriptor)
+                self._both.unregister(descriptor)
 
     # The engine's side.
 
@@ -111,30 +116,40 @@ class Reading:
             os.eventfd_write(self._bell, 1)
 
     def wait(self, seconds: float | None) -> None:
-        sources = [self._bell] if self._is_away else [self._bell, self._sockets.fileno()]
         self._waits_since = time.monotonic()
-        ready, _, _ = select.select(sources, (), (), seconds)
+        ready = self._wait(seconds)
         self._waits_since = None
-        rung = self._bell in ready
-        if rung:
+        if self._bell in ready:
+            ready.remove(self._bell)
             os.eventfd_read(self._bell)
             self._rung = False  # not before, or a ring in between were read with this one and no later one would ring
-        if len(ready) > rung:
-            self._look()
+        if ready:
+            self._read_all(ready)
             self._has_looked = True
         if not (self._ticking or self._is_away or self._always):
             self._loop.call_soon_threadsafe(self._begin_ticks)
 
+    def _wait(self, seconds: float | None) -> list[int]:
+        """The descriptors that have something."""
+        if self._is_away:
+            return select.select([self._bell], (), (), seconds)[0]
+        if seconds is not None and seconds < FINE:
+            select.select([self._both], (), (), seconds)
+            seconds = 0
+        return [descriptor for descriptor, _ in self._both.poll(seconds)]
+
     def look(self) -> None:
         if not self._has_looked and not self._is_away:
-            self._look()
+            self._read_all([descriptor for descriptor, _ in self._sockets.poll(0)])
         self._has_looked = False
 
-    def _look(self) -> None:
+    def _read_all(self, descriptors: list[int]) -> None:
         with self._lock:
             self._read_at = time.monotonic()
-            for descriptor, _ in self._sockets.poll(0):
-                channel = self._channels[descriptor]
+            for descriptor in descriptors:
+                channel = self._channels.get(descriptor)
+                if channel is None:  # the loop's thread has seen its end
+                    continue
                 try:
                     for frame in self._read(channel):
                         if not self._ways[channel].is_clear or not self._taker.take(channel, frame):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 from msgspec.structs import replace
@@ -17,7 +18,7 @@ from serving import codecs
 from serving.errors import BadRequest, DeadlineExceeded, HandlerError, ServingError
 from serving.handler import EACH, ONE, Handler
 from serving.media import CSV, JSON, JSON_LINES, TEXT
-from serving.request import Request, Response, media_type
+from serving.request import USUAL, Request, Response, media_type
 
 LINES = (CSV, *JSON_LINES, *TEXT)
 OTHERS = frozenset({401, 403, 404, 405, 406, 407, 408, 411, 415, 417, 426, 429, 431})  # faults of no record
@@ -41,6 +42,12 @@ def takes(handler: Handler) -> str:
 
 
 def has_records(content_type: str) -> bool:
+    """Whether a body of this type can hold many records."""
+    return _has_records(content_type) if len(content_type) <= USUAL else _has_records.__wrapped__(content_type)
+
+
+@lru_cache(1024)
+def _has_records(content_type: str) -> bool:
     kind = media_type(content_type)
     return kind == CSV or kind in JSON_LINES
 

@@ -450,7 +450,7 @@ def test_a_cap_that_has_risen_to_the_policys_size_is_forgotten() -> None:
     for _ in range(4 * PATIENCE):
         caps.succeeded("a", caps.of("a"))
     assert caps.of("a") == 4
-    assert not caps._caps
+    assert not caps.learned
 
 
 # What comes to the host.

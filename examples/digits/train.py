@@ -103,6 +103,7 @@ def write_model(folder: Path, net: Net, accuracy: float) -> None:
     shutil.copy(HANDLER, folder / "code")
     shutil.copy(SETTINGS, folder)
     torch.save(net.state_dict(), folder / "weights.pt")
+    draw(folder / "sample.png")
     (folder / MARKER).write_text(json.dumps({"fingerprint": fingerprint(), "accuracy": accuracy}))
 
 

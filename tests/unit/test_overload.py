@@ -17,7 +17,7 @@ from serving.worker.latency import ENOUGH
 from serving.worker.times import Times
 from tests.unit.overload import Arrival, Simulation, Time, poisson
 
-LOADS = [2, 4, 10]
+LOADS = [2, pytest.param(4, marks=pytest.mark.slow), 10]
 
 
 def constant(seconds: float) -> Time:

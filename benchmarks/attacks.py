@@ -26,7 +26,7 @@ from pathlib import Path
 import hostile
 from serve import RESULTS, ROOT, environment, free_port, stop, wait_ready, write_section
 
-from serving.memory import fields
+from serving.system.memory import fields
 
 MIB = 1 << 20
 KEPT = 24  # MiB that a process may keep: what its allocator holds in small blocks, and code that was first run

@@ -39,7 +39,7 @@ from serve import RESULTS, cpu_model, write_section
 from servers import PEERS, Peer, Question
 from wrk import Row
 
-from serving.config import cores
+from serving.config.config import cores
 
 CONNECTIONS = {"tiny": (1, 64, 512), "mlp": (1, 64), "encoder": (1, 64), "echo-1m": (8,), "echo-16m": (4,)}
 STEADY = {"tiny": 64, "mlp": 64, "encoder": 64}  # connections of the open loop, at most so many requests under way

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from serving import Handler, Request, codecs
-from serving.config import cores
+from serving.config.config import cores
 
 
 def load(model: Path, handler: str) -> Handler:

@@ -31,8 +31,8 @@ import torch
 from serve import RESULTS, ROOT, environment, free_port, stop, write_section
 from start import children
 
-from serving.memory import held_by, resident
-from serving.supervisor.cache import Admit, Budget, Evict, Need, Resident, Stay, decide
+from serving.supervisor.fleet.cache import Admit, Budget, Evict, Need, Resident, Stay, decide
+from serving.system.memory import held_by, resident
 
 SIZES = (1, 4, 16)  # MB of weights
 COLD_SIZE = 5  # MB of weights

@@ -24,8 +24,8 @@ import workload
 from serve import cpu_model
 from servers import OURS, Peer, Question
 
-from serving.config import cores
-from serving.settings import workers_for
+from serving.config.config import cores
+from serving.config.settings import workers_for
 
 OUT = Path(__file__).resolve().parent / "SCALE.md"
 WORKERS = (1, 2, 4)

@@ -30,7 +30,7 @@ from typing import Any
 
 from report import HEADER, Report, median, row
 
-from serving.config import cores
+from serving.config.config import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / ".demo" / "model"

@@ -13,10 +13,10 @@ import torch
 from handlers.expected import note_rows
 from serving import Handler, load_weights
 from serving.errors import ModelError
-from serving.names import is_hidden
-from serving.packages import is_package, load_package
-from serving.statedict import is_mappable, report
+from serving.model.names import is_hidden
 from serving.weights import is_torchscript, load_exported, load_torchscript
+from serving.weights.packages import is_package, load_package
+from serving.weights.statedict import is_mappable, report
 
 SUFFIXES = (".pt", ".pth", ".pt2")
 STATES = (".safetensors", ".pt", ".pth", ".bin")

@@ -15,7 +15,7 @@ from handlers.options import one_of, overridable
 from handlers.text import Answer, TextHandler, Texts
 from serving import BadRequest, Request, codecs
 from serving.errors import ModelError
-from serving.modelfile import unmarked
+from serving.model.modelfile import unmarked
 
 OPENAI = "/v1/embeddings"
 MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last", "pooling_mode_mean_tokens": "mean"}

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from serving.errors import ModelError
-from serving.modelfile import unmarked
+from serving.model.modelfile import unmarked
 
 FILES = ("index_to_name.json", "labels.txt")
 

@@ -13,7 +13,7 @@ from serving.errors import (
 from serving.handler import BatchPolicy, Handler, Padded
 from serving.request import Request, Response, StreamingResponse
 from serving.session import Session
-from serving.statedict import load_weights
+from serving.weights.statedict import load_weights
 
 __all__ = [
     "BadRequest",

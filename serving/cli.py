@@ -15,10 +15,10 @@ import click
 import msgspec
 
 from serving.client import ModelsClient, ping
-from serving.config import Config, load
+from serving.config.config import Config, load
+from serving.config.kinds import SWITCH
+from serving.config.settings import SETTINGS, Setting
 from serving.errors import ConfigError, ModelError
-from serving.kinds import SWITCH
-from serving.settings import SETTINGS, Setting
 
 T = TypeVar("T")
 Start = Callable[[Config], int]
@@ -214,7 +214,7 @@ def pack_folder(folder: Path, out: Path) -> None:
 @click.option("--seconds", type=float, default=120.0, show_default=True, help="For the load and the samples.")
 def check_model(path: Path, seconds: float) -> None:
     """Say what a model folder or archive is taken for, load it, and try its samples. Runs the model's code."""
-    from serving.config import cores
+    from serving.config.config import cores
     from serving.desk.check import check
 
     report = check(path, read_config({}), cores(), seconds)

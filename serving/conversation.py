@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from serving.flow import Credit, Flow, cost
+from serving.ipc.flow import Credit, Flow, cost
+from serving.ipc.wire import Frame, PieceHead
 from serving.request import NO_HEADERS
-from serving.wire import Frame, PieceHead
 
 NORMAL, GOING_AWAY, POLICY, INTERNAL, TRY_LATER = 1000, 1001, 1008, 1011, 1013  # RFC 6455 §7.4.1 and its registry
 ABNORMAL = 1006  # the other side has left; never sent over a connection

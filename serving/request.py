@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from serving.deadline import Deadline
-from serving.paths import INVOCATIONS
+from serving.http.paths import INVOCATIONS
 from serving.session import Session
 
 Body = bytes | bytearray | memoryview

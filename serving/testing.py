@@ -18,26 +18,27 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
-from serving import config as configuration
-from serving.config import Config
+from serving.config import config as configuration
+from serving.config.config import Config
 from serving.errors import NotFound, ServingError, SessionsDisabled
-from serving.folder import read_model
 from serving.handler import Handler
-from serving.headers import HEADERS, NEW_SESSION, check_all
-from serving.model import DEFAULT_MODEL
-from serving.paths import INVOCATIONS
+from serving.http.headers import HEADERS, NEW_SESSION, check_all
+from serving.http.paths import INVOCATIONS
+from serving.model.folder import read_model
+from serving.model.model import DEFAULT_MODEL
 from serving.request import Body, Request, Response
 from serving.session import Session, SessionAddress
-from serving.worker import environment, origin, requirements
-from serving.worker.batcher import Batcher, Item
+from serving.usercode import environment, origin
+from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.device import find_device
-from serving.worker.engine import Engine, Outcome
-from serving.worker.loader import create_handler, inference_mode, load, paths_of
+from serving.worker.engine.engine import Engine, Outcome
+from serving.worker.engine.streams import Begin, End, More
+from serving.worker.io.sessioncalls import SessionCalls
+from serving.worker.loading import requirements
+from serving.worker.loading.loader import create_handler, inference_mode, load, paths_of
+from serving.worker.loading.speed import hasten
 from serving.worker.norow import NoRow
 from serving.worker.rules import Rules
-from serving.worker.sessioncalls import SessionCalls
-from serving.worker.speed import hasten
-from serving.worker.streams import Begin, End, More
 
 FIELDS = [name.replace("-", "_") for name in (*HEADERS, "adapter-identifier", "forwarded-api")]
 OPEN = b'{"requestType": "NEW_SESSION"}'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def room_of(path: Path) -> str | None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_three_kinds_of_process_never_import_each_other(path: Path) -> None:
     room = room_of(path)
+    # These begin, or stand in for, what another process does.
     desk = {"cli.py": {"supervisor"}, "testing.py": {"worker"}, "check.py": {"supervisor", "worker"}}
     allowed = desk.get(path.name, {room} if room else set())
     for name in imports(path):
@@ -48,13 +50,52 @@ def test_handlers_use_public_names_only_and_serving_never_imports_them(path: Pat
         if in_handlers:
             assert (
                 not name.startswith("serving.")
-                or name.split(".")[1]
-                in ("codecs", "errors", "modelfile", "names", "packages", "statedict", "transfer", "weights")
+                or name.split(".")[1] in ("claims", "codecs", "errors", "model", "system", "transfer", "weights")
                 or name.count(".") == 1
             )
             assert not any(name.startswith(f"serving.{room}") for room in ROOMS)
         else:
             assert name.split(".")[0] != "handlers"
+
+
+def test_the_root_holds_what_users_import_and_where_the_program_begins() -> None:
+    program = {"__init__", "__main__", "cli"}
+    public = {"claims", "client", "conversation", "deadline", "errors", "handler", "request", "session", "testing"}
+    found = {path.stem for path in ROOT.glob("serving/*.py")}
+    assert found == program | public | {"transfer"}, "a module has its place in one of the folders"
+
+
+def test_no_folder_has_more_files_than_one_looks_through() -> None:
+    counts = Counter(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("serving/**/*.py"))
+    assert {folder: count for folder, count in counts.items() if count > 18} == {}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def nearest(names: set[str]) -> set[str]:
+    """Without the packages of those that are modules in them."""
+    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
+
+
+# They settle one request together, until there is one way for it.
+ENTANGLED = {
+    f"serving.frontend.http.{name}"
+    for name in ["cycle", "protocol", "direct_protocol", "body_reader", "exchange", "direct"]
+}
+
+
+def test_imports_go_one_way() -> None:
+    """Those for types alone and those within functions count, too."""
+    modules = {module_of(path): path for path in ROOT.glob("serving/**/*.py")}
+    graph = {name: nearest(imports(path) & modules.keys()) - {name} for name, path in modules.items()}
+    for name in ENTANGLED:
+        graph[name] -= ENTANGLED
+    while leaves := {name for name, others in graph.items() if not others & graph.keys()}:
+        for name in leaves:
+            del graph[name]
+    assert graph == {}, "these import each other, or what does"
 
 
 @pytest.mark.parametrize("path", IMPORTABLE, ids=lambda path: str(path.relative_to(ROOT)))
@@ -81,7 +122,7 @@ def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> N
     [
         ("serving.cli", 290),
         ("serving.supervisor.launch", 250),
-        ("serving.supervisor.supervisor", 310),
+        ("serving.supervisor.supervisor", 320),
         ("serving.frontend.server", 480),
     ],
 )
@@ -104,12 +145,12 @@ def test_only_config_reads_the_environment() -> None:
     # sagemaker_environment tells scripts what they would see in a container.
     assert readers <= {
         "serving/cli.py",
-        "serving/config.py",
-        "serving/gpus/__init__.py",
-        "serving/packages.py",
+        "serving/adapters/toolkit/sagemaker_environment.py",
+        "serving/config/config.py",
         "serving/supervisor/processes.py",
-        "serving/weights.py",
+        "serving/system/gpus/__init__.py",
+        "serving/usercode/environment.py",
+        "serving/weights/__init__.py",
+        "serving/weights/packages.py",
         "serving/worker/forkserver.py",
-        "serving/worker/environment.py",
-        "serving/worker/sagemaker_environment.py",
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving import errors
-from serving.settings import SETTINGS
+from serving.config.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -25,7 +25,7 @@ IMPORTED = time.perf_counter() - began
 
 from rows import where  # noqa: E402
 
-from serving import gpus, memory  # noqa: E402
+from serving.system import gpus, memory  # noqa: E402
 from serving.worker.device.cuda import Cuda, empty_host_cache  # noqa: E402
 from serving.worker.device.pinned import Pages  # noqa: E402
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from serving.accept import negotiate as negotiate  # handlers/* offer types of their own
 from serving.codecs.arrays import decode_npy as decode_npy
 from serving.codecs.arrays import decode_npz as decode_npz
 from serving.codecs.arrays import decode_raw as decode_raw
@@ -18,6 +17,8 @@ from serving.codecs.jsons import decode_json, decode_lines
 from serving.codecs.jsons import lines_of as lines_of
 from serving.codecs.jsons import parse_json as parse_json
 from serving.codecs.jsons import to_array as to_array
+from serving.codecs.measuring import PIXEL_LIMIT as PIXEL_LIMIT  # these two are for handlers/*, too
+from serving.codecs.measuring import take_picture as take_picture
 from serving.codecs.pictures import decode_image as decode_image
 from serving.codecs.pictures import turned as turned
 from serving.codecs.plain import to_plain as to_plain
@@ -38,16 +39,15 @@ from serving.codecs.writing import to_json as to_json
 from serving.codecs.writing import type_of as type_of
 from serving.codecs.writing import write as write
 from serving.errors import UnsupportedMediaType
-from serving.measuring import PIXEL_LIMIT as PIXEL_LIMIT  # these two are for handlers/*, too
-from serving.measuring import take_picture as take_picture
-from serving.media import CSV as CSV
-from serving.media import JSON as JSON
-from serving.media import JSON_LINES as JSON_LINES
-from serving.media import NPY as NPY
-from serving.media import NPZ as NPZ
-from serving.media import RAW as RAW
-from serving.media import TEXT as TEXT
-from serving.media import is_json
+from serving.http.accept import negotiate as negotiate  # handlers/* offer types of their own
+from serving.http.media import CSV as CSV
+from serving.http.media import JSON as JSON
+from serving.http.media import JSON_LINES as JSON_LINES
+from serving.http.media import NPY as NPY
+from serving.http.media import NPZ as NPZ
+from serving.http.media import RAW as RAW
+from serving.http.media import TEXT as TEXT
+from serving.http.media import is_json
 from serving.request import Body, media_type
 
 KNOWN = f"{JSON}, {JSON_LINES[0]}, {CSV}, {NPY}, {NPZ}, {RAW}, text/plain, image/*"

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from serving import claims
-from serving.accept import parameters
+from serving.codecs.measuring import archive_cost, entries_cost
+from serving.codecs.npy import is_npy, native, open_npy, read_npy
 from serving.errors import BadRequest, HandlerError, ServingError
-from serving.measuring import archive_cost, entries_cost
-from serving.npy import is_npy, native, open_npy, read_npy
+from serving.http.accept import parameters
 from serving.request import Body
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from serving import claims
+from serving.codecs.measuring import json_cost
 from serving.codecs.texts import json_text, utf8
 from serving.errors import BadRequest
-from serving.measuring import json_cost
 from serving.request import Body
 
 WRAPPERS = ("instances", "inputs")

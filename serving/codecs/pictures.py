@@ -6,8 +6,8 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from serving import claims
+from serving.codecs.measuring import take_picture
 from serving.errors import BadRequest, ServingError, UnsupportedMediaType
-from serving.measuring import take_picture
 from serving.request import Body
 
 if TYPE_CHECKING:

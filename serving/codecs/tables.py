@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from serving import claims
-from serving.accept import parameters
 from serving.codecs.jsons import alone, float32
+from serving.codecs.measuring import csv_cost, text_cost
 from serving.codecs.texts import decode_text
 from serving.errors import BadRequest
-from serving.measuring import csv_cost, text_cost
+from serving.http.accept import parameters
 from serving.request import Body
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from encodings.aliases import aliases
 from functools import lru_cache
 
 from serving import claims
+from serving.codecs.measuring import GLANCED, text_cost
 from serving.errors import BadRequest, UnsupportedMediaType
-from serving.measuring import GLANCED, text_cost
-from serving.media import is_json
+from serving.http.media import is_json
 from serving.request import Body, media_type
 
 UTF_8 = "utf_8"

@@ -9,15 +9,15 @@ from typing import Any
 
 import msgspec
 
-from serving.accept import concrete, negotiate
 from serving.codecs.arrays import to_npy, to_npz, to_raw
 from serving.codecs.frames import rows_of
+from serving.codecs.npy import MAGIC
 from serving.codecs.plain import LEAVES, is_plain, name_of, numbers_of, tensor_of, to_plain
 from serving.codecs.tables import to_csv
 from serving.codecs.texts import charset_of
 from serving.errors import HandlerError, NotAcceptable, UnsupportedMediaType
-from serving.media import CSV, JSON, JSON_LINES, NPY, NPZ, RAW, TEXT, is_json
-from serving.npy import MAGIC
+from serving.http.accept import concrete, negotiate
+from serving.http.media import CSV, JSON, JSON_LINES, NPY, NPZ, RAW, TEXT, is_json
 from serving.request import Response, media_type
 
 BYTES = (bytes, bytearray, memoryview)

@@ -21,26 +21,28 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from serving import log
-from serving.config import Config
-from serving.conventions import TITLES
+from serving.adapters.conventions import TITLES
+from serving.config.config import Config
 from serving.errors import ModelError, ServingError
-from serving.folder import read_model
 from serving.handler import BatchPolicy
-from serving.model import Model
-from serving.modelfile import read_text
-from serving.names import is_hidden
+from serving.model.folder import read_model
+from serving.model.model import Model
+from serving.model.modelfile import read_text
+from serving.model.names import is_hidden
+from serving.model.samples import content_type, samples
 from serving.request import Request
-from serving.samples import content_type, samples
-from serving.supervisor.archives import Limits
-from serving.supervisor.repository import archive_in
-from serving.supervisor.unpacking import unpack_now
+from serving.supervisor.store.archives import Limits
+from serving.supervisor.store.repository import archive_in
+from serving.supervisor.store.unpacking import unpack_now
+from serving.system import log
 from serving.testing import Client
+from serving.usercode import environment, origin
 from serving.weights import is_torchscript
 from serving.worker import device as devices
-from serving.worker import environment, failures, origin, requirements
-from serving.worker.loader import create_handler, paths_of
-from serving.worker.speed import hasten
+from serving.worker.engine import failures
+from serving.worker.loading import requirements
+from serving.worker.loading.loader import create_handler, paths_of
+from serving.worker.loading.speed import hasten
 
 REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SHOWN = 200  # characters of an answer

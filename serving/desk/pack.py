@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from serving.errors import ModelError
-from serving.names import LEFTOVERS
+from serving.model.names import LEFTOVERS
 
 # What no model needs, by name: secrets first of all.
 LEFT_OUT = (

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serving import interpreter
 from serving.desk.flood import Measured, flood
 from serving.errors import ModelError
+from serving.model.samples import requests_of
 from serving.request import Request
-from serving.samples import requests_of
+from serving.system import interpreter
 
 SETTINGS = "serving.toml"
 READY_TIME = 300.0  # seconds until a server takes requests

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from serving.config import cores as usable_cores
+from serving.config.config import cores as usable_cores
 from serving.desk.curve import draw
 from serving.desk.tune import CURVE, grid, need, table, tune, write_best
 from serving.errors import ModelError

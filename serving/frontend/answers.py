@@ -14,18 +14,19 @@ from typing import NamedTuple
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from serving import errors, log
-from serving.config import Config
+from serving import errors
+from serving.config.config import Config
 from serving.conversation import Close, Message
 from serving.deadline import EARLY
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError, Unavailable
 from serving.frontend.bodies import Held
-from serving.frontend.headers import Headers, custom_attributes, header_value, request_id_header, session_headers
+from serving.frontend.http.headers import Headers, custom_attributes, header_value, request_id_header, session_headers
 from serving.frontend.receiving import ClientGone, watch
-from serving.frontend.stream import Stream, Streamed
-from serving.media import JSON_LINES
+from serving.frontend.routing.stream import Stream, Streamed
+from serving.http.media import JSON_LINES
+from serving.ipc.scoreboard import Scoreboard
 from serving.request import BODILESS, Body, Request, Response, media_type
-from serving.scoreboard import Scoreboard
+from serving.system import log
 
 JSON = "application/json"
 EVENTS = "text/event-stream"

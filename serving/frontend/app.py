@@ -20,8 +20,8 @@ from starlette.responses import Response as HttpResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import errors, log, memory
-from serving.config import Config
+from serving import errors
+from serving.config.config import Config
 from serving.deadline import Deadline
 from serving.errors import (
     CodedError,
@@ -31,29 +31,30 @@ from serving.errors import (
     NotFound,
     ServingError,
 )
-from serving.frontend import metrics, models
 from serving.frontend.answers import IS_THERE, JSON, STOPPED, Answers
+from serving.frontend.api import metrics, models
+from serving.frontend.api.open_inference import OpenInference
 from serving.frontend.bodies import Bodies, Held, Tidy, rest
-from serving.frontend.connection import ReplicaLost
-from serving.frontend.conversations import Conversations
-from serving.frontend.direct import Direct
-from serving.frontend.headers import SentHeaders, id_of, read_encoding, read_headers, request_id_header
 from serving.frontend.health import ping
-from serving.frontend.invocations import Invocations
+from serving.frontend.http.direct import Direct
+from serving.frontend.http.headers import SentHeaders, id_of, read_encoding, read_headers, request_id_header
+from serving.frontend.http.plain import Plain
 from serving.frontend.local.runtime import LocalRuntime
-from serving.frontend.open_inference import OpenInference
-from serving.frontend.plain import Plain
 from serving.frontend.receiving import ClientGone, read_body, watch
-from serving.frontend.replicas import Replicas
-from serving.frontend.stream import Streamed
-from serving.headers import NEW_SESSION, check_all
-from serving.model import DEFAULT_MODEL
-from serving.names import model_name, target_name
-from serving.open_inference import is_open_inference
-from serving.paths import INVOCATIONS, is_own
+from serving.frontend.routing.connection import ReplicaLost
+from serving.frontend.routing.invocations import Invocations
+from serving.frontend.routing.replicas import Replicas
+from serving.frontend.routing.stream import Streamed
+from serving.frontend.websocket.conversations import Conversations
+from serving.http.headers import NEW_SESSION, check_all
+from serving.http.open_inference import is_open_inference
+from serving.http.paths import INVOCATIONS, is_own
+from serving.ipc.runtime import Runtime
+from serving.ipc.scoreboard import Scoreboard, Slot
+from serving.model.model import DEFAULT_MODEL
+from serving.model.names import model_name, target_name
 from serving.request import Request, Response
-from serving.runtime import Runtime
-from serving.scoreboard import Scoreboard, Slot
+from serving.system import log, memory
 
 PAYLOAD = 6  # megabytes of one request of a batch transform, as the platform's own default
 PAYLOAD_LIMIT = 100  # megabytes of all at a time

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Protocol
 
 from serving.errors import BodiesFull
-from serving.memory import BUSY, release_freed, resident
+from serving.system.memory import BUSY, release_freed, resident
 
 COUNTED = 64 * 1024  # bytes from which on a body counts; smaller ones are bounded by how many may wait
 COPIES = 2

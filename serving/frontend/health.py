@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from serving.scoreboard import Header, State
+from serving.ipc.scoreboard import Header, State
 
 SILENT = 10.0  # seconds without a beat after which the supervisor counts as stopped; it beats ten times a second
 DEGRADED_GRACE = 30.0  # seconds without any ready replica, while a replacement starts, that still count as healthy

@@ -11,7 +11,7 @@ from starlette.types import Receive
 from serving.deadline import Deadline
 from serving.errors import BodiesFull, BodyTooLarge, DeadlineExceeded
 from serving.frontend.bodies import Held
-from serving.frontend.headers import Headers
+from serving.frontend.http.headers import Headers
 
 Answer = TypeVar("Answer")
 

@@ -18,16 +18,16 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
-from serving import log
-from serving.config import Config
+from serving.config.config import Config
 from serving.frontend.app import App
-from serving.frontend.direct_protocol import DirectProtocol
 from serving.frontend.drain import HttpServer
-from serving.frontend.protocol import HttpProtocol
+from serving.frontend.http.direct_protocol import DirectProtocol
+from serving.frontend.http.protocol import HttpProtocol
 from serving.frontend.websocket.protocol import WebSocketProtocol
-from serving.runtime import BACKLOG, Runtime, set_parent_death_signal
-from serving.scoreboard import Scoreboard
-from serving.signals import OTHERS
+from serving.ipc.runtime import BACKLOG, Runtime, set_parent_death_signal
+from serving.ipc.scoreboard import Scoreboard
+from serving.system import log
+from serving.system.signals import OTHERS
 
 # With those of gunicorn that would stop its workers, or make more or fewer of them.
 MEANINGLESS = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU, *OTHERS)

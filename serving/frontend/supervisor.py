@@ -8,10 +8,9 @@ import os
 import signal
 from collections.abc import Callable
 
-from serving import log
-from serving.channel import Channel
 from serving.errors import Unavailable
-from serving.messages import (
+from serving.ipc.channel import Channel
+from serving.ipc.messages import (
     Answer,
     Ask,
     FrontendHello,
@@ -22,9 +21,10 @@ from serving.messages import (
     pack,
     unpack,
 )
-from serving.runtime import Runtime
-from serving.scoreboard import Scoreboard, Slot
-from serving.wire import Frame
+from serving.ipc.runtime import Runtime
+from serving.ipc.scoreboard import Scoreboard, Slot
+from serving.ipc.wire import Frame
+from serving.system import log
 
 START_TIME = 10.0  # seconds for the supervisor to answer at the start
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serving.errors import ServingError
-from serving.messages import Problem
-from serving.supervisor.artifact import artifact
+from serving.ipc.messages import Problem
+from serving.supervisor.store.artifact import artifact
 
 LOOK = 0.5  # seconds between looks at the files of one
 REMEMBERED = 1000

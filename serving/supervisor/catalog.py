@@ -11,8 +11,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from serving import log
-from serving.config import Config
+from serving.config.config import Config
 from serving.errors import (
     AlreadyLoaded,
     BadModel,
@@ -24,7 +23,7 @@ from serving.errors import (
     ServingError,
     Unavailable,
 )
-from serving.messages import (
+from serving.ipc.messages import (
     Answer,
     Ask,
     DescribeModels,
@@ -37,18 +36,19 @@ from serving.messages import (
     Problem,
     UnloadModel,
 )
-from serving.model import Model
-from serving.names import TARGET_MODEL, without_suffix
-from serving.supervisor.artifact import artifact
+from serving.model.model import Model
+from serving.model.names import TARGET_MODEL, without_suffix
 from serving.supervisor.broken import Broken, BrokenModels
-from serving.supervisor.describe import describe, shown
-from serving.supervisor.diskcache import Cost, DiskCache
-from serving.supervisor.fleet import Fleet
-from serving.supervisor.listing import Listing
-from serving.supervisor.problems import gone, problem_of
-from serving.supervisor.replica import Action, Owner, Served, Stage
-from serving.supervisor.repository import ModelRepository
-from serving.supervisor.unpacking import Unpacker
+from serving.supervisor.fleet.describe import describe, shown
+from serving.supervisor.fleet.fleet import Fleet
+from serving.supervisor.fleet.problems import gone, problem_of
+from serving.supervisor.fleet.replica import Action, Owner, Served, Stage
+from serving.supervisor.store.artifact import artifact
+from serving.supervisor.store.diskcache import Cost, DiskCache
+from serving.supervisor.store.listing import Listing
+from serving.supervisor.store.repository import ModelRepository
+from serving.supervisor.store.unpacking import Unpacker
+from serving.system import log
 
 LONGEST = 350.0  # seconds that the platform waits for a call
 GRACE = 60.0  # seconds more, after which nobody waits for what a call asked for

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from serving.channel import Channel
-from serving.messages import (
+from serving.ipc.channel import Channel
+from serving.ipc.messages import (
     Answer,
     Ask,
     Assign,
@@ -25,10 +25,10 @@ from serving.messages import (
     pack,
     unpack,
 )
-from serving.model import Model
-from serving.runtime import Runtime
-from serving.scoreboard import SLOTS, Scoreboard
-from serving.wire import Frame
+from serving.ipc.runtime import Runtime
+from serving.ipc.scoreboard import SLOTS, Scoreboard
+from serving.ipc.wire import Frame
+from serving.model.model import Model
 
 
 class Desk(Protocol):

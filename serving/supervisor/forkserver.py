@@ -7,12 +7,12 @@ import os
 import socket
 from collections.abc import Callable
 
-from serving.channel import Channel
-from serving.messages import Fork, Forked, ForkReady, pack, unpack
-from serving.runtime import BEGIN, Runtime
-from serving.scoreboard import Scoreboard
+from serving.ipc.channel import Channel
+from serving.ipc.messages import Fork, Forked, ForkReady, pack, unpack
+from serving.ipc.runtime import BEGIN, Runtime
+from serving.ipc.scoreboard import Scoreboard
+from serving.ipc.wire import Frame
 from serving.supervisor.launch import Launched, launch
-from serving.wire import Frame
 
 
 class ForkServerLink:

@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from serving import log
-from serving.gpus.driver import Driver
-from serving.supervisor.devices import Look
+from serving.supervisor.fleet.devices import Look
+from serving.system import log
+from serving.system.gpus.driver import Driver
 
 PERIOD = 0.5  # seconds between looks
 SOON = 0.02  # seconds, while a dead worker's memory is awaited

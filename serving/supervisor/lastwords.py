@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 
-from serving import log
+from serving.system import log
 
 
 def cannot_serve(why: str) -> None:

@@ -11,27 +11,22 @@ from typing import Any
 
 import msgspec
 
-from serving import cgroup, log, memory
-from serving.config import Config
+from serving.config.config import Config
 from serving.errors import ModelError
-from serving.faults import told_by
-from serving.gpus.driver import Driver
-from serving.messages import Answer, Ask, Fork, Forked, Locate, Overdue, Placement, WorkerPhase
-from serving.model import Model
-from serving.runtime import Runtime
-from serving.scoreboard import Scoreboard, State
+from serving.ipc.faults import told_by
+from serving.ipc.messages import Answer, Ask, Fork, Forked, Locate, Overdue, Placement, WorkerPhase
+from serving.ipc.runtime import Runtime
+from serving.ipc.scoreboard import Scoreboard, State
+from serving.model.model import Model
 from serving.supervisor import processes
-from serving.supervisor.admission import Admission, budget_of, log_decision
 from serving.supervisor.catalog import Catalog
 from serving.supervisor.control import Control
-from serving.supervisor.describe import counts, server_state
-from serving.supervisor.devices import Devices, Look
-from serving.supervisor.diskcache import DiskCache
-from serving.supervisor.fleet import Fleet
-from serving.supervisor.gpuwatch import GpuWatch
-from serving.supervisor.pace import pause
-from serving.supervisor.processes import Exit
-from serving.supervisor.replica import (
+from serving.supervisor.fleet.admission import Admission, budget_of, log_decision
+from serving.supervisor.fleet.describe import counts, server_state
+from serving.supervisor.fleet.devices import Devices, Look
+from serving.supervisor.fleet.fleet import Fleet
+from serving.supervisor.fleet.pace import pause
+from serving.supervisor.fleet.replica import (
     Abort,
     Action,
     Assign,
@@ -50,10 +45,15 @@ from serving.supervisor.replica import (
     Status,
     TakenOut,
 )
-from serving.supervisor.repository import ModelRepository
-from serving.supervisor.sparerule import SpareRule
-from serving.supervisor.spares import Dismiss, Spare, Spawn
-from serving.supervisor.warmtier import Discard, Parked
+from serving.supervisor.fleet.sparerule import SpareRule
+from serving.supervisor.fleet.spares import Dismiss, Spare, Spawn
+from serving.supervisor.fleet.warmtier import Discard, Parked
+from serving.supervisor.gpuwatch import GpuWatch
+from serving.supervisor.processes import Exit
+from serving.supervisor.store.diskcache import DiskCache
+from serving.supervisor.store.repository import ModelRepository
+from serving.system import cgroup, log, memory
+from serving.system.gpus.driver import Driver
 
 LAST_WORDS, LOOKS = 0.05, 20  # seconds between looks whether a worker has said why it ended; how many
 FORK_SERVER = 256 << 20  # bytes; what it takes until that is measured

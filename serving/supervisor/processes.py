@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from serving import interpreter
+from serving.system import interpreter
 
 LIBRARIES = ("LD_LIBRARY_PATH",)
 

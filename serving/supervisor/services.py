@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from serving.runtime import BACKLOG
+from serving.ipc.runtime import BACKLOG
 
 RESTARTS = 5  # of the HTTP master or the fork server in a row, before the container gives up
 CALM = 5.0  # seconds of service after which a death counts as the first one again

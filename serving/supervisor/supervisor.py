@@ -13,28 +13,28 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from serving import gpus, log
-from serving.config import Config
+from serving.config.config import Config
 from serving.errors import ModelError
-from serving.gpus.driver import Driver
-from serving.messages import Forked
-from serving.model import Model
-from serving.runtime import Runtime, become_subreaper
-from serving.scoreboard import Header, Scoreboard, State
-from serving.signals import OTHERS, STOPS
+from serving.ipc.messages import Forked
+from serving.ipc.runtime import Runtime, become_subreaper
+from serving.ipc.scoreboard import Header, Scoreboard, State
+from serving.model.model import Model
 from serving.supervisor import processes
-from serving.supervisor.admission import check_memory
-from serving.supervisor.diskcache import DiskCache
+from serving.supervisor.fleet.admission import check_memory
+from serving.supervisor.fleet.pace import TICK
 from serving.supervisor.forkserver import ForkServerLink
 from serving.supervisor.lastwords import cannot_serve
 from serving.supervisor.launch import Launched
 from serving.supervisor.models import Models
-from serving.supervisor.pace import TICK
 from serving.supervisor.processes import Exit
-from serving.supervisor.repository import open_models
 from serving.supervisor.services import Service, bind
-from serving.supervisor.unpacking import Stopped
+from serving.supervisor.store.diskcache import DiskCache
+from serving.supervisor.store.repository import open_models
+from serving.supervisor.store.unpacking import Stopped
 from serving.supervisor.welcome import welcome
+from serving.system import gpus, log
+from serving.system.gpus.driver import Driver
+from serving.system.signals import OTHERS, STOPS
 
 FILES = 65536  # open at once in one process; many programs behave badly above
 FORK_TIME = 120.0  # seconds for the fork server to import torch and to fork; slow disks included

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from serving.model import Model
+from serving.model.model import Model
 
 ANYWHERE = ("0.0.0.0", "::", "127.0.0.1", "::1")
 
@@ -21,7 +21,7 @@ def welcome(host: str, port: int, model: Model | None) -> str:
 def call(url: str, model: Model | None) -> str:
     if model is None:
         return f"curl {url}/models"
-    from serving.samples import content_type, samples
+    from serving.model.samples import content_type, samples
 
     found = samples(Path(model.path))
     if not found:

@@ -20,15 +20,16 @@ import warnings
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
-from serving import codecs, log
-from serving.conventions import MODULE, TOOLKIT, TORCHSERVE, TRITON
-from serving.gpus import VISIBLE
-from serving.messages import Fork, Forked, ForkReady, Message, pack, unpack
+from serving import codecs
+from serving.adapters.conventions import MODULE, TOOLKIT, TORCHSERVE, TRITON
+from serving.ipc.messages import Fork, Forked, ForkReady, Message, pack, unpack
+from serving.ipc.runtime import BEGIN, Runtime, set_parent_death_signal
+from serving.ipc.scoreboard import Scoreboard
+from serving.ipc.wire import Frame, FrameReader
 from serving.request import Request
-from serving.runtime import BEGIN, Runtime, set_parent_death_signal
-from serving.scoreboard import Scoreboard
-from serving.signals import OTHERS, STOPS, overhear
-from serving.wire import Frame, FrameReader
+from serving.system import log
+from serving.system.gpus import VISIBLE
+from serving.system.signals import OTHERS, STOPS, overhear
 
 BLAS = "OPENBLAS_NUM_THREADS"
 SPINS = "3000"  # turns, some 0.04 ms on an Intel Xeon

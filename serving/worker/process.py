@@ -9,13 +9,15 @@ import resource
 import socket
 import time
 
-from serving import log
-from serving.config import Config
-from serving.messages import Fork
-from serving.runtime import Runtime
-from serving.scoreboard import Row
-from serving.worker import ranks, spare, strays, surroundings
-from serving.worker.loader import create_handler
+from serving.config.config import Config
+from serving.ipc.messages import Fork
+from serving.ipc.runtime import Runtime
+from serving.ipc.scoreboard import Row
+from serving.system import log
+from serving.usercode import surroundings
+from serving.worker import spare, strays
+from serving.worker.loading import ranks
+from serving.worker.loading.loader import create_handler
 from serving.worker.server import Worker
 
 

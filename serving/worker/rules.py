@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serving import codecs
-from serving.config import Config
+from serving.config.config import Config
 
 
 @dataclass(frozen=True, slots=True)

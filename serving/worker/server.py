@@ -12,27 +12,30 @@ import socket
 import time
 from pathlib import Path
 
-from serving import claims, log, memory
-from serving.config import Config
+from serving import claims
+from serving.config.config import Config
 from serving.errors import ModelError
-from serving.faults import Fault
 from serving.handler import Handler
-from serving.memory import held_by, keep_freed, release_freed
-from serving.messages import WorkerPhase
-from serving.model import Model
-from serving.runtime import Runtime
-from serving.scoreboard import Phase, Row
-from serving.worker import inflating, origin, surroundings
-from serving.worker.batcher import Batcher
+from serving.ipc.faults import Fault
+from serving.ipc.messages import WorkerPhase
+from serving.ipc.runtime import Runtime
+from serving.ipc.scoreboard import Phase, Row
+from serving.model.model import Model
+from serving.system import log, memory
+from serving.system.devicefaults import is_out_of_memory
+from serving.system.memory import held_by, keep_freed, release_freed
+from serving.usercode import origin, surroundings
+from serving.worker.batching.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
-from serving.worker.engine import Engine
-from serving.worker.failures import end_process, is_out_of_memory, show_details
-from serving.worker.intake import Intake
-from serving.worker.loader import create_handler, load, open_device, paths_of, warm
-from serving.worker.requirements import prepare
+from serving.worker.engine import inflating
+from serving.worker.engine.engine import Engine
+from serving.worker.engine.failures import end_process, show_details
+from serving.worker.io.intake import Intake
+from serving.worker.loading.loader import create_handler, load, open_device, paths_of, warm
+from serving.worker.loading.requirements import prepare
+from serving.worker.loading.speed import hasten
 from serving.worker.rules import Rules
-from serving.worker.speed import hasten
 
 FLUSH = 4.0  # seconds for the last answers to leave
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 
-from serving import log
-from serving.memory import held_by
-from serving.messages import Assign, Fork, WorkerHello, WorkerPhase, pack, unpack
-from serving.model import Model
-from serving.scoreboard import Row
-from serving.wire import Frame, FrameReader
+from serving.ipc.messages import Assign, Fork, WorkerHello, WorkerPhase, pack, unpack
+from serving.ipc.scoreboard import Row
+from serving.ipc.wire import Frame, FrameReader
+from serving.model.model import Model
+from serving.system import log
+from serving.system.memory import held_by
 from serving.worker.device import find_device
 
 EXIT_UNOPENED = 76  # exit code of a spare that could not open its device

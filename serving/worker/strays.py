@@ -11,18 +11,18 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from serving import log
-from serving.channel import Channel
-from serving.scoreboard import Row
-from serving.worker import conversations, decoding, failures
-from serving.worker.calls import Calls
-from serving.worker.engine import Engine
-from serving.worker.iothread import IoThread
-from serving.worker.loop import Watched
-from serving.worker.reading import Reading
+from serving.ipc.channel import Channel
+from serving.ipc.scoreboard import Row
+from serving.system import log
+from serving.worker.engine import conversations, decoding, failures
+from serving.worker.engine.calls import Calls
+from serving.worker.engine.engine import Engine
+from serving.worker.engine.loop import Watched
+from serving.worker.engine.sessionhooks import SessionHooks
+from serving.worker.engine.streams import Stream, Streams
+from serving.worker.io.iothread import IoThread
+from serving.worker.io.reading import Reading
 from serving.worker.server import Worker
-from serving.worker.sessionhooks import SessionHooks
-from serving.worker.streams import Stream, Streams
 
 # Where a child may come back: what the worker does next after each kind of call, whether it gave something or raised.
 DOORS: list[tuple[Any, list[str]]] = [

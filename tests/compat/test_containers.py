@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.adapters.toolkit.handler import ToolkitHandler
 from serving.errors import ServingError
 from serving.testing import Client
-from serving.worker.toolkit import ToolkitHandler
 
 CHECKOUTS = Path(os.environ.get("CONTAINERS") or "/nowhere")
 SOURCES = [CHECKOUTS / f"sagemaker-{name}-container" / "src" for name in ("scikit-learn", "xgboost")]

@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.worker.djl import ndlist
-from serving.worker.djl.inputs import Input
-from serving.worker.djl.outputs import Output, Pieces
-from serving.worker.djl.pairs import PairList
+from serving.adapters.djl import ndlist
+from serving.adapters.djl.inputs import Input
+from serving.adapters.djl.outputs import Output, Pieces
+from serving.adapters.djl.pairs import PairList
 
 PACKAGES = Path(os.environ.get("DJL_SERVING") or "/nowhere") / "engines" / "python" / "setup"
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.adapters.toolkit.handler import ToolkitHandler
 from serving.testing import Client
-from serving.worker.toolkit import ToolkitHandler
 
 EXAMPLES = Path(os.environ.get("SAGEMAKER_EXAMPLES") or "/nowhere")
 LIBRARIES = Path(".compat/libraries").absolute()  # XGBoost and pandas

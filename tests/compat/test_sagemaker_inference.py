@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
+from serving.adapters.toolkit.handler import ToolkitHandler
 from serving.errors import ServingError
 from serving.testing import Client
-from serving.worker.toolkit import ToolkitHandler
 
 pytest.importorskip("sagemaker_inference", reason="make compat installs it")
 
@@ -198,7 +198,7 @@ def test_the_real_package_unpickles_nothing_of_a_clients(tmp_path: Path) -> None
 
 
 def test_the_real_package_is_the_one_in_use() -> None:
-    from serving.worker import sagemaker_inference as shim
+    from serving.adapters.toolkit import sagemaker_inference as shim
 
     shim.install()
     assert "site-packages" in str(sys.modules["sagemaker_inference"].__file__) or ".compat" in str(

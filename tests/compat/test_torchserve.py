@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from serving.worker.torchserve.outputs import BYTES, JSON, TEXT
+from serving.adapters.torchserve.outputs import BYTES, JSON, TEXT
 from tests.compat.archives import NEEDS, REQUESTS, Asked, make_archives
 from tests.compat.torchserve import HOME, lacks, missing, torchserve
 from tests.e2e.server import serving

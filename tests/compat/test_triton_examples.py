@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.triton.config import read
+from serving.adapters.triton.config import read
 from tests.e2e.server import Server, serving
 from tests.e2e.store import call
 from tests.e2e.triton import infer, tensor

@@ -25,19 +25,19 @@ from uvicorn import Config as UvicornConfig
 from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import ServerState
 
-from serving.channel import Channel
-from serving.config import Config, load
+from serving.config.config import Config, load
 from serving.deadline import Deadline
 from serving.frontend.app import App
-from serving.frontend.connection import Connection
 from serving.frontend.drain import HttpServer
-from serving.frontend.expiries import Expiries
-from serving.frontend.invocations import Invocations
-from serving.frontend.protocol import HttpProtocol
-from serving.frontend.replicas import Replicas
+from serving.frontend.http.protocol import HttpProtocol
+from serving.frontend.routing.connection import Connection
+from serving.frontend.routing.expiries import Expiries
+from serving.frontend.routing.invocations import Invocations
+from serving.frontend.routing.replicas import Replicas
 from serving.frontend.server import http_protocol
 from serving.handler import Handler
-from serving.messages import (
+from serving.ipc.channel import Channel
+from serving.ipc.messages import (
     Address,
     Answer,
     Ask,
@@ -50,16 +50,16 @@ from serving.messages import (
     pack,
     unpack,
 )
-from serving.messages import Retire as RetireWord
-from serving.model import DEFAULT_MODEL, Model
+from serving.ipc.messages import Retire as RetireWord
+from serving.ipc.runtime import Runtime
+from serving.ipc.scoreboard import Scoreboard
+from serving.ipc.wire import CREDIT, Frame, Kind, ReplyHead, RequestHead
+from serving.model.model import DEFAULT_MODEL, Model
 from serving.request import Body, Request
-from serving.runtime import Runtime
-from serving.scoreboard import Scoreboard
 from serving.supervisor.control import Control
-from serving.wire import CREDIT, Frame, Kind, ReplyHead, RequestHead
-from serving.worker.batcher import Batcher
-from serving.worker.engine import Engine
-from serving.worker.intake import Intake
+from serving.worker.batching.batcher import Batcher
+from serving.worker.engine.engine import Engine
+from serving.worker.io.intake import Intake
 from serving.worker.rules import Rules
 
 TURNS = 20  # of the loop, more than anything here takes to arrive: the kernel hands over at once

@@ -18,11 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from serving.conversation import Close
 from serving.errors import BadRequest, CodedError, WorkerDied
-from serving.frontend.connection import Call, Connection, ReplicaLost
-from serving.frontend.stream import Streamed
-from serving.messages import Address
-from serving.scoreboard import Scoreboard
-from serving.wire import Kind, OpenHead, RequestHead
+from serving.frontend.routing.connection import Call, Connection, ReplicaLost
+from serving.frontend.routing.stream import Streamed
+from serving.ipc.messages import Address
+from serving.ipc.scoreboard import Scoreboard
+from serving.ipc.wire import Kind, OpenHead, RequestHead
 from tests.contracts.build import Loop, alive, connected, orders, run, settle
 
 HEAD = RequestHead(1e12, "a-request")

@@ -11,8 +11,8 @@ from typing import Any, cast
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from serving.channel import Channel
-from serving.messages import (
+from serving.ipc.channel import Channel
+from serving.ipc.messages import (
     Answer,
     Assign,
     DescribeModels,
@@ -27,8 +27,8 @@ from serving.messages import (
     WorkerHello,
     WorkerPhase,
 )
-from serving.model import Model
-from serving.scoreboard import SLOTS
+from serving.ipc.scoreboard import SLOTS
+from serving.model.model import Model
 from tests.contracts.build import NOT_FOUND, Loop, Peer, alive, house, orders, run, settle
 
 NAMES = ("", "a", "b")

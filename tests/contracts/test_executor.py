@@ -21,13 +21,13 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from serving.gpus.driver import NoGpus
-from serving.messages import Fork, Forked, Locate, Overdue, Park, Placement, Retire, WorkerHello, WorkerPhase
-from serving.model import DEFAULT_MODEL, Model
-from serving.scoreboard import Phase
+from serving.ipc.messages import Fork, Forked, Locate, Overdue, Park, Placement, Retire, WorkerHello, WorkerPhase
+from serving.ipc.scoreboard import Phase
+from serving.model.model import DEFAULT_MODEL, Model
 from serving.supervisor import processes
 from serving.supervisor.models import Models
 from serving.supervisor.processes import Exit
+from serving.system.gpus.driver import NoGpus
 from tests.contracts.build import CONFIG, House, Loop, Peer, house, orders, settle
 
 REPLICAS = 2

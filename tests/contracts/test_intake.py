@@ -21,11 +21,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from serving.conversation import Conversation
 from serving.errors import BadRequest, CodedError
 from serving.handler import BatchPolicy, Handler
-from serving.headers import NEW_SESSION
-from serving.messages import Retire
+from serving.http.headers import NEW_SESSION
+from serving.ipc.messages import Retire
+from serving.ipc.wire import CREDIT, CloseHead, Frame, Kind, OpenHead, ReplyHead, RequestHead
 from serving.request import Request, StreamingResponse
-from serving.wire import CREDIT, CloseHead, Frame, Kind, OpenHead, ReplyHead, RequestHead
-from serving.worker.batcher import Item
+from serving.worker.batching.batcher import Item
 from tests.contracts.build import FOLDER, Asker, Loop, Replica, alive, orders, settle
 
 QUEUE = 4

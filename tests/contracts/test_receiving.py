@@ -8,9 +8,9 @@ from itertools import permutations
 import msgspec
 import pytest
 
-from serving.frontend.exchange import Exchange
-from serving.frontend.stream import Stream
-from serving.wire import Kind
+from serving.frontend.http.exchange import Exchange
+from serving.frontend.routing.stream import Stream
+from serving.ipc.wire import Kind
 from tests.contracts.build import (
     LATER,
     TIMEOUT,

@@ -12,7 +12,6 @@ from itertools import permutations
 
 import pytest
 
-from serving.channel import Channel
 from serving.errors import (
     BadRequest,
     CodedError,
@@ -26,13 +25,14 @@ from serving.errors import (
     Unavailable,
     WorkerDied,
 )
-from serving.frontend.connection import Connection
-from serving.frontend.stream import Stream, Streamed
-from serving.messages import Answer, DescribeModels, FindDefault, Locate, Paths, Problem
-from serving.model import DEFAULT_MODEL
+from serving.frontend.routing.connection import Connection
+from serving.frontend.routing.stream import Stream, Streamed
+from serving.ipc.channel import Channel
+from serving.ipc.messages import Answer, DescribeModels, FindDefault, Locate, Paths, Problem
+from serving.ipc.wire import Kind, OpenHead
+from serving.model.model import DEFAULT_MODEL
 from serving.request import Response
 from serving.session import SessionAddress, make_id
-from serving.wire import Kind, OpenHead
 from tests.contracts.build import LATER, TIMEOUT, Office, Worker, alive, office, run, settle, the_loop
 
 GONE = Problem(410, "model_gone", "it was unloaded")

@@ -16,8 +16,8 @@ from botocore.config import Config as ClientConfig
 from botocore.eventstream import EventStreamBuffer
 from starlette.types import Message, Receive, Scope, Send
 
+from serving.frontend.http.protocol import HttpProtocol
 from serving.frontend.local.runtime import LocalRuntime
-from serving.frontend.protocol import HttpProtocol
 from tests.e2e.server import eventually
 
 PATIENCE = 10.0  # seconds

@@ -9,9 +9,9 @@ import os
 import sys
 import threading
 
-from serving.config import load
-from serving.gpus.fake import FakeGpus
+from serving.config.config import load
 from serving.supervisor.supervisor import main
+from serving.system.gpus.fake import FakeGpus
 
 GPUS = (16 << 30, 16 << 30)
 

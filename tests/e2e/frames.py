@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import uvicorn
 
-from serving.frontend.protocol import HttpProtocol
+from serving.frontend.http.protocol import HttpProtocol
 from serving.frontend.websocket.protocol import WebSocketProtocol
 from tests.e2e.server import eventually
 

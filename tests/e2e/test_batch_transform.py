@@ -79,7 +79,7 @@ def test_without_a_placeholder_a_bad_record_fails_the_request(tmp_path: Path) ->
 
 
 def test_a_job_has_ten_minutes_for_a_request_unless_the_settings_say_otherwise(tmp_path: Path) -> None:
-    from serving.config import load
+    from serving.config.config import load
 
     assert load({"SAGEMAKER_BATCH": "true"}).request_timeout == 600.0
     assert load({"SAGEMAKER_BATCH": "True", "SERVING_REQUEST_TIMEOUT": "3600"}).request_timeout == 3600.0

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.memory import KEPT, held_by
+from serving.system.memory import KEPT, held_by
 from tests.e2e.client import Answer, once
 from tests.e2e.server import Server, eventually, model_folder, serving
 from tests.e2e.test_direct import answer, connect, post

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.memory import held_by
+from serving.system.memory import held_by
 from tests.e2e.client import once
 from tests.e2e.server import Server, eventually, model_folder, serving
 

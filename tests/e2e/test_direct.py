@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.memory import held_by
+from serving.system.memory import held_by
 from tests.e2e.client import Client
 from tests.e2e.server import Server, eventually, model_folder, serving
 

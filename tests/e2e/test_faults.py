@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from serving.faults import EXIT_STICKY
+from serving.ipc.faults import EXIT_STICKY
 from tests.e2e.client import once
 from tests.e2e.server import eventually, model_folder, serving
 from tests.e2e.test_conversations import close_of, talk

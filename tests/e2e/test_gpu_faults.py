@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.faults import EXIT_HARDWARE, EXIT_STICKY
+from serving.ipc.faults import EXIT_HARDWARE, EXIT_STICKY
 from tests.e2e.client import once
 from tests.e2e.gate import Gate
 from tests.e2e.server import Server, eventually, model_folder, serving

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from serving.memory import resident
+from serving.system.memory import resident
 from tests.e2e.server import SERVICES, Server, eventually, serving
 from tests.e2e.store import add_model, ask, load, pack
 from tests.unit.test_archives import SPARSE, header

@@ -18,8 +18,8 @@ import pytest
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import ClientError
 
-from serving.memory import share_of
-from serving.supervisor.diskcache import PARTIAL
+from serving.supervisor.store.diskcache import PARTIAL
+from serving.system.memory import share_of
 from tests.e2e.gate import Gate
 from tests.e2e.platform import Platform
 from tests.e2e.server import Server, eventually, is_alive, serving, state

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from serving.faults import EXIT_STICKY
+from serving.ipc.faults import EXIT_STICKY
 from tests.e2e.client import Answer, once
 from tests.e2e.server import ROOT, Server, eventually, is_alive, model_folder, serving
 

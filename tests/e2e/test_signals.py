@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.signals import OTHERS, STOPS
+from serving.system.signals import OTHERS, STOPS
 from tests.e2e.client import Answer, Client, once
 from tests.e2e.server import Server, eventually, model_folder, serving
 from tests.e2e.test_lifecycle import command, direct_children, parent

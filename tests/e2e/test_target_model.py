@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.memory import held_by
+from serving.system.memory import held_by
 from tests.e2e.gate import Gate
 from tests.e2e.server import Server, eventually, is_alive, serving
 from tests.e2e.store import TARGET, add_model, ask, call, get, load, names, pack, pids, unload

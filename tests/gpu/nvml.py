@@ -6,8 +6,8 @@ import functools
 
 import pytest
 
-from serving import gpus
-from serving.gpus.driver import Driver
+from serving.system import gpus
+from serving.system.gpus.driver import Driver
 from tests.e2e.server import eventually
 
 MIB = 1 << 20

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from serving.faults import Fault
+from serving.ipc.faults import Fault
 from serving.worker.device.cuda import Cuda
-from serving.worker.speed.graphs import Graphed
-from serving.worker.speed.sizes import Sized
+from serving.worker.loading.speed.graphs import Graphed
+from serving.worker.loading.speed.sizes import Sized
 
 SIZES = (1, 2, 8)
 MIB = 1 << 20

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from serving.faults import Fault
+from serving.ipc.faults import Fault
 from serving.worker.device.cuda import Cuda
 from tests.e2e.server import model_folder, serving
 from tests.e2e.store import ask, unload

@@ -15,17 +15,17 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn import Config as UvicornConfig
 from uvicorn.server import ServerState
 
-from serving.config import load
+from serving.config.config import load
 from serving.frontend.answers import Answers
 from serving.frontend.bodies import Bodies
-from serving.frontend.direct import Direct
-from serving.frontend.direct_protocol import DirectProtocol
-from serving.frontend.plain import Plain
-from serving.frontend.protocol import HttpProtocol
-from serving.messages import Placement
+from serving.frontend.http.direct import Direct
+from serving.frontend.http.direct_protocol import DirectProtocol
+from serving.frontend.http.plain import Plain
+from serving.frontend.http.protocol import HttpProtocol
+from serving.ipc.messages import Placement
+from serving.ipc.scoreboard import Scoreboard
+from serving.ipc.wire import ReplyHead
 from serving.request import Body
-from serving.scoreboard import Scoreboard
-from serving.wire import ReplyHead
 
 MODES = ("direct", "asgi")
 TURNS = 6  # of the event loop, more than anything here takes to settle

@@ -15,15 +15,15 @@ from msgspec.structs import replace
 from serving.deadline import Deadline
 from serving.errors import ServingError
 from serving.handler import BatchPolicy, Handler
+from serving.ipc.scoreboard import Scoreboard
 from serving.request import Request, Response
-from serving.scoreboard import Scoreboard
-from serving.worker.batcher import Batcher, Item
-from serving.worker.decoding import Decoded, decode
+from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.device.border import Landing
 from serving.worker.device.host import Host
-from serving.worker.engine import Engine
+from serving.worker.engine.decoding import Decoded, decode
+from serving.worker.engine.engine import Engine
+from serving.worker.engine.streams import Begin, End, More
 from serving.worker.rules import Rules
-from serving.worker.streams import Begin, End, More
 
 Time = Callable[[list[float]], float]
 """Seconds that a batch takes, by what its requests say of themselves."""

@@ -21,8 +21,8 @@ from handlers.rows import read_rows
 from serving import Handler, claims, codecs
 from serving.errors import ServingError
 from serving.request import Request
-from serving.worker import inflating
-from serving.worker.gathering import records_of
+from serving.worker.engine import inflating
+from serving.worker.engine.gathering import records_of
 
 ROOM = 64 << 20  # bytes for one body's value
 CHARSETS = ["", "; charset=utf-16", "; charset=utf-16le", "; charset=latin-1", "; charset=gb18030", "; charset=utf-9",

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.supervisor.archives import Limits, Refused, unpack
+from serving.supervisor.store.archives import Limits, Refused, unpack
 
 LIMITS = Limits(size=1 << 20, files=50, ratio=1000.0)
 

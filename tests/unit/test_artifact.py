@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import load
+from serving.config.config import load
 from serving.errors import BadArchive, BadModel, ModelFailed, ModelNotFound
-from serving.supervisor.artifact import artifact, open_archive
-from serving.supervisor.diskcache import PARTIAL, DiskCache
-from serving.supervisor.repository import ModelRepository
-from serving.supervisor.unpacking import unpack_now
+from serving.supervisor.store.artifact import artifact, open_archive
+from serving.supervisor.store.diskcache import PARTIAL, DiskCache
+from serving.supervisor.store.repository import ModelRepository
+from serving.supervisor.store.unpacking import unpack_now
 from tests.unit.test_archives import tar
 
 

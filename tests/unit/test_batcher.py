@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from serving.deadline import Deadline
 from serving.handler import BatchPolicy
 from serving.request import Request
-from serving.worker.batcher import Batcher, Item
+from serving.worker.batching.batcher import Batcher, Item
 
 
 class FakeClock:

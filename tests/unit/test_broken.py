@@ -6,7 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from serving.messages import Problem
+from serving.ipc.messages import Problem
 from serving.supervisor.broken import COOL_DOWN, LOOK, BrokenModels
 
 PROBLEM = Problem(503, "model_failed", "no weights")

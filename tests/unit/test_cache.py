@@ -7,7 +7,19 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.supervisor.cache import Admit, Budget, Evict, Need, Refuse, Resident, Stay, Wait, decide, excess, place
+from serving.supervisor.fleet.cache import (
+    Admit,
+    Budget,
+    Evict,
+    Need,
+    Refuse,
+    Resident,
+    Stay,
+    Wait,
+    decide,
+    excess,
+    place,
+)
 
 GPUS = ("cuda:0", "cuda:1")
 

@@ -16,17 +16,17 @@ import torch
 
 from serving.deadline import Deadline
 from serving.handler import MAX_THREADS, BatchPolicy, Handler
+from serving.ipc.scoreboard import Row, Scoreboard
 from serving.request import Request
-from serving.scoreboard import Row, Scoreboard
 from serving.session import Session
-from serving.worker.batcher import Batcher, Item
-from serving.worker.calls import DROP_TIME
+from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.device.fake import FakeDevice, FakeLanding
 from serving.worker.device.host import Host
-from serving.worker.engine import Engine
+from serving.worker.engine.calls import DROP_TIME
+from serving.worker.engine.engine import Engine
+from serving.worker.engine.streams import CLOSE_TIME
+from serving.worker.io.sessions import closed
 from serving.worker.rules import Rules
-from serving.worker.sessions import closed
-from serving.worker.streams import CLOSE_TIME
 
 TIMEOUT = 2.0  # seconds; the model's
 IDLE = 5.0  # of streams

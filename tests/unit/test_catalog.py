@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from serving.config import load
-from serving.model import Model
-from serving.scoreboard import Phase, Scoreboard
+from serving.config.config import load
+from serving.ipc.scoreboard import Phase, Scoreboard
+from serving.model.model import Model
 from serving.supervisor.catalog import Catalog
-from serving.supervisor.diskcache import DiskCache
-from serving.supervisor.fleet import Fleet
-from serving.supervisor.replica import Action, Owner, Status
-from serving.supervisor.repository import ModelRepository
+from serving.supervisor.fleet.fleet import Fleet
+from serving.supervisor.fleet.replica import Action, Owner, Status
+from serving.supervisor.store.diskcache import DiskCache
+from serving.supervisor.store.repository import ModelRepository
 
 
 class Rig:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import memory
-from serving.cgroup import cpu_quota, groups, memory_limit, oom_kills
+from serving.system import memory
+from serving.system.cgroup import cpu_quota, groups, memory_limit, oom_kills
 
 RAM = memory.total(Path("/nonexistent"))
 MIB = 1 << 20

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 import uvloop
 
-from serving.channel import AT_ONCE, Channel, rest_of
-from serving.wire import Frame, FrameReader, Kind, encode
+from serving.ipc.channel import AT_ONCE, Channel, rest_of
+from serving.ipc.wire import Frame, FrameReader, Kind, encode
 
 COUNT = 3000
 

@@ -22,8 +22,8 @@ from PIL import Image
 from serving import BatchPolicy, Handler, Request, claims, codecs
 from serving.errors import BadRequest, BodiesFull, BodyTooLarge, ServingError
 from serving.testing import Client
-from serving.worker.batcher import Item
-from serving.worker.decoding import decode
+from serving.worker.batching.batcher import Item
+from serving.worker.engine.decoding import decode
 
 MIB = 1 << 20
 LIMIT = 64 * MIB
@@ -294,7 +294,7 @@ def test_every_kind_of_whole_png_is_whole(mode: str, interlaced: bool) -> None:
 
 def adam7(width: int, height: int) -> bytes:
     """Grey and interlaced; Pillow reads such but writes none."""
-    from serving.measuring import PASSES
+    from serving.codecs.measuring import PASSES
 
     rows = b""
     for x, y, dx, dy in PASSES:

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serving.cli import cli
-from serving.config import Config
-from serving.settings import SETTINGS, Setting
+from serving.config.config import Config
+from serving.config.settings import SETTINGS, Setting
 
 ROOT = Path(__file__).parent.parent.parent
 

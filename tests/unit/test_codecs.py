@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from serving import codecs
-from serving.accept import negotiate
 from serving.errors import BadRequest, HandlerError, NotAcceptable, UnsupportedMediaType
+from serving.http.accept import negotiate
 from serving.request import Response
 
 TYPES = [

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from serving.config import Config, cores, is_platforms, load
+from serving.config.config import Config, cores, is_platforms, load
+from serving.config.settings import SETTINGS, Setting, workers_for
 from serving.errors import ConfigError
 from serving.handler import MAX_BATCH
-from serving.scoreboard import SLOTS
-from serving.settings import SETTINGS, Setting, workers_for
+from serving.ipc.scoreboard import SLOTS
 
 VARIABLES = [
     name for setting in SETTINGS for name in (setting.variable, *(alias.variable for alias in setting.aliases))

@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from serving.channel import Channel
-from serving.frontend.connection import Connection
 from serving.frontend.receiving import ClientGone, watch
-from serving.messages import Address
+from serving.frontend.routing.connection import Connection
+from serving.ipc.channel import Channel
+from serving.ipc.messages import Address
+from serving.ipc.scoreboard import SIZE, Scoreboard
+from serving.ipc.wire import Frame, Kind, RequestHead
 from serving.request import Response
-from serving.scoreboard import SIZE, Scoreboard
-from serving.wire import Frame, Kind, RequestHead
-from serving.worker.replies import packed
+from serving.worker.io.replies import packed
 
 
 class Replica:

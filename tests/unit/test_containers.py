@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 
 from serving import Request
+from serving.adapters import shims
+from serving.adapters.toolkit.handler import ToolkitHandler
 from serving.errors import ServingError
 from serving.handler import BatchPolicy
 from serving.request import Response
 from serving.testing import Client
-from serving.worker import shims
-from serving.worker.toolkit import ToolkitHandler
 
 
 class Rig:

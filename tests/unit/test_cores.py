@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import cores
-from serving.settings import workers_for
+from serving.config.config import cores
+from serving.config.settings import workers_for
 from tests.unit.test_cgroup import process
 
 

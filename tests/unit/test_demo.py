@@ -19,10 +19,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from serving import BadRequest
-from serving.config import load
-from serving.folder import read_model
+from serving.config.config import load
+from serving.model.folder import read_model
 from serving.testing import Client
-from serving.worker.loader import create_handler
+from serving.worker.loading.loader import create_handler
 
 ROOT = Path(__file__).parent.parent.parent
 PICTURE = ROOT / "examples" / "digit.png"

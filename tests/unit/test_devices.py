@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from serving.gpus.driver import Gpu, Xid
-from serving.gpus.fake import FakeGpus
-from serving.model import Model
-from serving.supervisor.devices import RETURN_TIME, Devices, Look
+from serving.model.model import Model
+from serving.supervisor.fleet.devices import RETURN_TIME, Devices, Look
 from serving.supervisor.gpuwatch import look_at
+from serving.system.gpus.driver import Gpu, Xid
+from serving.system.gpus.fake import FakeGpus
 
 GIB = 1 << 30
 TWO = (Gpu("cuda:0", "GPU-0", 16 * GIB, 16 * GIB), Gpu("cuda:1", "GPU-1", 16 * GIB, 16 * GIB))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from serving.frontend.direct_protocol import DirectProtocol
-from serving.frontend.sending import Sending
+from serving.frontend.http.direct_protocol import DirectProtocol
+from serving.frontend.http.sending import Sending
 
 
 class Closing(asyncio.Transport):

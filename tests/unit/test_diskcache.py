@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from serving.errors import ModelError
-from serving.supervisor.diskcache import PARTIAL, Cost, DiskCache
+from serving.supervisor.store.diskcache import PARTIAL, Cost, DiskCache
 
 HOLD = """
 import sys
 from pathlib import Path
-from serving.supervisor.diskcache import DiskCache
+from serving.supervisor.store.diskcache import DiskCache
 print(DiskCache(Path(sys.argv[1])).hold(Path(sys.argv[2])), flush=True)
 sys.stdin.read()
 """

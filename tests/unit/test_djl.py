@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving import Request
-from serving.config import load
+from serving.adapters.djl import ndlist
+from serving.adapters.djl.handler import DjlHandler
+from serving.adapters.properties import parse, read_properties
+from serving.config.config import load
 from serving.errors import BadRequest, HandlerError, ModelError, ServingError
-from serving.folder import read_model
 from serving.handler import BatchPolicy
-from serving.properties import parse, read_properties
+from serving.model.folder import read_model
 from serving.request import Response
 from serving.testing import Client
-from serving.worker.djl import ndlist
-from serving.worker.djl.handler import DjlHandler
 
 
 class Rig:

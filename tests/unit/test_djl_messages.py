@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from serving import Request
+from serving.adapters.djl.handler import DjlHandler
 from serving.errors import ModelError, ServingError
 from serving.handler import BatchPolicy
 from serving.request import Response
 from serving.testing import Client
-from serving.worker.djl.handler import DjlHandler
 
 
 def client(folder: Path, body: str, before: str = "", max_size: int = 1) -> Client:

@@ -9,11 +9,11 @@ import pytest
 
 from serving.deadline import Deadline
 from serving.errors import BadRequest
-from serving.faults import Fault
+from serving.ipc.faults import Fault
 from serving.request import Request
-from serving.worker.batcher import Item
+from serving.worker.batching.batcher import Item
+from serving.worker.batching.latency import ENOUGH
 from serving.worker.device.border import Landing
-from serving.worker.latency import ENOUGH
 from tests.unit.overload import Ahead, Arrival, Flying, Simulation
 
 QUICK = 0.002

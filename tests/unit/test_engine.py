@@ -12,8 +12,8 @@ from serving.deadline import Deadline
 from serving.errors import ServingError
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
-from serving.worker.batcher import Batcher, Item
-from serving.worker.engine import Engine
+from serving.worker.batching.batcher import Batcher, Item
+from serving.worker.engine.engine import Engine
 from serving.worker.rules import DEFAULT
 
 

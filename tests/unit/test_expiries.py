@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from serving.frontend.expiries import Expiries
+from serving.frontend.routing.expiries import Expiries
 
 
 class One:

@@ -11,7 +11,7 @@ import pytest
 from serving import Handler, Request
 from serving.errors import ServingError
 from serving.testing import Client
-from serving.worker import failures
+from serving.worker.engine import failures
 
 
 @pytest.fixture(params=[True, False], ids=["local", "production"])

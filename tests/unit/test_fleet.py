@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 
-from serving.model import Model
-from serving.scoreboard import Phase, Scoreboard, State
-from serving.supervisor.describe import server_state
-from serving.supervisor.fleet import Fleet
-from serving.supervisor.replica import Abort, Action, GiveUp, Kill, Publish, Replica, Start, Status
+from serving.ipc.scoreboard import Phase, Scoreboard, State
+from serving.model.model import Model
+from serving.supervisor.fleet.describe import server_state
+from serving.supervisor.fleet.fleet import Fleet
+from serving.supervisor.fleet.replica import Abort, Action, GiveUp, Kill, Publish, Replica, Start, Status
 
 LOAD_TIMEOUT = 10.0
 

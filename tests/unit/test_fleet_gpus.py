@@ -12,18 +12,15 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from serving.errors import ModelFailed, OutOfMemory
-from serving.faults import EXIT_HARDWARE, Fault, told_by
-from serving.gpus.fake import FakeGpus
-from serving.model import Model
-from serving.scoreboard import ROWS, Phase, Scoreboard, State
-from serving.supervisor.admission import Admission
-from serving.supervisor.cache import Budget
-from serving.supervisor.describe import server_state
-from serving.supervisor.devices import RETURN_TIME, Devices
-from serving.supervisor.diskcache import Cost
-from serving.supervisor.fleet import MOVE_TIME, Fleet
-from serving.supervisor.gpuwatch import look_at
-from serving.supervisor.replica import (
+from serving.ipc.faults import EXIT_HARDWARE, Fault, told_by
+from serving.ipc.scoreboard import ROWS, Phase, Scoreboard, State
+from serving.model.model import Model
+from serving.supervisor.fleet.admission import Admission
+from serving.supervisor.fleet.cache import Budget
+from serving.supervisor.fleet.describe import server_state
+from serving.supervisor.fleet.devices import RETURN_TIME, Devices
+from serving.supervisor.fleet.fleet import MOVE_TIME, Fleet
+from serving.supervisor.fleet.replica import (
     LIVE,
     Action,
     Assign,
@@ -38,8 +35,11 @@ from serving.supervisor.replica import (
     Status,
     TakenOut,
 )
-from serving.supervisor.sparerule import SpareRule
-from serving.supervisor.spares import CONTEXT, Spawn
+from serving.supervisor.fleet.sparerule import SpareRule
+from serving.supervisor.fleet.spares import CONTEXT, Spawn
+from serving.supervisor.gpuwatch import look_at
+from serving.supervisor.store.diskcache import Cost
+from serving.system.gpus.fake import FakeGpus
 
 GIB = 1 << 30
 HOST = 64 * GIB

@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import ModelFailed, OutOfMemory
-from serving.model import Model
-from serving.scoreboard import Phase, Scoreboard
-from serving.supervisor.admission import Admission
-from serving.supervisor.cache import Budget
-from serving.supervisor.diskcache import Cost
-from serving.supervisor.fleet import Fleet
-from serving.supervisor.replica import (
+from serving.ipc.scoreboard import Phase, Scoreboard
+from serving.model.model import Model
+from serving.supervisor.fleet.admission import Admission
+from serving.supervisor.fleet.cache import Budget
+from serving.supervisor.fleet.fleet import Fleet
+from serving.supervisor.fleet.replica import (
     SLACK,
     Action,
     Evicted,
@@ -32,6 +31,7 @@ from serving.supervisor.replica import (
     Start,
     Status,
 )
+from serving.supervisor.store.diskcache import Cost
 
 MIB = 1 << 20
 PATIENCE = 10.0

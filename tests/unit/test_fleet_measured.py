@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from serving.scoreboard import Phase
-from serving.supervisor.replica import Learned, Owner, Retire, Settled, Stage, Status
+from serving.ipc.scoreboard import Phase
+from serving.supervisor.fleet.replica import Learned, Owner, Retire, Settled, Stage, Status
 from tests.unit.test_fleet_many import MIB, Rig, problem
 
 

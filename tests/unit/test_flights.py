@@ -17,22 +17,22 @@ from hypothesis import strategies as st
 
 from serving.deadline import Deadline
 from serving.errors import ServingError
-from serving.faults import Fault
 from serving.handler import BatchPolicy, Handler
+from serving.ipc.faults import Fault
+from serving.ipc.scoreboard import Scoreboard
 from serving.request import Request, Response
-from serving.scoreboard import Scoreboard
 from serving.session import Session
-from serving.worker.batcher import Batcher, Item
-from serving.worker.bell import PlainBell
-from serving.worker.caps import PATIENCE, Caps
+from serving.system.devicefaults import Cuda, fault_of
+from serving.worker.batching.batcher import Batcher, Item
+from serving.worker.batching.bell import PlainBell
+from serving.worker.batching.caps import PATIENCE, Caps
 from serving.worker.device.cuda import Copy, probe, resolved
 from serving.worker.device.fake import FakeDevice, FakeLanding
-from serving.worker.device.faults import Cuda, fault_of
 from serving.worker.device.host import Host
 from serving.worker.device.trees import map_tensors
-from serving.worker.engine import Engine
-from serving.worker.flights import has_landed
-from serving.worker.streams import Begin, End, More
+from serving.worker.engine.engine import Engine
+from serving.worker.engine.flights import has_landed
+from serving.worker.engine.streams import Begin, End, More
 
 
 class Stamps:

@@ -18,9 +18,9 @@ from serving.errors import ModelError, ServingError
 from serving.handler import EACH, ONE, ROWS
 from serving.request import Response
 from serving.testing import Client
-from serving.worker.batcher import Batcher, Item
-from serving.worker.engine import Engine
-from serving.worker.loader import check_methods, paths_of
+from serving.worker.batching.batcher import Batcher, Item
+from serving.worker.engine.engine import Engine
+from serving.worker.loading.loader import check_methods, paths_of
 from serving.worker.rules import Rules
 from tests.unit.test_engine import Stamps
 

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.gpus import has_cuda
-from serving.gpus.driver import Gpu, Xid
-from serving.gpus.fake import FakeGpus
-from serving.gpus.nodes import Nodes
-from serving.gpus.nvml import NO_INSTANCE, Nvml
-from serving.gpus.visible import chosen
-from serving.gpus.xids import HARDWARE, why_broken
+from serving.system.gpus import has_cuda
+from serving.system.gpus.driver import Gpu, Xid
+from serving.system.gpus.fake import FakeGpus
+from serving.system.gpus.nodes import Nodes
+from serving.system.gpus.nvml import NO_INSTANCE, Nvml
+from serving.system.gpus.visible import chosen
+from serving.system.gpus.xids import HARDWARE, why_broken
 
 GIB = 1 << 30
 THREE = [(0, "GPU-aa11"), (1, "GPU-ab22"), (2, "GPU-cc33")]

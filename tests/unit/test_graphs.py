@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from serving.system.devicefaults import Cuda
 from serving.worker.device.fake import FakeDevice
-from serving.worker.device.faults import Cuda
-from serving.worker.speed.alike import difference
-from serving.worker.speed.graphs import Graphed
-from serving.worker.speed.kinds import kind_of
-from serving.worker.speed.sizes import Sized, fill
+from serving.worker.loading.speed.alike import difference
+from serving.worker.loading.speed.graphs import Graphed
+from serving.worker.loading.speed.kinds import kind_of
+from serving.worker.loading.speed.sizes import Sized, fill
 from tests.unit.test_speed import Noting, Small, hastened
 
 Pair = namedtuple("Pair", "x y")

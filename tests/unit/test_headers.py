@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serving.errors import BadRequest
-from serving.headers import ACCEPT, CONTENT_TYPE, HEADERS, check_all
+from serving.http.headers import ACCEPT, CONTENT_TYPE, HEADERS, check_all
 from serving.request import Request
 
 GOOD = {

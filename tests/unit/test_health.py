@@ -7,7 +7,7 @@ import json
 import pytest
 
 from serving.frontend.health import ping
-from serving.scoreboard import Header, Scoreboard, State
+from serving.ipc.scoreboard import Header, Scoreboard, State
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import pytest
 
-from serving.frontend.head import MAX_FIELDS, MAX_HEAD
-from serving.frontend.lingering import LINGER_BYTES
+from serving.frontend.http.head import MAX_FIELDS, MAX_HEAD
+from serving.frontend.http.lingering import LINGER_BYTES
 from tests.unit.browser import MODES, Browser, chunked, post
 
 OK = (200, b"fine")

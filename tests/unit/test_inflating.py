@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving import Handler, claims
-from serving.encodings import known_encoding
 from serving.errors import BadRequest, BodyTooLarge, ServingError, UnsupportedMediaType
+from serving.http.encodings import known_encoding
 from serving.request import Request
 from serving.testing import Client
-from serving.worker import inflating
-from serving.worker.batcher import Item
-from serving.worker.decoding import decode
+from serving.worker.batching.batcher import Item
+from serving.worker.engine import inflating
+from serving.worker.engine.decoding import decode
 
 
 def bare(data: bytes) -> bytes:

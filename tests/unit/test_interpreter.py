@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from serving import interpreter
+from serving.system import interpreter
 
 SHOW = "import json, sys; print(json.dumps([sys.argv[1:], sys.path, __name__, __spec__.name]))"
 

@@ -8,7 +8,7 @@ import gc
 import pytest
 
 from serving.errors import BadRequest
-from serving.frontend.invocations import DEFAULT_KNOWN, DefaultModel
+from serving.frontend.routing.invocations import DEFAULT_KNOWN, DefaultModel
 
 
 class Supervisor:

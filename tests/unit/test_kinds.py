@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.config import load
+from serving.config.config import load
 from serving.errors import ConfigError
 
 

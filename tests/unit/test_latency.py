@@ -15,8 +15,8 @@ from serving.deadline import Deadline
 from serving.errors import Overloaded, QueueFull
 from serving.handler import BatchPolicy
 from serving.request import Request
-from serving.worker.batcher import Batcher, Item
-from serving.worker.latency import ENOUGH, Fit, Latency
+from serving.worker.batching.batcher import Batcher, Item
+from serving.worker.batching.latency import ENOUGH, Fit, Latency
 
 
 def learned(a: float, b: float, sizes: list[int], noise: float = 0.0) -> Fit:

@@ -15,19 +15,19 @@ import torch
 
 from handlers.built import choose_file
 from handlers.labels import read_labels
-from serving.config import Config, load
-from serving.conventions import MODULE, TOOLKIT, TORCHSERVE, TRITON
+from serving.adapters.conventions import MODULE, TOOLKIT, TORCHSERVE, TRITON
+from serving.adapters.toolkit.sagemaker_inference import default_model_fn
+from serving.adapters.torchserve.ts.utils.util import load_label_mapping
+from serving.config.config import Config, load
 from serving.desk.check import missing, pickles
 from serving.desk.pack import members
-from serving.folder import read_model
-from serving.model import Model
-from serving.samples import samples
-from serving.supervisor.archives import Limits, unpack
-from serving.supervisor.diskcache import DiskCache
-from serving.supervisor.repository import ModelRepository, open_one
-from serving.supervisor.store import Store
-from serving.worker.sagemaker_inference import default_model_fn
-from serving.worker.torchserve.ts.utils.util import load_label_mapping
+from serving.model.folder import read_model
+from serving.model.model import Model
+from serving.model.samples import samples
+from serving.supervisor.store.archives import Limits, unpack
+from serving.supervisor.store.diskcache import DiskCache
+from serving.supervisor.store.repository import ModelRepository, open_one
+from serving.supervisor.store.store import Store
 from tests.mar import write_archive
 
 BOMS = {"UTF-8": ("utf-8-sig", ""), "UTF-16, little": ("utf-16-le", "\ufeff"), "UTF-16, big": ("utf-16-be", "\ufeff")}

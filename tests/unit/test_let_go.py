@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from serving import claims, log
+from serving import claims
 from serving.deadline import Deadline
 from serving.errors import BadRequest
 from serving.handler import BatchPolicy, Handler
+from serving.ipc.scoreboard import Scoreboard
 from serving.request import Request
-from serving.scoreboard import Scoreboard
-from serving.worker.batcher import Batcher, Item
-from serving.worker.engine import Engine
+from serving.system import log
+from serving.worker.batching.batcher import Batcher, Item
+from serving.worker.engine.engine import Engine
 from serving.worker.rules import Rules
 
 pytest.importorskip("torch")  # whose import keeps what is at hand the first time that a fault is looked at

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from serving import config
+from serving.config import config
 from serving.errors import ModelError
-from serving.folder import read_model
-from serving.worker import origin
-from serving.worker.loader import create_handler, load, paths_of
+from serving.model.folder import read_model
+from serving.usercode import origin
+from serving.worker.loading.loader import create_handler, load, paths_of
 from tests.broken import IMPORTED, LOADED, Broken, folder_of
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from serving.scoreboard import Scoreboard
-from serving.worker.measures import MEASURE, Measures
+from serving.ipc.scoreboard import Scoreboard
+from serving.worker.io.measures import MEASURE, Measures
 
 
 def busy() -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.memory import unfilled
+from serving.system.memory import unfilled
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, 3_000_000])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.frontend.metrics import merged
+from serving.frontend.api.metrics import merged
 
 ONE = '# HELP a A\n# TYPE a counter\na{replica="1"} 1\n# HELP b B\n# TYPE b gauge\nb{replica="1"} 2\n'
 TWO = '# HELP a A\n# TYPE a counter\na{replica="2"} 3\n'

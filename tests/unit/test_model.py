@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import load
-from serving.conventions import MODULE, TOOLKIT
+from serving.adapters.conventions import MODULE, TOOLKIT
+from serving.config.config import load
 from serving.errors import ModelError
-from serving.folder import read_model
 from serving.handler import BatchPolicy
-from serving.model import Model
+from serving.model.folder import read_model
+from serving.model.model import Model
 
 
 def read(folder: Path, cores: int = 4, gpus: Sequence[str] = (), **environ: str) -> Model:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving.config import load
+from serving.config.config import load
 from serving.errors import BadModel
-from serving.folder import read_model
-from serving.modelfile import LIMIT, SHOWN, check_size, shown
-from serving.supervisor.diskcache import DiskCache
-from serving.supervisor.repository import ModelRepository
+from serving.model.folder import read_model
+from serving.model.modelfile import LIMIT, SHOWN, check_size, shown
+from serving.supervisor.store.diskcache import DiskCache
+from serving.supervisor.store.repository import ModelRepository
 
 FILES = {
     "serving.toml": "#",
@@ -113,7 +113,7 @@ def test_what_macos_writes_beside_each_file_is_not_taken_for_the_model(tmp_path:
 
 def test_neither_is_it_by_the_handlers_that_look_for_a_file(tmp_path: Path) -> None:
     from handlers.built import choose_file
-    from serving.worker import sagemaker_inference
+    from serving.adapters.toolkit import sagemaker_inference
 
     for name in ("net.pt", "._net.pt"):
         (tmp_path / name).write_bytes(b"no archive")

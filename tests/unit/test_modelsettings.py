@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import ModelError
-from serving.model import BatchTable, Settings
-from serving.modelsettings import BATCH, TOP, read_settings
+from serving.model.model import BatchTable, Settings
+from serving.model.modelsettings import BATCH, TOP, read_settings
 
 
 def problem(folder: Path, toml: str | bytes) -> str:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as extra
 
-from serving import npy
+from serving.codecs import npy
+from serving.codecs.npy import read_npy
 from serving.errors import BadRequest
-from serving.npy import read_npy
 
 DTYPES = st.one_of(
     extra.scalar_dtypes(),

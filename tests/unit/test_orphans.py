@@ -8,14 +8,14 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.channel import Channel
-from serving.messages import Fork, Forked, ForkReady, pack
-from serving.runtime import BEGIN, Runtime
-from serving.scoreboard import Scoreboard
+from serving.ipc.channel import Channel
+from serving.ipc.messages import Fork, Forked, ForkReady, pack
+from serving.ipc.runtime import BEGIN, Runtime
+from serving.ipc.scoreboard import Scoreboard
+from serving.ipc.wire import Frame
 from serving.supervisor import processes
 from serving.supervisor.forkserver import ForkServerLink
 from serving.supervisor.launch import Launched
-from serving.wire import Frame
 
 
 class Other:

@@ -11,10 +11,10 @@ from serving.deadline import Deadline
 from serving.errors import Overloaded
 from serving.handler import BatchPolicy
 from serving.request import Request
-from serving.worker.batcher import Batcher, Item
-from serving.worker.forecast import LONGEST, Forecast
-from serving.worker.latency import ENOUGH
-from serving.worker.times import Times
+from serving.worker.batching.batcher import Batcher, Item
+from serving.worker.batching.forecast import LONGEST, Forecast
+from serving.worker.batching.latency import ENOUGH
+from serving.worker.batching.times import Times
 from tests.unit.overload import Arrival, Simulation, Time, poisson
 
 LOADS = [2, pytest.param(4, marks=pytest.mark.slow), 10]

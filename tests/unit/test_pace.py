@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from serving.supervisor.overrun import KILL_GRACE
-from serving.supervisor.pace import REST, TICK, pause
-from serving.supervisor.replica import Replica, Status
+from serving.supervisor.fleet.overrun import KILL_GRACE
+from serving.supervisor.fleet.pace import REST, TICK, pause
+from serving.supervisor.fleet.replica import Replica, Status
 from tests.unit.test_fleet import Rig
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from handlers.module import ModuleHandler
 from serving import Request
 from serving.errors import ModelError, ServingError
-from serving.packages import Packaged, load_package
 from serving.testing import Client
+from serving.weights.packages import Packaged, load_package
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs g++ on a CPU")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import words
-from serving.worker.prints import INTERVAL, LONGEST, Printed
+from serving.config import words
+from serving.usercode.prints import INTERVAL, LONGEST, Printed
 
 
 class Clock:

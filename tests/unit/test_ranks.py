@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from serving.worker.ranks import EXIT_RANK
+from serving.worker.loading.ranks import EXIT_RANK
 
 SCRIPT = """
 import socket, sys

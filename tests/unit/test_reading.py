@@ -13,10 +13,10 @@ from contextlib import contextmanager
 import pytest
 import uvloop
 
-from serving.channel import Channel
-from serving.wire import Frame, Kind, encode
-from serving.worker import reading
-from serving.worker.reading import QUIET, TICK, Reading
+from serving.ipc.channel import Channel
+from serving.ipc.wire import Frame, Kind, encode
+from serving.worker.io import reading
+from serving.worker.io.reading import QUIET, TICK, Reading
 
 LIMIT = 10.0  # seconds
 

@@ -9,8 +9,8 @@ import pytest
 from serving.errors import BadRequest, ServingError
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response
-from serving.worker.batcher import Batcher, Item
-from serving.worker.engine import Engine
+from serving.worker.batching.batcher import Batcher, Item
+from serving.worker.engine.engine import Engine
 from serving.worker.rules import Rules
 from tests.unit.test_engine import Stamps
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from serving.frontend.plain import Plain
-from serving.frontend.repeat import MAX_HEAD, Repeat
+from serving.frontend.http.plain import Plain
+from serving.frontend.http.repeat import MAX_HEAD, Repeat
 
 PLAIN = Plain(b"/invocations", [], "", False, "text/csv", "", {}, None, "")
 HEAD = (

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.config import load
+from serving.config.config import load
 from serving.errors import BadArchive, BadModel, BadRequest, ModelNotFound
-from serving.names import ARCHIVES, model_name, target_name
-from serving.supervisor.artifact import artifact
-from serving.supervisor.diskcache import PARTIAL, Cost, DiskCache
-from serving.supervisor.repository import ModelRepository
+from serving.model.names import ARCHIVES, model_name, target_name
+from serving.supervisor.store.artifact import artifact
+from serving.supervisor.store.diskcache import PARTIAL, Cost, DiskCache
+from serving.supervisor.store.repository import ModelRepository
 
 TOML = 'handler = "a:B"\n'
 

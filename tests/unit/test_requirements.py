@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.errors import ModelError
-from serving.worker.requirements import home_of, locked
+from serving.worker.loading.requirements import home_of, locked
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.frontend.router import pick
+from serving.frontend.routing.router import pick
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.integers(0, 1000))

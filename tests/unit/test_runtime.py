@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import load
-from serving.runtime import Runtime
+from serving.config.config import load
+from serving.ipc.runtime import Runtime
 
 
 @pytest.fixture
@@ -49,9 +49,8 @@ def test_a_long_temporary_path_is_left_for_one_that_a_socket_can_bear(temporary:
 
 def test_what_a_killed_server_left_is_swept_and_what_a_living_one_uses_is_not(temporary: Path) -> None:
     mine = Runtime.create(load({}, {}))
-    code = (
-        "from serving.config import load; from serving.runtime import Runtime; print(Runtime.create(load({}, {})).path)"
-    )
+    imports = "from serving.config.config import load; from serving.ipc.runtime import Runtime"
+    code = f"{imports}; print(Runtime.create(load({{}}, {{}})).path)"
     environment = {**os.environ, "TMPDIR": str(temporary)}
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     left = Path(made.stdout.strip())

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.adapters import shims
+from serving.adapters.toolkit import sagemaker_inference as shim
+from serving.adapters.toolkit.handler import ToolkitHandler
 from serving.errors import ModelError
 from serving.testing import Client
-from serving.worker import sagemaker_inference as shim
-from serving.worker import shims
-from serving.worker.toolkit import ToolkitHandler
 from tests.unit.test_toolkit import Rig
 
 IMPORTS = """
@@ -35,7 +35,7 @@ def test_every_import_of_a_script_works_once_installed_and_not_before() -> None:
     code = f"""
 import importlib.util
 assert importlib.util.find_spec("sagemaker_inference") is None
-from serving.worker.sagemaker_inference import install
+from serving.adapters.toolkit.sagemaker_inference import install
 install()
 {IMPORTS}
 assert sagemaker_inference.decoder is decoder

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from serving.errors import SessionClosed, SessionExpired, SessionLimit, SessionNotFound
 from serving.request import Request
 from serving.session import Session, SessionAddress, address_of, make_id, size_of
-from serving.worker.batcher import Item
-from serving.worker.sessions import CLOSE, NEW_SESSION, Sessions, request_type
+from serving.worker.batching.batcher import Item
+from serving.worker.io.sessions import CLOSE, NEW_SESSION, Sessions, request_type
 
 ADDRESS = SessionAddress("0a1b2c3d", 7, 42)
 

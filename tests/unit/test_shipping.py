@@ -10,7 +10,7 @@ import torch
 
 from serving.errors import HandlerError
 from serving.handler import Padded
-from serving.worker.shipping import build, pack
+from serving.worker.loading.shipping import build, pack
 
 
 def test_a_batch_is_built_again_from_its_head_and_its_tensors() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 
-from serving.model import Model
-from serving.scoreboard import ROWS, Scoreboard
-from serving.supervisor.devices import Devices
-from serving.supervisor.diskcache import Cost
-from serving.supervisor.replica import Owner, Served
-from serving.supervisor.rows import Rows
-from serving.supervisor.sparerule import SpareRule
-from serving.supervisor.spares import CONTEXT, CUT, HOST, REFILL, START_TIME, Dismiss, Spare, Spares, Spawn
+from serving.ipc.scoreboard import ROWS, Scoreboard
+from serving.model.model import Model
+from serving.supervisor.fleet.devices import Devices
+from serving.supervisor.fleet.replica import Owner, Served
+from serving.supervisor.fleet.rows import Rows
+from serving.supervisor.fleet.sparerule import SpareRule
+from serving.supervisor.fleet.spares import CONTEXT, CUT, HOST, REFILL, START_TIME, Dismiss, Spare, Spares, Spawn
+from serving.supervisor.store.diskcache import Cost
 from tests.unit.test_devices import TWO
 
 

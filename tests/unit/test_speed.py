@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from serving import BatchPolicy, Handler
-from serving.config import load
+from serving.config.config import load
 from serving.errors import ModelError
-from serving.folder import read_model
-from serving.model import Model, Speed
+from serving.model.folder import read_model
+from serving.model.model import Model, Speed
 from serving.worker.device.border import Device
 from serving.worker.device.cuda import set_tf32
 from serving.worker.device.fake import FakeDevice
 from serving.worker.device.host import Host
-from serving.worker.loader import warm
-from serving.worker.speed import Hastened, hasten
-from serving.worker.speed.compiled import compilations, end_compilers
-from serving.worker.speed.optimized import Optimized
-from serving.worker.speed.sizes import Sized, sizes_for
+from serving.worker.loading.loader import warm
+from serving.worker.loading.speed import Hastened, hasten
+from serving.worker.loading.speed.compiled import compilations, end_compilers
+from serving.worker.loading.speed.optimized import Optimized
+from serving.worker.loading.speed.sizes import Sized, sizes_for
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 
@@ -424,7 +424,7 @@ def test_a_model_that_the_compiler_cannot_do_runs_as_it_is_and_it_is_said(
 
 
 def test_an_error_of_the_model_itself_is_not_taken_for_one_of_the_compiler(tmp_path: Path) -> None:
-    from serving.worker.speed.compiled import is_of_the_compiler
+    from serving.worker.loading.speed.compiled import is_of_the_compiler
 
     try:
         nn.Linear(4, 2)(torch.ones(1, 3))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.worker import shims
+from serving.adapters import shims
 
 NAMES = sorted(path.stem for path in Path(shims.HOME).glob("*.py"))
 PROGRAM = "import importlib, json, sys; sys.path = json.loads(sys.argv[1]); print(importlib.import_module(sys.argv[2]))"

@@ -42,7 +42,8 @@ def test_they_stay_the_files_own_pages_when_they_are_used(tmp_path: Path, form: 
     else:
         torch.save(large, path)
     program = (
-        "import sys; from serving import load_weights; from serving.memory import fields; from pathlib import Path\n"
+        "import sys; from serving import load_weights; from pathlib import Path\n"
+        "from serving.system.memory import fields\n"
         "import torch, safetensors.torch; torch.ones(9).sum()\n"
         "own = lambda: fields(Path('/proc/self/status'))['RssAnon']\n"
         "before = own(); found = load_weights(sys.argv[1]); total = float(found['large'].sum())\n"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import BadRequest, ModelNotFound
-from serving.names import ARCHIVES
-from serving.supervisor.store import Store
+from serving.model.names import ARCHIVES
+from serving.supervisor.store.store import Store
 
 
 def put(root: Path, *names: str) -> Store:

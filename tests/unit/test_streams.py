@@ -10,13 +10,13 @@ import pytest
 
 from serving import BatchPolicy, Handler, Request, StreamingResponse
 from serving.errors import BadRequest, ModelError, ServingError
-from serving.flow import PIECE, WINDOW, Credit
-from serving.messages import Paths
+from serving.ipc.flow import PIECE, WINDOW, Credit
+from serving.ipc.messages import Paths
 from serving.testing import Client
-from serving.worker.batcher import Batcher, Item
-from serving.worker.engine import Engine
-from serving.worker.loader import check_methods, paths_of
-from serving.worker.streams import Begin, More
+from serving.worker.batching.batcher import Batcher, Item
+from serving.worker.engine.engine import Engine
+from serving.worker.engine.streams import Begin, More
+from serving.worker.loading.loader import check_methods, paths_of
 from tests.unit.test_engine import Stamps
 
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from serving import Request
-from serving.accept import wanted
+from serving.adapters.toolkit.handler import ToolkitHandler
 from serving.errors import ModelError, ServingError
 from serving.handler import BatchPolicy
+from serving.http.accept import wanted
 from serving.request import Response
 from serving.testing import Client
-from serving.worker.toolkit import ToolkitHandler
 
 
 class Rig:

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from serving import Request
+from serving.adapters.torchserve.handler import TorchServeHandler
 from serving.errors import ModelError, OutOfMemory, ServingError
 from serving.handler import BatchPolicy
 from serving.request import Response
 from serving.testing import Client
-from serving.worker.torchserve.handler import TorchServeHandler
 from tests.mar import write_archive
 
 Make = Callable[..., Client]

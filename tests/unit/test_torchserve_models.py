@@ -19,13 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
+from serving.adapters.torchserve.handler import TorchServeHandler
+from serving.adapters.torchserve.images import center_crop, classified, resize, to_tensor
+from serving.adapters.torchserve.texts import basic_english, expand_contractions, ngrams_iterator
 from serving.errors import ModelError, ServingError
 from serving.handler import BatchPolicy
 from serving.request import Request, Response
 from serving.testing import Client
-from serving.worker.torchserve.handler import TorchServeHandler
-from serving.worker.torchserve.images import center_crop, classified, resize, to_tensor
-from serving.worker.torchserve.texts import basic_english, expand_contractions, ngrams_iterator
 from tests.mar import write_archive
 
 Make = Callable[..., Client]
@@ -116,8 +116,8 @@ def test_compilation_by_the_configuration(make: Make, tmp_path: Path, told: str)
 def test_no_compilation_where_none_is_asked_for(told: str) -> None:
     import yaml
 
-    from serving.worker.torchserve import names
-    from serving.worker.torchserve.loading import compile_options
+    from serving.adapters.torchserve import names
+    from serving.adapters.torchserve.loading import compile_options
 
     names.install()
     assert compile_options(yaml.safe_load(told)) is None

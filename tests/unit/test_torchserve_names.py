@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from serving.adapters.context import Context, RequestProcessor, headers_of
+from serving.adapters.torchserve import names
+from serving.adapters.torchserve.metrics import Dimension, Metrics, MetricTypes
 from serving.request import Request
-from serving.worker.context import Context, RequestProcessor, headers_of
-from serving.worker.torchserve import names
-from serving.worker.torchserve.metrics import Dimension, Metrics, MetricTypes
 
 names.install()
 
@@ -66,7 +66,7 @@ def test_each_name_can_be_imported(line: str) -> None:
 
 
 def test_the_names_are_put_in_place_for_a_model_only() -> None:
-    code = "import serving.worker.torchserve.handler, sys; print('ts' in sys.modules)"
+    code = "import serving.adapters.torchserve.handler, sys; print('ts' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
 

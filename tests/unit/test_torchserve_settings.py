@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from serving.config import load
-from serving.conventions import TORCHSERVE, is_model
+from serving.adapters.conventions import TORCHSERVE, is_model
+from serving.adapters.torchserve.manifest import read_manifest
+from serving.adapters.torchserve.settings import wishes_of
+from serving.config.config import load
 from serving.errors import ModelError
-from serving.folder import read_model
-from serving.model import Model
-from serving.torchserve.manifest import read_manifest
-from serving.torchserve.settings import wishes_of
+from serving.model.folder import read_model
+from serving.model.model import Model
 from tests.mar import write_archive
 
 SCRIPT = "def handle(data, context):\n    return data\n"

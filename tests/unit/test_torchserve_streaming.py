@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from serving import Request
+from serving.adapters.torchserve.handler import TorchServeHandler
+from serving.adapters.torchserve.streaming import Abandoned, Pieces, Run, UserThread
 from serving.errors import ServingError
 from serving.handler import BatchPolicy
 from serving.request import Response, StreamingResponse
 from serving.testing import Client
-from serving.worker.torchserve.handler import TorchServeHandler
-from serving.worker.torchserve.streaming import Abandoned, Pieces, Run, UserThread
 from tests.mar import write_archive
 
 Make = Callable[..., TorchServeHandler]

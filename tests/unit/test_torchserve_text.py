@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from serving.adapters.torchserve.inputs import call_of
 from serving.errors import ServingError
 from serving.request import Request
-from serving.worker.torchserve.inputs import call_of
 
 PLAIN, JSON = "text/plain", "application/json"
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import load
-from serving.conventions import TRITON, is_model
+from serving.adapters.conventions import TRITON, is_model
+from serving.adapters.triton.config import TritonConfigError, as_dict, read, read_config
+from serving.adapters.triton.folder import notes, place
+from serving.adapters.triton.text import TextError, parse
+from serving.config.config import load
 from serving.errors import ModelError
-from serving.folder import read_model
-from serving.triton.config import TritonConfigError, as_dict, read, read_config
-from serving.triton.folder import notes, place
-from serving.triton.text import TextError, parse
+from serving.model.folder import read_model
 
 
 def test_every_way_to_write_a_field() -> None:

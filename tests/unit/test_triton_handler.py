@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from serving import Request
+from serving.adapters.triton.handler import TritonHandler
 from serving.deadline import Deadline
 from serving.errors import ModelError, ServingError
 from serving.handler import Home
 from serving.request import Response
 from serving.testing import Client
-from serving.worker.triton.handler import TritonHandler
 from tests.e2e.triton import BINARY, tensor
 from triton_python_backend_utils import server
 

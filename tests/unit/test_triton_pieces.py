@@ -12,17 +12,17 @@ import pytest
 
 import triton_python_backend_utils as pb_utils
 from serving import testing
+from serving.adapters.triton.answers import Answers
+from serving.adapters.triton.calls import Call
+from serving.adapters.triton.config import TritonConfig
+from serving.adapters.triton.decoupled import Executor
+from serving.adapters.triton.handler import TritonHandler
+from serving.adapters.triton.pieces import SURPLUS, Pieces
+from serving.adapters.triton.statistics import Statistics
 from serving.deadline import Deadline
 from serving.errors import ModelError
-from serving.flow import WINDOW
+from serving.ipc.flow import WINDOW
 from serving.request import Client, Request
-from serving.triton.config import TritonConfig
-from serving.worker.triton.answers import Answers
-from serving.worker.triton.calls import Call
-from serving.worker.triton.decoupled import Executor
-from serving.worker.triton.handler import TritonHandler
-from serving.worker.triton.pieces import SURPLUS, Pieces
-from serving.worker.triton.statistics import Statistics
 
 Sender = pb_utils.InferenceResponseSender
 SIZE = 50_000

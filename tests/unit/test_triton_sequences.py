@@ -12,13 +12,13 @@ import pytest
 
 import triton_python_backend_utils as pb_utils
 from serving import Request, testing
+from serving.adapters.triton.calls import Call
+from serving.adapters.triton.config import read
+from serving.adapters.triton.handler import TritonHandler
+from serving.adapters.triton.sequences import Sequences
 from serving.errors import BadRequest, ServingError
 from serving.request import Client, Response
 from serving.session import Session
-from serving.triton.config import read
-from serving.worker.triton.calls import Call
-from serving.worker.triton.handler import TritonHandler
-from serving.worker.triton.sequences import Sequences
 
 
 def call(correlation: int | str, start: bool = False, end: bool = False) -> Call:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import triton_python_backend_utils as pb_utils
-from serving.open_inference import is_open_inference, model_path, repository_path
+from serving.http.open_inference import is_open_inference, model_path, repository_path
 from triton_python_backend_utils import wire
 from triton_python_backend_utils.wire import TensorEntry, WireError
 

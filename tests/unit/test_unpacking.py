@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from serving.errors import BadArchive, ModelFailed
-from serving.memory import resident
-from serving.supervisor.archives import Limits
-from serving.supervisor.unpacking import AT_A_TIME, Stopped, Unpacker, unpack_now
+from serving.supervisor.store.archives import Limits
+from serving.supervisor.store.unpacking import AT_A_TIME, Stopped, Unpacker, unpack_now
+from serving.system.memory import resident
 from tests.e2e.server import eventually, is_alive
 from tests.unit.test_archives import tar
 

@@ -15,8 +15,8 @@ BEGIN = """
 import logging, logging.config, sys, os, warnings
 from serving import log
 from serving.worker import userlogs
-from serving.worker.prints import Prints
-from serving.words import Words
+from serving.usercode.prints import Prints
+from serving.config.words import Words
 userlogs.setup("{level}", "json")
 prints = Prints([Words(None, 0), Words(None, 1)], model="m")
 userlogs.claim(model="m")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.config import load
+from serving.config.config import load
 from serving.errors import ModelError
-from serving.folder import read_model
+from serving.model.folder import read_model
 from serving.worker.device import resolve
 from tests.mar import write_archive
 

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from serving.errors import OutOfMemory
-from serving.model import Model, Speed
-from serving.scoreboard import ROWS
-from serving.supervisor.admission import SETTLE
-from serving.supervisor.replica import PARK_TIME, Assign, Owner, Park, Replica, Retire, Served, Stage, Start
-from serving.supervisor.spares import CUT
-from serving.supervisor.warmtier import CLOSE_TIME, Discard
+from serving.ipc.scoreboard import ROWS
+from serving.model.model import Model, Speed
+from serving.supervisor.fleet.admission import SETTLE
+from serving.supervisor.fleet.replica import PARK_TIME, Assign, Owner, Park, Replica, Retire, Served, Stage, Start
+from serving.supervisor.fleet.spares import CUT
+from serving.supervisor.fleet.warmtier import CLOSE_TIME, Discard
 from tests.unit.test_fleet_gpus import GIB, Rig, model
 
 CONTEXT = GIB // 2

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 
 from serving.errors import WireError
-from serving.wire import AHEAD, LARGE_BODY, MAX_HEAD, Frame, FrameReader, Kind, encode
+from serving.ipc.wire import AHEAD, LARGE_BODY, MAX_HEAD, Frame, FrameReader, Kind, encode
 
 frames = st.builds(
     Frame,

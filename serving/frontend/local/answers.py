@@ -6,7 +6,7 @@ import msgspec
 from starlette.types import Send
 
 from serving.errors import ModelLoading
-from serving.frontend.headers import Headers
+from serving.frontend.http.headers import Headers
 from serving.frontend.local.call import Call, Ending
 
 SHOWN = 2048  # characters of the container's own words in an error

@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from serving import log
 from serving.errors import BadRequest, Unavailable
-from serving.frontend.headers import Headers, read_headers
+from serving.frontend.http.headers import Headers, read_headers
 from serving.frontend.local.answers import ModelErrorBody, model_error, quoted, respond
 from serving.frontend.local.call import Call, Container, Ending
 from serving.frontend.local.files import SCHEME, Inputs, write
-from serving.headers import check, check_all, field
+from serving.http.headers import check, check_all, field
+from serving.system import log
 
 AT_ONCE = 4
 WAITING = 1000

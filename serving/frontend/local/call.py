@@ -7,9 +7,9 @@ from enum import Enum, auto
 
 from starlette.types import ASGIApp, Message, Receive, Scope
 
-from serving import log
 from serving.frontend.answers import CUT
-from serving.frontend.headers import Headers
+from serving.frontend.http.headers import Headers
+from serving.system import log
 
 FORWARDED_API = b"x-amzn-sagemaker-forwarded-api"
 

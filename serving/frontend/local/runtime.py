@@ -13,12 +13,12 @@ import re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import BadRequest, Unavailable
-from serving.frontend.headers import Headers, read_headers
+from serving.frontend.http.headers import Headers, read_headers
 from serving.frontend.local.answers import VARIANT, answer, reply
 from serving.frontend.local.asynchronous import AsyncInvocations
 from serving.frontend.local.call import Call, Container, forwarded
 from serving.frontend.local.stream import StreamedCall, check_session, stream_headers
-from serving.headers import check_all
+from serving.http.headers import check_all
 
 PATH = re.compile("/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)")
 ENDPOINT = re.compile("[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")

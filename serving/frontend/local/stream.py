@@ -8,11 +8,11 @@ import msgspec
 from starlette.types import Message, Send
 
 from serving.errors import BadRequest, DeadlineExceeded
-from serving.frontend.headers import Headers
+from serving.frontend.http.headers import Headers
 from serving.frontend.local import eventstream
 from serving.frontend.local.answers import invoked
 from serving.frontend.local.call import Call, Ending, forwarded
-from serving.headers import NEW_SESSION
+from serving.http.headers import NEW_SESSION
 from serving.request import Body
 
 API = "InvokeEndpointWithResponseStream"

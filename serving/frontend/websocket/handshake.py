@@ -13,7 +13,7 @@ from websockets.exceptions import InvalidHeader
 from websockets.http11 import Request, Response
 
 from serving.errors import BadRequest, CodedError, ServingError, Unavailable
-from serving.frontend.headers import Headers
+from serving.frontend.http.headers import Headers
 from serving.frontend.websocket.framing import Framing
 
 VERSION = b"13"  # of the protocol (RFC 6455 §4.1)

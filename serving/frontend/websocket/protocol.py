@@ -20,18 +20,19 @@ from uvicorn.server import ServerState
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SEND_EOF, State
 
-from serving import errors, log
+from serving import errors
 from serving.errors import BodiesFull, CodedError, DeadlineExceeded, Draining, ServingError
-from serving.frontend.absence import Lookout
 from serving.frontend.answers import HAS_LEFT
 from serving.frontend.bodies import Bodies, Held
-from serving.frontend.headers import Headers, request_id_header
-from serving.frontend.protocol import READ_TIME
-from serving.frontend.reader import ReaderWatch
+from serving.frontend.http.absence import Lookout
+from serving.frontend.http.headers import Headers, request_id_header
+from serving.frontend.http.protocol import READ_TIME
+from serving.frontend.http.reader import ReaderWatch
 from serving.frontend.websocket.flow import Flow
 from serving.frontend.websocket.framing import Framing, Incoming, MessageTooBig, Outgoing, cut
 from serving.frontend.websocket.handshake import add_headers, http_answer, open_handshake, refusal_headers, scope_of
 from serving.frontend.websocket.inbox import Inbox
+from serving.system import log
 
 PIECE = 4096  # bytes parsed at once; even if they are all tiny frames that takes but milliseconds
 PING_TIME = 10.0  # seconds between pings to a client that may have left

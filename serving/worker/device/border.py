@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from serving.faults import Fault
+from serving.ipc.faults import Fault
 
 Capture = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
 """Runs a function and records its kernels: gives what replays them, and the outputs, which each replay overwrites, as

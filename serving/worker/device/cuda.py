@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from serving import gpus, log
-from serving.faults import Fault
-from serving.gpus.driver import Driver
-from serving.worker.device.faults import fault_of
+from serving.ipc.faults import Fault
+from serving.system import gpus, log
+from serving.system.devicefaults import fault_of
+from serving.system.gpus.driver import Driver
 from serving.worker.device.recorder import Recorder
 from serving.worker.device.trees import map_tensors
 

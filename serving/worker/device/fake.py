@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from serving.faults import Fault
+from serving.ipc.faults import Fault
+from serving.system.devicefaults import fault_of
 from serving.worker.device.cuda import probe
 from serving.worker.device.evacuation import Evacuation
-from serving.worker.device.faults import fault_of
 from serving.worker.device.trees import map_tensors
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from serving.faults import Fault
-from serving.worker.device.faults import fault_of
+from serving.ipc.faults import Fault
+from serving.system.devicefaults import fault_of
 
 
 @dataclass(frozen=True, slots=True)

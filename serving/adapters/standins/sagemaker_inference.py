@@ -1,0 +1,5 @@
+"""Stands for ``sagemaker_inference`` in children of a model's process, which import it by its name."""
+
+from serving.adapters.shims import stand_in
+
+stand_in(__name__, "serving.adapters.toolkit.sagemaker_inference")

@@ -1,0 +1,48 @@
+"""Signatures: how a function of a script wants to be called, with or without the context of its requests."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from inspect import Parameter
+from typing import Any
+
+from serving.adapters.context import Context
+from serving.errors import ModelError
+
+Function = Callable[[list[Any], Context], Any]
+BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def adapted(function: Callable[..., Any], name: str, expected: int) -> Function:
+    """One way to call it. It gets the context if it takes ``context`` by name, or one parameter more than the
+    ``expected``, which is how the toolkits count. Raises ModelError for a function that cannot be called so."""
+    parameters = parameters_of(function, name)
+    kinds = {parameter.kind for parameter in parameters}
+    named = [parameter for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]
+    placed = [parameter.name for parameter in parameters if parameter.kind in BY_PLACE]
+    needed = [parameter.name for parameter in named if parameter.default is Parameter.empty]
+    if set(needed) - {"context"}:
+        raise ModelError(f"{name} needs {', '.join(needed)} by name; allowed: context")
+    many = Parameter.VAR_POSITIONAL in kinds
+    if len(placed) == expected + 1:
+        place = placed.index("context") if "context" in placed else expected
+        return lambda arguments, context: function(*arguments[:place], context, *arguments[place:])
+    if len(placed) != expected and not (many and len(placed) < expected):
+        raise ModelError(f"{name} takes {len(placed)} arguments; allowed: {expected}, or {expected + 1} with context")
+    if any(parameter.name == "context" for parameter in named):
+        return lambda arguments, context: function(*arguments, context=context)
+    if len(placed) == expected and many != (Parameter.VAR_KEYWORD in kinds):
+        if many:
+            return lambda arguments, context: function(*arguments, context)
+        return lambda arguments, context: function(*arguments, context=context)
+    return lambda arguments, context: function(*arguments)
+
+
+def parameters_of(function: Callable[..., Any], name: str) -> list[Parameter]:
+    if inspect.iscoroutinefunction(function):
+        raise ModelError(f"{name} is a coroutine function; allowed: a function, or a generator of either kind")
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as exc:
+        raise ModelError(f"{name} does not tell its parameters: {exc}") from exc

@@ -1,0 +1,204 @@
+"""Streaming: a handler that sends parts of its answers while it works, ``send_intermediate_predict_response``.
+
+Such a handler pushes and the engine pulls, so that it runs on a thread of its own, in lockstep with the engine's: one
+of the two always waits for the other. Whatever user code runs, runs while the engine watches over it.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from serving.adapters.torchserve.outputs import coded, failed
+from serving.system import log
+
+
+class Abandoned(Exception):
+    """Nobody reads the answers any more: unwinds a handler that would go on making them."""
+
+
+class UserThread:
+    """A second thread for user code. ``prepare`` runs on it first."""
+
+    def __init__(self, prepare: Callable[[], None]) -> None:
+        self._prepare = prepare
+        self._go = threading.Semaphore(0)
+        self._back = threading.Semaphore(0)
+        self._work: Callable[[], None] | None = None
+        self._thread = threading.Thread(target=self._run, name="torchserve handler", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_current(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _run(self) -> None:
+        self._prepare()
+        while True:
+            self._go.acquire()
+            work, self._work = self._work, None
+            assert work is not None
+            work()
+            self._back.release()
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Run ``work``, which raises nothing, until it gives way or is done."""
+        self._work = work
+        self.resume()
+
+    def resume(self) -> None:
+        self._go.release()
+        self._back.acquire()
+
+    def give_way(self) -> None:
+        """On the user's thread: let the engine go on until it wants more."""
+        self._back.release()
+        self._go.acquire()
+
+
+class Run:
+    """One call of the handler for a batch of ``count`` requests. Without a ``thread`` all pieces are there at once.
+
+    ``results`` are its list of answers when it is done, unless it failed.
+    """
+
+    def __init__(self, call: Callable[[], list[Any]], ids: Mapping[int, str], thread: UserThread | None) -> None:
+        self._call = call
+        self._ids = ids
+        self._thread = thread
+        self._abandoned = False
+        self._listeners = set(ids)
+        self.kind: str | None = None  # the type of the first piece
+        self.queues: list[deque[bytes | Exception]] = [deque() for _ in ids]
+        self.results: list[Any] = []
+        self.error: BaseException | None = None
+        self.done = False
+
+    @property
+    def has_pieces(self) -> bool:
+        return not self.done or any(self.queues)
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._work()
+        else:
+            self._thread.start(self._work)
+
+    def _work(self) -> None:
+        try:
+            self.results = self._call()
+        except BaseException as exc:
+            self.error = exc
+        self.done = True
+
+    def finish(self) -> None:
+        """Let it go on to its end; what it sends waits for its readers."""
+        while not self.done:
+            self.resume()
+
+    def resume(self) -> None:
+        assert self._thread is not None
+        self._thread.resume()
+
+    # For the handler.
+
+    def send(self, values: Any, ids: Mapping[int, str], message: str, code: int) -> None:
+        """One piece for each request of ``ids``, by index. Raises Abandoned."""
+        for index in ids:
+            piece, kind = coded(values[index])
+            self.kind = self.kind or kind
+            self.queues[index].append(failed(message) if code >= 400 else piece)
+        if self._thread is not None and self._thread.is_current and any(self.queues):
+            self._thread.give_way()
+            if self._abandoned:
+                raise Abandoned("the client has gone away")
+
+    def sendall(self, message: bytes) -> None:
+        """What the real TorchServe writes to its socket: the same, in its own framing."""
+        code, text, answers = read_answers(bytes(message))
+        index_of = {request_id: index for index, request_id in self._ids.items()}
+        known = {index_of[request_id]: value for request_id, value in answers.items() if request_id in index_of}
+        self.send(known, {index: self._ids[index] for index in known}, text, code)
+
+    # For its readers.
+
+    def next_piece(self, index: int) -> bytes:
+        """Raises StopIteration after the last one, and what the handler has raised."""
+        queue = self.queues[index]
+        while not queue and not self.done:
+            self.resume()
+        if queue:
+            piece = queue.popleft()
+            if isinstance(piece, Exception):
+                raise piece
+            return piece
+        if self.error is not None:
+            raise self.error
+        raise StopIteration
+
+    def leave(self, index: int) -> None:
+        self._listeners.discard(index)
+        if not self._listeners and not self.done:
+            self._abandoned = True
+            self.finish()
+            if not isinstance(self.error, Abandoned | None):
+                log.warning("a handler failed after its client had gone", error=type(self.error).__name__)
+
+
+class Pieces:
+    """The pieces of one request's answer, the handler's result last."""
+
+    def __init__(self, run: Run, index: int) -> None:
+        self._run = run
+        self._index = index
+        self.kind = run.kind
+        self._ended = False
+
+    def __iter__(self) -> Pieces:
+        return self
+
+    def __next__(self) -> bytes:
+        while not self._ended:
+            try:
+                piece = self._run.next_piece(self._index)
+            except StopIteration:
+                self._ended = True
+                piece = coded(self._run.results[self._index])[0]
+            if piece:
+                return piece
+        raise StopIteration
+
+    def close(self) -> None:
+        self._ended = True
+        self._run.leave(self._index)
+
+
+def read_answers(message: bytes) -> tuple[int, str, dict[str, bytes]]:
+    """Code, message, and values by request id, of a response as TorchServe's workers frame it."""
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        (value,) = struct.unpack_from("!i", message, at)
+        at += 4
+        return int(value)
+
+    def text() -> bytes:
+        nonlocal at
+        size = number()
+        at += size
+        return message[at - size : at]
+
+    code, phrase = number(), text().decode()
+    answers: dict[str, bytes] = {}
+    while (size := number()) >= 0:
+        at += size
+        request_id = message[at - size : at].decode()
+        text(), number(), text()  # content type, status and its phrase: the context has them
+        for _ in range(2 * number()):
+            text()
+        answers[request_id] = text()
+    return code, phrase, answers

@@ -1,0 +1,5 @@
+"""``ts.metrics.caching_metric``."""
+
+from serving.adapters.torchserve.metrics import Metric as CachingMetric
+
+__all__ = ["CachingMetric"]

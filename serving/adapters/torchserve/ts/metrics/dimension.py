@@ -1,0 +1,5 @@
+"""``ts.metrics.dimension``."""
+
+from serving.adapters.torchserve.metrics import Dimension
+
+__all__ = ["Dimension"]

@@ -1,0 +1,177 @@
+"""Pieces: the responses to one call of a decoupled model, on their way from the threads that send them to its client.
+
+A response is encoded where it is sent, so that the model may use its arrays again. No more than a window of bytes waits
+for a client that does not read: then ``send`` waits, for as long as a request may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+import triton_python_backend_utils as pb_utils
+from serving.adapters.triton.answers import EVENTS, Answers, coded
+from serving.adapters.triton.calls import Call
+from serving.adapters.triton.decoupled import Executor
+from serving.adapters.triton.statistics import Statistics
+from serving.errors import CodedError, HandlerError
+from serving.ipc.flow import Flow, cost
+from serving.request import Request
+from serving.system import log
+
+LOOK = 0.25  # seconds between looks whether the client has gone, which nobody may tell
+SURPLUS = 16 << 20  # bytes that may wait where the sender cannot, because it is an event loop
+
+Piece = bytes | BaseException
+
+
+class Pieces:
+    def __init__(
+        self, call: Call, answers: Answers, executor: Executor, request: Request, statistics: Statistics
+    ) -> None:
+        self._call = call
+        self._statistics = statistics
+        self._answers = answers
+        self._executor = executor
+        self._events = wants_events(request)
+        self._patience = request.deadline.at - call.arrival
+        self._ready: deque[Piece | None] = deque()
+        self._begun = False
+        self._refusal = ""
+        self._flow = Flow()
+        self._room = threading.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+        call.sink = self
+
+    def put(self, response: pb_utils.InferenceResponse | None, final: bool) -> None:
+        """Raises TritonModelException for a response that nobody will read."""
+        self._executor.progress()
+        if response is not None:
+            self._push(self._encoded(response))
+        if final:
+            self._ready.append(None)
+            self._call.sent.set()
+        self._wake()
+
+    def fail(self, exc: BaseException) -> None:
+        self._ready.append(exc)
+        self._call.sent.set()
+        self._wake()
+
+    def _encoded(self, response: pb_utils.InferenceResponse) -> Piece:
+        error = response.error()
+        if error is not None and not self._begun:
+            return coded(error)  # the first one of all still has a status
+        self._begun = True
+        try:
+            return self._answers.piece(self._call, response, self._events)
+        except Exception as exc:
+            return exc
+
+    def _push(self, piece: Piece) -> None:
+        with self._room:
+            self._wait_for_room()
+            if self._refusal or self._call.client.gone:
+                if self._call.shares and self._executor.is_here:
+                    return  # to raise would end the work on the other requests of this ``execute``, too
+                raise pb_utils.TritonModelException(self._refusal or "Unable to send response. The client has gone.")
+            self._flow.sent += cost(piece) if isinstance(piece, bytes) else 0
+            self._ready.append(piece)
+
+    def _wait_for_room(self) -> None:
+        if self._flow.is_open:
+            return
+        if self._executor.is_loop:
+            if self._flow.sent - self._flow.used > SURPLUS:
+                self._give_up(f"more than {SURPLUS} bytes of the answer wait for the client to read them")
+            return
+        until = time.monotonic() + self._patience
+        with self._executor.waiting():
+            while not (self._flow.is_open or self._refusal or self._call.client.gone):
+                left = until - time.monotonic()
+                if left <= 0:
+                    self._give_up("the client has not read what was sent to it in time")
+                    return
+                self._room.wait(min(left, LOOK))
+
+    def _give_up(self, why: str) -> None:
+        log.warning("the answer of a decoupled model ends early", reason=why)
+        self._refusal = f"Unable to send response: {why}."
+        self.fail(HandlerError(why))
+
+    def _wake(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends
+                loop.call_soon_threadsafe(self._changed.set)
+
+    # On the engine's thread.
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Each response as it is sent. Raises what ``execute`` raised, and an error that comes first."""
+        self._loop = asyncio.get_running_loop()
+        whole = False
+        try:
+            while (piece := await self._next()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                self._use(piece)
+                yield piece
+            whole = True
+        except (asyncio.CancelledError, GeneratorExit):
+            self._leave()
+            if time.monotonic() - self._call.arrival >= self._patience:
+                self._executor.wait_if_stuck(self._patience)
+            raise
+        finally:
+            self._leave()
+            if whole:
+                self._statistics.answered(self._call, 0)
+            else:
+                self._statistics.failed(self._call.arrival)
+
+    def _use(self, piece: bytes) -> None:
+        with self._room:
+            self._flow.used += cost(piece)
+            self._room.notify_all()
+
+    def _leave(self) -> None:
+        with self._room:
+            self._call.client.gone = True
+            self._ready.clear()
+            self._room.notify_all()
+
+    async def _next(self) -> Piece | None:
+        while not self._ready:
+            self._changed.clear()
+            if not self._ready:
+                await self._changed.wait()
+        return self._ready.popleft()
+
+
+class Warming:
+    """Takes the responses to a call that warms the model up, which nobody reads."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        call.sink = self
+
+    def put(self, response: pb_utils.InferenceResponse | None, final: bool) -> None:
+        error = None if response is None else response.error()
+        if error is not None:
+            self._call.failure = coded(error)
+        if final:
+            self._call.sent.set()
+
+    def fail(self, exc: BaseException) -> None:
+        self._call.failure = exc if isinstance(exc, CodedError) else HandlerError(f"{type(exc).__name__}: {exc}")
+        self._call.sent.set()
+
+
+def wants_events(request: Request) -> bool:
+    return EVENTS in request.accept.lower()

@@ -1,0 +1,144 @@
+"""The npy format: arrays from a body's bytes, never by pickle.
+
+numpy's own reader says what a header means, once; bodies that begin with the same bytes are then arrays at the same
+place of themselves. Reading each header anew takes numpy's parser forty times as long.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple
+
+from serving import claims
+from serving.codecs.measuring import GLANCED, PIECE, array_size
+from serving.errors import BadRequest, ServingError
+from serving.request import Body
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAGIC = b"\x93NUMPY"
+VERSIONS = ((1, 0), (2, 0), (3, 0))
+WIDTHS = {1: 2, 2: 4, 3: 4}  # bytes that say how long the rest of the header is, by version
+LONGEST = 512  # bytes of a header that is remembered
+KNOWN = 1024  # headers that are remembered
+NUMBERS = "biufc"  # kinds of dtypes whose bytes are all there is to a value
+
+
+class Layout(NamedTuple):
+    """What a header says. ``end`` is where the last value ends, in bytes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    order: Literal["C", "F"]
+    start: int
+    end: int
+
+
+_layouts: dict[bytes, Layout] = {}
+
+
+def read_npy(body: Body) -> np.ndarray:
+    """An array that may be written to, in the machine's byte order. That of a bytearray is on its bytes; of others, and
+    where bytes are swapped, it is a copy. What comes behind the array is passed over. Raises BadRequest, BodyTooLarge,
+    BodiesFull."""
+    import numpy as np
+
+    head = head_of(body)
+    layout = _layouts.get(head)
+    if layout is None or len(body) < layout.end:
+        array = load(body)
+        remember(head, array)
+        return native(array)
+    array = np.ndarray(layout.shape, layout.dtype, body, layout.start, order=layout.order)
+    if not layout.dtype.isnative:
+        return native(array)
+    if type(body) is bytearray and array.flags.aligned:
+        return array
+    if array.nbytes >= GLANCED:
+        claims.take(array.nbytes)
+    return array.copy(layout.order)
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The same values in the machine's byte order, which is all that torch takes. Raises BodyTooLarge, BodiesFull."""
+    if array.dtype.isnative:
+        return array
+    if array.nbytes >= GLANCED:
+        claims.take(array.nbytes)
+    return array.astype(array.dtype.newbyteorder("="), order="K")
+
+
+def head_of(body: Body) -> bytes:
+    """The bytes before the values, as far as they are there; b"" of what is not npy or has a very long header."""
+    if bytes(body[:6]) != MAGIC or len(body) < 12:
+        return b""
+    width = WIDTHS.get(body[6], 0)
+    size = 8 + width + int.from_bytes(body[8 : 8 + width], "little")
+    return bytes(body[:size]) if width and size <= LONGEST else b""
+
+
+def load(body: Body) -> np.ndarray:
+    """By what numpy reads of the header. Raises BadRequest, BodyTooLarge, BodiesFull."""
+    try:
+        file = io.BytesIO(body)
+        size, read = open_npy(file, len(body))
+        claims.take(size)
+        return read()
+    except ServingError:
+        raise
+    except Exception as exc:  # numpy's reader raises whatever its header parser meets
+        raise BadRequest(f"the body is no npy array: {type(exc).__name__}") from exc
+
+
+def is_npy(file: IO[bytes]) -> bool:
+    """Whether a file that is at its beginning is one."""
+    found = file.read(len(MAGIC)) == MAGIC
+    file.seek(0)
+    return found
+
+
+def open_npy(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]]:
+    """Bytes of the array of an npy file of ``there`` bytes at its beginning, and what reads it. Raises BadRequest where
+    less is there, and whatever numpy's parser raises."""
+    import numpy as np
+
+    version = np.lib.format.read_magic(file)
+    if version not in VERSIONS:
+        raise BadRequest("the body is no npy array: its version is unknown")
+    head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = head(file)
+    if dtype.hasobject:
+        raise BadRequest("the body is no npy array: it holds pickled objects")
+    size = array_size(shape, dtype.itemsize, there - file.tell())
+
+    def read() -> np.ndarray:
+        if version > (2, 0) or not size or dtype.subdtype is not None:
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+        array = np.ndarray(shape[::-1] if fortran else shape, dtype)
+        fill(file, array.reshape(-1).view(np.uint8).data)
+        return array.transpose() if fortran else array
+
+    return size, read
+
+
+def fill(file: IO[bytes], room: memoryview) -> None:
+    """Read in parts: the reader of an archive makes a copy of each. Raises BadRequest at the end of the file."""
+    while room:
+        part = file.read(min(len(room), PIECE))
+        if not part:
+            raise BadRequest("the body's array ends early")
+        room[: len(part)] = part
+        room = room[len(part) :]
+
+
+def remember(head: bytes, array: np.ndarray) -> None:
+    """``array`` is what numpy has made of a body that begins with ``head``."""
+    if not head or array.dtype.kind not in NUMBERS:
+        return
+    if len(_layouts) >= KNOWN:
+        _layouts.clear()
+    order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
+    _layouts[head] = Layout(array.shape, array.dtype, order, len(head), len(head) + array.nbytes)

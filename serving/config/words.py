@@ -1,0 +1,61 @@
+"""Last words: what a worker's user code has printed and not ended, where the supervisor finds it after any death."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from pathlib import Path
+
+from serving.system import private
+
+STREAMS = ("stdout", "stderr")
+LENGTH = struct.Struct("<I")
+SLOT = 4096  # bytes of one stream, its length included
+
+
+class Words:
+    """One stream's place. Without ``memory`` nothing is kept."""
+
+    def __init__(self, memory: mmap.mmap | None, index: int) -> None:
+        self._memory = memory
+        self._start = index * SLOT
+
+    def put(self, text: str) -> None:
+        """Keep the text, of a long one its end."""
+        if self._memory is None:
+            return
+        data = text.encode("utf-8", "backslashreplace")[LENGTH.size - SLOT :]
+        at = self._start + LENGTH.size
+        self._memory[at : at + len(data)] = data
+        LENGTH.pack_into(self._memory, self._start, len(data))
+
+
+def make(path: Path) -> list[Words]:
+    """A place for each of STREAMS, in a new file. Raises OSError."""
+    fd = private.open_plain(path, os.O_RDWR | os.O_CREAT)
+    try:
+        os.ftruncate(fd, SLOT * len(STREAMS))
+        memory = mmap.mmap(fd, SLOT * len(STREAMS))
+    finally:
+        os.close(fd)
+    return [Words(memory, index) for index in range(len(STREAMS))]
+
+
+def read(path: Path) -> dict[str, str]:
+    """What is kept there, by stream; nothing where there is no such file."""
+    try:
+        data = private.read_plain(path)
+    except OSError:
+        return {}
+    found = {}
+    for index, name in enumerate(STREAMS):
+        slot = data[index * SLOT : (index + 1) * SLOT]
+        if len(slot) == SLOT and (size := min(LENGTH.unpack_from(slot)[0], SLOT - LENGTH.size)):
+            found[name] = latest(slot[LENGTH.size : LENGTH.size + size].decode("utf-8", "replace"))
+    return found
+
+
+def latest(line: str) -> str:
+    """What a terminal would show of a line that went back to its beginning now and then."""
+    return next((part for part in reversed(line.split("\r")) if part), "")

@@ -1,0 +1,173 @@
+"""The multi-model API: what the platform, and ``serving models``, load and unload models with.
+
+    POST   /models          {"model_name": …, "url": …}   200 when the model is ready
+    GET    /models          ?next_page_token=…&limit=…    {"models": […], "nextPageToken": …}
+    GET    /models/{name}                                 one model
+    DELETE /models/{name}                                 200 when its memory is back
+    PATCH  /models/{name}   {"pin": true | false}
+
+``POST /models/{name}/invoke`` is an invocation like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response as HttpResponse
+from starlette.routing import BaseRoute, Route
+
+from serving import errors
+from serving.errors import BadRequest, BodyTooLarge, DeadlineExceeded, Draining, ServingError
+from serving.frontend.supervisor import SupervisorLink
+from serving.ipc.messages import DescribeModels, LoadModel, ModelInfo, PinModel, UnloadModel
+from serving.model.names import model_name
+from serving.system import log
+
+PAGE = 100  # models on one page
+LARGEST_PAGE = 1000
+BODY = 1 << 15  # bytes
+UNLOAD_TIME = 350.0  # seconds; the platform waits a little longer
+GRACE = 30.0  # seconds for what a load does beside loading: waiting for room, unpacking
+JSON = "application/json"
+
+T = TypeVar("T")
+Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
+
+
+class LoadBody(msgspec.Struct, forbid_unknown_fields=False):
+    model_name: str
+    url: str = ""
+
+
+class PinBody(msgspec.Struct, forbid_unknown_fields=True):
+    pin: bool
+
+
+class ModelList(msgspec.Struct, rename="camel", omit_defaults=True):
+    models: list[ModelInfo]
+    next_page_token: str | None = None
+
+
+def routes(link: SupervisorLink, load_timeout: float, body_timeout: float) -> list[BaseRoute]:
+    """``load_timeout`` and ``body_timeout`` in seconds: for a model to be ready, for a call's body to come."""
+    api = ModelsApi(link, load_timeout, body_timeout)
+    return [
+        Route("/models", guarded(api.load), methods=["POST"]),
+        Route("/models", guarded(api.list), methods=["GET"]),
+        Route("/models/{name:path}", guarded(api.describe), methods=["GET"]),
+        Route("/models/{name:path}", guarded(api.unload), methods=["DELETE"]),
+        Route("/models/{name:path}", guarded(api.pin), methods=["PATCH"]),
+    ]
+
+
+def guarded(endpoint: Endpoint) -> Endpoint:
+    """Answer a ServingError as every other path of the server does."""
+
+    async def answer(request: HttpRequest) -> HttpResponse:
+        request_id = os.urandom(8).hex()
+        try:
+            response = await endpoint(request)
+        except ServingError as error:
+            response = refusal(error, request_id)
+        except asyncio.CancelledError:
+            # The time to finish is over: uvicorn cancels what is left, and its client is told.
+            response = refusal(Draining("the server stopped before this was done"), request_id)
+        except ClientDisconnect:
+            response = HttpResponse()  # nobody is there to read it
+        response.headers["x-request-id"] = request_id
+        return response
+
+    return answer
+
+
+def refusal(error: ServingError, request_id: str) -> HttpResponse:
+    log.info("a call of the multi-model API failed", request_id=request_id, code=error.code, error=str(error))
+    headers = {"retry-after": str(getattr(error, "retry_after", 1))} if error.status == 503 else None
+    return HttpResponse(errors.body(error, request_id), error.status, headers, JSON)
+
+
+class ModelsApi:
+    def __init__(self, link: SupervisorLink, load_timeout: float, body_timeout: float) -> None:
+        self._link = link
+        self._body_time = body_timeout
+        self._load_time = load_timeout + GRACE
+
+    async def load(self, request: HttpRequest) -> HttpResponse:
+        body = decode(await read(request, self._body_time), LoadBody)
+        name = model_name(body.model_name)
+        await self._link.ask(lambda id: LoadModel(id, name, body.url), self._load_time)
+        return HttpResponse(b"{}", media_type=JSON)
+
+    async def list(self, request: HttpRequest) -> HttpResponse:
+        limit = page_size(request.query_params.get("limit"))
+        after = read_token(request.query_params.get("next_page_token"))
+        found = (await self._link.ask(DescribeModels, self._load_time)).models
+        rest = [model for model in found if model.model_name > after]
+        page = rest[:limit]
+        token = make_token(page[-1].model_name) if len(rest) > limit else None
+        return HttpResponse(msgspec.json.encode(ModelList(page, token)), media_type=JSON)
+
+    async def describe(self, request: HttpRequest) -> HttpResponse:
+        name = model_name(request.path_params["name"])
+        answer = await self._link.ask(lambda id: DescribeModels(id, name), self._load_time)
+        return HttpResponse(msgspec.json.encode(answer.models[0]), media_type=JSON)
+
+    async def unload(self, request: HttpRequest) -> HttpResponse:
+        name = model_name(request.path_params["name"])
+        await self._link.ask(lambda id: UnloadModel(id, name), UNLOAD_TIME)
+        return HttpResponse(b"{}", media_type=JSON)
+
+    async def pin(self, request: HttpRequest) -> HttpResponse:
+        name = model_name(request.path_params["name"])
+        body = decode(await read(request, self._body_time), PinBody)
+        await self._link.ask(lambda id: PinModel(id, name, body.pin), self._load_time)
+        return HttpResponse(b"{}", media_type=JSON)
+
+
+async def read(request: HttpRequest, seconds: float) -> bytes:
+    data = b""
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > BODY:
+                    raise BodyTooLarge(f"the body has more than {BODY} bytes")
+    except TimeoutError:
+        raise DeadlineExceeded("the body did not arrive in time") from None
+    return data
+
+
+def decode(data: bytes, type: type[T]) -> T:
+    try:
+        return msgspec.json.decode(data, type=type)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise BadRequest(f"the body is not what this call takes: {exc}") from exc
+
+
+def page_size(text: str | None) -> int:
+    if text is None:
+        return PAGE
+    if not text.isdecimal() or not text.isascii() or not 1 <= int(text[:9]) <= LARGEST_PAGE:
+        raise BadRequest(f"limit is {text[:20]!r}; allowed: 1 to {LARGEST_PAGE}")
+    return int(text)
+
+
+def make_token(name: str) -> str:
+    """Where a page ended. It stays good whatever is loaded or unloaded in between."""
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def read_token(token: str | None) -> str:
+    if not token:
+        return ""
+    try:
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    except ValueError as exc:
+        raise BadRequest("next_page_token is none that this server gave") from exc

@@ -1,0 +1,155 @@
+"""Head: the request line and the headers of one request, and how the body behind them is framed.
+
+The parser sees heads and nothing else. Each head has a parser of its own and is fed to it up to the empty line, so that
+what follows is a body exactly where the head says so: an Upgrade that nobody follows cannot free or hide one.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+from serving.errors import BadRequest, CodedError, HeadTooLarge
+from serving.frontend.http.headers import Headers
+
+MAX_HEAD = 64 * 1024  # bytes of request line and headers; of trailers, too
+MAX_FIELDS = 1000  # headers of one request
+END = b"\r\n\r\n"
+LAST = b"\n"
+OVERLAP = len(END) - 1
+NO_REQUEST = "this is not an HTTP request"
+DIGITS = 18  # of a Content-Length
+TELLING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
+
+
+class Head:
+    """``length`` is what the body is said to have, in bytes; 0 where there is none, and where it ``is_chunked``.
+
+    ``closes``: there is a Connection header. ``is_foreign``: there is more to it than answering it.
+    """
+
+    # Defaults of the class cost a head nothing.
+    url = method = upgrade = b""
+    version = "1.1"
+    length = 0
+    encoding: bytes | None = None
+    keep_alive = closes = expects = is_foreign = is_complete = is_chunked = False
+    _hosts = _lengths = _size = 0
+    _tail = b""
+
+    def __init__(self) -> None:
+        self.headers: Headers = []
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+
+    def read(self, data: bytes, at: int) -> int:
+        """Take what belongs to the head from position ``at`` on.
+
+        Returns the position behind it. Raises HeadTooLarge, and BadRequest for what is no head.
+        """
+        last = self._end(data, at)
+        stop = last + 1 if last >= 0 else len(data)
+        self._size += stop - at
+        if self._size > MAX_HEAD:
+            raise HeadTooLarge(f"the request's head has more than {MAX_HEAD} bytes")
+        parser = self._parser
+        assert parser is not None
+        is_ahead = True
+        try:
+            # The last byte of a head alone, so that the parser sees the end where we do or not at all.
+            parser.feed_data(data[at:last] if last >= 0 else data[at:])
+            is_ahead = self.is_complete
+            if last >= 0:
+                parser.feed_data(LAST)
+        except httptools.HttpParserUpgrade:
+            pass  # it comes with the last byte; who reads on looks at it
+        except httptools.HttpParserError:
+            raise BadRequest(NO_REQUEST) from None
+        if is_ahead or self.is_complete is not (last >= 0):
+            raise BadRequest(NO_REQUEST)
+        if last < 0:
+            self._tail = (self._tail + data[max(at, stop - OVERLAP) :])[-OVERLAP:]
+        else:
+            self._parser = None  # it knows us
+        return stop
+
+    def _end(self, data: bytes, at: int) -> int:
+        """The position of the empty line's last byte; negative where that is yet to come."""
+        tail = self._tail
+        if tail:
+            found = (tail + data[at : at + OVERLAP]).find(END)
+            if found >= 0:
+                return at + found + OVERLAP - len(tail)
+        found = data.find(END, at)
+        return found + OVERLAP if found >= 0 else -1
+
+    def drop(self) -> None:
+        """Let go of the parser, which knows us."""
+        self._parser = None
+
+    # The parser's callbacks.
+
+    def on_url(self, url: bytes) -> None:
+        self.url = self.url + url if self.url else url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self.headers.append((name, value))
+        if name in TELLING:
+            self._look_at(name, value)
+
+    def _look_at(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"content-length":
+            self._lengths += 1
+            self.length = int(value) if value.isdigit() and len(value) <= DIGITS else -1
+        elif name == b"connection":
+            self.closes = True
+        elif name == b"transfer-encoding":
+            self.encoding = value.strip().lower() if self.encoding is None else b"several"
+        else:
+            self.is_foreign = True
+            if name == b"upgrade":
+                self.upgrade = self.upgrade + b"," + value if self.upgrade else value
+            else:
+                self.expects |= value.lower() == b"100-continue"
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        assert parser is not None
+        self.is_complete = True
+        self.method = parser.get_method()
+        self.keep_alive = parser.should_keep_alive()
+        if self.closes or not self.keep_alive:  # what keeps a connection without being asked to is HTTP/1.1
+            self.version = parser.get_http_version()
+            self.keep_alive = self.keep_alive and self.version != "1.0"
+        if self.upgrade and not parser.should_upgrade():
+            self.upgrade = b""  # without "Connection: upgrade" it is not meant for us
+
+    # What it says.
+
+    def check(self) -> None:
+        """Raises the ServingError for a head that must not be followed."""
+        if len(self.headers) > MAX_FIELDS:
+            raise HeadTooLarge(f"the request has more than {MAX_FIELDS} headers")
+        if self._hosts != 1 and (self._hosts or self.version != "1.0"):
+            raise BadRequest("the request has no Host header" if not self._hosts else "the request has several hosts")
+        if self.length < 0 or self._lengths > 1:
+            raise BadRequest("Content-Length must be one number")
+        if self.encoding is not None:
+            self._check_encoding()
+
+    def _check_encoding(self) -> None:
+        if self._lengths or self.version == "1.0":
+            raise BadRequest("the length of the body is said in two ways")
+        if self.encoding != b"chunked":
+            raise CodedError(501, "not_supported", "of transfer encodings only chunked is supported")
+        self.is_chunked = True
+
+    @property
+    def has_body(self) -> bool:
+        return self.length > 0 or self.is_chunked
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether it asks for a WebSocket and nothing else; what is not followed is ignored (RFC 9110 §7.8)."""
+        return self.upgrade.strip().lower() == b"websocket" and self.version == "1.1" and not self.has_body

@@ -1,0 +1,54 @@
+"""Repeat: the head of a plain invocation that came before, so that the next one like it need not be parsed.
+
+A client sends the same head again and again on its connection, but for the length of the body.
+"""
+
+from __future__ import annotations
+
+import re
+
+from serving.frontend.http.plain import Plain
+
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
+MAX_HEAD = 4096  # bytes that are remembered for a connection
+DIGITS = 10  # of the length; from here on it is not a request that comes in one piece
+
+
+class Repeat:
+    """``head`` with its empty line is one that the parser took, whole and with one Content-Length, as what ``plain``
+    says."""
+
+    __slots__ = ("_after", "_before", "_head", "_size", "_whole", "plain")
+
+    def __init__(self, plain: Plain, head: bytes, digits: slice, length: int) -> None:
+        self.plain = plain
+        self._head = head
+        self._size = len(head)
+        self._whole = len(head) + length
+        self._before = head[: digits.start]
+        self._after = head[digits.stop :]
+
+    @classmethod
+    def of(cls, plain: Plain, data: bytes, length: int) -> Repeat | None:
+        """Of ``data`` that is one whole request with a body of ``length`` bytes; None where it is not that."""
+        end = len(data) - length
+        if not 0 < end <= MAX_HEAD or data.find(b"\r\n\r\n") != end - 4:
+            return None
+        head = data[:end]
+        found = LENGTH.search(head)
+        return None if found is None else cls(plain, head, slice(*found.span(1)), length)
+
+    def body_of(self, data: bytes) -> bytes | None:
+        """The body, where ``data`` is one whole request with the same head; its length may be another one."""
+        if len(data) == self._whole and data.startswith(self._head):
+            return data[self._size :]
+        before, after = self._before, self._after
+        if not data.startswith(before):
+            return None
+        start = len(before)
+        end = data.find(after, start, start + DIGITS + len(after))
+        digits = data[start:end]
+        if end < 0 or not digits.isdigit():
+            return None
+        body = end + len(after)
+        return data[body:] if len(data) - body == int(digits) else None

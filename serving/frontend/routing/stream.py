@@ -1,0 +1,128 @@
+"""Stream: one answer in pieces, or one conversation, between this HTTP worker and a replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from serving.conversation import Close, Message
+from serving.errors import CodedError, ServingError, WorkerDied
+from serving.ipc.flow import Credit, Flow, cost
+from serving.ipc.wire import CREDIT, CloseHead, Frame, Kind, ReplyHead
+from serving.request import Body, Response
+
+Send = Callable[[Kind, bytes, Body], None]
+
+_reply_head = msgspec.msgpack.Decoder(ReplyHead)
+_close_head = msgspec.msgpack.Decoder(CloseHead)
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Stream:
+    """``send`` sends a frame of this stream; ``on_end`` hears, once, that no more of them come. ``converses``: it is a
+    conversation."""
+
+    def __init__(self, send: Send, on_end: Callable[[], None], converses: bool = False) -> None:
+        self._send = send
+        self._converses = converses
+        self._on_end = on_end
+        self._pieces: deque[Message] = deque()
+        self._end: Close | ServingError | None = None
+        self._has_ended = False
+        self._flow = Flow()
+        self._credit = Credit(self._give)
+        self._changed = asyncio.Event()
+
+    # From the replica.
+
+    def on_frame(self, frame: Frame) -> None:
+        if frame.kind == Kind.PIECE:
+            self._pieces.append(Message.read(frame))
+        elif frame.kind == Kind.CREDIT:
+            self._flow.used += CREDIT.unpack(frame.head)[0]
+        else:
+            self._settle(close_of(frame) if self._converses else end_of(frame))
+        self._changed.set()
+
+    def on_lost(self) -> None:
+        self._settle(WorkerDied("the model's process died before it had answered all"))
+        self._changed.set()
+
+    def _settle(self, end: Close | ServingError) -> None:
+        if not self._has_ended:
+            self._has_ended, self._end = True, end
+            self._on_end()
+
+    async def next(self) -> Message | Close:
+        """The next piece, or the end. Raises the ServingError that ends it. The caller bounds the wait."""
+        while not self._pieces:
+            if isinstance(self._end, Close):
+                return self._end
+            if self._end is not None:
+                raise self._end
+            self._changed.clear()
+            await self._changed.wait()
+        return self._pieces.popleft()
+
+    # To the replica.
+
+    def use(self, message: Message) -> None:
+        """A piece has gone on to the client: there is room for another."""
+        self._credit.use(cost(message.body))
+
+    def _give(self, count: int) -> None:
+        if not self._has_ended:
+            self._send(Kind.CREDIT, CREDIT.pack(count), b"")
+
+    @property
+    def untaken(self) -> int:
+        """Bytes of what was said that the replica's side has not used up."""
+        return 0 if self._has_ended else self._flow.sent - self._flow.used
+
+    async def say(self, message: Message) -> None:
+        """Pass on what the client says; waits while the replica has enough of it. The caller bounds the wait."""
+        while not self._flow.is_open and not self._has_ended:
+            self._changed.clear()
+            await self._changed.wait()
+        if not self._has_ended:
+            body = message.body
+            self._flow.sent += cost(body)
+            self._send(Kind.PIECE, message.head, body)
+
+    def hang_up(self, code: int, reason: str) -> None:
+        """The client is gone, or should be; the replica still says goodbye."""
+        if not self._has_ended:
+            self._send(Kind.END, _encoder.encode(CloseHead(code, reason)), b"")
+
+    def cancel(self) -> None:
+        """Nobody listens any more."""
+        if not self._has_ended:
+            self._send(Kind.CANCEL, b"", b"")
+            self._settle(Close())
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """The head of an answer with its first piece, and the line on which the others come."""
+
+    response: Response
+    stream: Stream
+
+
+def close_of(frame: Frame) -> Close:
+    """The END of a conversation."""
+    head = _close_head.decode(frame.head)
+    return Close(head.code, head.reason)
+
+
+def end_of(frame: Frame) -> Close | ServingError:
+    """The END of an answer; a head tells of an error."""
+    if not frame.head:
+        return Close()
+    head = _reply_head.decode(frame.head)
+    message = bytes(frame.body).decode("utf-8", "replace")
+    return CodedError(head.status, head.code or "internal", message, head.retry_after)

@@ -1,0 +1,239 @@
+"""Conversations: a WebSocket of a client tied to a replica, frame by frame, and the bounds on both.
+
+Before the upgrade a refusal is an HTTP answer; after it a close code tells what the matter is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from starlette.types import Receive, Scope, Send
+
+from serving import errors
+from serving.config.config import Config
+from serving.conversation import ABNORMAL, GOING_AWAY, INTERNAL, TRY_LATER, Close, Message, shortened
+from serving.errors import BodiesFull, CodedError, Draining, ServingError
+from serving.frontend.answers import HAS_LEFT, JSON, log_error, retry_after
+from serving.frontend.bodies import Bodies, Held
+from serving.frontend.http.headers import Headers, id_of, read_headers, request_id_header
+from serving.frontend.routing.invocations import Invocations
+from serving.frontend.routing.stream import Stream
+from serving.ipc.scoreboard import Scoreboard
+from serving.ipc.wire import OpenHead
+from serving.system import log
+
+CROWDED = Close(TRY_LATER, "there is no room for large messages")
+LOOK = 1.0  # seconds between looks at the bounds
+GOODBYE = 2.0  # seconds for the handler's last words
+QUIET = 1.0  # seconds without a message after which a conversation counts as idle when the server stops
+THOUGHT = 10.0  # the same where the last one was the client's: the handler may be about to answer
+LEFT = 10.0  # seconds in which the handler takes some of what a client has said that has left
+OPEN_TIME = 25.0  # seconds for a replica to be there
+
+Target = Callable[[Scope], Awaitable[str]]
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """One conversation. ``active`` is when a message last went either way. ``has_left`` says whether the client has,
+    even where not all that it said has been received. ``held`` counts what the handler has not taken yet."""
+
+    stream: Stream
+    receive: Receive
+    send: Send
+    request_id: str
+    has_left: Callable[[], bool]
+    held: Held
+    active: float = field(default_factory=time.monotonic)
+    was_asked: bool = False
+    is_crowded: bool = False
+
+    def is_busy(self, now: float) -> bool:
+        """Whether messages go to and fro, or the client's last one may still be answered."""
+        return now < self.active + (THOUGHT if self.was_asked else QUIET)
+
+    async def listen(self) -> Close:
+        """Pass on what the client says, until it leaves."""
+        while True:
+            event = await self.receive()
+            if event["type"] != "websocket.receive":
+                return Close(event.get("code") or 1005, event.get("reason") or "")
+            self.active, self.was_asked = time.monotonic(), True
+            text = event.get("text")
+            await self.stream.say(Message(event["bytes"] if text is None else text, event.get("fin", True)))
+            self.count()
+            if self.is_crowded:
+                return CROWDED
+
+    def count(self) -> None:
+        try:
+            self.held.hold(self.stream.untaken, self.crowd)
+        except BodiesFull:
+            self.crowd()
+
+    def crowd(self) -> None:
+        """There is no room for what the handler does not take."""
+        self.is_crowded = True
+
+    async def talk(self) -> Close:
+        """Pass on what the handler says, until it closes. Raises the ServingError that ends it."""
+        while True:
+            message = await self.stream.next()
+            if isinstance(message, Close):
+                return message
+            self.active, self.was_asked = time.monotonic(), False
+            key = "text" if isinstance(message.data, str) else "bytes"
+            await self.send({"type": "websocket.send", key: message.data, "fin": message.fin})
+            self.stream.use(message)
+
+    async def close(self, close: Close) -> None:
+        code = GOING_AWAY if close.code == ABNORMAL else close.code
+        await self.send({"type": "websocket.close", "code": code, "reason": shortened(close.reason)})
+
+
+class Conversations:
+    """``target`` gives the model that a request is for, ``new_id`` an id for it."""
+
+    def __init__(
+        self,
+        config: Config,
+        board: Scoreboard,
+        invocations: Invocations,
+        target: Target,
+        new_id: Callable[[], str],
+        bodies: Bodies,
+    ) -> None:
+        self._bodies = bodies
+        self._many = config.many
+        self._idle = config.conversation_idle_timeout
+        self._total = config.conversation_timeout
+        self._drain = config.drain_timeout - GOODBYE - LOOK
+        self._patience = min(OPEN_TIME, config.request_timeout)
+        self._board = board
+        self._invocations = invocations
+        self._target = target
+        self._new_id = new_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = id_of(read_headers(scope["headers"])[2], self._new_id)
+        await receive()  # websocket.connect
+        has_left = scope["extensions"].get(HAS_LEFT, never)
+        try:
+            stream = await self._unless_over(asyncio.ensure_future(self._open(scope, request_id)), has_left)
+        except ConnectionError:
+            log.debug("a client left before its conversation began", request_id=request_id)
+            return
+        except ServingError as error:
+            log_error(error, request_id)
+            await refuse(send, error, request_id)
+            return
+        line = Line(stream, receive, send, request_id, has_left, Held(self._bodies))
+        try:
+            await send({"type": "websocket.accept", "headers": [request_id_header(request_id)]})
+            await self._converse(line)
+        except OSError:
+            log.debug("a client left its conversation", request_id=request_id)
+        finally:
+            stream.cancel()
+            line.held.release()
+
+    async def _open(self, scope: Scope, request_id: str) -> Stream:
+        if self._board.is_draining:
+            raise Draining("the server is stopping")
+        arrival = time.monotonic()
+        model = await self._target(scope)
+        deadline = await self._invocations.deadline(model, self._many, arrival)
+        query = scope["query_string"].decode("latin-1")
+        head = OpenHead(request_id, model, scope["path"], query, headers_of(scope["headers"]))
+        return await self._invocations.converse(head, self._many, deadline.sooner(arrival + self._patience))
+
+    async def _unless_over(self, opening: asyncio.Future[Stream], has_left: Callable[[], bool]) -> Stream:
+        """Raises Draining, since what has not begun when the server stops does not begin, and ConnectionError where
+        the client has left."""
+        try:
+            while not opening.done():
+                await asyncio.wait({opening}, timeout=LOOK)
+                if has_left() and not opening.done():
+                    raise ConnectionAbortedError
+                if self._board.is_draining and not opening.done():
+                    raise Draining("the server is stopping")
+            return opening.result()
+        finally:
+            opening.cancel()
+
+    async def _converse(self, line: Line) -> None:
+        until = time.monotonic() + self._total
+        listening = asyncio.ensure_future(line.listen())
+        talking = asyncio.ensure_future(line.talk())
+        try:
+            while not (listening.done() or talking.done()) and self._overdue(line, until) is None:
+                await asyncio.wait({listening, talking}, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
+            if talking.done():
+                await line.close(outcome(talking, line.request_id))
+            elif listening.done() and not line.is_crowded:
+                left = outcome(listening, line.request_id)
+                line.stream.hang_up(left.code, left.reason)
+                await asyncio.wait({talking}, timeout=GOODBYE)  # so that the handler is not cut short
+            else:
+                close = self._overdue(line, until) or Close()
+                line.stream.hang_up(close.code, close.reason)
+                await asyncio.wait({talking, listening}, timeout=GOODBYE, return_when=asyncio.FIRST_COMPLETED)
+                await line.close(close)
+        finally:
+            for task in (listening, talking):
+                task.cancel()
+            await asyncio.gather(listening, talking, return_exceptions=True)
+
+    def _overdue(self, line: Line, until: float) -> Close | None:
+        """Why the server ends it, if it does."""
+        now = time.monotonic()
+        line.count()
+        if line.is_crowded:
+            return CROWDED
+        if self._board.is_draining and (not line.is_busy(now) or now >= self._board.read_header().since + self._drain):
+            return Close(GOING_AWAY, "the server is stopping")
+        if line.has_left() and now >= line.active + LEFT:
+            return Close(ABNORMAL)
+        if now >= until:
+            return Close(GOING_AWAY, f"a conversation ends after {self._total:g} s")
+        if now >= line.active + self._idle:
+            return Close(GOING_AWAY, f"no message for {self._idle:g} s")
+        return None
+
+
+def never() -> bool:
+    return False
+
+
+def outcome(task: asyncio.Future[Close], request_id: str) -> Close:
+    """What has ended one direction, in the words of a close frame."""
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if isinstance(error, OSError):
+        return Close(ABNORMAL)
+    if not isinstance(error, ServingError):
+        log.error("a conversation failed", exc=error, request_id=request_id)
+        error = CodedError(500, "internal", "internal error")
+    log_error(error, request_id)
+    return Close(INTERNAL, f"{error.code}: {error.message}")
+
+
+def headers_of(headers: Headers) -> dict[str, str]:
+    """By name in lower case; what came more than once is joined (RFC 9110 §5.3)."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
+async def refuse(send: Send, error: ServingError, request_id: str) -> None:
+    body = errors.body(error, request_id)
+    headers = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
+    headers += [request_id_header(request_id), *retry_after(error)]
+    await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})

@@ -1,0 +1,156 @@
+"""Runtime: the private folder in which the processes of one server meet."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from serving.config import words
+from serving.config.config import Config
+from serving.handler import Home
+from serving.system import log, private
+
+FOLDER = "serving-"
+LOCK = "lock"
+ADDRESS = "address.json"
+METRICS = ".metrics"
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where one that listens everywhere is reached
+SETTLED = 60.0  # seconds; a younger folder may be one whose owner has not locked it yet
+BACKLOG = 4096  # connections that may wait to be accepted, which both say who open the port and who take them from it
+BEGIN = 256  # bytes of the first message to the fork server: the folder's path
+SOCKET_PATH_LIMIT = 100  # bytes; the kernel takes 107
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A folder below the system's temporary one that only this user may enter: sockets, crash stacks, the Config."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, config: Config, host: str = "", port: int = 0) -> Runtime:
+        """``host`` and ``port`` are where the server listens. Raises OSError where nothing is writable."""
+        path = Path(tempfile.mkdtemp(prefix=FOLDER))
+        if len(str(path)) > SOCKET_PATH_LIMIT - len("/worker-1024-1000000.sock"):
+            path.rmdir()
+            path = Path(tempfile.mkdtemp(prefix=FOLDER, dir="/tmp"))
+        runtime = cls(path)
+        try:
+            runtime.claim()
+            (path / "config.json").write_bytes(msgspec.json.encode(config))
+            if port:
+                runtime.write_address(host, port)
+        except OSError:
+            runtime.remove()
+            raise
+        return runtime
+
+    def claim(self) -> None:
+        """Mark the folder as in use for as long as this process lives: the kernel lets go of the lock by itself."""
+        fcntl.flock(private.open_plain(self.path / LOCK, os.O_CREAT | os.O_RDWR), fcntl.LOCK_EX)
+
+    @classmethod
+    def sweep(cls) -> None:
+        """Remove what servers of this user left behind that were killed before they could."""
+        for path in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+            if private.is_private(path):
+                with contextlib.suppress(OSError):
+                    cls(path)._remove_if_left()
+
+    def _remove_if_left(self) -> None:
+        """Raises OSError where a server still lives in it, and for what is no folder of a server."""
+        with open(private.open_plain(self.path / LOCK), "rb") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime >= SETTLED:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.remove()
+
+    def read_config(self) -> Config:
+        return msgspec.json.decode((self.path / "config.json").read_bytes(), type=Config)
+
+    def write_address(self, host: str, port: int) -> None:
+        """Where the server listens, for those of its processes that ask it something as clients do."""
+        (self.path / ADDRESS).write_bytes(msgspec.json.encode((host, port)))
+
+    def home(self, row: int, epoch: int) -> Home | None:
+        """What a model worker may know of the server around it; None where none listens."""
+        if not (self.path / ADDRESS).exists():
+            return None
+        host, port = msgspec.json.decode((self.path / ADDRESS).read_bytes(), type=tuple[str, int])
+        return Home(ANY.get(host, host), port, self.metrics_path(row, epoch))
+
+    @property
+    def instance(self) -> str:
+        """Eight hexadecimal digits that tell this server from all others."""
+        return hashlib.sha256(self.path.name.encode()).hexdigest()[:8]
+
+    @property
+    def control_path(self) -> Path:
+        return self.path / "control.sock"
+
+    def worker_path(self, row: int, epoch: int) -> Path:
+        return self.path / f"worker-{row}-{epoch}.sock"
+
+    def meeting_path(self, row: int, epoch: int) -> Path:
+        """Where the ranks of one worker find each other."""
+        return self.path / f"worker-{row}-{epoch}.ranks"
+
+    def stacks_path(self, row: int, epoch: int) -> Path:
+        return self.path / f"worker-{row}-{epoch}.stacks"
+
+    def words_path(self, row: int, epoch: int) -> Path:
+        """Where a worker keeps what its user code has begun to print."""
+        return self.path / f"worker-{row}-{epoch}.words"
+
+    def metrics_path(self, row: int, epoch: int) -> Path:
+        return self.path / f"worker-{row}-{epoch}{METRICS}"
+
+    def metrics(self) -> list[str]:
+        """What the workers' handlers say of themselves, in Prometheus' text format."""
+        texts = []
+        for path in sorted(self.path.glob(f"worker-*{METRICS}")):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                texts.append(path.read_text())
+        return texts
+
+    def forget_worker(self, row: int, epoch: int, **fields: object) -> str:
+        """Remove a dead worker's files; give the stacks it left, "" if none. What its user code has printed without an
+        end is written to the log, with ``fields``."""
+        for stream, text in words.read(self.words_path(row, epoch)).items():
+            log.printed(text, stream=stream, **fields)
+        stacks = self.stacks_path(row, epoch)
+        text = stacks.read_text(errors="replace") if stacks.exists() else ""
+        others = (self.worker_path(row, epoch), self.metrics_path(row, epoch), self.words_path(row, epoch))
+        for path in (stacks, *others):
+            path.unlink(missing_ok=True)
+        return text
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def set_parent_death_signal(signal: int) -> None:
+    """Ask the kernel to signal this process when its parent ends (Linux ``prctl(PR_SET_PDEATHSIG)``)."""
+    _prctl(1, signal)
+
+
+def become_subreaper() -> None:
+    """Orphaned descendants become our children, as if we were PID 1 (``prctl(PR_SET_CHILD_SUBREAPER)``)."""
+    _prctl(36, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,113 @@
+"""A model folder to the Model that it holds: what ``serving.toml`` says, then its convention, then the settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from serving.adapters.conventions import KNOWN, choose_handler, with_wishes
+from serving.adapters.torchserve.manifest import is_archive, read_manifest
+from serving.adapters.torchserve.settings import wishes_of
+from serving.adapters.triton.folder import is_triton
+from serving.config.config import Config
+from serving.errors import ModelError, NoModel
+from serving.model.model import THREADS, BatchTable, Model
+from serving.model.modelsettings import read_settings
+from serving.model.names import is_hidden
+from serving.system import log
+
+DEPTH = 8  # folders within each other that hold nothing else
+
+
+def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequence[str] = ()) -> Model:
+    """Read one model folder. ``gpus`` are those that the server sees; none is that it cannot tell. Raises ModelError
+    with what was found and what is expected.
+    """
+    root = find_root(folder).absolute()
+    settings = read_settings(root)
+    own = settings.device
+    if settings.handler is None and is_archive(root):
+        settings = with_wishes(settings, wishes_of(read_manifest(root)), root)
+    code = Path(config.code_dir).absolute() if config.code_dir else root / "code"
+    choice = choose_handler(root, code, settings, config)
+    device = own or wanted_device(root, settings.device or choice.device, config)
+    if gpus and device.startswith("cuda:") and device not in gpus:
+        raise ModelError(f"{root}: device is {device}, but this server sees {', '.join(gpus)}")
+    wanted = settings.replicas or choice.replicas or config.replicas
+    if settings.gpus > 1:
+        check_gpus(root, settings.gpus, config, wanted, gpus if device != "cpu" else ())
+        wanted = 1
+    threads = settings.threads or threads_of(settings.env) or config.threads
+    per_gpu = wanted is None and not config.many and device in ("auto", "cuda") and len(gpus) > 0
+    replicas = len(gpus) if per_gpu else wanted or 1
+    return Model(
+        name=name,
+        path=str(root),
+        code=str(code),
+        handler=choice.handler,
+        timeout=settings.timeout_s or config.request_timeout,
+        replicas=replicas,
+        device=device,
+        threads=threads or max(1, cores // (replicas * settings.gpus)),
+        queue_size=config.queue_size,
+        env=settings.env,
+        options={**choice.options, **settings.options},
+        batch=merge_batch(settings.batch, choice.batch, config),
+        pin=settings.pin,
+        per_gpu=per_gpu,
+        speed=settings.speed,
+        tf32=settings.tf32,
+        gpus=settings.gpus,
+    )
+
+
+def wanted_device(root: Path, convention: str | None, config: Config) -> str:
+    """What the model's own convention asks for, unless that is a GPU and this server was told to use the CPU."""
+    told = config.sources["device"] != "default" and config.device == "cpu"
+    if told and convention is not None and convention.startswith("cuda"):
+        log.warning("the model asks for a GPU and runs on the CPU, as the setting device says", model_dir=str(root))
+        return "cpu"
+    return convention or config.device
+
+
+def threads_of(env: Mapping[str, str]) -> int | None:
+    """What the libraries' own variables say, where they say a plain number."""
+    said = (env.get(name, "") for name in THREADS)
+    return next((int(text) for text in said if re.fullmatch("[1-9][0-9]{0,2}", text)), None)
+
+
+def check_gpus(root: Path, count: int, config: Config, replicas: int | None, gpus: Sequence[str]) -> None:
+    """Of a model over several GPUs. Raises ModelError."""
+    if config.many:
+        raise ModelError(f"{root}: gpus is {count}; a model over several GPUs is the only one of its server")
+    if replicas not in (None, 1):
+        raise ModelError(f"{root}: gpus is {count} and replicas {replicas}; over several GPUs a model has one replica")
+    if gpus and count > len(gpus):
+        raise ModelError(f"{root}: gpus is {count}, but this server sees {', '.join(gpus)}")
+
+
+def find_root(folder: Path) -> Path:
+    """The model's root: the folder, or the only folder in it and so on, since archives are often packed some levels
+    too deep."""
+    if not folder.is_dir():
+        raise NoModel(f"model folder {folder} does not exist")
+    for _ in range(DEPTH):
+        entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
+        only = entries[0] if len(entries) == 1 else None
+        if only is None or not only.is_dir() or only.name in KNOWN or is_triton(folder):
+            break
+        folder = only
+    return folder
+
+
+def merge_batch(table: BatchTable, convention: BatchTable, config: Config) -> BatchTable:
+    """``serving.toml`` wins over the server-wide settings, and those over what the model's convention says."""
+    general = BatchTable(max_size=config.batch_size, max_delay_ms=config.batch_delay_ms)
+    found: dict[str, Any] = {}
+    for one in (convention, general, table):
+        found |= {name: value for name, value in msgspec.structs.asdict(one).items() if value is not None}
+    return BatchTable(**found)

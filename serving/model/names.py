@@ -1,0 +1,50 @@
+"""Names of models: what a client writes in TargetModel, and what the model is called from there on."""
+
+from __future__ import annotations
+
+import re
+
+from serving.config.kinds import MODEL_NAME
+from serving.errors import BadRequest
+
+ARCHIVES = (".tar.gz", ".tgz", ".mar", ".zip")
+# Of macOS and of Windows, in lower case.
+LEFTOVERS = frozenset(
+    {
+        *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
+        *("$recycle.bin", "system volume information"),
+    }
+)
+TARGET_MODEL = "X-Amzn-SageMaker-Target-Model"
+_NAME = re.compile(MODEL_NAME)
+
+
+def target_name(target: str) -> str:
+    """A TargetModel such as ``team/a`` or ``team/a.tar.gz``; what it means only the model store can say. Raises
+    BadRequest."""
+    if not _NAME.fullmatch(target):
+        raise BadRequest(
+            f"{TARGET_MODEL} is {target[:100]!r}; allowed: parts of letters, digits and _ . @ + = ~ - that begin with "
+            "a letter, a digit or _, joined by slashes, at most 255 characters"
+        )
+    return target
+
+
+def model_name(name: str) -> str:
+    """A name as the platform makes them for its calls, kept as it is. Raises BadRequest."""
+    if not _NAME.fullmatch(name):
+        raise BadRequest(f"model_name is {name[:100]!r}; allowed: what {TARGET_MODEL} takes")
+    return name
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is no part of a model: hidden ones, and what systems leave in folders and archives."""
+    return name.startswith(".") or name.lower() in LEFTOVERS
+
+
+def without_suffix(name: str) -> str:
+    """A name without the suffix of an archive, if it has one; of two only the last goes."""
+    for suffix in ARCHIVES:
+        if name.endswith(suffix) and len(name) > len(suffix) and not name.endswith(f"/{suffix}"):
+            return name.removesuffix(suffix)
+    return name

@@ -1,0 +1,28 @@
+"""Pace: how long the supervisor may rest between two looks. A look costs little, but ten times as much where a model
+keeps the caches busy, and that on the model's own cores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from serving.supervisor.fleet.overrun import KILL_GRACE
+from serving.supervisor.fleet.replica import Served, Stage, Status
+
+TICK = 0.02  # seconds between looks while something is about to happen
+REST = 0.1  # while nothing is
+
+
+def pause(models: Iterable[Served], now: float) -> float:
+    """Seconds until the next look. The news of a worker's end or of its phase does not wait for it."""
+    until = now + REST
+    for served in models:
+        if served.stage is not Stage.SERVING or (
+            served.failed is None and len(served.replicas) < served.model.replicas
+        ):
+            return TICK
+        for replica in served.replicas:
+            if replica.status is not Status.READY or replica.overdue is not None or replica.cut is not None:
+                return TICK
+            if busy_until := replica.row.busy_until:
+                until = min(until, busy_until + KILL_GRACE)
+    return max(TICK, until - now)

@@ -1,0 +1,90 @@
+"""Listing: what a store has, loaded or not, and whether a request for each model would be served."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from serving.adapters.triton.config import TritonConfigError
+from serving.adapters.triton.folder import is_triton, place
+from serving.errors import ServingError
+from serving.ipc.messages import Listed
+from serving.supervisor.broken import BrokenModels
+from serving.supervisor.fleet.describe import state_of
+from serving.supervisor.fleet.fleet import Fleet
+from serving.supervisor.fleet.replica import Stage
+from serving.supervisor.store.repository import ModelRepository
+
+REMEMBERED = 1000
+UNLOADED = "unloaded"  # the reason that Triton's own server gives
+
+
+class Listing:
+    """``resolve`` gives the name of a model that a client may call otherwise; ``hide`` takes out of a text what is not
+    for clients."""
+
+    def __init__(
+        self, fleet: Fleet, repository: ModelRepository, broken: BrokenModels, hide: Callable[[str], str]
+    ) -> None:
+        self._fleet = fleet
+        self._repository = repository
+        self._broken = broken
+        self._hide = hide
+        self._out: dict[str, str] = {}
+
+    def out(self, name: str, reason: str = UNLOADED) -> None:
+        """A client had it unloaded, or loaded and it failed: it is not ready until it is loaded again."""
+        self._out[name] = reason
+        if len(self._out) > REMEMBERED:
+            del self._out[next(iter(self._out))]
+
+    def begun(self, name: str) -> None:
+        """It is being loaded."""
+        self._out.pop(name, None)
+
+    async def all(self) -> list[Listed]:
+        found = await asyncio.to_thread(self._on_disk)
+        return [self._listed(name, version) for name, version in found]
+
+    async def one(self, name: str) -> Listed:
+        """Raises ModelNotFound, BadRequest."""
+        return self._listed(*await asyncio.to_thread(self._found, name))
+
+    def _on_disk(self) -> list[tuple[str, str]]:
+        found = []
+        for name in self._repository.names():
+            try:
+                found.append(self._found(name))
+            except (ServingError, OSError):
+                continue  # removed at this moment, or a link that leads out
+        return found
+
+    def _found(self, target: str) -> tuple[str, str]:
+        name, path = self._repository.resolve(target)
+        return name, version_of(path)
+
+    def _listed(self, name: str, version: str) -> Listed:
+        state, reason = self._state(name)
+        return Listed(name, version, state, self._hide(reason))
+
+    def _state(self, name: str) -> tuple[str, str]:
+        served = self._fleet.get(name)
+        if served is not None and served.stage is not Stage.LEAVING:
+            state = state_of(served)
+            if state == "failed":
+                return "unavailable", served.failed or ""
+            return ("ready" if state == "ready" else "loading"), ""
+        if name in self._out:
+            return "unavailable", self._out[name]
+        broken = self._broken.of(name, time.monotonic())
+        return ("ready", "") if broken is None else ("unavailable", broken.problem.message)
+
+
+def version_of(path: Path) -> str:
+    """Of a model of Triton's the version that is served; every other model has one, the first."""
+    try:
+        return place(path).version if path.is_dir() and is_triton(path) else "1"
+    except (TritonConfigError, OSError, ValueError):
+        return "1"  # its load says what is wrong

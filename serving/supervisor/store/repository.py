@@ -1,0 +1,226 @@
+"""ModelRepository: the models on disk. Reads them only; archives are unpacked into a cache of its own.
+
+A name is looked up below the store's root and never leaves it, links included. Everything here may block on the disk,
+so that it is called from threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from serving.config.config import Config, cores
+from serving.errors import BadModel, BadRequest, ModelError, ModelFailed, ModelNotFound, NoModel, ServingError
+from serving.model.folder import read_model
+from serving.model.model import DEFAULT_MODEL, Model
+from serving.model.names import ARCHIVES, is_hidden
+from serving.supervisor.store.archives import Limits
+from serving.supervisor.store.artifact import Artifact, artifact, has_magic, is_still, open_archive, packed
+from serving.supervisor.store.diskcache import DiskCache
+from serving.supervisor.store.store import Store
+from serving.supervisor.store.unpacking import Unpacker, check_stop, unpack_now
+
+FORBIDDEN = ("/dev", "/proc", "/sys")  # as a model's address
+
+
+def open_models(config: Config, gpus: Sequence[str] = ()) -> tuple[list[Model], DiskCache | None]:
+    """The one model of a single-model server, or the cache for many. Raises ModelError, Stopped, OSError."""
+    if not config.many:
+        return [open_one(config, gpus)], None
+    if config.model_store is not None and not Path(config.store).is_dir():
+        raise ModelError(f"model store {config.store} does not exist")
+    disk = DiskCache.open()
+    repository = ModelRepository(config, disk, lambda _: True)
+    for name in (*(config.preload or ()), *filter(None, [config.default_model])):
+        try:
+            repository.find(name)
+        except ServingError as exc:
+            raise ModelError(exc.message) from exc
+    return [], disk
+
+
+def open_one(config: Config, gpus: Sequence[str]) -> Model:
+    """The model of a single-model server. Raises ModelError, Stopped, OSError."""
+    path = Path(config.model_dir)
+    archive = archive_in(path)
+    if archive is None:
+        return read_model(path, DEFAULT_MODEL, config, cores(), gpus)
+    repository = ModelRepository(config, DiskCache.open(), lambda _: True, gpus)
+    try:
+        # What it is unpacked to is held until this process ends.
+        model = repository.open(DEFAULT_MODEL, archive.absolute())
+    except ServingError as exc:
+        raise ModelError(f"{archive}: {exc.message}") from exc
+    return msgspec.structs.replace(model, url="", digest="", fingerprint="", size=0)
+
+
+def archive_in(path: Path) -> Path | None:
+    """The archive that ``path`` is, or the only thing in that folder if it is one, as the platform unpacks a
+    ``model.tar.gz`` with another archive in it."""
+    if path.is_file() and path.name.endswith(ARCHIVES):
+        return path
+    entries = [entry for entry in path.iterdir() if not is_hidden(entry.name)] if path.is_dir() else []
+    return entries[0] if len(entries) == 1 and entries[0].is_file() and entries[0].name.endswith(ARCHIVES) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A model on its way: its ``folder``, and where that is still to be made ``partial``, the one to fill, and ``fd``,
+    the open archive."""
+
+    found: Artifact
+    folder: Path
+    partial: Path | None = None
+    fd: int = -1
+
+    @property
+    def name(self) -> str:
+        return self.found.path.name
+
+
+class ModelRepository:
+    """``in_use`` tells whether a running model still needs an unpacked folder; ``gpus`` are those the server sees."""
+
+    def __init__(
+        self, config: Config, cache: DiskCache, in_use: Callable[[Path], bool], gpus: Sequence[str] = ()
+    ) -> None:
+        self._config = config
+        self._gpus = gpus
+        folder = Path(config.store) if config.many else Path(config.model_dir).parent
+        self._store = Store(folder.absolute())
+        self._cache = cache
+        self._in_use = in_use
+        self.limits = Limits(config.archive_max_bytes, config.archive_max_files, config.archive_max_ratio)
+
+    def names(self) -> list[str]:
+        """Every model of the store, sorted; each of these names finds what it stands for."""
+        return self._store.names()
+
+    def resolve(self, target: str) -> tuple[str, Path]:
+        """The name of the model that a client means, and its folder or archive. Raises ModelNotFound, BadRequest."""
+        return self._store.resolve(target)
+
+    def find(self, name: str) -> Path:
+        """The folder or archive of a model of the store. Raises ModelNotFound, BadRequest."""
+        return self.resolve(name)[1]
+
+    def locate(self, name: str, url: str) -> Path:
+        """Where a model to be loaded by address is. Raises BadRequest, ModelNotFound."""
+        if not url:
+            return self.find(name)
+        path = Path(url.removeprefix("file://"))
+        if not path.is_absolute() or ".." in path.parts or "\0" in url:
+            raise BadRequest(f"url is {url[:200]!r}; allowed: an absolute path")
+        real = path.resolve()
+        if any(one.is_relative_to(folder) for one in (path, real) for folder in FORBIDDEN):
+            raise BadRequest(f"url is {url[:200]!r}; models do not live below {', '.join(FORBIDDEN)}")
+        if not self._config.multi_model and not self._store.holds(path):
+            raise BadRequest(f"url is {url[:200]!r}, which is not below the model store")
+        if not path.is_dir() and not path.is_file():
+            raise self._nothing_at(path)
+        return path
+
+    def _nothing_at(self, path: Path) -> ModelNotFound:
+        return ModelNotFound(f"url is {str(path)[:200]!r}, where no model is")
+
+    # Opening.
+
+    def begin(self, path: Path) -> Opening:
+        """The model's folder, or what to unpack for it. Raises BadModel, ModelNotFound, OSError."""
+        if path.is_dir():
+            self._read(path, path)  # what is no model may be as large as the whole disk
+            return Opening(artifact(path), path)
+        fd = open_archive(path)
+        try:
+            opening = self._begin_archive(path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        if opening.partial is None:
+            os.close(fd)
+        return opening
+
+    def _begin_archive(self, path: Path, fd: int) -> Opening:
+        if not self._store.holds(path) and not has_magic(fd):
+            raise self._nothing_at(path)  # nobody is to learn what files there are
+        found = packed(path, fd)
+        home = self._cache.home(path)
+        folder = home / found.digest
+        if self._cache.hold(folder):
+            return Opening(found, folder)
+        for old in self._cache.states(home):
+            if not self._in_use(old):
+                self._cache.drop(old)
+        return Opening(found, folder, self._cache.begin(home), fd)
+
+    def end(self, opening: Opening) -> None:
+        """What was to be unpacked is there. Raises ModelFailed where the archive was changed meanwhile, OSError."""
+        assert opening.partial is not None
+        if not is_still(opening.found, opening.fd):
+            raise ModelFailed(f"{opening.name} was changed while it was unpacked")
+        self._cache.finish(opening.partial, opening.folder)
+
+    def give_up(self, opening: Opening) -> None:
+        """Remove what was not unpacked to the end, if anything."""
+        assert opening.partial is not None
+        os.close(opening.fd)
+        self._cache.drop(opening.partial)
+
+    def read(self, name: str, opening: Opening) -> Model:
+        """The model, once its folder is there. Raises BadModel, ModelNotFound, OSError."""
+        found = opening.found
+        model = msgspec.structs.replace(self._read(opening.folder, found.path), name=name)
+        return msgspec.structs.replace(
+            model,
+            url=str(found.path),
+            digest=found.digest,
+            fingerprint=found.fingerprint,
+            size=found.size,
+            pin=model.pin or name in (self._config.pin or ()),
+        )
+
+    def _read(self, folder: Path, path: Path) -> Model:
+        """Messages name what the client named: the archive or folder ``path``, below the store where it is there."""
+        try:
+            return read_model(folder, path.name, self._config, cores(), self._gpus)
+        except NoModel as exc:
+            if not self._store.holds(path):
+                raise self._nothing_at(path) from exc
+            raise BadModel(self._told(exc, folder, path)) from exc
+        except ModelError as exc:
+            raise BadModel(self._told(exc, folder, path)) from exc
+        except RecursionError as exc:
+            raise BadModel(f"{path.name}: its settings are nested too deeply") from exc
+
+    def _told(self, exc: ModelError, folder: Path, path: Path) -> str:
+        shown = str(path.relative_to(self._store.root)) if path.is_relative_to(self._store.root) else str(path)
+        return str(exc).replace(str(folder), shown).replace(str(folder.resolve()), shown)
+
+    def open(self, name: str, path: Path) -> Model:
+        """The model at ``path``, unpacked if need be, where no event loop runs. Raises BadArchive, BadModel,
+        ModelNotFound, ModelFailed, Stopped, OSError."""
+        opening = self.begin(path)
+        if opening.partial is not None:
+            try:
+                limits, seconds = self.limits, self._config.load_timeout
+                unpack_now(opening.fd, opening.partial, opening.name, limits, seconds, check_stop)
+                self.end(opening)
+            finally:
+                self.give_up(opening)
+        return self.read(name, opening)
+
+    async def open_async(self, name: str, path: Path, unpacker: Unpacker) -> Model:
+        """As ``open``, in an event loop; threads are taken for what takes no time."""
+        opening = await asyncio.to_thread(self.begin, path)
+        if opening.partial is not None:
+            try:
+                await unpacker.unpack(opening.fd, opening.partial, opening.name)
+                await asyncio.to_thread(self.end, opening)
+            finally:
+                await asyncio.shield(asyncio.to_thread(self.give_up, opening))
+        return await asyncio.to_thread(self.read, name, opening)

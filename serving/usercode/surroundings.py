@@ -1,0 +1,95 @@
+"""Surroundings: what a model's process shows to the code in it, as much as can be that of a plain Python.
+
+A worker is a fork of a process that has done other things. Here is what it puts in their place; docs/process.md lists
+what stays different on purpose.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from serving.adapters.conventions import TORCHSERVE, TRITON
+from serving.adapters.torchserve.manifest import read_manifest
+from serving.adapters.triton.config import read_config
+from serving.config import words
+from serving.config.config import Config
+from serving.config.words import STREAMS, Words
+from serving.model.model import Model
+from serving.system import log
+from serving.usercode import environment, origin, userlogs
+from serving.usercode.prints import Prints
+
+prints: Prints | None = None  # of this process, once it has a model
+
+
+def begin(config: Config) -> None:
+    """Of a process that has no model yet: its random numbers and its log are its own."""
+    userlogs.setup(config.log_level, config.log_format)
+    reseed()
+
+
+def enter(model: Model, config: Config, kept: Path | None) -> None:
+    """Before any user code: its streams, its environment, its program, its folder. What it has begun to print is kept
+    in the file ``kept``."""
+    global prints
+    prints = Prints(places(kept), model=model.name)
+    userlogs.claim(model=model.name)
+    sys.modules["__main__"] = ModuleType("__main__")  # without a file, which children would run
+    sys.argv[:] = [script_of(model)]
+    environment.enter(model, config.compile_cache)
+    os.chdir(model.path)
+
+
+def places(kept: Path | None) -> list[Words]:
+    if kept is not None:
+        try:
+            return words.make(kept)
+        except OSError as exc:
+            log.warning("what is printed without an end may be lost", error=f"{type(exc).__name__}: {exc}")
+    return [Words(None, index) for index in range(len(STREAMS))]
+
+
+def script_of(model: Model) -> str:
+    """The file that the model's code begins with, or the name of what is in an installed package."""
+    root, module = Path(model.path), model.handler.partition(":")[0]
+    if isinstance(named := model.options.get("script"), str):
+        return named
+    if model.handler == TORCHSERVE:
+        return str(read_manifest(root).script or module)
+    if model.handler == TRITON:
+        return str(root / str(model.options["version"]) / read_config(root)[0].default_model_filename)
+    files = [folder / (module.replace(".", "/") + ".py") for folder in (Path(model.code), root)]
+    return next((str(file) for file in files if file.is_file()), module)
+
+
+def reseed() -> None:
+    """Draw random numbers that no other worker draws. ``random`` does that by itself."""
+    if (random := sys.modules.get("numpy.random")) is not None:
+        random.seed()
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.default_generator.seed()
+
+
+def tell_old() -> None:
+    """Now and then: write what user code has printed without an end."""
+    if prints is not None:
+        prints.tell_old()
+
+
+def told(exc: BaseException) -> str:
+    """An exception in words, and where user code has raised it; of one that ends a program also what the program said
+    last, as parsers of options do."""
+    words = origin.told(exc)
+    said = prints.last_error() if prints is not None and isinstance(exc, SystemExit) else ""
+    return f"{words}, after {said}" if said else words
+
+
+def leave() -> None:
+    """Before the process ends in peace: what user code has registered for that is run, and the rest is written."""
+    atexit._run_exitfuncs()
+    if prints is not None:
+        prints.tell_all()

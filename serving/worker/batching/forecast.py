@@ -1,0 +1,167 @@
+"""Forecast: what can still be answered by its deadline, by what the batches so far have taken. Pure.
+
+A deadline is a promise: under more load than the model can carry, what cannot keep it is refused as soon as that is
+known, so that all that is computed is also answered. What is not known is taken for good news: a forecast that errs
+that way is corrected by the next batch, while one that refuses too much may never learn better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+
+from serving.worker.batching.latency import KNOWN, MARGIN
+from serving.worker.batching.pace import Pace
+from serving.worker.batching.times import Times
+
+RECENT = 0.2  # weight of the newest in a mean
+QUICK = 16  # times a full queue of quick batches fits into the time-out
+WAY = 0.01  # seconds at least for an answer's way to its client
+SHARE = 100  # of the time-out, for that way and for a machine that has other things to do
+LONGEST = 60  # seconds that a client is asked to wait before it tries again
+
+
+class Forecast:
+    """``quick`` seconds are what a batch may take without being looked at: as long as all are quicker nothing has to be
+    refused, and nothing is learned."""
+
+    def __init__(
+        self, max_size: int, queue_size: int, timeout: float, tell: Callable[[float], None] | None = None
+    ) -> None:
+        self._max = max_size
+        self._usual = float(max_size)
+        self._quick = timeout / (QUICK * queue_size)
+        self._all = Times()
+        self._times: dict[Hashable, Times] = {}
+        self.pace = Pace(max_size, timeout, self._quick, tell)
+        """Of decoding; ``tell`` hears of every mean of its seconds."""
+        self.way = max(WAY, timeout / SHARE)
+        """Seconds for an answer's way to its client."""
+        self._busy_until = self._last_end = 0.0
+        self._hold = self._held_to = 0.0
+        self.held_from = 0.0
+        """Since when answers in pieces have kept the next batch from beginning; 0 where none do."""
+        self.knows = False
+        """Whether some batch was slow enough to matter."""
+
+    def begins(self, bucket: Hashable, n: int, now: float, waiting: int = 0) -> None:
+        """A batch is given to the model, and so many others wait, perhaps in other buckets."""
+        held, self.held_from = (self._held_to - self.held_from, 0.0) if self.held_from else (0.0, 0.0)
+        if held > self._quick:
+            self.knows = True
+        if self.knows:
+            if n > self._usual:
+                self._usual = n
+            elif n + waiting >= self._max:
+                self._usual += RECENT * (n - self._usual)
+            self._hold += RECENT * (held - self._hold)
+            times = self._times.get(bucket, self._all)
+            self._busy_until = max(now, self._busy_until) + times.mean(n)
+
+    def holds(self, now: float) -> None:
+        """Answers in pieces that have begun keep the next batch from beginning."""
+        if not self.held_from:
+            self.held_from = now
+            self._busy_until = max(self._busy_until, now + self._hold)
+        self._held_to = now
+
+    def released(self, now: float) -> None:
+        """Nothing keeps it any more."""
+        if self.held_from:
+            self._busy_until = min(self._busy_until, now)
+
+    def failed(self, now: float, behind: int) -> None:
+        """A batch is over without answers, which says nothing of how long one takes. So many are on the device
+        ``behind`` it."""
+        self._last_end = now
+        self._busy_until = now + behind * self._all.mean(self._usual)
+
+    def ended(self, bucket: Hashable, n: int, since: float, now: float, behind: int = 0) -> None:
+        """One that was given to it at ``since`` has been answered; until the one before it was, it had to wait. So many
+        are on the device ``behind`` it."""
+        seconds = now - max(since, self._last_end)
+        self._last_end = now
+        if not self.knows and seconds < self._quick:
+            return
+        self.knows = True
+        self._all.learn(n, seconds)
+        self._busy_until = now + behind * self._all.mean(n)
+        times = self._times.get(bucket)
+        if times is None:
+            if len(self._times) >= KNOWN:
+                self._times.clear()
+            times = self._times[bucket] = Times()
+        times.learn(n, seconds)
+        if self._all.upper(self._max) + self._hold < self._quick / 2:
+            self._forget()
+
+    def _forget(self) -> None:
+        self.knows = False
+        self._all = Times()
+        self._times.clear()
+        self._busy_until = self._hold = 0.0
+        self._usual = float(self._max)
+
+    def of(self, bucket: Hashable) -> Times | None:
+        """What is known of a bucket's batches, or of all; None where that is nothing."""
+        return self._times.get(bucket, self._all) if self.knows else None
+
+    def busy(self, now: float) -> float:
+        """Seconds until the model is done with what it was given."""
+        return max(0.0, self._busy_until - now)
+
+    def is_idle(self, now: float) -> bool:
+        """Whether the model is at nothing, as far as is known, or longer at it than was to be expected."""
+        return self._busy_until <= now and not self.pace.is_running
+
+    @property
+    def size(self) -> float:
+        """Of a batch where enough wait."""
+        return min(self._usual, self.pace.most)
+
+    def wait(self, ahead: int, now: float, undecoded: int = 0) -> float:
+        """Seconds until a request is answered that comes now behind ``ahead`` others, so many of them ``undecoded``; 0
+        where nothing is known."""
+        pace = self.pace
+        if not (self.knows or pace.is_slow):
+            return 0.0
+        all, size = self._all, self.size
+        busy = self.busy(now)
+        batches, rest = divmod(ahead, size)
+        # While the model is busy others come, and share its batch.
+        own = size if busy or pace.is_running else rest + 1
+        spread = MARGIN * all.deviation * math.sqrt(batches + 1)
+        before = busy + batches * (all.mean(size) + self._hold)
+        if pace.threads:  # beside the next batch, if there is one of those that are decoded before
+            behind = all.mean(own) if ahead > undecoded else 0.0
+            decoding = (undecoded + pace.threads) * pace.each
+            before = max(before, busy + (behind if decoding <= behind else decoding + behind))
+        else:
+            before += (undecoded + own - rest + pace.is_running) * pace.each
+        return before + all.mean(own) + spread + self.way
+
+    def is_hopeless(self, left: float, now: float, decoded: int, enough: bool) -> bool:
+        """Whether one with ``left`` seconds that is to be decoded next, behind ``decoded`` ones, cannot be answered in
+        time, or, where there are ``enough`` others, not in a whole batch."""
+        if left < self._least(1, decoded, now):
+            return True
+        return enough and not self.pace.threads and left < self._least(max(1, int(self.size)), decoded, now)
+
+    def _least(self, n: int, decoded: int, now: float) -> float:
+        """Seconds until one is answered that is decoded next, in a batch of n. Of several buckets nobody knows yet
+        which is its own: others run before it, and more are decoded between."""
+        each, all = self.pace.each, self._all
+        if self.pace.threads:
+            return max(self.pace.alone, self.busy(now)) + all.mean(1) + self.way
+        if len(self._times) <= 1:
+            return max(1, n - decoded) * each + all.upper(n) + self.way
+        return (decoded + 1) * each + (decoded / self.size + 1) * all.mean(self.size) + self.way
+
+    def again_after(self, seconds: float) -> int:
+        """When a client that was refused may try again: in whole seconds, when so many more are over."""
+        return min(LONGEST, max(1, math.ceil(seconds)))
+
+    def batch(self) -> float:
+        """Seconds until there is room for more."""
+        size = self.size
+        return size * self.pace.each + self._all.mean(size) + self._hold

@@ -1,0 +1,79 @@
+"""Inflating: the body of a request that came packed, as it was before, within the bounds of all other memory.
+
+This is done where the body is decoded: bytes of strangers are not unpacked in a process that serves others, too.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from msgspec.structs import replace
+
+from serving import claims
+from serving.codecs.measuring import PIECE
+from serving.errors import BadRequest, BodyTooLarge
+from serving.request import Request
+
+GZIP, ZLIB, BARE = 31, 15, -15  # what zlib calls these forms: "windowBits"
+SLICE = 64 * 1024  # bytes that are given to zlib at a time, which copies what it leaves of them
+MEMBERS = 10_000  # parts of a gzip body, each packed by itself; those that split files for seeking make many
+DEFLATED = 8  # the low bits of the first byte, where deflate has the head that it should have (RFC 1950)
+
+
+class Limit:
+    """Bytes that a body may have once it is unpacked; 0 is no limit."""
+
+    most = 0
+
+
+def set_limit(most: int) -> None:
+    """For all requests of this process."""
+    Limit.most = most
+
+
+def unpacked(request: Request) -> Request:
+    """Raises BadRequest for bytes that are not packed as they should be, BodyTooLarge and BodiesFull."""
+    body = inflate(memoryview(request.body), request.content_encoding, Limit.most)
+    return replace(request, body=body, content_encoding="")
+
+
+def inflate(packed: memoryview, encoding: str, most: int) -> bytearray:
+    form = GZIP if encoding == "gzip" else form_of(bytes(packed[:2]))
+    body, at, members = bytearray(), 0, 0
+    while at < len(packed) or not members:
+        members += 1
+        if members > MEMBERS:
+            raise BadRequest(f"the {encoding} body has more than {MEMBERS} parts")
+        at = inflate_one(packed, at, form, body, most, encoding)
+        if form != GZIP and at < len(packed):
+            raise BadRequest(f"something comes behind the {encoding} body")
+    return body
+
+
+def inflate_one(packed: memoryview, at: int, form: int, body: bytearray, most: int, encoding: str) -> int:
+    """Add what is packed from ``at`` on to ``body``. Returns where it ends."""
+    inflater = zlib.decompressobj(form)
+    data = b""
+    while not inflater.eof:
+        if not data:
+            data = bytes(packed[at : at + SLICE])
+            at += len(data)
+            if not data:
+                raise BadRequest(f"the {encoding} body ends early")
+        claims.take(PIECE)
+        try:
+            piece = inflater.decompress(data, PIECE)
+        except zlib.error as exc:
+            raise BadRequest(f"the body is no {encoding}") from exc
+        claims.give(PIECE - len(piece))
+        body += piece
+        if most and len(body) > most:
+            raise BodyTooLarge(f"the body unpacks to more than {most} bytes")
+        data = inflater.unconsumed_tail
+    return at - len(inflater.unused_data)
+
+
+def form_of(start: bytes) -> int:
+    """Some clients leave out the head that deflate should have."""
+    is_headed = len(start) == 2 and start[0] & 0x0F == DEFLATED and int.from_bytes(start) % 31 == 0
+    return ZLIB if is_headed else BARE

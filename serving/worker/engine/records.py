@@ -1,0 +1,172 @@
+"""Records: a body of many, CSV or JSON Lines, and what becomes of it where some are bad.
+
+A batch transform job loses a whole file to one error, so where that is wanted the good records are answered and a
+placeholder stands in place of each bad one. It stands for no other: what is not the fault of a record fails the body.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
+from msgspec.structs import replace
+
+from serving import codecs
+from serving.errors import BadRequest, DeadlineExceeded, HandlerError, ServingError
+from serving.handler import EACH, ONE, Handler
+from serving.http.media import CSV, JSON, JSON_LINES, TEXT
+from serving.request import USUAL, Request, Response, media_type
+
+LINES = (CSV, *JSON_LINES, *TEXT)
+OTHERS = frozenset({401, 403, 404, 405, 406, 407, 408, 411, 415, 417, 426, 429, 431})  # faults of no record
+
+Answer = Callable[[Request], Response]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One record's: its line, or what was wrong with it."""
+
+    line: bytes = b""
+    error: ServingError | None = None
+
+
+def takes(handler: Handler) -> str:
+    """What a handler takes of the records of a body: whose answers come in pieces is given one."""
+    functions = (handler.predict, handler.encode)
+    in_pieces = any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in functions)
+    return ONE if in_pieces and handler.records == EACH else handler.records
+
+
+def has_records(content_type: str) -> bool:
+    """Whether a body of this type can hold many records."""
+    return _has_records(content_type) if len(content_type) <= USUAL else _has_records.__wrapped__(content_type)
+
+
+@lru_cache(1024)
+def _has_records(content_type: str) -> bool:
+    kind = media_type(content_type)
+    return kind == CSV or kind in JSON_LINES
+
+
+def is_theirs(error: ServingError) -> bool:
+    """Whether an error says that a record is bad: the client's error, or the model's with this one."""
+    if 400 <= error.status < 500:
+        return error.status not in OTHERS
+    return error.status == HandlerError.status and error.code == HandlerError.code
+
+
+def split(request: Request) -> tuple[str, list[bytes]]:
+    """What comes before the records, a CSV header with the end of its line, and each record, in UTF-8; none for other
+    types. Raises BadRequest and UnsupportedMediaType for bytes that are no text."""
+    if request.media_type in JSON_LINES:
+        lines = codecs.utf8(request.body, request.content_type).splitlines()
+        return "", [line for line in lines if line.strip()]
+    if request.media_type != CSV:
+        return "", []
+    text = codecs.decode_text(request.body, request.content_type)
+    try:
+        rows = [written or '""' for _, written, _ in codecs.split_rows(text)]
+    except BadRequest:  # of one record, as will be seen; lines that end within quotes cannot be told then
+        rows = [line for line in text.splitlines() if line.strip()]
+    has_header = codecs.header_of(request.content_type) == "present"
+    return (
+        (f"{rows[0]}\n", [row.encode() for row in rows[1:]]) if has_header and rows else ("", [*map(str.encode, rows)])
+    )
+
+
+def records_of(request: Request) -> Iterator[Request]:
+    """Each record as a request of its own: a line of CSV, below the header, or JSON. Raises as ``split``."""
+    header, records = split(request)
+    kind = type_of(request) if request.media_type == CSV else JSON
+    for number, record in enumerate(records, 1):
+        yield replace(request, body=header.encode() + record, content_type=kind, record=number)
+
+
+def type_of(request: Request) -> str:
+    """The type of what ``split`` gives: without a charset."""
+    told = codecs.header_of(request.content_type) if request.media_type == CSV else ""
+    return f"{request.media_type}; header={told}" if told else request.media_type
+
+
+class Records:
+    """``answer`` answers a request by itself, or raises a ServingError. ``placeholder`` stands for bad records."""
+
+    def __init__(self, placeholder: str, answer: Answer) -> None:
+        self._placeholder = placeholder
+        self._answer = answer
+
+    def salvage(self, request: Request, error: ServingError) -> Response | ServingError:
+        """The answer to a request of records that has failed with ``error``; that again, where no record is good and
+        the fault is not theirs."""
+        if request.content_encoding or not is_theirs(error) or request.deadline.expired():
+            return error
+        first: list[Response] = []
+        try:
+            header, records = split(request)
+            if not records:
+                return error
+            plain = replace(request, content_type=type_of(request))
+            outcomes = self._outcomes(plain, header.encode(), records, first)
+        except ServingError as exc:
+            return exc
+        if all(one.error is not None and one.error.status >= 500 for one in outcomes):
+            return error
+        kind = first[0].content_type if first else request.media_type
+        body = joined(outcomes, kind, text_of_placeholder(self._placeholder, kind))
+        return replace(first[0], body=body) if first else Response(body, kind)
+
+    def _outcomes(self, request: Request, header: bytes, records: list[bytes], first: list[Response]) -> list[Outcome]:
+        if request.deadline.expired():
+            raise DeadlineExceeded("the deadline passed while records were answered one by one")
+        try:
+            response = self._answer(replace(request, body=header + b"\n".join(records) + b"\n"))
+            lines = lines_of(response)
+            if len(lines) != len(records):
+                raise HandlerError(f"the handler gave {len(lines)} lines for {len(records)} records")
+        except ServingError as error:
+            if not is_theirs(error):
+                raise
+            if len(records) == 1:
+                return [Outcome(error=error)]
+            middle = len(records) // 2
+            left = self._outcomes(request, header, records[:middle], first)
+            return left + self._outcomes(request, header, records[middle:], first)
+        first.append(response)
+        return [Outcome(line) for line in lines]
+
+
+def lines_of(response: Response) -> list[bytes]:
+    """An answer's records: its lines, or the elements of a JSON list. Raises HandlerError where it has none."""
+    kind = media_type(response.content_type)
+    if kind in LINES:
+        return [line for line in bytes(response.body).splitlines() if line.strip()]
+    if kind == JSON:
+        try:
+            return [bytes(one) for one in msgspec.json.decode(response.body, type=list[msgspec.Raw])]
+        except msgspec.DecodeError:
+            pass
+    raise HandlerError(f"an answer of type {kind} has no records")
+
+
+def joined(outcomes: list[Outcome], content_type: str, placeholder: bytes) -> bytes:
+    """The lines of all records in order."""
+    lines = [placeholder if one.error is not None else one.line for one in outcomes]
+    if media_type(content_type) == JSON:
+        return b"[" + b",".join(lines) + b"]"
+    return b"".join(line + b"\n" for line in lines)
+
+
+def text_of_placeholder(placeholder: str, content_type: str) -> bytes:
+    """As it stands in an answer of a type. In JSON one that is none becomes a string."""
+    text, kind = placeholder.encode(), media_type(content_type)
+    if kind != JSON and kind not in JSON_LINES:
+        return text
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return msgspec.json.encode(placeholder)
+    return text

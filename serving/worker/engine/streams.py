@@ -1,0 +1,397 @@
+"""Streams: answers that come piece by piece, many at a time, on the engine's thread.
+
+A generator is asked for one piece at a time, in turn with all others and with the batches; an async generator runs on
+an event loop between them. No more than a window of bytes of one stream is on its way to its client, so that a slow
+one holds up nobody and costs no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from inspect import isasyncgen, isgenerator
+from typing import Any, cast
+
+from serving import codecs
+from serving.conversation import Close, Message
+from serving.deadline import Clock
+from serving.errors import HandlerError, ServingError
+from serving.handler import MAX_BATCH
+from serving.http.accept import concrete
+from serving.ipc.flow import Flow, cost
+from serving.request import Body, Piece, Pieces, Request, Response, StreamingResponse
+from serving.system import log
+from serving.worker.batching.batcher import Batcher, Item
+from serving.worker.engine.failures import expired, forget, predict_error
+from serving.worker.engine.loop import UserLoop
+from serving.worker.engine.stamps import Stamps
+from serving.worker.rules import Rules
+
+CLOSE_TIME = 5.0  # seconds that a generator's clean-up may take
+
+TEXT, BYTES = "text/plain; charset=utf-8", "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The head of an answer in pieces and the first of them, in ``response``."""
+
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """The next piece."""
+
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """That was all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """So many bytes of what the client sent were taken in; it may send more."""
+
+    count: int
+
+
+NOBODY = Item(0, Request())
+
+
+def nothing() -> None:
+    """After the end."""
+
+
+Part = Begin | More | End | Message | Used | Close | ServingError
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One answer under way. ``on_end`` is called after its last piece."""
+
+    item: Item
+    response: StreamingResponse
+    on_end: Callable[[], None]
+    wake: Callable[[Stream], None]
+    flow: Flow = field(default_factory=Flow)
+    begun: bool = False
+    settled: bool = False
+    task: asyncio.Task[None] | None = None
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def changed(self) -> None:
+        self.wake(self)
+
+    @property
+    def pieces(self) -> Iterator[Piece]:
+        return cast("Iterator[Piece]", self.response.pieces)
+
+    @property
+    def charset(self) -> str:
+        """Raises HandlerError for one that is not known."""
+        return codecs.own_charset(self.response.content_type or "")
+
+    def take(self, piece: Piece) -> Begin | More:
+        """What to send for a piece. Raises HandlerError for one that is neither text nor bytes."""
+        if not isinstance(piece, str | bytes | bytearray | memoryview):
+            raise HandlerError(f"the pieces of an answer are text or bytes, not {type(piece).__name__}")
+        body = piece.encode(self.charset, "replace") if isinstance(piece, str) else bytes(piece)
+        if self.begun:
+            self.flow.sent += cost(body)
+            return More(body)
+        self.begun = True
+        return self._begin(body, TEXT if isinstance(piece, str) else BYTES)
+
+    def _begin(self, body: bytes, usual: str) -> Begin:
+        answer = self.response if self.response.late is None else self.response.late()
+        kind = answer.content_type or concrete(self.item.request.accept) or usual
+        return Begin(Response(body, kind, answer.status, answer.custom_attributes))
+
+    def let_go(self) -> None:
+        """It is over. The request and its answer know each other, which would keep both until cycles are looked for."""
+        self.item, self.on_end = NOBODY, nothing
+
+    def close(self) -> list[Begin | More | End]:
+        """What to send when there are no more pieces; an answer without any still has a head."""
+        return [End()] if self.begun else [self.take(b""), End()]
+
+
+class Streams:
+    """``emit`` sends one part of an answer at once; all but ``call`` is for the engine's thread.
+
+    One piece may take the ``stream_idle`` of ``rules``, from when it was asked for, and the first one the model's
+    time-out; the time for a whole answer, and for its beginning, is the client's HTTP worker's to watch.
+    ``check`` hears what user code raises before its client does: the device may be lost with it.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        stamps: Stamps,
+        emit: Callable[[Item, Part], None],
+        rules: Rules,
+        check: Callable[[BaseException], object],
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._batcher = batcher
+        self._stamps = stamps
+        self._emit = emit
+        self._idle = rules.stream_idle
+        self._first = rules.timeout
+        self._clock = clock
+        self._check = check
+        self._turns: deque[Stream] = deque()  # the generators
+        self._tasks: dict[asyncio.Task[None], Item] = {}  # the async ones, and conversations
+        self.unsent: dict[int, Item] = {}
+        """Those of which nothing has left yet, as far as was looked."""
+        self._loop: UserLoop | None = None
+
+    def __len__(self) -> int:
+        return len(self._turns) + len(self._tasks)
+
+    @property
+    def answers(self) -> int:
+        """The answers in pieces among them; the others are conversations."""
+        return len(self._turns) + sum(isinstance(item.live, Stream) for item in self._tasks.values())
+
+    @property
+    def can_step(self) -> bool:
+        """Whether some generator can be asked, or is to be closed."""
+        return any(stream.flow.is_open or stream.item.cancelled for stream in self._turns)
+
+    @property
+    def is_async(self) -> bool:
+        return bool(self._tasks)
+
+    def begin(self, item: Item, response: StreamingResponse, on_end: Callable[[], None]) -> None:
+        """Take on an answer; ``on_end`` may raise what replaces its end."""
+        if hasattr(response.pieces, "__anext__"):
+            item.live = stream = Stream(item, response, on_end, self._wake_task)
+            if item.cancelled:  # none of its code has run, and a task that is cancelled now would never begin
+                self._abandon(stream)
+                return
+            self.unsent[item.id] = item
+            stream.task = self.start(item, self._pump(stream))
+            return
+        self.unsent[item.id] = item
+        item.live = stream = Stream(item, response, on_end, lambda _: self._batcher.poke())
+        self._turns.append(stream)
+        self._stamps.hold(len(self))
+
+    def step(self) -> None:
+        """Ask the generator whose turn it is for one piece."""
+        if not self._turns:
+            return
+        for _ in range(len(self._turns)):
+            stream = self._turns.popleft()
+            if stream.item.cancelled:
+                self._close(stream)
+            elif stream.flow.is_open:
+                if self._advance(stream):
+                    self._turns.append(stream)
+            else:
+                self._turns.append(stream)
+                continue
+            break
+        self._stamps.hold(len(self))
+
+    def _advance(self, stream: Stream) -> bool:
+        """Whether there may be more."""
+        import torch
+
+        self._stamps.start(self.at_risk(), self._clock() + (self._idle if stream.begun else self._first))
+        id = stream.item.id
+        try:
+            with torch.inference_mode():
+                part = stream.take(next(stream.pieces))
+            self._emit(stream.item, part)
+            return True
+        except StopIteration:
+            self._finish(stream)
+        except BaseException as exc:
+            self._fail(stream, exc)
+        finally:
+            self._stamps.finish(0)
+        self.unsent.pop(id, None)
+        return False
+
+    def at_risk(self) -> list[int]:
+        """Ids of those that user code works on, or may, and of which nothing has left this process yet."""
+        if not self.unsent:
+            return []
+        for id in [id for id, item in self.unsent.items() if item.begun or item.cancelled]:
+            del self.unsent[id]
+        return list(self.unsent)[:MAX_BATCH]
+
+    def _finish(self, stream: Stream) -> None:
+        try:
+            stream.on_end()
+            parts = stream.close()
+        except BaseException as exc:
+            self._fail(stream, exc)
+            return
+        stream.settled = True
+        for part in parts:
+            self._emit(stream.item, part)
+        stream.let_go()
+
+    def _fail(self, stream: Stream, exc: BaseException) -> None:
+        self._check(exc)
+        stream.settled = True
+        if not stream.begun and stream.item.request.deadline.expired(self._clock):
+            self._emit(*expired(stream.item))
+        else:
+            self._emit(stream.item, predict_error(stream.item, exc))
+        forget(exc)
+        stream.let_go()
+
+    def _close(self, stream: Stream) -> None:
+        """Nobody listens any more."""
+        self._stamps.start(self.at_risk(), self._clock() + CLOSE_TIME)
+        try:
+            close = getattr(stream.response.pieces, "close", None)
+            if close is not None:
+                close()
+        except BaseException as exc:
+            predict_error(stream.item, exc)
+        self._abandon(stream)
+        self._stamps.finish(0)
+
+    def _abandon(self, stream: Stream) -> None:
+        try:
+            stream.on_end()
+        except BaseException as exc:
+            predict_error(stream.item, exc)
+        stream.settled = True
+        if stream.begun:
+            self._emit(stream.item, End())
+        else:
+            self._emit(*expired(stream.item))  # a session that was to begin with it has not
+        stream.let_go()
+
+    # Async.
+
+    def start(self, item: Item, work: Any) -> asyncio.Task[None]:
+        """Run async user code for ``item`` until it is done."""
+        if self._loop is None:
+            self._loop = UserLoop(self._stamps.pause, self._stamp)
+            self._batcher.on_wake = self._loop.wake
+        task = self._loop.start(work)
+        self._tasks[task] = item
+        task.add_done_callback(self._forget)
+        self._stamps.hold(len(self))
+        return task
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """From any thread: on the event loop, if there is one."""
+        if self._loop is not None:
+            self._loop.call(function, *args)
+
+    def wait(self) -> None:
+        """Let async code run until there is something else to do."""
+        self._turn(self._batcher.delay)
+
+    def go_on(self, seconds: float) -> None:
+        """What is under way goes on by a step, and nothing else; waits for that, ``seconds`` at most."""
+        self._batcher.away(True)
+        self.step()
+        if self.is_async:
+            self._turn(lambda: seconds)
+        elif self._turns and not self.can_step:
+            self._batcher.pause(seconds)
+
+    def _turn(self, delay: Callable[[], float | None]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.turn(lambda: 0.0 if self.can_step or not self._tasks else delay())
+        except (SystemExit, KeyboardInterrupt) as exc:  # which asyncio lets through, whatever task it comes from
+            log.error("a task of the handler's wanted to end the process", exc=exc)
+        self._stamps.finish(0)
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._batcher.on_wake = None
+            self._loop.close()
+
+    def _stamp(self) -> None:
+        """Async code is about to run, and has to give way again in time. Which of it runs nobody knows: what has begun
+        has more time than what has not."""
+        has_begun = any(not isinstance(item.live, Stream) or item.live.begun for item in self._tasks.values())
+        self._stamps.start(self.at_risk(), self._clock() + (self._idle if has_begun else min(self._idle, self._first)))
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        item = self._tasks.pop(task, None)
+        if item is None:
+            return
+        self.unsent.pop(item.id, None)
+        self._stamps.hold(len(self))
+        if isinstance(item.live, Stream) and not item.live.settled:
+            self._abandon(item.live)
+        if self._loop is not None:
+            self._loop.wake()
+
+    def _wake_task(self, stream: Stream) -> None:
+        self.call(self._changed, stream)
+
+    def _changed(self, stream: Stream) -> None:
+        stream.room.set()
+        if stream.item.cancelled and stream.task is not None and not stream.task.done():
+            stream.task.cancel()
+            asyncio.get_running_loop().call_later(CLOSE_TIME, self._give_up, stream.task)
+
+    def _give_up(self, task: asyncio.Task[None]) -> None:
+        """One that does not end when it is told to keeps neither its place nor its session."""
+        if not task.done():
+            log.error("an async generator does not end though nobody listens any more")
+            self._forget(task)
+
+    async def _pump(self, stream: Stream) -> None:
+        pieces = cast("AsyncIterator[Piece]", stream.response.pieces)
+        failure: BaseException | None = None
+        try:
+            await self._pass_on(stream, pieces)
+        except BaseException as exc:
+            failure = exc
+        await self._end(pieces)
+        if stream.settled:
+            return
+        if failure is None:
+            self._finish(stream)
+        elif isinstance(failure, asyncio.CancelledError):
+            self._abandon(stream)
+        else:
+            self._fail(stream, failure)
+
+    async def _pass_on(self, stream: Stream, pieces: AsyncIterator[Piece]) -> None:
+        async for piece in pieces:
+            self._emit(stream.item, stream.take(piece))
+            self._stamp()  # whoever comes next in this turn of the loop has its own time
+            await asyncio.sleep(0)  # a generator that never waits must let others have their turn
+            while not stream.flow.is_open:
+                stream.room.clear()
+                await stream.room.wait()
+
+    async def _end(self, pieces: AsyncIterator[Piece]) -> None:
+        close = getattr(pieces, "aclose", None)
+        if close is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIME):
+                await close()
+        except BaseException as exc:
+            log.error("an async generator failed to close", exc=exc)
+
+
+def streaming(value: Any) -> StreamingResponse | None:
+    """What ``encode`` gave, if it is to be sent in pieces."""
+    if type(value) is Response:
+        return None
+    if isinstance(value, StreamingResponse):
+        return value
+    return StreamingResponse(cast(Pieces, value)) if isgenerator(value) or isasyncgen(value) else None

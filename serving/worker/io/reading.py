@@ -1,0 +1,271 @@
+"""Reading: who reads what HTTP workers send.
+
+The engine's thread does, wherever it would wait for requests and between two batches: so a request wakes one thread and
+not two, which then would wait for each other's hold of the interpreter. While it is at something else the loop's thread
+reads: it looks now and then whether the engine is away, and is told by the kernel as long as it is. While large bodies
+come it reads all the time: the kernel holds so little of them that the next batch would be read only after this one.
+But it keeps still while the engine launches the kernels of a batch on a GPU: the engine lets go of the interpreter for
+each of hundreds, and would get it back each time only when another body is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import threading
+import time
+from typing import Protocol
+
+from serving.errors import WireError
+from serving.ipc.channel import Channel
+from serving.ipc.wire import Frame
+from serving.system import log
+
+TICK = 0.005  # seconds between looks of the loop's thread, and for how long the engine may be away before that reads
+ALONE = 0.05  # seconds for which that thread keeps still at most
+FINE = 0.02  # seconds up to which a time to wait is kept to the microsecond; epoll rounds it up to milliseconds
+QUIET = 0.1  # seconds of waiting after which the loop's thread looks no more
+
+
+class Taker(Protocol):
+    def take(self, channel: Channel, frame: Frame) -> bool:
+        """On the engine's thread; False for a frame that is for ``on_frame``, as then is all that comes behind it."""
+        ...
+
+    def took(self) -> None:
+        """On the engine's thread: that was all for now."""
+        ...
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None:
+        """On the loop's thread."""
+        ...
+
+
+class Way:
+    """Of one channel's frames from who reads to the loop's thread: how many set out, by who reads, and how many were
+    dealt with there, by the loop's thread alone."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.dealt_with = 0
+
+    @property
+    def is_clear(self) -> bool:
+        return self.sent == self.dealt_with
+
+
+class Reading:
+    """``add``, ``remove`` and ``watch`` are for the loop's thread; the rest is the engine's Bell. One of the two reads
+    at a time, and the frames of one channel go their way in order."""
+
+    def __init__(self, taker: Taker) -> None:
+        self._taker = taker
+        self._loop: asyncio.AbstractEventLoop
+        self._lock = threading.Lock()
+        self._channels: dict[int, Channel] = {}
+        self._ways: dict[Channel, Way] = {}
+        self._sockets = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._both = select.epoll()  # one system call to wait, and to hear which they are
+        self._both.register(self._bell, select.EPOLLIN)
+        self._rung = False
+        self._watched = False  # by the loop's thread, for one of three reasons; it is that thread's to know
+        self._always = False
+        self._stands_in = False
+        self._is_away = False
+        self._ticking = False
+        self._waits_since: float | None = None  # None while the engine's thread is at work
+        self._read_at = 0.0
+        self._much_at = 0.0
+        self._has_looked = False
+        self._alone_since: float | None = None
+        self._kept_still = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def add(self, channel: Channel) -> None:
+        with self._lock:
+            descriptor = channel.let_others_read()
+            if descriptor < 0:
+                return
+            self._channels[descriptor] = channel
+            self._ways[channel] = Way()
+            self._sockets.register(descriptor, select.EPOLLIN)
+            self._both.register(descriptor, select.EPOLLIN)
+
+    def remove(self, channel: Channel) -> None:
+        """Before its descriptor is closed."""
+        with self._lock:
+            if self._ways.pop(channel, None) is not None:
+                self._forget(channel)
+
+    def _forget(self, channel: Channel) -> None:
+        for descriptor, one in list(self._channels.items()):
+            if one is channel:
+                del self._channels[descriptor]
+                self._sockets.unregister(descriptor)
+                self._both.unregister(descriptor)
+
+    # The engine's side.
+
+    def ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            os.eventfd_write(self._bell, 1)
+
+    def wait(self, seconds: float | None) -> None:
+        self._waits_since = time.monotonic()
+        ready = self._wait(seconds)
+        self._waits_since = None
+        if self._bell in ready:
+            ready.remove(self._bell)
+            os.eventfd_read(self._bell)
+            self._rung = False  # not before, or a ring in between were read with this one and no later one would ring
+        if ready:
+            self._read_all(ready)
+            self._has_looked = True
+        if not (self._ticking or self._is_away or self._always):
+            self._loop.call_soon_threadsafe(self._begin_ticks)
+
+    def _wait(self, seconds: float | None) -> list[int]:
+        """The descriptors that have something."""
+        if self._is_away:
+            return select.select([self._bell], (), (), seconds)[0]
+        if seconds is not None and seconds < FINE:
+            select.select([self._both], (), (), seconds)
+            seconds = 0
+        return [descriptor for descriptor, _ in self._both.poll(seconds)]
+
+    def look(self) -> None:
+        if not self._has_looked and not self._is_away:
+            self._read_all([descriptor for descriptor, _ in self._sockets.poll(0)])
+        self._has_looked = False
+
+    def _read_all(self, descriptors: list[int]) -> None:
+        with self._lock:
+            self._read_at = time.monotonic()
+            for descriptor in descriptors:
+                channel = self._channels.get(descriptor)
+                if channel is None:  # the loop's thread has seen its end
+                    continue
+                try:
+                    for frame in self._read(channel):
+                        if not self._ways[channel].is_clear or not self._taker.take(channel, frame):
+                            self._hand_over(channel, frame)
+                except Exception as exc:
+                    self._give_up(channel, exc)
+        self._taker.took()
+
+    def away(self, is_away: bool) -> None:
+        if is_away is not self._is_away:
+            self._is_away = is_away
+            self._loop.call_soon_threadsafe(self._on_away)
+
+    def alone(self, is_alone: bool) -> None:
+        self._alone_since = time.monotonic() if is_alone else None
+        if not is_alone and self._kept_still:
+            self._kept_still = False
+            self._loop.call_soon_threadsafe(self._set_watched)
+
+    def _keeps_still(self) -> bool:
+        since = self._alone_since
+        return since is not None and time.monotonic() - since < ALONE and not (self._is_away or self._always)
+
+    def _hand_over(self, channel: Channel, frame: Frame) -> None:
+        self._ways[channel].sent += 1
+        self._loop.call_soon_threadsafe(self._take_over, channel, frame)
+
+    # The loop's side.
+
+    def _take_over(self, channel: Channel, frame: Frame) -> None:
+        way = self._ways.get(channel)
+        if way is None:  # it is lost by now
+            return
+        try:
+            self._taker.on_frame(channel, frame)
+        except Exception as exc:
+            with self._lock:
+                self._give_up(channel, exc)
+        way.dealt_with += 1  # not before, or the engine's thread could take what comes next before this is done
+
+    def watch(self, always: bool) -> None:
+        """From now on the loop's thread reads, whatever the engine's does; or no more."""
+        self._always = always
+        self._set_watched()
+        self._begin_ticks()
+
+    def _set_watched(self) -> None:
+        watched = self._is_away or self._always or self._stands_in
+        if watched and self._keeps_still():
+            watched, self._kept_still = False, True
+        if watched is self._watched:
+            return
+        self._watched = watched
+        if watched:
+            self._loop.add_reader(self._sockets.fileno(), self._on_readable)
+        else:
+            self._loop.remove_reader(self._sockets.fileno())
+
+    def _on_away(self) -> None:
+        self._set_watched()
+        self._begin_ticks()
+
+    def _begin_ticks(self) -> None:
+        if not self._ticking:
+            self._ticking = True
+            self._tick()
+
+    def _tick(self) -> None:
+        self._ticking = False  # before it is seen whether the engine waits: who stops to wait sees whether this goes on
+        since, now = self._waits_since, time.monotonic()
+        much = now - self._much_at < QUIET
+        self._stands_in = much or (since is None and now - self._read_at > TICK)
+        self._ticking = not (self._is_away or self._always) and (since is None or much or now - since < QUIET)
+        self._set_watched()
+        if self._ticking:
+            self._loop.call_later(TICK, self._tick)
+
+    def _on_readable(self) -> None:
+        if self._keeps_still():
+            self._set_watched()
+            return
+        if not self._lock.acquire(blocking=False):
+            return  # the engine is back
+        try:
+            for descriptor, _ in self._sockets.poll(0):
+                if self._keeps_still():
+                    return
+                channel = self._channels[descriptor]
+                try:
+                    for frame in self._read(channel):
+                        if self._ways[channel].is_clear:
+                            self._taker.on_frame(channel, frame)
+                        else:
+                            self._hand_over(channel, frame)
+                except Exception as exc:
+                    self._give_up(channel, exc)
+        finally:
+            self._lock.release()
+
+    # Either's, with the lock.
+
+    def _read(self, channel: Channel) -> list[Frame]:
+        frames = channel.read_now()
+        if channel.brings_much:
+            self._much_at = time.monotonic()
+        if frames is not None:
+            return frames
+        self._forget(channel)
+        self._loop.call_soon_threadsafe(channel.close)
+        return []
+
+    def _give_up(self, channel: Channel, exc: Exception) -> None:
+        """A channel whose frames cannot be read, or with which nothing can be done; the others go on."""
+        if isinstance(exc, WireError):
+            log.error("a channel broke the frame format", error=str(exc))
+        else:
+            log.error("a frame cannot be taken; its channel ends", exc=exc)
+        self._forget(channel)
+        self._loop.call_soon_threadsafe(channel.abort)

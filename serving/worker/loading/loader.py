@@ -1,0 +1,180 @@
+"""From a Model to a loaded Handler: finds the class by name, checks its options, applies the model's overrides."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import inspect
+import re
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
+
+from serving.errors import ModelError
+from serving.handler import EACH, MAX_THREADS, ONE, ROWS, Handler
+from serving.http.open_inference import PREFIX as OPEN_INFERENCE
+from serving.http.paths import BIDIRECTIONAL, PATTERN, may_be_taken
+from serving.ipc.messages import Paths
+from serving.model.model import Model
+from serving.system import log
+from serving.usercode import namesakes, origin, surroundings
+from serving.worker.device import find_device
+from serving.worker.device.border import Device
+from serving.worker.engine.records import takes
+from serving.worker.loading import ranks
+from serving.worker.loading.speed import Hastened
+
+UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token, RFC 9110 §5.1
+MAX_HEADERS = 32
+METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", "warmup", "close")
+
+
+def create_handler(model: Model) -> Handler:
+    """Import and make the handler, not yet loaded. Raises ModelError: nothing here gets better by trying again."""
+    sys.path[:0] = [path for path in (model.code, model.path) if path not in sys.path]
+    origin.set_homes(model.path, model.code)
+    namesakes.settle(model)
+    handler = find_class(model)()
+    handler.policy = model.policy(handler.policy)
+    check_options(handler, model)
+    check_methods(handler, model.gpus > 1)
+    paths_of(handler)
+    return handler
+
+
+def open_device(model: Model) -> Device:
+    """Raises ModelError for one that is not there."""
+    device = find_device(model.device)
+    device.open(model.threads, model.tf32)
+    return device
+
+
+def load(handler: Handler, model: Model, device: str) -> None:
+    if (group := ranks.group()) is not None:
+        group.join(device)
+    handler.load(Path(model.path), device, **model.options)
+    handler.policy = model.policy(handler.policy)
+    if group is not None:
+        group.lead(handler)
+
+
+def warm(handler: Handler, model: Model, hastened: Hastened | None, device: str = "cpu") -> None:
+    # As batches are made: with gradients other kernels would be warmed, and activations kept.
+    with inference_mode():
+        handler.warmup()
+    if hastened is not None:
+        hastened.warm(Path(model.path))
+    if device.startswith("cuda"):
+        from serving.worker.loading.speed.scripts import warm_script
+
+        with inference_mode():
+            warm_script(handler, Path(model.path), device)
+    gc.collect()
+    gc.freeze()  # what is there now stays, and need not be looked at again while requests wait
+
+
+def inference_mode() -> AbstractContextManager[Any]:
+    """torch's own, where the handler has imported torch."""
+    torch = sys.modules.get("torch")
+    return contextlib.nullcontext() if torch is None else torch.inference_mode()
+
+
+def find_class(model: Model) -> type[Handler]:
+    module_name, _, class_name = model.handler.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except BaseException as exc:
+        log.error("the handler's module cannot be imported", exc=exc, model=model.name, handler=model.handler)
+        raise ModelError(
+            f"handler {model.handler}: importing {module_name} failed: {surroundings.told(exc)}{advice(exc, model)}"
+        ) from exc
+    classes = {name: one for name, one in vars(module).items() if isinstance(one, type) and one is not Handler}
+    handlers = [name for name, one in classes.items() if issubclass(one, Handler)]
+    found = getattr(module, class_name, None)
+    if found is None:
+        file = origin.shown(module.__file__ or module_name)
+        near = origin.nearest(class_name, handlers, "its handlers are")
+        raise ModelError(f"handler {model.handler}: {file} has no {class_name}; {near}")
+    if not (isinstance(found, type) and issubclass(found, Handler)):
+        kind = "a class" if isinstance(found, type) else f"a {type(found).__name__}"
+        there = ", ".join(handlers) or "none"
+        told = f"{class_name} is {kind}; a subclass of serving.Handler is expected, there is {there}"
+        place = origin.defined(found)
+        raise ModelError(f"handler {model.handler}: {f'{place}: ' if place else ''}{told}")
+    return found
+
+
+def advice(exc: BaseException, model: Model) -> str:
+    """What may help where a module is not there: the name of one that is, or how packages come."""
+    missing = exc.name if isinstance(exc, ModuleNotFoundError) else None
+    if missing is None:
+        return ""
+    module = model.handler.partition(":")[0]
+    if module != missing and not module.startswith(f"{missing}."):
+        return "; a package that the image has not goes into requirements.txt, with SERVING_INSTALL_REQUIREMENTS=true"
+    folder = Path(model.code if Path(model.code).is_dir() else model.path)
+    names = [one.stem for one in folder.glob("*.py")] + [one.parent.name for one in folder.glob("*/__init__.py")]
+    return f"; of {origin.shown(str(folder / 'x')).removesuffix('x')}: {origin.nearest(missing, names, 'it holds')}"
+
+
+def check_options(handler: Handler, model: Model) -> None:
+    signature = inspect.signature(handler.load)
+    try:
+        signature.bind(Path(model.path), "cpu", **model.options)
+    except TypeError as exc:
+        place = origin.defined(handler.load)
+        known = [one.name for one in list(signature.parameters.values())[2:] if one.kind not in UNNAMED]
+        unknown = [name for name in model.options if name not in known]
+        near = f"; {origin.nearest(unknown[0], known, 'options are')}" if unknown else ""
+        raise ModelError(
+            f"[options] do not fit {model.handler}.load{f' at {place}' if place else ''}: {exc}{near}"
+            + (f"; expected load(self, model_dir, device, …), not load(self, {', '.join(signature.parameters)})")
+            * (not unknown)
+        ) from exc
+
+
+def check_methods(handler: Handler, ranked: bool = False) -> None:
+    """Async code is for streams alone. Raises ModelError."""
+    name = type(handler).__name__
+    for method in METHODS:
+        if inspect.iscoroutinefunction(function := getattr(handler, method)):
+            place = origin.defined(function)
+            told = f"{name}.{method} is a coroutine function; encode may be an async generator instead"
+            raise ModelError(f"{place}: {told}" if place else told)
+    if not inspect.iscoroutinefunction(handler.converse):
+        raise ModelError(f"{name}.converse is not async")
+    if not 0 <= handler.decode_threads <= MAX_THREADS:
+        raise ModelError(f"{name}.decode_threads is {handler.decode_threads}; allowed: 0 to {MAX_THREADS}")
+    if handler.records not in (EACH, ROWS, ONE):
+        raise ModelError(f"{name}.records is {handler.records!r}; allowed: {EACH!r}, {ROWS!r}, {ONE!r}")
+    makes_pieces = inspect.isgeneratorfunction(handler.predict) or inspect.isasyncgenfunction(handler.predict)
+    if makes_pieces and ranked:
+        raise ModelError(f"{name}.predict is a generator, which gpus = N does not run")
+    if makes_pieces and handler.policy.max_size != 1:
+        raise ModelError(f"{name}.predict is a generator, so max_size must be 1; it is {handler.policy.max_size}")
+
+
+def paths_of(handler: Handler) -> Paths:
+    """The paths that it takes beside ``/invocations``. Raises ModelError for one that cannot be."""
+    for path in (*handler.post_paths, *handler.websocket_paths):
+        if not may_be_taken(path):
+            raise ModelError(f"{path!r} of {type(handler).__name__} is the server's own or not {PATTERN.pattern}")
+    converses = type(handler).converse is not Handler.converse
+    post = (*handler.post_paths, OPEN_INFERENCE) if handler.open_inference else tuple(handler.post_paths)
+    return Paths(
+        post, (BIDIRECTIONAL, *handler.websocket_paths) if converses else (), takes(handler) == ONE, headers_of(handler)
+    )
+
+
+def headers_of(handler: Handler) -> tuple[str, ...]:
+    """The names of the headers that it wants to see, in lower case. Raises ModelError for what names none."""
+    name, found = type(handler).__name__, cast(Any, handler.headers)
+    if isinstance(found, str) or len(found) > MAX_HEADERS:
+        raise ModelError(f"{name}.headers is {found!r:.200}; allowed: a tuple of at most {MAX_HEADERS} names")
+    for one in found:
+        if not isinstance(one, str) or not HEADER.fullmatch(one):
+            raise ModelError(f"{name}.headers has {one!r:.200}; allowed: names of HTTP headers")
+    return tuple(dict.fromkeys(one.lower() for one in found))

@@ -1,0 +1,94 @@
+"""requirements.txt of a model: installed once, beside the packages of the image, for that model alone.
+
+What the image has already counts as installed. Each file has a folder of its own below the temporary one, so that two
+models may want two versions; with a folder ``requirements/`` of wheels in the model nothing is asked of the network.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serving.adapters.torchserve.manifest import is_archive, read_manifest
+from serving.errors import ModelError
+from serving.system import interpreter, log, private
+
+FILE = "requirements.txt"
+SHOWN = 300  # characters of what pip says last
+PIP = ["install", "--no-input", "--disable-pip-version-check", "--quiet"]
+BOUNDED = ["--retries", "1", "--timeout", "10"]
+
+
+def prepare(path: Path, code: Path, install: bool) -> None:
+    """Make what the model needs importable. ``path`` is the model's folder, ``code`` that of its code. Raises
+    ModelError where pip fails."""
+    file = find(path, code)
+    if file is None:
+        return
+    if not install:
+        log.warning("requirements.txt is not installed: SERVING_INSTALL_REQUIREMENTS is false", file=str(file))
+        return
+    wheels = path / "requirements"
+    home = home_of(file, wheels)
+    with locked(home):
+        if not (home / "done").exists():
+            run_pip(file, wheels, home)
+            (home / "done").touch()
+    sys.path[:0] = [str(site) for site in sites(home) if site.is_dir()]
+
+
+def find(path: Path, code: Path) -> Path | None:
+    """The one that a TorchServe manifest names, that of the code, that of the model. Raises ModelError."""
+    named = read_manifest(path).model.requirements_file if is_archive(path) else None
+    places = [path / named] if named else []
+    found = [file for file in [*places, code / FILE, path / FILE] if file.is_file()]
+    for other in dict.fromkeys(found[1:]):
+        if other != found[0]:
+            log.warning("of several requirements.txt the first counts", file=str(found[0]), ignored=str(other))
+    return found[0] if found else None
+
+
+def home_of(file: Path, wheels: Path) -> Path:
+    """The folder for this file's packages, private to the user."""
+    names = sorted(one.name for one in wheels.iterdir()) if wheels.is_dir() else []
+    digest = hashlib.sha256(file.read_bytes() + "\n".join([sys.version, *names]).encode()).hexdigest()[:16]
+    parent = private.make_own(Path(tempfile.gettempdir()) / f"serving-packages-{os.geteuid()}")
+    return private.make_own(parent / digest)
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """One replica installs, the others wait; the supervisor bounds all of it by the load's time."""
+    with open(private.open_plain(home / "lock", os.O_RDWR | os.O_CREAT), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def run_pip(file: Path, wheels: Path, home: Path) -> None:
+    offline = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
+    command = [*interpreter.command("pip"), *PIP, *BOUNDED, "--prefix", str(home), *offline, "-r", str(file)]
+    log.info("installing requirements.txt", file=str(file), offline=bool(offline))
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=file.parent)
+    if result.returncode == 0:
+        return
+    log.error("pip failed", output=result.stderr[-4000:])
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "nothing")
+    where = f"wheels in {wheels}" if offline else "the network; without one put wheels into requirements/ of the model"
+    raise ModelError(f"{file} could not be installed from {where}: {said[:SHOWN]}")
+
+
+def sites(home: Path) -> list[Path]:
+    """Where pip puts packages below a prefix; some distributions have a scheme of their own for that."""
+    base = {"base": str(home), "platbase": str(home)}
+    schemes = dict.fromkeys([sysconfig.get_preferred_scheme("prefix"), "posix_prefix"])
+    found = [sysconfig.get_path(kind, scheme, base) for scheme in schemes for kind in ("purelib", "platlib")]
+    return [Path(path) for path in dict.fromkeys(found)]

@@ -1,0 +1,118 @@
+"""What ``serving.toml`` says of a model's speed: types of numbers, memory order, compilation, graphs, freezing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from serving.errors import ModelError
+from serving.handler import Handler
+from serving.model.model import Model
+from serving.model.samples import requests_of
+from serving.system import log
+from serving.worker.device.border import Device
+from serving.worker.loading.speed.compiled import RECORDING, Compiled
+from serving.worker.loading.speed.graphs import Graphed
+from serving.worker.loading.speed.optimized import Optimized
+from serving.worker.loading.speed.precision import Cast, to_precision
+from serving.worker.loading.speed.sizes import Sized, sizes_for
+from serving.worker.loading.speed.wrapped import Wrapped
+
+ATTRIBUTES = ("module", "model")
+ROUNDS = 3  # calls of one shape until a recording mode replays: one makes ready, one records
+
+
+def hasten(handler: Handler, model: Model, device: Device, on_recompile: Callable[[], None]) -> Hastened | None:
+    """Give a loaded handler a faster module in place of its own; None where nothing is wanted.
+
+    The module is what the handler keeps as ``self.module`` or ``self.model``. Raises ModelError where there is none, or
+    where it cannot be changed.
+    """
+    speed = model.speed
+    if not speed.wanted:
+        return None
+    name, module = find_module(handler, model)
+    call: Callable[..., Any] = module
+    if speed.dtype is not None or speed.channels_last:
+        to_precision(module, speed, model)
+    if speed.optimize:
+        if device.name != "cpu":
+            log.warning("optimize has no effect here", model=model.name, device=device.name)
+        else:
+            call = Optimized(module, model)
+    if speed.dtype is not None or speed.channels_last:
+        call = Cast(call, speed)
+    compiled = graphed = None
+    if speed.compile != "off":
+        call = compiled = Compiled(call, speed.compile, on_recompile, model.threads)
+    if speed.cuda_graphs:
+        if device.capture is None:
+            log.warning("cuda_graphs has no effect here", model=model.name, device=device.name)
+        else:
+            call = graphed = Graphed(call, device.capture, device.name)
+    sized = Sized(call, sizes_for(speed.batch_sizes, handler.policy.max_size))
+    setattr(handler, name, Wrapped(module, sized if compiled or graphed else call))
+    rounds = ROUNDS if speed.compile in RECORDING and device.capture is not None else 1
+    return Hastened(handler, sized, compiled, graphed, rounds)
+
+
+def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
+    import torch
+
+    for name in ATTRIBUTES:
+        module = getattr(handler, name, None)
+        if isinstance(module, torch.nn.Module):
+            return name, module
+    keys = ", ".join(model.speed.keys())
+    raise ModelError(f"{model.path}: {keys}: {type(handler).__name__} keeps no torch.nn.Module as self.module")
+
+
+class Hastened:
+    """Has every batch size run ``rounds`` times before the first request; what is compiled after that is a
+    recompilation."""
+
+    def __init__(
+        self, handler: Handler, sized: Sized, compiled: Compiled | None, graphed: Graphed | None, rounds: int = 1
+    ) -> None:
+        self._rounds = rounds
+        self._handler = handler
+        self._sized = sized
+        self._compiled = compiled
+        self._graphed = graphed
+
+    def warm(self, folder: Path) -> None:
+        """After the handler's own ``warmup``; where that ran nothing, samples show what the model's input is like."""
+        if self._compiled is None and self._graphed is None:
+            return
+        if not self._sized.seen:
+            for request in requests_of(folder):
+                self._handler.predict(self._handler.collate([self._handler.decode(request)]))
+        if not self._sized.seen:
+            log.warning("no warmup and no sample.* show what the input is like: the first requests will be slow")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(tuning())
+            if self._compiled is not None:
+                stack.enter_context(self._compiled.warming(len(self._sized.seen) * len(self._sized.sizes)))
+            if self._graphed is not None:
+                self._graphed.begin()
+            self._sized.warm(self._rounds)
+        if self._compiled is not None:
+            self._compiled.settle()
+        if self._graphed is not None:
+            self._graphed.settle()
+
+
+@contextlib.contextmanager
+def tuning() -> Iterator[None]:
+    """Within this block cuDNN tries which of its ways is the fastest for each shape that it meets, and keeps to that
+    later; shapes that come later are not worth that much time."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before

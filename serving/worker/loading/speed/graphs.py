@@ -1,0 +1,126 @@
+"""Graphed: a module's kernels recorded once for each kind of call and replayed as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from serving.ipc.faults import Fault
+from serving.system import log
+from serving.system.devicefaults import fault_of
+from serving.worker.device.border import Capture
+from serving.worker.device.trees import map_tensors
+from serving.worker.loading.speed.alike import difference, halved
+from serving.worker.loading.speed.kinds import kind_of
+
+
+class Graph:
+    """``inputs`` and ``outputs`` are the memory that the recorded kernels read and write."""
+
+    def __init__(self, call: Callable[..., Any], capture: Capture, args: Any, kwargs: Any) -> None:
+        self._inputs: list[Any] = []
+        own = map_tensors(self._keep, (args, kwargs))
+        self._replay, self._outputs = capture(lambda: call(*own[0], **own[1]))
+
+    def _keep(self, tensor: Any) -> Any:
+        self._inputs.append(tensor.clone())
+        return self._inputs[-1]
+
+    def __call__(self, args: Any, kwargs: Any) -> Any:
+        given: list[Any] = []
+        map_tensors(given.append, (args, kwargs))
+        for own, tensor in zip(self._inputs, given, strict=True):
+            own.copy_(tensor)
+        self._replay()
+        # Copies: the next replay, of this graph or of another that has the same memory, writes where these were.
+        return map_tensors(lambda tensor: tensor.clone(), self._outputs)
+
+
+class Differs(Exception):
+    """A replay gives other values than the module."""
+
+
+class Graphed:
+    """Records between ``begin`` and ``settle``, and compares each recording with the module: where one differs, none is
+    used, since the module does what no recording can repeat, such as drawing random numbers.
+
+    A call of no kind that was recorded runs without a graph, as do one with tensors that are not on ``device``, whose
+    numbers would be recorded, and one that is to have gradients.
+    """
+
+    def __init__(self, call: Callable[..., Any], capture: Capture, device: str) -> None:
+        import torch
+
+        self._call = call
+        self._capture = capture
+        self._device = torch.device(device)
+        self._graphs: dict[Hashable, Graph] = {}
+        self._failed: set[Hashable] = set()
+        self._records = False
+        self._said = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs = dict(sorted(kwargs.items()))
+        kind = self._kind(args, kwargs)
+        graph = None if kind is None else self._graphs.get(kind)
+        if graph is not None:
+            return graph(args, kwargs)
+        outputs = self._call(*args, **kwargs)  # raises what is the model's own error
+        if self._records and kind is not None and kind not in self._failed:
+            self._record(kind, args, kwargs)
+        elif not self._records:
+            self._say()
+        return outputs
+
+    def begin(self) -> None:
+        self._records = True
+
+    def settle(self) -> None:
+        self._records = False
+
+    def _kind(self, args: Any, kwargs: Any) -> Hashable | None:
+        import torch
+
+        if torch.is_grad_enabled():
+            return None
+        places: set[Any] = set()
+        map_tensors(lambda tensor: places.add(tensor.device), (args, kwargs))
+        return kind_of(args, kwargs) if places == {self._device} else None
+
+    def _record(self, kind: Hashable, args: Any, kwargs: Any) -> None:
+        try:
+            graph = Graph(self._call, self._capture, args, kwargs)
+            self._compare(graph, args, kwargs)
+            self._graphs[kind] = graph
+        except Differs as exc:
+            self._graphs.clear()
+            self._records, self._said = False, True
+            log.warning("a recording gives other values than the model, which runs without a graph", error=str(exc))
+        except Exception as exc:
+            self._failed.add(kind)
+            if fault_of(exc) is not Fault.MEMORY:  # else a smaller one may have room
+                self._records = False
+            self._said = True
+            log.warning(
+                "the model's kernels cannot be recorded and it runs without a graph",
+                error=f"{type(exc).__name__}: {exc}"[:500],
+                recorded=len(self._graphs),
+            )
+
+    def _compare(self, graph: Graph, args: Any, kwargs: Any) -> None:
+        """Replay the call that was recorded, and one with other numbers. Raises Differs."""
+        for given in ((args, kwargs), map_tensors(halved, (args, kwargs))):
+            try:
+                wanted = self._call(*given[0], **given[1])
+            except Exception as exc:
+                if fault_of(exc) is not None:
+                    raise
+                return  # such numbers are none for this module
+            if (words := difference(wanted, graph(*given))) is not None:
+                raise Differs(words)
+
+    def _say(self) -> None:
+        """Once: somebody wonders why it is slow."""
+        if self._graphs and not self._said:
+            self._said = True
+            log.warning("a call is of no kind that was recorded and runs without a graph", recorded=len(self._graphs))

@@ -1,0 +1,50 @@
+"""Optimized: a TorchScript module frozen and optimised for inference, and as it is where that fails."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from serving.errors import ModelError
+from serving.model.model import Model
+from serving.system import log
+
+
+class Optimized:
+    """Raises ModelError for a module that is no TorchScript."""
+
+    def __init__(self, module: Any, model: Model) -> None:
+        import torch
+
+        if not isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(f"{model.path}: optimize: {type(module).__name__} is no TorchScript module")
+        self._module = module
+        self._frozen: Any = None
+        try:
+            self._frozen = freeze(module)
+        except RuntimeError as exc:  # also what torch.jit.Error is
+            self._say(exc)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._frozen is None:
+            return self._module(*args, **kwargs)
+        try:
+            return self._frozen(*args, **kwargs)
+        except RuntimeError as exc:
+            outputs = self._module(*args, **kwargs)  # raises what is the model's own error
+            self._frozen = None
+            self._say(exc)
+            return outputs
+
+    def _say(self, exc: RuntimeError) -> None:
+        log.warning("the model cannot be optimized and runs as it is", error=f"{type(exc).__name__}: {exc}"[:500])
+
+
+def freeze(module: Any) -> Any:
+    """Its weights become constants of its graph, which is then rewritten. ``module`` stays as it is."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is old, its files are many
+        # The latter freezes too, but puts the caller's module into evaluation mode for it.
+        return torch.jit.optimize_for_inference(torch.jit.freeze(module))

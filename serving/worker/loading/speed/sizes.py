@@ -1,0 +1,98 @@
+"""Sizes: a few batch sizes instead of all, so that each can be compiled, or recorded, before it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from serving.worker.device.trees import map_tensors
+from serving.worker.loading.speed.kinds import casting, casts, kind_of
+
+KNOWN = 64  # kinds of input that are warmed
+
+
+def sizes_for(wanted: Sequence[int], most: int) -> tuple[int, ...]:
+    """What is wanted, else the powers of two, and always the largest batch that there can be."""
+    sizes = {size for size in wanted or [1 << power for power in range(most.bit_length())] if size <= most}
+    return tuple(sorted(sizes | {most}))
+
+
+class Seen(NamedTuple):
+    """One row of a call, and what ``casts`` gave then."""
+
+    args: Any
+    kwargs: Any
+    casts: tuple[tuple[str, Any], ...]
+
+
+class Sized:
+    """Fills a batch up to the next size by repeating its last row, and cuts the outputs to what was asked for.
+
+    The batch is the first dimension of every tensor that has the first one's length there, of the inputs and of the
+    outputs; more rows than the largest size go as they are.
+    """
+
+    def __init__(self, call: Callable[..., Any], sizes: Sequence[int]) -> None:
+        self._call = call
+        self.sizes = tuple(sizes)
+        self.seen: dict[Hashable, Seen] = {}
+        """One row of each kind of call that has come."""
+        self._is_warm = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        rows = rows_of((args, kwargs))
+        if not self._is_warm and rows is not None and len(self.seen) < KNOWN:
+            one = map_tensors(lambda tensor: cut(tensor, rows, 1), (args, kwargs))
+            self.seen.setdefault(kind_of(*one) or shapes_of(one), Seen(one[0], one[1], casts()))
+        size = None if rows is None else next((size for size in self.sizes if size >= rows), None)
+        if rows is None or size is None or size == rows:
+            return self._call(*args, **kwargs)
+        args, kwargs = map_tensors(lambda tensor: fill(tensor, rows, size), (args, kwargs))
+        return map_tensors(lambda tensor: cut(tensor, size, rows), self._call(*args, **kwargs))
+
+    def warm(self, rounds: int = 1) -> None:
+        """Run each size of every kind of call that has come, ``rounds`` times, the largest first: recorded graphs have
+        one pool of memory, which then is as large as it has to be from the start."""
+        import torch
+
+        self._is_warm = True
+        # Within inference mode, as the batches of requests are made: the compiler tells such tensors from others.
+        with torch.inference_mode():
+            for args, kwargs, wanted in list(self.seen.values()):
+                for size in reversed(self.sizes):
+                    copies = map_tensors(lambda tensor: tensor.clone(), (args, kwargs))
+                    more = map_tensors(partial(fill, rows=1, size=size), copies)
+                    with casting(wanted):
+                        for _ in range(rounds):
+                            self._call(*more[0], **more[1])
+
+
+def rows_of(tree: Any) -> int | None:
+    """The first dimension of the first tensor that has one."""
+    found: list[int] = []
+    map_tensors(lambda tensor: found.append(int(tensor.shape[0])) if tensor.ndim else None, tree)
+    return found[0] if found and found[0] > 0 else None
+
+
+def shapes_of(tree: Any) -> Hashable:
+    """For a call whose kind cannot be told."""
+    found: list[Any] = []
+    map_tensors(lambda tensor: found.append((tensor.shape, tensor.dtype)), tree)
+    return tuple(found)
+
+
+def fill(tensor: Any, rows: int, size: int) -> Any:
+    """Its last row repeated until there are ``size``, in the same order in memory."""
+    import torch
+
+    if tensor.ndim == 0 or tensor.shape[0] != rows or size == rows:
+        return tensor
+    order = sorted(range(tensor.ndim), key=lambda axis: (-tensor.stride(axis), axis))
+    laid, at = tensor.permute(order), order.index(0)
+    more = laid.narrow(at, rows - 1, 1).expand(*(size - rows if axis == at else -1 for axis in range(tensor.ndim)))
+    return torch.cat([laid, more], at).permute([order.index(axis) for axis in range(tensor.ndim)])
+
+
+def cut(tensor: Any, size: int, rows: int) -> Any:
+    return tensor if tensor.ndim == 0 or tensor.shape[0] != size else tensor[:rows]

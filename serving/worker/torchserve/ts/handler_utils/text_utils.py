@@ -1,5 +1,0 @@
-"""``ts.handler_utils.text_utils``."""
-
-from serving.worker.torchserve.texts import get_tokenizer, ngrams_iterator
-
-__all__ = ["get_tokenizer", "ngrams_iterator"]

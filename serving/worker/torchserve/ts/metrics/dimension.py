@@ -1,5 +1,0 @@
-"""``ts.metrics.dimension``."""
-
-from serving.worker.torchserve.metrics import Dimension
-
-__all__ = ["Dimension"]

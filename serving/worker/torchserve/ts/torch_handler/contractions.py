@@ -1,5 +1,0 @@
-"""``ts.torch_handler.contractions``."""
-
-from serving.worker.torchserve.texts import WHOLE as CONTRACTION_MAP
-
-__all__ = ["CONTRACTION_MAP"]

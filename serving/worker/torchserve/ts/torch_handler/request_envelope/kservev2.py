@@ -1,5 +1,0 @@
-"""``ts.torch_handler.request_envelope.kservev2``."""
-
-from serving.worker.torchserve.envelopes import KServev2Envelope
-
-__all__ = ["KServev2Envelope"]

@@ -1,5 +1,0 @@
-"""``__version__`` of the names below ``ts``."""
-
-from serving.worker.torchserve.names import VERSION as __version__
-
-__all__ = ["__version__"]

@@ -83,7 +83,7 @@ def say(server: Server, model: str, body: bytes, kind: str) -> Reply:
 def test_the_real_base_handler_runs(server: Server) -> None:
     found = say(server, "values", b"[1.0, 2.0]", "application/json").json()
     assert found["values"] == [3.0]
-    assert not found["origin"].endswith("serving/worker/torchserve/ts/torch_handler/base_handler.py")
+    assert not found["origin"].endswith("serving/adapters/torchserve/ts/torch_handler/base_handler.py")
 
 
 def test_the_real_prediction_exception_has_its_status(server: Server) -> None:

@@ -12,7 +12,7 @@ from serving.worker.loading.ranks import EXIT_RANK
 SCRIPT = """
 import socket, sys
 from pathlib import Path
-from serving.worker import ranks
+from serving.worker.loading import ranks
 ranks.STEP = 0.05
 ours, theirs = socket.socketpair()
 group = ranks.Group([ours], [], Path("none"))

@@ -73,7 +73,7 @@ def test_the_names_are_put_in_place_for_a_model_only() -> None:
 
 def test_a_module_of_that_name_that_the_model_brings_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "ts.py").write_text("word = 'mine'\n")
-    code = "from serving.worker.torchserve import names; names.install(); import ts; print(ts.word)"
+    code = "from serving.adapters.torchserve import names; names.install(); import ts; print(ts.word)"
     line = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"]
     assert subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip() == "mine"
 

@@ -13,8 +13,8 @@ import pytest
 
 BEGIN = """
 import logging, logging.config, sys, os, warnings
-from serving import log
-from serving.worker import userlogs
+from serving.system import log
+from serving.usercode import userlogs
 from serving.usercode.prints import Prints
 from serving.config.words import Words
 userlogs.setup("{level}", "json")

@@ -222,7 +222,13 @@ class Raw:
         self.socket.sendall(encoded(opcode, data, fin, **more))
 
     def read(self) -> Frame:
-        """The next frame exactly as it is on the wire: not masked, no reserved bit, its length in the shortest form."""
+        """The next frame but pings, which are answered: the server sends them while we may have left."""
+        while (frame := self._read()).opcode == PING:
+            self.send(PONG, frame.data)
+        return frame
+
+    def _read(self) -> Frame:
+        """A frame exactly as it is on the wire: not masked, no reserved bit, its length in the shortest form."""
         first, second = self._file.read(2)
         assert first & 0x70 == 0
         assert second < 128

@@ -196,7 +196,7 @@ def test_a_decoupled_model_that_fails_first_has_a_proper_status(server: Server) 
 
 def test_a_decoupled_model_hears_that_its_client_has_gone(server: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    connection.request("POST", "/v2/models/repeat_int32/infer", json.dumps({"inputs": [*REPEAT, delays(0, 0, 600)]}))
+    connection.request("POST", "/v2/models/repeat_int32/infer", json.dumps({"inputs": [*REPEAT, delays(0, 0, 20_000)]}))
     assert connection.getresponse().readline()
     connection.close()
     eventually(lambda: server.lines(message="repeat_int32 was cancelled"))

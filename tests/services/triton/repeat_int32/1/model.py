@@ -24,7 +24,9 @@ class TritonPythonModel:
 
     def send(self, sender, numbers, delays):
         for index, (number, delay) in enumerate(zip(numbers, delays, strict=True)):
-            time.sleep(delay / 1000)
+            until = time.monotonic() + delay / 1000
+            while not sender.is_cancelled() and (left := until - time.monotonic()) > 0:
+                time.sleep(min(left, 0.01))
             if sender.is_cancelled():
                 pb_utils.Logger.log_info("repeat_int32 was cancelled")
                 return

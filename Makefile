@@ -32,7 +32,7 @@ TOOLKITS := sagemaker-inference sagemaker-pytorch-inference six retrying psutil 
 # What scripts of these containers bring themselves.
 LIBRARIES := xgboost-cpu pandas tzdata pytz
 # What the code of the containers imports; of what starts their servers the tests have stubs.
-PACKAGED := sagemaker-containers==2.8.6.post2 flask werkzeug itsdangerous blinker protobuf==3.20.3 six
+PACKAGED := sagemaker-containers==2.8.6.post2 psutil retrying flask werkzeug itsdangerous blinker protobuf==3.20.3 six
 CAPTUM := captum tqdm matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
 
 .PHONY: serve test test-asgi slow flake compat image-test check bench venv clean

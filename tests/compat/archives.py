@@ -227,7 +227,7 @@ REQUESTS = [
         JSON, f"{JSON}; charset=utf-8", "text/csv", "application/octet-stream", "image/png", None
     )),
     Asked("show", b"{broken", JSON),
-    Asked("show", b"\xff\xfe", TEXT),
+    Asked("show", b"\x80abc", TEXT),
     Asked("show", b"", JSON),
     Asked("show", b"a=1&b=%C3%A4+x&a=2&c=", "application/x-www-form-urlencoded"),
     Asked("show", FORM, "multipart/form-data; boundary=x"),

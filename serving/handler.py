@@ -90,6 +90,27 @@ def name_of(dtype: Hashable) -> str:
     return known
 
 
+NO_PARTS = (str, bytes, bytearray, memoryview, set, frozenset)  # that are one output for each of many requests
+
+
+def has_rows(output: Any) -> bool:
+    """Whether it is an array, a tensor or what these are gathered in, and so of a whole batch."""
+    if isinstance(output, tuple | dict):
+        return any(map(has_rows, output.values() if isinstance(output, dict) else output))
+    return bool(getattr(output, "shape", ()))
+
+
+def is_sequence(outputs: Any) -> bool:
+    """Whether what it gives one after the other are outputs. A table gives the names of its columns."""
+    has_dimension = getattr(outputs, "shape", None) != ()
+    return (
+        hasattr(outputs, "__iter__")
+        and has_dimension
+        and not hasattr(outputs, "columns")
+        and not isinstance(outputs, NO_PARTS)
+    )
+
+
 class Handler:
     """Base class of all handlers. Override what differs; every method has a working default but ``predict``.
 
@@ -200,14 +221,18 @@ class Handler:
         raise HandlerError(f"{type(self).__name__} does not define predict")
 
     def split(self, outputs: Any, n: int) -> Sequence[Any]:
-        """The batch's outputs as ``n`` outputs in order. A tuple of tensors becomes n tuples, a dict n dicts."""
+        """The batch's outputs as ``n`` outputs in order. A tuple with arrays or tensors, which have a row for each
+        request, becomes n tuples, a dict n dicts. Raises HandlerError for what has no parts in order."""
         if isinstance(outputs, dict):
             parts = [self.split(value, n) for value in outputs.values()]
             return [dict(zip(outputs, row, strict=True)) for row in zip(*parts, strict=True)]
-        if isinstance(outputs, tuple):
+        if isinstance(outputs, tuple) and any(map(has_rows, outputs)):
             return list(zip(*(self.split(value, n) for value in outputs), strict=True))
-        if hasattr(outputs, "unbind"):
+        if hasattr(outputs, "unbind") and outputs.ndim:
             return list(outputs.unbind(0))
+        if not is_sequence(outputs):
+            what = f"{type(self).__name__}.predict gave {type(outputs).__name__} for {n} requests"
+            raise HandlerError(f"{what}: it gives a list, an array or a tensor with one output for each")
         return list(outputs)
 
     def encode(self, output: Any, request: Request) -> Any:

@@ -14,7 +14,7 @@ from handlers.labels import read_labels
 from handlers.module import ModuleHandler, Rows
 from handlers.options import dtype as dtype_of
 from handlers.options import one_of, overridable
-from handlers.rows import Row, read_rows
+from handlers.rows import Row, is_header, read_rows
 from serving import BadRequest, Request, Response, codecs
 
 
@@ -63,6 +63,9 @@ class TabularHandler(ModuleHandler):
         if not len(rows):
             raise BadRequest("the body has no rows")
         return Rows((self.fit(self.to_tensor(rows)), single))
+
+    def has_header(self, fields: list[str]) -> bool:
+        return self.header == "present" or (self.header == "auto" and is_header(fields, self.columns))
 
     def to_tensor(self, rows: Sequence[Row]) -> Tensor:
         """[rows, columns] of ``dtype``. Raises BadRequest that names the row, counted from 1, and the column."""

@@ -178,6 +178,11 @@ class Handler:
             check_dtype(dtype)
         return value
 
+    def has_header(self, fields: list[str]) -> bool:
+        """Whether the first row of a CSV body, with these fields, names columns, where the content type does not say:
+        a header is no record that could be bad. Raises BadRequest where it cannot be told."""
+        return False
+
     def bucket(self, sample: Any) -> Hashable:
         """Samples with equal buckets may share a batch. By default their type, shape and dtype; where
         ``policy.pad`` is set the last dimension counts by its power of two, 16 and more, so that less than half of a

@@ -84,7 +84,7 @@ def rows(body: bytes, kind: str) -> Any:
 
 
 def parts(body: bytes, kind: str) -> Any:
-    return [Handler().decode(one) for one in records_of(Request(body, kind))]
+    return [Handler().decode(one) for one in records_of(Request(body, kind), Handler().has_header)]
 
 
 def inflate(body: bytes, kind: str) -> Any:

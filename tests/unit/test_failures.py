@@ -80,6 +80,40 @@ def test_what_is_behind_an_error_of_its_own_is_told_likewise(where: str, local: 
     assert outcome.message.startswith(said if local else "a step failed; the log has more")
 
 
+OWN = [
+    NameError("n"),
+    ImportError("i"),
+    NotImplementedError("later"),
+    SystemExit(3),
+    KeyboardInterrupt(),
+    TimeoutError("z"),
+    ConnectionResetError(),
+    FileNotFoundError(2, "no such file"),
+    PermissionError(13, "not allowed"),
+]
+THEIRS = [ValueError("v"), KeyError("k"), TypeError("t"), AttributeError("a"), RuntimeError("r"), OSError("cut short")]
+
+
+@pytest.mark.parametrize("raised", OWN, ids=repr)
+def test_what_no_body_can_cause_is_no_fault_of_the_client(raised: BaseException) -> None:
+    def fail(text: str) -> Any:
+        raise raised
+
+    [outcome] = Client(Fails("decode", fail)).batch([Request(b"1")])
+    assert isinstance(outcome, ServingError)
+    assert (outcome.status, outcome.code) == (500, "handler_error")
+
+
+@pytest.mark.parametrize("raised", THEIRS, ids=repr)
+def test_what_a_body_may_cause_is_a_400(raised: BaseException) -> None:
+    def fail(text: str) -> Any:
+        raise raised
+
+    [outcome] = Client(Fails("decode", fail)).batch([Request(b"1")])
+    assert isinstance(outcome, ServingError)
+    assert outcome.status == 400
+
+
 def test_what_the_handler_chose_to_say_stays(local: bool) -> None:
     def pour(text: str) -> Any:
         raise Teapot("short and stout")

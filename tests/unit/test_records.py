@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from serving.errors import BadRequest, ServingError
@@ -32,8 +33,32 @@ class Squares(Handler):
         return batch * batch
 
 
-def ask(bodies: list[bytes], content_type: str, accept: str, bad_record: str | None = "ERROR") -> list[Any]:
-    handler = Squares()
+class Broken(Squares):
+    def decode(self, request: Request) -> Any:
+        return json.loads(request.body)  # type: ignore[name-defined]  # noqa: F821  which nobody has imported
+
+
+class Named(Squares):
+    """Its columns have a name, which may be the first row."""
+
+    def has_header(self, fields: list[str]) -> bool:
+        if fields == ["?"]:
+            raise BadRequest("nobody can tell")
+        return fields == ["size"]
+
+    def decode(self, request: Request) -> Any:
+        rows = [line for line in bytes(request.body).split() if line != b"size"]
+        return np.array([[float(row)] for row in rows])
+
+
+def ask(
+    bodies: list[bytes],
+    content_type: str,
+    accept: str,
+    bad_record: str | None = "ERROR",
+    handler: Handler | None = None,
+) -> list[Any]:
+    handler = handler or Squares()
     answers: dict[int, Any] = {}
     batcher = Batcher(handler.policy, 100)
     rules = Rules(bad_record=bad_record)
@@ -64,6 +89,25 @@ def show(outcome: Response | ServingError) -> Any:
 )
 def test_each_record_has_its_line(body: bytes, answer: bytes) -> None:
     assert ask([body], "text/csv", "text/csv") == [answer]
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (b"size\n1\n2\n", b"1.0\n4.0\n"),
+        (b"size\n1\nx\n2\n", b"1.0\nERROR\n4.0\n"),
+        (b"size\nx\n2\n3\n4\n", b"ERROR\n4.0\n9.0\n16.0\n"),
+        (b"1\nx\n2\n", b"1.0\nERROR\n4.0\n"),
+        (b'size\n1\nx"\n2\n', b"1.0\nERROR\n4.0\n"),
+        (b"?\n1\nx\n2\n", (400, "bad_request")),
+    ],
+)
+def test_a_header_that_the_handler_knows_is_no_record(body: bytes, answer: Any) -> None:
+    assert ask([body], "text/csv", "text/csv", handler=Named()) == [answer]
+
+
+def test_a_mistake_of_the_handlers_fails_the_body() -> None:
+    assert ask([b"[1]\n[2]\n"], "application/jsonlines", "", handler=Broken()) == [(500, "handler_error")]
 
 
 def test_where_nothing_works_through_no_fault_of_the_records_the_request_fails() -> None:

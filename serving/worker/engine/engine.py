@@ -81,7 +81,7 @@ class Engine:
         self._deliver = deliver
         tools = (self._computing, self._response, self._check_device, self._calls, batcher, self._settle)
         self._gathering = Gathering(handler, *tools, rules, clock)
-        self._records = None if rules.bad_record is None else Records(rules.bad_record, self._gathering.answer)
+        self._records = None if rules.bad_record is None else Records(rules.bad_record, self._gathering.answer, handler)
 
     def run(self) -> None:
         """Work until the batcher is closed and empty, and every stream has ended."""

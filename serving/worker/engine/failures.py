@@ -23,6 +23,7 @@ from serving.worker.batching.batcher import Item
 SHORT = "there was not enough memory to answer this request"
 HIDDEN = "the log has more under this request id"
 
+NEVER_OF_A_BODY = (NameError, ImportError, SyntaxError, NotImplementedError)
 _shows = False
 
 
@@ -44,7 +45,10 @@ def describe(exc: BaseException) -> str:
 
 
 def decode_error(item: Item, exc: BaseException) -> ServingError:
-    """What the client sees when ``decode`` fails: its own mistake, unless the exception says otherwise."""
+    """What the client sees when ``decode`` fails: its own mistake, unless the exception says otherwise, or can come of
+    no body."""
+    if is_of_no_body(exc):
+        return predict_error(item, exc)
     error = chosen_error(exc)
     if error is None:
         request = item.request
@@ -58,6 +62,13 @@ def decode_error(item: Item, exc: BaseException) -> ServingError:
     if error.status >= 500 and not isinstance(error, Unavailable):
         report(item, exc)
     return detailed(error) if _shows else error
+
+
+def is_of_no_body(exc: BaseException) -> bool:
+    """Whether it is the handler's mistake, or the machine's or the network's, whatever the client has sent."""
+    if isinstance(exc, OSError):  # what readers of files raise about bytes has no number of the system's
+        return exc.errno is not None or isinstance(exc, ConnectionError | TimeoutError)
+    return isinstance(exc, NEVER_OF_A_BODY) or not isinstance(exc, Exception)
 
 
 def predict_error(item: Item, exc: BaseException, fault: Fault = Fault.NONE) -> ServingError:

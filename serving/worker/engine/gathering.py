@@ -100,7 +100,7 @@ class Gathering:
             request = item.request
             claims.take(len(request.body) + LINE * bytes(request.body).count(b"\n"))
             join = Join(request, self._rules.default_accept)
-            records = [replace(one, accept=join.asked) for one in records_of(request)]
+            records = [replace(one, accept=join.asked) for one in records_of(request, self._handler.has_header)]
         finally:
             claims.engine.holder = None
         if not records:

@@ -6,6 +6,7 @@ placeholder stands in place of each bad one. It stands for no other: what is not
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ LINES = (CSV, *JSON_LINES, *TEXT)
 OTHERS = frozenset({401, 403, 404, 405, 406, 407, 408, 411, 415, 417, 426, 429, 431})  # faults of no record
 
 Answer = Callable[[Request], Response]
+HasHeader = Callable[[list[str]], bool]
 
 
 @dataclass(slots=True)
@@ -59,28 +61,32 @@ def is_theirs(error: ServingError) -> bool:
     return error.status == HandlerError.status and error.code == HandlerError.code
 
 
-def split(request: Request) -> tuple[str, list[bytes]]:
+def split(request: Request, has_header: HasHeader = lambda fields: False) -> tuple[str, list[bytes]]:
     """What comes before the records, a CSV header with the end of its line, and each record, in UTF-8; none for other
-    types. Raises BadRequest and UnsupportedMediaType for bytes that are no text."""
+    types. ``has_header`` tells of the first row where the type does not. Raises what that does, and BadRequest and
+    UnsupportedMediaType for bytes that are no text."""
     if request.media_type in JSON_LINES:
         lines = codecs.utf8(request.body, request.content_type).splitlines()
         return "", [line for line in lines if line.strip()]
     if request.media_type != CSV:
         return "", []
     text = codecs.decode_text(request.body, request.content_type)
+    first: list[str] = []
     try:
-        rows = [written or '""' for _, written, _ in codecs.split_rows(text)]
+        found = list(codecs.split_rows(text))
+        rows, first = [written or '""' for _, written, _ in found], found[0][2] if found else []
     except BadRequest:  # of one record, as will be seen; lines that end within quotes cannot be told then
         rows = [line for line in text.splitlines() if line.strip()]
-    has_header = codecs.header_of(request.content_type) == "present"
-    return (
-        (f"{rows[0]}\n", [row.encode() for row in rows[1:]]) if has_header and rows else ("", [*map(str.encode, rows)])
-    )
+        with contextlib.suppress(BadRequest, IndexError):
+            first = next(codecs.split_rows(rows[0]))[2]
+    told = codecs.header_of(request.content_type)
+    skip = 1 if rows and (told == "present" or (not told and has_header(first))) else 0
+    return "".join(f"{row}\n" for row in rows[:skip]), [row.encode() for row in rows[skip:]]
 
 
-def records_of(request: Request) -> Iterator[Request]:
+def records_of(request: Request, has_header: HasHeader) -> Iterator[Request]:
     """Each record as a request of its own: a line of CSV, below the header, or JSON. Raises as ``split``."""
-    header, records = split(request)
+    header, records = split(request, has_header)
     kind = type_of(request) if request.media_type == CSV else JSON
     for number, record in enumerate(records, 1):
         yield replace(request, body=header.encode() + record, content_type=kind, record=number)
@@ -95,9 +101,10 @@ def type_of(request: Request) -> str:
 class Records:
     """``answer`` answers a request by itself, or raises a ServingError. ``placeholder`` stands for bad records."""
 
-    def __init__(self, placeholder: str, answer: Answer) -> None:
+    def __init__(self, placeholder: str, answer: Answer, handler: Handler) -> None:
         self._placeholder = placeholder
         self._answer = answer
+        self._has_header = handler.has_header
 
     def salvage(self, request: Request, error: ServingError) -> Response | ServingError:
         """The answer to a request of records that has failed with ``error``; that again, where no record is good and
@@ -106,7 +113,7 @@ class Records:
             return error
         first: list[Response] = []
         try:
-            header, records = split(request)
+            header, records = split(request, self._has_header)
             if not records:
                 return error
             plain = replace(request, content_type=type_of(request))

@@ -114,8 +114,16 @@ class Channel(asyncio.BufferedProtocol):
                 break
         return frames
 
-    def send_now(self, buffers: list[Body]) -> None:
-        """From any thread: send frames without waking the loop, where nothing is before them."""
+    @property
+    def unsent(self) -> int:
+        """From any thread: bytes of what was sent that are still in this process."""
+        with self._lock:
+            if self._transport is None or self._transport.is_closing():
+                return 0
+            return sum(map(len, self._outgoing)) + self._transport.get_write_buffer_size()
+
+    def send_now(self, buffers: list[Body]) -> bool:
+        """From any thread: send frames without waking the loop, where nothing is before them. Whether all have left."""
         size = sum(len(one) for one in buffers)
         with self._lock:
             transport = self._transport
@@ -126,13 +134,14 @@ class Channel(asyncio.BufferedProtocol):
                 except BlockingIOError:
                     sent = 0
                 except OSError:
-                    return  # the loop is about to hear of it
+                    return True  # the loop is about to hear of it
                 if sent == size:
-                    return
+                    return True
                 buffers = rest_of(buffers, sent)
             # Whoever sends from now on finds that something is before it.
             self._outgoing += buffers
         self._loop.call_soon_threadsafe(self.flush)
+        return False
 
     def close(self) -> None:
         """Send what is waiting, then close."""

@@ -277,6 +277,7 @@ class Supervisor:
         # Those of a master that has died go by themselves.
         gone = lambda: self._http_service.pid is None and self._board.in_flight() == 0  # noqa: E731
         await self._until(gone, time.monotonic() + HTTP_TIME)
+        self._listener.close()  # who is refused knows that nothing was taken, unlike who is cut off later
         self._models.retire()
         await self._until(lambda: self._models.are_gone, time.monotonic() + CLOSE_TIME)
         self._finish(code)

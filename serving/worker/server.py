@@ -105,6 +105,7 @@ class Worker:
             self._device,
             self._lose_device,
             sent=self._intake.settle,
+            room=self._intake.make_room,
         )
         keep_freed()  # only now, for the same reason
         self._measure()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from serving.system.memory import KEPT, held_by
+from serving.worker.io.intake import UNSENT
 from tests.e2e.client import Answer, once
 from tests.e2e.server import Server, eventually, model_folder, serving
 from tests.e2e.test_direct import answer, connect, post
@@ -154,6 +155,28 @@ def test_answers_that_nobody_reads_are_bounded_and_those_that_are_read_come(tigh
         body, _ = try_again(tight.server, post(b"%d" % size), 8)
         assert len(body) == size
     eventually(lambda: tight.above() < SLACK, 15)
+
+
+def test_a_model_worker_makes_no_more_answers_than_leave_it(tmp_path: Path) -> None:
+    size, count = 8 * MEGABYTE, 60
+    with (
+        serving(
+            model_folder(tmp_path, "sizes:Sizes"), http_workers=1, body_memory=MEMORY, request_timeout=20
+        ) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        try_again(server, post(b"1"), 10)
+        [worker] = server.workers()
+        before = held_by(worker).private
+        connections = [stack.enter_context(connect(server)) for _ in range(count)]
+        for one in connections:
+            one.sendall(post(b"%d" % size))
+        for one in connections:
+            assert one.recv(12, socket.MSG_PEEK)
+        peak = held_by(worker).peak - before
+        print(f"peak: {peak / MEGABYTE:.0f} MB more")
+        assert peak < UNSENT + 2 * size + KEPT + SLACK
+        assert server.workers() == [worker]
 
 
 @pytest.mark.parametrize("http", ["direct", "asgi"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,20 @@ def test_everything_hears_something_soon_after_the_drain(tmp_path: Path, http: s
     with serving(model_folder(tmp_path, "mixed:Mixed"), http=http, http_workers=2, drain_timeout=2) as server:
         asyncio.run(run(server))
         assert server.wait(10) == 0
+
+
+def test_who_comes_when_nobody_answers_any_more_is_refused_and_not_cut_off(tmp_path: Path) -> None:
+    """A client that is refused knows that its request was not taken; one whose connection is reset does not."""
+
+    def connects(server: Server) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", server.port), 5):
+                return True
+        except ConnectionRefusedError:
+            return False
+
+    with serving(model_folder(tmp_path, "lingerer:Lingerer")) as server:
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not connects(server))
+        assert server.process.poll() is None, "while the handler closes"
+        assert server.process.wait(10) == 0

@@ -6,10 +6,11 @@ arrivals until the engine has decoded it, then in its bucket.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 
 from serving.deadline import Clock
 from serving.errors import Overloaded, QueueFull, ServingError
@@ -143,9 +144,14 @@ class Batcher:
         """Whether the engine has other things to do than to wait for requests."""
         self._bell.away(is_away)
 
-    def alone(self, is_alone: bool) -> None:
-        """Whether the engine does many short things that others would come between."""
-        self._bell.alone(is_alone)
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """The engine does many short things within, which others would come between."""
+        self._bell.alone(True)
+        try:
+            yield
+        finally:
+            self._bell.alone(False)
 
     @property
     def is_done(self) -> bool:

@@ -44,7 +44,7 @@ Outcome = tuple[Item, Response | Part]
 class Engine:
     """``deliver`` gets the outcomes of each batch, on the engine's thread; each request has exactly one outcome, or an
     answer in pieces that ends with one. ``lost`` ends the process, whose ``device`` does not work for it any more;
-    ``sent`` waits until what was delivered has left it.
+    ``sent`` waits until what was delivered has left it, ``room`` while that is much.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Engine:
         lost: Callable[[Fault], None] | None = None,
         clock: Clock = time.monotonic,
         sent: Callable[[], None] = lambda: None,
+        room: Callable[[], None] = lambda: None,
     ) -> None:
         self._rules = rules
         self._handler = handler
@@ -78,7 +79,7 @@ class Engine:
             self._threads = DecodeThreads(handler, batcher.poke, stamps, rules.timeout, clock, batcher.is_hopeless)
         self._computing = Computing(handler, self._device, stamps.count_padding)
         self._pace = batcher.pace
-        self._deliver = deliver
+        self._deliver, self._room = deliver, room
         tools = (self._computing, self._response, self._check_device, self._calls, batcher, self._settle)
         self._gathering = Gathering(handler, *tools, rules, clock)
         self._records = None if rules.bad_record is None else Records(rules.bad_record, self._gathering.answer, handler)
@@ -145,6 +146,7 @@ class Engine:
         self._calls.finish()
 
     def _take(self) -> None:
+        self._room()
         # A batch behind one that is on the device already is a full one: others may still grow.
         taken = self._batcher.take(full=bool(self._flights.batches))
         outcomes: list[Outcome] = []
@@ -301,13 +303,11 @@ class Engine:
         live, outcomes = self._begun(taken.batch, taken.bucket)
         if not live:
             return outcomes
-        self._batcher.alone(True)
         try:
-            landing = self._device.fetch(self._computing.compute([item.sample for item in live]))
+            with self._batcher.alone():
+                landing = self._device.fetch(self._computing.compute([item.sample for item in live]))
         except BaseException as exc:
-            self._batcher.alone(False)
             return [*outcomes, *self._recover(taken.bucket, live, exc)]
-        self._batcher.alone(False)
         self._flights.add(Flight(taken.bucket, live, landing, self._clock()))
         self._calls.finish()
         return outcomes

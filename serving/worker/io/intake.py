@@ -6,6 +6,7 @@ What arrives is put into the batcher, with the rules of sessions and conversatio
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import threading
@@ -40,6 +41,7 @@ from serving.worker.io.sessioncalls import SessionCalls
 from serving.worker.parking import Parking
 
 LOST = 10.0  # seconds beyond its time after which an answer in pieces is given up here
+UNSENT = 64 << 20  # bytes of answers that wait here to leave before no more are made
 SETTLE = 1.0  # seconds for what was delivered to leave before a request runs that may end the process
 BEAT = 0.25  # seconds between stamps of the I/O thread
 
@@ -83,6 +85,7 @@ class Intake:
         self._streams: Streams
         self._items: dict[int, Item] = {}  # by id: those of one HTTP worker never meet those of another
         self._channels: set[Channel] = set()
+        self._behind: set[Channel] = set()  # the engine's thread's: where answers could not leave at once
         self._conversations = 0
         self._ending = False
         self._closing: set[Channel] = set()
@@ -130,6 +133,21 @@ class Intake:
         until = time.monotonic() + SETTLE
         while self._is_sending() and time.monotonic() < until:
             time.sleep(SETTLE / 1000)
+
+    def make_room(self) -> None:
+        """On the engine's thread: wait while much of what was delivered is still here, as long as some of it leaves."""
+        if not self._behind:
+            return
+        least, until = math.inf, 0.0
+        while (unsent := sum(one.unsent for one in self._behind)) > UNSENT:
+            now = time.monotonic()
+            if unsent < least:
+                least, until = unsent, now + SETTLE
+            elif now > until:
+                return
+            time.sleep(SETTLE / 1000)
+        if not unsent:
+            self._behind.clear()
 
     def _is_sending(self) -> bool:
         waiting: list[Channel] = []
@@ -329,8 +347,10 @@ class Intake:
                     buffers = frames[item.reply_to] = []
                 buffers += replies.frame_of(item, outcome)
         for channel, buffers in frames.items():
-            channel.send_now(buffers)
+            if not channel.send_now(buffers):
+                self._behind.add(channel)
         if others:
+            self._behind.update(item.reply_to for item, _ in others if item.reply_to is not None)
             self.io.loop.call_soon_threadsafe(self.reply, others)
         elif self._batcher is not None:
             self._row.queued = self._batcher.size

@@ -1,23 +1,32 @@
-"""Parameters: what a request says of its own answer, as ``{"inputs": …, "parameters": {"top_k": 2}}``."""
+"""Parameters: what a request says of its own answer, as ``{"inputs": …, "parameters": {"top_k": 2}}``, or in a form as
+the field ``parameters`` with such an object."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
+from handlers.wrapped import FORM, parameters_in
 from serving import BadRequest, Request, codecs
 
 OBJECT = re.compile(rb"\s*\{")  # what is of no type may be a picture, with any word in it
+NAME = b"parameters"
 TOP_K = ("top_k", "topk")
 
 
 def parameters_of(request: Request) -> dict[str, Any]:
     """Raises BadRequest for parameters that are no object."""
+    if request.media_type == FORM:
+        body = bytes(request.body)
+        return checked(parameters_in(body, request.content_type) if NAME in body else None)
     told = request.media_type == codecs.JSON or (request.media_type == "" and OBJECT.match(request.body))
-    if not told or b"parameters" not in codecs.utf8(request.body, request.content_type):
+    if not told or NAME not in codecs.utf8(request.body, request.content_type):
         return {}
     value = codecs.parse_json(request.body, request.content_type)
-    found = value.get("parameters") if isinstance(value, dict) else None
+    return checked(value.get("parameters") if isinstance(value, dict) else None)
+
+
+def checked(found: Any) -> dict[str, Any]:
     if not isinstance(found, dict | None):
         raise BadRequest("parameters is a JSON object")
     return found or {}

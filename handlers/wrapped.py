@@ -15,7 +15,8 @@ from serving import BadRequest, Request, UnsupportedMediaType, claims, codecs
 UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is what curl says unasked
 FORM = "multipart/form-data"
 BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s";,]+))', re.IGNORECASE)
-LISTS = ("instances", "inputs")
+NAME = re.compile(rb'content-disposition:[^\r\n]*?;\s*name=(?:"([^"\r\n]*)"|([^\s";,]+))', re.IGNORECASE)
+PARAMETERS = "parameters"
 KEYS = ("b64", "image_bytes", "image", "audio", "data", "body", "bytes", "inputs", "instances")
 DEPTH = 4  # of objects around a base64 text
 SIGNATURES = (
@@ -48,9 +49,10 @@ def sniff(body: bytes) -> str:
 def unwrapped(request: Request, what: str) -> Request:
     """The request with the file that it carries as its body; ``what`` is ``picture`` or ``sound``.
 
-    A form has one file. JSON is ``{"b64": "…"}``, a text of base64 or a ``data:`` URL, bare or below one of KEYS, alone
-    in a list or not. A body whose type says nothing is known by its first bytes. Anything else stays as it is. Raises
-    BadRequest, and UnsupportedMediaType where the bytes are of no known file.
+    A form has one file, and beside it no field but ``parameters``. JSON is ``{"b64": "…"}``, a text of base64 or a
+    ``data:`` URL, bare or below one of KEYS, alone in a list or not. A body whose type says nothing is known by its
+    first bytes. Anything else stays as it is. Raises BadRequest, and UnsupportedMediaType where the bytes are of no
+    known file.
     """
     kind = request.media_type
     if kind == FORM:
@@ -82,7 +84,10 @@ def text_of(value: Any, what: str) -> str:
                 raise BadRequest(f"the body has {len(value)} {what}s; one is expected in a request")
             value = value[0]
         elif isinstance(value, dict):
-            value = next((value[key] for key in KEYS if key in value), None)
+            found = [key for key in KEYS if value.get(key) is not None]
+            if len(found) > 1:
+                raise BadRequest(f"the body has a {what} in each of {', '.join(found)}; one is expected in a request")
+            value = value[found[0]] if found else None
     if isinstance(value, str):
         return value
     raise BadRequest(f'expected a {what} as {{"b64": "…"}}, or as base64 below one of {", ".join(KEYS[1:])}')
@@ -104,14 +109,37 @@ def file_of(body: bytes, boundary: str, what: str) -> tuple[bytes, str]:
     if not boundary:
         raise BadRequest("the form's content type names no boundary")
     claims.take(2 * len(body))
-    parts = list(parts_of(body, boundary.encode("latin-1", "replace")))
+    parts = [one for one in parts_of(body, boundary.encode("latin-1", "replace")) if name_of(one[0]) != PARAMETERS]
     files = [one for one in parts if b"filename" in one[0].lower()] or parts
     if len(files) != 1:
         raise BadRequest(f"the form has {len(files)} files; one {what} is expected")
+    if len(parts) > 1:
+        names = [name_of(one[0])[:80] for one in parts if one is not files[0]]
+        raise BadRequest(f"the form has a field {names[0]!r}; known beside the {what}: {PARAMETERS}")
     head, content = files[0]
     lines = [line.partition(b":") for line in head.split(b"\r\n")]
     told = [value.strip() for name, _, value in lines if name.strip().lower() == b"content-type"]
     return content, told[0].decode("latin-1") if told else ""
+
+
+def parameters_in(body: bytes, content_type: str) -> Any:
+    """What the field ``parameters`` of a form holds as JSON, None where there is none. Raises BadRequest."""
+    boundary = BOUNDARY.search(content_type)
+    if boundary is None:
+        return None
+    claims.take(2 * len(body))
+    parts = parts_of(body, (boundary[1] or boundary[2]).encode("latin-1", "replace"))
+    found = [content for head, content in parts if name_of(head) == PARAMETERS]
+    claims.give(2 * len(body))
+    if len(found) > 1:
+        raise BadRequest(f"the form has {len(found)} fields {PARAMETERS}; one is expected")
+    return codecs.parse_json(found[0], codecs.JSON) if found else None
+
+
+def name_of(head: bytes) -> str:
+    """The name of a part, by its head; "" for one that has none."""
+    found = NAME.search(head)
+    return (found[1] or found[2] or b"").decode("utf-8", "replace") if found else ""
 
 
 def parts_of(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -27,6 +27,9 @@ def handler(load: str = "pass", warmup: str = "pass") -> str:
     return HANDLER.format(load=f"        {load}", warmup=f"        {warmup}")
 
 
+CLASS = "from serving import Handler\n\nclass Digits(Handler):\n"
+
+
 class Broken(NamedTuple):
     """``files`` of the model beside a good ``code/digits.py`` and ``weights.pth``; None removes one. The last line has
     each of ``said``."""
@@ -77,6 +80,35 @@ IMPORTED = {
     "option that load does not take": Broken(
         ("scal", "code/digits.py:6", "did you mean scale?", "scale, size"),
         'handler = "digits:Digits"\n[options]\nscal = 2.0\n',
+    ),
+    "predict that is misspelled": Broken(
+        ("code/digits.py:3", "Digits defines neither predict nor converse", "did you mean `predict` for `pedict`?"),
+        files=digits(f"{CLASS}    def pedict(self, batch): return batch\n    def helper(self): pass\n"),
+    ),
+    "converse that is misspelled": Broken(
+        ("code/digits.py:3", "did you mean `converse` for `convrese`?"),
+        files=digits(f"{CLASS}    async def convrese(self, stream): pass\n"),
+    ),
+    "no predict at all": Broken(
+        ("code/digits.py:3", "neither predict nor converse", "its own methods are run"),
+        files=digits(f"{CLASS}    def run(self): pass\n    def decode(self, request): pass\n"),
+    ),
+    "predict that takes no batch": Broken(
+        ("code/digits.py:4", "Digits.predict: too many", "expected predict(self, batch), not predict(self)"),
+        files=digits(f"{CLASS}    def predict(self): return 1\n"),
+    ),
+    **{
+        f"{name} that takes too much": Broken(
+            (f"code/digits.py:5: Digits.{name}: missing a required argument", f"not {name}(self, a, b, more)"),
+            files=digits(f"{CLASS}    predict = abs\n    {word}def {name}(self, a, b, more): pass\n"),
+        )
+        for name, word in (
+            *((name, "") for name in ("decode", "encode", "collate", "split", "bucket", "on_session_open", "close")),
+            ("converse", "async "),
+        )
+    },
+    "predict that is no function": Broken(
+        ("Digits.predict is int, which cannot be called",), files=digits(f"{CLASS}    predict = 3\n")
     ),
     "load that is async": Broken(
         ("code/digits.py:4", "Digits.load", "coroutine"),

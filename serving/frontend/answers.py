@@ -151,7 +151,7 @@ class Answers:
             streamed.stream.cancel()
         if error is not None:
             log_error(error, request.request_id)
-            record = record_of(error, response.content_type, request.request_id)
+            record = record_of(error, response.content_type, request.request_id, streamed.tail)
             with contextlib.suppress(DeadlineExceeded):
                 await send_piece(send, record, time.monotonic() + RECORD_TIME)
         scope["extensions"][CUT](error.code if error is not None else "")
@@ -175,12 +175,14 @@ class Answers:
         """All pieces but the end. Raises the ServingError that ends them too early."""
         body = streamed.response.body
         self.hold(scope, body, held)
+        streamed.passed(body)
         await send_piece(send, body, until)
         while True:
             piece = await self._next(streamed.stream, until)
             if isinstance(piece, Close):
                 return
             self.hold(scope, piece.body, held)
+            streamed.passed(piece.body)
             await send_piece(send, piece.body, until)
             streamed.stream.use(piece)
 
@@ -216,10 +218,21 @@ async def send_piece(send: Send, body: Body, until: float) -> None:
         raise DeadlineExceeded("the client did not read the answer in time") from None
 
 
-def record_of(error: ServingError, content_type: str, request_id: str) -> bytes:
-    """The failure as one more record of the answer; nothing where its type has none."""
+def record_of(error: ServingError, content_type: str, request_id: str, tail: bytes) -> bytes:
+    """The failure as one more record of the answer, on a line of its own behind its last bytes, ``tail``; nothing where
+    its type has none."""
     body = errors.body(error, request_id)
     kind = media_type(content_type)
     if kind == EVENTS:
-        return b"event: error\ndata: " + body + b"\n\n"
-    return body + b"\n" if kind in JSON_LINES else b""
+        return ending(tail) + b"event: error\ndata: " + body + b"\n\n"
+    if kind not in JSON_LINES:
+        return b""
+    return (b"" if tail.endswith(b"\n") or not tail else b"\n") + body + b"\n"
+
+
+def ending(tail: bytes) -> bytes:
+    """What an event that ends with ``tail`` lacks to be a whole one; lines may end with either sign or both."""
+    lines = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if not lines or lines.endswith(b"\n\n"):
+        return b""
+    return b"\n" if lines.endswith(b"\n") else b"\n\n"

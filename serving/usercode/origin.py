@@ -110,11 +110,16 @@ def hint(exc: BaseException) -> str:
 def nearest(name: str, names: Iterable[str], has: str) -> str:
     """``did you mean Digits?``, else ``has Digits, Letters``, as what there is."""
     known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=1)
+    near = close(name, known)
     listed = f"{has} {', '.join(known[:NAMES]) or 'nothing'}{', …' if len(known) > NAMES else ''}"
-    if not close:
+    if near is None:
         return listed
-    return f"did you mean {close[0]}?" if len(known) == 1 else f"did you mean {close[0]}? {listed}"
+    return f"did you mean {near}?" if len(known) == 1 else f"did you mean {near}? {listed}"
+
+
+def close(name: str, names: Iterable[str]) -> str | None:
+    """The one that is most like it, None where none is."""
+    return next(iter(difflib.get_close_matches(name, sorted(names), n=1)), None)
 
 
 def defined(thing: object) -> str:

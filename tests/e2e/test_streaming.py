@@ -133,6 +133,30 @@ def test_a_failure_in_the_middle_is_told_in_band_and_cuts_the_connection(server:
     assert not data.endswith(b"0\r\n\r\n")
 
 
+EVENTS, LINES = "text/event-stream", "application/jsonlines"
+
+
+@pytest.mark.parametrize(
+    ("kind", "end", "between"),
+    [
+        (EVENTS, "", "\n\n"),
+        (EVENTS, "\n", "\n"),
+        (EVENTS, "\r\n", "\n"),
+        (EVENTS, "\n\n", ""),
+        (EVENTS, "\r\n\r\n", ""),
+        (EVENTS, "\r\r", ""),
+        (LINES, "", "\n"),
+        (LINES, "\n", ""),
+    ],
+)
+def test_the_error_begins_on_a_line_of_its_own(server: Server, kind: str, end: str, between: str) -> None:
+    data = Raw(server, {"n": 3, "fail_at": 2, "type": kind, "end": end}, version="1.0").read_all()
+    _, _, body = data.partition(b"\r\n\r\n")
+    start = "event: error\ndata: {" if kind == EVENTS else "{"
+    last = "data: 1" if kind == EVENTS else "1"
+    assert f'{last}{end}{between}{start}"error":{{"code":"handler_error"'.encode() in body, body
+
+
 def test_a_type_without_records_is_only_cut(server: Server) -> None:
     data = Raw(server, {"n": 3, "fail_at": 2}).read_all()
     assert data.endswith(b"2\r\n1\n\r\n")

@@ -1,4 +1,5 @@
-"""Answers in pieces, as the body says: ``{"n": 3, "delay": 0.1, "fail_at": 1, "hang_at": 2, "size": 10, "type": …}``.
+"""Answers in pieces, as the body says: ``{"n": 3, "delay": 0.1, "fail_at": 1, "hang_at": 2, "size": 10, "type": …,
+"end": "\\r"}``; ``end`` is what each piece ends with.
 
 What happened to each generator is written to the file that the option ``trace`` names.
 """
@@ -17,6 +18,8 @@ from serving import BadRequest, BatchPolicy, Handler, Request, StreamingResponse
 
 
 class Base(Handler):
+    line, blank = "\n", "\n\n"
+
     def load(self, model_dir: Path, device: str, trace: str = "") -> None:
         self.path = Path(trace) if trace else None
 
@@ -39,8 +42,8 @@ class Base(Handler):
             ctypes.string_at(0)
         stamp = f"{time.monotonic():.6f}" if wish.get("stamp") else str(i)
         if wish.get("type") == "text/event-stream":
-            return f"data: {stamp}\n\n".encode()
-        return f"{stamp}\n".encode().ljust(wish.get("size", 0), b".")
+            return f"data: {stamp}{wish.get('end', self.blank)}".encode()
+        return f"{stamp}{wish.get('end', self.line)}".encode().ljust(wish.get("size", 0), b".")
 
     def wrap(self, wish: dict[str, Any], pieces: Any) -> Any:
         if "type" not in wish and "attributes" not in wish:

@@ -64,3 +64,45 @@ def test_what_user_code_raised_is_found_behind_what_we_made_of_it() -> None:
 def test_a_package_of_a_handler_is_named_by_its_file() -> None:
     assert origin.defined(paths_of) == "", "it is ours"
     assert origin.defined(reason_of).startswith("unit/test_loader.py:")
+
+
+DECORATED = """import functools
+from serving import Handler
+
+def given(function):
+    @functools.wraps(function)
+    def inner(self, batch):
+        return function(self, batch, 2)
+    return inner
+
+def any_of(function):
+    @functools.wraps(function)
+    def inner(*args, **more):
+        return function(*args, **more)
+    return inner
+
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "    def predict(self, *args): pass\n",
+        "    def predict(self, batch, more=1, **rest): pass\n",
+        "    def predict(self, batch, /, *, more=1): pass\n",
+        "    @staticmethod\n    def predict(batch): pass\n",
+        "    @classmethod\n    def predict(cls, batch): pass\n",
+        "    @given\n    def predict(self, batch, more): pass\n",
+        "    @any_of\n    def predict(self): pass\n",
+        "    predict = functools.partialmethod(lambda self, more, batch: batch, 1)\n",
+        "    predict = dict\n",
+        "    def __init__(self): self.predict = abs\n",
+        "    def load(self, model_dir, device): self.predict = abs\n",
+        "    @any_of\n    def load(self, model_dir, device): setattr(self, 'predict', abs)\n",
+        "    async def converse(self, stream): pass\n",
+        "    def predict(self, x): pass\n    def split(self, outputs, *n): pass\n    def decode(self, r, a=1): pass\n",
+    ],
+)
+def test_what_can_be_called_is_served_however_it_is_written(tmp_path: Path, body: str) -> None:
+    broken = Broken((), files={"code/digits.py": f"{DECORATED}class Digits(Handler):\n{body}"})
+    assert reason_of(folder_of(tmp_path, broken)) == ""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from serving import BatchPolicy, Handler, Request, StreamingResponse
+from serving import BatchPolicy, Handler, Request, Response, StreamingResponse
 from serving.errors import BadRequest, ModelError, ServingError
+from serving.frontend.answers import record_of
+from serving.frontend.routing.stream import Stream, Streamed
 from serving.ipc.flow import PIECE, WINDOW, Credit
 from serving.ipc.messages import Paths
 from serving.testing import Client
@@ -177,6 +180,47 @@ def test_what_is_no_piece_is_an_error(pieces: Any, error: str) -> None:
         client.invoke(b"1")
     assert caught.value.status == 500
     assert error in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "charset"),
+    [(None, "a\ud800", "utf-8"), ("text/plain; charset=iso-8859-1", "€", "latin_1")],
+)
+def test_text_that_has_no_bytes_is_the_error_that_it_is_in_a_whole_answer(
+    kind: str | None, text: str, charset: str
+) -> None:
+    class Half(Counter):
+        def encode(self, output: int, request: Request) -> Any:
+            return StreamingResponse(iter(["whole ", text][output:]), kind)
+
+    rig = Rig(Half())
+    rig.put("a", b"0")
+    rig.put("b", b"1")
+    rig.finish()
+    assert (rig.kinds("a"), rig.kinds("b")) == (["Begin", "HandlerError"], ["HandlerError"])
+    assert all(
+        f"a character that {charset} lacks" in str(part) for _, part in rig.parts if isinstance(part, ServingError)
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["data: 1", "data: 1\n", "data: 1\n\n", "data: 1\r\n\r\n", "data: 1\r\r", "1\r\n", "\n"]
+)
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/jsonlines", "application/x-ndjson; charset=utf-8"])
+def test_the_error_of_an_answer_begins_on_a_line_of_its_own_however_it_was_cut(text: str, kind: str) -> None:
+    for size in (1, 3, 100):
+        streamed = Streamed(Response(b"", kind), Stream(lambda *_: None, lambda: None))
+        body = text.encode()
+        for at in range(0, len(body), size):
+            streamed.passed(memoryview(body)[at : at + size])
+        record = record_of(BadRequest("no"), kind, "id", streamed.tail).decode()
+        lines = re.split("\r\n|\r|\n", text + record)
+        if "event" in kind:
+            assert lines[lines.index("event: error") - 1] == ""
+            assert lines[-2:] == ["", ""]
+        else:
+            assert [line for line in (text + record).split("\n") if line.startswith('{"error":')]
+    assert record_of(BadRequest("no"), kind, "id", b"")[:1] in (b"e", b"{"), "nothing was sent before it"
 
 
 def test_lists_and_async_iterables_are_pieces_too() -> None:

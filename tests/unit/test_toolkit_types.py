@@ -89,6 +89,34 @@ def test_what_cannot_be_of_that_type_is_an_error_of_the_script(
     assert "the log has more" not in error.message
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"), [("(1, 2)", "int, int"), ("('x', 5)", "str, int"), ("(b'x', b'a/b')", "bytes, bytes")]
+)
+def test_a_tuple_whose_second_is_no_text_is_told_with_its_function(tmp_path: Path, answer: str, told: str) -> None:
+    for number, (script, name) in enumerate(
+        zip(scripts(answer), ("output_fn", "transform_fn", "output_fn"), strict=True)
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        error = Rig(folder, script).error()
+        assert (error.status, error.code) == (500, "handler_error")
+        assert f"{name} gave a tuple of {told}; expected" in error.message
+
+
+@pytest.mark.parametrize("name", ["predct_fn", "predict_fm", "predcit_fn", "predictt_fn", "redict_fn", "predict_f"])
+def test_a_name_that_is_one_slip_off_is_told_at_the_start(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = READ + "def other_fn(data): return data\ndef _predict_fn(data): return data\n"
+    Rig(tmp_path, right)
+    assert "did you mean" not in caplog.text, "what is there is not misspelled, and helpers are called anything"
+    (tmp_path / "other").mkdir()
+    Rig(tmp_path / "other", HEAD.replace("0", "abs") + f"def {name}(data, model): return data\n")
+    [said] = [one for one in caplog.records if "did you mean" in one.message]
+    assert said.message == f"{name} is no function that the server calls; did you mean predict_fn?"
+    assert "inference.py:3" in str(vars(said))
+
+
 def test_a_type_that_is_set_beside_the_answer_is_that_of_the_answer(tmp_path: Path) -> None:
     script = HEAD + (
         "def predict_fn(data, model, context):\n"

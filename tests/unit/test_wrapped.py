@@ -50,6 +50,7 @@ def form(*parts: tuple[str, bytes], boundary: str = "xyz") -> bytes:
 
 FILE = 'Content-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png'
 UNTYPED = 'Content-Disposition: form-data; name="file"; filename="a"'
+NAMED = 'Content-Disposition: form-data; name="parameters"'
 FIELD = 'Content-Disposition: form-data; name="note"'
 MULTIPART = "multipart/form-data; boundary=xyz"
 PNG = picture()
@@ -87,7 +88,8 @@ GOOD: dict[str, tuple[str, bytes]] = {
     "lines": ("application/json", json.dumps({"b64": base64.encodebytes(PNG).decode()}).encode()),
     "form": (MULTIPART, form((FILE, PNG))),
     "form without a type": (MULTIPART, form((UNTYPED, PNG))),
-    "form with a field": (MULTIPART, form((FIELD, b"hello"), (FILE, PNG))),
+    "form with parameters": (MULTIPART, form((NAMED, b'{"top_k": 1}'), (FILE, PNG))),
+    "another key that is null": ("application/json", json.dumps({"b64": b64(PNG), "image": None}).encode()),
     "quoted boundary": ('multipart/form-data; boundary="x y"', form((FILE, PNG), boundary="x y")),
 }
 BAD: dict[str, tuple[str, bytes, int, str]] = {
@@ -95,6 +97,33 @@ BAD: dict[str, tuple[str, bytes, int, str]] = {
     "empty": ("application/octet-stream", b"", 415, "no picture that is known"),
     "no base64": ("application/json", b'{"b64": "?"}', 400, "no base64"),
     "two": ("application/json", json.dumps({"instances": [b64(PNG)] * 2}).encode(), 400, "2 pictures"),
+    "two keys": ("application/json", json.dumps({"b64": b64(PNG), "image": b64(PNG)}).encode(), 400, "b64, image"),
+    "two keys, one a list": (
+        "application/json",
+        json.dumps({"inputs": b64(PNG), "instances": [b64(PNG)]}).encode(),
+        400,
+        "inputs, instances",
+    ),
+    "two keys further in": (
+        "application/json",
+        json.dumps({"image": {"b64": b64(PNG), "data": b64(PNG)}}).encode(),
+        400,
+        "b64, data",
+    ),
+    "form with a field": (
+        MULTIPART,
+        form((FIELD, b"hello"), (FILE, PNG)),
+        400,
+        "'note'; known beside the picture: par",
+    ),
+    "two parameters": (MULTIPART, form((NAMED, b"{}"), (NAMED, b"{}"), (FILE, PNG)), 400, "2 fields parameters"),
+    "parameters that are no object": (
+        MULTIPART,
+        form((NAMED, b"[1]"), (FILE, PNG)),
+        400,
+        "parameters is a JSON object",
+    ),
+    "parameters that are no JSON": (MULTIPART, form((NAMED, b"top_k=1"), (FILE, PNG)), 400, "JSON"),
     "nothing": ("application/json", b'{"x": 1}', 400, 'as {"b64": "…"}'),
     "deep": ("application/json", b"[[[[[[1]]]]]]", 400, "b64"),
     "two files": (MULTIPART, form((FILE, PNG), (FILE, PNG)), 400, "the form has 2 files"),
@@ -129,6 +158,16 @@ def test_a_request_may_want_fewer_of_the_best_and_nothing_that_there_is_not(clie
     for parameters, said in (({"topp": 1}, "'topp'; known: top_k"), ({"top_k": 0}, "top_k is 0; allowed: 1 to")):
         with pytest.raises(BadRequest, match=said):
             client.invoke(body(**parameters))
+
+
+def test_a_form_may_want_fewer_of_the_best_as_json_may(client: Client) -> None:
+    def body(said: bytes) -> bytes:
+        return form((FILE, PNG), (NAMED, said))
+
+    assert len(client.invoke(body(b'{"top_k": 2}'), MULTIPART).json()) == 2
+    assert len(client.invoke(memoryview(body(b'{"top_k": 1}')), MULTIPART).json()) == 1
+    with pytest.raises(BadRequest, match="'topp'; known: top_k"):
+        client.invoke(body(b'{"topp": 2}'), MULTIPART)
 
 
 def test_detectors_and_sounds_take_them_too() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from serving import codecs
 from serving.adapters.context import CONTENT_TYPE, CUSTOM_ATTRIBUTES, Context, RequestProcessor, gpu_of, headers_of
-from serving.adapters.toolkit.signatures import Function, adapted
+from serving.adapters.toolkit.signatures import Function, adapted, misspelled
 from serving.adapters.torchserve.metrics import Metrics
 from serving.adapters.torchserve.outputs import attributes_of
 from serving.errors import (
@@ -36,7 +36,7 @@ from serving.handler import ONE, ROWS, BatchPolicy, Handler
 from serving.http.accept import parameters, wanted
 from serving.request import Body, Request, Response, StreamingResponse, media_type
 from serving.system import log
-from serving.usercode import surroundings
+from serving.usercode import origin, surroundings
 
 BATCH = 32  # requests in one call of batch_predict_fn, unless somebody has chosen otherwise
 ARGUMENTS = {
@@ -176,10 +176,11 @@ class ToolkitHandler(Handler):
             prediction = self._guarded("output_fn", [prediction, call.accept], call.context)
         elif "transform_fn" not in self._functions and not is_pieces(prediction):
             if (kind := call.content_type) is not None and media_type(kind) != media_type(call.accept):
-                return response_of(prediction, call)
+                return response_of(prediction, call, "predict_fn")
             found = self._defaults.output(prediction, call.accept)
             return Response(found.body, kind or found.content_type, call.status, call.attributes)
-        return response_of(prediction, call)
+        name = next((one for one in ("transform_fn", "output_fn") if one in self._functions), "predict_fn")
+        return response_of(prediction, call, name)
 
     def _context_of(self, name: str, *requests: tuple[Request, RequestProcessor]) -> Context:
         told, gpu, size = {"model": {"modelName": name}}, gpu_of(self.device), self.policy.max_size
@@ -261,6 +262,9 @@ def find_functions(module: ModuleType) -> dict[str, Function]:
         raise ModelError(
             f"{module.__file__} defines transform_fn and also {', '.join(apart)}; it may have one or the other"
         )
+    for name, known in misspelled(vars(module), ARGUMENTS.keys() - found.keys()):
+        place = origin.defined(getattr(module, name)) or module.__file__
+        log.warning(f"{name} is no function that the server calls; did you mean {known}?", script=place)
     return {name: adapted(function, name, ARGUMENTS[name]) for name, function in found.items()}
 
 
@@ -301,13 +305,18 @@ def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingRes
     return StreamingResponse(pieces, content_type, late=head)
 
 
-def response_of(result: Any, call: Call) -> Response | StreamingResponse:
-    """What ``output_fn`` or ``transform_fn`` gave: a body, or a body and its type, or a response of the containers'
-    web server; the body may come in pieces."""
+def response_of(result: Any, call: Call, name: str) -> Response | StreamingResponse:
+    """What the function ``name`` gave: a body, or a body and its type, or a response of the containers' web server; the
+    body may come in pieces. Raises HandlerError for a type that is no text."""
     if hasattr(result, "get_data") and hasattr(result, "status_code"):
         attributes = {name.lower(): value for name, value in dict(result.headers).items()}.get(CUSTOM_ATTRIBUTES)
         return Response(result.get_data(), result.content_type, result.status_code, attributes or call.attributes)
     body, content_type = result[:2] if isinstance(result, tuple) and len(result) > 1 else (result, None)
+    if not isinstance(content_type, str | None):
+        raise HandlerError(
+            f"{name} gave a tuple of {', '.join(type(one).__name__ for one in result[:2])}; expected the answer, "
+            f"or (answer, content type), and a content type is text"
+        )
     if is_pieces(body):
         return pieces_of(body, content_type, call)
     kind = content_type or call.content_type

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import Parameter
 from typing import Any
 
@@ -46,3 +46,21 @@ def parameters_of(function: Callable[..., Any], name: str) -> list[Parameter]:
         return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as exc:
         raise ModelError(f"{name} does not tell its parameters: {exc}") from exc
+
+
+def misspelled(names: Mapping[str, Any], missing: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The functions of a script that are one slip away from a name that it does not define, each with that name."""
+    wanted = sorted(missing)
+    for name, value in names.items():
+        if callable(value):
+            yield from ((name, one) for one in wanted if is_one_slip(name, one))
+
+
+def is_one_slip(name: str, other: str) -> bool:
+    """Whether one letter is missing, too many or another, or two neighbours have changed places."""
+    first = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), min(len(name), len(other)))
+    rest, meant = name[first:], other[first:]
+    if len(rest) == len(meant):
+        swapped = rest[:2] == meant[1::-1] and rest[2:] == meant[2:]
+        return bool(rest) and (rest[1:] == meant[1:] or swapped)
+    return rest[1:] == meant or rest == meant[1:]

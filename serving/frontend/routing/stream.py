@@ -15,6 +15,8 @@ from serving.ipc.flow import Credit, Flow, cost
 from serving.ipc.wire import CREDIT, CloseHead, Frame, Kind, ReplyHead
 from serving.request import Body, Response
 
+TAIL = 4  # bytes, a blank line of CR LF
+
 Send = Callable[[Kind, bytes, Body], None]
 
 _reply_head = msgspec.msgpack.Decoder(ReplyHead)
@@ -105,12 +107,17 @@ class Stream:
             self._settle(Close())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Streamed:
-    """The head of an answer with its first piece, and the line on which the others come."""
+    """The head of an answer with its first piece, and the line on which the others come. ``tail`` are the last bytes
+    of what was passed on, which tell whether a line has ended."""
 
     response: Response
     stream: Stream
+    tail: bytes = b""
+
+    def passed(self, body: Body) -> None:
+        self.tail = (self.tail + bytes(body[-TAIL:]))[-TAIL:]
 
 
 def close_of(frame: Frame) -> Close:

@@ -98,10 +98,11 @@ class Stream:
         return codecs.own_charset(self.response.content_type or "")
 
     def take(self, piece: Piece) -> Begin | More:
-        """What to send for a piece. Raises HandlerError for one that is neither text nor bytes."""
+        """What to send for a piece. Raises HandlerError for one that is neither text nor bytes, and for
+        text with a character that the charset lacks."""
         if not isinstance(piece, str | bytes | bytearray | memoryview):
             raise HandlerError(f"the pieces of an answer are text or bytes, not {type(piece).__name__}")
-        body = piece.encode(self.charset, "replace") if isinstance(piece, str) else bytes(piece)
+        body = codecs.to_bytes(piece, self.charset) if isinstance(piece, str) else bytes(piece)
         if self.begun:
             self.flow.sent += cost(body)
             return More(body)

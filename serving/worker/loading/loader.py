@@ -24,6 +24,7 @@ from serving.worker.device import find_device
 from serving.worker.device.border import Device
 from serving.worker.engine.records import takes
 from serving.worker.loading import ranks
+from serving.worker.loading.methods import check_arguments, check_asked
 from serving.worker.loading.speed import Hastened
 
 UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -41,6 +42,7 @@ def create_handler(model: Model) -> Handler:
     handler.policy = model.policy(handler.policy)
     check_options(handler, model)
     check_methods(handler, model.gpus > 1)
+    check_asked(handler)
     paths_of(handler)
     return handler
 
@@ -137,7 +139,7 @@ def check_options(handler: Handler, model: Model) -> None:
 
 
 def check_methods(handler: Handler, ranked: bool = False) -> None:
-    """Async code is for streams alone. Raises ModelError."""
+    """Async code is for streams alone, and what is called must take what it is called with. Raises ModelError."""
     name = type(handler).__name__
     for method in METHODS:
         if inspect.iscoroutinefunction(function := getattr(handler, method)):
@@ -146,6 +148,7 @@ def check_methods(handler: Handler, ranked: bool = False) -> None:
             raise ModelError(f"{place}: {told}" if place else told)
     if not inspect.iscoroutinefunction(handler.converse):
         raise ModelError(f"{name}.converse is not async")
+    check_arguments(handler)
     if not 0 <= handler.decode_threads <= MAX_THREADS:
         raise ModelError(f"{name}.decode_threads is {handler.decode_threads}; allowed: 0 to {MAX_THREADS}")
     if handler.records not in (EACH, ROWS, ONE):

@@ -22,7 +22,7 @@ from serving import Handler, claims, codecs
 from serving.errors import ServingError
 from serving.request import Request
 from serving.worker.engine import inflating
-from serving.worker.engine.gathering import records_of
+from serving.worker.engine.records import records_of
 
 ROOM = 64 << 20  # bytes for one body's value
 CHARSETS = ["", "; charset=utf-16", "; charset=utf-16le", "; charset=latin-1", "; charset=gb18030", "; charset=utf-9",

@@ -14,7 +14,8 @@ from functools import lru_cache
 import msgspec
 from msgspec.structs import replace
 
-from serving import codecs
+from serving import claims, codecs
+from serving.codecs.measuring import numbers_cost, records_cost
 from serving.errors import BadRequest, DeadlineExceeded, HandlerError, ServingError
 from serving.handler import EACH, ONE, Handler
 from serving.http.media import CSV, JSON, JSON_LINES, TEXT
@@ -61,17 +62,21 @@ def is_theirs(error: ServingError) -> bool:
 
 def split(request: Request) -> tuple[str, list[bytes]]:
     """What comes before the records, a CSV header with the end of its line, and each record, in UTF-8; none for other
-    types. Raises BadRequest and UnsupportedMediaType for bytes that are no text."""
+    types. Raises BadRequest and UnsupportedMediaType for bytes that are no text, BodyTooLarge and BodiesFull."""
+    claims.take(records_cost(request.body))
     if request.media_type in JSON_LINES:
         lines = codecs.utf8(request.body, request.content_type).splitlines()
         return "", [line for line in lines if line.strip()]
     if request.media_type != CSV:
         return "", []
+    cost = numbers_cost(request.body)  # of reading row by row
+    claims.take(cost)
     text = codecs.decode_text(request.body, request.content_type)
     try:
         rows = [written or '""' for _, written, _ in codecs.split_rows(text)]
     except BadRequest:  # of one record, as will be seen; lines that end within quotes cannot be told then
         rows = [line for line in text.splitlines() if line.strip()]
+    claims.give(cost)
     has_header = codecs.header_of(request.content_type) == "present"
     return (
         (f"{rows[0]}\n", [row.encode() for row in rows[1:]]) if has_header and rows else ("", [*map(str.encode, rows)])
@@ -81,9 +86,14 @@ def split(request: Request) -> tuple[str, list[bytes]]:
 def records_of(request: Request) -> Iterator[Request]:
     """Each record as a request of its own: a line of CSV, below the header, or JSON. Raises as ``split``."""
     header, records = split(request)
+    yield from requests_of(request, header.encode(), records)
+
+
+def requests_of(request: Request, header: bytes, records: list[bytes], first: int = 1) -> Iterator[Request]:
+    """Some of what ``split`` gave, from the ``first`` on, counted from 1, as ``records_of``."""
     kind = type_of(request) if request.media_type == CSV else JSON
-    for number, record in enumerate(records, 1):
-        yield replace(request, body=header.encode() + record, content_type=kind, record=number)
+    for number, record in enumerate(records, first):
+        yield replace(request, body=header + record, content_type=kind, record=number)
 
 
 def type_of(request: Request) -> str:

@@ -83,14 +83,9 @@ def split(request: Request) -> tuple[str, list[bytes]]:
     )
 
 
-def records_of(request: Request) -> Iterator[Request]:
-    """Each record as a request of its own: a line of CSV, below the header, or JSON. Raises as ``split``."""
-    header, records = split(request)
-    yield from requests_of(request, header.encode(), records)
-
-
 def requests_of(request: Request, header: bytes, records: list[bytes], first: int = 1) -> Iterator[Request]:
-    """Some of what ``split`` gave, from the ``first`` on, counted from 1, as ``records_of``."""
+    """Records that ``split`` gave, from the ``first`` on, counted from 1, each as a request of its own: a line of CSV,
+    below the header, or JSON."""
     kind = type_of(request) if request.media_type == CSV else JSON
     for number, record in enumerate(records, first):
         yield replace(request, body=header + record, content_type=kind, record=number)

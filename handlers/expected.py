@@ -30,8 +30,10 @@ class Expected(NamedTuple):
         self.check_shape(tuple(tensor.shape))
         if tensor.dtype == self.dtype:
             return tensor
-        if self.dtype.is_floating_point or (not tensor.dtype.is_floating_point and self.dtype != torch.bool):
-            return tensor.to(self.dtype)
+        if self.dtype.is_complex or self.dtype.is_floating_point:
+            return converted(tensor, self.dtype)
+        if not (tensor.is_floating_point() or tensor.is_complex() or self.dtype == torch.bool):
+            return converted(tensor, self.dtype)
         raise BadRequest(f"expected {name_of(self.dtype)} values, got {name_of(tensor.dtype)}")
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -44,6 +46,23 @@ class Expected(NamedTuple):
         if rows < self.low or (self.high is not None and rows > self.high):
             allowed = str(self.low) if self.low == self.high else f"{self.low} to {self.high or 'any number'}"
             raise BadRequest(f"expected {allowed} rows, got {rows}")
+
+
+def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same numbers as another type. Raises BadRequest where it has no place for one of them; infinities and NaN
+    that were sent as such stay what they are."""
+    if tensor.is_complex() and not dtype.is_complex:
+        raise BadRequest(f"expected {name_of(dtype)} values, got complex numbers")
+    found = tensor.to(dtype)
+    if dtype.is_complex or dtype.is_floating_point:
+        sent_so = tensor.isinf() if tensor.is_complex() or tensor.is_floating_point() else torch.tensor(False)
+        lost = (found.isinf() & ~sent_so).numpy()
+    else:
+        lost = found.numpy() != tensor.numpy()  # which compares integers of all types; torch does not
+    if lost.any():
+        worst = tensor.numpy()[lost].tolist()[0]
+        raise BadRequest(f"{worst!r} is beyond the numbers of {name_of(dtype)} that the model takes")
+    return found
 
 
 def name_of(dtype: torch.dtype) -> str:

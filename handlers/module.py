@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from handlers.built import BuiltHandler
-from handlers.expected import expected_of
+from handlers.expected import converted, expected_of
 from handlers.options import overridable
 from serving import BadRequest, BatchPolicy, Request, codecs
 from serving.transfer import to_device
@@ -25,6 +25,11 @@ class Rows(tuple[Tensor, bool]):
     @property
     def shape(self) -> torch.Size:
         return self[0].shape
+
+    @property
+    def nbytes(self) -> int:
+        """What stays claimed for it while it waits."""
+        return self[0].nbytes
 
 
 class ModuleHandler(BuiltHandler):
@@ -59,7 +64,7 @@ class ModuleHandler(BuiltHandler):
             raise BadRequest(f"the body holds no rectangular array of numbers{odd_record(value)}")
         tensor = torch.tensor(value)
         if tensor.dtype == torch.float64:
-            tensor = tensor.float()
+            tensor = converted(tensor, torch.float32)
         if request.media_type.startswith("image/"):
             channels = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
             return Rows((self.fit(channels[None].float() / 255), True))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from serving import BadRequest, Request, UnsupportedMediaType, codecs
+from serving import BadRequest, Request, UnsupportedMediaType, claims, codecs
+from serving.codecs.measuring import csv_cost
 
 Row = list[Any] | dict[str, Any]
+FEW = 64  # rows that nobody measures
+OBJECT = 32  # bytes of a dict beside its own size: a place in a list, and what the garbage collector keeps
 
 
 def read_rows(request: Request, columns: Sequence[str], header: str) -> tuple[list[Any], bool]:
@@ -19,6 +23,7 @@ def read_rows(request: Request, columns: Sequence[str], header: str) -> tuple[li
     kind, content_type = request.media_type or codecs.JSON, request.content_type
     if kind == codecs.CSV:
         told = codecs.header_of(content_type) or header
+        claims.take(csv_cost(request.body))
         return read_csv(codecs.decode_text(request.body, content_type), columns, told), False
     if kind in codecs.JSON_LINES:
         return list(codecs.lines_of(request.body, content_type)), False
@@ -75,6 +80,8 @@ def by_name(rows: list[Any]) -> list[Any]:
     for number, row in enumerate(rows[1:], 1):
         if len(row) != len(names):
             raise BadRequest(f"row {number} has {len(row)} columns; the header has {len(names)}")
+    # Those of the rows are claimed; a dict beside each is more than these.
+    claims.take(len(rows) * (OBJECT + sys.getsizeof(dict.fromkeys(names))) if len(rows) > FEW else 0)
     return [dict(zip(names, row, strict=True)) for row in rows[1:]]
 
 

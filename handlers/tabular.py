@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array as machine_array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from handlers.expected import converted
 from handlers.labels import read_labels
 from handlers.module import ModuleHandler, Rows
 from handlers.options import dtype as dtype_of
@@ -69,14 +71,19 @@ class TabularHandler(ModuleHandler):
 
     def to_tensor(self, rows: Sequence[Row]) -> Tensor:
         """[rows, columns] of ``dtype``. Raises BadRequest that names the row, counted from 1, and the column."""
-        numbers = [self.to_numbers(row, number) for number, row in enumerate(rows, 1)]
-        if len({len(row) for row in numbers}) > 1:
+        numbers = machine_array("d")
+        widths = set()
+        for number, row in enumerate(rows, 1):
+            one = self.to_numbers(row, number)
+            numbers.extend(one)
+            widths.add(len(one))
+        if len(widths) > 1:
             raise BadRequest("the rows differ in length")
-        array = np.array(numbers, dtype=np.float64)
+        array = np.asarray(numbers).reshape(len(rows), *widths)
         # Beyond 2^53 a double skips integers.
         if self.dtype == torch.int64 and not ((np.abs(array) < 2**53) & (np.floor(array) == array)).all():
             raise BadRequest("the model takes integers only")
-        return torch.from_numpy(array).to(self.dtype)
+        return converted(torch.from_numpy(array), self.dtype)
 
     def to_numbers(self, row: Row, number: int) -> list[float]:
         if isinstance(row, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ from serving.request import Body
 if TYPE_CHECKING:
     import numpy as np
 
+LONG = "gG"  # long doubles, and complex numbers of two
+EXTENDED = 63  # binary digits behind the point of a long double of x86, which is
+TEN = 10  # bytes long, in more of them
 FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of zip's calendar: the same arrays are the same bytes
 
 
@@ -76,14 +80,61 @@ def to_npy(array: np.ndarray) -> bytes:
 
     check_plain(array)
     buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
+    np.save(buffer, clean(array), allow_pickle=False)
     return buffer.getvalue()
 
 
 def to_raw(array: np.ndarray) -> bytes:
     """The values in C order, little-endian. Raises HandlerError for what has no such bytes."""
     check_plain(array)
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return clean(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def clean(array: np.ndarray) -> np.ndarray:
+    """The same values, with zeros in the bytes that say nothing: behind each long double, and between the fields of a
+    record. There may be anything in them, such as a piece of what another client sent."""
+    import numpy as np
+
+    if not has_gaps(array.dtype):
+        return array
+    order: Any = "F" if array.flags.fnc else "C"
+    shown = np.zeros(array.shape, array.dtype, order)
+    copy_values(array, shown)
+    return shown
+
+
+def has_gaps(dtype: np.dtype) -> bool:
+    """Whether a value of this type has bytes that say nothing."""
+    if dtype.subdtype is not None:
+        return has_gaps(dtype.subdtype[0])
+    if dtype.names is None:
+        return dtype.char in LONG
+    fields = [dtype[name] for name in dtype.names]
+    return sum(field.itemsize for field in fields) != dtype.itemsize or any(map(has_gaps, fields))
+
+
+def copy_values(array: np.ndarray, shown: np.ndarray) -> None:
+    """Write into ``shown``, zeros of the same type, what the bytes of ``array`` say."""
+    import numpy as np
+
+    dtype = array.dtype
+    if dtype.names is not None:
+        for name in dtype.names:
+            copy_values(array[name], shown[name])
+        return
+    shown[...] = array
+    info = np.finfo(np.longdouble)
+    if dtype.char not in LONG or info.nmant != EXTENDED:  # elsewhere all of the bytes say something
+        return
+    starts = range(0, dtype.itemsize, info.dtype.itemsize)  # of the two parts of a complex number
+    at = TEN if dtype.isnative is (sys.byteorder == "little") else 0
+    gap = info.dtype.itemsize - TEN
+    names = [f"{start}" for start in starts]
+    gaps = np.dtype({"names": names, "formats": [f"V{gap}"] * len(names), "offsets": [start + at for start in starts],
+                     "itemsize": dtype.itemsize})  # fmt: skip
+    view = shown.view(gaps)
+    for name in names:
+        view[name] = bytes(gap)
 
 
 def check_plain(array: np.ndarray) -> None:

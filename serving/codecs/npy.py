@@ -41,7 +41,7 @@ _layouts: dict[bytes, Layout] = {}
 
 def read_npy(body: Body) -> np.ndarray:
     """An array that may be written to, in the machine's byte order. That of a bytearray is on its bytes; of others, and
-    where bytes are swapped, it is a copy. What comes behind the array is passed over. Raises BadRequest, BodyTooLarge,
+    where bytes are swapped, it is a copy. Raises BadRequest, also where more comes behind the array; BodyTooLarge,
     BodiesFull."""
     import numpy as np
 
@@ -51,6 +51,7 @@ def read_npy(body: Body) -> np.ndarray:
         array = load(body)
         remember(head, array)
         return native(array)
+    check_end(len(body) - layout.end)
     array = np.ndarray(layout.shape, layout.dtype, body, layout.start, order=layout.order)
     if not layout.dtype.isnative:
         return native(array)
@@ -59,6 +60,12 @@ def read_npy(body: Body) -> np.ndarray:
     if array.nbytes >= GLANCED:
         claims.take(array.nbytes)
     return array.copy(layout.order)
+
+
+def check_end(behind: int) -> None:
+    """Raises BadRequest where bytes come behind the array: what is not read was sent for something."""
+    if behind:
+        raise BadRequest(f"{behind} bytes come behind the array of the npy body")
 
 
 def native(array: np.ndarray) -> np.ndarray:
@@ -101,7 +108,7 @@ def is_npy(file: IO[bytes]) -> bool:
 
 def open_npy(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]]:
     """Bytes of the array of an npy file of ``there`` bytes at its beginning, and what reads it. Raises BadRequest where
-    less is there, and whatever numpy's parser raises."""
+    less or more is there, and whatever numpy's parser raises."""
     import numpy as np
 
     version = np.lib.format.read_magic(file)
@@ -111,7 +118,9 @@ def open_npy(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]
     shape, fortran, dtype = head(file)
     if dtype.hasobject:
         raise BadRequest("the body is no npy array: it holds pickled objects")
-    size = array_size(shape, dtype.itemsize, there - file.tell())
+    there -= file.tell()
+    size = array_size(shape, dtype.itemsize, there)
+    check_end(there - size)
 
     def read() -> np.ndarray:
         if version > (2, 0) or not size or dtype.subdtype is not None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+from array import array as machine_array
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from serving import claims
 from serving.codecs.jsons import alone, float32
-from serving.codecs.measuring import csv_cost, text_cost
+from serving.codecs.measuring import numbers_cost, text_cost
 from serving.codecs.texts import decode_text
 from serving.errors import BadRequest
 from serving.http.accept import parameters
@@ -34,22 +35,28 @@ def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
     """The rows of a CSV, each with the line that it begins at, counted from 1, and as it is written there.
 
     Blank lines at the end are none, nor are those before rows of many columns; before a row of one column a blank line
-    is a row whose value is missing. Raises BadRequest.
+    is a row whose value is missing. One row is there at a time: lists of texts take many times what is in them. Raises
+    BadRequest.
     """
-    lines = list(io.StringIO(text, newline=""))
-    reader = csv.reader(lines, strict=True)
-    blank: list[tuple[int, str]] = []
-    start = 0
+    lines: list[str] = []  # of the row that is read
+
+    def read() -> Iterator[str]:
+        for line in io.StringIO(text, newline=""):
+            lines.append(line)
+            yield line
+
+    reader = csv.reader(read(), strict=True)
+    start = blank = 0  # lines before this row, and how many of them are blank
     try:
         for row in reader:
-            written = "".join(lines[start : reader.line_num]).rstrip("\r\n")
             if row:
                 if len(row) == 1:
-                    yield from ((number, line, [""]) for number, line in blank)
-                blank.clear()
-                yield start + 1, written, row
+                    yield from ((number, "", [""]) for number in range(start - blank + 1, start + 1))
+                blank = 0
+                yield start + 1, "".join(lines).rstrip("\r\n"), row
             else:
-                blank.append((start + 1, written))
+                blank += 1
+            lines.clear()
             start = reader.line_num
     except csv.Error as exc:
         raise BadRequest(f"line {start + 1} of the body is no CSV: {exc}") from exc
@@ -57,44 +64,40 @@ def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
 
 def decode_record(body: Body, content_type: str) -> np.ndarray:
     """One row of numbers, below its header where the type says so, to float32 [columns]. Raises BadRequest."""
-    rows = list(split_rows(decode_text(body, content_type)))
-    rows = rows[1:] if header_of(content_type) == "present" else rows
-    if len(rows) != 1:
-        raise BadRequest(f"the CSV record has {len(rows)} rows")
-    return row_of(rows[0][2])
+    array = decode_csv(body, content_type, "")
+    if len(array) != 1:
+        raise BadRequest(f"the CSV record has {len(array)} rows")
+    return array[0]  # type: ignore[no-any-return]
 
 
-def row_of(row: list[str]) -> np.ndarray:
-    import numpy as np
-
-    numbers = [number_of(field, "", column) for column, field in enumerate(row, 1)]
-    return float32(np.array(numbers, dtype=np.float64))  # type: ignore[no-any-return]
-
-
-def decode_csv(body: Body, content_type: str = "text/csv") -> np.ndarray:
-    """Numbers in rows to float32 [rows, columns]; an empty field is NaN; ``header=present`` skips the first row."""
-    cost = csv_cost(body)
+def decode_csv(body: Body, content_type: str = "text/csv", place: str = "line {}, ") -> np.ndarray:
+    """Numbers in rows to float32 [rows, columns]; an empty field is NaN; ``header=present`` skips the first row.
+    ``place`` is how a line is named, where something is wrong with it."""
+    cost = numbers_cost(body)
     claims.take(cost)
-    array: np.ndarray = alone(to_numbers(decode_text(body, content_type), header_of(content_type)), cost)
+    array: np.ndarray = alone(to_numbers(decode_text(body, content_type), header_of(content_type), place), cost)
     claims.give(text_cost(body))
     return array
 
 
-def to_numbers(text: str, header: str) -> np.ndarray:
+def to_numbers(text: str, header: str, place: str) -> np.ndarray:
     import numpy as np
 
     rows = split_rows(text)
     if header == "present":
         next(rows, None)
-    numbers: list[list[float]] = []
+    numbers = machine_array("d")
+    count = width = 0
     for line, _, row in rows:
-        numbers.append([number_of(field, f"line {line}, ", column) for column, field in enumerate(row, 1)])
-        if len(row) != len(numbers[0]):
+        where = place.format(line)
+        numbers.extend(number_of(field, where, column) for column, field in enumerate(row, 1))
+        width = width if count else len(row)
+        if len(row) != width:
             raise BadRequest(
-                f"the rows of the CSV body differ in length: line {line} has {len(row)} columns, "
-                f"the first row {len(numbers[0])}"
+                f"the rows of the CSV body differ in length: line {line} has {len(row)} columns, the first row {width}"
             )
-    return float32(np.array(numbers, dtype=np.float64)).reshape(len(numbers), -1 if numbers else 0)  # type: ignore[no-any-return]
+        count += 1
+    return float32(np.asarray(numbers)).reshape(count, width)  # type: ignore[no-any-return]
 
 
 def number_of(field: str, where: str, column: int) -> float:

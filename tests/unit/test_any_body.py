@@ -22,7 +22,7 @@ from serving import Handler, claims, codecs
 from serving.errors import ServingError
 from serving.request import Request
 from serving.worker.engine import inflating
-from serving.worker.engine.gathering import records_of
+from serving.worker.engine.records import requests_of, split
 
 ROOM = 64 << 20  # bytes for one body's value
 CHARSETS = ["", "; charset=utf-16", "; charset=utf-16le", "; charset=latin-1", "; charset=gb18030", "; charset=utf-9",
@@ -84,7 +84,9 @@ def rows(body: bytes, kind: str) -> Any:
 
 
 def parts(body: bytes, kind: str) -> Any:
-    return [Handler().decode(one) for one in records_of(Request(body, kind), Handler().has_header)]
+    request = Request(body, kind)
+    header, records = split(request)
+    return [Handler().decode(one) for one in requests_of(request, header.encode(), records)]
 
 
 def inflate(body: bytes, kind: str) -> Any:

@@ -89,8 +89,8 @@ HUGE: dict[str, tuple[bytes, str]] = {
     "json lists": (b"[" + b"[]," * 500_000 + b"1]", "application/json"),
     "json texts": (b"[" + b'"ab",' * 900_000 + b"1]", "application/json"),
     "json lines": (b"{}\n" * 500_000, "application/jsonlines"),
-    "csv": (b"1\n" * 300_000, "text/csv"),
-    "csv of fields": (b"1," * 600_000 + b"1", "text/csv"),
+    "csv": (b",\n" * 600_000, "text/csv"),
+    "csv of fields": (b"1," * 800_000 + b"1", "text/csv"),
 }  # fmt: skip
 
 # These say more than is there.

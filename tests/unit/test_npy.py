@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as extra
 
+from serving import codecs
 from serving.codecs import npy
 from serving.codecs.npy import read_npy
 from serving.errors import BadRequest
@@ -36,12 +38,13 @@ def npy_of(array: Any, version: tuple[int, int]) -> bytes:
 
 
 def by_numpy(body: bytes) -> np.ndarray | None:
-    """None where it takes it for no array."""
+    """None where it takes it for no array, or passes over what comes behind it."""
+    file = io.BytesIO(body)
     try:
-        found = np.load(io.BytesIO(body), allow_pickle=False)
+        found = np.load(file, allow_pickle=False)
     except Exception:
         return None
-    return found if isinstance(found, np.ndarray) else None
+    return found if isinstance(found, np.ndarray) and file.tell() == len(body) else None
 
 
 def check(body: bytes | bytearray | memoryview) -> None:
@@ -139,3 +142,17 @@ def test_the_array_of_a_bytearray_is_on_its_bytes_and_of_anything_else_its_own()
         given = kind(body) if kind is not bytearray else body
         read_npy(given)
         assert np.shares_memory(read_npy(given), np.frombuffer(given, np.uint8)) is shares
+
+
+def test_what_comes_behind_an_array_is_refused_with_its_size() -> None:
+    for array in (np.arange(6, dtype=np.float32), np.zeros((0, 4)), np.array(["ab"])):
+        body = npy_of(array, (1, 0))
+        for _ in range(2):  # by numpy, and by the header that is known then
+            with pytest.raises(BadRequest, match="5 bytes come behind the array"):
+                read_npy(body + b"bytes")
+            read_npy(body)
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a.npy", body + b"bytes")
+        with pytest.raises(BadRequest, match="5 bytes come behind the array"):
+            codecs.decode(file.getvalue(), codecs.NPZ)

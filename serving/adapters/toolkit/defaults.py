@@ -17,6 +17,7 @@ from serving import claims, codecs
 from serving.adapters.toolkit import sagemaker_containers, sagemaker_xgboost
 from serving.adapters.toolkit import sagemaker_inference as toolkit
 from serving.adapters.toolkit.sagemaker_inference import CSV, JSON, NPY, UnsupportedFormatError
+from serving.codecs.jsons import float32
 from serving.codecs.measuring import csv_cost, json_cost
 from serving.errors import BadRequest, UnsupportedMediaType
 from serving.request import Request, Response
@@ -99,7 +100,8 @@ class EstimatorDefaults(Defaults):
         rows = sagemaker_containers.rows_of(text)
         if not rows:
             raise BadRequest("the CSV has no rows")
-        return np.array(rows).astype(np.float32)
+        array: NDArray[Any] = float32(np.array(rows).astype(np.float64))
+        return array
 
     def of_array(self, array: NDArray[Any]) -> Any:
         return array.reshape(1, -1) if array.ndim == 1 else array
@@ -168,7 +170,7 @@ def defaults_of(model: Any, device: str, own: bool) -> Defaults:
 
 def as_numbers(value: Any) -> NDArray[np.float32] | None:
     """A number, or lists of numbers that make an array, in which null is not-a-number; None for anything else. Raises
-    OverflowError for an integer that is none of float64."""
+    OverflowError for an integer that is none of float64, BadRequest for a number that float32 cannot hold."""
     if value is None:
         return None
     try:
@@ -179,7 +181,7 @@ def as_numbers(value: Any) -> NDArray[np.float32] | None:
     numbers = kind in "biuf" or (
         kind == "O" and array.ndim > 0 and all(one is None or isinstance(one, int | float) for one in array.flat)
     )
-    return array.astype(np.float32) if numbers else None
+    return float32(array.astype(np.float64)) if numbers else None
 
 
 def named(value: Any) -> str:

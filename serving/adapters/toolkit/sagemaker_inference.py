@@ -18,6 +18,7 @@ import numpy as np
 from serving import claims, codecs
 from serving.adapters import shims
 from serving.adapters.toolkit import sagemaker_environment
+from serving.codecs.jsons import float32
 from serving.codecs.measuring import csv_cost, json_cost, npz_cost
 from serving.errors import BadRequest, ModelError
 from serving.model.names import is_hidden
@@ -189,12 +190,12 @@ class DefaultPytorchInferenceHandler(DefaultInferenceHandler):
 
 
 def to_tensor(input_data: Any, content_type: str, device: str) -> Any:
-    """Numbers of text are float32, arrays keep their type."""
+    """Numbers of text are float32, arrays keep their type. Raises BadRequest for a number that float32 cannot hold."""
     import torch
 
     array = decode(input_data, content_type)
     text = media_type(content_type) in (JSON, CSV)
-    return torch.from_numpy(np.asarray(array, dtype=np.float32) if text else array).to(device)
+    return torch.from_numpy(float32(np.asarray(array, dtype=np.float64)) if text else array).to(device)
 
 
 def read_file(path: str, mode: str = "r") -> Any:

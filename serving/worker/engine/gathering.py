@@ -27,19 +27,20 @@ from serving.worker.engine.decoding import decode
 from serving.worker.engine.failures import decode_error, expired, let_go, predict_error
 from serving.worker.engine.inflating import unpacked
 from serving.worker.engine.joining import Join
-from serving.worker.engine.records import Outcome, has_records, is_theirs, records_of, takes
+from serving.worker.engine.records import Outcome, has_records, is_theirs, requests_of, split, takes
 from serving.worker.engine.streams import Part, streaming
 from serving.worker.rules import Rules
-
-LINE = 160  # bytes that a record takes beside what is in it
 
 
 @dataclass(slots=True)
 class Gathered:
-    """One request: its ``records``, each a request, and what became of those that had their turn."""
+    """One request: its ``records`` as they are below the ``header``, of which those that have their turn are made
+    requests like ``like``, and what became of those that had it. All at once would be many times the body."""
 
     item: Item
-    records: list[Request]
+    like: Request
+    header: bytes
+    records: list[bytes]
     join: Join
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -98,14 +99,14 @@ class Gathering:
             if item.request.content_encoding:
                 item.request = unpacked(item.request)
             request = item.request
-            claims.take(len(request.body) + LINE * bytes(request.body).count(b"\n"))
             join = Join(request, self._rules.default_accept)
-            records = [replace(one, accept=join.asked) for one in records_of(request, self._handler.has_header)]
+            header, records = split(request, self._handler.has_header)
         finally:
             claims.engine.holder = None
         if not records:
             raise BadRequest("the body has no records")
-        return Gathered(item, records, join)
+        like = replace(request, body=b"", accept=join.asked)
+        return Gathered(item, like, header.encode(), records, join)
 
     def step(self) -> None:
         """One batch of the records whose turn it is."""
@@ -150,7 +151,8 @@ class Gathering:
         if one.item.request.deadline.at <= self._clock():
             raise expired(one.item)[1]
         at = len(one.outcomes)
-        requests = one.records[at : at + self._handler.policy.max_size]
+        turn = one.records[at : at + self._handler.policy.max_size]
+        requests = list(requests_of(one.like, one.header, turn, at + 1))
         for number, outcome in enumerate(self._answer(one.item, requests, one.join), at + 1):
             if outcome.error is not None and (self._rules.bad_record is None or not is_theirs(outcome.error)):
                 raise of_record(number, outcome.error)

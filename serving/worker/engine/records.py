@@ -6,7 +6,6 @@ placeholder stands in place of each bad one. It stands for no other: what is not
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from functools import lru_cache
 import msgspec
 from msgspec.structs import replace
 
-from serving import codecs
+from serving import claims, codecs
+from serving.codecs.measuring import numbers_cost, records_cost
 from serving.errors import BadRequest, DeadlineExceeded, HandlerError, ServingError
 from serving.handler import EACH, ONE, Handler
 from serving.http.media import CSV, JSON, JSON_LINES, TEXT
@@ -63,33 +63,41 @@ def is_theirs(error: ServingError) -> bool:
 
 def split(request: Request, has_header: HasHeader = lambda fields: False) -> tuple[str, list[bytes]]:
     """What comes before the records, a CSV header with the end of its line, and each record, in UTF-8; none for other
-    types. ``has_header`` tells of the first row where the type does not. Raises what that does, and BadRequest and
-    UnsupportedMediaType for bytes that are no text."""
+    types. ``has_header`` tells of the first row where the type does not. Raises what that does, BadRequest and
+    UnsupportedMediaType for bytes that are no text, BodyTooLarge and BodiesFull."""
+    claims.take(records_cost(request.body))
     if request.media_type in JSON_LINES:
         lines = codecs.utf8(request.body, request.content_type).splitlines()
         return "", [line for line in lines if line.strip()]
     if request.media_type != CSV:
         return "", []
+    cost = numbers_cost(request.body)  # of reading row by row
+    claims.take(cost)
     text = codecs.decode_text(request.body, request.content_type)
-    first: list[str] = []
     try:
-        found = list(codecs.split_rows(text))
-        rows, first = [written or '""' for _, written, _ in found], found[0][2] if found else []
+        rows = [written or '""' for _, written, _ in codecs.split_rows(text)]
     except BadRequest:  # of one record, as will be seen; lines that end within quotes cannot be told then
         rows = [line for line in text.splitlines() if line.strip()]
-        with contextlib.suppress(BadRequest, IndexError):
-            first = next(codecs.split_rows(rows[0]))[2]
+    claims.give(cost)
     told = codecs.header_of(request.content_type)
-    skip = 1 if rows and (told == "present" or (not told and has_header(first))) else 0
+    skip = 1 if rows and (told == "present" or (not told and has_header(fields_of(rows[0])))) else 0
     return "".join(f"{row}\n" for row in rows[:skip]), [row.encode() for row in rows[skip:]]
 
 
-def records_of(request: Request, has_header: HasHeader) -> Iterator[Request]:
-    """Each record as a request of its own: a line of CSV, below the header, or JSON. Raises as ``split``."""
-    header, records = split(request, has_header)
+def fields_of(row: str) -> list[str]:
+    """None where it cannot be read by itself."""
+    try:
+        return next((fields for _, _, fields in codecs.split_rows(row)), [])
+    except BadRequest:
+        return []
+
+
+def requests_of(request: Request, header: bytes, records: list[bytes], first: int = 1) -> Iterator[Request]:
+    """Records that ``split`` gave, from the ``first`` on, counted from 1, each as a request of its own: a line of CSV,
+    below the header, or JSON."""
     kind = type_of(request) if request.media_type == CSV else JSON
-    for number, record in enumerate(records, 1):
-        yield replace(request, body=header.encode() + record, content_type=kind, record=number)
+    for number, record in enumerate(records, first):
+        yield replace(request, body=header + record, content_type=kind, record=number)
 
 
 def type_of(request: Request) -> str:

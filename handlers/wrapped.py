@@ -5,17 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from handlers.multipart import name_of, parts_of
 from serving import BadRequest, Request, UnsupportedMediaType, claims, codecs
 
 UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is what curl says unasked
 FORM = "multipart/form-data"
 BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s";,]+))', re.IGNORECASE)
-NAME = re.compile(rb'content-disposition:[^\r\n]*?;\s*name=(?:"([^"\r\n]*)"|([^\s";,]+))', re.IGNORECASE)
 PARAMETERS = "parameters"
 KEYS = ("b64", "image_bytes", "image", "audio", "data", "body", "bytes", "inputs", "instances")
 DEPTH = 4  # of objects around a base64 text
@@ -134,21 +133,3 @@ def parameters_in(body: bytes, content_type: str) -> Any:
     if len(found) > 1:
         raise BadRequest(f"the form has {len(found)} fields {PARAMETERS}; one is expected")
     return codecs.parse_json(found[0], codecs.JSON) if found else None
-
-
-def name_of(head: bytes) -> str:
-    """The name of a part, by its head; "" for one that has none."""
-    found = NAME.search(head)
-    return (found[1] or found[2] or b"").decode("utf-8", "replace") if found else ""
-
-
-def parts_of(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Heads and contents (RFC 7578, RFC 2046 §5.1.1). Raises BadRequest."""
-    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary)
-    if not parts or not parts[-1].startswith(b"--"):
-        raise BadRequest("the form does not end with its boundary")
-    for part in parts[:-1]:
-        head, end, content = part.partition(b"\r\n\r\n")
-        if not end:
-            raise BadRequest("a part of the form has no head")
-        yield head, content

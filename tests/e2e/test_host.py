@@ -58,6 +58,8 @@ ROOM = [f"nr_inodes={count}" for count in range(1, 6)]
 
 @pytest.mark.parametrize("options", ["ro", "size=4k", *ROOM])
 def test_a_temporary_folder_without_room_ends_the_start_with_a_line(tmp_path: Path, options: str) -> None:
+    if Path(sys.prefix).is_relative_to("/tmp"):
+        pytest.skip("this Python is in the folder that is to have no room")
     mounts = " && ".join(f"mount -t tmpfs -o {options} tmpfs {folder}" for folder in ("/tmp", "/var/tmp"))
     prefix = ("unshare", "-m", "sh", "-c", f'{mounts} && mount -t tmpfs -o ro tmpfs /mnt && cd /mnt && exec "$@"', "sh")
     if subprocess.run([*prefix, "true"], capture_output=True).returncode:

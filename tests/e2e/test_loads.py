@@ -94,6 +94,7 @@ def test_in_a_store_it_fails_at_once_with_its_reason_and_comes_back_when_its_fil
 
         answer = ask()
         assert (answer.status, answer.code) == (503, "model_failed")
+        eventually(failures)
         assert failures() == 1, "without a second try"
         assert "the weights are not there" in answer.json()["error"]["message"]
         told = call(server, "GET", "/models/a")

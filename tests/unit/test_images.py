@@ -85,7 +85,7 @@ def test_what_is_not_the_servers_stays_out_of_the_build() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
-    assert kept == {"pyproject.toml", "README.md", "serving", "handlers", "triton_python_backend_utils"}
+    assert kept == {"pyproject.toml", "README.md", "LICENSE", "serving", "handlers", "triton_python_backend_utils"}
     assert all((ROOT / name).exists() for name in kept)
     assert "**/__pycache__" in lines
 

@@ -14,3 +14,4 @@ class Lingerer(Handler):
 
     def close(self) -> None:
         time.sleep(2.5)
+        print("closed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from serving import BatchPolicy, Handler, Request, Response
@@ -21,6 +22,17 @@ class Sizes(Handler):
 
     def encode(self, output: int, request: Request) -> Response:
         return Response(bytes(output) if output >= 0 else b"%d" % -output)
+
+
+class Late(Sizes):
+    """The same, but that an empty answer takes a while, and that the bytes of others are really there."""
+
+    def predict(self, batch: list[int]) -> list[int]:
+        time.sleep(0 if batch[0] else 1.5)
+        return batch
+
+    def encode(self, output: int, request: Request) -> Response:
+        return Response(b"x" * output)
 
 
 class Weigh(Handler):

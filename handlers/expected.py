@@ -49,7 +49,7 @@ class Expected(NamedTuple):
 
 
 def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same numbers as another type. Raises BadRequest where it has no place for one of them; infinities and NaN
+    """Convert numbers to another type. Raises BadRequest where it has no place for one of them; infinities and NaN
     that were sent as such stay what they are."""
     if tensor.is_complex() and not dtype.is_complex:
         raise BadRequest(f"expected {name_of(dtype)} values, got complex numbers")
@@ -93,7 +93,7 @@ def inputs_of(module: Any) -> list[Any]:
 
 
 def expected_of(module: Any) -> Expected | None:
-    """Of a module that takes one tensor of rows; None where nothing is known."""
+    """What a module expects that takes one tensor of rows; None where nothing is known."""
     nodes = inputs_of(module)
     if len(nodes) != 1 or not nodes[0].meta["val"].ndim:
         return None

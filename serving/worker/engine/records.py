@@ -85,7 +85,7 @@ def split(request: Request, has_header: HasHeader = lambda fields: False) -> tup
 
 
 def fields_of(row: str) -> list[str]:
-    """None where it cannot be read by itself."""
+    """The fields of one row of CSV; none where it cannot be read by itself."""
     try:
         return next((fields for _, _, fields in codecs.split_rows(row)), [])
     except BadRequest:

@@ -58,7 +58,7 @@ def is_told(name: str, answer: tuple[int, str]) -> bool:
     return (status, text) == (503, "draining") or status == 200
 
 
-@pytest.mark.parametrize("http", ["direct", "asgi"])
+@pytest.mark.parametrize("http", ["direct", pytest.param("asgi", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("do", ["echo", "stream"])
 def test_everything_hears_something_soon_after_the_drain(tmp_path: Path, http: str, do: str) -> None:
     hang = wish("echo", "h", seconds=50) if do == "echo" else wish("stream", "h", delay=50)

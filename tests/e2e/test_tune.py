@@ -18,6 +18,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
+@pytest.mark.slow
 def test_it_measures_prints_draws_and_writes(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, "steady:Steady", "# mine\nthreads = 2\n")
     (folder / "sample.json").write_text("[1.0]")

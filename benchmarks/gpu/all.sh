@@ -15,7 +15,7 @@ set -u
 cd "$(dirname "$0")/../.." || exit
 : "${OUT:?a folder for results}" "${BUDGET:=395}" "${PYTHON:=python3}" "${DEVICE:=cuda:0}"
 : "${SECONDS_EACH:=3}" "${CONNECTIONS:=512}" "${CLIENTS:=8}" "${SHAPES:=resnet50 bert-base}" "${SIZES:=64 128}"
-: "${WAYS:=served graphs}" "${REPLICAS:=1 3}" "${BATCH:=64}" "${GIB:=1}" "${REPEATS:=2}"
+: "${WAYS:=served plain}" "${REPLICAS:=1 3}" "${BATCH:=64}" "${GIB:=1}" "${REPEATS:=2}"
 END=$((SECONDS + BUDGET)) FAILED=0
 mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd)
 export PYTHONUNBUFFERED=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1

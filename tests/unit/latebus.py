@@ -47,7 +47,7 @@ class LateBus:
 
     takes: Callable[[], float] = lambda: 0
     pins: int = 100
-    room: int = 1000
+    room: int = 1 << 30
     lost: RuntimeError | None = None
     found: dict[int, torch.Tensor] = field(default_factory=dict)
     pinned: set[int] = field(default_factory=set)

@@ -192,7 +192,7 @@ class Closing(LateBus):
 def test_a_file_that_is_cut_short_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     path = large(tmp_path)
     bus = Cutting(path, 60_000)
-    with pytest.raises(ModelError, match=r"m\.safetensors ends at byte 60000"):
+    with pytest.raises(ModelError, match=r"m\.safetensors ends at byte \d+, before"):
         load_safetensors(path, "cpu", bus, small(4096))
     assert is_clean(bus)
 

@@ -57,10 +57,12 @@ tests b ${G}faults.py ${G}serve.py ${G}kinds.py
 wait $BESIDE || FAILED=1
 step throughput 165 $PYTHON benchmarks/gpu/throughput.py $LOAD $ROWS --shapes $SHAPES --sizes $SIZES --ways $WAYS \
   --replicas $REPLICAS
-# Alone: they time, and they measure memory.
-tests c ${G}overlap.py ${G}models.py
-step overlap 60 $PYTHON benchmarks/gpu/overlap.py $LOAD $ROWS --batch "$BATCH" --shape "${SHAPES%% *}"
 step weights 40 $PYTHON benchmarks/weights.py --device "$DEVICE" --gib "$GIB" --rounds 2 $ROWS
+step beside 60 $PYTHON benchmarks/gpu/beside.py --seconds "$SECONDS_EACH" --connections "$CONNECTIONS" --clients "$CLIENTS" \
+  --batches $BATCH $ROWS
+# Alone: they time, and they measure memory.
+tests c ${G}overlap.py ${G}models.py ${G}weights.py
+step overlap 60 $PYTHON benchmarks/gpu/overlap.py $LOAD $ROWS --batch "$BATCH" --shape "${SHAPES%% *}"
 step spares 60 $PYTHON benchmarks/gpu/spares.py --repeats "$REPEATS" $ROWS
 kill $KEEP 2>/dev/null
 exit $FAILED

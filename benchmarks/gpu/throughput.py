@@ -90,9 +90,9 @@ def naive(shape: str) -> Iterator[int]:
         process.wait(30)
 
 
-def load(port: int, file: Path, connections: int, clients: int, seconds: float) -> Report:
+def load(port: int, file: Path, connections: int, clients: int, seconds: float, path: str = "/invocations") -> Report:
     """``clients`` load generators at the same time, since each has one core. Rates add up, latencies are medians."""
-    arguments = ["--url", f"http://127.0.0.1:{port}/invocations", "--exchanges", str(file)]
+    arguments = ["--url", f"http://127.0.0.1:{port}{path}", "--exchanges", str(file)]
     arguments += ["--content-type", "application/x-npy", "--connections", str(connections // clients)]
     command = [sys.executable, str(HERE.parent / "load.py"), *arguments, "--seconds", str(seconds)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(clients)]

@@ -23,7 +23,7 @@ from serving.weights.bus import Bus, Mark
 MIB = 1 << 20
 GAP = 64 << 10  # bytes between two tensors that are read along rather than apart
 TICK = 0.0002  # seconds between two looks at whether the device is done with a chunk
-MOST = 8  # threads; they are as fast as the bus
+MOST = 4  # threads; more were no faster on an H200
 
 
 class Unpinned(Exception):

@@ -28,9 +28,9 @@ from serving.worker.server import Worker
 DOORS: list[tuple[Any, list[str]]] = [
     (Worker, ["_report", "_fail", "_serve", "_flush"]),
     (IoThread, ["call"]),
-    (Engine, ["_answer", "_check_device", "_recover", "_settle"]),
+    (Engine, ["_answer", "_check_device", "_encode", "_recover", "_settle"]),
     (SessionHooks, ["_close"]),
-    (Calls, ["_start", "again", "another", "finish"]),
+    (Calls, ["_start", "again", "finish"]),
     (decoding, ["Decoded"]),
     (Stream, ["take"]),
     (Streams, ["_fail", "_finish", "_end", "_forget"]),

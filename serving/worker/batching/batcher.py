@@ -191,9 +191,12 @@ class Batcher:
         """A request to decode, unless some bucket is full already."""
         if not self._arrivals or (self._out and not self._may_lend):
             return None
-        if not self.ordered and self._full() is not None and not self._may_decode_ahead:
+        pace = self.pace
+        # Asked here and in what is called, since it is asked for each request.
+        may_be_full = self._decoded >= pace.most or self.latency is not None or self.caps.learned
+        if may_be_full and not self.ordered and self._full() is not None and not self._may_decode_ahead:
             return None
-        if self.pace.is_slow and self._holds_back:
+        if pace.is_slow and self._holds_back:
             return None
         item = self._arrivals.popleft()
         if item.own:

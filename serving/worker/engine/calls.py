@@ -31,7 +31,8 @@ class Calls:
         self._most = most
         self._streams = streams
         self._clock = clock
-        self._began = 0.0
+        self.fresh_until = 0.0
+        """Until when a call that mostly is quick, one of many for the same requests, needs no stamp of its own."""
 
     def one(self, item: Item, now: float) -> None:
         """For one request: ``decode`` and ``bucket``, or what its session has the handler do."""
@@ -42,7 +43,8 @@ class Calls:
 
     def batch(self, items: Sequence[Item]) -> None:
         """For many: the model, ``split`` and ``encode``."""
-        self._began = now = self._clock()
+        now = self._clock()
+        self.fresh_until = now + FRESH
         self._start([item.id for item in items], now + self._most)
 
     def landing(self, items: Sequence[Item], until: float) -> None:
@@ -56,13 +58,9 @@ class Calls:
 
     def again(self) -> None:
         """One more, for the same requests."""
-        self._began = now = self._clock()
+        now = self._clock()
+        self.fresh_until = now + FRESH
         self._stamps.renew(now + self._most)
-
-    def another(self) -> None:
-        """The same for one of many in a batch that mostly are quick."""
-        if self._clock() - self._began > FRESH:
-            self.again()
 
     def finish(self, completed: int = 0) -> None:
         """User code has returned, and with it the answers to so many requests."""

@@ -25,6 +25,13 @@ def check_size(session: Session, limit: int) -> None:
 
 def sound(response: Response) -> Response:
     """A response that can be sent. Raises HandlerError for what a handler put in wrongly."""
+    if (
+        type(response.body) is bytes
+        and response.status == 200
+        and type(response.content_type) is str
+        and response.custom_attributes is None
+    ):
+        return response  # as nearly all are
     check_head(response.status, response.content_type, response.custom_attributes)
     if type(response.body) is bytes:
         return response

@@ -288,11 +288,10 @@ class Engine:
     def _begun(self, batch: list[Item], bucket: Hashable) -> tuple[list[Item], list[Outcome]]:
         """Those that there is time for, which now are running, and the errors of the others."""
         now = self._clock()
-        live = batch
         late = [item for item in batch if item.request.deadline.at <= now]
+        live = [item for item in batch if item.request.deadline.at > now] if late else batch
         if late:
             self._calls.drop(late)
-            live = [item for item in batch if item.request.deadline.at > now]
         if live:
             self._calls.batch(live)
             self._batcher.begins(bucket, len(live), now)
@@ -373,8 +372,10 @@ class Engine:
     def _answer(self, bucket: Hashable, live: list[Item], outputs: Sequence[Any], since: float) -> list[Outcome]:
         self._batcher.caps.succeeded(bucket, len(live))
         encoded: list[Outcome] = []
+        calls, clock = self._calls, self._clock
         for item, output in zip(live, outputs, strict=True):
-            self._calls.another()
+            if clock() > calls.fresh_until:
+                calls.again()
             if (outcome := self._encode(item, output)) is not None:
                 encoded.append(outcome)
             item.sample = None  # while the supervisor still watches, and on this thread
@@ -390,7 +391,7 @@ class Engine:
             if type(value) is not Response and (pieces := streaming(value)) is not None:
                 self.streams.begin(item, sound_stream(pieces), lambda: self._hooks.end(item))
                 return None
-            response = self._response(value, item.request)
+            response = sound(value) if type(value) is Response else self._response(value, item.request)
             if item.session is not None:
                 self._hooks.end(item)
             return item, response

@@ -38,7 +38,7 @@ def _negotiate(accept: str, offered: tuple[str, ...], default: str) -> str:
 
 def media_range(part: str) -> tuple[str, float] | None:
     kind = media_type(part)
-    if kind.count("/") != 1 or kind.startswith("/") or kind.endswith("/"):
+    if kind.count("/") != 1 or kind.startswith("/") or kind.endswith("/") or not kind.isprintable():
         return None
     try:
         q = float(parameters(part).get("q", "1"))

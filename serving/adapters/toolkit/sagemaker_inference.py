@@ -23,7 +23,7 @@ from serving.codecs.measuring import csv_cost, json_cost, npz_cost
 from serving.errors import BadRequest, ModelError
 from serving.model.names import is_hidden
 from serving.request import media_type
-from serving.weights import is_torchscript, load_torchscript
+from serving.weights import check_weights, is_torchscript, load_torchscript
 
 JSON, CSV, OCTET_STREAM, ANY = "application/json", "text/csv", "application/octet-stream", "*/*"
 NPY, NPZ = "application/x-npy", "application/x-npz"
@@ -155,6 +155,7 @@ def default_model_fn(model_dir: Path, device: str) -> Any:
     if len(chosen) != 1:
         names = ", ".join(path.name for path in chosen) or "none"
         raise ModelError(f"without model_fn {model_dir} must hold model.pt or one *.pt or *.pth file; found {names}")
+    check_weights(chosen[0])
     if not is_torchscript(chosen[0]):
         raise ModelError(f"{chosen[0].name} is no TorchScript file: define model_fn to load it")
     return load_torchscript(chosen[0], device)

@@ -100,7 +100,7 @@ class EstimatorDefaults(Defaults):
         rows = sagemaker_containers.rows_of(text)
         if not rows:
             raise BadRequest("the CSV has no rows")
-        array: NDArray[Any] = float32(np.array(rows).astype(np.float64))
+        array: NDArray[Any] = float32(sagemaker_containers.texts_of(rows).astype(np.float64))
         return array
 
     def of_array(self, array: NDArray[Any]) -> Any:
@@ -171,7 +171,7 @@ def defaults_of(model: Any, device: str, own: bool) -> Defaults:
 def as_numbers(value: Any) -> NDArray[np.float32] | None:
     """A number, or lists of numbers that make an array, in which null is not-a-number; None for anything else. Raises
     OverflowError for an integer that is none of float64, BadRequest for a number that float32 cannot hold."""
-    if value is None:
+    if value is None or toolkit.has_text(value):
         return None
     try:
         array = np.array(value)

@@ -201,3 +201,35 @@ def test_so_it_is_where_the_context_was_told(tmp_path: Path, kind: str, answer: 
 @pytest.mark.parametrize("accept", ["a\t/b", "a/b\x7f", "a\t/b, application/json"])
 def test_a_type_that_is_none_in_accept_is_no_wish(tmp_path: Path, accept: str) -> None:
     assert Rig(tmp_path, READ).ask(accept=accept).content_type == JSON
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("header", ["a,b", '"a\nb",c', '\n"a",b', "1,2"])
+def test_a_header_that_the_type_says_is_no_record(tmp_path: Path, header: str, end: str) -> None:
+    script = HEAD + "def predict_fn(data, model): return data.reshape(-1)\n"
+    rig = Rig(tmp_path, script)
+    body = f"{header}{end}3,4{end}5,6{end}".encode()
+    assert json.loads(bytes(rig.ask(body, f"{CSV}; header=present").body)) == [3.0, 4.0, 5.0, 6.0]
+    assert json.loads(bytes(rig.ask(b"3,4\n5,6\n", f"{CSV}; header=absent").body)) == [3.0, 4.0, 5.0, 6.0]
+    assert rig.error(body, f"{CSV}; header=yes").status == 400
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/json;q=0", None),
+        ("*/*;q=0", None),
+        ("application/*;q=0, */*", None),
+        ("application/json;q=0, text/csv", CSV),
+        ("text/csv;q=0", JSON),
+        ("text/csv;q=0, */*", JSON),
+        ("text/csv;q=0, application/x-npy;q=0.1", NPY),
+        ("*/*;q=0, application/json", JSON),
+    ],
+)
+def test_a_type_that_the_client_does_not_take_is_not_sent(tmp_path: Path, accept: str, kind: str | None) -> None:
+    rig = Rig(tmp_path, READ)
+    if kind is None:
+        assert rig.error(accept=accept).status == 406
+    else:
+        assert rig.ask(accept=accept).content_type == kind

@@ -37,7 +37,7 @@ class Defaults:
             claims.take(json_cost(request.body))
             return self.of_json(json.loads(data))
         if kind == CSV:
-            return self.of_csv(str(data), csv_cost(request.body))
+            return self.of_csv(records_of(str(data), request.content_type), csv_cost(request.body))
         if kind == NPY:
             return self.of_array(toolkit.npy_to_numpy(bytes(request.body)))
         return self.of_other(request)
@@ -166,6 +166,15 @@ def defaults_of(model: Any, device: str, own: bool) -> Defaults:
     if not callable(model) and callable(getattr(model, "predict", None)):
         return EstimatorDefaults(device, own)
     return Defaults(device, own)
+
+
+def records_of(text: str, content_type: str) -> str:
+    """CSV without the header that its type may say it has. Raises BadRequest."""
+    if ";" not in content_type or codecs.header_of(content_type) != "present":
+        return text
+    for _, written, _ in codecs.split_rows(text):
+        return text[text.find(written) + len(written) :].lstrip("\r\n")
+    return text
 
 
 def as_numbers(value: Any) -> NDArray[np.float32] | None:

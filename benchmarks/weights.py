@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 from rows import Rows
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from serving import load_weights
+from serving.weights.ring import Ring
+from serving.weights.statedict import load_safetensors
 
 COLUMNS = {
     "way": ("way", "{}"),
@@ -61,6 +63,16 @@ def pinned_copy(size: int, device: str) -> Callable[[], dict[str, torch.Tensor]]
     return load
 
 
+def rings(path: Path, device: str) -> dict[str, Callable[[], dict[str, torch.Tensor]]]:
+    """The way of ``load_weights`` to a GPU, with other numbers of threads, and with other chunks."""
+
+    def way(readers: int, mib: int) -> Callable[[], dict[str, torch.Tensor]]:
+        return lambda: load_safetensors(path, device, ring=Ring(chunk=mib << 20, readers=readers))
+
+    sizes = [(1, 8), (4, 8), (8, 8), (8, 4), (8, 16)] if device.startswith("cuda") else []
+    return {f"a ring, {readers} readers, chunks of {mib} MiB": way(readers, mib) for readers, mib in sizes}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
@@ -81,6 +93,11 @@ def main() -> None:
         ways: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
             "`load_weights`, safetensors": lambda: load_weights(safe, options.device),
             "`load_weights`, torch.save": lambda: load_weights(saved, options.device),
+            **rings(safe, options.device),
+            "`safetensors.torch.load_file`": lambda: load_file(safe, device=options.device),
+            "`torch.load`, mapped": lambda: torch.load(
+                saved, map_location=options.device, weights_only=True, mmap=True
+            ),
             "`torch.load`, read": lambda: torch.load(saved, map_location=options.device, weights_only=True),
             "one copy": pinned_copy(size, options.device),
         }

@@ -86,6 +86,7 @@ LISTED = {
     "supervisor/forkserver.py: start: asyncio.get_running_loop().create_connection(": BEGINS,
     "supervisor/supervisor.py: run: self._exit": LIFE,
     "supervisor/store/unpacking.py: _run: ended": "Unpacker.unpack gives it its time",
+    "weights/ring.py: _run: self.empty.get()": "Readers.__exit__ ends it",
     "worker/engine/computing.py: predict: self._device.fetch(": USER,
     "worker/engine/conversations.py: converse: asyncio.wait(": (
         "the HTTP worker ends a conversation that is idle or too long"

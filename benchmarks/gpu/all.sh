@@ -15,7 +15,7 @@ set -u
 cd "$(dirname "$0")/../.." || exit
 : "${OUT:?a folder for results}" "${BUDGET:=395}" "${PYTHON:=python3}" "${DEVICE:=cuda:0}"
 : "${SECONDS_EACH:=3}" "${CONNECTIONS:=512}" "${CLIENTS:=8}" "${SHAPES:=resnet50 bert-base}" "${SIZES:=64 128}"
-: "${WAYS:=served graphs}" "${REPLICAS:=1 3}" "${BATCH:=64}" "${GIB:=1}" "${REPEATS:=2}"
+: "${WAYS:=served plain}" "${REPLICAS:=1 3}" "${BATCH:=64}" "${GIB:=1}" "${REPEATS:=2}"
 END=$((SECONDS + BUDGET)) FAILED=0
 mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd)
 export PYTHONUNBUFFERED=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
@@ -57,10 +57,12 @@ tests b ${G}faults.py ${G}serve.py ${G}kinds.py
 wait $BESIDE || FAILED=1
 step throughput 165 $PYTHON benchmarks/gpu/throughput.py $LOAD $ROWS --shapes $SHAPES --sizes $SIZES --ways $WAYS \
   --replicas $REPLICAS
-# Alone: they time, and they measure memory.
-tests c ${G}overlap.py ${G}models.py
-step overlap 60 $PYTHON benchmarks/gpu/overlap.py $LOAD $ROWS --batch "$BATCH" --shape "${SHAPES%% *}"
 step weights 40 $PYTHON benchmarks/weights.py --device "$DEVICE" --gib "$GIB" --rounds 2 $ROWS
+step beside 60 $PYTHON benchmarks/gpu/beside.py --seconds "$SECONDS_EACH" --connections "$CONNECTIONS" --clients "$CLIENTS" \
+  --batches $BATCH $ROWS
+# Alone: they time, and they measure memory.
+tests c ${G}overlap.py ${G}models.py ${G}weights.py
+step overlap 60 $PYTHON benchmarks/gpu/overlap.py $LOAD $ROWS --batch "$BATCH" --shape "${SHAPES%% *}"
 step spares 60 $PYTHON benchmarks/gpu/spares.py --repeats "$REPEATS" $ROWS
 kill $KEEP 2>/dev/null
 exit $FAILED

@@ -30,7 +30,7 @@ from throughput import load, model_folder, write_bodies
 # Keys of serving.toml, and options of the handler.
 WAYS = {
     "served": ("", ""),
-    "served with graphs": ("cuda_graphs = true\n", ""),
+    "served without graphs": ("cuda_graphs = false\n", ""),
     "one step after the other": ("", "serial = true"),
 }
 COLUMNS = {

@@ -26,8 +26,8 @@ IMPORTED = time.perf_counter() - began
 from rows import where  # noqa: E402
 
 from serving.system import gpus, memory  # noqa: E402
+from serving.system.pinned import Pages  # noqa: E402
 from serving.worker.device.cuda import Cuda, empty_host_cache  # noqa: E402
-from serving.worker.device.pinned import Pages  # noqa: E402
 
 GIB = 1 << 30
 DEVICE = "cuda:0"

@@ -36,11 +36,11 @@ SHAPES = ("resnet50", "bert-base")
 BODIES = 16
 WAYS = {
     "served": "served",
-    "graphs": "served with graphs",
+    "plain": "served without graphs",
     "compile": "served compiled",
     "naive": "one at a time",
 }
-KEYS = {"served": "", "graphs": "cuda_graphs = true\n", "compile": 'compile = "default"\n'}
+KEYS = {"served": "", "plain": "cuda_graphs = false\n", "compile": 'compile = "default"\n'}
 COLUMNS = {
     "shape": ("model", "{}"),
     "how": ("how", "{}"),
@@ -90,9 +90,9 @@ def naive(shape: str) -> Iterator[int]:
         process.wait(30)
 
 
-def load(port: int, file: Path, connections: int, clients: int, seconds: float) -> Report:
+def load(port: int, file: Path, connections: int, clients: int, seconds: float, path: str = "/invocations") -> Report:
     """``clients`` load generators at the same time, since each has one core. Rates add up, latencies are medians."""
-    arguments = ["--url", f"http://127.0.0.1:{port}/invocations", "--exchanges", str(file)]
+    arguments = ["--url", f"http://127.0.0.1:{port}{path}", "--exchanges", str(file)]
     arguments += ["--content-type", "application/x-npy", "--connections", str(connections // clients)]
     command = [sys.executable, str(HERE.parent / "load.py"), *arguments, "--seconds", str(seconds)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(clients)]
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--clients", type=int, default=4, help="processes that make load")
     parser.add_argument("--shapes", nargs="+", default=SHAPES)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["served", "graphs", "naive"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["served", "plain", "naive"])
     parser.add_argument("--no-naive", action="store_true", help="leave out the server that takes one at a time")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1], help="numbers of replicas to try")
     parser.add_argument("--sizes", type=int, nargs="+", help="batch sizes to try alone")

@@ -31,18 +31,19 @@ MODES = ("off", "default", "reduce-overhead", "max-autotune")
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """How a model's module is run. ``batch_sizes`` are those that are compiled or captured; () is powers of two."""
+    """How a model's module is run. ``batch_sizes`` are those that are compiled or captured; () is powers of two.
+    ``cuda_graphs`` of None leaves it to the worker."""
 
     dtype: str | None = None
     channels_last: bool = False
     compile: str = "off"
-    cuda_graphs: bool = False
+    cuda_graphs: bool | None = None
     batch_sizes: tuple[int, ...] = ()
     optimize: bool = False
 
     @property
     def wanted(self) -> bool:
-        return self != Speed(batch_sizes=self.batch_sizes)
+        return self != Speed(batch_sizes=self.batch_sizes, cuda_graphs=False if self.cuda_graphs is False else None)
 
     def keys(self) -> list[str]:
         """The keys of ``serving.toml`` that say something here."""
@@ -66,7 +67,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str | None = None
     channels_last: bool = False
     compile: str = "off"
-    cuda_graphs: bool = False
+    cuda_graphs: bool | None = None
     batch_sizes: tuple[int, ...] = ()
     optimize: bool = False
     tf32: bool = True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +16,16 @@ from serving.weights import check_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from serving.weights.bus import Bus
+    from serving.weights.ring import Ring
+
 
 def load_weights(path: Path | str, device: str = "cpu") -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file, or of what ``torch.save`` wrote, by name, on ``device``.
 
     On the CPU they are the file's own pages: nothing is read until it is used, and replicas of one model share them.
-    ``load_state_dict(weights, assign=True)`` keeps it that way. Raises ModelError for a file that holds more than
-    weights, and OSError. Logs the bytes and the time that they took, once.
+    ``load_state_dict(weights, assign=True)`` keeps it that way. To a GPU they go by way of pinned memory. Raises
+    ModelError for a file that holds more than weights, and OSError. Logs the bytes and the time that they took, once.
     """
     path = Path(path)
     check_weights(path)
@@ -44,17 +49,33 @@ def report(path: Path, device: str, size: int, started: float) -> None:
     )
 
 
-def load_safetensors(path: Path, device: str) -> dict[str, Tensor]:
+def load_safetensors(path: Path, device: str, bus: Bus | None = None, ring: Ring | None = None) -> dict[str, Tensor]:
+    """``bus`` is the way to ``device`` and ``ring`` what goes over it, for a GPU found here."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if (bus := bus or find_bus(device)) is not None:
+        from serving.weights.todevice import bring_safetensors
+
+        if (found := quickly(bring_safetensors, path, bus, ring)) is not None:
+            return found
     try:
         return load_file(path, device=device)
     except SafetensorError as exc:
         raise ModelError(f"{path.name} is no safetensors file: {exc}") from exc
 
 
-def load_saved(path: Path, device: str) -> dict[str, Tensor]:
+def load_saved(path: Path, device: str, bus: Bus | None = None, ring: Ring | None = None) -> dict[str, Tensor]:
+    """``bus`` and ``ring`` as for ``load_safetensors``."""
+    if is_mappable(path) and (bus := bus or find_bus(device)) is not None:
+        from serving.weights.todevice import bring_saved
+
+        if (found := quickly(partial(bring_saved, map_saved(path, "cpu")), path, bus, ring)) is not None:
+            return found
+    return map_saved(path, device)
+
+
+def map_saved(path: Path, device: str) -> dict[str, Tensor]:
     import torch
 
     try:
@@ -64,6 +85,28 @@ def load_saved(path: Path, device: str) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(one, torch.Tensor) for one in found.values()):
         raise ModelError(f"{path.name} holds something else than tensors by name")
     return found
+
+
+def find_bus(device: str) -> Bus | None:
+    """The way to a GPU; None for other devices, which are the host or have its memory."""
+    if not device.startswith("cuda"):
+        return None
+    from serving.weights.bus import Cuda
+
+    return Cuda(device)
+
+
+def quickly(
+    bring: Callable[[Path, Bus, Ring], dict[str, Tensor] | None], path: Path, bus: Bus, ring: Ring | None
+) -> dict[str, Tensor] | None:
+    """What ``bring`` gives, or None where no memory can be pinned for it."""
+    from serving.weights.ring import Ring, Unpinned
+
+    try:
+        return bring(path, bus, ring or Ring())
+    except Unpinned as exc:
+        log.warning("weights are loaded without pinned memory, at a part of the speed", file=path.name, error=str(exc))
+    return None
 
 
 def is_mappable(path: Path) -> bool:

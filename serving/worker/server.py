@@ -76,7 +76,9 @@ class Worker:
             self._report(Phase.LOADING)
             load(handler, self._model, self._device.name)
             self._device.free()  # what a load needs for a moment is not kept
-            hastened = hasten(handler, self._model, self._device, self._row.count_recompilation)
+            # A model of the store may leave for the host, which one with graphs cannot, and is to be there soon.
+            alone = not self._config.many
+            hastened = hasten(handler, self._model, self._device, self._row.count_recompilation, by_itself=alone)
             self._report(Phase.WARMING)
             warm(handler, self._model, hastened, self._device.name)
         except BaseException as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 
@@ -12,28 +13,36 @@ from tests.e2e.client import Answer, Client
 from tests.e2e.server import model_folder, serving
 
 SECONDS = 5.0
-MODEL = "[options]\nfixed = 0.02\neach = 0.004"
-MOST = 216  # requests/s: 32 in 148 ms
+# Slow, so that what the machine adds, on which others work as well, is little beside it.
+MODEL = "[options]\nfixed = 0.1\neach = 0.02"
+MOST = 43  # requests/s: 32 in 0.74 s
 CLIENTS = 100  # each with one request under way; few enough that they do not take the server's cores
-LIMIT = 0.200
+LIMIT = 1.0
 LATE = 1.5 * LIMIT
 
 
 async def flood(port: int) -> list[Answer]:
-    """What came in the last half of some seconds, when the model's times are known."""
+    """What was asked in the last part of some seconds, after batches that tell how long this model takes."""
     found: list[Answer] = []
-    began = time.monotonic()
 
-    async def one() -> None:
+    async def ask(client: Client) -> Answer:
+        return await client.request("POST", "/invocations", b"[1.0]", {"content-type": "application/json"})
+
+    async def one(began: float) -> None:
         async with Client(port) as client:
-            while time.monotonic() < began + SECONDS:
-                answer = await client.request("POST", "/invocations", b"[1.0]", {"content-type": "application/json"})
-                if time.monotonic() > began + SECONDS / 2:
+            while (now := time.monotonic()) < began + SECONDS:
+                answer = await ask(client)
+                if now > began + SECONDS / 5:
                     found.append(answer)
                 if answer.status == 503:
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.5)
 
-    await asyncio.gather(*(one() for _ in range(CLIENTS)))
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(port)) for _ in range(8)]
+        for number in range(16):
+            await asyncio.gather(*(ask(client) for client in clients[: 1 + number % 8]))
+    began = time.monotonic()
+    await asyncio.gather(*(one(began) for _ in range(CLIENTS)))
     return found
 
 
@@ -52,7 +61,7 @@ def test_what_is_taken_is_answered_within_max_latency_ms_and_the_rest_is_refused
         assert good[len(good) // 2] > LATE, "so many wait that the middle one takes longer"
         return
     assert good[len(good) * 95 // 100] < LATE
-    assert len(good) > 0.5 * SECONDS / 2 * MOST
+    assert len(good) > 0.5 * SECONDS * 4 / 5 * MOST
     assert refused
     assert {(answer.status, answer.code) for answer in refused} == {(503, "overloaded")}
     assert all("retry-after" in answer.headers for answer in refused)

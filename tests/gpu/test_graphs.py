@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from serving import BatchPolicy, Handler
 from serving.ipc.faults import Fault
+from serving.model.model import Model
 from serving.worker.device.cuda import Cuda
+from serving.worker.loading.loader import warm
+from serving.worker.loading.speed import Automatic, hasten
 from serving.worker.loading.speed.graphs import Graphed
 from serving.worker.loading.speed.sizes import Sized
 
@@ -142,3 +148,35 @@ def test_what_is_lazy_is_right_on_the_host(device: Cuda, lazy: Callable[[Tensor]
         busy = busy @ busy  # the copy comes late
     landing = device.fetch({"x": lazy(tensor * 1)})
     assert torch.equal(landing.wait()["x"], lazy(tensor).cpu())
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_module_is_recorded_by_itself_where_it_can_be(device: Cuda, reads: bool, tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.convs(x).flatten(1)
+            return found * (2 if reads and found.sum().item() > 1e9 else 1)
+
+    class Pictures(Handler):
+        policy = BatchPolicy(max_size=8)
+        module: nn.Module = Net().to("cuda:0").eval()
+
+        def predict(self, batch: Tensor) -> Any:
+            return self.module(batch)
+
+        def warmup(self) -> None:
+            self.predict(randn(2, 3, 32, 32))
+
+    handler = Pictures()
+    path = str(tmp_path)
+    found = hasten(handler, Model("m", path, path, "a:B", 60.0, 1, "cuda:0", 1, 10), device, lambda: None)
+    assert isinstance(found, Automatic)
+    warm(handler, Model("m", path, path, "a:B", 60.0, 1, "cuda:0", 1, 10), found, "cuda:0")
+    assert ("forward" in vars(handler.module)) is not reads
+    for rows in (8, 1, 3, 5, 2):
+        x = randn(rows, 3, 32, 32)
+        assert torch.allclose(handler.predict(x), Net.forward(handler.module, x), atol=1e-2)  # type: ignore[arg-type]

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from serving.system.pinned import Pages
 from serving.worker.device.evacuation import Evacuation
 from serving.worker.device.fake import FakeDevice
 from serving.worker.device.host import Host
-from serving.worker.device.pinned import Pages
 from serving.worker.parking import Parking
 
 

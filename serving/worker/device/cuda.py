@@ -106,8 +106,8 @@ class Cuda:
     def evacuate(self) -> Callable[[], None] | None:
         import torch
 
+        from serving.system.pinned import Pages
         from serving.worker.device.evacuation import Evacuation
-        from serving.worker.device.pinned import Pages
 
         started = time.monotonic()
         torch.cuda.synchronize(self.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,32 @@ from serving.model.model import Model
 from serving.model.samples import requests_of
 from serving.system import log
 from serving.worker.device.border import Device
+from serving.worker.loading.speed.automatic import ATTRIBUTES, Automatic, automatic
 from serving.worker.loading.speed.compiled import RECORDING, Compiled
 from serving.worker.loading.speed.graphs import Graphed
 from serving.worker.loading.speed.optimized import Optimized
 from serving.worker.loading.speed.precision import Cast, to_precision
-from serving.worker.loading.speed.sizes import Sized, sizes_for
+from serving.worker.loading.speed.sizes import Sized, sizes_for, tuning
 from serving.worker.loading.speed.wrapped import Wrapped
 
-ATTRIBUTES = ("module", "model")
+__all__ = ["Automatic", "Hastened", "hasten"]
+
 ROUNDS = 3  # calls of one shape until a recording mode replays: one makes ready, one records
 
 
-def hasten(handler: Handler, model: Model, device: Device, on_recompile: Callable[[], None]) -> Hastened | None:
+def hasten(
+    handler: Handler, model: Model, device: Device, on_recompile: Callable[[], None], by_itself: bool = True
+) -> Hastened | Automatic | None:
     """Give a loaded handler a faster module in place of its own; None where nothing is wanted.
 
-    The module is what the handler keeps as ``self.module`` or ``self.model``. Raises ModelError where there is none, or
-    where it cannot be changed.
+    The module is what the handler keeps as ``self.module`` or ``self.model``. With ``by_itself`` one that nothing is
+    said of is recorded where that changes no answer. Raises ModelError where something is said and there is no module,
+    or where it cannot be changed.
     """
     speed = model.speed
+    may_record = by_itself and speed.cuda_graphs is None and speed.compile == "off" and model.gpus == 1
     if not speed.wanted:
-        return None
+        return automatic(handler, device) if may_record else None
     name, module = find_module(handler, model)
     call: Callable[..., Any] = module
     if speed.dtype is not None or speed.channels_last:
@@ -52,10 +58,11 @@ def hasten(handler: Handler, model: Model, device: Device, on_recompile: Callabl
             log.warning("cuda_graphs has no effect here", model=model.name, device=device.name)
         else:
             call = graphed = Graphed(call, device.capture, device.name)
+    recording = automatic(handler, device) if may_record else None  # before the handler keeps another one
     sized = Sized(call, sizes_for(speed.batch_sizes, handler.policy.max_size))
     setattr(handler, name, Wrapped(module, sized if compiled or graphed else call))
     rounds = ROUNDS if speed.compile in RECORDING and device.capture is not None else 1
-    return Hastened(handler, sized, compiled, graphed, rounds)
+    return recording or Hastened(handler, sized, compiled, graphed, rounds)
 
 
 def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
@@ -102,17 +109,3 @@ class Hastened:
             self._compiled.settle()
         if self._graphed is not None:
             self._graphed.settle()
-
-
-@contextlib.contextmanager
-def tuning() -> Iterator[None]:
-    """Within this block cuDNN tries which of its ways is the fastest for each shape that it meets, and keeps to that
-    later; shapes that come later are not worth that much time."""
-    import torch
-
-    cudnn = torch.backends.cudnn
-    before, cudnn.benchmark = cudnn.benchmark, True
-    try:
-        yield
-    finally:
-        cudnn.benchmark = before

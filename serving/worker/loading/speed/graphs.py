@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -45,11 +48,18 @@ class Graphed:
     used, since the module does what no recording can repeat, such as drawing random numbers.
 
     A call of no kind that was recorded runs without a graph, as do one with tensors that are not on ``device``, whose
-    numbers would be recorded, and one that is to have gradients.
+    numbers would be recorded, one that is to have gradients, and one of another thread, as its replay could overwrite
+    this one's. ``asked``: somebody wants it, and is warned where it does not come to be.
     """
 
-    def __init__(self, call: Callable[..., Any], capture: Capture, device: str) -> None:
+    def __init__(self, call: Callable[..., Any], capture: Capture, device: str, asked: bool = True) -> None:
         import torch
+
+        self.reason = "there was no time for it"
+        """Why nothing is recorded."""
+        self._say_why = log.warning if asked else log.debug
+        self._thread = threading.get_ident()
+        self._until = math.inf
 
         self._call = call
         self._capture = capture
@@ -66,14 +76,26 @@ class Graphed:
         if graph is not None:
             return graph(args, kwargs)
         outputs = self._call(*args, **kwargs)  # raises what is the model's own error
-        if self._records and kind is not None and kind not in self._failed:
+        if self._records and kind is not None and kind not in self._failed and time.monotonic() < self._until:
             self._record(kind, args, kwargs)
         elif not self._records:
             self._say()
         return outputs
 
-    def begin(self) -> None:
+    @property
+    def count(self) -> int:
+        return len(self._graphs)
+
+    def has(self, args: Any, kwargs: Any) -> bool:
+        """Whether this call is of a kind that is recorded, or may be now."""
+        kind = self._kind(args, dict(sorted(kwargs.items())))
+        return kind is not None and (self._records or kind in self._graphs)
+
+    def begin(self, seconds: float = math.inf) -> None:
+        """Record what comes within so many seconds."""
         self._records = True
+        self._thread = threading.get_ident()
+        self._until = time.monotonic() + seconds
 
     def settle(self) -> None:
         self._records = False
@@ -81,7 +103,7 @@ class Graphed:
     def _kind(self, args: Any, kwargs: Any) -> Hashable | None:
         import torch
 
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or threading.get_ident() != self._thread:
             return None
         places: set[Any] = set()
         map_tensors(lambda tensor: places.add(tensor.device), (args, kwargs))
@@ -95,15 +117,17 @@ class Graphed:
         except Differs as exc:
             self._graphs.clear()
             self._records, self._said = False, True
-            log.warning("a recording gives other values than the model, which runs without a graph", error=str(exc))
+            self.reason = str(exc)
+            self._say_why("a recording gives other values than the model, which runs without a graph", error=str(exc))
         except Exception as exc:
             self._failed.add(kind)
             if fault_of(exc) is not Fault.MEMORY:  # else a smaller one may have room
                 self._records = False
             self._said = True
-            log.warning(
+            self.reason = f"{type(exc).__name__}: {exc}"[:500]
+            self._say_why(
                 "the model's kernels cannot be recorded and it runs without a graph",
-                error=f"{type(exc).__name__}: {exc}"[:500],
+                error=self.reason,
                 recorded=len(self._graphs),
             )
 
@@ -123,4 +147,4 @@ class Graphed:
         """Once: somebody wonders why it is slow."""
         if self._graphs and not self._said:
             self._said = True
-            log.warning("a call is of no kind that was recorded and runs without a graph", recorded=len(self._graphs))
+            self._say_why("a call is of no kind that was recorded and runs without a graph", recorded=len(self._graphs))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +19,20 @@ def sizes_for(wanted: Sequence[int], most: int) -> tuple[int, ...]:
     return tuple(sorted(sizes | {most}))
 
 
+@contextmanager
+def tuning() -> Iterator[None]:
+    """Within this block cuDNN tries which of its ways is the fastest for each shape that it meets, and keeps to that
+    later; shapes that come later are not worth that much time."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
 class Seen(NamedTuple):
     """One row of a call, and what ``casts`` gave then."""
 
@@ -30,12 +45,18 @@ class Sized:
     """Fills a batch up to the next size by repeating its last row, and cuts the outputs to what was asked for.
 
     The batch is the first dimension of every tensor that has the first one's length there, of the inputs and of the
-    outputs; more rows than the largest size go as they are.
+    outputs; more rows than the largest size go as they are. With ``replays``, which says whether a call was recorded,
+    so does a batch that filled up would be of no use, and one of a module that does not treat rows alone.
     """
 
-    def __init__(self, call: Callable[..., Any], sizes: Sequence[int]) -> None:
+    def __init__(
+        self, call: Callable[..., Any], sizes: Sequence[int], replays: Callable[[Any, Any], bool] | None = None
+    ) -> None:
         self._call = call
+        self._replays = replays
         self.sizes = tuple(sizes)
+        self.pads = True
+        """Whether batches are filled up."""
         self.seen: dict[Hashable, Seen] = {}
         """One row of each kind of call that has come."""
         self._is_warm = False
@@ -43,13 +64,20 @@ class Sized:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         rows = rows_of((args, kwargs))
         if not self._is_warm and rows is not None and len(self.seen) < KNOWN:
-            one = map_tensors(lambda tensor: cut(tensor, rows, 1), (args, kwargs))
-            self.seen.setdefault(kind_of(*one) or shapes_of(one), Seen(one[0], one[1], casts()))
+            self._note(rows, args, kwargs)
         size = None if rows is None else next((size for size in self.sizes if size >= rows), None)
-        if rows is None or size is None or size == rows:
+        if rows is None or size is None or size == rows or not self.pads:
             return self._call(*args, **kwargs)
-        args, kwargs = map_tensors(lambda tensor: fill(tensor, rows, size), (args, kwargs))
-        return map_tensors(lambda tensor: cut(tensor, size, rows), self._call(*args, **kwargs))
+        more = map_tensors(lambda tensor: fill(tensor, rows, size), (args, kwargs))
+        if self._replays is not None and not self._replays(*more):
+            return self._call(*args, **kwargs)
+        return map_tensors(lambda tensor: cut(tensor, size, rows), self._call(*more[0], **more[1]))
+
+    def _note(self, rows: int, args: Any, kwargs: Any) -> None:
+        one = map_tensors(lambda tensor: cut(tensor, rows, 1), (args, kwargs))
+        kind = kind_of(*one)
+        if kind is not None or self._replays is None:  # else it is one that is never recorded
+            self.seen.setdefault(kind or shapes_of(one), Seen(one[0], one[1], casts()))
 
     def warm(self, rounds: int = 1) -> None:
         """Run each size of every kind of call that has come, ``rounds`` times, the largest first: recorded graphs have

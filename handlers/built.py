@@ -14,7 +14,7 @@ from handlers.expected import note_rows
 from serving import Handler, load_weights
 from serving.errors import ModelError
 from serving.model.names import is_hidden
-from serving.weights import is_torchscript, load_exported, load_torchscript
+from serving.weights import check_weights, is_torchscript, load_exported, load_torchscript
 from serving.weights.packages import is_package, load_package
 from serving.weights.statedict import is_mappable, report
 
@@ -55,6 +55,7 @@ def load_module(model_dir: Path, device: str, file: str | None, allow_pickle: bo
 
 
 def load_file(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | None]:
+    check_weights(path)
     if path.suffix == ".pt2" and not is_package(path):
         return load_program(path, device, allow_pickle)
     if is_torchscript(path):

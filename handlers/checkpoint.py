@@ -13,12 +13,15 @@ from torch import Tensor
 
 from handlers.options import need
 from serving.errors import ModelError
+from serving.weights import check_weights
 
 
 def load_checkpoint(name: str, folder: Path, dtype: torch.dtype) -> Any:
     """The model of a checkpoint folder, in evaluation mode, by an auto class of that name. Raises ModelError."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is no checkpoint of transformers: it has no config.json")
+    for path in sorted(folder.glob("*.safetensors")):
+        check_weights(path)
     # Only safetensors: a checkpoint's pytorch_model.bin is a pickle.
     model, info = load_pretrained(name, folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)

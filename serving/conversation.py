@@ -34,7 +34,8 @@ class Message:
 
     @property
     def body(self) -> bytes:
-        return self.data.encode("utf-8", "replace") if isinstance(self.data, str) else self.data
+        """Raises ValueError for half a surrogate pair, which is no character."""
+        return encoded(self.data, "a message") if isinstance(self.data, str) else self.data
 
     @property
     def head(self) -> bytes:
@@ -110,19 +111,20 @@ class Conversation:
 
     async def send(self, data: str | bytes, fin: bool = True) -> None:
         """Send one frame; waits while the other side is slow. With ``fin`` false the next one continues the message,
-        and must be of the same type. Raises ConversationClosed, TypeError."""
+        and must be of the same type. Raises ConversationClosed, TypeError, and ValueError for text that is none."""
         if not isinstance(data, str | bytes | bytearray | memoryview):
             raise TypeError(f"a message is text or bytes, not {type(data).__name__}")
         kind = str if isinstance(data, str) else bytes
         if self._open_type not in (None, kind):
             raise TypeError(f"the message was begun as {self._open_type.__name__}")
+        message = Message(data if isinstance(data, str) else bytes(data), fin)
+        size = cost(message.body)
         while not self.is_closed and not self.flow.is_open:
             await self._wait()
         if self.is_closed:
             raise ConversationClosed("the conversation is closed")
         self._open_type = None if fin else kind
-        message = Message(data if isinstance(data, str) else bytes(data), fin)
-        self.flow.sent += cost(message.body)
+        self.flow.sent += size
         self._emit(message)
         await asyncio.sleep(0)  # one who only speaks must let others have their turn
 
@@ -130,6 +132,7 @@ class Conversation:
         """Say goodbye; what was sent before arrives. ``code`` is 1000 to 1014 or 3000 to 4999. Raises ValueError."""
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that may be sent")
+        encoded(reason, "a reason")
         self._end(Close(code, shortened(reason)))
 
     def _end(self, close: Close) -> None:
@@ -163,6 +166,14 @@ class Conversation:
 
     def changed(self) -> None:
         self._wake(self._changed.set)
+
+
+def encoded(text: str, what: str) -> bytes:
+    """Raises ValueError."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"{what} has half a surrogate pair at position {exc.start}, which is no character") from exc
 
 
 def shortened(reason: str) -> str:

@@ -21,6 +21,7 @@ ServingError
 │   ├── Overloaded 503        it could not be answered in time
 │   ├── ModelLoading 503
 │   ├── ModelFailed 503
+│   │   └── ModelBroken 503       and is not tried again; without Retry-After
 │   ├── SessionLimit 503      as many sessions as there may be are open
 │   ├── ConversationLimit 503 or conversations
 │   └── Draining 503
@@ -134,7 +135,7 @@ class WorkerDied(ServingError):
 
 class Unavailable(ServingError):
     status, code = 503, "unavailable"
-    retry_after: ClassVar[int] = 1  # seconds
+    retry_after: ClassVar[int] = 1  # seconds; 0 where to come again is of no use
 
 
 class QueueFull(Unavailable):
@@ -166,6 +167,12 @@ class ModelLoading(Unavailable):
 class ModelFailed(Unavailable):
     code = "model_failed"
     retry_after = 30
+
+
+class ModelBroken(ModelFailed):
+    """The server does not try again to start it, and so there is nothing to come back for."""
+
+    retry_after = 0
 
 
 class SessionLimit(Unavailable):
@@ -230,3 +237,8 @@ def body(error: ServingError, request_id: str) -> bytes:
         if len(data) < 1024 or not message:
             return data
         message = message[: min(MESSAGE_LIMIT, len(message) // 2)]
+
+
+def seconds_to_wait(error: ServingError) -> int:
+    """What Retry-After says of an error; 0 where there is none."""
+    return int(getattr(error, "retry_after", Unavailable.retry_after)) if error.status == Unavailable.status else 0

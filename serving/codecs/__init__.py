@@ -22,6 +22,7 @@ from serving.codecs.measuring import take_picture as take_picture
 from serving.codecs.pictures import decode_image as decode_image
 from serving.codecs.pictures import turned as turned
 from serving.codecs.plain import to_plain as to_plain
+from serving.codecs.tables import RowsUnclear as RowsUnclear
 from serving.codecs.tables import decode_csv as decode_csv
 from serving.codecs.tables import decode_record as decode_record
 from serving.codecs.tables import header_of as header_of

@@ -38,7 +38,7 @@ def decode_npz(body: Body, _: object = None) -> dict[str, Any]:
     except ServingError:
         raise
     except Exception as exc:  # as for npy, and whatever the unpacker meets
-        raise BadRequest(f"the body is no npz archive: {type(exc).__name__}") from exc
+        raise BadRequest("the body is no npz archive, or a damaged one") from exc
     arrays = dict(found)
     if len(arrays) < len(found):
         raise BadRequest("the npz body has two arrays of one name")

@@ -9,32 +9,39 @@ from typing import Any
 import msgspec
 
 from serving import claims
+from serving.codecs.doubles import check_keys
 from serving.codecs.measuring import json_cost, lines_cost
 from serving.codecs.texts import json_text, utf8
 from serving.errors import BadRequest
 from serving.request import Body
 
 WRAPPERS = ("instances", "inputs")
+NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 LONG = 2.0**63  # from here on an integer is none of 64 bits
 
 
 def parse_json(body: Body, content_type: str = "") -> Any:
-    """What JSON says, in whatever encoding that it shows or its ``content_type`` names. Raises BadRequest,
-    UnsupportedMediaType, BodyTooLarge and BodiesFull."""
+    """What JSON says, in whatever encoding that it shows or its ``content_type`` names. Raises BadRequest, also for a
+    key that an object has twice, UnsupportedMediaType, BodyTooLarge and BodiesFull."""
     claims.take(json_cost(body))
     if ";" not in content_type:
         try:
-            return msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            value = msgspec.json.decode(body)
+        except NO_JSON:
             pass  # it may be in another encoding
+        else:
+            check_keys(body, value)
+            return value
     return parse(json_text(body, content_type))
 
 
 def parse(text: Body | str, where: str = "the body") -> Any:
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        value = msgspec.json.decode(text)
+    except NO_JSON as exc:
         raise BadRequest(f"{where} is no JSON: {exc}") from exc
+    check_keys(text, value, where)
+    return value
 
 
 def decode_json(body: Body, content_type: str = "") -> Any:
@@ -55,9 +62,18 @@ def lines_of(body: Body, content_type: str = "") -> Iterator[Any]:
     """The values of JSON Lines; blank lines are none. Raises BadRequest that names the line, counted from 1, and
     BodyTooLarge and BodiesFull before more memory is taken than there is."""
     claims.take(lines_cost(body))
-    for number, line in enumerate(cut(utf8(body, content_type)), 1):
-        if line.strip():
-            yield parse(line, f"line {number} of the body")
+    data = utf8(body, content_type)
+    decode, has_keys = msgspec.json.Decoder().decode, b":" in data
+    for number, line in enumerate(cut(data) if b"\r" in data else io.BytesIO(data), 1):
+        try:
+            value = decode(line)
+        except NO_JSON as exc:
+            if not line.strip():
+                continue
+            raise BadRequest(f"line {number} of the body is no JSON: {exc}") from exc
+        if has_keys:
+            check_keys(line, value, f"line {number} of the body")
+        yield value
 
 
 def cut(data: bytes) -> Iterator[bytes]:

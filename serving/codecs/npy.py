@@ -96,7 +96,7 @@ def load(body: Body) -> np.ndarray:
     except ServingError:
         raise
     except Exception as exc:  # numpy's reader raises whatever its header parser meets
-        raise BadRequest(f"the body is no npy array: {type(exc).__name__}") from exc
+        raise BadRequest("the body is no npy array, or its head is damaged") from exc
 
 
 def is_npy(file: IO[bytes]) -> bool:

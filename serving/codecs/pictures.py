@@ -24,7 +24,7 @@ PLAIN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
 def decode_image(body: Body) -> np.ndarray:
     """uint8, [height, width] of a picture that is grey of 8 or 16 bits, else [height, width, 3]."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as exc:
         raise UnsupportedMediaType("images need the package pillow, which is not installed") from exc
     import numpy as np
@@ -36,8 +36,10 @@ def decode_image(body: Body) -> np.ndarray:
             array = np.array(upright if upright.mode == "L" else upright.convert("RGB"))
     except ServingError:
         raise
+    except UnidentifiedImageError as exc:
+        raise BadRequest("the body is no image that can be read: it begins as none that is known does") from exc
     except Exception as exc:  # each of Pillow's readers has errors of its own
-        raise BadRequest(f"the body is no image that can be read: {type(exc).__name__}") from exc
+        raise BadRequest("the body is no image that can be read: it is damaged, or not all of it is there") from exc
     claims.give(cost - array.nbytes)
     return array
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 HEADERS = ("", "present", "absent")
 
 
+class RowsUnclear(BadRequest):
+    """How many rows there are cannot be told, whatever is in them."""
+
+
 def header_of(content_type: str) -> str:
     """What the ``header`` parameter of a Content-Type says: ``present``, ``absent`` or "". Raises BadRequest."""
     said = parameters(content_type).get("header", "").lower() if ";" in content_type else ""
@@ -35,8 +39,9 @@ def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
     """The rows of a CSV, each with the line that it begins at, counted from 1, and as it is written there.
 
     Blank lines at the end are none, nor are those before rows of many columns; before a row of one column a blank line
-    is a row whose value is missing. One row is there at a time: lists of texts take many times what is in them. Raises
-    BadRequest.
+    is a row whose value is missing, so that after such a one nobody can tell what those at the end are. One row is
+    there at a time: lists of texts take many times what is in them. Raises BadRequest, which is RowsUnclear in this
+    case.
     """
     lines: list[str] = []  # of the row that is read
 
@@ -46,11 +51,12 @@ def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
             yield line
 
     reader = csv.reader(read(), strict=True)
-    start = blank = 0  # lines before this row, and how many of them are blank
+    start = blank = missing = 0  # lines before this row, how many of them are blank, and the last one that was a row
     try:
         for row in reader:
             if row:
                 if len(row) == 1:
+                    missing = start if blank else missing
                     yield from ((number, "", [""]) for number in range(start - blank + 1, start + 1))
                 blank = 0
                 yield start + 1, "".join(lines).rstrip("\r\n"), row
@@ -60,6 +66,11 @@ def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
             start = reader.line_num
     except csv.Error as exc:
         raise BadRequest(f"line {start + 1} of the body is no CSV: {exc}") from exc
+    if blank and missing:
+        raise RowsUnclear(
+            f"line {missing} of the CSV body is blank, a missing value; whether the blank one at its end is one "
+            'as well cannot be told: write "" for what is missing'
+        )
 
 
 def decode_record(body: Body, content_type: str) -> np.ndarray:

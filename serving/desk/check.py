@@ -37,7 +37,7 @@ from serving.supervisor.store.unpacking import unpack_now
 from serving.system import log
 from serving.testing import Client
 from serving.usercode import environment, origin
-from serving.weights import is_torchscript
+from serving.weights import is_torchscript, no_weights
 from serving.worker import device as devices
 from serving.worker.engine import failures
 from serving.worker.loading import requirements
@@ -214,7 +214,7 @@ def watched_loads() -> Iterator[dict[Path, bool]]:
 
 
 def pickles(root: Path, read: Mapping[Path, bool]) -> list[str]:
-    """Files that can run code when they are read, but for those that were ``read`` as weights alone."""
+    """Files without content, or that can run code when they are read, but for those ``read`` as weights alone."""
     found = [
         path
         for path in sorted(root.rglob("*"))
@@ -226,6 +226,8 @@ def pickles(root: Path, read: Mapping[Path, bool]) -> list[str]:
 
 def risk_of(path: Path, held: bool | None) -> str:
     """``held``: whether it was read as weights alone; None where nobody was seen to read it."""
+    if why := no_weights(path):
+        return why
     if path.suffix in (".pkl", ".pickle", ".joblib"):
         return "is a pickle, which runs code when it is read"
     if path.suffix != ".bin" and is_torchscript(path):

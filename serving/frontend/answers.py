@@ -18,7 +18,7 @@ from serving import errors
 from serving.config.config import Config
 from serving.conversation import Close, Message
 from serving.deadline import EARLY
-from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError, Unavailable
+from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
 from serving.frontend.bodies import Held
 from serving.frontend.http.headers import Headers, custom_attributes, header_value, request_id_header, session_headers
 from serving.frontend.receiving import ClientGone, watch
@@ -202,9 +202,8 @@ def log_error(error: ServingError, request_id: str) -> None:
 
 
 def retry_after(error: ServingError) -> Headers:
-    if error.status != 503:
-        return []
-    return [(b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode())]
+    seconds = errors.seconds_to_wait(error)
+    return [(b"retry-after", str(seconds).encode())] if seconds else []
 
 
 async def send_piece(send: Send, body: Body, until: float) -> None:

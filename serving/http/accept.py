@@ -38,7 +38,7 @@ def _negotiate(accept: str, offered: tuple[str, ...], default: str) -> str:
 
 def media_range(part: str) -> tuple[str, float] | None:
     kind = media_type(part)
-    if kind.count("/") != 1 or kind.startswith("/") or kind.endswith("/"):
+    if kind.count("/") != 1 or kind.startswith("/") or kind.endswith("/") or not kind.isprintable():
         return None
     try:
         q = float(parameters(part).get("q", "1"))
@@ -63,9 +63,18 @@ def concrete(accept: str) -> str | None:
 
 
 def wanted(accept: str, default: str) -> str:
-    """The one type that the client likes best; ``default`` where it names none."""
+    """The one type that the client likes best; ``default`` where it names none. Raises NotAcceptable where it says that
+    it does not take that."""
     ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
     named = [one for one in ranges if "*" not in one[0] and one[1] > 0]
     if not named or any(one[1] > max(q for _, q in named) for one in ranges):
+        if refuses(ranges, media_type(default)):
+            raise NotAcceptable(f"nothing fits Accept: {accept[:100]}; without a wish it is {default}")
         return default
     return max(named, key=lambda one: one[1])[0]
+
+
+def refuses(ranges: Sequence[tuple[str, float]], kind: str) -> bool:
+    """Whether the most specific range that covers ``kind`` has the quality 0."""
+    covered = any(one in (kind, kind.partition("/")[0] + "/*", "*/*") for one, _ in ranges)
+    return covered and quality(kind, list(ranges)) <= 0

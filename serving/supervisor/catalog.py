@@ -273,7 +273,8 @@ class Catalog:
 
     def _failure(self, name: str, owner: Owner, problem: Problem) -> Problem:
         """Log it; clients are not to make the same load fail over and over, the platform knows what it does."""
-        log.warning("a model could not be loaded", model=name, code=problem.code, error=problem.message)
+        tell = log.error if name in self._preloading else log.warning  # the operator's wish, or a client's
+        tell("a model could not be loaded", model=name, code=problem.code, error=problem.message)
         if problem.code != ModelNotFound.code:
             self._broken.note(name, problem.message)
             if owner is Owner.STORE:
@@ -283,8 +284,7 @@ class Catalog:
         return problem
 
     def _finish(self, name: str, problem: Problem | None) -> None:
-        future = self._outcomes.pop(name, None)
-        if future is not None:
+        if (future := self._outcomes.pop(name, None)) is not None:
             future.set_result(problem)
         self._preloading.discard(name)
         if problem is not None:

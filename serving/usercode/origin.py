@@ -39,6 +39,14 @@ def reason(exc: BaseException) -> str:
     return text if not place or place.partition(" ")[0] in text else f"{text} ({place})"
 
 
+def words(exc: BaseException) -> str:
+    """The same for a client, who knows no classes of Python: the text alone, if there is one."""
+    text = text_of(exc)
+    if isinstance(exc, KeyError) and text:
+        return f"{text} is missing"
+    return text or type(exc).__name__
+
+
 def text_of(exc: BaseException) -> str:
     """What it says, on one line."""
     try:

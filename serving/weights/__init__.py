@@ -16,7 +16,23 @@ from serving.errors import ModelError
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load obeys it whatever its caller asks for
 # Members of a torch.export archive that are unpickled or executed on load, not read as weights.
 UNSAFE_MEMBERS = ("/custom_obj_", "/opaque_obj_", "/aotinductor/")
+POINTER = b"version https://git-lfs.github.com/spec/"
 ALLOW = "`allow_pickle = true` in serving.toml loads it all the same"
+
+
+def no_weights(path: Path) -> str:
+    """Why a file cannot hold any weights, as what comes behind its name; "" where it may."""
+    with path.open("rb") as file:
+        start = file.read(len(POINTER))
+    if not start:
+        return "is empty"
+    return "is a Git LFS pointer, not the weights: git lfs pull" if start == POINTER else ""
+
+
+def check_weights(path: Path) -> None:
+    """Raises ModelError for a file that stands where weights should be, and OSError."""
+    if why := no_weights(path):
+        raise ModelError(f"{path.name} {why}")
 
 
 def is_torchscript(path: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from serving.errors import ModelError
 from serving.system import log
+from serving.weights import check_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,7 @@ def load_weights(path: Path | str, device: str = "cpu") -> dict[str, Tensor]:
     ModelError for a file that holds more than weights, and OSError. Logs the bytes and the time that they took, once.
     """
     path = Path(path)
+    check_weights(path)
     started = time.monotonic()
     found = load_safetensors(path, device) if path.suffix == ".safetensors" else load_saved(path, device)
     report(path, device, sum(tensor.nbytes for tensor in found.values()), started)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import socket
 import time
@@ -180,6 +181,19 @@ def test_a_model_that_is_to_be_preloaded_twice_is_loaded_once(tmp_path: Path) ->
         assert len((tmp_path / "loads").read_text().split()) == 1
         assert server.stop() == 0
         assert not [line for line in server.raw if "Traceback" in line or "KeyError" in line]
+
+
+def test_a_preloaded_model_that_fails_is_an_error_of_the_log_and_the_others_are_served(tmp_path: Path) -> None:
+    add_model(tmp_path, "good")
+    add_model(tmp_path, "bad", error="ValueError")
+    with serving(tmp_path, model_store=tmp_path, preload="bad,good") as server:
+        [line] = eventually(lambda: server.lines(message="a model could not be loaded"))
+        assert (line["level"], line["model"]) == ("error", "bad")
+        assert re.search(r"ValueError: .*\.py:\d+ in \w+\)", line["error"])
+        assert ask(server, "good").status == 200
+        assert ask(server, "bad").status == 503
+        again = eventually(lambda: server.lines(message="a model could not be loaded"))
+        assert {one["level"] for one in again[1:]} <= {"warning"}
 
 
 def test_a_model_with_work_is_not_evicted(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from handlers.rows import read_rows
 from serving import codecs
 from serving.errors import BadRequest
 from serving.request import Request
+from serving.worker.engine.records import split
 
 NAN = math.nan
 
@@ -72,6 +73,24 @@ def test_blank_lines_elsewhere_are_nothing() -> None:
     assert codecs.decode(b"\n1,2\n\n\n3,4\n\n\n", "text/csv").tolist() == [[1, 2], [3, 4]]
     assert codecs.decode(b"5\n\n", "text/csv").tolist() == [[5]]
     assert rows("1,2\n\n3,4\n\n") == [["1", "2"], ["3", "4"]]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("lines", [["", "5", ""], ["5", "", "6", ""], ["5", "", "", "6", "", ""], ["x", "", "5", ""]])
+def test_where_blank_lines_are_missing_values_those_at_the_end_are_not_guessed(lines: list[str], end: str) -> None:
+    body = end.join([*lines, ""]).encode()
+    for ask in (lambda: codecs.decode(body, "text/csv"),
+                lambda: rows(body.decode(), header="absent"),
+                lambda: split(Request(body, "text/csv"))):  # fmt: skip
+        with pytest.raises(BadRequest, match=r"line \d of the CSV body is blank|no number"):
+            ask()
+    said = end.join([*(one or '""' for one in lines), ""]).encode()
+    assert len(split(Request(said, "text/csv"))[1]) == len(rows(said.decode(), header="absent")) == len(lines)
+
+
+@pytest.mark.parametrize("field", ["", " ", "\t", "  ", '" "'])
+def test_a_field_of_blanks_is_missing_as_an_empty_one_is(field: str) -> None:
+    np.testing.assert_array_equal(codecs.decode(f"1,{field},3\n".encode(), "text/csv"), [[1, NAN, 3]])
 
 
 @pytest.mark.parametrize("field", ["1_000", "\uff11", "1e400", "-1e999", "0x10", "1;2", "1\t2", "1 2", "$5", "5%",

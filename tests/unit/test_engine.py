@@ -234,6 +234,10 @@ def test_a_bucket_that_cannot_be_hashed_is_an_error_of_that_request_and_loses_no
         Response(b"", status=99),
         Response(b"", content_type=None),
         Response(b"", custom_attributes=b""),
+        Response(b"", content_type="text/plain\r\nX-Other: 1"),
+        Response(b"", content_type="text/plain\n"),
+        Response(b"", content_type="text/caf\xe9"),
+        Response(b"", content_type="text/plain\0"),
     ],  # type: ignore[arg-type]
 )
 def test_a_response_that_cannot_be_sent_is_that_requests_500_and_no_one_elses(response: Response) -> None:

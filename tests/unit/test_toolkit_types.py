@@ -169,3 +169,67 @@ def test_input_fn_gets_the_text_that_was_sent(tmp_path: Path, kind: str, charset
 def test_so_does_what_reads_for_a_script_without_input_fn(tmp_path: Path, kind: str, body: bytes) -> None:
     script = HEAD + "def predict_fn(data, model): return data.reshape(-1)\n"
     assert json.loads(bytes(Rig(tmp_path, script).ask(body, kind).body)) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("way", range(3))
+@pytest.mark.parametrize("kind", ["text/plain\r\nX-Other: 1", "text/plain\n", "a/\xe9", "a/b\t"])
+@pytest.mark.parametrize("answer", ["'a'", "(one for one in 'ab')"])
+def test_a_type_that_no_header_can_hold_is_an_error_that_names_the_function(
+    tmp_path: Path, kind: str, way: int, answer: str
+) -> None:
+    error = Rig(tmp_path, scripts(f"({answer}, {kind!r})")[way]).error()
+    name = "transform_fn" if way == 1 else "output_fn"
+    assert (error.status, error.message) == (
+        500,
+        f"{name} gave the content type {kind!r}; allowed: printable ASCII on one line",
+    )
+
+
+@pytest.mark.parametrize("kind", ["text/plain\r\nX-Other: 1", "a/\xe9"])
+@pytest.mark.parametrize("answer", ["'a'", "(one for one in 'ab')"])
+def test_so_it_is_where_the_context_was_told(tmp_path: Path, kind: str, answer: str) -> None:
+    script = HEAD + (
+        "def transform_fn(model, data, kind, accept, context):\n"
+        f"    context.set_response_content_type(0, {kind!r})\n"
+        f"    return {answer}\n"
+    )
+    error = Rig(tmp_path, script).error()
+    assert (error.status, error.code) == (500, "handler_error")
+    assert f"has the content type {kind!r}" in error.message
+
+
+@pytest.mark.parametrize("accept", ["a\t/b", "a/b\x7f", "a\t/b, application/json"])
+def test_a_type_that_is_none_in_accept_is_no_wish(tmp_path: Path, accept: str) -> None:
+    assert Rig(tmp_path, READ).ask(accept=accept).content_type == JSON
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("header", ["a,b", '"a\nb",c', '\n"a",b', "1,2"])
+def test_a_header_that_the_type_says_is_no_record(tmp_path: Path, header: str, end: str) -> None:
+    script = HEAD + "def predict_fn(data, model): return data.reshape(-1)\n"
+    rig = Rig(tmp_path, script)
+    body = f"{header}{end}3,4{end}5,6{end}".encode()
+    assert json.loads(bytes(rig.ask(body, f"{CSV}; header=present").body)) == [3.0, 4.0, 5.0, 6.0]
+    assert json.loads(bytes(rig.ask(b"3,4\n5,6\n", f"{CSV}; header=absent").body)) == [3.0, 4.0, 5.0, 6.0]
+    assert rig.error(body, f"{CSV}; header=yes").status == 400
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/json;q=0", None),
+        ("*/*;q=0", None),
+        ("application/*;q=0, */*", None),
+        ("application/json;q=0, text/csv", CSV),
+        ("text/csv;q=0", JSON),
+        ("text/csv;q=0, */*", JSON),
+        ("text/csv;q=0, application/x-npy;q=0.1", NPY),
+        ("*/*;q=0, application/json", JSON),
+    ],
+)
+def test_a_type_that_the_client_does_not_take_is_not_sent(tmp_path: Path, accept: str, kind: str | None) -> None:
+    rig = Rig(tmp_path, READ)
+    if kind is None:
+        assert rig.error(accept=accept).status == 406
+    else:
+        assert rig.ask(accept=accept).content_type == kind

@@ -37,7 +37,7 @@ class Defaults:
             claims.take(json_cost(request.body))
             return self.of_json(json.loads(data))
         if kind == CSV:
-            return self.of_csv(str(data), csv_cost(request.body))
+            return self.of_csv(records_of(str(data), request.content_type), csv_cost(request.body))
         if kind == NPY:
             return self.of_array(toolkit.npy_to_numpy(bytes(request.body)))
         return self.of_other(request)
@@ -100,7 +100,7 @@ class EstimatorDefaults(Defaults):
         rows = sagemaker_containers.rows_of(text)
         if not rows:
             raise BadRequest("the CSV has no rows")
-        array: NDArray[Any] = float32(np.array(rows).astype(np.float64))
+        array: NDArray[Any] = float32(sagemaker_containers.texts_of(rows).astype(np.float64))
         return array
 
     def of_array(self, array: NDArray[Any]) -> Any:
@@ -168,10 +168,19 @@ def defaults_of(model: Any, device: str, own: bool) -> Defaults:
     return Defaults(device, own)
 
 
+def records_of(text: str, content_type: str) -> str:
+    """CSV without the header that its type may say it has. Raises BadRequest."""
+    if ";" not in content_type or codecs.header_of(content_type) != "present":
+        return text
+    for _, written, _ in codecs.split_rows(text):
+        return text[text.find(written) + len(written) :].lstrip("\r\n")
+    return text
+
+
 def as_numbers(value: Any) -> NDArray[np.float32] | None:
     """A number, or lists of numbers that make an array, in which null is not-a-number; None for anything else. Raises
     OverflowError for an integer that is none of float64, BadRequest for a number that float32 cannot hold."""
-    if value is None:
+    if value is None or toolkit.has_text(value):
         return None
     try:
         array = np.array(value)

@@ -317,6 +317,8 @@ def response_of(result: Any, call: Call, name: str) -> Response | StreamingRespo
             f"{name} gave a tuple of {', '.join(type(one).__name__ for one in result[:2])}; expected the answer, "
             f"or (answer, content type), and a content type is text"
         )
+    if content_type is not None and not (content_type.isascii() and content_type.isprintable()):
+        raise HandlerError(f"{name} gave the content type {content_type[:100]!r}; allowed: printable ASCII on one line")
     if is_pieces(body):
         return pieces_of(body, content_type, call)
     kind = content_type or call.content_type

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving import claims
 from serving.adapters import shims
@@ -40,15 +41,25 @@ def csv_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
     claims.take(csv_cost(as_bytes(string_like)))
     text = string_like if isinstance(string_like, str) else bytes(string_like).decode()
     try:
-        array = np.array(rows_of(text)).squeeze()
+        array = texts_of(rows_of(text)).squeeze()
     except (csv.Error, ValueError) as exc:
         raise ClientError(f"the CSV cannot be decoded: {exc}") from exc
+    if dtype is not None and np.dtype(dtype).kind in "SU":
+        claims.take(toolkit.texts_cost(array.reshape(-1).tolist()))
     try:
         return array.astype(np.float64 if dtype is None else dtype)
     except ValueError as exc:
         if dtype is not None:
             raise ClientError(f"the CSV has values that are no {dtype}: {exc}") from exc
-        return array
+    claims.take(toolkit.texts_cost(array.reshape(-1).tolist()))
+    return array.astype(str)
+
+
+def texts_of(rows: list[list[str]]) -> NDArray[Any]:
+    """Rows of texts as they are: numpy's own texts are each as long as the longest. Raises ValueError."""
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("its rows have different lengths")
+    return np.array(rows, dtype=object)
 
 
 def array_to_csv(array_like: Any) -> str:

@@ -19,11 +19,11 @@ from serving import claims, codecs
 from serving.adapters import shims
 from serving.adapters.toolkit import sagemaker_environment
 from serving.codecs.jsons import float32
-from serving.codecs.measuring import csv_cost, json_cost, npz_cost
+from serving.codecs.measuring import GLANCED, csv_cost, json_cost, npz_cost
 from serving.errors import BadRequest, ModelError
 from serving.model.names import is_hidden
 from serving.request import media_type
-from serving.weights import is_torchscript, load_torchscript
+from serving.weights import check_weights, is_torchscript, load_torchscript
 
 JSON, CSV, OCTET_STREAM, ANY = "application/json", "text/csv", "application/octet-stream", "*/*"
 NPY, NPZ = "application/x-npy", "application/x-npz"
@@ -56,12 +56,39 @@ def as_bytes(text: str | bytes) -> bytes:
 
 def json_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
     claims.take(json_cost(as_bytes(string_like)))
-    return np.array(json.loads(string_like), dtype=dtype)
+    value = json.loads(string_like)
+    claims.take(texts_cost(value))
+    return np.array(value, dtype=dtype)
+
+
+def has_text(value: Any) -> bool:
+    """Whether there is a text in lists within lists: of such numpy makes texts alone, each as long as the longest."""
+    if not isinstance(value, list):
+        return isinstance(value, str)
+    kinds = set(map(type, value))
+    return str in kinds or (list in kinds and any(map(has_text, value)))
+
+
+def texts_cost(value: Any) -> int:
+    """Bytes of the array that numpy makes of lists with texts in them; 0 without."""
+    if not has_text(value):
+        return 0
+    leaves: list[int] = []
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, list):
+            todo += one
+        else:
+            leaves.append(len(one) if isinstance(one, str) else 32)
+    return 4 * max(leaves) * len(leaves)
 
 
 def csv_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
     claims.take(csv_cost(as_bytes(string_like)))
     text = string_like if isinstance(string_like, str) else bytes(string_like).decode()
+    if len(text) >= GLANCED:
+        claims.take(texts_cost(text.replace("\n", ",").split(",")))
     return np.genfromtxt(io.StringIO(text), dtype=dtype, delimiter=",")
 
 
@@ -155,6 +182,7 @@ def default_model_fn(model_dir: Path, device: str) -> Any:
     if len(chosen) != 1:
         names = ", ".join(path.name for path in chosen) or "none"
         raise ModelError(f"without model_fn {model_dir} must hold model.pt or one *.pt or *.pth file; found {names}")
+    check_weights(chosen[0])
     if not is_torchscript(chosen[0]):
         raise ModelError(f"{chosen[0].name} is no TorchScript file: define model_fn to load it")
     return load_torchscript(chosen[0], device)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from serving import claims
 from serving.adapters import shims
+from serving.adapters.toolkit.sagemaker_containers import texts_of
 from serving.adapters.toolkit.sagemaker_environment import TrainingEnv
 from serving.adapters.toolkit.sagemaker_inference import CSV, UnsupportedFormatError, as_bytes
 from serving.codecs.measuring import csv_cost, json_cost
@@ -35,7 +36,7 @@ def csv_to_dmatrix(input: str | bytes, dtype: Any = None) -> Any:
         raise BadRequest("the CSV has no rows")
     delimiter = next((one for one in DELIMITERS if one in lines[0]), ",")
     rows = [[cell.strip().strip('"') or "nan" for cell in line.split(delimiter)] for line in lines]
-    return matrix(np.array(rows).astype(dtype or np.float64))
+    return matrix(texts_of(rows).astype(dtype or np.float64))
 
 
 def libsvm_to_dmatrix(string_like: str | bytes) -> Any:

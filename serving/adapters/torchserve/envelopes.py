@@ -16,6 +16,7 @@ import numpy as np
 
 from serving.adapters.context import Context
 from serving.errors import BadRequest, ModelError, ServingError
+from serving.usercode import origin
 
 Handle = Callable[[Any, Context], Any]
 NUMPY = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64"}
@@ -41,7 +42,7 @@ class BaseEnvelope(abc.ABC):
         except ServingError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
-            raise BadRequest(f"the body does not fit {type(self).__name__}: {type(exc).__name__}: {exc}") from exc
+            raise BadRequest(f"the body does not fit {type(self).__name__}: {origin.words(exc)}") from exc
 
     @abc.abstractmethod
     def parse_input(self, data: Any) -> Any: ...

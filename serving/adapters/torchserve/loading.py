@@ -11,7 +11,7 @@ import torch
 from serving.adapters.torchserve.entry import import_file
 from serving.errors import ModelError
 from serving.system import log
-from serving.weights import ALLOW, is_torchscript, load_exported, load_torchscript
+from serving.weights import ALLOW, check_weights, is_torchscript, load_exported, load_torchscript
 from serving.weights.packages import is_package, load_package
 from serving.weights.statedict import is_mappable
 
@@ -20,12 +20,13 @@ def load_model(path: Path | None, device: str, allow_pickle: bool) -> Any:
     """A model that needs no code of its own, by its suffix. Raises ModelError."""
     if path is None:
         raise ModelError("the manifest names neither serializedFile nor modelFile, so that there is no model to load")
+    if path.suffix not in (".pt", ".pth", ".pt2"):
+        raise ModelError(f"serializedFile is {path.name}; the built-in handlers load .pt, .pth and .pt2 alone")
+    check_weights(path)
     if path.suffix == ".pt2" and is_package(path):
         return load_package(path, device, allow_pickle)
     if path.suffix == ".pt2":
         return load_exported(path, allow_pickle).module().to(device)
-    if path.suffix not in (".pt", ".pth"):
-        raise ModelError(f"serializedFile is {path.name}; the built-in handlers load .pt, .pth and .pt2 alone")
     if not is_torchscript(path):
         raise ModelError(f"{path.name} is no TorchScript file; for a state dict the manifest must name a modelFile")
     return load_torchscript(path, device)
@@ -46,6 +47,7 @@ def load_eager(script: Path, weights: Path | None, device: str, allow_pickle: bo
 
 def load_pickled(path: Path, device: str, allow_pickle: bool) -> Any:
     """What ``torch.save`` wrote. Raises ModelError for more than tensors and plain values, unless it is allowed."""
+    check_weights(path)
     try:
         return torch.load(path, map_location=device, weights_only=not allow_pickle, mmap=is_mappable(path))
     except pickle.UnpicklingError as exc:

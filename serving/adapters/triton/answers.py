@@ -13,9 +13,12 @@ from serving.adapters.triton.config import TritonConfig
 from serving.errors import BadRequest, CodedError
 from serving.http.open_inference import binary_type
 from serving.request import Response
+from serving.system import log
 from triton_python_backend_utils import wire
+from triton_python_backend_utils.dtypes import wire_name
 from triton_python_backend_utils.errors import ErrorCode
 
+WARNINGS = 100  # at most, of outputs that are not as declared
 JSON = "application/json"
 JSON_LINES = "application/jsonlines"
 EVENTS = "text/event-stream"
@@ -35,6 +38,8 @@ class Answers:
     def __init__(self, config: TritonConfig, version: str) -> None:
         self._config = config
         self._version = version
+        self._declared = {one.name: wire_name(one.data_type) for one in config.output}
+        self._warned: set[tuple[str, str]] = set()
 
     def whole(self, call: Call, response: pb_utils.InferenceResponse) -> Response:
         """Raises CodedError for a response with an error."""
@@ -57,6 +62,8 @@ class Answers:
 
     def _message(self, call: Call, response: pb_utils.InferenceResponse) -> tuple[dict[str, Any], list[bytes]]:
         there = response.output_tensors()
+        if self._declared:
+            self._compare({one.name(): one._datatype for one in there}, call)
         tensors = [self._outward(one, call) for one in there if not call.wanted or one.name() in call.wanted]
         try:
             entries, chunks = wire.write_tensors(tensors, call.is_binary)
@@ -69,6 +76,25 @@ class Answers:
         if parameters:
             header["parameters"] = parameters
         return {**header, "outputs": entries}, chunks
+
+    def _compare(self, given: dict[str, str], call: Call) -> None:
+        """Warn once of each output that is not what the configuration declares. Triton answers all the same: with the
+        type that the model gives, without an output that is not declared."""
+        for name, kind in given.items():
+            declared = self._declared.get(name)
+            if declared is None:
+                self._warn(name, "the model gives an output that its configuration does not declare; it is left out")
+            elif declared not in (kind, "INVALID"):
+                self._warn(name, f"the model gives {kind} for an output that its configuration declares as {declared}")
+        if not self._config.is_decoupled:  # of many responses each may have its own
+            for name in call.wanted:
+                if name not in given:
+                    self._warn(name, "the model gives no tensor for an output that its configuration declares")
+
+    def _warn(self, name: str, message: str) -> None:
+        if (name, message) not in self._warned and len(self._warned) < WARNINGS:
+            self._warned.add((name, message))
+            log.warning(message, output=name, model=self._config.name)
 
     def _outward(self, tensor: pb_utils.Tensor, call: Call) -> pb_utils.Tensor:
         """The tensor in the shape that the configuration promises to clients."""

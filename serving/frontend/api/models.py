@@ -89,7 +89,8 @@ def guarded(endpoint: Endpoint) -> Endpoint:
 
 def refusal(error: ServingError, request_id: str) -> HttpResponse:
     log.info("a call of the multi-model API failed", request_id=request_id, code=error.code, error=str(error))
-    headers = {"retry-after": str(getattr(error, "retry_after", 1))} if error.status == 503 else None
+    seconds = errors.seconds_to_wait(error)
+    headers = {"retry-after": str(seconds)} if seconds else None
     return HttpResponse(errors.body(error, request_id), error.status, headers, JSON)
 
 

@@ -37,7 +37,7 @@ from serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
-from serving.frontend.answers import JSON, Answers, log_error
+from serving.frontend.answers import JSON, Answers, log_error, retry_after
 from serving.frontend.api import tritonwords
 from serving.frontend.api.models import GRACE, UNLOAD_TIME
 from serving.frontend.bodies import Bodies, Held
@@ -125,10 +125,8 @@ class OpenInference:
 
     async def _send_error(self, send: Send, error: ServingError, request_id: str) -> None:
         log_error(error, request_id)
-        extra: Headers = []
-        if error.status == 503:
-            extra.append((b"retry-after", str(getattr(error, "retry_after", 1)).encode()))
-        await self._answers.send_body(send, error.status, JSON, msgspec.json.encode({"error": error.message}), extra)
+        body = msgspec.json.encode({"error": error.message})
+        await self._answers.send_body(send, error.status, JSON, body, retry_after(error))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         path = scope["path"]

@@ -10,13 +10,13 @@ import httptools
 
 from serving.errors import BadRequest, CodedError, HeadTooLarge
 from serving.frontend.http.headers import Headers
+from serving.frontend.http.refusal import fault
 
 MAX_HEAD = 64 * 1024  # bytes of request line and headers; of trailers, too
 MAX_FIELDS = 1000  # headers of one request
 END = b"\r\n\r\n"
 LAST = b"\n"
 OVERLAP = len(END) - 1
-NO_REQUEST = "this is not an HTTP request"
 DIGITS = 18  # of a Content-Length
 TELLING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 
@@ -61,10 +61,10 @@ class Head:
                 parser.feed_data(LAST)
         except httptools.HttpParserUpgrade:
             pass  # it comes with the last byte; who reads on looks at it
-        except httptools.HttpParserError:
-            raise BadRequest(NO_REQUEST) from None
+        except httptools.HttpParserError as exc:
+            raise BadRequest(fault(exc, data[at:])) from None
         if is_ahead or self.is_complete is not (last >= 0):
-            raise BadRequest(NO_REQUEST)
+            raise BadRequest(fault(None, data[at:]))
         if last < 0:
             self._tail = (self._tail + data[max(at, stop - OVERLAP) :])[-OVERLAP:]
         else:

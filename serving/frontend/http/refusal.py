@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving import errors
@@ -12,6 +13,33 @@ from serving.frontend.answers import JSON, log_error
 from serving.frontend.http.headers import Headers, request_id_header
 
 INFERENCE_ID = b"x-amzn-sagemaker-inference-id"
+TLS = b"\x16"  # the first byte of a TLS connection
+PREFACE = b"PRI * HTTP/2"  # with which HTTP/2 begins without having asked
+CUT = "the lines of a head end with CR LF, and the empty line that ends it is the first one"
+NAME = "a header is not a name, a colon right behind it, and a value"
+VALUE = "a header's value has a control character"
+LINES = "a line of the head does not end with CR LF"
+LENGTH = "Content-Length must be one number"
+ENCODING = "of transfer encodings only chunked is supported, once and last"
+# The parser's own reasons, in plain words. Nothing but the words depends on them.
+WORDS = {
+    "Expected HTTP/, RTSP/ or ICE/": "the request line is not a method, a target without blanks, and HTTP/1.1",
+    "Invalid HTTP version": "the request line says a version of HTTP that is not spoken here; known: 1.1, 1.0",
+    "Invalid header token": NAME,
+    "Invalid header value char": VALUE,
+    "Unexpected whitespace after header value": "a header goes on in a second line, which is not allowed any more",
+    "Expected CRLF after version": LINES,
+    "Missing expected CR after header value": LINES,
+    "Missing expected LF after header value": LINES,
+    "Invalid character in Content-Length": LENGTH,
+    "Content-Length overflow": LENGTH,
+    "Empty Content-Length": LENGTH,
+    "Duplicate Content-Length": LENGTH,
+    "Transfer-Encoding can't be present with Content-Length": "the length of the body is said in two ways",
+    "Content-Length can't be present with Transfer-Encoding": "the length of the body is said in two ways",
+    "Request has invalid `Transfer-Encoding`": ENCODING,
+    "Invalid `Transfer-Encoding` header value": ENCODING,
+}
 
 
 def refusal(error: ServingError, headers: Headers, defaults: Headers) -> bytes:
@@ -31,3 +59,19 @@ def refusal(error: ServingError, headers: Headers, defaults: Headers) -> bytes:
         (b"connection", b"close"),
     ]
     return STATUS_LINE[error.status] + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n" + body
+
+
+def fault(exc: httptools.HttpParserError | None, data: bytes) -> str:
+    """What is wrong; None where the parser sees another end than there is. ``data`` is what it was given last."""
+    if data.startswith(PREFACE):
+        return "this is HTTP/2; the server speaks HTTP/1.1 here"
+    if exc is None:
+        return CUT
+    if isinstance(exc, httptools.HttpParserInvalidMethodError):
+        if data.startswith(TLS):
+            return "this is TLS; the server speaks plain HTTP here"
+        return "the request does not begin with a method of HTTP"
+    if isinstance(exc, httptools.HttpParserInvalidURLError):
+        return "the target in the request line is no path or URL"
+    said = str(exc)
+    return WORDS.get(said, f"the head of the request cannot be read: {said[:100]}")

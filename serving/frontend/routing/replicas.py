@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from serving.errors import CodedError, ModelFailed, ModelNotLoaded, QueueFull, SessionLost
+from serving.errors import CodedError, ModelBroken, ModelNotLoaded, QueueFull, SessionLost
 from serving.frontend.routing import router
 from serving.frontend.routing.connection import Connection
 from serving.frontend.supervisor import SupervisorLink
@@ -129,7 +129,7 @@ class Replicas:
                 free = [one for one in usable if not one.holds_others] if alone else usable
                 return self._choose(free or usable, placement, accepted)
             if placement.failed is not None:
-                raise ModelFailed(f"the model is not served: {placement.failed}")
+                raise ModelBroken(f"the model is not served: {placement.failed}")
             await view.change(accepted)
             if view.problem is not None:
                 raise view.problem.error()

@@ -155,8 +155,8 @@ def unpack(
         raise Refused(f"{name} takes more memory to read than an archive may") from None
     except BROKEN as exc:
         # A loop of links is told with the whole path.
-        told = str(exc).replace(str(folder), "") or type(exc).__name__
-        raise Refused(f"{name} is damaged or no archive: {type(exc).__name__}: {told}") from exc
+        told = str(exc).replace(str(folder), "") or "it ends too early"
+        raise Refused(f"{name} is damaged or no archive: {told}") from exc
     except OSError as exc:
         if exc.errno in MACHINE:
             raise

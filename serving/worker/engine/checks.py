@@ -56,7 +56,12 @@ def sound_stream(response: StreamingResponse) -> StreamingResponse:
 
 
 def check_head(status: int, content_type: str, custom_attributes: str | None) -> None:
+    """Raises HandlerError. What a header cannot hold would be another type, or a header more."""
     if not isinstance(status, int) or not 200 <= status <= 599:
         raise HandlerError(f"the handler's response has status {status!r}; allowed: 200 to 599")
     if not isinstance(content_type, str) or not isinstance(custom_attributes, TEXT):
         raise HandlerError("content type and custom attributes of a response are text")
+    if not (content_type.isascii() and content_type.isprintable()):
+        raise HandlerError(
+            f"the handler's response has the content type {content_type[:100]!r}; allowed: printable ASCII on one line"
+        )

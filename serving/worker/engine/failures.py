@@ -58,7 +58,7 @@ def decode_error(item: Item, exc: BaseException) -> ServingError:
             trace_id=request.trace_id,
             error=describe(exc),
         )
-        return BadRequest(f"the request could not be decoded: {origin.told(exc) if _shows else describe(exc)}")
+        return BadRequest(f"the request could not be decoded: {origin.told(exc) if _shows else origin.words(exc)}")
     if error.status >= 500 and not isinstance(error, Unavailable):
         report(item, exc)
     return detailed(error) if _shows else error

@@ -76,6 +76,8 @@ def split(request: Request, has_header: HasHeader = lambda fields: False) -> tup
     text = codecs.decode_text(request.body, request.content_type)
     try:
         rows = [written or '""' for _, written, _ in codecs.split_rows(text)]
+    except codecs.RowsUnclear:
+        raise
     except BadRequest:  # of one record, as will be seen; lines that end within quotes cannot be told then
         rows = [line for line in text.splitlines() if line.strip()]
     claims.give(cost)

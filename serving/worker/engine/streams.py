@@ -25,6 +25,7 @@ from serving.ipc.flow import Flow, cost
 from serving.request import Body, Piece, Pieces, Request, Response, StreamingResponse
 from serving.system import log
 from serving.worker.batching.batcher import Batcher, Item
+from serving.worker.engine.checks import check_head
 from serving.worker.engine.failures import expired, forget, predict_error
 from serving.worker.engine.loop import UserLoop
 from serving.worker.engine.stamps import Stamps
@@ -112,6 +113,7 @@ class Stream:
     def _begin(self, body: bytes, usual: str) -> Begin:
         answer = self.response if self.response.late is None else self.response.late()
         kind = answer.content_type or concrete(self.item.request.accept) or usual
+        check_head(answer.status, kind, answer.custom_attributes)
         return Begin(Response(body, kind, answer.status, answer.custom_attributes))
 
     def let_go(self) -> None:

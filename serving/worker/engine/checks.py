@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 
 from serving.errors import HandlerError, SessionTooLarge
+from serving.http.media import CSV, JSON, JSON_LINES, NPY, NPZ, RAW, TEXT
 from serving.request import BODILESS, Response, StreamingResponse
 from serving.session import Session, size_of
 
+USUAL = frozenset((JSON, *JSON_LINES, CSV, NPY, NPZ, RAW, *TEXT))
 BYTES = (bytes, bytearray)
-TEXT = (str, type(None))
+MAYBE_TEXT = (str, type(None))
 
 
 def check_size(session: Session, limit: int) -> None:
@@ -28,7 +30,7 @@ def sound(response: Response) -> Response:
     if (
         type(response.body) is bytes
         and response.status == 200
-        and type(response.content_type) is str
+        and response.content_type in USUAL
         and response.custom_attributes is None
     ):
         return response  # as nearly all are
@@ -59,7 +61,7 @@ def check_head(status: int, content_type: str, custom_attributes: str | None) ->
     """Raises HandlerError. What a header cannot hold would be another type, or a header more."""
     if not isinstance(status, int) or not 200 <= status <= 599:
         raise HandlerError(f"the handler's response has status {status!r}; allowed: 200 to 599")
-    if not isinstance(content_type, str) or not isinstance(custom_attributes, TEXT):
+    if not isinstance(content_type, str) or not isinstance(custom_attributes, MAYBE_TEXT):
         raise HandlerError("content type and custom attributes of a response are text")
     if not (content_type.isascii() and content_type.isprintable()):
         raise HandlerError(

@@ -1,4 +1,4 @@
-"""Request and Response: what a handler gets and gives. Frozen; a body is bytes-like and never parsed here."""
+"""Request and Response: a handler's input and output. Frozen; a body is bytes-like and never parsed here."""
 
 from __future__ import annotations
 

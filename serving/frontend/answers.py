@@ -52,6 +52,8 @@ class Whole(NamedTuple):
 
 
 class Answers:
+    """Sends the responses of one HTTP worker, whole or streamed."""
+
     def __init__(self, config: Config, board: Scoreboard) -> None:
         self._echo = config.echo_attributes
         self._idle = config.stream_idle_timeout
@@ -86,7 +88,7 @@ class Answers:
     def with_body(self, status: int, content_type: str, body: Body, extra: Headers) -> Whole:
         headers = [(b"content-type", header_value(content_type))]
         if status in BODILESS:
-            body = b""  # what followed would be read as the beginning of the next answer
+            body = b""  # a body would be read as the beginning of the next response
         else:
             headers.append((b"content-length", str(len(body)).encode()))
         headers += extra
@@ -119,7 +121,7 @@ class Answers:
             body = b""
         await send({"type": "http.response.body", "body": body})
 
-    # In pieces.
+    # Streamed responses.
 
     async def stream(
         self,

@@ -75,6 +75,8 @@ class Ask:
 
 
 class App:
+    """The ASGI application of one HTTP worker."""
+
     def __init__(self, config: Config, runtime: Runtime, board: Scoreboard) -> None:
         self._local = LocalRuntime(self, config.local_input, config.local_output) if config.local else None
         self._many = config.many

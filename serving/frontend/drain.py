@@ -10,7 +10,7 @@ from types import FrameType
 from uvicorn.config import Config
 from uvicorn.server import Server
 
-LOOK = 0.05  # seconds between looks at whether all is answered
+LOOK = 0.05  # seconds between checks whether all requests are answered
 LAST_WORDS = 0.5  # seconds to send the last responses
 
 
@@ -30,7 +30,7 @@ class HttpServer(Server):
         self._seconds = seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.should_exit = True  # a second one changes nothing, and none is raised again at the end
+        self.should_exit = True  # a second signal changes nothing, and none is raised again at the end
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:

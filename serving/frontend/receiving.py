@@ -17,7 +17,7 @@ Answer = TypeVar("Answer")
 
 
 class ClientGone(Exception):
-    """The client closed the connection before it had its answer."""
+    """The client closed the connection before it had its response."""
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int, deadline: Deadline, held: Held) -> bytes:

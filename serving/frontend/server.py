@@ -38,6 +38,8 @@ STALLED = 30  # seconds without a heartbeat after which the master replaces an H
 
 
 class HttpWorker(UvicornWorker):  # type: ignore[misc]
+    """Uvicorn's worker, which drains before it ends."""
+
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
         "lifespan": "on",
@@ -99,6 +101,8 @@ class QuietLogger(Logger):  # type: ignore[misc]
 
 
 class HttpMaster(BaseApplication):  # type: ignore[misc]
+    """Gunicorn's application: the settings of the master and the app of its workers."""
+
     def __init__(self, config: Config, listener_fd: int, app: App) -> None:
         self._config = config
         # Duplicated once, here: a SIGHUP reads the settings again when the descriptor is already closed.

@@ -1,4 +1,4 @@
-"""SupervisorLink: this HTTP worker's one connection to the supervisor."""
+"""SupervisorLink: the connection of this HTTP worker to the supervisor."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ class SupervisorLink:
         self.say(Locate(model, load, until))
 
     async def ask(self, make: Callable[[int], Ask], seconds: float) -> Answer:
-        """Send ``make(id)`` and return the supervisor's answer. Raises the ServingError in it, or Unavailable after
-        ``seconds``.
-        """
+        """Send ``make(id)`` and return the answer. Raises the ServingError in it, or Unavailable after ``seconds``."""
         id = next(self._ids)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[id] = future

@@ -47,7 +47,7 @@ class Channel(asyncio.BufferedProtocol):
         self._lock = threading.Lock()  # held by the thread that writes to the socket
         self._fd = -1
         self.brings_much = False
-        """Whether what ``read_now`` read last was much, or a part of it, so that the other side may wait for room."""
+        """Whether the last ``read_now`` read much, or part of a large body: the other side may wait for room."""
 
     @property
     def is_open(self) -> bool:

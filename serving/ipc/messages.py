@@ -39,7 +39,7 @@ class Problem(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FrontendHello(msgspec.Struct, frozen=True, tag="frontend-hello"):
-    """HTTP worker → supervisor, first on its control connection."""
+    """HTTP worker → supervisor: the first message on its control connection."""
 
     pid: int
 
@@ -235,7 +235,7 @@ class Forked(msgspec.Struct, frozen=True, tag="forked"):
 
 
 class WorkerHello(msgspec.Struct, frozen=True, tag="worker-hello"):
-    """Model worker → supervisor, first on its control connection."""
+    """Model worker → supervisor: the first message on its control connection."""
 
     row: int
     epoch: int

@@ -46,6 +46,8 @@ KINDS = frozenset(int(kind) for kind in Kind)
 
 
 class Frame(msgspec.Struct, frozen=True):
+    """One frame. ``kind`` is a Kind, ``id`` its request or stream; the kind decides how ``head`` is encoded."""
+
     kind: int
     id: int
     head: bytes

@@ -105,7 +105,7 @@ class Catalog:
         """End all unpacking."""
         self._unpacker.close()
 
-    # What HTTP workers ask.
+    # Requests of HTTP workers.
 
     def locate(self, message: Locate) -> Placement | None:
         """Return where a model is; None where that will be told later."""

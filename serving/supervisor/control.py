@@ -54,6 +54,8 @@ class Desk(Protocol):
 
 
 class Control:
+    """The control socket, with the connections of HTTP workers and model workers."""
+
     def __init__(self, runtime: Runtime, board: Scoreboard, desk: Desk) -> None:
         self._runtime = runtime
         self._board = board

@@ -97,6 +97,8 @@ def refusal(error: ServingError, request_id: str) -> HttpResponse:
 
 
 class ModelsApi:
+    """The endpoints of the multi-model API, which pass each call to the supervisor."""
+
     def __init__(self, link: SupervisorLink, load_timeout: float, body_timeout: float) -> None:
         self._link = link
         self._body_time = body_timeout

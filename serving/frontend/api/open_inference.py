@@ -82,6 +82,8 @@ READY_TIME = 5.0  # seconds for a model to answer whether it is ready
 
 
 class OpenInference:
+    """The ASGI application for the paths below ``/v2``."""
+
     def __init__(
         self,
         config: Config,

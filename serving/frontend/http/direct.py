@@ -43,6 +43,8 @@ PING_LINES = b"content-type: application/json\r\ncontent-length: "
 
 
 class Direct:
+    """The state that all connections of one HTTP worker share for plain invocations."""
+
     def __init__(
         self,
         config: Config,

@@ -50,7 +50,7 @@ class DirectProtocol(HttpProtocol):
         if self._current is not None:
             self._current.give_up()
 
-    # What comes.
+    # Reading.
 
     def _start(self, head: Head) -> None:
         if not head.is_foreign and (head.version == "1.1" or (head.keep_alive and not head.closes)):

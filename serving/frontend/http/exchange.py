@@ -130,7 +130,7 @@ class Exchange(msgspec.Struct, eq=False):
         except ServingError as error:
             self.fail(error)
 
-    # What comes back, once.
+    # The replica's reply: one of these, once.
 
     def on_reply(self, head: bytes, body: Body) -> None:
         self._connection = None

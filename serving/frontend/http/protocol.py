@@ -71,7 +71,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.sending.end()
         super().connection_lost(exc)
 
-    # What comes.
+    # Reading.
 
     def data_received(self, data: bytes) -> None:
         if self._unread:
@@ -186,7 +186,7 @@ class HttpProtocol(HttpToolsProtocol):
         if rest:
             protocol.data_received(rest)
 
-    # The end of what comes.
+    # The client's end of file.
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Handle the client's end of file: it sends no more, but may still read."""
@@ -259,7 +259,7 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    # What leaves.
+    # After a response, and writing.
 
     def on_response_complete(self) -> None:
         self.flow.resume_reading()
@@ -327,7 +327,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._unread or self._has_eof:
             self.loop.call_soon(self._read_on)
 
-    # What the ASGI application may do to the connection beyond answering.
+    # Extensions for the ASGI application.
 
     def extensions(self, cycle: RequestResponseCycle) -> dict[str, Any]:
         return {

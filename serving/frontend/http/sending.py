@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from serving.request import Body
 
-BEGINNING = b"HTTP/1.1 "  # of every answer
+BEGINNING = b"HTTP/1.1 "  # the first bytes of every response
 
 
 class Sending:

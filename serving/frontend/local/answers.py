@@ -18,7 +18,7 @@ PASSED = {
     b"x-amzn-sagemaker-closed-session-id",
 }
 TIMED_OUT = "Your invocation timed out while waiting for a response from container"
-CRASHED = "Internal Server Error"  # what an HTTP server says for an application that raised
+CRASHED = "Internal Server Error"  # an HTTP server's response for an application that raised
 
 
 class ModelErrorBody(msgspec.Struct, rename="pascal"):

@@ -98,6 +98,6 @@ def stream_headers(headers: Headers) -> Headers:
 
 
 def check_session(sagemaker: dict[str, str]) -> None:
-    """Raises BadRequest for a new session: a response of this operation has no place for its id."""
+    """Refuse a new session, since a response of this operation has no place for its id. Raises BadRequest."""
     if sagemaker.get("session-id") == NEW_SESSION:
         raise BadRequest(f"SessionId is {NEW_SESSION!r}; allowed: the id of an open session")

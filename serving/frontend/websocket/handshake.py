@@ -31,7 +31,7 @@ def open_handshake(framing: Framing, head: bytes) -> Response:
         response = framing.accept(request)
         if response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS:
             return response
-    framing.data_to_send()  # the library's own refusal
+    framing.data_to_send()  # drops the library's own refusal
     raise refusal(framing.handshake_exc)
 
 

@@ -41,7 +41,9 @@ NOTHING = memoryview(b"")
 
 
 class Stage(Enum):
-    """What the app may do. CLOSED can follow every other stage, and nothing follows it."""
+    """The stages of a connection, which decide what the app may do. CLOSED can follow every other stage, and none
+    follows it.
+    """
 
     CONNECTING = "before it is accepted"
     REFUSING = "within its refusal"
@@ -50,11 +52,13 @@ class Stage(Enum):
 
 
 class WebSocketProtocol(asyncio.Protocol):
+    """One WebSocket connection, from the head of its request to its end."""
+
     max_message: ClassVar[int] = 16 * 1024 * 1024  # bytes of a client's message, its fragments together
     handshake_time: ClassVar[float] = 30.0  # seconds in which the app accepts or refuses
     close_time: ClassVar[float] = 5.0  # seconds from an end by either side until the connection is cut
     read_time: ClassVar[float] = READ_TIME
-    bodies: ClassVar[Bodies] = Bodies(sys.maxsize)  # what large messages count against
+    bodies: ClassVar[Bodies] = Bodies(sys.maxsize)  # the memory that large messages are counted against
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         self._config = config

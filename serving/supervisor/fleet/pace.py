@@ -11,7 +11,7 @@ from serving.supervisor.fleet.overrun import KILL_GRACE
 from serving.supervisor.fleet.replica import Served, Stage, Status
 
 TICK = 0.02  # seconds between looks while something is about to happen
-REST = 0.1  # while nothing is
+REST = 0.1  # seconds between looks otherwise
 
 
 def pause(models: Iterable[Served], now: float) -> float:

@@ -52,7 +52,7 @@ NEXT = {
 
 
 class Owner(enum.Enum):
-    """The one who asked for a model, and so may unload it."""
+    """The origin of a model's load, which decides who may unload the model."""
 
     START = "start"  # the one model of a single-model server
     STORE = "store"  # a client's TargetModel

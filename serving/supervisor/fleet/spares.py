@@ -73,7 +73,7 @@ class Spares:
         self._device_memory: dict[str, int] = {}
         self._closed = False
 
-    # What there is.
+    # Lookups.
 
     def __len__(self) -> int:
         return len(self._all)
@@ -101,7 +101,7 @@ class Spares:
         """Return the bytes of a GPU that a process takes without a model, as measured where there was a spare."""
         return max(self._device_memory.values(), default=CONTEXT)
 
-    # What is wanted.
+    # The wanted number, starts and ends.
 
     def want(self, wanted: Mapping[str, int]) -> None:
         self._wanted = dict(wanted)

@@ -66,7 +66,7 @@ class WarmTier:
         self._all: list[Parked] = []
         self._closed = False
 
-    # What there is.
+    # Lookups.
 
     def __len__(self) -> int:
         return len(self._all)

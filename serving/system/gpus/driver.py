@@ -32,6 +32,8 @@ class Xid:
 
 
 class Driver(Protocol):
+    """The driver of this machine's GPUs."""
+
     def gpus(self) -> list[Gpu]:
         """Return the GPUs that are there now, with their memory. A lost one is left out; the others keep their
         names.

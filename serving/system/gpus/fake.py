@@ -19,7 +19,7 @@ class FakeGpus:
         self._lost: set[str] = set()
         self.closed = False
 
-    # What a test does.
+    # For tests.
 
     def hold(self, gpu: str, pid: int, size: int) -> None:
         """Set the bytes that a process holds on a GPU; 0 means that the process is gone."""
@@ -37,7 +37,7 @@ class FakeGpus:
     def _free(self, gpu: str) -> int:
         return self._sizes[gpu] - sum(self._held[gpu].values())
 
-    # What a driver does.
+    # The driver's methods.
 
     def gpus(self) -> list[Gpu]:
         names = [name for name in self._sizes if name not in self._lost]

@@ -1,8 +1,8 @@
 """Bodies: the memory of an HTTP worker that large bodies take, and which request is ended first when none is left.
 
-Counted are bytes in memory: of a request what has arrived, of a response what its client has yet to read, of a
-WebSocket the messages until the handler takes them. A request's body is held twice until it is answered: here, so that
-it survives the death of a replica, and in the replica.
+Only bytes in memory count: of a request what has arrived, of a response what its client has yet to read, of a WebSocket
+the messages until the handler takes them. A request's body is held twice until it is answered: here, so that it
+survives the death of a replica, and in the replica.
 """
 
 from __future__ import annotations

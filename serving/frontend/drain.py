@@ -45,7 +45,9 @@ class HttpServer(Server):
         await super().shutdown(sockets)
 
     async def _settles(self, seconds: float, must_end: Callable[[], bool]) -> bool:
-        """Wait for all requests to be answered. Returns False if ``seconds`` pass or ``must_end`` says so before."""
+        """Wait until all requests are answered. Returns False if ``seconds`` pass or ``must_end`` returns true before
+        that.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while self._in_flight():

@@ -1,4 +1,4 @@
-"""Absence: the detection of clients that have disconnected, both of those that send no more and of those not read from.
+"""Absence: detects clients that have disconnected, also while nothing is read from them.
 
 A client that has disconnected and one that only shut down its sending side look the same: an end of file. The
 difference shows when something is sent: a disconnected client resets the connection. So the first bytes of the

@@ -35,8 +35,8 @@ class Exchange(msgspec.Struct, eq=False):
     """One request on ``protocol``, the connection, which treats it like one of uvicorn's cycles.
 
     It is settled once: answered, passed to ASGI, or abandoned by its client. ``arrival`` and ``expires`` are instants,
-    ``timeout`` is in seconds. ``headers`` are the names of those that the handler asks for. ``length`` is the
-    Content-Length in bytes, 0 where there is none. ``reader`` reads the rest of a large body. ``is_leaving``: the
+    ``timeout`` is in seconds. ``headers`` are the names of the request headers that the handler asks for. ``length`` is
+    the Content-Length in bytes, 0 where there is none. ``reader`` reads the rest of a large body. ``is_leaving``: the
     response is written, and the client has yet to read it.
     """
 

@@ -14,9 +14,7 @@ LINGER_BYTES = 128 * 1024 * 1024  # a whole body of the default limit
 
 
 class Lingering(asyncio.Protocol):
-    """Takes the connection over from ``protocol``, which is told only of its end, and when writing pauses and
-    resumes.
-    """
+    """Takes the connection over from ``protocol``, which learns only of its end, and of pauses in writing."""
 
     def __init__(
         self, protocol: asyncio.Protocol, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop

@@ -54,7 +54,7 @@ class Call:
             self.settle(Ending.COMPLETE)
 
     def cut(self, code: str) -> None:
-        """End the call as a connection that the container closes because of ``code``."""
+        """End the call: the container closes its connection because of ``code``."""
         self.cut_code = code
         self.settle(Ending.CUT)
 

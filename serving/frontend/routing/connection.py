@@ -47,8 +47,8 @@ class Waiter(Protocol):
 
 
 class Call(NamedTuple):
-    """One request and the future of its reply. ``disown`` tells the replica that nobody takes the reply to request
-    ``id``.
+    """One request and the future of its reply. ``disown`` tells the replica that a reply is not taken, by the request's
+    id.
     """
 
     id: int

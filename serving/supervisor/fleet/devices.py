@@ -31,7 +31,7 @@ class Look:
 
 
 class Remains(NamedTuple):
-    """A dead worker whose memory may not be released; ``was_seen``: the driver listed its pid as known here."""
+    """A dead worker whose memory may still be held; ``was_seen``: the driver had listed its pid before."""
 
     ended: float
     was_seen: bool

@@ -1,4 +1,4 @@
-"""Conventions: which handler serves a model folder, by the files in it, and what its convention says of how."""
+"""Conventions: the handler of a model folder, chosen by its files, and the settings of its convention."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KNOWN = ("serving.toml", "code", PROPERTIES, "model.py", TRITON_FILE, FOLDER)
 
 
 class Choice(NamedTuple):
-    """Which handler serves a folder, and what the folder's convention says of how; None where it says nothing."""
+    """The handler of a folder, and the settings of its convention; None for each one not set."""
 
     handler: str
     options: Mapping[str, Any] = MappingProxyType({})
@@ -49,7 +49,7 @@ class Choice(NamedTuple):
 
 
 def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -> Choice:
-    """Raises ModelError where no convention fits."""
+    """Choose the handler of a model folder. Raises ModelError where no convention fits."""
     if settings.handler is not None:
         return Choice(settings.handler)
     script = code / config.program
@@ -77,8 +77,10 @@ def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -
 
 
 def sizes(settings: Settings, config: Config) -> dict[str, bool]:
-    """Of a toolkit's batches: has somebody chosen their size, and are they to be stacked? The toolkits' own variable
-    never meant that: there each request of a batch runs alone."""
+    """Return whether a toolkit script's batch size was chosen, and whether batches are stacked.
+
+    The toolkits' own variable does not mean stacking: with it each request of a batch runs alone.
+    """
     chosen = config.batch_size is not None
     theirs = config.sources["batch_size"].startswith("environment SAGEMAKER_")
     in_file = settings.batch.max_size is not None
@@ -106,7 +108,7 @@ def choose_djl(root: Path, config: Config) -> Choice:
 
 
 def with_wishes(settings: Settings, wishes: Wishes, root: Path) -> Settings:
-    """What a TorchServe model asks for, where ``serving.toml`` does not say otherwise."""
+    """Add a TorchServe model's wishes where ``serving.toml`` does not set them."""
     for note in wishes.notes:
         log.warning("of a TorchServe model's configuration", model_dir=str(root), note=note)
     given = settings.batch
@@ -126,7 +128,9 @@ def with_wishes(settings: Settings, wishes: Wishes, root: Path) -> Settings:
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder of the store is a model, not a folder of models. The platform puts each one below ``model/``."""
+    """Return whether a folder of the store is a model, not a folder of models. The platform puts
+    each below ``model/``.
+    """
     try:
         entries = list(folder.iterdir())
     except OSError:

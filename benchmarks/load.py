@@ -43,8 +43,9 @@ PATIENCE = 10.0  # seconds for the last answers
 
 
 class Exchange(NamedTuple):
-    """One request and its check. ``request`` is a whole HTTP request; ``expect``, if given, must occur in the answer's
-    body.
+    """One request and its check.
+
+    ``request`` is a whole HTTP request; ``expect``, if given, must occur in the answer's body.
     """
 
     request: bytes
@@ -240,8 +241,9 @@ class Load:
 
 
 async def saturated(target: Target, connections: int, seconds: float, patience: float = PATIENCE) -> Report:
-    """Run a closed loop: each connection sends as soon as it has its answer. Raises OSError where
-    the port refuses it.
+    """Run a closed loop: each connection sends as soon as it has its answer.
+
+    Raises OSError where the port refuses it.
     """
     load = Load(target)
     await open_all(load, connections)

@@ -35,10 +35,9 @@ def touched(weights: dict[str, torch.Tensor]) -> None:
 
 
 def rate(load: Callable[[], dict[str, torch.Tensor]], size: int, rounds: int) -> tuple[float, float, float]:
-    """Return GB/s of the first load, which allocates memory, of the others, and of those until every byte was used
-    once.
+    """Return GB/s of the first load, of later ones, and of those until every byte was used once.
 
-    The last two are medians.
+    The first one allocates memory; the others are medians.
     """
     loads, uses = [], []
     for _ in range(rounds + 1):

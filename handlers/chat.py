@@ -47,10 +47,10 @@ class ChatHandler(Handler):
         self.max_text = whole("max_text", max_text, 1, 1 << 30)
 
     def reply(self, session: Session, messages: list[Message]) -> str | Iterable[str]:
-        """Return the answer to the last of ``messages``, after the system's and the earlier ones; chunks are sent at
-        once.
+        """Return the answer to the last of ``messages``; chunks are sent at once.
 
-        ``session.state`` is free for other data, except its ``"messages"``.
+        The system's message and earlier ones come first. ``session.state`` is free for other data, except its
+        ``"messages"``.
         """
         raise HandlerError(f"{type(self).__name__} does not define reply")
 

@@ -39,11 +39,11 @@ class EmbeddingsHandler(TextHandler):
         pooling: str | None = None,
         normalized: bool = True,
     ) -> None:
-        """Load the checkpoint. ``pooling`` of the last layer is ``mean`` over tokens, the first (``cls``) or the
-        ``last``.
+        """Load the checkpoint.
 
-        By default it is that of a sentence-transformers folder's ``1_Pooling``, else ``mean``. ``normalized`` vectors
-        have length 1. The rest is as for TextHandler.
+        ``pooling`` of the last layer is ``mean`` over tokens, the first (``cls``) or the ``last``. By default it is
+        that of a sentence-transformers folder's ``1_Pooling``, else ``mean``. ``normalized`` vectors have length 1. The
+        rest is as for TextHandler.
         """
         super().load(model_dir, device, checkpoint, max_length, truncate, max_texts, dtype)
         self.pooling = one_of("pooling", pooling or read_pooling(model_dir / checkpoint), "mean", "cls", "last")

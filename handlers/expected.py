@@ -52,8 +52,9 @@ class Expected(NamedTuple):
 
 
 def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert numbers to another dtype; infinities and NaN that were sent stay. Raises BadRequest for a number out of
-    range.
+    """Convert numbers to another dtype; infinities and NaN that were sent stay.
+
+    Raises BadRequest for a number out of range.
     """
     if tensor.is_complex() and not dtype.is_complex:
         raise BadRequest(f"expected {name_of(dtype)} values, got complex numbers")

@@ -23,8 +23,7 @@ from serving.errors import ModelError
 
 
 class GenerationHandler(Handler):
-    """Takes ``{"prompt" or "inputs": "…", …}`` with the fields of Sampling, bare or below ``parameters``, or plain
-    text.
+    """Takes ``{"prompt" or "inputs": "…", …}`` with the fields of Sampling, bare or below ``parameters``, or text.
 
     Takes chat requests at ``/v1/chat/completions``. The answer is one JSON object, or a stream of events, JSON Lines or
     plain text by ``Accept`` or ``"stream": true``. Requests take turns, a token each. The folder holds a checkpoint of
@@ -48,11 +47,10 @@ class GenerationHandler(Handler):
         top_p: float = 1.0,
         dtype: str = "float32",
     ) -> None:
-        """Load the model. ``context`` is the most tokens of prompt and answer together, by default the model's own
-        limit.
+        """Load the model.
 
-        Beyond ``max_running`` answers at a time new requests get 503. The rest are defaults of requests. Raises
-        ModelError.
+        ``context`` is the most tokens of prompt and answer together, by default the model's own limit. Beyond
+        ``max_running`` answers at a time new requests get 503. The rest are defaults of requests. Raises ModelError.
         """
         self.device = device
         self.kind = dtype_of(dtype, "float32", "bfloat16", "float16")
@@ -70,8 +68,8 @@ class GenerationHandler(Handler):
         self.running: WeakSet[Any] = WeakSet()  # async generators
 
     def load_tokenizer(self, folder: Path) -> Any:
-        """Return a tokenizer: a call returns ``{"input_ids": […]}``; it has ``decode``, ``eos_token_id`` and
-        ``chat_template``.
+        """Return a tokenizer with ``decode``, ``eos_token_id`` and ``chat_template``; a call returns ``{"input_ids":
+        […]}``.
         """
         return load_pretrained("AutoTokenizer", folder)
 

@@ -28,9 +28,7 @@ class Texts(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One request's answer: float32 [texts, …] on the host, whether it was a single bare text, and its number of
-    tokens.
-    """
+    """One request's answer: float32 [texts, …] on the host, whether it was a single text, and its number of tokens."""
 
     rows: Tensor
     single: bool

@@ -52,9 +52,7 @@ def look(port: int, body: bytes) -> dict[str, Any]:
 
 
 def share(port: int, file: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Return the share of time in which the device computed, samples per second, and microseconds of each step a
-    sample.
-    """
+    """Return the share of time in which the device computed, samples per second, and each step's microseconds."""
     body = base64.b64decode(json.loads(file.read_text())[0]["base64"])
     found: list[float] = []
 

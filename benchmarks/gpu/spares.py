@@ -70,9 +70,7 @@ def worker(server: Server) -> int:
 
 
 def measure(store: Path, spares: int) -> tuple[float, float]:
-    """Return, for a fresh server, the seconds of the first request to a model, and of the next after its worker was
-    killed.
-    """
+    """Return the seconds of the first request to a model, and of the next after its worker was killed."""
     with running(store, "--spares", str(spares), "--local") as server:
         wait_spare(server, spares)
         first = answer(server)

@@ -91,8 +91,9 @@ def naive(shape: str) -> Iterator[int]:
 
 
 def load(port: int, file: Path, connections: int, clients: int, seconds: float, path: str = "/invocations") -> Report:
-    """Run ``clients`` load generators at the same time, since each uses one core. Rates add up,
-    latencies are medians.
+    """Run ``clients`` load generators at the same time, since each uses one core.
+
+    Rates add up, latencies are medians.
     """
     arguments = ["--url", f"http://127.0.0.1:{port}{path}", "--exchanges", str(file)]
     arguments += ["--content-type", "application/x-npy", "--connections", str(connections // clients)]

@@ -40,8 +40,9 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server. ``package`` is installed, with the others after it, in an environment of its own that also has our
-    torch.
+    """A server.
+
+    ``package`` is installed, with the others after it, in an environment of its own that also has our torch.
     """
 
     name: str
@@ -124,9 +125,7 @@ def start_torchserve(name: str, port: int, folder: Path) -> subprocess.Popen[byt
 
 
 def start_aws(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
-    """Start what AWS's PyTorch containers run: TorchServe with the toolkit's handler, and user code in the toolkit's
-    form.
-    """
+    """Start what AWS's PyTorch containers run: TorchServe with the toolkit's handler and a toolkit script."""
     code = folder / "model" / "code"
     code.mkdir(parents=True)
     shutil.copy(HERE / "aws_inference.py", code / "inference.py")

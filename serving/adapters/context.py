@@ -17,7 +17,7 @@ SESSION = f"{PREFIX}session-id"
 
 
 class Headers(dict[str, Any]):
-    """Headers with names as received, looked up without regard to case."""
+    """Headers with names as received; ``get`` ignores case."""
 
     def get(self, key: str, default: Any = None) -> Any:
         if key in self:

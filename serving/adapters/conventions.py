@@ -128,8 +128,9 @@ def with_wishes(settings: Settings, wishes: Wishes, root: Path) -> Settings:
 
 
 def is_model(folder: Path) -> bool:
-    """Return whether a folder of the store is a model, not a folder of models. The platform puts
-    each below ``model/``.
+    """Return whether a folder of the store is a model, not a folder of models.
+
+    The platform puts each below ``model/``.
     """
     try:
         entries = list(folder.iterdir())

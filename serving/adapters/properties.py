@@ -1,6 +1,4 @@
-"""Properties: the ``serving.properties`` of a DJL Serving model, split into settings for the server
-and for the script.
-"""
+"""Properties: a DJL Serving model's ``serving.properties``, split into the server's and the script's settings."""
 
 from __future__ import annotations
 

@@ -80,9 +80,7 @@ def native(array: np.ndarray) -> np.ndarray:
 
 
 def head_of(body: Body) -> bytes:
-    """Return the bytes before the values, as far as present; b"" for a body that is not npy or has
-    a very long header.
-    """
+    """Return the bytes before the values, as far as present; b"" if not npy or very long."""
     if bytes(body[:6]) != MAGIC or len(body) < 12:
         return b""
     width = WIDTHS.get(body[6], 0)

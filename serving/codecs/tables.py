@@ -28,8 +28,9 @@ class RowsUnclear(BadRequest):
 
 
 def header_of(content_type: str) -> str:
-    """Return the ``header`` parameter of a Content-Type: ``present``, ``absent`` or "". Raises BadRequest for another
-    value.
+    """Return the ``header`` parameter of a Content-Type: ``present``, ``absent`` or "".
+
+    Raises BadRequest for another value.
     """
     said = parameters(content_type).get("header", "").lower() if ";" in content_type else ""
     if said not in HEADERS:
@@ -125,8 +126,9 @@ def number_of(field: str, where: str, column: int) -> float:
 
 
 def to_float(field: str) -> float:
-    """Return a CSV number. Raises ValueError, also for forms that only Python accepts and for
-    numbers beyond 64 bits.
+    """Return a CSV number.
+
+    Raises ValueError, also for forms that only Python accepts and for numbers beyond 64 bits.
     """
     value = float(field)
     if "_" in field or not field.isascii() or (math.isinf(value) and "inf" not in field.lower()):

@@ -70,8 +70,9 @@ def charset_of(content_type: str) -> str | None:
 
 
 def python_name(charset: str) -> str | None:
-    """Return Python's name for a charset, or None for an unknown one. Python itself would import a
-    module by any name.
+    """Return Python's name for a charset, or None for an unknown one.
+
+    Python itself would import a module by any name.
     """
     if not charset.isascii():
         return None
@@ -128,8 +129,9 @@ def json_text(body: Body, content_type: str = "") -> Body | str:
 
 
 def zeros_of(start: bytes) -> str | None:
-    """Return the encoding of JSON by the zeros among its first bytes, as its first two characters are ASCII (RFC 4627
-    §3).
+    """Return the encoding of JSON by the zeros among its first bytes (RFC 4627 §3).
+
+    JSON's first two characters are ASCII.
     """
     shown = bytes(120 if byte else 0 for byte in start)
     return next((name for zeros, name in ZEROS if shown.startswith(zeros)), None)

@@ -162,8 +162,9 @@ def is_plain_array(array: Any) -> bool:
 
 
 def encode_rows(rows: Iterable[Iterable[Any]]) -> bytes:
-    """Return rows of single values as CSV without a header. Raises HandlerError that names a value
-    that is not single.
+    """Return rows of single values as CSV without a header.
+
+    Raises HandlerError that names a value that is not single.
     """
     lines = [[field_of(value, row, column) for column, value in enumerate(one)] for row, one in enumerate(rows)]
     try:

@@ -76,8 +76,9 @@ class Warnings(logging.Handler):
 
 
 def check(path: Path, config: Config, cores: int, seconds: float) -> Report:
-    """Check a folder or an archive. A load or sample that takes longer than ``seconds`` ends the process with its
-    stacks.
+    """Check a folder or an archive.
+
+    A load or sample that takes longer than ``seconds`` ends the process with its stacks.
     """
     report, heard = Report(), Warnings()
     log.logger.addHandler(heard)

@@ -19,8 +19,9 @@ PATIENCE = 10.0  # seconds for the last answers
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The result of one load. ``failed`` were answered with another status than 200, or not at all. Latencies in
-    seconds.
+    """The result of one load.
+
+    ``failed`` were answered with another status than 200, or not at all. Latencies in seconds.
     """
 
     connections: int

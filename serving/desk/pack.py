@@ -24,8 +24,9 @@ VENV = "pyvenv.cfg"  # a folder with this file is a virtual environment
 
 
 def pack(folder: Path, archive: Path) -> tuple[list[str], list[str]]:
-    """Write the archive, whole or not at all. Returns the names in it and those left out. Raises
-    ModelError for links.
+    """Write the archive, whole or not at all.
+
+    Returns the names in it and those left out. Raises ModelError for links.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder")

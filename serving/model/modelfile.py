@@ -29,8 +29,9 @@ def read_small(path: Path) -> bytes:
 
 
 def unmarked(data: bytes) -> bytes:
-    """Return text with a Unicode byte order mark as UTF-8 without it; other bytes unchanged. Raises
-    UnicodeDecodeError.
+    """Return text with a Unicode byte order mark as UTF-8 without it; other bytes unchanged.
+
+    Raises UnicodeDecodeError.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16").encode()

@@ -104,8 +104,9 @@ TEXT = Rule(lambda value: isinstance(value, str) and "\0" not in value, 'text, s
 
 
 def read_settings(root: Path) -> Settings:
-    """Read ``serving.toml`` of a model's root; returns defaults without one. Raises ModelError with
-    all its problems.
+    """Read ``serving.toml`` of a model's root; returns defaults without one.
+
+    Raises ModelError with all its problems.
     """
     path = root / FILE
     if not path.is_file():

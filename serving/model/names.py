@@ -20,8 +20,9 @@ _NAME = re.compile(MODEL_NAME)
 
 
 def target_name(target: str) -> str:
-    """Return a valid TargetModel such as ``team/a`` or ``team/a.tar.gz``; the model store resolves it. Raises
-    BadRequest.
+    """Return a valid TargetModel such as ``team/a`` or ``team/a.tar.gz``; the model store resolves it.
+
+    Raises BadRequest.
     """
     if not _NAME.fullmatch(target):
         raise BadRequest(

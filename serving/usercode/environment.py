@@ -54,9 +54,7 @@ def now() -> dict[str, str]:
 
 
 def restore(before: Mapping[str, str]) -> None:
-    """Undo the changes of ``enter`` and of user code to the variables, for a process that continues
-    without its model.
-    """
+    """Undo all changes to the variables, for a process that continues without its model."""
     for name in set(os.environ) - set(before):
         del os.environ[name]
     os.environ.update(before)

@@ -32,9 +32,7 @@ def settle(model: Model) -> None:
 
 
 def modules_of(model: Model) -> Iterator[tuple[str, Path]]:
-    """Yield the top-level modules and packages in the model's folders by name; of duplicates the
-    last one is imported.
-    """
+    """Yield the top-level modules and packages in the model's folders by name; of duplicates the last one counts."""
     for folder in dict.fromkeys((Path(model.path), Path(model.code), Path(surroundings.script_of(model)).parent)):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.suffix == ".py" and path.stem.isidentifier():

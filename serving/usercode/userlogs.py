@@ -32,10 +32,9 @@ class Unclaimed(logging.Handler):
 
 
 def setup(level: str, style: str) -> None:
-    """Send this process's own events to the present standard output, whatever becomes of descriptor 1, and reset
-    ``logging``.
+    """Send this process's own events to the present standard output, and reset ``logging``.
 
-    Its root lets INFO through where ``level`` does.
+    Later changes of descriptor 1 do not matter. The root logger lets INFO through where ``level`` does.
     """
     log.write_with(log.StdoutHandler(PATIENCE, os.dup(log.STDOUT)), "worker", level, style)
     logging.captureWarnings(False)

@@ -113,8 +113,9 @@ def check_places(entries: dict[str, Entry], size: int) -> None:
 
 
 def described(name: str, entry: Entry, start: int) -> Described | None:
-    """Return one tensor, or None for a dtype that is not in ``KINDS``. Raises ValueError where shape and bytes do not
-    fit.
+    """Return one tensor, or None for a dtype that is not in ``KINDS``.
+
+    Raises ValueError where shape and bytes do not fit.
     """
     dtype: torch.dtype | None = getattr(torch, KINDS.get(entry.dtype, ""), None)
     if dtype is None:

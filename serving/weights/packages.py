@@ -25,8 +25,9 @@ def is_package(path: Path) -> bool:
 
 
 def load_package(path: Path, device: str, allow_pickle: bool) -> Packaged:
-    """Load the program on the device that it was compiled for. Raises ModelError for another
-    device, or unless allowed.
+    """Load the program on the device that it was compiled for.
+
+    Raises ModelError for another device, or unless allowed.
     """
     if not allow_pickle:
         raise ModelError(f"{path.name} holds compiled code, which can do anything: {ALLOW}")

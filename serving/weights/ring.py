@@ -1,6 +1,4 @@
-"""Ring: a file's bytes copied to a device by way of a few pinned chunks, some filled by threads while others are
-copied.
-"""
+"""Ring: a file's bytes copied to a device through a few pinned chunks, filled by threads while others are copied."""
 
 from __future__ import annotations
 

@@ -32,13 +32,14 @@ from serving.system.gpus import VISIBLE
 from serving.system.signals import OTHERS, STOPS, overhear
 
 BLAS = "OPENBLAS_NUM_THREADS"
-SPINS = "3000"  # turns, some 0.04 ms on an Intel Xeon
+SPINS = "3000"  # turns; about 0.04 ms on an Intel Xeon
 ADOPTION = 5.0  # seconds within which a fork must have been handed to the supervisor
 
 
 class ForkServer:
-    """The loop that forks workers on request. They become children of ``supervisor``, a pid; requests come by
-    ``channel``.
+    """The loop that forks workers on request.
+
+    They become children of ``supervisor``, a pid; requests come by ``channel``.
     """
 
     def __init__(self, channel: socket.socket, runtime: Runtime, board: Scoreboard, supervisor: int) -> None:
@@ -113,7 +114,7 @@ class ForkServer:
         try:
             self._channel.close()
             self._be_adopted()
-            os.setpgid(0, 0)  # what user code starts is ended with it
+            os.setpgid(0, 0)  # so that the processes of user code are ended with it
             overhear((*STOPS, *OTHERS))
             gc.enable()
 
@@ -193,8 +194,9 @@ def one_thread(environment: MutableMapping[str, str]) -> Iterator[None]:
 
 
 def read_nothing() -> None:
-    """Replace standard input by /dev/null, as for a service: code that reads it gets EOF instead of waiting for a
-    terminal.
+    """Replace standard input by /dev/null, as for a service.
+
+    Code that reads it gets EOF instead of waiting for a terminal.
     """
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -217,7 +219,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     read_nothing()
     set_wait_policy(os.environ)
-    # Nearly all that is made here stays: 7,000 of 268,000 objects do not. Looking for them takes a quarter of the time.
+    # Nearly all objects made here stay: 7,000 of 268,000 do not, and a search for them takes a quarter of the start.
     gc.disable()
     with one_thread(os.environ):
         import torch  # noqa: F401  the import is what this process is for

@@ -6,8 +6,9 @@ import threading
 
 
 class Parking:
-    """The requests to park, to resume and to end. Call ``ask``, ``take`` and ``dismiss`` on the loop's thread, the rest
-    on the engine's.
+    """The requests to park, to resume and to end.
+
+    Call ``ask``, ``take`` and ``dismiss`` on the loop's thread, the rest on the engine's.
     """
 
     def __init__(self) -> None:
@@ -37,8 +38,9 @@ class Parking:
         return self._asked
 
     def wait(self) -> bool:
-        """Wait until called. Returns True to resume, False to end. Where the supervisor dies the loop's thread ends the
-        process.
+        """Wait until called.
+
+        Returns True to resume, False to end. Where the supervisor dies the loop's thread ends the process.
         """
         self._word.wait()
         taken, self._asked = self._taken, False

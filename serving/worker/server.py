@@ -108,7 +108,7 @@ class Worker:
             sent=self._intake.settle,
             room=self._intake.make_room,
         )
-        keep_freed()  # only now, for the same reason
+        keep_freed()  # only now, so that what the load needed is not kept
         self._measure()
         ready = WorkerPhase(
             self._row.index,
@@ -125,8 +125,9 @@ class Worker:
         engine.run()
 
     def _park(self, handler: Handler) -> bool:
-        """Move the weights off the device and wait. Returns whether the worker is to serve again, with its weights
-        back.
+        """Move the weights off the device and wait.
+
+        Returns whether the worker is to serve again, with its weights back.
         """
         try:
             self._end_sessions(handler)

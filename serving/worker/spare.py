@@ -17,7 +17,10 @@ EXIT_UNOPENED = 76  # exit code of a spare that could not open its device
 
 
 def wait(control: socket.socket, request: Fork, row: Row) -> Model:
-    """Return the model that the supervisor assigns. Ends the process where it is told to or the supervisor has died."""
+    """Return the model that the supervisor assigns.
+
+    Ends the process where it is to retire, or the supervisor has died.
+    """
     control.sendall(pack(WorkerHello(request.row, request.epoch)))
     try:
         device = find_device(request.device)

@@ -97,8 +97,9 @@ class Output:
     def add_stream_content(
         self, stream_content: Any, output_formatter: str | Callable[[Any], Any] | None = json_lines
     ) -> Output:
-        """Set the chunks of a stream. ``output_formatter`` may be a name of ``NAMED``; None sends
-        the chunks unchanged.
+        """Set the chunks of a stream.
+
+        ``output_formatter`` may be a name of ``NAMED``; None sends the chunks unchanged.
         """
         if isinstance(output_formatter, str):
             if output_formatter not in NAMED:
@@ -117,8 +118,9 @@ class Output:
         return None if self.finalize_function is None else self.finalize_function(*self.finalize_args or ())
 
     def of(self, index: int, size: int) -> bytes:
-        """Return the body for request ``index`` of ``size``: its part named ``data``, or else its first. Raises
-        HandlerError.
+        """Return the body for request ``index`` of ``size``: its part named ``data``, or else its first.
+
+        Raises HandlerError.
         """
         if size == 1:
             return b"" if self.content.is_empty() else bytes(first(self.content))

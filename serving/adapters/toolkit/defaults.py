@@ -24,8 +24,9 @@ from serving.request import Request, Response
 
 
 class Defaults:
-    """The PyTorch container's. With ``own`` the script itself predicts, and also gets JSON that is
-    no array of numbers.
+    """The PyTorch container's.
+
+    With ``own`` the script itself predicts, and also gets JSON that is no array of numbers.
     """
 
     def __init__(self, device: str, own: bool) -> None:

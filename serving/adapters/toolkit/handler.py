@@ -251,7 +251,7 @@ def import_script(path: Path) -> ModuleType:
 
 
 def module_name(path: Path) -> str:
-    """Return the module's name in the toolkits, so that children and pickles find it; another one
+    """Return the module's name in the toolkits, by which children and pickles find it, or another
     where that is taken.
     """
     other = sys.modules.get(path.stem)
@@ -282,9 +282,7 @@ def told_type(request: Request) -> str:
 
 
 def prepared(model: Any, device: str) -> Any:
-    """Return the model on the device and in evaluation mode, as the toolkit's ``predict_fn`` puts
-    it before each call.
-    """
+    """Return the model on the device in evaluation mode, as the toolkit's ``predict_fn`` does at each call."""
     import torch
 
     if not isinstance(model, torch.nn.Module):

@@ -36,6 +36,7 @@ def rows_of(text: str) -> list[list[str]]:
 
 def csv_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
     """Return numbers as float64 or ``dtype``, else texts; a single row or column becomes one axis.
+
     Raises ClientError.
     """
     claims.take(csv_cost(as_bytes(string_like)))

@@ -149,7 +149,7 @@ def output_of(value: Any, name: str) -> dict[str, Any]:
 
 
 def envelope_of(name: str) -> type[BaseEnvelope]:
-    """Raises ModelError."""
+    """Return the envelope of that name. Raises ModelError for an unknown one."""
     if name not in ENVELOPES:
         raise ModelError(f"envelope is {name!r}; allowed: {', '.join(ENVELOPES)}")
     return ENVELOPES[name]

@@ -130,8 +130,9 @@ def choose_version(folder: Path, config: TritonConfig) -> int:
 
 
 def instances(config: TritonConfig) -> tuple[int | None, str | None]:
-    """Return the number of replicas and the device. A single instance is the default and leaves the number to the
-    settings.
+    """Return the number of replicas and the device.
+
+    A single instance is the default and leaves the number to the settings.
     """
     groups = config.instance_group
     count = sum(max(1, group.count) * max(1, len(group.gpus)) for group in groups)

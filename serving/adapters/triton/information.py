@@ -17,8 +17,9 @@ JSON = "application/json"
 
 
 def answer(verb: str, script: Script, version: str, statistics: Statistics) -> Response:
-    """Answer an informational request. Raises Unavailable for a model that is not ready, NotFound
-    for an unknown verb.
+    """Answer an informational request.
+
+    Raises Unavailable for a model that is not ready, NotFound for an unknown verb.
     """
     match verb:
         case "":

@@ -65,8 +65,7 @@ class Batcher:
 
     @property
     def size(self) -> int:
-        """The number of waiting requests, also those that threads are decoding now, but none of the
-        worker's own items."""
+        """The number of waiting requests, those under decoding included, those of the worker itself not."""
         return len(self._arrivals) - self._own + self._decoded + self._out
 
     def put(self, item: Item, accepted: bool = False) -> bool:
@@ -207,8 +206,7 @@ class Batcher:
 
     @property
     def _holds_back(self) -> bool:
-        """Whether decoded requests, perhaps of many buckets, should run before more are decoded, where decoding is
-        slow."""
+        """Whether decoded requests should run before more are decoded, where decoding is slow."""
         pace = self.pace
         if not pace.is_slow or pace.threads or self._decoded < pace.most:
             return False
@@ -337,8 +335,8 @@ class Batcher:
             self.latency.failed(now)
 
     def ended(self, bucket: Hashable, n: int, since: float, now: float, behind: int = 0) -> None:
-        """Record that the batch of ``n`` that began at ``since`` is answered; ``behind`` batches are still on the
-        device."""
+        """Record the answer to the batch of ``n`` that began at ``since``; ``behind`` batches are
+        still on the device."""
         self.forecast.ended(bucket, n, since, now, behind)
         if self.latency is not None:
             self.latency.ended(bucket, n, since, now)

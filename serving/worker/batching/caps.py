@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from serving.system import log
 
 PATIENCE = 16  # batches of the capped size until a larger one is tried
-LONGEST = 16 * 64  # the same, once larger ones have failed again and again
+LONGEST = 16 * 64  # the most such batches, after repeated failures of larger ones
 KNOWN = 1024  # buckets whose caps are remembered
 
 
 @dataclass(slots=True)
 class Cap:
-    """The cap of one bucket. After ``left`` more batches of ``size`` a larger one is tried; ``left`` begins at
-    ``patience``.
+    """The cap of one bucket.
+
+    After ``left`` more batches of ``size`` a larger one is tried; ``left`` begins at ``patience``.
     """
 
     size: int
@@ -38,7 +39,7 @@ class Caps:
         return self._max if cap is None else cap.size
 
     def failed(self, bucket: Hashable, size: int) -> None:
-        """A batch of ``size`` ran out of memory."""
+        """Record that a batch of ``size`` ran out of memory."""
         if size < 2:
             return
         cap = self.learned.get(bucket)

@@ -14,19 +14,18 @@ from serving.worker.batching.latency import KNOWN, MARGIN
 from serving.worker.batching.pace import Pace
 from serving.worker.batching.times import Times
 
-RECENT = 0.2  # weight of the newest in a mean
-QUICK = 16  # times a full queue of quick batches fits into the time-out
-WAY = 0.01  # seconds at least for an answer's way to its client
-SHARE = 100  # of the time-out, for that way and for a machine that has other things to do
-LONGEST = 60  # seconds that a client is asked to wait before it tries again
+RECENT = 0.2  # weight of the newest value in a mean
+QUICK = 16  # full queues of quick batches that fit into the time-out
+WAY = 0.01  # seconds, at least, that an answer takes to its client
+SHARE = 100  # the time-out divided by this is kept for that, and for a busy machine
+LONGEST = 60  # seconds, at most, in Retry-After
 
 
 class Forecast:
-    """Times of batches and decoding, and the waits that follow. Learns nothing while all batches take less than
-    ``quick``.
+    """Times of batches and decoding, and the waits that follow.
 
-    ``quick`` is ``timeout`` / (``QUICK`` * ``queue_size``) seconds: below it nothing has to be refused. ``tell`` is
-    called with each mean of the decoding seconds.
+    Learns nothing while all batches take less than ``quick``. ``quick`` is ``timeout`` / (``QUICK`` * ``queue_size``)
+    seconds: below it nothing has to be refused. ``tell`` is called with each mean of the decoding seconds.
     """
 
     def __init__(
@@ -83,8 +82,7 @@ class Forecast:
         self._busy_until = now + behind * self._all.mean(self._usual)
 
     def ended(self, bucket: Hashable, n: int, since: float, now: float, behind: int = 0) -> None:
-        """Record that the batch of ``n`` that began at ``since`` is answered; ``behind`` batches are still on the
-        device.
+        """Record the answer to the batch of ``n`` that began at ``since``; ``behind`` batches are still on the device.
 
         Its time counts from the end of the batch before it, if that is later.
         """
@@ -129,8 +127,7 @@ class Forecast:
         return min(self._usual, self.pace.most)
 
     def wait(self, ahead: int, now: float, undecoded: int = 0) -> float:
-        """Return the seconds until a request that arrives now behind ``ahead`` others is answered; 0 where nothing is
-        known.
+        """Return the seconds until a request behind ``ahead`` others would be answered; 0 where nothing is known.
 
         ``undecoded`` of those ``ahead`` are still to be decoded.
         """

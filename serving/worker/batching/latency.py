@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-DECAY = 0.97  # of what is known, with each batch: about 33 of them count
-ENOUGH = 8  # batches before anything is decided by them
-KNOWN = 1024  # buckets that are remembered
-MARGIN = 2.0  # mean deviations that are added to be safe
-SLOW = 8.0  # times the expected: something else happened, such as a pause of the machine
+DECAY = 0.97  # of the weight of earlier batches with each new one: about 33 of them count
+ENOUGH = 8  # batches before their times count
+KNOWN = 1024  # buckets with times of their own
+MARGIN = 2.0  # mean deviations added to be safe
+SLOW = 8.0  # times the expected time; beyond it something else happened, such as a pause of the machine
 
 
 class Fit:
@@ -65,9 +65,7 @@ class Fit:
         return self.mean(n) + MARGIN * self._deviation
 
     def most(self, seconds: float, limit: int) -> int:
-        """Return the largest batch, up to ``limit``, that takes at most ``seconds``; 0 where not
-        even one request does.
-        """
+        """Return the largest batch, up to ``limit``, that takes at most ``seconds``; 0 if none does."""
         a, b = self.line()
         left = seconds - b - MARGIN * self._deviation
         if left < a:
@@ -145,9 +143,7 @@ class Latency:
         return due if fit is None else due - fit.upper(n)
 
     def wait(self, ahead: int, now: float) -> float:
-        """Return the seconds until a request that arrives now behind ``ahead`` others is answered; 0 where too little
-        is known.
-        """
+        """Return the seconds until a request behind ``ahead`` others would be answered; 0 where too little is known."""
         if self._all.count < ENOUGH:
             return 0.0
         size = self._usual(self._all, self._max)

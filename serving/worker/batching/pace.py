@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from serving.worker.batching.times import Times
 
-PARTS = 4  # times the decoding of a whole batch fits into the time-out
+PARTS = 4  # the time-out divided by this is the most for decoding a whole batch
 
 
 class Pace:

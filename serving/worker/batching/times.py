@@ -6,15 +6,15 @@ from bisect import bisect_right
 
 from serving.worker.batching.latency import ENOUGH, MARGIN, SLOW, Fit
 
-DECAY = 0.97  # of the largest batch that is remembered, with each one
-PATIENCE, LONGEST = 64, 4096  # smaller batches until one of the largest size is tried again, first and at last
-ODD = 1.5  # times more than in proportion: something may have been done for the first time
+DECAY = 0.97  # of the size of the largest recent batch, with each new one
+PATIENCE, LONGEST = 64, 4096  # smaller batches until the largest size is tried again, at first and at most
+ODD = 1.5  # times the proportional time; beyond it some work may have been done for the first time
 
 
 class Tried:
     """The largest ``size`` of a batch so far and its ``seconds``.
 
-    Other batches do not make it forget them: to find out anew may cost a whole batch.
+    It is kept for many smaller batches: to find out anew may cost a whole batch.
     """
 
     __slots__ = ("_age", "_odd", "_patience", "seconds", "size")
@@ -86,7 +86,7 @@ class Times:
     def most(self, seconds: float, limit: int) -> int:
         """Return the largest batch, at most ``limit``, that takes up to ``seconds``; at least 1.
 
-        Where sizes larger than any so far might take longer, up to twice the largest is tried.
+        Where a size beyond any so far might take too long, up to twice the largest so far is tried.
         """
         if not self._largest or seconds >= self._worst(limit):
             return limit
@@ -96,9 +96,7 @@ class Times:
         return max(1, bisect_right(range(1, min(limit, size) + 1), seconds, key=self._worst))
 
     def _worst(self, n: int) -> float:
-        """Return the most seconds that a batch of ``n`` takes, as far as is known; beyond the largest size in
-        proportion.
-        """
+        """Return the most seconds that a batch of ``n`` takes, in proportion beyond the largest size so far."""
         tried, largest = self._tried, min(self._largest, self._tried.size)
         usual = self.upper(min(n, largest))
         if n <= largest:

@@ -65,7 +65,8 @@ class Device(Protocol):
         ...
 
     def evacuate(self) -> Callable[[], None] | None:
-        """Move all tensors on the device to host memory. Returns a function that moves them back, or None where some
-        stay.
+        """Move all tensors on the device to host memory.
+
+        Returns a function that moves them back, or None where some stay.
         """
         ...

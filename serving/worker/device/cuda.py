@@ -17,8 +17,8 @@ from serving.system.gpus.driver import Driver
 from serving.worker.device.recorder import Recorder
 from serving.worker.device.trees import map_tensors
 
-STAYS = 64 << 20  # bytes that may be left of a model whose weights are on the host
-FULL = 64 << 20  # bytes without an owner; with less a device is full
+STAYS = 64 << 20  # bytes of a model that may stay on the GPU once its weights have left
+FULL = 64 << 20  # free bytes below which a device counts as full
 CONTEXT = 512 << 20  # bytes; what a CUDA context takes where it cannot be measured
 
 
@@ -175,8 +175,8 @@ def to_host(tensor: Any) -> Any:
 
 
 def resolved(tensor: Any) -> Any:
-    """Return the tensor without a lazy conjugate or negation, which the host would resolve before
-    the copy has arrived.
+    """Return the tensor without lazy conjugate or negation, which the host would resolve before the
+    copy is complete.
     """
     return tensor.detach().resolve_conj().resolve_neg()
 

@@ -53,7 +53,10 @@ class Evacuation:
         return sum(self._sizes)
 
     def leave(self, synchronize: Callable[[], None]) -> None:
-        """Move everything to the host. Raises RuntimeError, before anything moves, where some tensor cannot."""
+        """Move everything to the host.
+
+        Raises RuntimeError, with everything still in place, where some tensor cannot move.
+        """
         found = storages(self._device)
         fixed = [one for one in found if not one.resizable()]
         if fixed:
@@ -85,9 +88,7 @@ def pieces(
     device: torch.device,
     length: int,
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield pairs of equally long byte tensors: parts of the storages, and their places in chunks
-    of ``length`` bytes.
-    """
+    """Yield pairs of equally long byte tensors: parts of storages and their places in chunks of ``length`` bytes."""
     at = 0
     for storage, size in zip(storages, sizes, strict=True):
         flat = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)

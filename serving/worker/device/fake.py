@@ -17,9 +17,7 @@ from serving.worker.device.trees import map_tensors
 
 @dataclass(eq=False)
 class FakeLanding:
-    """Outputs on their way. A test calls ``finish`` in the hardware's place; its error is raised by ``wait`` and
-    ``done``.
-    """
+    """Outputs on their way. A test calls ``finish`` for the hardware; ``wait`` and ``done`` raise its error."""
 
     outputs: Any
     device: FakeDevice

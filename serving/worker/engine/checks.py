@@ -18,8 +18,9 @@ MAYBE_TEXT = (str, type(None))
 
 
 def check_size(session: Session, limit: int) -> None:
-    """Check the size of a session's state. Raises SessionTooLarge, which ends it: only the handler could know what to
-    drop.
+    """Check the size of a session's state. Raises SessionTooLarge, which ends the session.
+
+    What to drop of its state only the handler could know.
     """
     size = size_of(session.state, limit) if limit else 0
     if size > limit:

@@ -23,8 +23,9 @@ class Computing:
         self._inference_mode = torch.inference_mode
 
     def predict(self, samples: list[Any]) -> Sequence[Any]:
-        """Return one output for each sample, on the host. Raises what user code raises, and HandlerError for a wrong
-        number.
+        """Return one output for each sample, on the host.
+
+        Raises what user code raises, and HandlerError for a wrong number.
         """
         with self._inference_mode():  # once: entering and leaving takes as long as a small model
             return self._split(self._device.fetch(self._compute(samples)).wait(), len(samples))

@@ -88,7 +88,7 @@ class Engine:
             pass
 
     def turns(self) -> Iterator[None]:
-        """Do the same one step at a time."""
+        """Run as ``run`` does, one step for each item."""
         while self._wait():
             self.step()
             yield
@@ -159,8 +159,7 @@ class Engine:
             self._settle(outcomes)
 
     def _land(self) -> None:
-        """Answer the batches that are done; wait for one where there is nothing else to do or a
-        stream needs its turn."""
+        """Answer the batches that are done; wait for one if there is nothing else to do or a stream needs its turn."""
         waits = len(self.streams) > 0 or (self._batcher.is_full and not self._flights.has_room)
         while self._land_one(only_done=not waits):
             waits = len(self.streams) > 0

@@ -1,5 +1,6 @@
-"""Failures: the ways in which user code fails, and the errors that clients see. Told apart by type or code, never by
-text.
+"""Failures: the ways in which user code fails, and the errors that clients see.
+
+They are told apart by type or code, never by text.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def describe(exc: BaseException) -> str:
 
 
 def decode_error(item: Item, exc: BaseException) -> ServingError:
-    """Return the client's error where ``decode`` fails: a 400, unless the exception says otherwise or no body can cause
-    it.
+    """Return the client's error where ``decode`` fails.
+
+    That is a 400, unless the exception says otherwise or no body can cause it.
     """
     if is_of_no_body(exc):
         return predict_error(item, exc)
@@ -115,16 +117,20 @@ def chosen_error(exc: BaseException) -> ServingError | None:
 
 
 def let_go(exc: BaseException) -> None:
-    """Clear the variables of the failed calls. The traceback would keep them, and their device memory, as long as the
-    exception lives; lines and names stay for the log.
+    """Clear the variables of the failed calls.
+
+    The traceback would keep them, and their device memory, as long as the exception lives; lines and names stay for the
+    log.
     """
     for one in chain(exc):
         traceback.clear_frames(one.__traceback__)
 
 
 def forget(exc: BaseException) -> None:
-    """Drop the traceback once it is logged. Where a caller of the failed calls holds the exception, each would keep the
-    other, and all its variables, until garbage collection.
+    """Drop the traceback once it is logged.
+
+    Where a caller of the failed calls holds the exception, each would keep the other, and all its variables, until
+    garbage collection.
     """
     for one in chain(exc):
         one.__traceback__ = None

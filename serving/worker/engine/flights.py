@@ -13,8 +13,8 @@ from serving.worker.device.border import Landing
 from serving.worker.engine.stamps import Row
 
 AHEAD = 2  # batches on a device at a time, so that it has the next one when the first is done
-SOONEST, LATEST = 0.00005, 0.0005  # seconds between looks at whether a batch is done
-LANDING = 1.0  # seconds within which a batch that is done is taken off the device
+SOONEST, LATEST = 0.00005, 0.0005  # seconds between checks whether a batch is done
+LANDING = 1.0  # seconds within which a finished batch is taken off the device
 
 
 @dataclass(slots=True, eq=False)
@@ -58,9 +58,7 @@ class Flights:
         self.changes += 1
 
     def first(self, only_done: bool) -> Flight | None:
-        """Remove and return the batch that has been on the device longest; None where there is none, or ``only_done``
-        and it runs.
-        """
+        """Remove and return the oldest batch on the device; None without one, or where it runs and ``only_done``."""
         if not self.batches or (only_done and not has_landed(self.batches[0].landing)):
             return None
         self.batches[0].until = self.until()
@@ -133,9 +131,7 @@ class Merged:
         return self._flights.until() if self._flights.hang else until
 
     def _keep(self) -> None:
-        """List the requests on the device, only where they have changed: there may be hundreds, and a stamp for each
-        request.
-        """
+        """List the requests on the device, only after changes: there may be hundreds, and a stamp for each request."""
         if self._seen != self._flights.changes:
             self._seen = self._flights.changes
             self._stamps.keep([item.id for item in self._flights.items()])

@@ -14,7 +14,7 @@ from serving.codecs.measuring import PIECE
 from serving.errors import BadRequest, BodyTooLarge
 from serving.request import Request
 
-GZIP, ZLIB, BARE = 31, 15, -15  # what zlib calls these forms: "windowBits"
+GZIP, ZLIB, BARE = 31, 15, -15  # zlib's "windowBits" of these formats
 SLICE = 64 * 1024  # bytes that zlib gets at a time, since it copies the unused rest
 MEMBERS = 10_000  # members of a gzip body; tools that make gzip files seekable write many
 DEFLATED = 8  # the low bits of the first byte where deflate has its zlib header (RFC 1950)

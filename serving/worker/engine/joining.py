@@ -33,8 +33,9 @@ class Join:
         self.asked = JSON if self._kind in JSON_LINES else self._kind
 
     def line(self, response: Response) -> bytes:
-        """Return the line of one record. Raises HandlerError for an answer that does not fit, and the handler's own
-        error.
+        """Return the line of one record.
+
+        Raises HandlerError for an answer that does not fit, and the handler's own error.
         """
         kind = media_type(response.content_type)
         if response.status >= 400:

@@ -62,11 +62,10 @@ def is_theirs(error: ServingError) -> bool:
 
 
 def split(request: Request, has_header: HasHeader = lambda fields: False) -> tuple[str, list[bytes]]:
-    """Return what precedes the records, a CSV header with its line end, and each record, in UTF-8; none for other
-    types.
+    """Return what precedes the records, a CSV header with its line end, and each record, in UTF-8.
 
-    ``has_header`` judges the first row where the type does not say. Raises what that raises, BadRequest and
-    UnsupportedMediaType for bytes that are no text, BodyTooLarge and BodiesFull.
+    There are none for other types. ``has_header`` judges the first row where the type does not say. Raises what that
+    raises, BadRequest and UnsupportedMediaType for bytes that are no text, BodyTooLarge and BodiesFull.
     """
     claims.take(records_cost(request.body))
     if request.media_type in JSON_LINES:
@@ -98,8 +97,9 @@ def fields_of(row: str) -> list[str]:
 
 
 def requests_of(request: Request, header: bytes, records: list[bytes], first: int = 1) -> Iterator[Request]:
-    """Yield a request for each record: a line of CSV below the header, or JSON. ``first`` is the number of the first,
-    from 1.
+    """Yield a request for each record: a line of CSV below the header, or JSON.
+
+    ``first`` is the number of the first, from 1.
     """
     kind = type_of(request) if request.media_type == CSV else JSON
     for number, record in enumerate(records, first):

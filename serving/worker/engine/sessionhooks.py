@@ -15,8 +15,9 @@ from serving.worker.engine.failures import predict_error
 
 
 class SessionHooks:
-    """The calls. ``max_bytes`` limits the state of a session, 0 for no limit; ``check`` gets each exception of the
-    handler.
+    """The calls.
+
+    ``max_bytes`` limits the state of a session, 0 for no limit; ``check`` gets each exception of the handler.
     """
 
     def __init__(

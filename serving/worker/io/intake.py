@@ -335,8 +335,8 @@ class Intake:
                 self._cancel(self._items.pop(key))
 
     def deliver(self, outcomes: list[Outcome]) -> None:
-        """Send whole answers at once, on the engine's thread, since waking the loop takes longer; the loop sends all
-        others."""
+        """Send whole answers from the engine's thread, since waking the loop takes longer; the loop
+        sends all others."""
         frames: dict[Channel, list[Body]] = {}
         others: list[Outcome] = []
         for item, outcome in outcomes:

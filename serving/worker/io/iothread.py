@@ -17,8 +17,9 @@ class IoThread:
     loop: asyncio.AbstractEventLoop
 
     def start(self, begin: Callable[[], Coroutine[None, None, None]]) -> None:
-        """Run ``begin`` on the loop, then the loop for ever. Raises TimeoutError where that takes more than
-        ``START_TIME``.
+        """Run ``begin`` on the loop, then the loop for ever.
+
+        Raises TimeoutError where that takes more than ``START_TIME``.
         """
         ready = threading.Event()
         threading.Thread(target=self._run, args=(begin, ready), name="io", daemon=True).start()

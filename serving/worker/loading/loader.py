@@ -1,5 +1,6 @@
-"""Loader: from a Model to a loaded Handler. Finds the class by name, checks its options, applies
-the model's overrides.
+"""Loader: from a Model to a loaded Handler.
+
+Finds the class by name, checks its options, applies the model's overrides.
 """
 
 from __future__ import annotations

@@ -29,8 +29,9 @@ ASKED = ("predict", "converse")  # a handler needs at least one of them
 
 
 def check_arguments(handler: Handler) -> None:
-    """Check each method's signature. Raises ModelError, with file and line, where it does not take the server's
-    arguments.
+    """Check each method's signature.
+
+    Raises ModelError, with file and line, where it does not take the server's arguments.
     """
     for method, arguments in ARGUMENTS.items():
         function, name = getattr(handler, method), f"{type(handler).__name__}.{method}"

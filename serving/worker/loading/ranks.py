@@ -31,7 +31,7 @@ from serving.worker.loading.shipping import pack, unpack
 
 EXIT_RANK = 77  # exit code of a worker that lost one of its ranks, or that is out of step with them
 JOIN = 300.0  # seconds for all ranks to find each other
-STEP = 5.0  # seconds that the others may take longer than rank 0 over a batch that failed
+STEP = 5.0  # seconds that other ranks may take longer than rank 0 for a failed batch
 LENGTH = struct.Struct("<I")
 GOOD, BAD = b"+", b"-"
 

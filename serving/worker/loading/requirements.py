@@ -48,8 +48,9 @@ def prepare(path: Path, code: Path, install: bool) -> None:
 
 
 def find(path: Path, code: Path) -> Path | None:
-    """Return the file that a TorchServe manifest names, else that of the code, else that of the model. Raises
-    ModelError.
+    """Return the file that a TorchServe manifest names, else that of the code, else that of the model.
+
+    Raises ModelError.
     """
     named = read_manifest(path).model.requirements_file if is_archive(path) else None
     places = [path / named] if named else []

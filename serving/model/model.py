@@ -84,9 +84,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Model(msgspec.Struct, frozen=True):
     """All that a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders.
 
-    ``per_gpu``: one replica on each GPU. ``gpus`` is the number for one replica. A model of the store also has a
-    ``url``, its folder or archive there; a ``digest`` that changes with that; a ``fingerprint`` that every copy shares;
-    and its ``size`` in bytes.
+    ``convention`` is the name of the convention that chose the handler, "" where ``serving.toml`` did. ``per_gpu``: one
+    replica on each GPU. ``gpus`` is the number for one replica. A model of the store also has a ``url``, its folder or
+    archive there; a ``digest`` that changes with that; a ``fingerprint`` that every copy shares; and its ``size`` in
+    bytes.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Model(msgspec.Struct, frozen=True):
     speed: Speed = Speed()
     gpus: int = 1
     tf32: bool = True
+    convention: str = ""
 
     def policy(self, base: BatchPolicy) -> BatchPolicy:
         """Return the handler's policy with this model's overrides. Raises ModelError for invalid ones."""

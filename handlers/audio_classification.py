@@ -21,10 +21,11 @@ from serving.transfer import to_device
 
 
 class AudioClassificationHandler(BuiltHandler):
-    """Decodes WAV, other ``audio/*`` with the extra ``audio``, or npy; answers ``[{"label", "score"}, …]``, best first.
+    """A handler of recordings: WAV, other ``audio/*`` with the extra ``audio``, or npy.
 
-    The module maps float32 [n, samples] to [n, classes]. A recording is cut into windows of that length, the last one
-    padded with silence, and its scores are the mean over its windows.
+    The answer is ``[{"label", "score"}, …]``, best first. The module maps float32 [n, samples] to [n, classes]. A
+    recording is cut into windows of that length, the last one padded with silence, and its scores are the mean over its
+    windows.
     """
 
     policy = BatchPolicy(max_size=32)

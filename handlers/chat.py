@@ -18,10 +18,11 @@ class Turn(NamedTuple):
 
 
 class ChatHandler(Handler):
-    """Text, or JSON with a text or ``{"text": "…"}``, in a session; text out, as a stream if ``reply`` yields chunks.
+    """A handler of sessions in which a client sends text, or JSON with a text or ``{"text": "…"}``, and gets text.
 
-    Override ``reply``. The session keeps earlier messages up to the limits of ``load``: the oldest turns are dropped
-    first, the ``system`` message never. A turn that fails or is aborted is not kept.
+    Override ``reply``; if it yields chunks the answer is a stream. The session keeps earlier messages up to the limits
+    of ``load``: the oldest turns are dropped first, the ``system`` message never. A turn that fails or is aborted is
+    not kept.
     """
 
     records = "one"

@@ -22,7 +22,10 @@ MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last", "poo
 
 
 class EmbeddingsHandler(TextHandler):
-    """Maps a text to a float32 vector, a list of texts to a list of vectors, as JSON, npy or any type of arrays."""
+    """A handler that maps a text to a float32 vector, a list of texts to a list of vectors.
+
+    The answer is JSON, npy or any other type of arrays.
+    """
 
     post_paths = (OPENAI,)
 

@@ -23,11 +23,12 @@ from serving.errors import ModelError
 
 
 class GenerationHandler(Handler):
-    """Takes ``{"prompt" or "inputs": "…", …}`` with the fields of Sampling, bare or below ``parameters``, or text.
+    """A handler of prompts: ``{"prompt" or "inputs": "…", …}`` with the fields of Sampling, or plain text.
 
-    Takes chat requests at ``/v1/chat/completions``. The answer is one JSON object, or a stream of events, JSON Lines or
-    plain text by ``Accept`` or ``"stream": true``. Requests take turns, a token each. The folder holds a checkpoint of
-    ``transformers``, or a tokenizer of it beside a module that maps ids [1, n] to logits [1, n, vocabulary].
+    The fields may be below ``parameters``. Chat requests go to ``/v1/chat/completions``. The answer is one JSON object,
+    or a stream of events, JSON Lines or plain text by ``Accept`` or ``"stream": true``. Requests take turns, a token
+    each. The folder holds a checkpoint of ``transformers``, or a tokenizer of it beside a module that maps ids [1, n]
+    to logits [1, n, vocabulary].
     """
 
     records = "one"

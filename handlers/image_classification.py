@@ -24,9 +24,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ImageClassificationHandler(BuiltHandler):
-    """Takes a picture (``image/*``, ``application/x-image`` or npy); answers ``[{"label", "score"}, …]``, best first.
+    """A handler of pictures: ``image/*``, ``application/x-image`` or npy.
 
-    The module maps float32 [n, 3, size, size] to [n, classes].
+    The answer is ``[{"label", "score"}, …]``, best first. The module maps float32 [n, 3, size, size] to [n, classes].
     """
 
     policy = BatchPolicy(max_size=32)

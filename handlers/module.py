@@ -33,7 +33,7 @@ class Rows(tuple[Tensor, bool]):
 
 
 class ModuleHandler(BuiltHandler):
-    """Takes one or more rows a request: JSON ``{"instances": [[…], […]]}``, CSV, npy, raw tensors or one image.
+    """A handler of one or more rows a request: JSON ``{"instances": [[…], […]]}``, CSV, npy, raw tensors or one image.
 
     A flat list of numbers is one row, and its answer one row. An image is float32 [1, 3 or 1, height, width], 0 … 1.
     Requests are batched by joining their rows; float64 input becomes float32.

@@ -42,10 +42,10 @@ class Found(NamedTuple):
 
 
 class ObjectDetectionHandler(BuiltHandler):
-    """Takes ``image/*``, ``application/x-image`` or npy.
+    """A handler of pictures: ``image/*``, ``application/x-image`` or npy.
 
-    Answers ``[{"label", "score", "box": [left, top, right, bottom]}, …]``, best first, in pixels of the picture as
-    sent.
+    The answer is ``[{"label", "score", "box": [left, top, right, bottom]}, …]``, best first, in pixels of the picture
+    as sent.
 
     The module returns what torchvision's detectors return: for each picture a dict of boxes [k, 4], labels [k] and
     scores [k]. It takes float32 0 … 1, a list of [3, height, width] of any sizes or, with ``takes = "batch"``, one

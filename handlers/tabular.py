@@ -21,7 +21,7 @@ from serving import BadRequest, Request, Response, codecs
 
 
 class TabularHandler(ModuleHandler):
-    """Takes CSV, JSON, JSON Lines or npy; each row is a list in the order of ``columns``, or an object by name.
+    """A handler of rows in CSV, JSON, JSON Lines or npy, each a list in the order of ``columns`` or an object by name.
 
     The module maps [rows, columns] to [rows, outputs]. A regression answers with as many rows of numbers, a
     classification with ``{"label", "score"}`` a row, or ``label,score`` in CSV. A flat list or one object is one row,

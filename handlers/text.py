@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 class TextHandler(Handler):
-    """Takes text or JSON: ``"…"``, ``["…", …]`` or one of them below ``inputs``, ``instances``, ``input``, ``text(s)``.
+    """A handler of texts: ``"…"``, ``["…", …]`` or one of them below ``inputs``, ``instances``, ``input``, ``text(s)``.
 
     Requests share a batch with others of similar length, and the model runs on texts of one bucket at a time, so that
     less than half of its work is padding. Nothing is downloaded and no code of the checkpoint is run.

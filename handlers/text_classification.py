@@ -15,7 +15,7 @@ from serving import Request
 
 
 class TextClassificationHandler(TextHandler):
-    """Maps a text to ``{"label", "score"}``, or to a list of them, best first, where ``topk`` is above 1.
+    """A handler that maps a text to ``{"label", "score"}``, or where ``topk`` is above 1 to a list of them, best first.
 
     A list of texts gets a list of answers. Scores add up to 1, unless the checkpoint's labels do not exclude each
     other.

@@ -22,7 +22,7 @@ class DoubleKey(Exception):
 
 
 def check_keys(text: Body | str, value: Any, where: str = "the body") -> None:
-    """Check that no object in ``text`` has a key twice; ``value`` is the parsed JSON. Raises BadRequest where one has.
+    """Raise BadRequest where an object in ``text`` has a key twice; ``value`` is the parsed JSON.
 
     Raises BodyTooLarge and BodiesFull where there is no memory to check.
     """

@@ -170,7 +170,7 @@ def set_wait_policy(environment: MutableMapping[str, str]) -> None:
 
     They spin for a moment, since sleeping and waking takes as long as a small operation, and no longer, since the HTTP
     workers need the cores too. Measured on two cores with a small model: spinning as long as the library likes costs 40
-    % of the requests/s; not spinning at all costs 30 %, and a single request up to half of its time.
+    % of the requests/s; not spinning at all costs 30 %, and makes a request alone up to half as fast.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment["OMP_WAIT_POLICY"] = "PASSIVE"

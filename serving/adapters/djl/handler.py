@@ -22,7 +22,7 @@ from serving.request import Request, Response, StreamingResponse
 
 
 class DjlHandler(Handler):
-    """A batch is one call of the script, whose output has a part for each request.
+    """The handler of one script. A batch is one call, whose output has a part for each request.
 
     An Output with an error code is the answer, not a failure.
     """

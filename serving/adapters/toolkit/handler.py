@@ -79,7 +79,7 @@ class Call:
 
 
 class ToolkitHandler(Handler):
-    """Each request runs alone by default, as such scripts expect.
+    """The handler of one script. Each request runs alone by default, as such scripts expect.
 
     With ``stacks`` and a larger ``max_size`` the tensors of ``input_fn`` are stacked, and ``predict_fn`` gets the
     batch.

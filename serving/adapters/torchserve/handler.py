@@ -25,7 +25,7 @@ Answer = tuple[Any, RequestProcessor]
 
 
 class TorchServeHandler(Handler):
-    """Batches have the model's ``batchSize`` of ``model-config.yaml``, 1 without it."""
+    """The handler of one archive. Batches have its ``batchSize`` of ``model-config.yaml``, 1 without it."""
 
     records = "one"
     policy = BatchPolicy(max_size=1)

@@ -49,7 +49,7 @@ class Gathered:
 
 
 class Gathering:
-    """The bodies under work. ``respond`` makes a Response of a handler's result.
+    """The bodies of many records that are being answered. ``respond`` makes a Response of a handler's result.
 
     ``check`` inspects an exception and does not return where the device is lost. ``settle`` gets the answer to a
     request; until then the request counts as waiting.

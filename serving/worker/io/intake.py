@@ -51,7 +51,7 @@ _open_head = msgspec.msgpack.Decoder(OpenHead)
 
 
 class Intake:
-    """The connections of one worker; ``control`` is that to the supervisor.
+    """The connections of one worker; ``control`` is the socket to the supervisor.
 
     ``measure`` reads the memory of the process, on any thread; ``measure_idle`` does so once it has been idle for a
     while."""

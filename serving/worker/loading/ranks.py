@@ -93,7 +93,7 @@ class Group:
                     self._ends()
 
     def _hear(self, until: float | None) -> list[bool]:
-        """Return whether each of the other ranks succeeded, where that is known by ``until``; else the group ends.
+        """Return whether each of the other ranks succeeded. Ends the group where one has not answered by ``until``.
 
         Without ``until`` the requests' own deadline bounds the wait, since it is for user code.
         """

@@ -77,7 +77,7 @@ def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
 
 
 class Hastened:
-    """Warms every batch size ``rounds`` times before the first request; later compilations count as recompilations."""
+    """A faster module. ``warm`` runs every batch size ``rounds`` times; later compilations count as recompilations."""
 
     def __init__(
         self, handler: Handler, sized: Sized, compiled: Compiled | None, graphed: Graphed | None, rounds: int = 1

@@ -58,7 +58,7 @@ def reason_against(module: Any, device: str) -> str | None:
 
 
 class Automatic:
-    """Records, in ``warm``, the kinds of call that the module has had so far."""
+    """A module whose kinds of call so far are recorded in ``warm``."""
 
     def __init__(self, handler: Handler, module: Any, device: Device) -> None:
         assert device.capture is not None

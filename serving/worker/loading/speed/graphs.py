@@ -44,7 +44,7 @@ class Differs(Exception):
 
 
 class Graphed:
-    """Records between ``begin`` and ``settle``, and compares each recording with the module.
+    """A module whose calls are recorded between ``begin`` and ``settle``; each recording is compared with the module.
 
     Where one differs none is used, since the module then does what no recording can repeat, such as drawing random
     numbers. These calls run without a graph: those of a kind not recorded; those with tensors outside ``device``, whose

@@ -24,7 +24,7 @@ def to_precision(module: Any, speed: Speed, model: Model) -> None:
 
 
 class Cast:
-    """Casts floating-point inputs to the module's dtype and outputs back to float32, so that callers need not know."""
+    """A module with its inputs cast to its dtype, and its outputs to float32, so that callers need not know."""
 
     def __init__(self, call: Callable[..., Any], speed: Speed) -> None:
         import torch

@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 
 
 class Sized:
-    """Fills a batch up to the next size by repeating its last row, and cuts the outputs to the original size.
+    """A module with a few batch sizes: it repeats a batch's last row up to the next size, and cuts the outputs.
 
     The batch is the first dimension of each input and output that is as long there as the first tensor. Batches above
     the largest size run as they are. With ``replays``, which returns whether a call is recorded, so do batches whose

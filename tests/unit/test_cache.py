@@ -80,6 +80,13 @@ def test_only_who_holds_what_is_short_goes() -> None:
     assert decide(Need(1, 50, 1, "auto"), residents, budget) == Evict((2,))
 
 
+def test_nobody_goes_from_a_gpu_that_is_not_chosen_in_the_end() -> None:
+    budget = Budget(1000, {"cuda:0": 10, "cuda:1": 10})
+    fixed = Resident(1, 10, 0.0, Stay.FIXED, {"cuda:0": 7})
+    residents = [fixed, idle(2, 10, 1.0, cuda_0=2), idle(3, 10, 2.0, cuda_1=9)]
+    assert decide(Need(1, 8, 1, "auto"), residents, budget) == Evict((3,))
+
+
 def test_models_that_have_grown_make_the_oldest_go() -> None:
     residents = [idle(1, 60, 2.0), idle(2, 60, 1.0), Resident(3, 10, 0.0, Stay.BUSY)]
     assert excess(residents, Budget(130)) == ()
@@ -99,6 +106,10 @@ budgets = st.builds(
     st.dictionaries(st.sampled_from(GPUS), st.integers(0, 100)),
     st.none() | st.integers(1, 8),
 )
+
+
+def age(resident: Resident) -> tuple[float, int]:
+    return resident.last_used, resident.key
 
 
 def held(residents: list[Resident], budget: Budget) -> bool:
@@ -131,15 +142,17 @@ def test_only_the_idle_go_and_never_before_one_that_was_used_longer_ago(
         victims = [by_key[key] for key in decision.keys]
         assert victims
         assert all(one.stay is Stay.IDLE for one in victims)
-        assert victims == sorted(victims, key=lambda one: (one.last_used, one.key))
+        assert victims == sorted(victims, key=age)
         # The last one was needed: without it there is still no room.
         staying = [one for one in residents if one.stay is not Stay.LEAVING and one not in victims]
         assert place(need, staying, budget) is not None
         assert place(need, [*staying, victims[-1]], budget) is None
+        # Nobody goes in vain: whichever of them stays, there is no room.
+        assert all(place(need, [*staying, one], budget) is None for one in victims)
         if not budget.devices and budget.models is None:
-            # With memory alone at stake nobody who holds some is passed over.
-            passed = [one for one in residents if one.stay is Stay.IDLE and one.host and one not in victims]
-            assert all(one.last_used >= victims[-1].last_used for one in passed)
+            # With memory alone at stake all who were used longer ago than the last one do not make room together.
+            newer = [one for one in residents if one.stay is not Stay.IDLE or age(one) >= age(victims[-1])]
+            assert place(need, [one for one in newer if one.stay is not Stay.LEAVING], budget) is None
 
 
 @given(needs, residents_, budgets)

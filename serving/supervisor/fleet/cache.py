@@ -100,18 +100,30 @@ def decide(need: Need, residents: Sequence[Resident], budget: Budget) -> Decisio
 
 
 def choose(need: Need, staying: list[Resident], budget: Budget) -> tuple[int, ...] | None:
-    """Return the least recently used idle residents that make enough room; None if all of them do not."""
+    """Return the least recently used idle residents that make enough room, none of them in vain; None if all of them do
+    not.
+    """
     if place(need, [one for one in staying if one.stay is not Stay.IDLE], budget) is None:
         return None
-    victims: list[int] = []
+    victims: list[Resident] = []
     for victim in by_age(staying):
         if not helps(victim, need, staying, budget):
             continue
-        victims.append(victim.key)
+        victims.append(victim)
         staying = [one for one in staying if one is not victim]
         if place(need, staying, budget) is not None:
-            return tuple(victims)
+            return tuple(one.key for one in needed(victims, need, staying, budget))
     return None
+
+
+def needed(victims: list[Resident], need: Need, staying: Sequence[Resident], budget: Budget) -> list[Resident]:
+    """Return the victims without those that can stay after all; the most recently used one stays first."""
+    left, kept = list(victims), list(staying)
+    for victim in reversed(victims):
+        if place(need, [*kept, victim], budget) is not None:
+            left.remove(victim)
+            kept.append(victim)
+    return left
 
 
 def helps(victim: Resident, need: Need, staying: Sequence[Resident], budget: Budget) -> bool:

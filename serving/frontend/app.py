@@ -380,10 +380,10 @@ def batch_parameters(capacity: int, max_body: int, single: bool) -> bytes:
     """Return the execution parameters for a batch transform job that sets none: as many concurrent requests as the
     replicas work on, and one record per request where the model takes a ``single`` one.
 
-    The platform requires the product of requests and megabytes to be 100 at most.
+    The platform requires the product of requests and megabytes to be 100 at most, and takes 0 megabytes for no limit.
     """
-    megabytes = min(PAYLOAD, max_body // MEGABYTE) if max_body else PAYLOAD
-    transforms = max(1, min(capacity, PAYLOAD_LIMIT // max(1, megabytes)))
+    megabytes = max(1, min(PAYLOAD, max_body // MEGABYTE)) if max_body else PAYLOAD
+    transforms = max(1, min(capacity, PAYLOAD_LIMIT // megabytes))
     strategy = "SINGLE_RECORD" if single else "MULTI_RECORD"
     parameters = {"MaxConcurrentTransforms": transforms, "BatchStrategy": strategy, "MaxPayloadInMB": megabytes}
     return msgspec.json.encode(parameters)

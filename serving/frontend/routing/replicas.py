@@ -104,8 +104,9 @@ class Replicas:
         """Return the model's own name for an alias that clients use, where that is known; otherwise the same name."""
         return self._names.get(model, model)
 
-    async def placement(self, model: str, load: bool, until: float) -> Placement:
-        """Return the placement of a model, which is loaded first if ``load``. Raises the supervisor's ServingError.
+    async def placement(self, model: str, load: bool, until: float, accepted: bool = False) -> Placement:
+        """Return the placement of a model, which is loaded first if ``load``. Raises the supervisor's ServingError, and
+        QueueFull unless the request was ``accepted`` before.
 
         ``until`` is the instant until which the supervisor may wait for room. The caller bounds the wait here.
         """
@@ -117,7 +118,7 @@ class Replicas:
                 self._link.locate(model, load, until)
             if view.placement is not None:
                 return view.placement
-            await view.change()
+            await view.change(accepted)
             if view.problem is not None and not (load and view.problem.code == ModelNotLoaded.code):
                 raise view.problem.error()
 
@@ -130,7 +131,7 @@ class Replicas:
         ``alone`` goes to a replica without sessions and streams, if there is one.
         """
         while True:
-            placement = await self.placement(model, load, until)
+            placement = await self.placement(model, load, until, accepted)
             view = self._views[self.name_of(model)]
             usable = view.usable()
             if usable:

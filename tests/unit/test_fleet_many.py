@@ -328,6 +328,29 @@ def test_a_load_that_runs_out_of_memory_is_tried_once_more_with_one_model_less()
     assert rig.fleet.get("hungry") is None
 
 
+def test_what_a_dying_process_holds_counts_though_its_model_waits_again() -> None:
+    rig = Rig(devices={"cuda:0": 100})
+    other = rig.serve("other", 20)
+    one = model("hungry", replicas=2, device="cuda:0")
+    served = rig.fleet.add(one, rig.now, Owner.STORE, rig.now + 10, Cost(30 * MIB, 30 * MIB, 45 * MIB))
+    served.devices = ("cuda:0", "cuda:0")
+    rig.act(rig.fleet.admit(rig.now))
+    dying, short = served.replicas
+    rig.act(rig.fleet.end(dying, "it does not answer", rig.now))
+    rig.exit(short, out_of_memory=True)
+    rig.leave(other)
+    assert served.stage is Stage.WAITING
+    assert (served.memory(), served.device_memory()) == (30 * MIB + SLACK, {"cuda:0": 45 * MIB})
+    next_one = rig.want("next", 5)
+    rig.tick()
+    everything = list(rig.fleet.everything())
+    assert served.stage is Stage.WAITING, "it is charged for two processes, and one still holds its memory"
+    assert sum(one.memory() for one in everything) <= 100 * MIB
+    rig.exit(dying)
+    rig.tick()
+    assert (served.stage, next_one.stage) == (Stage.SERVING, Stage.SERVING)
+
+
 def test_out_of_memory_with_nobody_to_send_away_is_507_at_once() -> None:
     rig = Rig()
     served = rig.want("hungry", 60)
@@ -485,8 +508,8 @@ def test_whatever_happens_the_budget_holds_and_there_is_one_load_a_name(
         elif what == "leave" and replica is not None and replica.served.stage is not Stage.LEAVING:
             rig.act(rig.fleet.leave(replica.served, rig.now))
         rig.tick(size / 20)
+        assert sum(served.memory() for served in rig.fleet.everything()) <= 100 * MIB
         held = [served for served in rig.fleet.everything() if served.stage is not Stage.WAITING]
-        assert sum(served.memory() for served in held) <= 100 * MIB
         assert len(held) <= 5
         names = [served.name for served in rig.fleet.everything() if served.stage is not Stage.LEAVING]
         assert len(names) == len(set(names))

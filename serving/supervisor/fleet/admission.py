@@ -142,16 +142,18 @@ class Admission:
             # The predecessor serves until this model does, so waiting for its memory would be in vain.
             own = served.predecessor.key
             residents = [replace(one, stay=Stay.FIXED) if one.key == own else one for one in residents]
-        need = need_of(served)
-        decision = cache.decide(need, residents, self.budget)
+        need, budget = need_of(served), self.budget
+        if served.replicas and budget.models is not None:
+            budget = replace(budget, models=budget.models + 1)  # its own ending processes are no other model
+        decision = cache.decide(need, residents, budget)
         if isinstance(decision, Refuse) and served.is_guessed:
             # An estimate is no reason to refuse a model: if there is no room, its load will fail.
             served.cost, served.is_guessed = least(served.model, served.cost), False
             need = need_of(served)
-            decision = cache.decide(need, residents, self.budget)
+            decision = cache.decide(need, residents, budget)
         waited, served.waits = served.waits, isinstance(decision, Wait)
         if self.record is not None and not (waited and served.waits):
-            self.record(need, residents, self.budget, decision)
+            self.record(need, residents, budget, decision)
         return decision
 
     def lack(self, everything: Iterable[Served], served: Served, now: float) -> str | None:
@@ -178,7 +180,9 @@ class Admission:
         others = list(everything)
         # A model that is being replaced serves until its successor does.
         replaced = {one.predecessor.key for one in others if one.predecessor is not None}
-        return [self._resident(one, one.key in replaced, now) for one in others if one.stage is not Stage.WAITING]
+        # A model that waits again, after a failed load or for another GPU, may have processes that are ending.
+        there = [one for one in others if one.stage is not Stage.WAITING or one.replicas]
+        return [self._resident(one, one.key in replaced, now) for one in there]
 
     def _resident(self, served: Served, replaced: bool, now: float) -> Resident:
         stay = stay_of(served, now, self._keeps_sessions)
@@ -187,7 +191,7 @@ class Admission:
 
 
 def stay_of(served: Served, now: float, keeps_sessions: bool = True) -> Stay:
-    if served.stage is Stage.LEAVING:
+    if served.stage is not Stage.SERVING:
         return Stay.LEAVING
     if served.pinned or served.owner is not Owner.STORE:
         return Stay.FIXED

@@ -349,7 +349,7 @@ class Fleet(Departures):
         if served.stage is Stage.LEAVING:
             return self._forget(served) if not served.replicas else []
         actions: list[Action] = [Publish(served.name)]
-        if replica.status is Status.RETIRING:
+        if replica.status is Status.RETIRING or served.stage is Stage.WAITING:  # an earlier try
             return actions
         lost_spare = replica.was_spare and replica.status is Status.STARTING and not served.no_spare
         if broken or lost_spare:  # the model is not the cause

@@ -188,9 +188,7 @@ class Served:
         return True
 
     def memory(self) -> int:
-        """Return the host bytes that the model is charged with."""
-        if self.stage is Stage.WAITING:
-            return 0
+        """Return the host bytes that the model is charged with; while it waits, those of processes that are ending."""
         each = self.cost.host if self.was_ready else self.cost.peak
         return (max(each, self.grown()) + SLACK) * self._count()
 
@@ -201,14 +199,14 @@ class Served:
     def device_memory(self) -> dict[str, int]:
         """Return the bytes that the model is charged with on each GPU."""
         charged: dict[str, int] = {}
-        for index in range(self._count() if self.devices and self.stage is not Stage.WAITING else 0):
+        for index in range(self._count() if self.devices else 0):
             name = self.devices[index % len(self.devices)]
             charged[name] = charged.get(name, 0) + self.cost.device
         return charged
 
     def _count(self) -> int:
         there = len(self.replicas)
-        return there if self.stage is Stage.LEAVING else max(there, self.model.replicas)
+        return max(there, self.model.replicas) if self.stage is Stage.SERVING else there
 
     def last_used(self) -> float:
         return max([self.used, *(replica.row.last_used for replica in self.replicas)])

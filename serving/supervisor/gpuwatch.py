@@ -33,6 +33,7 @@ class GpuWatch:
         self._wake = threading.Event()
         self._ended = False
         self._is_urgent = False
+        self._fails = False
 
     def start(self) -> None:
         if self._driver.gpus():
@@ -52,13 +53,23 @@ class GpuWatch:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._ended:
+            look = self._look()
             try:
-                look = look_at(self._driver)
-                loop.call_soon_threadsafe(self._deliver, look)
+                if look is not None:
+                    loop.call_soon_threadsafe(self._deliver, look)
             except RuntimeError:
                 return  # the loop is closed
-            except Exception as exc:
-                log.error("the GPUs cannot be looked at", exc=exc)
-                return
-            self._wake.wait(SOON if self._is_urgent else PERIOD)
+            self._wake.wait(SOON if self._is_urgent and look is not None else PERIOD)
             self._wake.clear()
+
+    def _look(self) -> Look | None:
+        """Return a look at the GPUs; None where it fails, which is logged when it begins to."""
+        try:
+            look = look_at(self._driver)
+        except Exception as exc:
+            if not self._fails:
+                log.error("the GPUs cannot be looked at", exc=exc)
+            self._fails = True
+            return None
+        self._fails = False
+        return look

@@ -173,7 +173,7 @@ class Models:
                 log.info("a worker begins", model=replica.name, worker=message.pid, device=replica.device)
             spare = self._fleet.spares.find(message.row, message.epoch)
             if spare is not None and not self.wants(message.row, message.epoch):
-                processes.kill_group(message.pid)  # it was dismissed before it was forked
+                self._kill(message.pid)  # it was dismissed before it was forked
             self._tell_of(spare)
             return
         spare = self._fleet.spares.find(message.row, message.epoch)
@@ -194,8 +194,8 @@ class Models:
         """Ask all workers to finish and exit."""
         self._act([*self._fleet.spares.close(), *self._fleet.warm.close(time.monotonic())])
         for replica in self._fleet.retire(time.monotonic()):
-            if not self._control.retire(replica.row.index, replica.epoch) and replica.pid is not None:
-                processes.kill_group(replica.pid)
+            if not self._control.retire(replica.row.index, replica.epoch):
+                self._kill(replica.pid)
 
     @property
     def frontends(self) -> int:
@@ -297,8 +297,7 @@ class Models:
             case Abort(replica, reason):
                 self._abort(replica, reason)
             case Kill(replica):
-                if replica.pid is not None:
-                    processes.kill_group(replica.pid)
+                self._kill(replica.pid)
             case Publish(name):
                 self._control.tell(self._placement(name))
             case Evicted(served, reason):

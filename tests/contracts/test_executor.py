@@ -8,6 +8,7 @@ hear. In the end there are as many ready replicas as there should be, and after 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import time
@@ -27,6 +28,7 @@ from serving.model.model import DEFAULT_MODEL, Model
 from serving.supervisor import processes
 from serving.supervisor.models import Models
 from serving.supervisor.processes import Exit
+from serving.system import log
 from serving.system.gpus.driver import NoGpus
 from tests.contracts.build import CONFIG, House, Loop, Peer, house, orders, settle
 
@@ -54,13 +56,13 @@ class Life:
 class Rig:
     """The executor with all that is around it."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, spares: int = 0) -> None:
         self.runtime, self.board = house.runtime, house.board
         self.asked: list[Fork] = []
         self.lives: list[Life] = []
         self.ends: list[str] = []
         self.ahead = 0.0
-        config = msgspec.structs.replace(CONFIG, spares=0, device="cpu", load_timeout=60.0)
+        config = msgspec.structs.replace(CONFIG, spares=spares, device="cpu", load_timeout=60.0)
         house.control.close()
         self.runtime.control_path.unlink(missing_ok=True)
         self.models = Models(
@@ -378,3 +380,47 @@ def test_one_that_is_of_no_use_is_ended_and_another_takes_its_place_at_once(why:
 
     with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(work())
+
+
+@pytest.mark.parametrize("is_spare", [True, False], ids=["a spare", "a worker"])
+def test_a_process_that_is_killed_at_the_stop_before_it_could_hear_is_no_surprise(
+    is_spare: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a warning nor a suspicion that memory was short."""
+
+    async def work() -> int:
+        async with house() as built:
+            rig = Rig(built, spares=1 if is_spare else 0)
+            await rig.models.start()
+            try:
+                await rig.turn(0)
+                for life in [one for one in rig.lives if one.fork.model is not None]:
+                    rig.begin(life)
+                    await rig.hello(life)
+                    for _ in STEPS:
+                        await rig.go_on(life)
+                if is_spare:
+                    await rig.turn(100.0)
+                    [life] = [one for one in rig.lives if one.fork.model is None]
+                else:
+                    await rig.end(rig.lives[0])
+                    await rig.turn(100.0)
+                    life = rig.lives[-1]
+                    rig.begin(life)
+                caplog.clear()
+                rig.models.retire()
+                if is_spare:
+                    rig.begin(life)
+                rig.wait_for_end(life)
+                await rig.stop()
+            finally:
+                await rig.clean_up()
+            return life.pid
+
+    with caplog.at_level(logging.DEBUG), asyncio.Runner(loop_factory=Loop) as runner:
+        pid = runner.run(work())
+    told = [(one.levelname, one.getMessage(), log.fields_of(one)) for one in caplog.records]
+    [(level, _, fields)] = [one for one in told if one[2].get("worker") == pid and one[1].endswith(" ended")]
+    assert level in ("DEBUG", "INFO")
+    assert fields["cause"].startswith("signal SIGKILL")
+    assert "oom_killed" not in fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import urllib.error
 import urllib.parse
@@ -22,6 +23,9 @@ class ModelsClient:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
+        # The environment's proxy is for other machines: at it, 127.0.0.1 would be the proxy's own.
+        handlers = [urllib.request.ProxyHandler({})] if is_here(self._url) else []
+        self._opener = urllib.request.build_opener(*handlers)
 
     def list(self) -> list[dict[str, Any]]:
         """Return all loaded models, from all pages."""
@@ -49,13 +53,22 @@ class ModelsClient:
             request = urllib.request.Request(
                 self._url + path, data, {"content-type": "application/json"}, method=method
             )
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            with self._opener.open(request, timeout=TIMEOUT) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
                 raise click.ClickException(explain(error.code, error.read())) from error
         except (OSError, ValueError) as exc:
             raise click.ClickException(f"{self._url}: {exc}") from exc
+
+
+def is_here(url: str) -> bool:
+    """Return whether a URL names this machine by a loopback address."""
+    host = urllib.parse.urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def explain(status: int, body: bytes) -> str:

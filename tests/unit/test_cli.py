@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serving.cli import cli
+from serving.client import ModelsClient
 from serving.config.config import Config
 from serving.config.settings import SETTINGS, Setting
 
@@ -68,15 +69,16 @@ def answering() -> Iterator[type[Answering]]:
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Stands in for a server: GET /ping has this status."""
+    """Stands in for a server: GET /ping has this status, and one model is loaded."""
 
     status = 200
     port = 0
 
     def do_GET(self) -> None:
-        self.send_response(self.status if self.path == "/ping" else 404)
+        is_list = "/models?" in self.path
+        self.send_response(200 if is_list else self.status if self.path == "/ping" else 404)
         self.end_headers()
-        self.wfile.write(b'{"status":"any"}')
+        self.wfile.write(b'{"models":[{"modelName":"a"}]}' if is_list else b'{"status":"any"}')
 
     def log_message(self, format: str, *arguments: object) -> None:
         pass
@@ -97,6 +99,22 @@ def test_ping_asks_the_port_of_the_platform_and_the_address_that_the_server_list
     answering.status = 200
     assert invoke("ping", SAGEMAKER_BIND_TO_PORT=str(answering.port), SERVING_HOST="127.0.0.1").exit_code == 0
     assert invoke("ping", SERVING_PORT=str(answering.port), SERVING_HOST="127.0.0.9").exit_code == 1
+
+
+def test_models_are_asked_for_without_the_environments_proxy(
+    answering: type[Answering], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for host in ("127.0.0.1", "localhost"):
+        assert ModelsClient(f"http://{host}:{answering.port}").list() == [{"modelName": "a"}]
+
+
+def test_another_machine_is_asked_through_the_environments_proxy(
+    answering: type[Answering], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{answering.port}")
+    assert ModelsClient("http://far.invalid").list() == [{"modelName": "a"}]
 
 
 def test_ping_fails_where_nobody_listens() -> None:

@@ -210,12 +210,12 @@ class Models:
         """Return the number of replicas ready, the number wanted, and the instant at which one was last ready."""
         return counts(self._fleet.everything())
 
-    def state(self, can_start: bool, could_start: bool, now: float) -> tuple[State, str]:
+    def state(self, can_start: bool, could_start: bool) -> tuple[State, str]:
         """Return the server's state and why. ``can_start``: the fork server is ready; ``could_start``: it has run
         before.
         """
         if self._catalog is None:
-            return server_state(self._fleet.everything(), now)
+            return server_state(self._fleet.everything())
         blocked = self._devices.blocked(self._config.device)
         if blocked is not None and not any(one.ready() for one in self._fleet.everything()):
             return State.FAILED, blocked

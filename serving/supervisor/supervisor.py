@@ -144,7 +144,7 @@ class Supervisor:
 
     def _write_state(self) -> None:
         now = time.monotonic()
-        state, reason = self._state(now)
+        state, reason = self._state()
         old = self._board.read_header()
         ready, wanted, last_ready = self._models.counts()
         since = old.since if old.state == state and old.since else now
@@ -157,10 +157,10 @@ class Supervisor:
                 host, port = self._listener.getsockname()[:2]
                 log.info(welcome(host, port, self._first))
 
-    def _state(self, now: float) -> tuple[State, str]:
+    def _state(self) -> tuple[State, str]:
         if self._stopping:
             return State.DRAINING, ""
-        return self._models.state(self._forks.is_ready, self._fork_service.failures > 0, now)
+        return self._models.state(self._forks.is_ready, self._fork_service.failures > 0)
 
     def _on_forked(self, message: Forked) -> None:
         self._models.on_forked(message)

@@ -8,7 +8,7 @@ import pytest
 
 from serving.ipc.scoreboard import Phase, Scoreboard, State
 from serving.model.model import Model
-from serving.supervisor.fleet.describe import server_state
+from serving.supervisor.fleet.describe import counts, server_state
 from serving.supervisor.fleet.fleet import Fleet
 from serving.supervisor.fleet.replica import Abort, Action, GiveUp, Kill, Publish, Replica, Start, Status
 
@@ -61,7 +61,7 @@ class Rig:
 
     @property
     def state(self) -> State:
-        return server_state(self.fleet.everything(), self.now)[0]
+        return server_state(self.fleet.everything())[0]
 
 
 def test_the_wanted_number_of_replicas_is_started_once() -> None:
@@ -79,6 +79,34 @@ def test_the_state_follows_the_first_replica_up() -> None:
         rig.phase(replica, status)
         seen.append(rig.state)
     assert seen == [State.STARTING, State.LOADING, State.WARMING, State.READY]
+
+
+@pytest.mark.parametrize("reads", [0, 1, 3])
+@pytest.mark.parametrize("how", ["exits", "is ended", "retires", "is lost"])
+def test_the_last_instant_with_a_ready_replica_is_that_of_its_end_however_often_anybody_asks(
+    how: str, reads: int
+) -> None:
+    rig = Rig()
+    replica = rig.up()
+
+    def ask() -> None:
+        for _ in range(reads):
+            rig.now += 10.0
+            assert counts(rig.fleet.everything())[2] <= rig.now
+            assert isinstance(rig.state, State)
+
+    ask()
+    rig.now = ended = 1100.0
+    if how == "exits":
+        rig.exits(replica)
+    elif how == "is ended":
+        rig.fleet.end(replica, "it hangs", rig.now)
+    elif how == "retires":
+        rig.fleet.retire(rig.now)
+    else:
+        rig.fleet.lost(replica, "the fork server ended", rig.now)
+    ask()
+    assert counts(rig.fleet.everything()) == (0, 1, ended)
 
 
 def test_user_code_past_its_deadline_is_ended_and_its_replacement_starts_in_the_same_step() -> None:
@@ -154,7 +182,7 @@ def test_a_model_that_keeps_failing_backs_off_and_is_declared_failed_after_five(
     assert attempts == 5
     assert rig.now - began > 7
     assert rig.state is State.FAILED
-    assert "exit code 3" in server_state(rig.fleet.everything(), rig.now)[1]
+    assert "exit code 3" in server_state(rig.fleet.everything())[1]
     placement = rig.fleet.placement("m")
     assert placement is not None
     assert placement.failed is not None

@@ -113,7 +113,7 @@ class Rig:
 
     @property
     def state(self) -> tuple[State, str]:
-        return server_state(self.fleet.everything(), self.now)
+        return server_state(self.fleet.everything())
 
 
 def places(served: Served) -> list[str]:

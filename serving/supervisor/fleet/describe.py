@@ -33,16 +33,14 @@ def placement_of(name: str, served: Served | None) -> Placement:
     )
 
 
-def server_state(everything: Iterable[Served], now: float) -> tuple[State, str]:
+def server_state(everything: Iterable[Served]) -> tuple[State, str]:
     """Return the state of the worst of the models and, unless it is READY, the reason."""
-    states = [model_state(served, now) for served in everything]
+    states = [model_state(served) for served in everything]
     return min(states, key=lambda pair: ORDER.index(pair[0]), default=(State.READY, ""))
 
 
-def model_state(served: Served, now: float) -> tuple[State, str]:
+def model_state(served: Served) -> tuple[State, str]:
     ready = len(served.ready())
-    if ready:
-        served.last_ready = now
     if ready >= served.model.replicas:
         return State.READY, ""
     if served.failed is not None and not ready:

@@ -333,7 +333,7 @@ class Fleet(Departures):
     ) -> list[Action]:
         """Handle the end of a worker's process, by ``cause`` in words and with the ``fault`` of its device."""
         served = replica.served
-        served.replicas.remove(replica)
+        served.lose(replica, now)
         if replica.pid is not None:
             self._by_pid.pop(replica.pid, None)
             self._devices.died(replica.device, replica.pid, now)
@@ -383,7 +383,7 @@ class Fleet(Departures):
         """
         if replica.served.owner is Owner.START or replica.status not in LIVE:
             return self.exited(replica, cause, now)
-        replica.served.replicas.remove(replica)
+        replica.served.lose(replica, now)
         self._rows.give_back(replica.row)
         return self._start_missing(replica.served, now)
 

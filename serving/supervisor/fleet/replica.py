@@ -110,6 +110,8 @@ class Replica:
     def become(self, status: Status, now: float) -> None:
         if status not in NEXT[self.status]:
             raise ValueError(f"a replica cannot go from {self.status.value} to {status.value}")
+        if self.status is Status.READY:
+            self.served.last_ready = now
         self.status, self.since = status, now
 
 
@@ -120,8 +122,9 @@ class Served:
 
     ``cost`` is the memory of one replica; ``is_guessed``: it is an estimate from the size of the files.
     ``wanted_until`` is the latest instant until which a request waits for room. ``devices`` are those of its replicas,
-    where we choose them. ``held_up`` has, by GPU, the instant since which the next start waits for a dead worker's
-    memory; ``no_spare``: the next worker is a new process, since a spare died with the model.
+    where we choose them. ``last_ready`` is the instant at which a replica last became ready or ceased to be.
+    ``held_up`` has, by GPU, the instant since which the next start waits for a dead worker's memory; ``no_spare``: the
+    next worker is a new process, since a spare died with the model.
     """
 
     key: int
@@ -164,6 +167,12 @@ class Served:
 
     def ready(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica.status is Status.READY]
+
+    def lose(self, replica: Replica, now: float) -> None:
+        """Remove a replica whose process is gone."""
+        if replica.status is Status.READY:
+            self.last_ready = now
+        self.replicas.remove(replica)
 
     def missing(self) -> list[str]:
         """Return a device for each missing replica."""

@@ -40,12 +40,22 @@ class IoThread:
             os._exit(70)
 
     def call(self, function: Callable[..., None], *args: object) -> None:
-        """Run a function on the loop and wait for it, at most ``CALL_TIME`` seconds. From another thread."""
+        """Run a function on the loop and wait for it, at most ``CALL_TIME`` seconds. From another thread.
+
+        Raises what the function raises.
+        """
         done = threading.Event()
+        failures: list[BaseException] = []
 
         def step() -> None:
-            function(*args)
-            done.set()
+            try:
+                function(*args)
+            except BaseException as exc:
+                failures.append(exc)
+            finally:
+                done.set()
 
         self.loop.call_soon_threadsafe(step)
         done.wait(CALL_TIME)
+        if failures:
+            raise failures[0]

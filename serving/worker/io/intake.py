@@ -26,6 +26,7 @@ from serving.ipc.wire import Frame, Kind, OpenHead
 from serving.model.model import Model
 from serving.request import Body, Response
 from serving.session import SessionAddress
+from serving.system import log
 from serving.usercode import surroundings
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.engine.conversations import Partner, on_stream_frame, open_item
@@ -80,6 +81,7 @@ class Intake:
         self._measures = Measures(row, measure, measure_idle)
         self._control: Channel
         self._server: asyncio.Server | None = None
+        self._listening: asyncio.Task[None] | None = None
         self._batcher: Batcher | None = None
         self._takes = False
         self._streams: Streams
@@ -102,7 +104,15 @@ class Intake:
         self._batcher, self._streams = batcher, streams
         batcher.is_awaited = lambda: self.sessions.are_waited_for
         self.reading.watch(False)
-        self.io.loop.create_task(self._listen(ready))
+        self._listening = self.io.loop.create_task(self._begin(ready))
+
+    async def _begin(self, ready: WorkerPhase) -> None:
+        try:
+            await self._listen(ready)
+        except Exception as exc:
+            # Nobody could reach this replica, and the supervisor would wait for it in vain.
+            log.error("the worker cannot listen", exc=exc)
+            os._exit(70)
 
     async def _listen(self, ready: WorkerPhase) -> None:
         path = str(self._runtime.worker_path(self._row.index, self._epoch))

@@ -214,7 +214,6 @@ def test_a_script_in_code_wins_over_a_version_without_a_configuration(tmp_path: 
         ("dynamic_batching { default_queue_policy { timeout_action: DELAY } }", "timeout_action DELAY"),
         ("dynamic_batching { preferred_batch_size: [2, 4] }", "preferred_batch_size"),
         ("dynamic_batching { } sequence_batching { }", "dynamic_batching has no effect"),
-        ("sequence_batching { oldest { max_candidate_sequences: 4 } }", "max_candidate_sequences of oldest"),
         ("sequence_batching { oldest { preferred_batch_size: 4 } }", "preferred_batch_size of oldest"),
         ("sequence_batching { direct { minimum_slot_utilization: 0.5 } }", "minimum_slot_utilization of direct"),
         ("metric_tags { key: 'a' value: 'b' }", "metric_tags"),

@@ -16,7 +16,7 @@ from serving.adapters.triton.calls import Call
 from serving.adapters.triton.config import read
 from serving.adapters.triton.handler import TritonHandler
 from serving.adapters.triton.sequences import Sequences
-from serving.errors import BadRequest, ServingError
+from serving.errors import BadRequest, ServingError, SessionLimit
 from serving.request import Client, Response
 from serving.session import Session
 
@@ -62,6 +62,64 @@ def test_one_that_is_left_idle_is_over() -> None:
     with pytest.raises(BadRequest, match="not under way"):
         book.enter(call(1))
     assert len(book) == 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "limit"),
+    [
+        ("oldest { max_candidate_sequences: 3 }", 3),
+        ("oldest { }", 1024),
+        ("direct { }", 1024),
+        ("", 1024),
+    ],
+)
+def test_as_many_are_under_way_as_the_configuration_lets(strategy: str, limit: int) -> None:
+    now = [0.0]
+    book = sequences(strategy, clock=lambda: now[0])
+    for id in range(1, limit + 1):
+        now[0] = id / limit * 0.9
+        book.enter(call(id, start=True))
+    now[0] = 0.95
+    for _ in range(2):
+        with pytest.raises(SessionLimit, match=f"{limit} sequences") as caught:
+            book.enter(call("more", start=True))
+        assert caught.value.status == 503
+    assert len(book) == limit
+    with pytest.raises(BadRequest, match="not under way"):
+        book.enter(call("more"))
+    book.enter(call("alone", start=True, end=True))  # is over at once
+    book.enter(call(1))
+    book.enter(call(2, start=True))  # begins anew
+    book.enter(call(1, end=True))
+    book.enter(call("more", start=True))
+    assert len(book) == limit
+    now[0] = 1.0 + 3 / limit * 0.9 + 1e-6  # the third one has been idle for too long
+    book.enter(call("another", start=True))
+    assert len(book) == limit
+
+
+def test_a_request_takes_no_longer_beside_many_sequences_than_beside_few() -> None:
+    """Counted in looks at the instants of sequences, of which the old ones go once each."""
+    looks = [0]
+
+    class Instant(float):
+        def __sub__(self, other: float) -> float:
+            looks[0] += 1
+            return float(self) - float(other)
+
+    now = [Instant(0.0)]
+    book = sequences(clock=lambda: now[0])
+    for id in range(1, 1001):
+        book.enter(call(id, start=True))
+    assert looks[0] <= 2000
+    looks[0] = 0
+    for id in range(1, 1001):
+        book.enter(call(id))
+    assert looks[0] <= 2000
+    now[0] = Instant(5.0)
+    book.enter(call("new", start=True))
+    assert len(book) == 1
+    assert looks[0] <= 4000
 
 
 CONTROLS = """

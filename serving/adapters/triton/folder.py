@@ -176,7 +176,7 @@ def notes_of_batching(config: TritonConfig) -> Iterator[str]:
         strategy = None if config.sequence_batching is None else getattr(config.sequence_batching, name)
         if strategy is None:
             continue
-        for field in ("max_candidate_sequences", "preferred_batch_size", "minimum_slot_utilization"):
+        for field in ("preferred_batch_size", "minimum_slot_utilization"):
             if getattr(strategy, field):
                 yield f"{field} of {name} has no effect: what waits is run as soon as the model is idle"
 

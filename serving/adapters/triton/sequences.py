@@ -16,11 +16,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from serving.adapters.triton.calls import Call
 from serving.adapters.triton.config import Control, SequenceBatching
-from serving.errors import BadRequest
+from serving.errors import BadRequest, SessionLimit
 from serving.session import Session
 from triton_python_backend_utils.dtypes import Array, triton_string_to_numpy
 
 START, END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START, pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
+
+CANDIDATES = 1024  # sequences under way at once, where max_candidate_sequences is not set
 
 SEQUENCE = "triton sequence"  # the key of the correlation id in a session's state
 
@@ -35,7 +37,8 @@ class Sequences:
         self._ids = itertools.count(1)
         self._batched = batched
         self._clock = clock
-        self._seen: dict[int | str, float] = {}
+        self._limit = limit_of(settings)
+        self._seen: dict[int | str, float] = {}  # the instant of each sequence's last request, the oldest first
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -43,7 +46,8 @@ class Sequences:
     def enter(self, call: Call, session: Session | None = None) -> None:
         """Take a request, with the control tensors that the model wants.
 
-        Raises BadRequest for a request of a sequence that was not begun, or was idle for too long.
+        Raises BadRequest for a request of a sequence that was not begun, or was idle for too long, and SessionLimit for
+        a new one beside too many.
         """
         if call.rows > 1:
             raise BadRequest(f"a request of a sequence has {call.rows} rows; allowed: a batch size of 1")
@@ -77,17 +81,27 @@ class Sequences:
 
     def _follow(self, call: Call) -> None:
         now = self._clock()
-        self._seen = {id: at for id, at in self._seen.items() if now - at <= self._idle}
+        self._expire(now)
         if not call.correlation:
             raise BadRequest(
                 "a request for a model with sequence_batching needs a sequence_id that is not 0 and not empty"
             )
         if not call.flags & START and call.correlation not in self._seen:
             raise BadRequest(f"sequence {call.correlation!r} is not under way: its first request needs sequence_start")
+        is_known = self._seen.pop(call.correlation, None) is not None
         if call.flags & END:
-            self._seen.pop(call.correlation, None)
-        else:
-            self._seen[call.correlation] = now
+            return
+        if not is_known and len(self._seen) >= self._limit:
+            raise SessionLimit(f"{len(self._seen)} sequences are under way, which is the limit")
+        self._seen[call.correlation] = now
+
+    def _expire(self, now: float) -> None:
+        """Forget the sequences that were idle for too long."""
+        while self._seen:
+            oldest = next(iter(self._seen))
+            if now - self._seen[oldest] <= self._idle:
+                return
+            del self._seen[oldest]
 
     def _again(self, call: Call) -> None:
         """Renew the flags of a rescheduled request, which is neither the first nor the last of its sequence."""
@@ -103,6 +117,12 @@ class Sequences:
             return pb_utils.Tensor(name, correlation(control, call.correlation).reshape(shape))
         flag = {"CONTROL_SEQUENCE_START": START, "CONTROL_SEQUENCE_END": END}.get(control.kind)
         return pb_utils.Tensor(name, truth(control, flag is None or bool(call.flags & flag)).reshape(shape))
+
+
+def limit_of(settings: SequenceBatching) -> int:
+    """Return how many sequences may be under way at once."""
+    strategy = settings.oldest or settings.direct
+    return strategy.max_candidate_sequences if strategy and strategy.max_candidate_sequences > 0 else CANDIDATES
 
 
 def correlation(control: Control, id: int | str) -> Array:

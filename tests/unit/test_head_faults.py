@@ -18,6 +18,14 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "a blank in the target": (b"GET /a b HTTP/1.1\r\n", "a target without blanks"),
     "another protocol": (b"GET / HTTX/1.1\r\n", "a target without blanks, and HTTP/1.1"),
     "another version": (b"GET / HTTP/1.2\r\n", "a version of HTTP that is not spoken here"),
+    "2.0 without its preface": (b"POST /invocations HTTP/2.0\r\ncontent-length: 2\r\n" + HOST, "not spoken here"),
+    "2.0, kept alive": (b"GET / HTTP/2.0\r\nconnection: keep-alive\r\n" + HOST, "not spoken here"),
+    "0.9": (b"POST /invocations HTTP/0.9\r\ncontent-length: 2\r\n" + HOST, "not spoken here"),
+    "0.9, kept alive": (b"GET / HTTP/0.9\r\nconnection: keep-alive\r\n" + HOST, "not spoken here"),
+    "RTSP": (b"POST /invocations RTSP/1.0\r\ncontent-length: 2\r\n" + HOST, "blanks, and HTTP/1.1"),
+    "RTSP of another version": (b"GET / RTSP/1.1\r\n" + HOST, "blanks, and HTTP/1.1"),
+    "RTSP behind an empty line": (b"\r\nGET / RTSP/1.1\r\n" + HOST, "blanks, and HTTP/1.1"),
+    "ICE": (b"SOURCE / ICE/1.0\r\n" + HOST, "HTTP"),
     "no colon": (LINE + b"host x\r\n", "a name, a colon right behind it"),
     "a blank before the colon": (LINE + b"host : x\r\n", "a name, a colon right behind it"),
     "a control character": (LINE + b"a: x\0y\r\n", "a control character"),
@@ -50,7 +58,19 @@ def test_wherever_it_is_cut(name: str) -> None:
         read_all(pieces)
 
 
-def read_all(pieces: list[bytes]) -> None:
+def read_all(pieces: list[bytes]) -> Head:
     head = Head()
     for piece in pieces:
         head.read(piece, 0)
+    return head
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("before", [b"", b"\r\n"])
+@pytest.mark.parametrize("target", [b"/", b"/RTSP/1.0", b"/ICE/1.0?a=%20RTSP/1.0", b"/" + b"x" * 1000])
+def test_both_versions_are_spoken_whatever_else_the_line_says(version: bytes, before: bytes, target: bytes) -> None:
+    data = before + b"POST " + target + b" HTTP/" + version + b"\r\n" + HOST + b"a: b RTSP/1.0\r\n\r\n"
+    for pieces in ([data], [data[:9], data[9:]], [bytes([byte]) for byte in data]):
+        head = read_all(pieces)
+        head.check()
+        assert (head.url, head.is_complete) == (target, True)

@@ -10,13 +10,15 @@ import httptools
 
 from serving.errors import BadRequest, CodedError, HeadTooLarge
 from serving.frontend.http.headers import Headers
-from serving.frontend.http.refusal import fault
+from serving.frontend.http.refusal import PROTOCOL, VERSION, fault
 
 MAX_HEAD = 64 * 1024  # bytes of request line and headers, and of trailers
 MAX_FIELDS = 1000  # headers of one request
 END = b"\r\n\r\n"
 LAST = b"\n"
 OVERLAP = len(END) - 1
+VERSIONS = ("1.1", "1.0")
+PROTOCOL_SIZE = 12  # bytes at the end of a request line that hold the blank and the protocol
 DIGITS = 18  # of a Content-Length
 TELLING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 
@@ -36,6 +38,7 @@ class Head:
     keep_alive = closes = expects = is_foreign = is_complete = is_chunked = False
     _hosts = _lengths = _size = 0
     _tail = b""
+    _line: bytes | None = b""
 
     def __init__(self) -> None:
         self.headers: Headers = []
@@ -51,6 +54,8 @@ class Head:
         self._size += stop - at
         if self._size > MAX_HEAD:
             raise HeadTooLarge(f"the request's head has more than {MAX_HEAD} bytes")
+        if self._line is not None:
+            self._look_at_line(data, at)
         parser = self._parser
         assert parser is not None
         is_ahead = True
@@ -70,7 +75,20 @@ class Head:
             self._tail = (self._tail + data[max(at, stop - OVERLAP) :])[-OVERLAP:]
         else:
             self._parser = None  # breaks a reference cycle
+            if self.version not in VERSIONS:
+                raise BadRequest(VERSION)
         return stop
+
+    def _look_at_line(self, data: bytes, at: int) -> None:
+        """Look for the end of the request line. Raises BadRequest for the protocols that the parser takes for HTTP."""
+        end = data.find(LAST, at)
+        while 0 <= end <= at + 1 and not self._line:  # an empty line before the request
+            at, end = end + 1, data.find(LAST, end + 1)
+        stop = end if end >= 0 else len(data)
+        last = (self._line or b"") + data[max(at, stop - PROTOCOL_SIZE) : stop]
+        self._line = last[-PROTOCOL_SIZE:].lstrip(END) if end < 0 else None
+        if end >= 0 and (b" RTSP/" in last or b" ICE/" in last):
+            raise BadRequest(PROTOCOL)
 
     def _end(self, data: bytes, at: int) -> int:
         """Return the position of the empty line's last byte, -1 where it has not arrived."""

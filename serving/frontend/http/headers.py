@@ -63,15 +63,19 @@ def picked(headers: Mapping[str, str], names: Sequence[str]) -> dict[str, str] |
 
 
 def id_of(sagemaker: Mapping[str, str], new_id: Callable[[], str]) -> str:
-    """Return a request's id: the client's own, otherwise a new one."""
-    return sagemaker.get("inference-id", "")[:64] or new_id()
+    """Return a request's id: the client's own, as far as it is printable, otherwise a new one."""
+    return printable(sagemaker.get("inference-id", "")[:64]) or new_id()
+
+
+def printable(request_id: str) -> str:
+    """Return an id in printable ASCII. Only requests refused for their id can have another one."""
+    if request_id.isascii() and request_id.isprintable():
+        return request_id
+    return "".join(one if " " <= one <= "~" else "?" for one in request_id)
 
 
 def request_id_header(request_id: str) -> tuple[bytes, bytes]:
-    """Return the id header of a response. Only requests refused for their id can have one that is not printable."""
-    printable = request_id.isascii() and request_id.isprintable()
-    text = request_id if printable else "".join(one if " " <= one <= "~" else "?" for one in request_id)
-    return REQUEST_ID, text.encode()
+    return REQUEST_ID, printable(request_id).encode()
 
 
 def labelling(send: Send, request_id: str) -> Send:

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serving import errors
 from serving.errors import ServingError
 from serving.frontend.answers import JSON, log_error
-from serving.frontend.http.headers import Headers, request_id_header
+from serving.frontend.http.headers import Headers, printable, request_id_header
 
 INFERENCE_ID = b"x-amzn-sagemaker-inference-id"
 TLS = b"\x16"  # the first byte of a TLS connection
@@ -21,10 +21,12 @@ VALUE = "a header's value has a control character"
 LINES = "a line of the head does not end with CR LF"
 LENGTH = "Content-Length must be one number"
 ENCODING = "of transfer encodings only chunked is supported, once and last"
+PROTOCOL = "the request line is not a method, a target without blanks, and HTTP/1.1"
+VERSION = "the request line says a version of HTTP that is not spoken here; known: 1.1, 1.0"
 # The parser's messages and our own words for them. Only the error's text depends on them.
 WORDS = {
-    "Expected HTTP/, RTSP/ or ICE/": "the request line is not a method, a target without blanks, and HTTP/1.1",
-    "Invalid HTTP version": "the request line says a version of HTTP that is not spoken here; known: 1.1, 1.0",
+    "Expected HTTP/, RTSP/ or ICE/": PROTOCOL,
+    "Invalid HTTP version": VERSION,
     "Invalid header token": NAME,
     "Invalid header value char": VALUE,
     "Unexpected whitespace after header value": "a header goes on in a second line, which is not allowed any more",
@@ -48,7 +50,7 @@ def refusal(error: ServingError, headers: Headers, defaults: Headers) -> bytes:
     ``headers`` are the request's, as far as they are known; ``defaults`` are those of every response.
     """
     request_id = next((value for name, value in headers if name == INFERENCE_ID), b"").decode("latin-1")[:64]
-    request_id = request_id or os.urandom(8).hex()
+    request_id = printable(request_id) or os.urandom(8).hex()
     log_error(error, request_id)
     body = errors.body(error, request_id)
     lines: Headers = [

@@ -115,6 +115,50 @@ IMPORTED = {
         files=digits("from serving import Handler\n\nclass Digits(Handler):\n    async def load(self, *a): pass\n"),
     ),
 }
+DEFINED = {
+    "handler that is a path": Broken(
+        ("serving.toml, line 1", "handler is '../digits:Digits'", "module:Class"), 'handler = "../digits:Digits"\n'
+    ),
+    "handler that is relative": Broken(
+        ("serving.toml, line 1", "handler is '.digits:Digits'", "module:Class"), 'handler = ".digits:Digits"\n'
+    ),
+    "__init__ that takes an argument": Broken(
+        ("code/digits.py:4: Digits.__init__() missing 1 required", "argument: 'a'; expected __init__(self)"),
+        files=digits(f"{CLASS}    def __init__(self, a): pass\n    def predict(self, batch): return batch\n"),
+    ),
+    "error in __init__": Broken(
+        ("TypeError: unsupported operand", "code/digits.py:5 in __init__"),
+        files=digits(f"{CLASS}    predict = abs\n    def __init__(self): 1 + ''\n"),
+    ),
+    "policy that is none": Broken(
+        ("code/digits.py:5: Digits.policy is 5", "serving.BatchPolicy"),
+        files=digits(f"{CLASS}    predict = abs\n    policy = 5\n"),
+    ),
+    "policy that is none, from __init__": Broken(
+        ("code/digits.py:6: Digits.policy is {'max_size': 3}", "serving.BatchPolicy"),
+        files=digits(f"{CLASS}    predict = abs\n    def __init__(self):\n        self.policy = {{'max_size': 3}}\n"),
+    ),
+    "policy that is none, from load": Broken(
+        ("code/digits.py:6: Digits.policy is None", "serving.BatchPolicy"),
+        files=digits(f"{CLASS}    predict = abs\n    def load(self, *a):\n        self.policy = None\n"),
+    ),
+    **{
+        f"{name} that is {value}": Broken(
+            (f"code/digits.py:5: Digits.{name} is {value}", "a tuple"),
+            files=digits(f"{CLASS}    predict = abs\n    {name} = {value}\n"),
+        )
+        for name in ("post_paths", "websocket_paths")
+        for value in ("'/x'", "5", "None")
+    },
+    "a path that is the server's": Broken(
+        ("code/digits.py:5: '/ping' of Digits is the server's own",),
+        files=digits(f"{CLASS}    predict = abs\n    post_paths = ('/ping',)\n"),
+    ),
+    "a NUL byte": Broken(("code/digits.py:3", "NUL"), files=digits("import os\n\nx = '\0'\n")),
+    "a NUL byte in another module": Broken(
+        ("code/other.py:2", "NUL"), files={**digits("import other\n"), "code/other.py": "\n# \0\n"}
+    ),
+}
 LOADED = {
     "weights that are not there": Broken(
         ("FileNotFoundError", "weights.pt", "did you mean weights.pth?", "code/digits.py:8 in load"),

@@ -23,6 +23,7 @@ from serving.system.gpus import VISIBLE
 
 FILE = "serving.toml"
 HOUR = 3600  # seconds
+MINUTE = 60_000  # milliseconds
 MOST = 256  # replicas, and threads
 GPUS = 64
 LINE = re.compile(r"(?P<what>.*) \(at line (?P<line>\d+), column (?P<column>\d+)\)", re.DOTALL)
@@ -71,10 +72,10 @@ def are_sizes(value: Any) -> bool:
 
 SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")
 NUMBER = Rule(is_number, "a number")
-INTEGER = Rule(lambda value: is_number(value) and isinstance(value, int), "an integer")
+HANDLER = re.compile(r"[^\s./\\:\0]+(\.[^\s./\\:\0]+)*:[^\s:\0]+")  # a module by its absolute name, and a class
 TABLE = Rule(lambda value: isinstance(value, dict), "a table")
 TOP: dict[str, Rule] = {
-    "handler": Rule(lambda value: isinstance(value, str) and value.count(":") == 1, '"module:Class"'),
+    "handler": Rule(lambda value: isinstance(value, str) and HANDLER.fullmatch(value) is not None, '"module:Class"'),
     "timeout_s": Rule(lambda value: is_number(value) and 0 < value <= HOUR, f"above 0, at most {HOUR}"),
     "replicas": integer(1, MOST),
     "device": Rule(is_device, DEVICE.allowed),
@@ -94,11 +95,13 @@ TOP: dict[str, Rule] = {
     "tf32": SWITCH,
 }
 BATCH: dict[str, Rule] = {
-    "max_size": INTEGER,
-    "max_delay_ms": NUMBER,
-    "queue_size": INTEGER,
+    "max_size": integer(1, MAX_BATCH),
+    "max_delay_ms": Rule(lambda value: is_number(value) and 0 <= value <= MINUTE, f"0 to {MINUTE}"),
+    "queue_size": Rule(
+        lambda value: is_number(value) and isinstance(value, int) and value >= 1, "an integer, 1 or more"
+    ),
     "pad": NUMBER,
-    "max_latency_ms": NUMBER,
+    "max_latency_ms": Rule(lambda value: is_number(value) and 0 < value <= MINUTE, f"above 0, to {MINUTE}"),
 }
 TEXT = Rule(lambda value: isinstance(value, str) and "\0" not in value, 'text, such as "1"')
 

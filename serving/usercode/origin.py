@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -139,3 +140,32 @@ def defined(thing: object) -> str:
     except (OSError, TypeError):
         return ""
     return f"{shown(file)}:{line}" if is_users(file) else ""
+
+
+def assigned(owner: type, name: str) -> str:
+    """Return ``code/digits.py:7``, where user code sets an attribute of a class or its instances; where it is not
+    found, the place of the class.
+    """
+    setting = re.compile(rf"\s+(\w+\.)?{re.escape(name)}\s*(:[^=]+)?=(?!=)")
+    for one in owner.__mro__:
+        place = defined(one)
+        if not place:
+            continue
+        lines, first = inspect.getsourcelines(one)
+        found = next((number for number, line in enumerate(lines) if setting.match(line)), None)
+        if found is not None:
+            return f"{place.rpartition(':')[0]}:{first + found}"
+    return defined(owner)
+
+
+def with_nul(folder: Path) -> str:
+    """Return the place of the first NUL byte in the Python files of a folder, "" where there is none."""
+    for file in sorted(folder.rglob("*.py")):
+        try:
+            before, nul, _ = file.read_bytes().partition(b"\0")
+        except OSError:
+            continue
+        if nul:
+            line = before.count(b"\n") + 1
+            return f"{shown(str(file))}:{line}"
+    return ""

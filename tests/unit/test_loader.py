@@ -11,7 +11,7 @@ from serving.errors import ModelError
 from serving.model.folder import read_model
 from serving.usercode import origin
 from serving.worker.loading.loader import create_handler, load, paths_of
-from tests.broken import IMPORTED, LOADED, Broken, folder_of
+from tests.broken import DEFINED, IMPORTED, LOADED, Broken, folder_of
 
 
 def reason_of(folder: Path) -> str:
@@ -28,7 +28,7 @@ def reason_of(folder: Path) -> str:
     return ""
 
 
-@pytest.mark.parametrize("broken", [pytest.param(one, id=name) for name, one in (IMPORTED | LOADED).items()])
+@pytest.mark.parametrize("broken", [pytest.param(one, id=name) for name, one in (IMPORTED | DEFINED | LOADED).items()])
 def test_a_model_that_cannot_be_loaded_is_told_with_file_and_line(
     tmp_path: Path, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +100,8 @@ def any_of(function):
         "    def load(self, model_dir, device): self.predict = abs\n",
         "    @any_of\n    def load(self, model_dir, device): setattr(self, 'predict', abs)\n",
         "    async def converse(self, stream): pass\n",
+        "    predict = abs\n    post_paths = ['/x']\n    websocket_paths = ()\n",
+        "    predict = abs\n    @any_of\n    def __init__(self, more=2): pass\n",
         "    def predict(self, x): pass\n    def split(self, outputs, *n): pass\n    def decode(self, r, a=1): pass\n",
     ],
 )

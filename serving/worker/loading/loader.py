@@ -11,12 +11,13 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
 from serving.errors import ModelError
-from serving.handler import EACH, MAX_THREADS, ONE, ROWS, Handler
+from serving.handler import EACH, MAX_THREADS, ONE, ROWS, BatchPolicy, Handler
 from serving.http.open_inference import PREFIX as OPEN_INFERENCE
 from serving.http.paths import BIDIRECTIONAL, PATTERN, may_be_taken
 from serving.ipc.messages import Paths
@@ -41,8 +42,8 @@ def create_handler(model: Model) -> Handler:
     sys.path[:0] = [path for path in (model.code, model.path) if path not in sys.path]
     origin.set_homes(model.path, model.code)
     namesakes.settle(model)
-    handler = find_class(model)()
-    handler.policy = model.policy(handler.policy)
+    handler = created(find_class(model))
+    handler.policy = policy_of(handler, model)
     check_options(handler, model)
     check_methods(handler, model.gpus > 1)
     check_asked(handler)
@@ -61,7 +62,7 @@ def load(handler: Handler, model: Model, device: str) -> None:
     if (group := ranks.group()) is not None:
         group.join(device)
     handler.load(Path(model.path), device, **model.options)
-    handler.policy = model.policy(handler.policy)
+    handler.policy = policy_of(handler, model)
     if group is not None:
         group.lead(handler)
 
@@ -112,8 +113,38 @@ def find_class(model: Model) -> type[Handler]:
     return found
 
 
+def created(cls: type[Handler]) -> Handler:
+    """Create the handler. Raises ModelError where its class takes arguments, which nobody has."""
+    try:
+        return cls()
+    except TypeError as exc:
+        is_call = exc.__traceback__ is not None and exc.__traceback__.tb_next is None  # not an error inside __init__
+        if not is_call or inspect.isabstract(cls):
+            raise
+        place = origin.defined(cls.__init__) or origin.defined(cls)
+        raise ModelError(at(place, f"{exc}; expected __init__(self)")) from exc
+
+
+def policy_of(handler: Handler, model: Model) -> BatchPolicy:
+    """Return the handler's policy with the model's overrides. Raises ModelError where it is none."""
+    found = cast(Any, handler.policy)
+    if not isinstance(found, BatchPolicy):
+        told = f"{type(handler).__name__}.policy is {found!r:.200}; allowed: a serving.BatchPolicy"
+        raise ModelError(at(origin.assigned(type(handler), "policy"), told))
+    return model.policy(found)
+
+
+def at(place: str, told: str) -> str:
+    return f"{place}: {told}" if place else told
+
+
 def advice(exc: BaseException, model: Model) -> str:
-    """Return a hint for a missing module: the nearest name, or how to install packages."""
+    """Return a hint for a missing module, the nearest name, or how to install packages; or the place of a NUL byte,
+    which Python does not tell.
+    """
+    if isinstance(exc, SyntaxError | ValueError) and getattr(exc, "filename", None) is None:
+        place = origin.with_nul(Path(model.code if Path(model.code).is_dir() else model.path))
+        return f"; {place} has a NUL byte" if place else ""
     missing = exc.name if isinstance(exc, ModuleNotFoundError) else None
     if missing is None:
         return ""
@@ -165,14 +196,24 @@ def check_methods(handler: Handler, ranked: bool = False) -> None:
 
 def paths_of(handler: Handler) -> Paths:
     """Return the paths that the handler takes beside ``/invocations``. Raises ModelError for a path not allowed."""
-    for path in (*handler.post_paths, *handler.websocket_paths):
-        if not may_be_taken(path):
-            raise ModelError(f"{path!r} of {type(handler).__name__} is the server's own or not {PATTERN.pattern}")
+    for name in ("post_paths", "websocket_paths"):
+        check_paths(handler, name)
     converses = type(handler).converse is not Handler.converse
     post = (*handler.post_paths, OPEN_INFERENCE) if handler.open_inference else tuple(handler.post_paths)
     return Paths(
         post, (BIDIRECTIONAL, *handler.websocket_paths) if converses else (), takes(handler) == ONE, headers_of(handler)
     )
+
+
+def check_paths(handler: Handler, attribute: str) -> None:
+    name, found = type(handler).__name__, getattr(handler, attribute)
+    if isinstance(found, str) or not isinstance(found, Collection):
+        told = f"{name}.{attribute} is {found!r:.200}; allowed: a tuple of paths, such as ('/x',)"
+        raise ModelError(at(origin.assigned(type(handler), attribute), told))
+    for path in found:
+        if not isinstance(path, str) or not may_be_taken(path):
+            told = f"{path!r:.200} of {name} is the server's own or not {PATTERN.pattern}"
+            raise ModelError(at(origin.assigned(type(handler), attribute), told))
 
 
 def headers_of(handler: Handler) -> tuple[str, ...]:

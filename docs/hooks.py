@@ -46,8 +46,6 @@ def with_settings(page: str) -> str:
     return f"{head}{begin}{mark}\n{settings_table()}\n{END}{rest.partition(END)[2]}"
 
 
-
-
 def link(page: str, source: str, found: re.Match[str]) -> str:
     """A link of the file ``source`` as it has to be on ``page``. What is no part of the site becomes text."""
     picture, text, target = found.groups()

@@ -24,6 +24,8 @@ PAGES = {
 PICTURES = {"throughput.png": "benchmarks/throughput.png", "latency.png": "benchmarks/latency.png"}
 SITE = {path: page for page, path in (PAGES | PICTURES).items()}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+CELL = re.compile(r"<td.*?</td>", re.DOTALL)
+CODE = re.compile(r"(<code>)(.*?)(</code>)", re.DOTALL)
 BEGIN, END = "<!-- begin settings", "<!-- end settings -->"
 
 
@@ -76,6 +78,15 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     name = page.file.src_uri
     return linked(name, PAGES.get(name, f"docs/{name}"), markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Long names in tables may be broken behind a mark, and nowhere else."""
+
+    def broken(code: re.Match[str]) -> str:
+        return code[1] + re.sub(r"([_.:/])(?=\w)", r"\1<wbr>", code[2]) + code[3]
+
+    return CELL.sub(lambda cell: CODE.sub(broken, cell[0]), html)
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ class Client:
         try:
             environment.enter(model)
             os.chdir(model.path)
-            requirements.prepare(Path(model.path), Path(model.code), config.install_requirements)
+            requirements.prepare(model, config.install_requirements)
             handler = create_handler(model)
             client._begin(handler, config, model.timeout, model.device)
             load(handler, model, client._device.name)

@@ -122,7 +122,7 @@ def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> N
     [
         ("serving.cli", 290),
         ("serving.supervisor.launch", 250),
-        ("serving.supervisor.supervisor", 320),
+        ("serving.supervisor.supervisor", 330),
         ("serving.frontend.server", 480),
     ],
 )

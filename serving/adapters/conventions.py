@@ -1,135 +1,98 @@
-"""Conventions: which handler serves a model folder, by the files in it, and what its convention says of how."""
+"""Conventions: all that this server knows, and which of them serves a model folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from serving.adapters.properties import FILE as PROPERTIES
-from serving.adapters.properties import read_properties
-from serving.adapters.torchserve.manifest import FOLDER, is_archive
-from serving.adapters.torchserve.settings import Wishes
-from serving.adapters.triton.config import FILE as TRITON_FILE
-from serving.adapters.triton.config import TritonConfigError
-from serving.adapters.triton.folder import is_triton, place
-from serving.config.config import Config
+from serving.adapters.convention import Convention, Folder
+from serving.adapters.djl.convention import Djl
+from serving.adapters.toolkit.convention import Toolkit
+from serving.adapters.torchserve.convention import TorchServe
+from serving.adapters.triton.convention import Triton
+from serving.adapters.weights import Weights
 from serving.errors import ModelError, NoModel
-from serving.model.model import BatchTable, Settings
 from serving.model.names import is_hidden
 from serving.system import log
 
-TOOLKIT = "serving.adapters.toolkit.handler:ToolkitHandler"
-TORCHSERVE = "serving.adapters.torchserve.handler:TorchServeHandler"
-DJL = "serving.adapters.djl.handler:DjlHandler"
-MODULE = "handlers.module:ModuleHandler"
-TRITON = "serving.adapters.triton.handler:TritonHandler"
-TITLES = {
-    TOOLKIT: "a script of SageMaker's inference toolkits",
-    TORCHSERVE: "a model of TorchServe",
-    DJL: "a model of DJL Serving's Python engine",
-    MODULE: "a module without code",
-    TRITON: "a model of Triton's Python backend",
-}
-WEIGHTS = (".pt", ".pth", ".pt2")
-KNOWN = ("serving.toml", "code", PROPERTIES, "model.py", TRITON_FILE, FOLDER)
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUP = "serving.conventions"
+# The first that matches serves a folder: those whose files are theirs alone come before those whose are not.
+OURS: tuple[Convention, ...] = (TorchServe(), Triton(), Toolkit(), Djl())
+WEIGHTS = Weights()
+SETTINGS = "serving.toml"
 
 
-class Choice(NamedTuple):
-    """Which handler serves a folder, and what the folder's convention says of how; None where it says nothing."""
-
-    handler: str
-    options: Mapping[str, Any] = MappingProxyType({})
-    replicas: int | None = None
-    device: str | None = None
-    batch: BatchTable = BatchTable()
+def conventions() -> Iterator[Convention]:
+    """Yield ours, those of installed packages, and at last that of weights alone. Raises ModelError for one that
+    cannot be had."""
+    yield from OURS
+    yield from installed()  # only where it is asked for: to look through all packages takes some 20 ms
+    yield WEIGHTS
 
 
-def choose_handler(root: Path, code: Path, settings: Settings, config: Config) -> Choice:
-    """Raises ModelError where no convention fits."""
-    if settings.handler is not None:
-        return Choice(settings.handler)
-    script = code / config.program
-    if config.sources["program"] != "default" and not script.is_file():
-        log.warning("the program that is set is not there; the model's other files count", program=str(script))
-    if is_archive(root):
-        return Choice(TORCHSERVE, {"allow_pickle": True} if settings.allow_pickle else {})
-    if is_triton(root) and ((root / TRITON_FILE).is_file() or not script.is_file()):
-        return choose_triton(root)
-    if script.is_file():
-        return Choice(
-            TOOLKIT, {"script": str(script), "default_accept": config.default_accept, **sizes(settings, config)}
-        )
-    if (root / PROPERTIES).is_file() or (root / "model.py").is_file():
-        return choose_djl(root, config)
-    weights = [path for path in root.iterdir() if path.suffix in WEIGHTS and not is_hidden(path.name)]
-    if weights:
-        return Choice(MODULE, {"allow_pickle": True} if settings.allow_pickle else {})
+@functools.cache
+def installed() -> tuple[Convention, ...]:
+    """Return the conventions of installed packages, by name. Raises ModelError."""
+    from importlib.metadata import entry_points
+
+    return tuple(map(loaded, sorted(entry_points(group=GROUP), key=lambda point: point.name)))
+
+
+def loaded(point: EntryPoint) -> Convention:
+    """Raises ModelError that names the entry point."""
+    try:
+        found = point.load()
+    except Exception as exc:
+        raise ModelError(f"the convention {point.name} = {point.value} cannot be imported: {exc}") from exc
+    if not (isinstance(found, type) and issubclass(found, Convention)):
+        raise ModelError(f"the convention {point.name} = {point.value} is no subclass of Convention")
+    return found()
+
+
+def convention_of(folder: Folder) -> Convention:
+    """Return the convention that serves a folder. Raises ModelError, and NoModel where none does."""
+    root = folder.root
+    if folder.config.sources["program"] != "default" and not folder.script.is_file():
+        log.warning("the program that is set is not there; the model's other files count", program=str(folder.script))
+    for convention in conventions():
+        if convention.matches(folder):
+            return convention
+    expected = [f"code/{folder.config.program}", *(name for one in conventions() for name in one.expected)]
     found = ", ".join(sorted(entry.name for entry in root.iterdir() if not is_hidden(entry.name))[:10]) or "nothing"
     raise NoModel(
-        f"{root} holds no model: expected serving.toml with a handler, code/{config.program}, "
-        f"MAR-INF/MANIFEST.json, config.pbtxt, <version>/model.py, {PROPERTIES}, model.py, "
+        f"{root} holds no model: expected {SETTINGS} with a handler, {', '.join(expected)}, "
         f"or a *.pt, *.pth or *.pt2 file; found {found}"
     )
 
 
-def sizes(settings: Settings, config: Config) -> dict[str, bool]:
-    """Of a toolkit's batches: has somebody chosen their size, and are they to be stacked? The toolkits' own variable
-    never meant that: there each request of a batch runs alone."""
-    chosen = config.batch_size is not None
-    theirs = config.sources["batch_size"].startswith("environment SAGEMAKER_")
-    in_file = settings.batch.max_size is not None
-    return {"sized": in_file or chosen, "stacks": in_file or (chosen and not theirs)}
+def convention_named(name: str) -> Convention | None:
+    """Return the convention of that name; None for "", as a model has whose ``serving.toml`` names its handler."""
+    if not name:
+        return None
+    ours = next((one for one in (*OURS, WEIGHTS) if one.name == name), None)
+    return ours or next((one for one in installed() if one.name == name), None)
 
 
-def choose_triton(root: Path) -> Choice:
-    try:
-        placed = place(root)
-    except TritonConfigError as exc:
-        raise ModelError(str(exc)) from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ModelError(f"{root / TRITON_FILE} cannot be read: {type(exc).__name__}") from exc
-    return Choice(TRITON, {"version": placed.version}, placed.replicas, placed.device)
-
-
-def choose_djl(root: Path, config: Config) -> Choice:
-    found = read_properties(root, config.options)
-    script = root / found.script
-    if not script.is_file():
-        raise ModelError(f"{root / PROPERTIES} names {found.script}, which is not there")
-    options = {"script": str(script), "function": found.function, "properties": found.options}
-    batch = BatchTable(found.batch_size, found.max_batch_delay, found.job_queue_size)
-    return Choice(DJL, options, found.workers, None, batch)
-
-
-def with_wishes(settings: Settings, wishes: Wishes, root: Path) -> Settings:
-    """What a TorchServe model asks for, where ``serving.toml`` does not say otherwise."""
-    for note in wishes.notes:
-        log.warning("of a TorchServe model's configuration", model_dir=str(root), note=note)
-    given = settings.batch
-    batch = msgspec.structs.replace(
-        given,
-        max_size=wishes.max_size if given.max_size is None else given.max_size,
-        max_delay_ms=wishes.max_delay_ms if given.max_delay_ms is None else given.max_delay_ms,
-        queue_size=wishes.queue_size if given.queue_size is None else given.queue_size,
-    )
-    return msgspec.structs.replace(
-        settings,
-        timeout_s=settings.timeout_s or wishes.timeout_s,
-        replicas=settings.replicas or wishes.replicas,
-        device=settings.device or wishes.device,
-        batch=batch,
-    )
+def is_marked(root: Path) -> bool:
+    """Return whether a folder is a model by what is in it, so that it is no folder around one."""
+    return (root / SETTINGS).exists() or any(one.is_model(root) for one in conventions())
 
 
 def is_model(folder: Path) -> bool:
     """Whether a folder of the store is a model, not a folder of models. The platform puts each one below ``model/``."""
     try:
-        entries = list(folder.iterdir())
+        return is_marked(folder) or (folder / "model").exists()
     except OSError:
         return False
-    shown = [entry for entry in entries if not is_hidden(entry.name)]
-    return any(entry.name in (*KNOWN, "model") or entry.suffix in WEIGHTS for entry in shown) or is_triton(folder)
+
+
+def version_of(path: Path) -> str:
+    """Return the version that is served of the model at a path of the store."""
+    if not path.is_dir():
+        return "1"
+    return next((one.version(path) for one in conventions() if one.is_model(path)), "1")

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from serving.adapters.conventions import TITLES
+from serving.adapters.conventions import convention_named
 from serving.config.config import Config
 from serving.errors import ModelError, ServingError
 from serving.handler import BatchPolicy
@@ -113,13 +113,14 @@ def opened(path: Path, config: Config, seconds: float) -> Iterator[Path]:
 
 def look(folder: Path, config: Config, cores: int, seconds: float, report: Report) -> None:
     model = read_model(folder, folder.name, config, cores)
-    root, code = Path(model.path), Path(model.code)
+    root = Path(model.path)
+    convention = convention_named(model.convention)
     report.facts += [
-        f"taken for: {TITLES.get(model.handler, 'a model of this server')}",
+        f"taken for: {convention.title if convention else 'a model of this server'}",
         f"handler: {model.handler}",
         f"runs with: {model.replicas} replica(s), device {model.device}, {model.timeout:g} s a request",
     ]
-    report.risks += missing(requirements.find(root, code))
+    report.risks += missing(requirements.find(model))
     with watched_loads() as read:
         try_out(model, config.install_requirements, seconds, report)
     report.risks += pickles(root, read)
@@ -131,7 +132,7 @@ def try_out(model: Model, install: bool, seconds: float, report: Report) -> None
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         environment.enter(model)
-        requirements.prepare(Path(model.path), Path(model.code), install)
+        requirements.prepare(model, install)
         with chdir(model.path):
             load_and_ask(model, report)
     except ModelError as exc:

@@ -9,10 +9,8 @@ from typing import Any
 
 import msgspec
 
-from serving.adapters.conventions import KNOWN, choose_handler, with_wishes
-from serving.adapters.torchserve.manifest import is_archive, read_manifest
-from serving.adapters.torchserve.settings import wishes_of
-from serving.adapters.triton.folder import is_triton
+from serving.adapters.convention import Choice, Folder
+from serving.adapters.conventions import convention_of, is_marked
 from serving.config.config import Config
 from serving.errors import ModelError, NoModel
 from serving.model.model import THREADS, BatchTable, Model
@@ -30,10 +28,14 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
     root = find_root(folder).absolute()
     settings = read_settings(root)
     own = settings.device
-    if settings.handler is None and is_archive(root):
-        settings = with_wishes(settings, wishes_of(read_manifest(root)), root)
     code = Path(config.code_dir).absolute() if config.code_dir else root / "code"
-    choice = choose_handler(root, code, settings, config)
+    convention = None
+    if settings.handler is not None:
+        choice = Choice(settings.handler)
+    else:
+        convention = convention_of(Folder(root, code, settings, config))
+        settings = convention.refine(root, settings)
+        choice = convention.read(Folder(root, code, settings, config))
     device = own or wanted_device(root, settings.device or choice.device, config)
     if gpus and device.startswith("cuda:") and device not in gpus:
         raise ModelError(f"{root}: device is {device}, but this server sees {', '.join(gpus)}")
@@ -62,6 +64,7 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
         speed=settings.speed,
         tf32=settings.tf32,
         gpus=settings.gpus,
+        convention=convention.name if convention is not None else "",
     )
 
 
@@ -98,7 +101,7 @@ def find_root(folder: Path) -> Path:
     for _ in range(DEPTH):
         entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
         only = entries[0] if len(entries) == 1 else None
-        if only is None or not only.is_dir() or only.name in KNOWN or is_triton(folder):
+        if only is None or not only.is_dir() or is_marked(folder):
             break
         folder = only
     return folder

@@ -82,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Model(msgspec.Struct, frozen=True):
     """What a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders.
 
+    ``convention`` is the name of the one that chose the handler, "" where ``serving.toml`` did.
     ``per_gpu``: it has as many replicas as there are GPUs, one on each. ``gpus`` are those of one replica.
     Of a model of the store also ``url``, its folder or archive there, a ``digest`` that changes whenever that does, a
     ``fingerprint`` that every copy of it has, and its ``size`` in bytes.
@@ -108,6 +109,7 @@ class Model(msgspec.Struct, frozen=True):
     speed: Speed = Speed()
     gpus: int = 1
     tf32: bool = True
+    convention: str = ""
 
     def policy(self, base: BatchPolicy) -> BatchPolicy:
         """The handler's policy with this model's overrides. Raises ModelError."""

@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from serving.adapters.conventions import TORCHSERVE, TRITON
-from serving.adapters.torchserve.manifest import read_manifest
-from serving.adapters.triton.config import read_config
+from serving.adapters.conventions import convention_named
 from serving.config import words
 from serving.config.config import Config
 from serving.config.words import STREAMS, Words
@@ -58,10 +56,9 @@ def script_of(model: Model) -> str:
     root, module = Path(model.path), model.handler.partition(":")[0]
     if isinstance(named := model.options.get("script"), str):
         return named
-    if model.handler == TORCHSERVE:
-        return str(read_manifest(root).script or module)
-    if model.handler == TRITON:
-        return str(root / str(model.options["version"]) / read_config(root)[0].default_model_filename)
+    convention = convention_named(model.convention)
+    if convention is not None and (script := convention.script(model)) is not None:
+        return script
     files = [folder / (module.replace(".", "/") + ".py") for folder in (Path(model.code), root)]
     return next((str(file) for file in files if file.is_file()), module)
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 from serving import codecs
-from serving.adapters.conventions import MODULE, TOOLKIT, TORCHSERVE, TRITON
+from serving.adapters.conventions import OURS, WEIGHTS
 from serving.ipc.messages import Fork, Forked, ForkReady, Message, pack, unpack
 from serving.ipc.runtime import BEGIN, Runtime, set_parent_death_signal
 from serving.ipc.scoreboard import Scoreboard
@@ -143,10 +143,10 @@ def prepare(folder: Path) -> None:
     import numpy.random  # noqa: F401  its import is not part of numpy's, and costs 6 MB in each worker
     import torch
 
-    for name in (one.partition(":")[0] for one in (TOOLKIT, MODULE, TORCHSERVE, TRITON)):
+    for name in (one.handler.partition(":")[0] for one in (*OURS, WEIGHTS)):
         importlib.import_module(name)
 
-    handler = getattr(importlib.import_module(MODULE.partition(":")[0]), MODULE.partition(":")[2])()
+    handler = getattr(importlib.import_module(WEIGHTS.handler.partition(":")[0]), WEIGHTS.handler.partition(":")[2])()
     request = Request(b"[[[0.5, 1.5, 2.5, 3.5]]]", "application/json")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more would start a pool

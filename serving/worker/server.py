@@ -10,7 +10,6 @@ import gc
 import os
 import socket
 import time
-from pathlib import Path
 
 from serving import claims
 from serving.config.config import Config
@@ -69,7 +68,7 @@ class Worker:
 
     def _load(self) -> Handler | None:
         try:
-            prepare(Path(self._model.path), Path(self._model.code), self._config.install_requirements)
+            prepare(self._model, self._config.install_requirements)
             handler = create_handler(self._model)
             handler.home = self._runtime.home(self._row.index, self._epoch)
             self._device = open_device(self._model)

@@ -211,6 +211,7 @@ def test_orphans_are_reaped(faulty_folder: Path) -> None:
         assert asyncio.run(once(server.port, {"do": "orphan"})).status == 200
         [sleeper] = eventually(lambda: [pid for pid in server.children() if command(pid).startswith("sleep")])
         assert parent(sleeper) == server.process.pid, "an orphan is the supervisor's"
+        os.kill(sleeper, signal.SIGKILL)
         eventually(lambda: not Path(f"/proc/{sleeper}").exists())
         assert not zombies(server)
 

@@ -89,7 +89,7 @@ class Faulty(Handler):
             case "memory":
                 raise MemoryError
             case "orphan":
-                subprocess.run(["sh", "-c", "sleep 0.1 &"], check=True)
+                subprocess.run(["sh", "-c", "sleep 60 &"], check=True)
             case "lose":
                 return None
         return {"id": sample.get("id"), "pid": os.getpid()}

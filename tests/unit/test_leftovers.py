@@ -15,9 +15,12 @@ import torch
 
 from handlers.built import choose_file
 from handlers.labels import read_labels
-from serving.adapters.conventions import MODULE, TOOLKIT, TORCHSERVE, TRITON
+from serving.adapters.toolkit.convention import Toolkit
 from serving.adapters.toolkit.sagemaker_inference import default_model_fn
+from serving.adapters.torchserve.convention import TorchServe
 from serving.adapters.torchserve.ts.utils.util import load_label_mapping
+from serving.adapters.triton.convention import Triton
+from serving.adapters.weights import Weights
 from serving.config.config import Config, load
 from serving.desk.check import missing, pickles
 from serving.desk.pack import members
@@ -72,25 +75,25 @@ def write_toolkit(folder: Path, module: bytes) -> str:
     (folder / "code").mkdir()
     (folder / "code" / "inference.py").write_text("def input_fn(data, kind): return data\n")
     (folder / "net.pth").write_bytes(module)
-    return TOOLKIT
+    return Toolkit.handler
 
 
 def write_module(folder: Path, module: bytes) -> str:
     (folder / "net.pt").write_bytes(module)
     (folder / "samples").mkdir()
     (folder / "samples" / "one.json").write_text("[1]")
-    return MODULE
+    return Weights.handler
 
 
 def write_triton(folder: Path, module: bytes) -> str:
     (folder / "1").mkdir()
     (folder / "1" / "model.py").write_text("class TritonPythonModel: pass\n")
-    return TRITON
+    return Triton.handler
 
 
 def write_torchserve(folder: Path, module: bytes) -> str:
     write_archive(folder, "def handle(data, context): return data\n")
-    return TORCHSERVE
+    return TorchServe.handler
 
 
 WRITERS = [write_toolkit, write_module, write_triton, write_torchserve]
@@ -107,9 +110,9 @@ def test_leftovers_are_no_part_of_a_model(
     litter(tmp_path / "model")
     found = read(tmp_path / "model")
     assert (found.handler, found.path) == (handler, str(folder))
-    if handler == TOOLKIT:
+    if handler == Toolkit.handler:
         assert default_model_fn(folder, "cpu")(torch.ones(1)) == 2
-    if handler == MODULE:
+    if handler == Weights.handler:
         assert choose_file(folder, None).name == "net.pt"
         assert [one.name for one in samples(folder)] == ["one.json"]
         assert len(pickles(folder, {})) == 1
@@ -129,7 +132,7 @@ def test_a_store_of_leftovers_lists_models_alone(tmp_path: Path, module: bytes) 
     (tmp_path / ".cache").mkdir()
     cache = DiskCache(tmp_path / ".cache")
     repository = ModelRepository(config(model_store=str(tmp_path)), cache, lambda _: False)
-    assert repository.open("zipped", tmp_path / "zipped.zip").handler == MODULE
+    assert repository.open("zipped", tmp_path / "zipped.zip").handler == Weights.handler
 
 
 @pytest.mark.parametrize("name", ["model.tar.gz", "model.tgz", "model.zip", "model.mar"])
@@ -147,7 +150,7 @@ def test_an_archive_in_an_archive_is_the_model(
         with zipfile.ZipFile(tmp_path / "model" / name, "w") as archive:
             archive.writestr("net.pt", module)
     litter(tmp_path / "model")
-    assert open_one(config(model_dir=str(tmp_path / "model")), ()).handler == MODULE
+    assert open_one(config(model_dir=str(tmp_path / "model")), ()).handler == Weights.handler
 
 
 @pytest.mark.parametrize("seed", range(8))

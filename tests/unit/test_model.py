@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.adapters.conventions import MODULE, TOOLKIT
+from serving.adapters.toolkit.convention import Toolkit
+from serving.adapters.weights import Weights
 from serving.config.config import load
 from serving.errors import ModelError
 from serving.handler import BatchPolicy
@@ -32,9 +33,9 @@ def write(folder: Path, toml: str = "", *files: str) -> Path:
 
 def test_without_serving_toml_the_files_decide(tmp_path: Path) -> None:
     script = write(tmp_path / "a", "", "code/inference.py", "model.pt")
-    assert read(script).handler == TOOLKIT
+    assert read(script).handler == Toolkit.handler
     assert read(script).options["script"] == str(script / "code" / "inference.py")
-    assert read(write(tmp_path / "b", "", "net.pt2")).handler == MODULE
+    assert read(write(tmp_path / "b", "", "net.pt2")).handler == Weights.handler
 
 
 def test_the_named_handler_wins_over_the_files(tmp_path: Path) -> None:
@@ -105,9 +106,9 @@ def test_batches_of_a_toolkits_script_are_stacked_only_where_this_server_was_ask
 
 def test_a_program_that_is_set_and_not_there_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, "", "model.pt")
-    assert read(tmp_path).handler == MODULE
+    assert read(tmp_path).handler == Weights.handler
     assert not caplog.records
-    assert read(tmp_path, program="serve").handler == MODULE
+    assert read(tmp_path, program="serve").handler == Weights.handler
     assert "the program that is set is not there" in caplog.text
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from serving.adapters.conventions import TORCHSERVE, is_model
+from serving.adapters.conventions import is_model
+from serving.adapters.torchserve.convention import TorchServe
 from serving.adapters.torchserve.manifest import read_manifest
 from serving.adapters.torchserve.settings import wishes_of
 from serving.config.config import load
@@ -32,7 +33,7 @@ def notes(folder: Path) -> str:
 
 def test_an_archive_is_found_by_its_manifest(tmp_path: Path) -> None:
     model = model_of(write_archive(tmp_path, SCRIPT))
-    assert (model.handler, model.options) == (TORCHSERVE, {})
+    assert (model.handler, model.options) == (TorchServe.handler, {})
     assert is_model(tmp_path)
 
 

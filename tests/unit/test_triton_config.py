@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.adapters.conventions import TRITON, is_model
+from serving.adapters.conventions import is_model
 from serving.adapters.triton.config import TritonConfigError, as_dict, read, read_config
+from serving.adapters.triton.convention import Triton
 from serving.adapters.triton.folder import notes, place
 from serving.adapters.triton.text import TextError, parse
 from serving.config.config import load
@@ -125,7 +126,7 @@ def test_a_folder_without_a_configuration_is_one_too_and_its_name_is_the_folders
     assert is_model(path)
     assert read_config(path)[0].name == "mine"
     model = read_model(tmp_path, "m", load({}, {}), 4)
-    assert (model.handler, model.path, model.options) == (TRITON, str(path), {"version": "1"})
+    assert (model.handler, model.path, model.options) == (Triton.handler, str(path), {"version": "1"})
 
 
 @pytest.mark.parametrize(
@@ -196,9 +197,9 @@ def test_a_script_in_code_wins_over_a_version_without_a_configuration(tmp_path: 
     path = folder(tmp_path / "m", None)
     (path / "code").mkdir()
     (path / "code" / "inference.py").touch()
-    assert read_model(path, "m", load({}, {}), 4).handler != TRITON
+    assert read_model(path, "m", load({}, {}), 4).handler != Triton.handler
     (path / "config.pbtxt").touch()
-    assert read_model(path, "m", load({}, {}), 4).handler == TRITON
+    assert read_model(path, "m", load({}, {}), 4).handler == Triton.handler
 
 
 @pytest.mark.parametrize(

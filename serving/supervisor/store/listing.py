@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from serving.adapters.triton.config import TritonConfigError
-from serving.adapters.triton.folder import is_triton, place
+from serving.adapters.conventions import version_of
 from serving.errors import ServingError
 from serving.ipc.messages import Listed
 from serving.supervisor.broken import BrokenModels
@@ -80,11 +78,3 @@ class Listing:
             return "unavailable", self._out[name]
         broken = self._broken.of(name, time.monotonic())
         return ("ready", "") if broken is None else ("unavailable", broken.problem.message)
-
-
-def version_of(path: Path) -> str:
-    """Of a model of Triton's the version that is served; every other model has one, the first."""
-    try:
-        return place(path).version if path.is_dir() and is_triton(path) else "1"
-    except (TritonConfigError, OSError, ValueError):
-        return "1"  # its load says what is wrong

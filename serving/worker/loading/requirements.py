@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving.adapters.torchserve.manifest import is_archive, read_manifest
+from serving.adapters.conventions import convention_named
 from serving.errors import ModelError
+from serving.model.model import Model
 from serving.system import interpreter, log, private
 
 FILE = "requirements.txt"
@@ -27,10 +28,9 @@ PIP = ["install", "--no-input", "--disable-pip-version-check", "--quiet"]
 BOUNDED = ["--retries", "1", "--timeout", "10"]
 
 
-def prepare(path: Path, code: Path, install: bool) -> None:
-    """Make what the model needs importable. ``path`` is the model's folder, ``code`` that of its code. Raises
-    ModelError where pip fails."""
-    file = find(path, code)
+def prepare(model: Model, install: bool) -> None:
+    """Make what the model needs importable. Raises ModelError where pip fails."""
+    path, file = Path(model.path), find(model)
     if file is None:
         return
     if not install:
@@ -45,10 +45,13 @@ def prepare(path: Path, code: Path, install: bool) -> None:
     sys.path[:0] = [str(site) for site in sites(home) if site.is_dir()]
 
 
-def find(path: Path, code: Path) -> Path | None:
-    """The one that a TorchServe manifest names, that of the code, that of the model. Raises ModelError."""
-    named = read_manifest(path).model.requirements_file if is_archive(path) else None
-    places = [path / named] if named else []
+def find(model: Model) -> Path | None:
+    """Return the file that the model's convention names, else that of the code, else that of the model. Raises
+    ModelError."""
+    path, code = Path(model.path), Path(model.code)
+    convention = convention_named(model.convention)
+    named = convention.requirements(path) if convention is not None else None
+    places = [named] if named else []
     found = [file for file in [*places, code / FILE, path / FILE] if file.is_file()]
     for other in dict.fromkeys(found[1:]):
         if other != found[0]:

@@ -1,10 +1,10 @@
-"""What memory hostile clients, archives and crashes can take of each process, what is promised, and what is given back.
+"""Attacks: the memory that hostile clients, archives and crashes can take of each process, against what is promised.
 
     python benchmarks/attacks.py --write
 
-Each attack has a fresh server with small limits. A process is measured as the kernel does: its peak during the attack
+Each attack gets a fresh server with small limits. A process is measured by the kernel: its peak during the attack
 (VmHWM), and what it holds once the clients have gone (RSS), each beyond what it held before. The exit code is 1 where a
-bound does not hold, or where more than ``KEPT`` of it is not given back.
+bound does not hold, or where more than ``KEPT`` is not freed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from serve import RESULTS, ROOT, environment, free_port, stop, wait_ready, write
 from serving.system.memory import fields
 
 MIB = 1 << 20
-KEPT = 24  # MiB that a process may keep: what its allocator holds in small blocks, and code that was first run
-SLACK = 16  # MiB beside a bound, for what the attack's number of clients does not tell
-GIVEN_BACK = 15.0  # seconds to give it back
-CONNECTION = 0.4  # MiB that each may take
-BODIES, DECODED, FILES = 64, 256, 10_000  # MiB, MiB, entries: the limits that are set
+KEPT = 24  # MiB that a process may keep: small blocks of its allocator, and code run for the first time
+SLACK = 16  # MiB beside a bound, for costs that do not depend on the number of clients
+GIVEN_BACK = 15.0  # seconds in which it must be freed
+CONNECTION = 0.4  # MiB that each one may take
+BODIES, DECODED, FILES = 64, 256, 10_000  # MiB, MiB, entries: the server's limits
 HANDLER = """
 import asyncio, time
 from serving import Handler
@@ -59,12 +59,12 @@ class Target(Handler):
             await asyncio.sleep(1000)
 """
 TOML = 'handler = "inference:Target"\n[batch]\nmax_size = 16\nmax_delay_ms = 50\n'
-MODELS = 8  # of a store: so many may die at a time without a wait before the next
+MODELS = 8  # in the store: as many may die at a time without a pause before the next start
 
 
 @dataclass(frozen=True)
 class Attack:
-    """``bounds`` are MiB by process, of those for which more than nothing is promised."""
+    """One attack. ``bounds`` are the allowed MiB of each kind of process, 0 if it is not in them."""
 
     name: str
     promise: str
@@ -78,7 +78,7 @@ def per_connection(count: int, size: float = CONNECTION) -> dict[str, float]:
 
 
 HALF = BODIES / 2  # a body is also held by the model's process
-FREED = 256 + 64  # MiB that the allocator may keep of what was freed, until there are no more large bodies
+FREED = 256 + 64  # MiB of freed memory that the allocator may keep while large bodies are in use
 ANSWERS = {"HTTP worker": HALF + FREED + 40 * CONNECTION, "model worker": 40 * 8 + HALF}
 ATTACKS = [
     Attack("200 heads of 60 kB, never whole", "64 KiB a head", hostile.half_heads, per_connection(200)),
@@ -156,7 +156,7 @@ def role(pid: int, parent: int, server: int, known: dict[int, str]) -> str:
 
 
 def processes(server: int) -> dict[int, str]:
-    """Those of a server by what they do."""
+    """Return the kind of each process of a server, by pid."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -173,7 +173,7 @@ def processes(server: int) -> dict[int, str]:
 
 
 def sizes(server: int, name: str) -> dict[str, float]:
-    """MiB of each kind of process, all of a kind together; ``name`` is a line of the kernel's ``status``."""
+    """Return the MiB of each kind of process in sum; ``name`` is a line of the kernel's ``status``."""
     sums: dict[str, float] = {}
     for pid, kind in processes(server).items():
         with contextlib.suppress(OSError, KeyError):
@@ -182,7 +182,7 @@ def sizes(server: int, name: str) -> dict[str, float]:
 
 
 class Meter:
-    """``peaks`` are MiB of each kind of process, beyond what was held when it began."""
+    """A context that measures ``peaks``, the MiB of each kind of process beyond those at its start."""
 
     def __init__(self, server: int) -> None:
         self.peaks: dict[str, float] = {}
@@ -190,7 +190,7 @@ class Meter:
         self._is_over = threading.Event()
         self._watch = threading.Thread(target=self._run)
         for pid in processes(server):
-            Path(f"/proc/{pid}/clear_refs").write_text("5")  # the kernel counts its peak from here
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the kernel's peak
         self._before = sizes(server, "VmRSS")
 
     def __enter__(self) -> Meter:
@@ -214,7 +214,7 @@ class Meter:
         return {kind: size - self._before.get(kind, 0.0) for kind, size in sizes(self._server, name).items()}
 
     def kept(self) -> dict[str, float]:
-        """What is held beyond that once it has been given back, or the time for it is over."""
+        """Return the MiB still held beyond those at the start, once they are freed or ``GIVEN_BACK`` is over."""
         give_up = time.monotonic() + GIVEN_BACK
         while max((found := self._beyond("VmRSS")).values()) > KEPT and time.monotonic() < give_up:
             time.sleep(0.2)
@@ -234,7 +234,7 @@ def model(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def running(scratch: Path, in_store: bool) -> Iterator[tuple[subprocess.Popen[bytes], int, Path]]:
-    """A server with small limits, its port, and its store."""
+    """Context with a server with small limits: its process, port and store."""
     port, store = free_port(), scratch / "store"
     if in_store:
         for number in range(MODELS):
@@ -261,7 +261,7 @@ def running(scratch: Path, in_store: bool) -> Iterator[tuple[subprocess.Popen[by
 
 
 def measure(attack: Attack) -> tuple[dict[str, float], dict[str, float]]:
-    """MiB of each kind of process at the peak, and afterwards."""
+    """Return the MiB of each kind of process, at the peak and afterwards."""
     with tempfile.TemporaryDirectory() as home:
         scratch = Path(home)
         with running(scratch, attack.in_store) as (process, port, store):
@@ -273,7 +273,7 @@ def measure(attack: Attack) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def measure_deaths(count: int) -> tuple[dict[str, float], dict[str, float]]:
-    """The same of workers that die, so many of them."""
+    """Return the same for ``count`` deaths of workers."""
     with tempfile.TemporaryDirectory() as home:
         scratch = Path(home)
         with running(scratch, in_store=True) as (process, port, store):
@@ -281,10 +281,10 @@ def measure_deaths(count: int) -> tuple[dict[str, float], dict[str, float]]:
             def workers() -> list[int]:
                 return [pid for pid, kind in processes(process.pid).items() if kind == "model worker"]
 
-            hostile.deaths(port, store, workers, 2 * MODELS)  # what is first done once costs once
+            hostile.deaths(port, store, workers, 2 * MODELS)  # first-time costs are not the attack's
             with Meter(process.pid) as meter:
                 hostile.deaths(port, store, workers, count)
-            del meter.peaks["model worker"]  # it is theirs that die, and how many live is by chance
+            del meter.peaks["model worker"]  # workers die here, and how many live at a time is chance
             return meter.peaks, meter.kept()
 
 

@@ -1,10 +1,10 @@
-"""How a large body gets from one process to another: through the Unix socket, or in a memfd whose descriptor is sent.
+"""Bodies: two ways for a large body between processes: the Unix socket, or a memfd whose descriptor is sent.
 
     python benchmarks/bodies.py --repeats 5
 
-One process fills a fresh buffer, as it would from a connection, and hands it over; the other one looks at every
-page of it and answers one byte. Both ways take turns. Then the server itself: what all its processes hold while many
-large bodies come at once.
+One process fills a fresh buffer, as if from a connection, and hands it over; the other one reads every page of it and
+answers with one byte. Both ways take turns. Then the server itself: the memory of all its processes while many large
+bodies arrive at once.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def rate(give: Callable[[socket.socket, bytes], None], take: Callable[[socket.so
 
 
 def crowd() -> str:
-    """Bodies of 25 MB, 64 at once, to a model that looks at their first bytes."""
+    """Measure 64 bodies of 25 MB at once, sent to a model that reads their first bytes."""
     said: Counter[int] = Counter()
     body = bytes(LARGE)
 

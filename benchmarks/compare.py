@@ -1,10 +1,10 @@
-"""This server and its peers side by side in one run, and the models alone in a loop. Prints Markdown tables.
+"""Compare: this server and its peers side by side in one run, and the models alone in a loop. Prints Markdown tables.
 
     python benchmarks/compare.py --seconds 5 --repeats 3 --write
 
-wrk makes the load that saturates; benchmarks/load.py asks at a fixed rate, where a latency counts from the moment a
-request was due. Every repeat starts each server afresh and goes through them in another order; a number is the median
-of the repeats, and only ratios within one run mean much. ``--write`` also draws the pictures.
+wrk makes the saturating load; benchmarks/load.py sends at a fixed rate, where a latency counts from the moment a
+request was due. Every repeat starts each server afresh, in another order; a number is the median of the repeats, and
+only ratios within one run mean much. ``--write`` also draws the plots.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from wrk import Row
 from serving.config.config import cores
 
 CONNECTIONS = {"tiny": (1, 64, 512), "mlp": (1, 64), "encoder": (1, 64), "echo-1m": (8,), "echo-16m": (4,)}
-STEADY = {"tiny": 64, "mlp": 64, "encoder": 64}  # connections of the open loop, at most so many requests under way
-SHARE = 0.7  # of what the same generator gets when it asks as fast as it can
+STEADY = {"tiny": 64, "mlp": 64, "encoder": 64}  # connections of the open loop, so also its most requests in flight
+SHARE = 0.7  # of the same generator's saturated rate
 STEADY_SECONDS = 4.0
 
 Results = dict[str, list[dict[str, Row]]]  # by server, of each repeat, by what was measured
 
 
 def alone(name: str, seconds: float) -> float:
-    """Decode, a batch of 32, encode, in this process; samples per second."""
+    """Decode, run and encode batches of 32 in this process. Returns samples per second."""
     workload.keep(name)
     shape, model, body = workload.SHAPES[name], workload.build(name), workload.body_of(name)
     count = 0
@@ -64,10 +64,10 @@ def alone(name: str, seconds: float) -> float:
 
 
 def steady(port: int, question: Question, connections: int) -> Row:
-    """As fast as load.py can ask, and at a share of that rate. Raises RuntimeError where an answer was none."""
+    """Measure with load.py, saturated and then at a share of that rate. Raises RuntimeError where a request failed."""
     target = Target("127.0.0.1", port, [Exchange(request_of(port, question))])
     gc.freeze()
-    gc.disable()  # its pauses would look like the server's
+    gc.disable()  # its pauses would count as the server's
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             most = runner.run(saturated(target, connections, STEADY_SECONDS / 2))
@@ -86,7 +86,7 @@ def request_of(port: int, question: Question) -> bytes:
 
 
 def attempt(peer: Peer, measure: Callable[[], Row]) -> Row:
-    """What was measured; no numbers where some answers were errors."""
+    """Return the measurement; NaN where some requests failed."""
     try:
         return measure()
     except RuntimeError as exc:
@@ -95,7 +95,7 @@ def attempt(peer: Peer, measure: Callable[[], Row]) -> Row:
 
 
 def measure(name: str, peer: Peer, options: argparse.Namespace) -> dict[str, Row]:
-    """One server on one model, by what was measured."""
+    """Measure one server with one model. Returns a row for each kind of load."""
     question = peer.ask(name)
     found: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as scratch:

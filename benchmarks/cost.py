@@ -1,8 +1,8 @@
-"""What one request costs in each of the server's processes, in microseconds of CPU time.
+"""Cost: the CPU time of one request in each of the server's processes, in microseconds.
 
     python benchmarks/cost.py [--model tiny] [--connections 64] [--seconds 5] [--workers 1]
 
-CPU time is what the kernel counted, so that neighbours on the machine spoil it less than they spoil a rate.
+The kernel counts CPU time, so other load on the machine distorts it less than a rate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # microseconds
 
 
 def processes(root: int) -> dict[int, str]:
-    """A process and all that came from it, by what they do."""
+    """Return the kind of a process and of each of its descendants, by pid."""
     children: dict[int, list[int]] = {}
     names = {}
     for entry in Path("/proc").iterdir():
@@ -53,13 +53,13 @@ def role(command: str, pid: int, found: dict[int, str]) -> str:
 
 
 def spent(pid: int) -> float:
-    """Microseconds of CPU, user and system."""
+    """Return the microseconds of CPU, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * TICK
 
 
 def measure(peer: Peer, model: str, connections: int, seconds: int) -> tuple[Row, dict[str, float]]:
-    """What wrk found, and microseconds of CPU for one request by process."""
+    """Return wrk's result, and the microseconds of CPU for one request by kind of process."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with servers.running(peer, model, folder) as server:

@@ -1,4 +1,4 @@
-"""The limit: the model's handler called in a loop in one process, with no server around it. Prints one JSON object."""
+"""Direct: the limit, a model's handler called in a loop in one process, without a server. Prints one JSON object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serving.config.config import cores
 
 
 def load(model: Path, handler: str) -> Handler:
-    """``handler`` is ``module:Class`` below the model's ``code``, loaded and warmed up where a server would load it."""
+    """Load and warm up the handler ``module:Class`` in the model's ``code``, on the device that a server would use."""
     sys.path.insert(0, str(model / "code"))
     module, _, name = handler.partition(":")
     made = getattr(importlib.import_module(module), name)()
@@ -29,7 +29,7 @@ def load(model: Path, handler: str) -> Handler:
 
 
 def answer(handler: Handler, requests: Sequence[Request]) -> list[bytes]:
-    """One batch through every step that the server takes it through, bytes to bytes."""
+    """Take one batch through every step of the server, from bytes to bytes."""
     samples = [handler.decode(request) for request in requests]
     outputs = handler.split(handler.predict(handler.collate(samples)), len(requests))
     values = [handler.encode(output, request) for output, request in zip(outputs, requests, strict=True)]
@@ -37,7 +37,7 @@ def answer(handler: Handler, requests: Sequence[Request]) -> list[bytes]:
 
 
 def measure(handler: Handler, bodies: Sequence[bytes], batch: int, seconds: float) -> float:
-    """Requests per second in batches of ``batch``."""
+    """Return requests per second in batches of ``batch``."""
     requests = itertools.cycle([Request(body, "application/json") for body in bodies])
     started, done = time.monotonic(), 0
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""What hostile clients send: each attack is a function of a server's port and folder, and gives what it holds open.
+"""Hostile clients: each attack is a function of a server's port and folder that returns its open connections.
 
 Loopback only, bounded in number and bytes.
 """
@@ -28,7 +28,7 @@ SOCKET = (
     b"GET /invocations-bidirectional-stream HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
-PATIENCE = 10.0  # seconds for which one attack pushes at most
+PATIENCE = 10.0  # seconds, at most, for which one attack sends
 TURN = 65_536  # bytes that one client sends at a time
 TAR = tarfile.BLOCKSIZE
 
@@ -38,7 +38,7 @@ def connect(port: int, count: int) -> list[socket.socket]:
 
 
 def push(clients: Iterable[socket.socket], data: bytes, times: int = 1) -> None:
-    """Each sends as much of ``data``, ``times`` over, as the server takes; those that it cuts are left out."""
+    """Send ``data`` from each client ``times`` over, as far as the server reads it; closed connections are dropped."""
     left = {client: len(data) * times for client in clients}
     for client in left:
         client.setblocking(False)
@@ -63,7 +63,7 @@ def post(body: bytes, kind: bytes = b"application/json") -> bytes:
 
 
 def ask(port: int, body: bytes, kind: str, count: int, headers: dict[str, str] | None = None) -> list[int]:
-    """Ask the same so often at once, and read the answers; gives their statuses."""
+    """Send the same request ``count`` times at once and read the answers. Returns their statuses."""
     statuses: list[int] = []
 
     def one() -> None:
@@ -84,7 +84,7 @@ def ask(port: int, body: bytes, kind: str, count: int, headers: dict[str, str] |
 
 
 def warm(port: int, store: Path | None) -> None:
-    """Have each process do once what it will do: what that costs is no attack's."""
+    """Let each process do its work once, so that first-time costs do not count for an attack."""
     names = [{}] if store is None else [{"x-amzn-sagemaker-target-model": one.name} for one in store.iterdir()]
     for name in names:
         assert ask(port, b"{}", "application/json", 4, name) == [200] * 4
@@ -145,7 +145,7 @@ def unread_pieces(port: int, scratch: Path) -> list[socket.socket]:
 
 
 def frame(payload: bytes) -> bytes:
-    """A whole message, masked with zeros."""
+    """Return a whole message, masked with zeros."""
     return b"\x82" + struct.pack("!BQ", 0xFF, len(payload)) + bytes(4) + payload
 
 
@@ -196,7 +196,7 @@ def packed_json(port: int, scratch: Path) -> list[socket.socket]:
 
 
 def sparse(path: Path) -> None:
-    """Of 1.6 MB; its map, which it calls a file's, has 500 million numbers."""
+    """Write an archive of 1.6 MB with a sparse map of 500 million numbers, which it declares to be a file's."""
     fields = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
     one = tarfile.TarInfo("f")
     one.size, one.pax_headers = 1 << 30, fields
@@ -208,7 +208,7 @@ def sparse(path: Path) -> None:
 
 
 def crowded(path: Path) -> None:
-    """A zip of two million entries, all in its table of contents."""
+    """Write a zip with two million entries in its directory."""
     entries = 2_000_000
     local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 0, 0, 0, 0, 1, 0) + b"a"
     one = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
@@ -220,7 +220,7 @@ def crowded(path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    """2 GiB of zeros."""
+    """Write an archive of 2 GiB of zeros."""
     one = tarfile.TarInfo("f")
     one.size = 2 << 30
     with gzip.open(path, "wb", 9) as file:
@@ -243,7 +243,7 @@ def archives(port: int, store: Path) -> list[socket.socket]:
 
 
 def deaths(port: int, store: Path, workers: Callable[[], list[int]], count: int) -> None:
-    """Kill workers, wherever there are some, until ``count`` have died; their models are asked for again and again."""
+    """Kill workers until ``count`` have died; their models are requested again and again."""
     killed: set[int] = set()
     while len(killed) < count:
         warm(port, store)

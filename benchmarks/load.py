@@ -1,6 +1,6 @@
-"""An HTTP/1.1 load generator that says what a client would feel; one process, no client library in the way.
+"""Load: an HTTP/1.1 load generator that measures what a client would feel, in one process without a client library.
 
-Two ways of asking:
+Two kinds of load:
 
 - saturated: a closed loop, each connection sends its next request when the last one is answered. Gives the throughput.
 - fixed rate: an open loop, requests are due at fixed moments whatever the server does, and a latency counts from the
@@ -35,15 +35,18 @@ from report import Report, percentiles
 from schedule import ClosedLoop, OpenLoop, Schedule, Ticker
 
 RECONNECT_DELAY = 0.05  # seconds
-FINEST = 100_000  # ns between wakes of an open loop: what is due meanwhile is sent as answers come, or a little late
+FINEST = 100_000  # ns between wake-ups of an open loop: requests due in between are sent with answers, or a little late
 OK = b"HTTP/1.1 200 "
 LENGTH = re.compile(rb"\r\ncontent-length: *\d+\r\n", re.IGNORECASE)
-SEGMENT = 16 << 10  # bytes that come at once or not at all
-PATIENCE = 10.0  # seconds that answers may take after the last request
+SEGMENT = 16 << 10  # bytes; smaller answers arrive in one read
+PATIENCE = 10.0  # seconds for the last answers
 
 
 class Exchange(NamedTuple):
-    """``request`` is a whole HTTP request; ``expect``, if given, has to occur in the answer's body."""
+    """One request and its check.
+
+    ``request`` is a whole HTTP request; ``expect``, if given, must occur in the answer's body.
+    """
 
     request: bytes
     expect: bytes | None = None
@@ -51,7 +54,7 @@ class Exchange(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """Where to ask what; the exchanges are used in turn."""
+    """The server and the exchanges, which are used in turn."""
 
     host: str
     port: int
@@ -67,7 +70,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body = b""
         self._expect: bytes | None = None
-        self._between = True  # two answers
+        self._between = True  # between two answers
         self._whole = b""
         self.since: float | None = None
 
@@ -76,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(exchange.request)
 
     def abandon(self) -> None:
-        """Close at once; a request in flight stays unanswered."""
+        """Close at once; a request in flight counts as unanswered."""
         self._settle("unanswered")
         self._transport.abort()
 
@@ -86,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._load.ready(self)
 
     def data_received(self, data: bytes) -> None:
-        # What the generator takes of the cores the server lacks: an answer just like an earlier one is not parsed.
+        # The generator takes CPU from the server, so an answer just like an earlier one is not parsed.
         if len(data) == self._load.usual and self._is_usual(data):
             self._settle(None)
             self._load.ready(self)
@@ -137,7 +140,7 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """One measurement: the connections, what they still have to send and what came of it."""
+    """One measurement: its connections, schedule and results."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -151,12 +154,12 @@ class Load:
         self._done = asyncio.Event()
         self._closed = asyncio.Event()
         self._stopped = False
-        self.usual = 0  # bytes of a whole good answer after which its connection stays open
-        self.usual_length = b""  # the line of it that says so
+        self.usual = 0  # bytes of a whole good answer that keeps its connection open
+        self.usual_length = b""  # its content-length line
         self._reconnecting: set[asyncio.Task[None]] = set()
 
     async def connect(self) -> None:
-        """Open one more connection. Raises OSError where nobody listens."""
+        """Open one more connection. Raises OSError where the port refuses it."""
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: Connection(self), self._target.host, self._target.port)
 
@@ -165,19 +168,19 @@ class Load:
         self.pump()
 
     def ready(self, connection: Connection) -> None:
-        """``connection`` can take a request."""
+        """Mark a connection as free for a request."""
         self._open.add(connection)
         self._idle.append(connection)
         self.pump()
 
     def learn(self, whole: bytes) -> None:
-        """A good answer came in one piece; nothing where it came in several."""
+        """Remember a good answer that came in one read."""
         found = LENGTH.search(whole)
         if found is not None and len(whole) < SEGMENT:
             self.usual, self.usual_length = len(whole), found[0]
 
     def pump(self) -> None:
-        """Send what is due while a connection is free."""
+        """Send requests that are due while connections are free."""
         if self._schedule is None or self._stopped:
             return
         while self._idle and (since := self._schedule.take()) is not None:
@@ -187,7 +190,7 @@ class Load:
             self._done.set()
 
     def settle(self, since: float, error: str | None) -> None:
-        """A request that counts from ``since`` has come to its end."""
+        """Count a finished request whose latency starts at ``since``."""
         self._in_flight -= 1
         self._count(since, error)
 
@@ -216,7 +219,7 @@ class Load:
             await asyncio.sleep(RECONNECT_DELAY)
 
     async def drain(self, patience: float) -> None:
-        """Wait for the last answers, at most ``patience`` seconds; what is missing then counts as unanswered."""
+        """Wait for the last answers, at most ``patience`` seconds; missing ones then count as unanswered."""
         self.pump()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._done.wait(), patience)
@@ -238,7 +241,10 @@ class Load:
 
 
 async def saturated(target: Target, connections: int, seconds: float, patience: float = PATIENCE) -> Report:
-    """Each connection asks again as soon as it has its answer. Raises OSError where nobody listens."""
+    """Run a closed loop: each connection sends as soon as it has its answer.
+
+    Raises OSError where the port refuses it.
+    """
     load = Load(target)
     await open_all(load, connections)
     started = time.monotonic()
@@ -251,8 +257,10 @@ async def saturated(target: Target, connections: int, seconds: float, patience: 
 async def fixed_rate(
     target: Target, connections: int, seconds: float, rate: float, patience: float = PATIENCE
 ) -> Report:
-    """``rate`` requests per second, due at even intervals; each connection has one in flight, so at most
-    ``connections`` are. Raises OSError where nobody listens."""
+    """Run an open loop of ``rate`` requests per second, due at even intervals.
+
+    At most ``connections`` are in flight, one on each. Raises OSError where the port refuses it.
+    """
     load = Load(target)
     await open_all(load, connections)
     start, interval = time.monotonic_ns(), round(1e9 / rate)
@@ -280,20 +288,22 @@ async def open_all(load: Load, connections: int) -> None:
 
 
 async def sleep_until(moment: float) -> None:
-    # The loop's clock counts whole milliseconds and may wake us that much too early.
+    # The loop's clock counts whole milliseconds and may wake up to one too early.
     await asyncio.sleep(max(0.0, moment - time.monotonic()) + 0.002)
 
 
 def post(url: str, body: bytes, content_type: str) -> bytes:
-    """A whole HTTP request."""
+    """Return a whole HTTP request."""
     parts = urlsplit(url)
     head = f"POST {parts.path or '/'} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: {content_type}\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def read_target(options: argparse.Namespace) -> Target:
-    """From ``--url`` and either ``--body`` or ``--exchanges``: a JSON list of ``{"body": str, "expect": str}``, or
-    with ``base64`` for a body of bytes."""
+    """Return the target of ``--url`` with ``--body``, or with ``--exchanges``.
+
+    That is a JSON list of ``{"body": str, "expect": str}``, or with ``base64`` for a body of bytes.
+    """
     entries = json.loads(options.exchanges.read_text()) if options.exchanges else [{"body": options.body}]
     exchanges = []
     for entry in entries:
@@ -316,7 +326,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="requests per second; without it, as many as will go")
     options = parser.parse_args()
     target = read_target(options)
-    # Our own garbage collection would look like a pause of the server.
+    # The generator's garbage collection would count as a pause of the server.
     gc.disable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if options.rate:

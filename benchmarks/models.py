@@ -1,9 +1,9 @@
-"""A store of many models under a memory budget: Zipf-distributed requests, cold loads, memory of a loaded model.
+"""Models: a store of many models under a memory budget: Zipf-distributed requests, cold loads, memory of each model.
 
 python benchmarks/models.py --models 200 --requests 10000 --write
 
-Every answer is checked. The memory of all processes that run models is read from /proc every 100 ms and held against
-the budget, and every decision that the server logs is made again by the pure policy.
+Every answer is checked. The memory of all processes that run models is read from /proc every 100 ms and compared with
+the budget, and every decision that the server logs is repeated with the pure policy.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from serving.system.memory import held_by, resident
 
 SIZES = (1, 4, 16)  # MB of weights
 COLD_SIZE = 5  # MB of weights
-OVERHEAD = 11 << 20  # bytes that a worker takes beside its weights, to size the budget
-SAMPLE = 0.1  # seconds between looks at /proc
+OVERHEAD = 11 << 20  # bytes of a worker without its weights, to size the budget
+SAMPLE = 0.1  # seconds between reads of /proc
 EXPONENT = 1.0  # of the Zipf distribution
 START_LIMIT = 60.0  # seconds
 
 
 class Scale(torch.nn.Module):
-    """Multiplies by its factor; the weights are ballast."""
+    """A model that multiplies by its factor; its weights are ballast."""
 
     def __init__(self, factor: float, megabytes: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Scale(torch.nn.Module):
 
 
 def make_store(store: Path, count: int, sizes: tuple[int, ...]) -> None:
-    """TorchScript models m0 … of these sizes in turn; model n multiplies by n."""
+    """Write TorchScript models m0 … of these sizes in turn; model n multiplies by n."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         for n in range(count):
@@ -78,14 +78,14 @@ class Server:
                 self.log.append(json.loads(line))
 
     def model_processes(self) -> list[int]:
-        """The fork server and its workers: what the budget is about."""
+        """Return the pids of the fork server and its workers, which the budget is about."""
         found = children(self.process.pid)
         return [pid for pid, command in found.items() if "serving.worker.forkserver" in command]
 
     def memory(self) -> int:
-        """What all of them take: the fork server whole, since all share its pages, and what each worker has of its own.
+        """Return their bytes: all of the fork server's, since its pages are shared, and each worker's private ones.
 
-        Adding up proportional shares would count pages twice whenever a process ends between two reads.
+        A sum of proportional shares would count pages twice whenever a process ends between two reads.
         """
         forks = self.model_processes()
         total = 0
@@ -97,7 +97,7 @@ class Server:
 
 @contextlib.contextmanager
 def running(store: Path, *flags: str) -> Iterator[Server]:
-    """A fresh server over ``store`` with a cache of its own: it knows nothing of these models."""
+    """Context with a fresh server over ``store`` and a cache of its own: it knows nothing of these models."""
     port = free_port()
     command = [sys.executable, "-m", "serving", "serve", "--store", str(store), "--host", "127.0.0.1"]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -142,7 +142,7 @@ def ask(connection: http.client.HTTPConnection, n: int) -> tuple[int, bytes]:
 
 @dataclass
 class Zipf:
-    """What a Zipf-distributed load found."""
+    """The results of a Zipf-distributed load."""
 
     statuses: dict[int, int] = field(default_factory=dict)
     wrong: int = 0
@@ -158,7 +158,7 @@ class Zipf:
 
 
 def zipf(models: int, requests: int, clients: int, fit: int) -> Zipf:
-    """``requests`` from ``clients`` to a store of ``models``, with a budget for ``fit`` of them."""
+    """Send ``requests`` from ``clients`` to a store of ``models``, with a budget for ``fit`` of them."""
     found = Zipf()
     with tempfile.TemporaryDirectory(prefix="store-") as folder:
         store = Path(folder)
@@ -215,7 +215,7 @@ def drive(server: Server, found: Zipf, models: int, requests: int, clients: int)
 
 
 def replay(lines: list[dict[str, Any]], found: Zipf) -> None:
-    """Make every logged decision again."""
+    """Repeat every logged decision with the pure policy."""
     for line in lines:
         if line.get("message") != "admission":
             continue
@@ -232,7 +232,7 @@ def replay(lines: list[dict[str, Any]], found: Zipf) -> None:
 
 
 def cold(repeats: int) -> list[float]:
-    """Seconds of the first request to each of ``repeats`` models that are not loaded yet, one at a time."""
+    """Return the seconds of the first request to each of ``repeats`` unloaded models, one at a time."""
     with tempfile.TemporaryDirectory(prefix="store-") as folder:
         make_store(Path(folder), repeats, (COLD_SIZE,))
         with running(Path(folder)) as server:
@@ -248,7 +248,7 @@ def cold(repeats: int) -> list[float]:
 
 
 def private(count: int) -> list[int]:
-    """Private bytes of each process of ``count`` loaded small models that have answered."""
+    """Return the private bytes of each process of ``count`` loaded small models that have answered."""
     with tempfile.TemporaryDirectory(prefix="store-") as folder:
         make_store(Path(folder), count, (0,))
         with running(Path(folder)) as server:

@@ -1,9 +1,9 @@
-"""What is answered in time under more load than a model can carry, and what is killed for it.
+"""Overload: what is answered in time, and killed, under more load than a model can carry.
 
 python benchmarks/overload.py --before ../other-checkout --write
 
-The model only waits, so that its capacity is known. Times are short ones, but as parts of the time-out those of a model
-that takes 0.5, 1 or 10 s a batch and has 60 s. Requests come at random, whatever the server does.
+The model only sleeps, so that its capacity is known. Its times are short, but in the same ratio to the time-out as
+those of a model that takes 0.5, 1 or 10 s a batch and has 60 s. Requests arrive at random, whatever the server does.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ class Waits(Handler):
     def encode(self, output, request):
         return b"x"
 """
-BATCHES = ((0.05, 6.0), (0.05, 3.0), (0.5, 3.0))  # seconds of one and of the time-out
+BATCHES = ((0.05, 6.0), (0.05, 3.0), (0.5, 3.0))  # seconds of a batch and of the time-out
 SIZES = (1, 8)
 LOADS = (2, 4, 10)  # times the capacity
-BEFORE = 2.0  # times the time-out until it is counted: by then a queue is as long as it gets
+BEFORE = 2.0  # times the time-out before counting starts: by then the queue has its full length
 COUNTED = 5.0  # seconds
-TOGETHER = 500.0  # requests a second that one client can ask two servers for
-FILES = 8192  # connections, and room for more
+TOGETHER = 500.0  # requests a second that one client can send to two servers
+FILES = 8192  # open files, more than the connections need
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 REQUEST = b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 1\r\n\r\nx"
 Row = tuple[str, str]
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time."""
+    """A connection with one request at a time."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def ask(self) -> asyncio.Future[int]:
-        """The status of the answer, 0 where the connection is lost."""
+        """Send a request. Returns a future of the answer's status, 0 where the connection is lost."""
         self._data, self._answer = b"", asyncio.get_running_loop().create_future()
         self._transport.write(REQUEST)
         return self._answer
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
 
 @dataclass
 class Flood:
-    """``answers`` counts by status what was answered after a while; ``slowest`` and ``timeout`` are in seconds."""
+    """One run. ``answers`` counts the statuses of the counted period; ``slowest`` and ``timeout`` are in seconds."""
 
     port: int
     rate: float
@@ -143,7 +143,7 @@ class Flood:
 
 @contextlib.contextmanager
 def running(root: Path, folder: Path, log: Path) -> Iterator[int]:
-    """A server of a checkout; gives its port."""
+    """Context with the port of a server of a checkout."""
     port = free_port()
     command = [sys.executable, "-m", "serving", "serve", "--model-dir", str(folder), "--host", "127.0.0.1"]
     variables = os.environ | {"PYTHONPATH": str(root)}
@@ -158,7 +158,7 @@ def running(root: Path, folder: Path, log: Path) -> Iterator[int]:
 
 @dataclass
 class Cell:
-    """What one server made of one load."""
+    """The result of one server under one load."""
 
     goodput: float
     kills: int
@@ -167,7 +167,7 @@ class Cell:
 
 
 def measure(roots: list[Path], seconds: float, timeout: float, size: int, load: float) -> list[Cell]:
-    """All of them on the same arrivals, at the same time if one client can ask for so much."""
+    """Measure all checkouts with the same arrivals, at the same time if one client can send that much."""
     capacity = size / seconds
     if len(roots) > 1 and load * capacity > TOGETHER:
         return [cell for root in roots for cell in measure([root], seconds, timeout, size, load)]

@@ -1,9 +1,9 @@
-"""Two checkouts of this server side by side in one run: how much faster or slower is the one than the other?
+"""Pairs: the ratio of throughput between two checkouts of this server, side by side in one run.
 
     python benchmarks/pairs.py --before ../old --seconds 3 --pairs 5
 
-Both run the tiny model of compare.py under wrk. Each pair starts both servers afresh, in turn first and second, and
-gives a ratio; the medians of the ratios are printed. This checkout's Python runs both.
+Both run the tiny model of compare.py under wrk. Each pair starts both servers afresh, in alternating order, and gives a
+ratio; the medians of the ratios are printed. This checkout's Python runs both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONNECTIONS = (1, 64, 512)
 
 
 def of(checkout: Path) -> Peer:
-    """The server of another checkout, with this one's model."""
+    """Return a peer that is the server of another checkout, with this one's model."""
 
     def start(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
         os.environ["SERVING_CODE_DIR"] = str(HERE)
@@ -39,7 +39,7 @@ def of(checkout: Path) -> Peer:
 
 
 def measure(peer: Peer, seconds: int) -> dict[int, float]:
-    """Requests per second by connections."""
+    """Return requests per second by number of connections."""
     question = peer.ask("tiny")
     with tempfile.TemporaryDirectory() as scratch, servers.running(peer, "tiny", Path(scratch)) as server:
         wrk.saturate(server.port, question, CONNECTIONS[-1], 1, Path(scratch))

@@ -1,4 +1,4 @@
-"""Pictures of what compare.py measured."""
+"""Plots of the results of compare.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bars(axes: Axes, title: str, unit: str, found: Mapping[str, float]) -> None:
 
 
 def throughput(found: Mapping[str, Mapping[str, float]], limits: Mapping[str, float], out: Path) -> None:
-    """Requests per second by title and server; ``limits`` are drawn as a line."""
+    """Plot requests per second by title and server; ``limits`` are drawn as a line."""
     figure, every = panels(len(found))
     for axes, (title, rates) in zip(every, found.items(), strict=True):
         bars(axes, title, "requests/s", rates)
@@ -51,7 +51,7 @@ def throughput(found: Mapping[str, Mapping[str, float]], limits: Mapping[str, fl
 
 
 def latency(found: Mapping[str, Mapping[str, Sequence[float]]], out: Path) -> None:
-    """p50 and p99 in milliseconds by title and server, on a logarithmic scale."""
+    """Plot p50 and p99 in milliseconds by title and server, on a logarithmic scale."""
     figure, every = panels(len(found))
     for axes, (title, servers) in zip(every, found.items(), strict=True):
         for place, (name, (p50, p99)) in enumerate(list(servers.items())[::-1]):

@@ -1,4 +1,4 @@
-"""What a measurement found."""
+"""Report: the result of one measurement."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ HEADER = """\
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """``requests`` were answered rightly, ``rps`` of them per second; ``errors`` counts the others by status, or as
-    ``body`` (not what was expected), ``protocol`` (not HTTP), ``connection`` (lost) or ``unanswered``.
-    Latencies are in milliseconds, over all requests: those that failed count as long as they took."""
+    """The numbers of one measurement. ``requests`` had a right answer, ``rps`` of them per second.
+
+    ``errors`` counts the others by status, or as ``body`` (not as expected), ``protocol`` (not HTTP), ``connection``
+    (lost) or ``unanswered``. Latencies are in milliseconds, over all requests: failed ones count as long as they took.
+    """
 
     connections: int
     rate: float | None
@@ -34,13 +36,13 @@ class Report:
 
 
 def percentiles(latencies: Sequence[float], shares: Sequence[float]) -> list[float]:
-    """Nearest-rank percentiles of seconds, in milliseconds; zeros where there was no request."""
+    """Return nearest-rank percentiles of seconds, in milliseconds; zeros without any request."""
     ordered = sorted(latencies) or [0.0]
     return [ordered[math.ceil(share * len(ordered)) - 1] * 1000 for share in shares]
 
 
 def median(reports: Sequence[Report]) -> Report:
-    """Each number's median over repeated measurements; the errors of all of them together."""
+    """Return each number's median over repeated measurements, and the errors of all of them together."""
     rows = [dataclasses.asdict(report) for report in reports]
     numbers = {name: statistics.median(row[name] for row in rows) for name in MEASURED}
     errors = sum((Counter(report.errors) for report in reports), Counter[str]())
@@ -48,7 +50,7 @@ def median(reports: Sequence[Report]) -> Report:
 
 
 def row(name: str, report: Report) -> str:
-    """One line of a Markdown table under ``HEADER``."""
+    """Return one line of a Markdown table under ``HEADER``."""
     errors = ", ".join(f"{count} x {kind}" for kind, count in sorted(report.errors.items())) or "0"
     latencies = (report.p50, report.p90, report.p99, report.p999, report.max)
     cells = [name, str(report.connections), f"{report.rps:,.0f}", *(f"{value:.2f}" for value in latencies), errors]

@@ -1,4 +1,4 @@
-"""Rows of a table that are there as soon as they are measured: printed, and kept in a file, one JSON object a line."""
+"""Rows: a table whose rows are printed and stored as soon as they are measured, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Value = str | float | None
 
 
 def where() -> str:
-    """The device, what drives it, and when: what one has to know to compare these numbers with others."""
+    """Return the device, its software and the date, which a comparison with other numbers needs."""
     device = f"{torch.cuda.get_device_name(0)}, driver {driver()}" if torch.cuda.is_available() else "CPU"
     return f"{device}; torch {torch.__version__}; {datetime.now(UTC).date().isoformat()}"
 
@@ -31,9 +31,9 @@ def driver() -> str:
 
 
 class Rows:
-    """``columns`` are keys of the rows and what stands above them: ``{value:…}`` formats of the cells come with those.
+    """A table. ``columns`` maps the keys of its rows to a title and a format of the cell.
 
-    ``facts`` go above the table; ``file`` grows by each row, with the ``benchmark``'s name and the facts in it.
+    ``facts`` go above the table; each row is appended to ``file``, with the ``benchmark``'s name and the facts.
     """
 
     def __init__(self, benchmark: str, facts: str, columns: Mapping[str, tuple[str, str]], file: Path | None) -> None:
@@ -52,8 +52,10 @@ class Rows:
                 file.write(json.dumps({"benchmark": self._benchmark, **row, "facts": self._facts}) + "\n")
 
     def write(self, name: str, title: str, group: str | None = None) -> None:
-        """Keep the table in RESULTS.md, if it was measured on a GPU: with ``group``, a column, all that is there of
-        groups that were not measured this time stays as it is."""
+        """Store the table in RESULTS.md, if it was measured on a GPU.
+
+        With ``group``, a column, earlier rows of groups that were not measured this time stay.
+        """
         if not torch.cuda.is_available():
             return
         blocks = self._kept(name, group) if group else []
@@ -63,7 +65,7 @@ class Rows:
         return "\n".join([self._facts, "", self._head(), *map(self._line, rows)])
 
     def _kept(self, name: str, group: str) -> list[str]:
-        """Tables of the results, each with its facts, without the rows of groups that were measured anew."""
+        """Return the stored tables, each with its facts, without the rows of groups that were measured anew."""
         text = RESULTS.read_text() if RESULTS.exists() else ""
         section = text.partition(f"<!-- begin {name} -->")[2].partition(f"<!-- end {name} -->")[0]
         new = {str(row[group]) for row in self._rows}
@@ -83,7 +85,7 @@ class Rows:
 
 
 def keep(section: str, new: set[str], at: int) -> list[str]:
-    """Blocks of facts and a table, without the rows whose cell ``at`` is among ``new``; what has none left goes."""
+    """Return blocks of facts and a table, without rows whose cell ``at`` is among ``new``; empty tables are dropped."""
     found: list[str] = []
     facts, lines = "", []
     for line in [*section.splitlines(), "end"]:

@@ -1,7 +1,8 @@
-"""What a request costs with more HTTP workers, connections and models, or larger bodies; and what a large machine would
-do by these numbers. Prints Markdown; ``--write`` keeps it in benchmarks/SCALE.md.
+"""Scale: the cost of a request with more HTTP workers, connections and models, or larger bodies.
 
     python benchmarks/scale.py --seconds 4 --repeats 3 --write
+
+Also projects a large machine from these numbers. Prints Markdown; ``--write`` stores it in benchmarks/SCALE.md.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Cost:
 
     def __init__(self, peer: Peer, model: str, connections: int, options: argparse.Namespace, workers: int = 1) -> None:
         os.environ["SERVING_HTTP_WORKERS"] = str(workers)
-        os.environ["SERVING_QUEUE_SIZE"] = str(2 * CONNECTIONS[-1])  # the default refuses what 2,000 ask at once
+        os.environ["SERVING_QUEUE_SIZE"] = str(2 * CONNECTIONS[-1])  # the default is too short for 2,000 connections
         found = [cost.measure(peer, model, connections, options.seconds) for _ in range(options.repeats)]
         self.rps = statistics.median(row["rps"] for row, _ in found)
         self.p50 = statistics.median(row["p50"] for row, _ in found)
@@ -77,7 +78,7 @@ class Cost:
 
 
 def projection(small: Cost, large: Cost) -> list[str]:
-    """The stages of one machine, each by how many requests a second would fill it."""
+    """Return a table of the stages of one machine, each with the requests a second that would fill it."""
     http, worker = 1e6 / small.http, 1e6 / small.worker
     http_mib, worker_mib = 1e6 / large.http, 1e6 / large.worker
     needed, most = GPUS * worker / http, workers_for(CORES)

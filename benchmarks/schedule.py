@@ -1,4 +1,4 @@
-"""When the load generator's requests are due."""
+"""Schedule: the moments at which the load generator's requests are due."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Protocol
 
 class Schedule(Protocol):
     def take(self) -> float | None:
-        """The moment from which the next request's latency counts; None if there is nothing to send now."""
+        """Return the moment from which the next request's latency counts; None if nothing is due now."""
 
     def exhausted(self) -> bool:
-        """True once ``take`` will never again give a moment."""
+        """Return True once ``take`` will never return a moment again."""
 
 
 class ClosedLoop:
@@ -30,7 +30,7 @@ class ClosedLoop:
 
 
 class OpenLoop:
-    """``total`` requests, due every ``interval`` ns from ``start`` (ns of the monotonic clock)."""
+    """A schedule of ``total`` requests, due every ``interval`` ns from ``start`` (ns of the monotonic clock)."""
 
     def __init__(self, start: int, interval: int, total: int) -> None:
         self._next = start
@@ -50,7 +50,7 @@ class OpenLoop:
 
 
 class Ticker:
-    """A file descriptor that is readable every ``interval`` ns from ``start`` on (Linux timerfd).
+    """A file descriptor that becomes readable every ``interval`` ns from ``start`` on (Linux timerfd).
 
     The event loop's own timers have a resolution of a millisecond, which is more than most answers take.
     """
@@ -66,7 +66,7 @@ class Ticker:
             raise OSError(ctypes.get_errno(), "timerfd_settime failed")
 
     def read(self) -> None:
-        """It is readable again when the next interval begins."""
+        """Reset the descriptor until the next interval begins."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 8)
 

@@ -1,4 +1,4 @@
-"""The whole server under load, beside the same model called in a loop without a server. Prints a Markdown table.
+"""Serve: the whole server under load, beside the same model called in a loop without a server. Prints a Markdown table.
 
     python benchmarks/serve.py --seconds 5 --repeats 3 --write
 
@@ -45,7 +45,7 @@ REQUIRED_ACCURACY = 0.95
 
 
 def run_json(script: str, *arguments: object) -> dict[str, Any]:
-    """What one of the scripts beside this one prints, run in its own process."""
+    """Run a script beside this one in its own process and return the JSON that it prints."""
     command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout)
     return found
@@ -57,7 +57,7 @@ def free_port() -> int:
 
 
 def ping(port: int) -> int | None:
-    """The status of ``/ping``; None where nobody listens."""
+    """Return the status of ``/ping``; None where the port refuses."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", "/ping")
@@ -69,7 +69,7 @@ def ping(port: int) -> int | None:
 
 
 def wait_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    """Raises RuntimeError if the server ends or is not ready in time."""
+    """Wait for the server. Raises RuntimeError if it ends or is not ready in time."""
     give_up = time.monotonic() + START_LIMIT
     while ping(port) != 200:
         if process.poll() is not None:
@@ -80,7 +80,7 @@ def wait_ready(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """Raises RuntimeError unless the server ends in time and with 0."""
+    """Stop the server. Raises RuntimeError unless it ends in time and with 0."""
     process.send_signal(signal.SIGTERM)
     code = process.wait(STOP_LIMIT)
     if code != 0:
@@ -89,7 +89,7 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 @contextlib.contextmanager
 def running(model: Path) -> Iterator[int]:
-    """A ready server; gives its port. Where anything goes wrong the end of its log goes to stderr."""
+    """Context with the port of a ready server. On any error the end of its log goes to stderr."""
     port = free_port()
     command = [sys.executable, "-m", "serving", "serve", "--model-dir", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -123,11 +123,11 @@ def ask(port: int, body: str) -> bytes:
 
 
 def exchanges(port: int) -> list[dict[str, str]]:
-    """Different digits and how their answers must begin: load that cannot be answered with another request's answer.
+    """Return different digits and the beginnings of their answers, so that a crossed answer is noticed.
 
     The beginning ends after the class, since the last decimals of a probability depend on the size of the batch.
     """
-    from sklearn.datasets import load_digits  # others that use this file need none
+    from sklearn.datasets import load_digits  # here, since other users of this module do not need it
 
     digits = load_digits()
     bodies = [json.dumps(image.astype(int).tolist()) for image in digits.images[:DIGITS]]
@@ -140,7 +140,7 @@ def exchanges(port: int) -> list[dict[str, str]]:
 
 
 def measure_load(port: int, file: Path, connections: int, seconds: float, rate: float | None = None) -> Report:
-    """Raises RuntimeError if no request was answered rightly."""
+    """Run load.py. Raises RuntimeError if no request had a right answer."""
     arguments: list[object] = ["--url", f"http://127.0.0.1:{port}/invocations", "--exchanges", file]
     arguments += ["--connections", connections, "--seconds", seconds]
     report = Report(**run_json("load.py", *arguments, *(() if rate is None else ("--rate", rate))))
@@ -150,7 +150,7 @@ def measure_load(port: int, file: Path, connections: int, seconds: float, rate: 
 
 
 def measure_server(seconds: float, file: Path) -> list[tuple[str, Report]]:
-    """One repeat: every kind of load on one fresh server. Leaves the exchanges in ``file``."""
+    """Run every kind of load once on one fresh server. Leaves the exchanges in ``file``."""
     with running(MODEL) as port:
         file.write_text(json.dumps(exchanges(port)))
         measure_load(port, file, CONNECTIONS[-1], WARMUP)
@@ -163,7 +163,7 @@ def measure_server(seconds: float, file: Path) -> list[tuple[str, Report]]:
 
 
 def measure(seconds: float, repeats: int) -> tuple[list[tuple[str, Report]], dict[str, Any]]:
-    """The medians of the server by kind of load, and of the loop without a server."""
+    """Return the server's medians by kind of load, and those of the loop without a server."""
     runs, loops = [], []
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "exchanges.json")
@@ -180,7 +180,7 @@ def cpu_model() -> str:
 
 
 def environment(seconds: float, repeats: int) -> dict[str, str]:
-    """What one has to know to compare these numbers with others."""
+    """Return the facts that a comparison with other numbers needs."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": cpu_model(),
@@ -192,7 +192,7 @@ def environment(seconds: float, repeats: int) -> dict[str, str]:
 
 
 def table(loads: list[tuple[str, Report]], loop: dict[str, Any], where: dict[str, str]) -> str:
-    """The Markdown that is printed and kept."""
+    """Return the Markdown that is printed and stored."""
     best = max(report.rps for _, report in loads)
     facts = "; ".join(f"{name} {value}" for name, value in where.items() if name not in ("date", "command"))
     return "\n".join(

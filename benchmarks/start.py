@@ -1,4 +1,4 @@
-"""From the command to the first answer, from the death of a worker to the next answer, and what memory it all takes.
+"""Start: the time from the command to the first answer, and from a worker's death to the next answer; and the memory.
 
 python benchmarks/start.py --repeats 5 --write
 """
@@ -35,7 +35,7 @@ def first_answer(port: int) -> None:
 
 
 def pings(port: int) -> tuple[float, float]:
-    """The instants of the first answer to a ping, whatever it says, and of the first good one. Raises TimeoutError."""
+    """Return the instants of the first answer to a ping, of any status, and of the first 200. Raises TimeoutError."""
     give_up, first = time.monotonic() + LIMIT, 0.0
     while time.monotonic() < give_up:
         with contextlib.suppress(OSError), contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=5)) as client:
@@ -49,7 +49,7 @@ def pings(port: int) -> tuple[float, float]:
 
 
 def children(parent: int) -> dict[int, str]:
-    """Command lines of all living descendants, by pid."""
+    """Return the command lines of all living descendants, by pid."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -60,20 +60,23 @@ def children(parent: int) -> dict[int, str]:
 
 
 def model_worker(supervisor: int) -> int:
-    """The one process that is a fork of the fork server: it has threads, the fork server has none."""
+    """Return the pid of the only fork of the fork server: it has threads, the fork server has none."""
     forks = [pid for pid, command in children(supervisor).items() if "serving.worker.forkserver" in command]
     return next(pid for pid in forks if len(list(Path(f"/proc/{pid}/task").iterdir())) > 1)
 
 
 def pss(pid: int) -> int:
-    """Proportional set size in bytes."""
+    """Return the proportional set size in bytes."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def measure() -> tuple[float, float, float, float, float]:
-    """One fresh server: seconds to the first ping, the first good one and the first answer, seconds from a kill to the
-    next answer, memory in MiB."""
+    """Measure one fresh server.
+
+    Returns the seconds to the first ping, the first good ping and the first answer, the seconds from a kill to the next
+    answer, and the memory in MiB.
+    """
     port = free_port()
     command = [sys.executable, "-m", "serving", "serve", "--model-dir", str(MODEL), "--port", str(port)]
     started = time.monotonic()

@@ -1,8 +1,8 @@
-"""Answers in pieces and WebSockets: how late a piece is, how many there can be, and what slow readers cost.
+"""Streams: streams and WebSockets: the delay of a chunk, their number, and the cost of slow readers.
 
 python benchmarks/streams.py --write
 
-Each piece is the time at which the handler made it, on the clock that client and server share.
+Each chunk is the time at which the handler made it, on the clock that client and server share.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Row = tuple[str, str]
 
 @contextlib.contextmanager
 def running(folder: Path, kind: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """A server with the handler ``kind``: its port and process."""
+    """Context with a server with the handler ``kind``: its port and process."""
     (folder / "code").mkdir(exist_ok=True)
     (folder / "code" / "pieces.py").write_text(HANDLER)
     (folder / "serving.toml").write_text(f'handler = "pieces:{kind}"\n')
@@ -81,7 +81,7 @@ def request(n: int, delay: float, size: int = 0) -> bytes:
 
 
 async def read_pieces(port: int, n: int, delay: float, pause: float = 0.0) -> list[float]:
-    """Seconds by which each piece was late; the request leaves after a ``pause``."""
+    """Return the seconds by which each chunk was late; the request is sent after ``pause`` seconds."""
     await asyncio.sleep(pause)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request(n, delay))
@@ -100,8 +100,10 @@ async def read_pieces(port: int, n: int, delay: float, pause: float = 0.0) -> li
 
 
 async def lateness(port: int, streams: int, n: int, delay: float) -> tuple[float, float, float]:
-    """Milliseconds: the first piece's median, that of all and their 99th percentile. A new stream begins as often as
-    keeps ``streams`` of them going."""
+    """Return milliseconds: the first chunk's median, that of all, and their 99th percentile.
+
+    New streams begin so often that ``streams`` of them are running.
+    """
     apart = n * delay / streams
     found = await asyncio.gather(*(read_pieces(port, n, delay, i * apart) for i in range(max(50, 2 * streams))))
     every = sorted(one for late in found for one in late)
@@ -110,14 +112,14 @@ async def lateness(port: int, streams: int, n: int, delay: float) -> tuple[float
 
 
 async def rate(port: int, streams: int, n: int) -> float:
-    """Pieces a second where the handler never waits."""
+    """Return chunks a second where the handler never waits."""
     started = time.monotonic()
     await asyncio.gather(*(read_pieces(port, n, 0.0) for _ in range(streams)))
     return streams * n / (time.monotonic() - started)
 
 
 async def round_trips(port: int, sockets: int, n: int) -> tuple[float, float]:
-    """Of a small message over each WebSocket: milliseconds in the median, and all a second."""
+    """Return the median round trip of a small message in milliseconds, and messages a second over all WebSockets."""
     times: list[float] = []
 
     async def talk() -> None:
@@ -135,7 +137,7 @@ async def round_trips(port: int, sockets: int, n: int) -> tuple[float, float]:
 
 
 def slow_readers(port: int, process: subprocess.Popen[bytes], count: int) -> float:
-    """KiB that each costs the server that was promised 20 MB and reads nothing."""
+    """Return the KiB that each client costs the server that requests 20 MB and reads nothing."""
     everyone = [process.pid, *children(process.pid)]
     before = sum(map(pss, everyone))
     sockets = []

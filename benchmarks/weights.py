@@ -1,4 +1,4 @@
-"""How fast weights come to where they are used: GB/s from a file in the page cache, by way of loading.
+"""Weights: how fast weights reach their device: GB/s from a file in the page cache, by way of loading.
 
 ``python benchmarks/weights.py`` prints a Markdown table; ``--device cuda:0`` loads to a GPU, ``--gib`` sets the size.
 """
@@ -29,14 +29,16 @@ COLUMNS = {
 
 
 def touched(weights: dict[str, torch.Tensor]) -> None:
-    """Every byte is read where it is to be used."""
+    """Read every byte on its device."""
     for tensor in weights.values():
         tensor.view(torch.int64).sum().item()
 
 
 def rate(load: Callable[[], dict[str, torch.Tensor]], size: int, rounds: int) -> tuple[float, float, float]:
-    """GB/s of the first load, in which memory is found, of the others, and of these until every byte was used once;
-    medians."""
+    """Return GB/s of the first load, of later ones, and of those until every byte was used once.
+
+    The first one allocates memory; the others are medians.
+    """
     loads, uses = [], []
     for _ in range(rounds + 1):
         began = time.perf_counter()
@@ -51,7 +53,7 @@ def rate(load: Callable[[], dict[str, torch.Tensor]], size: int, rounds: int) ->
 
 
 def pinned_copy(size: int, device: str) -> Callable[[], dict[str, torch.Tensor]]:
-    """What no way of loading can be faster than: one copy over the bus, or of memory where there is none."""
+    """Return the upper limit of any way of loading: one copy over the bus, or within memory."""
     source = torch.ones(size // 8, dtype=torch.int64, pin_memory=device.startswith("cuda"))
 
     def load() -> dict[str, torch.Tensor]:
@@ -64,7 +66,7 @@ def pinned_copy(size: int, device: str) -> Callable[[], dict[str, torch.Tensor]]
 
 
 def rings(path: Path, device: str) -> dict[str, Callable[[], dict[str, torch.Tensor]]]:
-    """The way of ``load_weights`` to a GPU, with other numbers of threads, and with other chunks."""
+    """Return ways of ``load_weights`` to a GPU with other numbers of threads and other chunks."""
 
     def way(readers: int, mib: int) -> Callable[[], dict[str, torch.Tensor]]:
         return lambda: load_safetensors(path, device, ring=Ring(chunk=mib << 20, readers=readers))

@@ -1,4 +1,4 @@
-"""AudioClassificationHandler: a recording to the labels that fit it best."""
+"""AudioClassificationHandler: a recording to its best labels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from serving.transfer import to_device
 
 
 class AudioClassificationHandler(BuiltHandler):
-    """WAV, other ``audio/*`` with the extra ``audio``, or npy to ``[{"label", "score"}, …]``, best first.
+    """A handler of recordings: WAV, other ``audio/*`` with the extra ``audio``, or npy.
 
-    The module takes float32 [n, samples] and gives [n, classes]. A recording is cut into windows of that length, the
-    last one filled up with silence, and its scores are their mean.
+    The answer is ``[{"label", "score"}, …]``, best first. The module maps float32 [n, samples] to [n, classes]. A
+    recording is cut into windows of that length, the last one padded with silence, and its scores are the mean over its
+    windows.
     """
 
     policy = BatchPolicy(max_size=32)
@@ -44,9 +45,11 @@ class AudioClassificationHandler(BuiltHandler):
         outputs: str = "logits",
         labels: str | None = None,
     ) -> None:
-        """``rate`` in Hz and the window's ``seconds`` are what the module was trained with; a recording of more than
-        ``max_seconds`` is refused. ``outputs`` are ``logits``, ``probabilities`` or, for labels that do not exclude
-        each other, ``independent``. Raises ModelError."""
+        """Load the model. ``rate``, in Hz, and the window's ``seconds`` are those that the module was trained with.
+
+        A recording of more than ``max_seconds`` is refused. ``outputs`` are ``logits``, ``probabilities`` or, for
+        labels that do not exclude each other, ``independent``. Raises ModelError.
+        """
         self.device = device
         self.module, static = self.load_module(model_dir, device, file, allow_pickle)
         self.static = static
@@ -60,8 +63,8 @@ class AudioClassificationHandler(BuiltHandler):
         self.labels = read_labels(model_dir, labels)
 
     def decode(self, request: Request) -> Tensor:
-        """[windows, samples]."""
-        top_k_of(request, self.topk, self.topk)  # what is wrong with it is known here
+        """Return [windows, samples]."""
+        top_k_of(request, self.topk, self.topk)  # so that an invalid one is refused here
         sound = read_sound(request, self.rate)
         length = len(sound.samples) / sound.rate
         if length > self.max_seconds:
@@ -69,7 +72,7 @@ class AudioClassificationHandler(BuiltHandler):
         return self.windows(resample(torch.from_numpy(sound.samples), sound.rate, self.rate))
 
     def windows(self, samples: Tensor) -> Tensor:
-        """Override it for windows that overlap, or for one only."""
+        """Cut samples into windows. Override it for windows that overlap, or for a single one."""
         return pad(samples, (0, -len(samples) % self.window)).reshape(-1, self.window)
 
     def bucket(self, sample: Tensor) -> int:
@@ -79,9 +82,9 @@ class AudioClassificationHandler(BuiltHandler):
         return to_device(torch.cat(list(samples)), self.device), [len(one) for one in samples]
 
     def predict(self, batch: tuple[Tensor, list[int]]) -> Any:
-        """Scores and classes of the best, [n, topk] each."""
+        """Return scores and classes of the best, [n, topk] each."""
         data, counts = batch
-        # As many windows at a time as there are requests at most, so that long recordings need no more memory.
+        # At most ``max_size`` windows at a time, so that long recordings need no more memory.
         parts = torch.split(data, self.static or self.policy.max_size)
         scores = torch.cat([probabilities(self.run(part), self.outputs) for part in parts])
         means = torch.stack([one.mean(0) for one in torch.split(scores, counts)])
@@ -89,7 +92,7 @@ class AudioClassificationHandler(BuiltHandler):
         return best.values, best.indices
 
     def run(self, windows: Tensor) -> Tensor:
-        """[n, samples] to [n, classes], filled up to the number that the module was exported for."""
+        """Map [n, samples] to [n, classes], padded to the batch size that the module was exported for."""
         missing = 0 if self.static is None else self.static - len(windows)
         outputs: Tensor = self.module(pad(windows, (0, 0, 0, missing))).float()
         return outputs[: len(windows)]

@@ -1,4 +1,4 @@
-"""BuiltHandler: what handlers share whose model is one file, a program or the weights of a module of one's own."""
+"""BuiltHandler: the base of handlers with one model file, a program or the weights of a module built in code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serving.weights.statedict import is_mappable, report
 
 SUFFIXES = (".pt", ".pth", ".pt2")
 STATES = (".safetensors", ".pt", ".pth", ".bin")
-TELLING = 1 << 20  # bytes of a file whose load says something of how fast bytes come
+TELLING = 1 << 20  # bytes; loads of smaller files say nothing about speed
 
 logger = logging.getLogger("serving.handlers")
 
@@ -29,15 +29,17 @@ class BuiltHandler(Handler):
     """A handler whose model is one file of the folder."""
 
     def build_module(self, model_dir: Path) -> torch.nn.Module | None:
-        """Override it to give a module without its weights, on the CPU: then the file of the folder is a state dict,
-        ``*.safetensors`` or what ``torch.save`` wrote of one, and is loaded into it. By default the file is a program
-        that brings its own module."""
+        """Override it to return a module without weights, on the CPU.
+
+        The model's file is then a state dict, ``*.safetensors`` or one of ``torch.save``, and is loaded into it. By
+        default the file is a program with its own module.
+        """
         return None
 
     def load_module(
         self, model_dir: Path, device: str, file: str | None = None, allow_pickle: bool = False
     ) -> tuple[Any, int | None]:
-        """The module on ``device``, and its batch size where that is fixed. Raises ModelError."""
+        """Return the module on ``device``, and its batch size where that is fixed. Raises ModelError."""
         module = self.build_module(model_dir)
         if module is None:
             return load_module(model_dir, device, file, allow_pickle)
@@ -45,7 +47,7 @@ class BuiltHandler(Handler):
 
 
 def load_module(model_dir: Path, device: str, file: str | None, allow_pickle: bool) -> tuple[Any, int | None]:
-    """The module of a model folder on ``device``, and its batch size where that is fixed. Raises ModelError."""
+    """Return the module of a model folder on ``device``, and its batch size where that is fixed. Raises ModelError."""
     path = choose_file(model_dir, file)
     started = time.monotonic()
     found = load_file(path, device, allow_pickle)
@@ -64,7 +66,7 @@ def load_file(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | N
 
 
 def choose_file(model_dir: Path, name: str | None, suffixes: Sequence[str] = SUFFIXES) -> Path:
-    """The named file, else ``model.*``, else the only candidate. Raises ModelError."""
+    """Return the named file, else ``model.*``, else the only candidate. Raises ModelError."""
     files = [path for path in model_dir.iterdir() if not is_hidden(path.name)]
     found = sorted(path for path in files if path.suffix in suffixes)
     if name is not None:
@@ -81,7 +83,7 @@ def choose_file(model_dir: Path, name: str | None, suffixes: Sequence[str] = SUF
 
 
 def load_program(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int | None]:
-    """The module of a ``.pt2`` file on ``device``, and its batch size where that is fixed."""
+    """Return the module of a ``.pt2`` file on ``device``, and its batch size where that is fixed."""
     program = load_exported(path, allow_pickle)
     if device != "cpu":
         from torch.export.passes import move_to_device_pass
@@ -98,7 +100,7 @@ def load_program(path: Path, device: str, allow_pickle: bool) -> tuple[Any, int 
 
 
 def with_weights(module: torch.nn.Module, path: Path, device: str) -> torch.nn.Module:
-    """``module`` on ``device`` with the state dict of a file. Raises ModelError for one that is not of it."""
+    """Load a file's state dict into ``module`` on ``device``. Raises ModelError where it does not fit."""
     module = module.to(device)
     try:
         module.load_state_dict(load_weights(path, device), assign=True)

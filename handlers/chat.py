@@ -1,4 +1,4 @@
-"""ChatHandler: a base for models that talk with each client in a session of its own."""
+"""ChatHandler: a base for models that talk with each client in a session."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class Turn(NamedTuple):
 
 
 class ChatHandler(Handler):
-    """Text, or JSON with a text or ``{"text": "…"}``, in a session; text out, in pieces if ``reply`` gives pieces.
+    """A handler of sessions in which a client sends text, or JSON with a text or ``{"text": "…"}``, and gets text.
 
-    Override ``reply``. The session remembers what was said, up to the limits of ``load``: the oldest turns are
-    forgotten first, what ``system`` says never. A turn that fails or is broken off was not said.
+    Override ``reply``; if it yields chunks the answer is a stream. The session keeps earlier messages up to the limits
+    of ``load``: the oldest turns are dropped first, the ``system`` message never. A turn that fails or is aborted is
+    not kept.
     """
 
     records = "one"
@@ -36,8 +37,10 @@ class ChatHandler(Handler):
         max_characters: int = 100_000,
         max_text: int = 10_000,
     ) -> None:
-        """``max_messages`` and ``max_characters`` bound what a session remembers, ``max_text`` characters what a client
-        says at once. Raises ModelError."""
+        """Set the limits. ``max_messages`` and ``max_characters`` bound what a session keeps.
+
+        ``max_text`` bounds the characters of one request. Raises ModelError.
+        """
         self.device = device
         self.system: list[Message] = [{"role": "system", "content": system}] if system else []
         self.max_messages = whole("max_messages", max_messages, 2, 1 << 20)
@@ -45,8 +48,11 @@ class ChatHandler(Handler):
         self.max_text = whole("max_text", max_text, 1, 1 << 30)
 
     def reply(self, session: Session, messages: list[Message]) -> str | Iterable[str]:
-        """What the model says to the last of ``messages``, the system's and the remembered ones before it; pieces are
-        sent as they come. ``session.state`` is there for more, but for its ``"messages"``."""
+        """Return the answer to the last of ``messages``; chunks are sent at once.
+
+        The system's message and earlier ones come first. ``session.state`` is free for other data, except its
+        ``"messages"``.
+        """
         raise HandlerError(f"{type(self).__name__} does not define reply")
 
     def on_session_open(self, session: Session) -> None:
@@ -70,7 +76,7 @@ class ChatHandler(Handler):
         return text
 
     def predict(self, batch: list[Turn]) -> Any:
-        return batch  # a reply may be long, so it is thought of where it can be sent in pieces
+        return batch  # a reply may be long, so it is made in ``encode``, which can stream it
 
     def encode(self, output: Any, request: Request) -> Any:
         session, said = output.session, {"role": "user", "content": output.text}
@@ -89,11 +95,11 @@ class ChatHandler(Handler):
 
     def remember(self, session: Session, said: Message, reply: str) -> None:
         messages = [*session.state["messages"], said, {"role": "assistant", "content": reply}]
-        # In pairs, so that what is left begins with the client.
+        # In pairs, so that the rest begins with the client.
         while len(messages) > self.max_messages or self.length(messages) > self.max_characters:
             messages = messages[2:]
         session.state["messages"] = messages
 
     def length(self, messages: list[Message]) -> int:
-        """How much of ``max_characters`` messages take; a subclass may count tokens."""
+        """Return how much of ``max_characters`` messages take; a subclass may count tokens."""
         return sum(len(one["content"]) for one in messages)

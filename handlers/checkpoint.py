@@ -1,4 +1,4 @@
-"""Checkpoints: local folders of ``transformers``. Nothing is downloaded, unpickled or run that is in one."""
+"""Checkpoints: local folders of ``transformers``. Nothing is downloaded or unpickled, and none of their code is run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.weights import check_weights
 
 
 def load_checkpoint(name: str, folder: Path, dtype: torch.dtype) -> Any:
-    """The model of a checkpoint folder, in evaluation mode, by an auto class of that name. Raises ModelError."""
+    """Load a checkpoint folder by the auto class ``name``, in evaluation mode. Raises ModelError."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is no checkpoint of transformers: it has no config.json")
     for path in sorted(folder.glob("*.safetensors")):
@@ -25,13 +25,13 @@ def load_checkpoint(name: str, folder: Path, dtype: torch.dtype) -> Any:
     # Only safetensors: a checkpoint's pytorch_model.bin is a pickle.
     model, info = load_pretrained(name, folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
-    if missing:  # transformers would go on with random numbers
+    if missing:  # transformers would continue with random numbers
         raise ModelError(f"{folder} has no weights for {', '.join(missing)[:200]} of {type(model).__name__}")
     return model.eval()
 
 
 def load_pretrained(name: str, folder: Path, **words: Any) -> Any:
-    """What ``transformers`` makes of a local folder. Raises ModelError."""
+    """Load a local folder with a class of ``transformers``. Raises ModelError."""
     transformers = need("transformers", "text")
     try:
         loader = getattr(transformers, name)
@@ -41,7 +41,10 @@ def load_pretrained(name: str, folder: Path, **words: Any) -> Any:
 
 
 def cached_step(model: Any, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """``ids`` [1, n] behind the keys and values in ``state``, None at first, to logits [vocabulary] and new ones."""
+    """Run ``ids`` [1, n] after the keys and values in ``state``, None at first.
+
+    Returns logits [vocabulary] and the new state.
+    """
     # Newer releases of transformers call cache what older ones call past_key_values.
     name = "cache" if "cache" in names_of(type(model).forward) else "past_key_values"
     answer = model(input_ids=ids, use_cache=True, **{name: state})
@@ -50,5 +53,5 @@ def cached_step(model: Any, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
 
 @lru_cache
 def names_of(function: Callable[..., Any]) -> frozenset[str]:
-    """Of its parameters."""
+    """Return the names of a function's parameters."""
     return frozenset(inspect.signature(function).parameters)

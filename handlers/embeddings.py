@@ -22,7 +22,10 @@ MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last", "poo
 
 
 class EmbeddingsHandler(TextHandler):
-    """A text to a vector of float32, a list of texts to a list of vectors, as JSON, npy or whatever arrays can be."""
+    """A handler that maps a text to a float32 vector, a list of texts to a list of vectors.
+
+    The answer is JSON, npy or any other type of arrays.
+    """
 
     post_paths = (OPENAI,)
 
@@ -39,9 +42,12 @@ class EmbeddingsHandler(TextHandler):
         pooling: str | None = None,
         normalized: bool = True,
     ) -> None:
-        """``pooling`` of the last layer is its ``mean`` over the tokens, its first (``cls``) or its ``last``; unless
-        given it is what a sentence-transformers folder says in ``1_Pooling``, else ``mean``. ``normalized`` vectors
-        have length 1. The rest is as for TextHandler."""
+        """Load the checkpoint.
+
+        ``pooling`` of the last layer is ``mean`` over tokens, the first (``cls``) or the ``last``. By default it is
+        that of a sentence-transformers folder's ``1_Pooling``, else ``mean``. ``normalized`` vectors have length 1. The
+        rest is as for TextHandler.
+        """
         super().load(model_dir, device, checkpoint, max_length, truncate, max_texts, dtype)
         self.pooling = one_of("pooling", pooling or read_pooling(model_dir / checkpoint), "mean", "cls", "last")
         self.normalized = normalized
@@ -53,7 +59,7 @@ class EmbeddingsHandler(TextHandler):
         return texts
 
     def check_wish(self, wish: Any) -> None:
-        """Raises BadRequest for what OpenAI's API has and this one does not."""
+        """Raise BadRequest for options of OpenAI's API that this handler lacks."""
         if not isinstance(wish, dict):
             raise BadRequest(f"a request to {OPENAI} is a JSON object")
         if wish.get("encoding_format", "float") not in ("float", "base64"):
@@ -66,7 +72,7 @@ class EmbeddingsHandler(TextHandler):
         return normalize(vectors, dim=-1) if self.normalized else vectors
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """[n, tokens, width] and [n, tokens] to [n, width]."""
+        """Pool states [n, tokens, width] with mask [n, tokens] to [n, width]."""
         if self.pooling == "cls":
             return states[:, 0]
         if self.pooling == "last":
@@ -80,7 +86,7 @@ class EmbeddingsHandler(TextHandler):
         return output.rows[0] if output.single else output.rows
 
     def openai(self, output: Answer, wish: dict[str, Any]) -> dict[str, Any]:
-        """The answer of OpenAI's API reference, "Create embeddings"."""
+        """Return the answer of OpenAI's API reference, "Create embeddings"."""
         is_text = wish.get("encoding_format") == "base64"
         vectors = [base64.b64encode(row.numpy().tobytes()).decode() if is_text else row for row in output.rows]
         return {
@@ -92,7 +98,7 @@ class EmbeddingsHandler(TextHandler):
 
 
 def read_pooling(folder: Path) -> str:
-    """What the folder of a sentence-transformers model says, else ``mean``. Raises ModelError."""
+    """Return the pooling of a sentence-transformers folder, else ``mean``. Raises ModelError."""
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"

@@ -1,4 +1,4 @@
-"""Expected: what an exported program says of its input, so that another one is refused before the program sees it."""
+"""Expected: the input that an exported program declares, to refuse others before the program runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from torch import Tensor
 
 from serving import BadRequest
 
-ROWS = "rows"  # where an exported module keeps how many rows it takes
+ROWS = "rows"  # the key of the number of rows in a module's meta
 
 
 class Expected(NamedTuple):
-    """``sizes`` of each dimension behind the rows, None where any will do; ``low`` to ``high`` rows, None for any."""
+    """The declared input: ``sizes`` of each dimension behind the rows, None for any.
+
+    It has ``low`` to ``high`` rows, None for any number.
+    """
 
     dtype: torch.dtype
     sizes: tuple[int | None, ...]
@@ -26,7 +29,7 @@ class Expected(NamedTuple):
         return f"{name_of(self.dtype)} [{', '.join(filter(None, (rows, sizes)))}]"
 
     def fit(self, tensor: Tensor) -> Tensor:
-        """``tensor`` [rows, …] with the program's type of numbers. Raises BadRequest."""
+        """Return ``tensor`` [rows, …] in the program's dtype. Raises BadRequest."""
         self.check_shape(tuple(tensor.shape))
         if tensor.dtype == self.dtype:
             return tensor
@@ -49,8 +52,10 @@ class Expected(NamedTuple):
 
 
 def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert numbers to another type. Raises BadRequest where it has no place for one of them; infinities and NaN
-    that were sent as such stay what they are."""
+    """Convert numbers to another dtype; infinities and NaN that were sent stay.
+
+    Raises BadRequest for a number out of range.
+    """
     if tensor.is_complex() and not dtype.is_complex:
         raise BadRequest(f"expected {name_of(dtype)} values, got complex numbers")
     found = tensor.to(dtype)
@@ -58,7 +63,7 @@ def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
         sent_so = tensor.isinf() if tensor.is_complex() or tensor.is_floating_point() else torch.tensor(False)
         lost = (found.isinf() & ~sent_so).numpy()
     else:
-        lost = found.numpy() != tensor.numpy()  # which compares integers of all types; torch does not
+        lost = found.numpy() != tensor.numpy()  # numpy compares integers of all dtypes; torch does not
     if lost.any():
         worst = tensor.numpy()[lost].tolist()[0]
         raise BadRequest(f"{worst!r} is beyond the numbers of {name_of(dtype)} that the model takes")
@@ -70,7 +75,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def note_rows(module: Any, program: Any) -> None:
-    """Keep with the module what its program says of the number of rows."""
+    """Store the program's limits on the number of rows in the module's meta."""
     shape: Any = next((node.meta["val"].shape for node in inputs_of(module)), ())
     symbol = getattr(getattr(shape[0] if len(shape) else None, "node", None), "expr", None)
     found = program.range_constraints.get(symbol)
@@ -86,14 +91,14 @@ def bound(limit: Any) -> int | None:
 
 
 def inputs_of(module: Any) -> list[Any]:
-    """Nodes of the tensors that an exported module is called with; none where that cannot be told."""
+    """Return the input nodes of an exported module; none where they are unknown."""
     graph = getattr(module, "graph", None)
     nodes = [node for node in graph.nodes if node.op == "placeholder"] if isinstance(graph, torch.fx.Graph) else []
     return nodes if all(isinstance(node.meta.get("val"), Tensor) for node in nodes) else []
 
 
 def expected_of(module: Any) -> Expected | None:
-    """What a module expects that takes one tensor of rows; None where nothing is known."""
+    """Return the expected input of a module that takes one tensor of rows; None where it is unknown."""
     nodes = inputs_of(module)
     if len(nodes) != 1 or not nodes[0].meta["val"].ndim:
         return None

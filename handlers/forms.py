@@ -1,4 +1,4 @@
-"""Forms: how a text that is being written is told to its client, in events, lines, plain text, or as a whole."""
+"""Forms: the format of a generated text: events, lines, plain text, or one object."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Usage:
 
 
 class Form(Protocol):
-    """``content_type`` of the answer; ``piece`` may give nothing, and ``end`` is called once."""
+    """A format. ``piece`` may return an empty text; ``end`` is called once."""
 
     content_type: str
 
@@ -39,7 +39,7 @@ class Form(Protocol):
 
 
 def form_of(content_type: str) -> Form:
-    """The form of a type among those offered."""
+    """Return the form for one of the offered types."""
     if content_type == codecs.JSON:
         return Whole()
     if content_type == PLAIN:
@@ -75,7 +75,7 @@ class Whole:
 
 @dataclass
 class Records:
-    """``{"text"}`` for each piece, and at the end one that has ``finish_reason`` and ``usage``: events or lines."""
+    """``{"text"}`` for each chunk, and a last one with ``finish_reason`` and ``usage``, as events or lines."""
 
     content_type: str
 
@@ -91,7 +91,7 @@ class Records:
 
 @dataclass
 class Chat:
-    """A chat completion as OpenAI's API reference has it, "Create chat completion", whole."""
+    """A whole chat completion, as in OpenAI's API reference, "Create chat completion"."""
 
     model: str
     id: str
@@ -115,7 +115,7 @@ class Chat:
 
 @dataclass
 class ChatChunks(Chat):
-    """The same in chunks; the first one names the role, and ``[DONE]`` follows the last."""
+    """A chat completion in chunks; the first one names the role, and ``[DONE]`` follows the last."""
 
     content_type: str = SSE
     tells_usage: bool = False

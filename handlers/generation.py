@@ -23,12 +23,12 @@ from serving.errors import ModelError
 
 
 class GenerationHandler(Handler):
-    """``{"prompt" or "inputs": "…", …}`` with the fields of Sampling, bare or below ``parameters``, or plain text; chat
-    requests at ``/v1/chat/completions``.
+    """A handler of prompts: ``{"prompt" or "inputs": "…", …}`` with the fields of Sampling, or plain text.
 
-    The answer is JSON as a whole, or by ``Accept`` or ``"stream": true`` events, JSON Lines or plain text as it is
-    written. Requests take turns, a token each. The folder holds a checkpoint of ``transformers``, or a tokenizer of it
-    beside a module that takes ids [1, n] and gives logits [1, n, vocabulary].
+    The fields may be below ``parameters``. Chat requests go to ``/v1/chat/completions``. The answer is one JSON object,
+    or a stream of events, JSON Lines or plain text by ``Accept`` or ``"stream": true``. Requests take turns, a token
+    each. The folder holds a checkpoint of ``transformers``, or a tokenizer of it beside a module that maps ids [1, n]
+    to logits [1, n, vocabulary].
     """
 
     records = "one"
@@ -48,9 +48,11 @@ class GenerationHandler(Handler):
         top_p: float = 1.0,
         dtype: str = "float32",
     ) -> None:
-        """``context`` tokens are the most that prompt and answer may have together, the model's own limit unless
-        given; beyond ``max_running`` answers at a time new ones get 503. The rest is what requests do not say
-        themselves. Raises ModelError."""
+        """Load the model.
+
+        ``context`` is the most tokens of prompt and answer together, by default the model's own limit. Beyond
+        ``max_running`` answers at a time new requests get 503. The rest are defaults of requests. Raises ModelError.
+        """
         self.device = device
         self.kind = dtype_of(dtype, "float32", "bfloat16", "float16")
         self.tokenizer = self.load_tokenizer(model_dir / checkpoint)
@@ -67,7 +69,9 @@ class GenerationHandler(Handler):
         self.running: WeakSet[Any] = WeakSet()  # async generators
 
     def load_tokenizer(self, folder: Path) -> Any:
-        """A call gives ``{"input_ids": […]}``; it has ``decode``, ``eos_token_id`` and ``chat_template``."""
+        """Return a tokenizer with ``decode``, ``eos_token_id`` and ``chat_template``; a call returns ``{"input_ids":
+        […]}``.
+        """
         return load_pretrained("AutoTokenizer", folder)
 
     def load_model(self, folder: Path) -> Any:
@@ -76,7 +80,7 @@ class GenerationHandler(Handler):
         return load_module(folder, self.device, None, False)[0]
 
     def end_ids(self) -> set[int]:
-        """The tokens that end an answer."""
+        """Return the tokens that end an answer."""
         config = getattr(self.model, "generation_config", None)
         found = getattr(config, "eos_token_id", None)
         found = self.tokenizer.eos_token_id if found is None else found
@@ -97,16 +101,16 @@ class GenerationHandler(Handler):
         return list(self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"])
 
     def chat_text(self, messages: list[dict[str, str]]) -> str:
-        """By the checkpoint's template; without one, a line a message."""
+        """Return the prompt by the checkpoint's template; without one, a line for each message."""
         if self.tokenizer.chat_template:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         return "".join(f"{one['role']}: {one['content']}\n" for one in messages) + "assistant:"
 
     def predict(self, batch: list[Prompt]) -> Any:
-        return batch  # all the work is in the tokens, one at a time
+        return batch  # the work is done token by token, in ``pieces``
 
     def encode(self, output: Any, request: Request) -> Any:
-        # One that has ended has no frame, though it may live on until the garbage is collected.
+        # An ended generator has no frame, though it may exist until garbage collection.
         if sum(one.ag_frame is not None for one in self.running) >= self.max_running:
             raise Unavailable(f"{self.max_running} answers are being written; no more at a time")
         pieces = self.pieces(output)
@@ -130,7 +134,7 @@ class GenerationHandler(Handler):
         yield prompt.form.piece(text.rest()) + prompt.form.end(reason, usage)
 
     def tokens(self, prompt: Prompt) -> Iterator[int]:
-        """The ids of the answer, at most as many as fit, an end among them."""
+        """Yield the ids of the answer, as many as fit, including an end token."""
         random = torch.Generator()
         random.seed() if prompt.sampling.seed is None else random.manual_seed(prompt.sampling.seed)
         new, state = torch.tensor([prompt.ids], device=self.device), None
@@ -142,8 +146,10 @@ class GenerationHandler(Handler):
             new = torch.tensor([[id]], device=self.device)
 
     def step(self, new: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """``new`` ids [1, n] after what ``state`` stands for, None at first, to logits [vocabulary] and the next state:
-        the keys and values of a checkpoint, all ids so far of a module."""
+        """Run ``new`` ids [1, n] after ``state``, None at first. Returns logits [vocabulary] and the next state.
+
+        The state is a checkpoint's keys and values, or all ids so far for a module.
+        """
         if hasattr(self.model, "config"):
             return cached_step(self.model, new, state)
         ids = new if state is None else torch.cat([state, new], 1)

@@ -1,4 +1,4 @@
-"""ImageClassificationHandler: a picture to the labels that fit it best."""
+"""ImageClassificationHandler: a picture to its best labels."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from handlers.parameters import top_k_of
 from serving import BatchPolicy, Request
 from serving.errors import ModelError
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # red, green and blue of 0 … 1, as torchvision's models were trained
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # red, green and blue of 0 … 1, as in torchvision's training
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ImageClassificationHandler(BuiltHandler):
-    """A picture (``image/*``, ``application/x-image`` or npy) to ``[{"label", "score"}, …]``, best first.
+    """A handler of pictures: ``image/*``, ``application/x-image`` or npy.
 
-    The module takes float32 [n, 3, size, size] and gives [n, classes].
+    The answer is ``[{"label", "score"}, …]``, best first. The module maps float32 [n, 3, size, size] to [n, classes].
     """
 
     policy = BatchPolicy(max_size=32)
@@ -47,9 +47,11 @@ class ImageClassificationHandler(BuiltHandler):
         outputs: str = "logits",
         labels: str | None = None,
     ) -> None:
-        """The shorter side becomes ``resize`` pixels, 8/7 of ``size`` unless given, and the middle ``size`` x ``size``
-        of that is what the module sees, less ``mean`` and divided by ``std``. ``outputs`` are ``logits``,
-        ``probabilities`` or, for labels that do not exclude each other, ``independent``. Raises ModelError."""
+        """Load the model. The shorter side is scaled to ``resize`` pixels, by default 8/7 of ``size``.
+
+        The module gets the middle ``size`` x ``size`` of that, minus ``mean`` and divided by ``std``. ``outputs`` are
+        ``logits``, ``probabilities`` or, for labels that do not exclude each other, ``independent``. Raises ModelError.
+        """
         self.device = device
         need("PIL.Image", "images")
         self.module, static = self.load_module(model_dir, device, file, allow_pickle)
@@ -63,18 +65,18 @@ class ImageClassificationHandler(BuiltHandler):
         self.labels = read_labels(model_dir, labels)
 
     def decode(self, request: Request) -> Tensor:
-        """uint8 [3, size, size]: a quarter of what floats would take until the batch is on the device."""
-        top_k_of(request, self.topk, self.topk)  # what is wrong with it is known here
+        """Return uint8 [3, size, size], a quarter of the memory of floats until the batch is on the device."""
+        top_k_of(request, self.topk, self.topk)  # so that an invalid one is refused here
         image = self.crop(open_image(request, at_least=2 * self.resize))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     def crop(self, image: Any) -> Any:
-        """The part of a Pillow image that the module sees, [size, size]."""
+        """Return the part of a Pillow image that the module sees, [size, size]."""
         scale = min(image.size) / self.resize  # pixels of the image a pixel of the result
         side = self.size * scale
         left, top = (image.width - side) / 2, (image.height - side) / 2
         bilinear = need("PIL.Image", "images").Resampling.BILINEAR
-        # Cut and resized in one go, nothing is computed outside of the cut.
+        # Crop and resize in one step, so that nothing is computed outside of the crop.
         box = (left, top, min(left + side, image.width), min(top + side, image.height))
         return image.resize((self.size, self.size), bilinear, box=box)
 
@@ -82,11 +84,11 @@ class ImageClassificationHandler(BuiltHandler):
         return self.normalize(super().collate(samples))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 [n, 3, size, size] to float32."""
+        """Convert uint8 [n, 3, size, size] to float32."""
         return (images.float() / 255 - self.mean) / self.std
 
     def predict(self, batch: Tensor) -> Any:
-        """Scores and classes of the best, [n, topk] each."""
+        """Return scores and classes of the best, [n, topk] each."""
         scores = probabilities(self.module(batch).float(), self.outputs)
         best = scores.topk(min(self.topk, scores.shape[1]))
         return best.values, best.indices
@@ -102,8 +104,7 @@ class ImageClassificationHandler(BuiltHandler):
 
 
 def only_one(static: int) -> int:
-    """The batch size of a module that was exported with a fixed one. Raises ModelError where pictures cannot be had
-    in that number."""
+    """Return the fixed batch size of an exported module. Raises ModelError for a size other than 1."""
     if static != 1:
         raise ModelError(
             f"the model was exported for batches of exactly {static}; export it with a free batch dimension"
@@ -112,7 +113,7 @@ def only_one(static: int) -> int:
 
 
 def channels(name: str, values: Sequence[float]) -> Tensor:
-    """[3, 1, 1]. Raises ModelError."""
+    """Return [3, 1, 1]. Raises ModelError unless there are three valid numbers."""
     if len(values) != 3 or (name == "std" and min(values) <= 0):
         raise ModelError(f"[options] {name} is {list(values)}; allowed: three numbers, for red, green and blue")
     return torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)

@@ -1,4 +1,4 @@
-"""Images: a body to a Pillow image that stands upright and is RGB, within limits."""
+"""Images: a body decoded to an upright RGB Pillow image, within limits."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from handlers.options import need
 from handlers.wrapped import unwrapped
 from serving import BadRequest, Request, ServingError, UnsupportedMediaType, claims, codecs
 
-PIXEL = 4  # bytes of one in Pillow's memory
+PIXEL = 4  # bytes of a pixel in Pillow's memory
 TYPES = ("application/x-image",)  # image/* as well
 
 
 def open_image(request: Request, at_least: int | None = None) -> Any:
-    """The picture of a request: a file of any format that Pillow reads, or npy of uint8 [height, width(, 3)]; also in
-    a form, as base64 in JSON, or under a type that says nothing.
+    """Return a request's picture: any format that Pillow reads, or npy of uint8 [height, width(, 3)].
 
-    A JPEG that is much larger than ``at_least`` pixels on both sides is read at a half, a quarter or an eighth of its
-    size, which takes a fraction of the time. Raises BadRequest, UnsupportedMediaType, and what
-    ``codecs.take_picture`` does.
+    It may also be in a form, in JSON as base64, or under a generic type. A JPEG much larger than ``at_least`` pixels on
+    both sides is decoded at a half, a quarter or an eighth of its size, in a fraction of the time. Raises BadRequest,
+    UnsupportedMediaType, and what ``codecs.take_picture`` raises.
     """
     request = unwrapped(request, "picture")
     kind = request.media_type
@@ -42,7 +41,7 @@ def open_image(request: Request, at_least: int | None = None) -> Any:
             upright = codecs.turned(image).convert("RGB")
     except ServingError:
         raise
-    except Exception as exc:  # each of Pillow's readers has errors of its own
+    except Exception as exc:  # each of Pillow's readers raises errors of its own
         raise BadRequest(f"the body is no image that can be read: {type(exc).__name__}") from exc
     claims.give(cost - PIXEL * upright.width * upright.height)
     return upright

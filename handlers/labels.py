@@ -16,7 +16,7 @@ FILES = ("index_to_name.json", "labels.txt")
 
 
 class Labels:
-    """Names by output index; an output without a name is its index, as text."""
+    """Names by output index; an output without a name gets its index as text."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self.names = dict(names)
@@ -28,24 +28,26 @@ class Labels:
         return len(self.names)
 
     def scored(self, scores: Tensor, classes: Tensor) -> list[dict[str, Any]]:
-        """[n] and [n] to one ``{"label", "score"}`` each."""
+        """Return a ``{"label", "score"}`` for each of scores [n] and classes [n]."""
         pairs = zip(classes.tolist(), scores.tolist(), strict=True)
         return [{"label": self[one], "score": score} for one, score in pairs]
 
 
 def probabilities(outputs: Tensor, kind: str) -> Tensor:
-    """[…, classes] of 0 … 1 from ``logits``, ``probabilities`` or, where labels do not exclude each other,
-    ``independent`` logits."""
+    """Return […, classes] of 0 … 1 from ``logits``, ``probabilities`` or ``independent`` logits.
+
+    Independent labels do not exclude each other.
+    """
     if kind == "logits":
         return outputs.softmax(-1)
     return outputs.sigmoid() if kind == "independent" else outputs
 
 
 def read_labels(model_dir: Path, file: str | None = None) -> Labels:
-    """From ``file``, else ``index_to_name.json`` or ``labels.txt`` (a name a line), else none. Raises ModelError.
+    """Read ``file``, else ``index_to_name.json`` or ``labels.txt`` (a name a line), else no names. Raises ModelError.
 
-    The JSON is a list of names, or an object from index to name or to a list whose last entry is the name, which is
-    how files for ImageNet are written.
+    The JSON is a list of names, or an object from index to name or to a list whose last entry is the name, as in files
+    for ImageNet.
     """
     for path in (model_dir / name for name in ([file] if file else FILES)):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""ModuleHandler: serves a folder without code: TorchScript ``*.pt``, ``*.pt2`` of ``torch.export`` or AOTInductor."""
+"""ModuleHandler: a folder without code: TorchScript ``*.pt``, ``*.pt2`` of ``torch.export`` or AOTInductor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serving.transfer import to_device
 
 
 class Rows(tuple[Tensor, bool]):
-    """One request: a tensor whose first dimension is its rows, and whether it came as one bare row."""
+    """One request: a tensor whose first dimension is its rows, and whether it was a single bare row."""
 
     __slots__ = ()
 
@@ -28,12 +28,12 @@ class Rows(tuple[Tensor, bool]):
 
     @property
     def nbytes(self) -> int:
-        """What stays claimed for it while it waits."""
+        """The bytes that stay claimed for the request while it waits."""
         return self[0].nbytes
 
 
 class ModuleHandler(BuiltHandler):
-    """One request carries one or more rows: JSON ``{"instances": [[…], […]]}``, CSV, npy, raw tensors or one image.
+    """A handler of one or more rows a request: JSON ``{"instances": [[…], […]]}``, CSV, npy, raw tensors or one image.
 
     A flat list of numbers is one row, and its answer one row. An image is float32 [1, 3 or 1, height, width], 0 … 1.
     Requests are batched by joining their rows; float64 input becomes float32.
@@ -44,8 +44,10 @@ class ModuleHandler(BuiltHandler):
 
     @overridable
     def load(self, model_dir: Path, device: str, file: str | None = None, allow_pickle: bool = False) -> None:
-        """``file`` names one of several; ``allow_pickle`` lets pickled objects and compiled code be loaded, which
-        can do anything."""
+        """Load the model. ``file`` chooses one of several.
+
+        ``allow_pickle`` allows pickled objects and compiled code, which can do anything.
+        """
         self.device = device
         self.module, static = self.load_module(model_dir, device, file, allow_pickle)
         if static is not None:
@@ -55,7 +57,7 @@ class ModuleHandler(BuiltHandler):
         self.takes = "" if self.expected is None else str(self.expected)
 
     def fit(self, rows: Tensor) -> Tensor:
-        """Rows as the module takes them, where it says how. Raises BadRequest."""
+        """Return rows in the form that the module declares, if it does. Raises BadRequest."""
         return rows if self.expected is None else self.expected.fit(rows)
 
     def decode(self, request: Request) -> Rows:
@@ -94,7 +96,7 @@ class ModuleHandler(BuiltHandler):
 
 
 def odd_record(value: Any) -> str:
-    """Where it is a list, which of it differs from the first, counted from 1."""
+    """Return a note on the first element of a list that differs from the first in shape, counted from 1."""
     if not isinstance(value, list) or not value:
         return ""
     shapes = [getattr(codecs.to_array(one), "shape", None) for one in value]

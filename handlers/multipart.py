@@ -1,4 +1,4 @@
-"""Multipart: the parts of a form, their heads and contents."""
+"""Multipart: the headers and contents of a form's parts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ NAME = re.compile(rb'content-disposition:[^\r\n]*?;\s*name=(?:"([^"\r\n]*)"|([^\
 
 
 def name_of(head: bytes) -> str:
-    """The name of a part, by its head; "" for one that has none."""
+    """Return a part's name, by its headers; "" where there is none."""
     found = NAME.search(head)
     return (found[1] or found[2] or b"").decode("utf-8", "replace") if found else ""
 
 
 def parts_of(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Heads and contents (RFC 7578, RFC 2046 §5.1.1). Raises BadRequest."""
+    """Yield headers and content of each part (RFC 7578, RFC 2046 §5.1.1). Raises BadRequest."""
     _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary)
     if not parts or not parts[-1].startswith(b"--"):
         raise BadRequest("the form does not end with its boundary")

@@ -1,4 +1,4 @@
-"""ObjectDetectionHandler: a picture to the things in it, each with its label, score and box."""
+"""ObjectDetectionHandler: a picture to the objects in it, each with label, score and box."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIELDS = ("boxes", "labels", "scores")
 
 
 class Picture(NamedTuple):
-    """uint8 [3, height, width], and how many pixels of the client's picture one of it stands for."""
+    """uint8 [3, height, width], and the client's pixels for each of its pixels, horizontally and vertically."""
 
     pixels: Tensor
     scale: tuple[float, float]  # horizontally, vertically
@@ -42,12 +42,14 @@ class Found(NamedTuple):
 
 
 class ObjectDetectionHandler(BuiltHandler):
-    """``image/*``, ``application/x-image`` or npy to ``[{"label", "score", "box": [left, top, right, bottom]}, …]``,
-    best first, in pixels of the picture as sent.
+    """A handler of pictures: ``image/*``, ``application/x-image`` or npy.
 
-    The module gives what torchvision's detectors give: for each picture a dict of boxes [k, 4], labels [k] and scores
-    [k]. It takes float32 0 … 1, a list of [3, height, width] of any sizes or, with ``takes = "batch"``, one tensor
-    [n, 3, height, width] of pictures that are equally large.
+    The answer is ``[{"label", "score", "box": [left, top, right, bottom]}, …]``, best first, in pixels of the picture
+    as sent.
+
+    The module returns what torchvision's detectors return: for each picture a dict of boxes [k, 4], labels [k] and
+    scores [k]. It takes float32 0 … 1, a list of [3, height, width] of any sizes or, with ``takes = "batch"``, one
+    tensor [n, 3, height, width] of equally large pictures.
     """
 
     policy = BatchPolicy(max_size=8)
@@ -66,8 +68,10 @@ class ObjectDetectionHandler(BuiltHandler):
         max_side: int = 1333,
         labels: str | None = None,
     ) -> None:
-        """Objects below the score ``threshold``, or beyond the best ``max_objects``, are left out. Pictures with a side
-        of more than ``max_side`` pixels are made smaller first. Raises ModelError."""
+        """Load the model. Objects with a score below ``threshold``, or beyond the best ``max_objects``, are left out.
+
+        Pictures with a side above ``max_side`` pixels are scaled down first. Raises ModelError.
+        """
         self.device = device
         need("PIL.Image", "images")
         self.module, static = self.load_module(model_dir, device, file, allow_pickle)
@@ -80,7 +84,7 @@ class ObjectDetectionHandler(BuiltHandler):
         self.labels = read_labels(model_dir, labels)
 
     def decode(self, request: Request) -> Picture:
-        # Read as it is: what a JPEG says of its size is needed for the boxes.
+        # At full size: boxes are in pixels of the original.
         refuse_parameters(request)
         image = open_image(request)
         width, height = image.size
@@ -98,7 +102,7 @@ class ObjectDetectionHandler(BuiltHandler):
         return (images if self.is_list else torch.stack(images)), [one.scale for one in samples]
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 to the float32 that the module wants, [3, height, width]; torchvision's detectors do the rest."""
+        """Convert uint8 to the module's float32 [3, height, width]; torchvision's detectors do the rest."""
         return pixels.float() / 255
 
     def predict(self, batch: tuple[Any, list[tuple[float, float]]]) -> Any:
@@ -109,8 +113,10 @@ class ObjectDetectionHandler(BuiltHandler):
         return [self.select(output, scale) for output, scale in zip(outputs, scales, strict=True)]
 
     def outputs(self, answer: Any) -> list[dict[str, Tensor]]:
-        """What the module gave, a dict for each picture. Scripted detectors give their losses first; a dict of stacked
-        tensors is taken apart."""
+        """Return the module's answer as a dict for each picture.
+
+        Scripted detectors return their losses first; a dict of stacked tensors is split.
+        """
         if isinstance(answer, tuple) and len(answer) == 2:
             answer = answer[1]
         if isinstance(answer, dict):

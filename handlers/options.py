@@ -1,4 +1,4 @@
-"""Values of ``[options]`` checked when a model loads, and optional packages with the extra that brings them."""
+"""Options: checks of ``[options]`` when a model loads, and imports of optional packages."""
 
 from __future__ import annotations
 
@@ -20,39 +20,41 @@ DTYPES = {
 
 
 def overridable(load: Callable[..., None]) -> Callable[..., None]:
-    """A ``load`` that a subclass may replace by one with other options: to type checkers it takes any. What it is
-    called with is still checked against what it says, when the model loads."""
+    """Mark a ``load`` that a subclass may replace by one with other options; type checkers then accept any.
+
+    Options are still checked against its signature when the model loads.
+    """
     return load
 
 
 def one_of(name: str, value: str, *allowed: str) -> str:
-    """``value``, which is one of ``allowed``. Raises ModelError."""
+    """Return ``value`` if it is one of ``allowed``. Raises ModelError."""
     if value not in allowed:
         raise ModelError(f"[options] {name} is {value!r}; allowed: {', '.join(allowed)}")
     return value
 
 
 def within(name: str, value: Any, low: float, high: float) -> Any:
-    """``value``, a number from ``low`` to ``high``. Raises ModelError."""
+    """Return ``value`` if it is a number from ``low`` to ``high``. Raises ModelError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ModelError(f"[options] {name} is {value!r}; allowed: {low:g} to {high:g}")
     return value
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
-    """``value``, an integer from ``low`` to ``high``. Raises ModelError."""
+    """Return ``value`` if it is an integer from ``low`` to ``high``. Raises ModelError."""
     if not isinstance(value, int):
         raise ModelError(f"[options] {name} is {value!r}; allowed: an integer from {low} to {high}")
     return int(within(name, value, low, high))
 
 
 def dtype(name: str, *allowed: str) -> torch.dtype:
-    """The type of that name. Raises ModelError."""
+    """Return the dtype of that name. Raises ModelError."""
     return DTYPES[one_of("dtype", name, *allowed)]
 
 
 def need(module: str, extra: str) -> Any:
-    """The module of an optional package. Raises ModelError that names the extra, since trying again cannot help."""
+    """Import a module of an optional package. Raises ModelError with the extra to install, since no retry can help."""
     try:
         return importlib.import_module(module)
     except ImportError as exc:

@@ -1,5 +1,7 @@
-"""Parameters: what a request says of its own answer, as ``{"inputs": …, "parameters": {"top_k": 2}}``, or in a form as
-the field ``parameters`` with such an object."""
+"""Parameters: a request's options for its answer, as ``{"inputs": …, "parameters": {"top_k": 2}}``.
+
+In a form they are the field ``parameters`` with such an object.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,13 @@ from typing import Any
 from handlers.wrapped import FORM, parameters_in
 from serving import BadRequest, Request, codecs
 
-OBJECT = re.compile(rb"\s*\{")  # what is of no type may be a picture, with any word in it
+OBJECT = re.compile(rb"\s*\{")  # an untyped body may be a picture that happens to contain the word
 NAME = b"parameters"
 TOP_K = ("top_k", "topk")
 
 
 def parameters_of(request: Request) -> dict[str, Any]:
-    """Raises BadRequest for parameters that are no object."""
+    """Return a request's parameters. Raises BadRequest where they are not an object."""
     if request.media_type == FORM:
         body = bytes(request.body)
         return checked(parameters_in(body, request.content_type) if NAME in body else None)
@@ -33,12 +35,12 @@ def checked(found: Any) -> dict[str, Any]:
 
 
 def refuse_parameters(request: Request) -> None:
-    """For a handler that has none. Raises BadRequest that names the first."""
+    """Raise BadRequest where the request has parameters, for a handler without any."""
     check_known(parameters_of(request), ())
 
 
 def top_k_of(request: Request, usual: int, most: int) -> int:
-    """How many of the best a request wants, from 1 to ``most``. Raises BadRequest, also for other parameters."""
+    """Return how many of the best a request wants, 1 to ``most``. Raises BadRequest, also for other parameters."""
     found = parameters_of(request)
     check_known(found, TOP_K)
     value = next((found[name] for name in TOP_K if found.get(name) is not None), usual)

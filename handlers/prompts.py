@@ -1,4 +1,4 @@
-"""Prompts: what a request for a text may say, in our words, in those of others, and in OpenAI's."""
+"""Prompts: the fields of a request for text, with our names, common others and OpenAI's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHAT = "/v1/chat/completions"
 PROMPTS = ("prompt", "inputs")
 OPTIONS = ("max_tokens", "max_completion_tokens", "max_new_tokens", "temperature", "top_k", "top_p", "stop", "seed")
 HARMLESS = ("model", "messages", "stream", "stream_options", "parameters", "user", "metadata", "store")
-NEUTRAL = {"n": 1, "presence_penalty": 0, "frequency_penalty": 0, "logprobs": False}  # what these may say
+NEUTRAL = {"n": 1, "presence_penalty": 0, "frequency_penalty": 0, "logprobs": False}  # the only values accepted
 
 
 class Prompt(NamedTuple):
@@ -22,8 +22,7 @@ class Prompt(NamedTuple):
 
 
 def read_wish(request: Request) -> dict[str, Any]:
-    """The fields of a request, those below ``parameters`` among them. Raises BadRequest, also for a field that would be
-    ignored."""
+    """Return a request's fields with those below ``parameters``. Raises BadRequest, also for a field without effect."""
     if request.media_type in codecs.TEXT:
         return {"prompt": codecs.decode_text(request.body, request.content_type)}
     wish = codecs.parse_json(request.body, request.content_type)
@@ -52,7 +51,7 @@ def messages_of(wish: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def choose_form(wish: dict[str, Any], request: Request) -> Form:
-    """Raises BadRequest and NotAcceptable."""
+    """Return the answer's form. Raises BadRequest and NotAcceptable."""
     stream, extra = wish.get("stream") or False, wish.get("stream_options") or {}
     if not isinstance(stream, bool) or not isinstance(extra, dict):
         raise BadRequest("stream is true or false, stream_options an object")

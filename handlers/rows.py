@@ -1,4 +1,4 @@
-"""The rows of a body, whatever it is written in: CSV, JSON, JSON Lines or npy."""
+"""Rows: the rows of a body in CSV, JSON, JSON Lines or npy."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from serving import BadRequest, Request, UnsupportedMediaType, claims, codecs
 from serving.codecs.measuring import csv_cost
 
 Row = list[Any] | dict[str, Any]
-FEW = 64  # rows that nobody measures
-OBJECT = 32  # bytes of a dict beside its own size: a place in a list, and what the garbage collector keeps
+FEW = 64  # rows; fewer are not measured
+OBJECT = 32  # bytes of a dict beyond its own size: a list entry and the garbage collector's header
 
 
 def read_rows(request: Request, columns: Sequence[str], header: str) -> tuple[list[Any], bool]:
-    """The rows of a body, each hopefully a Row, and whether it came as one bare row.
+    """Return the rows of a body, unchecked, and whether it was a single bare row.
 
     ``header`` is ``auto``, ``present`` or ``absent``; rows below a CSV header become objects if the model's ``columns``
     have names. Raises BadRequest and UnsupportedMediaType.
@@ -42,16 +42,18 @@ def bare(value: Any) -> tuple[list[Any], bool]:
 
 
 def unwrap(value: Any) -> Any:
-    """The rows within ``{"instances": …}`` or ``{"inputs": …}``."""
+    """Return the rows within ``{"instances": …}`` or ``{"inputs": …}``."""
     if isinstance(value, dict) and len(value) == 1:
         return next((value[name] for name in codecs.WRAPPERS if name in value), value)
     return value
 
 
 def read_csv(text: str, columns: Sequence[str], header: str) -> list[Any]:
-    """With ``auto`` the first row is a header where it has the names of the model's columns. What else is no record of
-    numbers may be a header or a bad record, so that it is refused: a record that is taken for a header is lost, and all
-    answers after it stand beside the wrong records."""
+    """Return the rows of CSV. With ``auto`` the first row is a header if it has the names of the model's columns.
+
+    Any other first row without numbers is refused: it may be a header or a bad record. A record mistaken for a header
+    would be lost, and all later answers would stand beside the wrong records.
+    """
     rows: list[Any] = [row for _, _, row in codecs.split_rows(text)]
     if not rows or header == "absent":
         return rows
@@ -61,7 +63,7 @@ def read_csv(text: str, columns: Sequence[str], header: str) -> list[Any]:
 
 
 def is_header(row: list[str], columns: Sequence[str]) -> bool:
-    """Raises BadRequest where nobody can tell."""
+    """Return whether a row is a header. Raises BadRequest where that is ambiguous."""
     fields, numbers = [field.strip() for field in row], any(map(is_number, row))
     names = sorted(fields) == sorted(columns) if numbers else any(field in columns for field in fields)
     if names is not numbers:
@@ -80,13 +82,13 @@ def by_name(rows: list[Any]) -> list[Any]:
     for number, row in enumerate(rows[1:], 1):
         if len(row) != len(names):
             raise BadRequest(f"row {number} has {len(row)} columns; the header has {len(names)}")
-    # Those of the rows are claimed; a dict beside each is more than these.
+    # The rows' own memory is claimed already; the dicts need more.
     claims.take(len(rows) * (OBJECT + sys.getsizeof(dict.fromkeys(names))) if len(rows) > FEW else 0)
     return [dict(zip(names, row, strict=True)) for row in rows[1:]]
 
 
 def is_number(field: str) -> bool:
-    """Whether it stands for a value, not for a name. An empty field does: headers have none."""
+    """Return whether a field is a value, not a name. An empty field is: headers have none."""
     try:
         codecs.to_float(field or "0")
     except ValueError:

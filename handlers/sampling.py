@@ -1,4 +1,4 @@
-"""Sampling: how the next token is chosen, and when a text is at its end."""
+"""Sampling: the choice of the next token, and the end of a text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_STOPS = 16
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """``temperature`` 0 takes the likeliest token; ``top_k`` 0 and ``top_p`` 1 leave all to choose from."""
+    """The settings. ``temperature`` 0 takes the most likely token; ``top_k`` 0 and ``top_p`` 1 exclude none."""
 
     max_tokens: int = 256
     temperature: float = 1.0
@@ -28,7 +28,7 @@ class Sampling:
     seed: int | None = None
 
     def choose(self, logits: Tensor, random: torch.Generator) -> int:
-        """The next token's id by logits [vocabulary], float32 on the CPU."""
+        """Return the next token's id for logits [vocabulary], float32 on the CPU."""
         if self.temperature == 0:
             return int(logits.argmax())
         logits = logits / self.temperature
@@ -40,7 +40,7 @@ class Sampling:
 
 
 def likeliest(logits: Tensor, share: float) -> Tensor:
-    """Only the fewest tokens that together have this share of the probability, one at least."""
+    """Keep the fewest tokens that together reach this share of the probability, at least one."""
     best, order = logits.softmax(-1).sort(descending=True)
     dropped = best.cumsum(-1) - best >= share
     dropped[0] = False
@@ -48,7 +48,7 @@ def likeliest(logits: Tensor, share: float) -> Tensor:
 
 
 def read_sampling(wish: dict[str, Any], usual: Sampling) -> Sampling:
-    """What a request asks for, else what is usual. Raises BadRequest that names the field."""
+    """Return a request's settings, with defaults from ``usual``. Raises BadRequest with the field's name."""
     found = {NAMES.get(name, name): value for name, value in wish.items() if value is not None}
     numbers = {name: number(name, found[name]) for name in LIMITS if name in found}
     seed = found.get("seed", usual.seed)
@@ -75,9 +75,9 @@ def stops(value: Any) -> tuple[str, ...]:
 
 
 class Text:
-    """Tokens to text as they come; ``add`` gives what is certain, ``rest`` what was held back.
+    """Tokens turned into text as they come; ``add`` returns what is certain, ``rest`` what was held back.
 
-    Characters may be made of several tokens, and what may be the beginning of a stop is held back until it is known.
+    Characters may consist of several tokens, and a possible beginning of a stop text is held back until it is known.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ class Text:
         self._decode = decode
         self._stop = stop
         self._ids: list[int] = []
-        self._start = self._known = 0  # tokenizers look at the tokens before, so some that are known are read again
+        self._start = self._known = 0  # decoding depends on earlier tokens, so some are decoded again
         self._held = ""
 
     def add(self, id: int) -> str:
@@ -107,7 +107,7 @@ class Text:
 
     def _release(self, text: str) -> str:
         text = self._held + text
-        # The stop that is complete first counts, however many characters come at a time.
+        # The stop text that is complete first counts, however many characters arrive at a time.
         found = sorted((text.find(one) + len(one), text.find(one)) for one in self._stop if one in text)
         self.is_stopped = bool(found)
         keep = 0 if found else max((overlap(text, one) for one in self._stop), default=0)
@@ -117,5 +117,5 @@ class Text:
 
 
 def overlap(text: str, stop: str) -> int:
-    """How many characters at the end of ``text`` may be the beginning of ``stop``."""
+    """Return how many characters at the end of ``text`` may begin ``stop``."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

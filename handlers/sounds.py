@@ -1,4 +1,4 @@
-"""Sounds: a body to samples, whatever its channels, width and rate."""
+"""Sounds: a body decoded to samples, with any channels, width and rate."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from serving import BadRequest, Request, ServingError, UnsupportedMediaType, cla
 from serving.errors import ModelError
 
 WAV = ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave")
-PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # format tags; an extensible one has the true tag further on
-FLOATS = 12  # bytes that one of a WAV file takes on its way to floats
+PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # format tags; EXTENSIBLE has the real tag further on
+FLOATS = 12  # bytes, at the peak, for one byte of a WAV file
 RATES = range(100, 1_000_000)  # Hz
 
 
 class Sound(NamedTuple):
-    """``samples`` float32 [n] of -1 … 1, one channel, and how many there are a second."""
+    """``samples`` float32 [n] of -1 … 1, one channel; ``rate`` in samples a second."""
 
     samples: Any
     rate: int
 
 
 def read_sound(request: Request, rate: int) -> Sound:
-    """WAV, what the package soundfile reads under ``audio/*``, or npy: floats [n] of ``rate`` samples a second.
+    """Return a request's sound: WAV, other ``audio/*`` by the package soundfile, or npy floats [n] at ``rate`` Hz.
 
-    Channels are averaged. Raises BadRequest and UnsupportedMediaType."""
+    Channels are averaged. Raises BadRequest and UnsupportedMediaType.
+    """
     request = unwrapped(request, "sound")
     kind = request.media_type
     if kind == codecs.NPY:
@@ -52,13 +53,13 @@ def read_sound(request: Request, rate: int) -> Sound:
 
 
 def read_wav(body: bytes) -> Sound:
-    """Raises BadRequest. The standard library's ``wave`` knows no floats, hence this."""
+    """Decode WAV; the standard library's ``wave`` has no floats. Raises BadRequest."""
     if body[:4] != b"RIFF" or body[8:12] != b"WAVE":
         raise BadRequest("the body is no WAV file")
     head, at = None, 12
     while at + 8 <= len(body):
         name, size = struct.unpack_from("<4sI", body, at)
-        chunk = body[at + 8 : at + 8 + size]  # a recorder that streams writes a size that is too large
+        chunk = body[at + 8 : at + 8 + size]  # streaming recorders write too large a size
         if name == b"fmt " and len(chunk) >= 16:
             head = chunk
         if name == b"data" and head is not None:
@@ -78,7 +79,7 @@ def to_sound(head: bytes, data: bytes) -> Sound:
 
 
 def to_floats(data: bytes, tag: int, bits: int) -> Any:
-    """float32 of -1 … 1. Raises BadRequest."""
+    """Return float32 of -1 … 1. Raises BadRequest for an unknown format."""
     if (tag, bits) == (PCM, 8):  # the only width without a sign
         return np.frombuffer(data, np.uint8).astype(np.float32) / 128 - 1
     if (tag, bits) == (PCM, 24):
@@ -88,7 +89,7 @@ def to_floats(data: bytes, tag: int, bits: int) -> Any:
     if tag == PCM and bits in (16, 32):
         return np.frombuffer(data, f"<i{bits // 8}").astype(np.float32) / 2 ** (bits - 1)
     if tag == FLOAT and bits in (32, 64):
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused
             return np.frombuffer(data, f"<f{bits // 8}").astype(np.float32)
     raise BadRequest(f"the WAV file has format {tag} of {bits} bits; known: PCM of 8, 16, 24, 32, floats of 32, 64")
 
@@ -104,14 +105,16 @@ def read_other(body: bytes, kind: str) -> Sound:
         samples, rate = soundfile.read(io.BytesIO(body), dtype="float32", always_2d=True)
     except ServingError:
         raise
-    except Exception as exc:  # each of its readers has errors of its own
+    except Exception as exc:  # each of its readers raises errors of its own
         raise BadRequest(f"the body is no sound that can be read: {type(exc).__name__}") from exc
     return Sound(samples.mean(1), int(rate))
 
 
 def resample(samples: Tensor, source: int, target: int) -> Tensor:
-    """[n] of ``source`` samples a second to ``target``, band-limited: what is too high for the new rate is left out,
-    not folded down as interpolation would."""
+    """Resample [n] from ``source`` to ``target`` samples a second, band-limited.
+
+    Frequencies too high for the new rate are removed, not aliased as by interpolation.
+    """
     if source == target:
         return samples
     count = max(1, round(len(samples) * target / source))

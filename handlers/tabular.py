@@ -1,4 +1,4 @@
-"""TabularHandler: rows of numbers to predictions, row for row."""
+"""TabularHandler: rows of numbers to predictions, row by row."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from serving import BadRequest, Request, Response, codecs
 
 
 class TabularHandler(ModuleHandler):
-    """CSV, JSON, JSON Lines or npy with one or more rows, each a list in the order of ``columns`` or an object by name.
+    """A handler of rows in CSV, JSON, JSON Lines or npy, each a list in the order of ``columns`` or an object by name.
 
-    The module takes [rows, columns] and gives [rows, outputs]. A regression answers with as many rows of numbers, a
+    The module maps [rows, columns] to [rows, outputs]. A regression answers with as many rows of numbers, a
     classification with ``{"label", "score"}`` a row, or ``label,score`` in CSV. A flat list or one object is one row,
     and its answer one row.
     """
@@ -43,12 +43,11 @@ class TabularHandler(ModuleHandler):
         header: str = "auto",
         labels: str | None = None,
     ) -> None:
-        """``columns`` are names, or how many there are; without them only the module checks rows.
+        """Load the model. ``columns`` are names or their number; without them only the module checks rows.
 
-        ``missing`` stands for empty fields, which are refused without it. ``header`` says whether the first row of a
-        CSV names columns: ``auto`` takes it for that where it has the names of ``columns``, and refuses it where it has
-        no number and other names. ``outputs`` of a classification are
-        ``logits`` or ``probabilities``. Raises ModelError.
+        ``missing`` replaces empty fields, which are refused without it. ``header`` says whether the first row of a CSV
+        names columns: ``auto`` takes it for a header if it has the names of ``columns``, and refuses it if it has no
+        number and other names. ``outputs`` of a classification are ``logits`` or ``probabilities``. Raises ModelError.
         """
         super().load(model_dir, device, file, allow_pickle)
         self.columns = [] if columns is None or isinstance(columns, int) else list(columns)
@@ -70,7 +69,7 @@ class TabularHandler(ModuleHandler):
         return self.header == "present" or (self.header == "auto" and is_header(fields, self.columns))
 
     def to_tensor(self, rows: Sequence[Row]) -> Tensor:
-        """[rows, columns] of ``dtype``. Raises BadRequest that names the row, counted from 1, and the column."""
+        """Return [rows, columns] of ``dtype``. Raises BadRequest with the row, counted from 1, and the column."""
         numbers = machine_array("d")
         widths = set()
         for number, row in enumerate(rows, 1):
@@ -103,7 +102,7 @@ class TabularHandler(ModuleHandler):
         return [row.get(name) for name in self.columns]
 
     def to_number(self, value: Any, column: int, number: int) -> float:
-        """One field; override it for columns that hold something else than numbers."""
+        """Convert one field; override it for columns with other values than numbers."""
         where = f"row {number}, column {self.columns[column] if self.columns else column + 1}"
         if value is None or (isinstance(value, str) and not value.strip()):
             if self.missing is None:
@@ -115,12 +114,12 @@ class TabularHandler(ModuleHandler):
             raise BadRequest(f"{where} is no number: {str(value)[:40]!r}") from exc
 
     def predict(self, batch: Tensor) -> Any:
-        """[rows, outputs]; of a classification the scores and the indices of the best classes, [rows] each."""
+        """Return [rows, outputs]; for a classification the best classes' scores and indices, [rows] each."""
         outputs = self.module(batch).float().reshape(len(batch), -1)
         return tuple(self.probabilities(outputs).max(-1)) if self.is_classifier else outputs
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """[rows, classes] that add up to 1; a single output is the probability of the second of two classes."""
+        """Return [rows, classes] with sums of 1; a single output is the probability of the second of two classes."""
         if outputs.shape[1] == 1:
             second = outputs.sigmoid() if self.is_logits else outputs
             return torch.cat([1 - second, second], 1)

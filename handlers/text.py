@@ -1,4 +1,4 @@
-"""TextHandler: what handlers over a ``transformers`` checkpoint folder share, from texts to padded batches and back."""
+"""TextHandler: the base of handlers over a ``transformers`` checkpoint, from texts to padded batches and back."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from handlers.parameters import refuse_parameters
 from serving import BadRequest, BatchPolicy, Handler, Request, codecs
 from serving.errors import ModelError
 
-SHORTEST = 16  # tokens of the smallest bucket; each further one is twice as long
+SHORTEST = 16  # tokens of the smallest bucket; each next one is twice as long
 KEYS = ("inputs", "instances", "input", "texts", "text")
 
 
 class Texts(NamedTuple):
-    """One request: the token ids of each of its texts, and whether it came as one bare text."""
+    """One request: the token ids of each of its texts, and whether it was a single bare text."""
 
     ids: list[list[int]]
     single: bool
 
 
 class Answer(NamedTuple):
-    """Of one request: [texts, …] float32 on the host, whether it came as one bare text, and how many tokens it had."""
+    """One request's answer: float32 [texts, …] on the host, whether it was a single text, and its number of tokens."""
 
     rows: Tensor
     single: bool
@@ -36,10 +36,10 @@ class Answer(NamedTuple):
 
 
 class TextHandler(Handler):
-    """Text or JSON in: ``"…"``, ``["…", …]`` or one of them below ``inputs``, ``instances``, ``input``, ``text(s)``.
+    """A handler of texts: ``"…"``, ``["…", …]`` or one of them below ``inputs``, ``instances``, ``input``, ``text(s)``.
 
-    Requests share a batch with others of about their length, and the model runs on texts of one bucket at a time, so
-    that less than half of what it computes is padding. Nothing is downloaded and no code of the checkpoint is run.
+    Requests share a batch with others of similar length, and the model runs on texts of one bucket at a time, so that
+    less than half of its work is padding. Nothing is downloaded and no code of the checkpoint is run.
     """
 
     policy = BatchPolicy(max_size=32)
@@ -56,9 +56,11 @@ class TextHandler(Handler):
         max_texts: int = 1024,
         dtype: str = "float32",
     ) -> None:
-        """``checkpoint`` is the folder below the model's. A text has at most ``max_length`` tokens, the model's own
-        limit unless given, and is cut there, or refused without ``truncate``. A request has at most ``max_texts``.
-        Raises ModelError."""
+        """Load the checkpoint in the folder ``checkpoint`` below the model's.
+
+        A text has at most ``max_length`` tokens, by default the model's own limit, and is cut there, or refused without
+        ``truncate``. A request has at most ``max_texts``. Raises ModelError.
+        """
         self.device = device
         self.kind = dtype_of(dtype, "float32", "bfloat16", "float16")
         folder = model_dir / checkpoint
@@ -74,7 +76,7 @@ class TextHandler(Handler):
         return load_checkpoint(self.auto_class, folder, self.kind)
 
     def check_parameters(self, request: Request) -> None:
-        """Raises BadRequest for ``parameters`` of a request that this handler has not."""
+        """Raise BadRequest for ``parameters`` that this handler lacks."""
         refuse_parameters(request)
 
     def decode(self, request: Request) -> Texts:
@@ -90,10 +92,10 @@ class TextHandler(Handler):
         return Texts(ids, single)
 
     def read(self, request: Request) -> tuple[list[str], bool]:
-        """The texts of a body, and whether it came as one bare text. Raises BadRequest."""
+        """Return the texts of a body, and whether it was a single bare text. Raises BadRequest."""
         if request.media_type in codecs.TEXT:
             return [codecs.decode_text(request.body, request.content_type)], True
-        # Our own reading, since the usual one would make arrays of numbers.
+        # Not ``super().decode``, which would turn numbers into arrays.
         value = codecs.parse_json(request.body, request.content_type)
         if isinstance(value, dict):
             value = next((value[key] for key in KEYS if key in value), None)
@@ -122,7 +124,7 @@ class TextHandler(Handler):
         return self.outputs(self.model(input_ids=data, attention_mask=mask), mask)
 
     def outputs(self, answer: Any, mask: Tensor) -> Tensor:
-        """What the model gave for texts of ``mask`` [n, tokens], 1 where there is a token, to [n, …] float32."""
+        """Convert the model's answer for texts of ``mask`` [n, tokens], 1 for each token, to float32 [n, …]."""
         raise ModelError(f"{type(self).__name__} does not define outputs")
 
     def warmup(self) -> None:
@@ -130,12 +132,12 @@ class TextHandler(Handler):
 
 
 def bucket_of(length: int) -> int:
-    """The smallest 16 · 2^k that holds so many tokens."""
+    """Return the smallest 16 · 2^k that holds ``length`` tokens."""
     return max(SHORTEST, 1 << (length - 1).bit_length())
 
 
 def groups(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Places of texts that run together: of one bucket, sorted by length, at most ``most``."""
+    """Return places of texts that run together: of one bucket, sorted by length, at most ``most``."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     found: list[list[int]] = []
     for place in order:

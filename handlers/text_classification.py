@@ -15,8 +15,11 @@ from serving import Request
 
 
 class TextClassificationHandler(TextHandler):
-    """A text to ``{"label", "score"}``, or to a list of them, best first, where ``topk`` is above 1; a list of texts to
-    a list of answers. Scores add up to 1, unless the checkpoint says that its labels do not exclude each other."""
+    """A handler that maps a text to ``{"label", "score"}``, or where ``topk`` is above 1 to a list of them, best first.
+
+    A list of texts gets a list of answers. Scores add up to 1, unless the checkpoint's labels do not exclude each
+    other.
+    """
 
     auto_class = "AutoModelForSequenceClassification"
 
@@ -33,7 +36,7 @@ class TextClassificationHandler(TextHandler):
         topk: int = 1,
         labels: str | None = None,
     ) -> None:
-        """``labels`` is a file of names that replaces the checkpoint's own; the rest is as for TextHandler."""
+        """Load the checkpoint. ``labels`` is a file of names that replaces its own; the rest is as for TextHandler."""
         super().load(model_dir, device, checkpoint, max_length, truncate, max_texts, dtype)
         self.topk = whole("topk", topk, 1, 1000)
         found = read_labels(model_dir, labels)
@@ -54,6 +57,6 @@ class TextClassificationHandler(TextHandler):
         return found[0] if output.single else found
 
     def name(self, scores: Tensor, classes: Tensor, count: int) -> Any:
-        """The answer for one text, of which ``count`` labels are wanted."""
+        """Return the answer for one text with its ``count`` best labels."""
         found = self.labels.scored(scores, classes)
         return found[0] if count == 1 else found

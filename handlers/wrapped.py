@@ -1,4 +1,4 @@
-"""Wrapped: a picture or a sound in a form, in JSON as base64, or under a type that says nothing."""
+"""Wrapped: a picture or sound in a form, in JSON as base64, or under a generic type."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import msgspec
 from handlers.multipart import name_of, parts_of
 from serving import BadRequest, Request, UnsupportedMediaType, claims, codecs
 
-UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is what curl says unasked
+UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's default
 FORM = "multipart/form-data"
 BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s";,]+))', re.IGNORECASE)
 PARAMETERS = "parameters"
 KEYS = ("b64", "image_bytes", "image", "audio", "data", "body", "bytes", "inputs", "instances")
-DEPTH = 4  # of objects around a base64 text
+DEPTH = 4  # levels of objects and lists around a base64 text
 SIGNATURES = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -36,7 +36,7 @@ BRANDS = {b"avif": "image/avif", b"avis": "image/avif", b"heic": "image/heic", b
 
 
 def sniff(body: bytes) -> str:
-    """The media type of a file by its first bytes, "" for one that is not known."""
+    """Return a file's media type by its first bytes, "" for an unknown one."""
     head = bytes(body[:32])
     if head[:4] == b"RIFF":
         return BOXES.get(head[8:12], "")
@@ -46,12 +46,12 @@ def sniff(body: bytes) -> str:
 
 
 def unwrapped(request: Request, what: str) -> Request:
-    """The request with the file that it carries as its body; ``what`` is ``picture`` or ``sound``.
+    """Return the request with the file that it carries as its body; ``what`` is ``picture`` or ``sound``.
 
-    A form has one file, and beside it no field but ``parameters``. JSON is ``{"b64": "…"}``, a text of base64 or a
-    ``data:`` URL, bare or below one of KEYS, alone in a list or not. A body whose type says nothing is known by its
-    first bytes. Anything else stays as it is. Raises BadRequest, and UnsupportedMediaType where the bytes are of no
-    known file.
+    A form has one file, and no other field but ``parameters``. JSON is ``{"b64": "…"}``, a base64 text or a ``data:``
+    URL, bare or below one of KEYS, alone in a list or not. A body of a generic type is recognised by its first bytes.
+    Any other request is returned unchanged. Raises BadRequest, and UnsupportedMediaType for the bytes of an unknown
+    file.
     """
     kind = request.media_type
     if kind == FORM:
@@ -74,7 +74,7 @@ def unwrapped(request: Request, what: str) -> Request:
 
 
 def text_of(value: Any, what: str) -> str:
-    """The one text of base64 in a JSON body. Raises BadRequest."""
+    """Return the only base64 text in a JSON body. Raises BadRequest."""
     for _ in range(DEPTH):
         if isinstance(value, str):
             return value
@@ -93,7 +93,7 @@ def text_of(value: Any, what: str) -> str:
 
 
 def from_text(text: str, what: str) -> bytes:
-    """Raises BadRequest."""
+    """Decode base64. Raises BadRequest."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     claims.take(len(text))
@@ -104,7 +104,7 @@ def from_text(text: str, what: str) -> bytes:
 
 
 def file_of(body: bytes, boundary: str, what: str) -> tuple[bytes, str]:
-    """The one file of a form, and its content type. Raises BadRequest."""
+    """Return the only file of a form, and its content type. Raises BadRequest."""
     if not boundary:
         raise BadRequest("the form's content type names no boundary")
     claims.take(2 * len(body))
@@ -122,7 +122,7 @@ def file_of(body: bytes, boundary: str, what: str) -> tuple[bytes, str]:
 
 
 def parameters_in(body: bytes, content_type: str) -> Any:
-    """What the field ``parameters`` of a form holds as JSON, None where there is none. Raises BadRequest."""
+    """Return a form's field ``parameters`` as parsed JSON, None without it. Raises BadRequest."""
     boundary = BOUNDARY.search(content_type)
     if boundary is None:
         return None

@@ -1,8 +1,8 @@
-"""Claims: how much memory the samples of a process take, claimed before it is taken.
+"""Claims: a bound on the memory of decoded samples in one process, which is claimed before it is allocated.
 
-A body of few bytes may decode to many, and there are as many samples at a time as a batch and the decode threads take.
-So each decoder says what it is about to make, on behalf of the request that this thread decodes. What a request has
-claimed is given back when it is answered.
+A small body may decode to a large sample, and a batch and the decode threads hold many samples at a time. So each
+decoder claims the bytes that it is about to allocate, for the request that its thread decodes. A request's claim is
+given back when the request is answered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from serving.errors import BodiesFull, BodyTooLarge
 
-UNLIMITED = 1 << 31  # bytes for a process that was told of no limit, such as a test's
+UNLIMITED = 1 << 31  # bytes for a process without a configured limit, such as a test's
 
 
 class Holder(Protocol):
@@ -24,13 +24,13 @@ class Holder(Protocol):
 
 
 class Ledger:
-    """``limit`` is in bytes, of all samples together. From any thread."""
+    """The sum of all claims of a process; ``limit`` is in bytes. Safe from any thread."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._held = 0
         self._lock = threading.Lock()
-        self._returned: deque[int] = deque()  # appended to without the lock, which a destructor might wait for for ever
+        self._returned: deque[int] = deque()  # appended to without the lock, on which a destructor could deadlock
 
     @property
     def held(self) -> int:
@@ -54,7 +54,9 @@ class Ledger:
 
 
 class Claim:
-    """What one request has claimed of ``ledger``. It goes back with the last reference to this."""
+    """The bytes of ``ledger`` that one request has claimed. They are given back with the last reference to the
+    claim.
+    """
 
     __slots__ = ("_ledger", "size")
 
@@ -63,7 +65,9 @@ class Claim:
         self.size = 0
 
     def take(self, size: int) -> None:
-        """Raises BodyTooLarge for what can never fit, and BodiesFull for what does not beside others."""
+        """Claim ``size`` more bytes. Raises BodyTooLarge where they can never fit, BodiesFull where others leave no
+        room.
+        """
         check(self.size + size, self._ledger)
         if not self._ledger.take(size):
             raise BodiesFull(f"there is no room for {size} bytes of decoded data beside those of other requests")
@@ -84,13 +88,13 @@ def check(size: int, ledger: Ledger) -> None:
 
 
 class Here(Protocol):
-    """Where a thread says for whom it decodes."""
+    """The place where a thread records the request that it decodes."""
 
     holder: Holder | None
 
 
 class Engine:
-    """``holder`` is what the engine's thread decodes for."""
+    """The request that the engine's thread decodes, as ``holder``."""
 
     __slots__ = ("holder",)
 
@@ -99,7 +103,7 @@ class Engine:
 
 
 class Own(threading.local):
-    """``holder`` is what a thread beside the engine's decodes for. To look at these takes longer."""
+    """The request that another thread decodes, as ``holder``. Reading a thread-local takes longer."""
 
     holder: Holder | None = None
 
@@ -110,12 +114,12 @@ _ledger = Ledger(UNLIMITED)
 
 
 def set_limit(limit: int) -> None:
-    """How many bytes the samples of this process may take from now on."""
+    """Set the bytes that the samples of this process may take from now on."""
     _ledger.limit = limit
 
 
 def held() -> int:
-    """Bytes that are claimed now."""
+    """Return the bytes that are claimed now."""
     return _ledger.held
 
 
@@ -124,8 +128,9 @@ def holder() -> Holder | None:
 
 
 def take(size: int) -> None:
-    """This thread is about to make ``size`` bytes. Raises BodyTooLarge and BodiesFull. Where it decodes for no request
-    in particular only what is too large by itself is refused."""
+    """Claim ``size`` bytes that this thread is about to allocate. Raises BodyTooLarge and BodiesFull. In a thread that
+    decodes for no request, only a size that can never fit is refused.
+    """
     one = holder()
     if one is None:
         check(size, _ledger)
@@ -136,14 +141,16 @@ def take(size: int) -> None:
 
 
 def settle(holder: Holder, sample: object, kept: int = 0) -> None:
-    """All is decoded: of a ``sample`` that tells its bytes these stay claimed, and ``kept`` beside, and no more."""
+    """Reduce the claim of a decoded request to the bytes of its ``sample``, where they are known, and ``kept`` more
+    bytes.
+    """
     size = getattr(sample, "nbytes", None)
     if isinstance(size, int) and size + kept < holder.claim.size:
         holder.claim.give(holder.claim.size - size - kept)
 
 
 def release(holders: Sequence[Holder]) -> None:
-    """They are answered: their samples are not needed any more."""
+    """Give back the claims of answered requests."""
     for holder in holders:
         if (claim := holder.claim) is not None:
             holder.claim = None
@@ -151,7 +158,7 @@ def release(holders: Sequence[Holder]) -> None:
 
 
 def give(size: int) -> None:
-    """Of what was taken so much is not needed any more."""
+    """Give back ``size`` of the bytes that this thread has claimed for its request."""
     one = holder()
     if one is not None and one.claim is not None:
         one.claim.give(size)

@@ -1,4 +1,6 @@
-"""Commands: ``serving serve``, ``config``, ``models``, ``ping``, ``init``, ``check`` and ``pack``; ``serve``."""
+"""The commands ``serving serve``, ``config``, ``models``, ``ping``, ``init``, ``check``, ``pack`` and ``tune``;
+``serve``.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ Command = Callable[..., Any]
 
 CONFIG_ERROR = 2  # exit code, as click's own for wrong usage
 CANNOT_EXECUTE = 126  # exit code, as a shell's
-LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a server that listens everywhere can be reached from here
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # local addresses of a server that listens on all of them
 
 
 def show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -57,7 +59,9 @@ def option_help(setting: Setting) -> str:
 
 
 def with_settings(command: Command) -> Command:
-    """One option a setting, each a text, so that the environment's parser and its messages serve the flags as well."""
+    """Add an option for each setting, all of type text, so that flags share the environment's parser and its
+    messages.
+    """
     for setting in reversed(SETTINGS):
         bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if setting.kind is SWITCH else {}
         command = click.option(setting.flag, setting.name, type=str, metavar="TEXT", help=option_help(setting), **bare)(
@@ -67,7 +71,7 @@ def with_settings(command: Command) -> Command:
 
 
 def read_config(flags: dict[str, str | None]) -> Config:
-    """Ends the process with code 2 and a line per problem if a setting is wrong."""
+    """Return the settings; a wrong one ends the process with exit code 2 and a line per problem."""
     try:
         return load(os.environ, {name: text for name, text in flags.items() if text is not None})
     except ConfigError as exc:
@@ -79,7 +83,7 @@ def read_config(flags: dict[str, str | None]) -> Config:
 def start_supervisor(config: Config) -> int:
     from serving.supervisor.launch import launch
 
-    forks = launch()  # torch takes the longest to import, so that comes first
+    forks = launch()  # first, since the fork server imports torch, which takes longest
     from serving.supervisor import supervisor
 
     return supervisor.main(config, forks=forks)
@@ -257,12 +261,12 @@ def or_fail(action: Callable[[], T]) -> T:
 
 
 def is_foreign_program(name: str) -> bool:
-    """Whether ``docker run IMAGE name`` asks for another program of the image."""
+    """Return whether ``docker run IMAGE name`` asks for another program of the image."""
     return name not in cli.commands and not name.startswith("-") and shutil.which(name) is not None
 
 
 def become(arguments: Sequence[str]) -> NoReturn:
-    # Python ignores these two, and what a process ignores its successor ignores as well: `yes | head` would not end.
+    # Python ignores these two, and exec keeps ignored signals ignored: `yes | head` would not end.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -273,12 +277,12 @@ def become(arguments: Sequence[str]) -> NoReturn:
 
 
 def hold_signals() -> None:
-    """Keep a stop for the supervisor that is about to be there: the kernel drops what PID 1 does not handle."""
+    """Block stop signals until the supervisor handles them: for PID 1 the kernel drops signals without a handler."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 
 def main() -> None:
-    """The ``serving`` script: a command of ours, ``serve`` if none is named, or another program of the image."""
+    """Run the ``serving`` script: a command of ours, ``serve`` if none is named, or another program of the image."""
     arguments = sys.argv[1:] or ["serve"]
     if arguments[0] == "serve":
         hold_signals()
@@ -291,7 +295,9 @@ def main() -> None:
 
 
 def serve_main() -> None:
-    """The ``serve`` script. An entry point that is ``serve`` already is started as ``serve serve`` by the platform."""
+    """Run the ``serve`` script. With ``serve`` as its entry point an image is started by the platform as ``serve
+    serve``.
+    """
     arguments = sys.argv[1:]
     hold_signals()
     serve.main(arguments[1:] if arguments[:1] == ["serve"] else arguments, prog_name="serve")

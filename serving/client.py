@@ -1,4 +1,4 @@
-"""What the command line asks a running server: ModelsClient for ``serving models``, and ping."""
+"""The command line's requests to a running server: ModelsClient for ``serving models``, and ``ping``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ PING_TIMEOUT = 2.0  # seconds; the platform waits as long
 
 
 class ModelsClient:
-    """Every method raises click.ClickException with the server's own words where a call fails."""
+    """A client of the multi-model API. Every method raises click.ClickException with the server's message where a call
+    fails.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
 
     def list(self) -> list[dict[str, Any]]:
-        """All loaded models, whatever the size of a page."""
+        """Return all loaded models, from all pages."""
         found: list[dict[str, Any]] = []
         token = ""
         while True:
@@ -65,8 +67,8 @@ def explain(status: int, body: bytes) -> str:
 
 
 def ping(host: str, port: int) -> tuple[bool, str]:
-    """Whether a request sent now could be served, and what the server says about it."""
-    # Not urllib: that would ask the proxy of the environment for an address of this machine.
+    """Return whether a request sent now could be served, and the server's own description."""
+    # Not urllib, which would use the environment's proxy for an address of this machine.
     connection = http.client.HTTPConnection(host, port, timeout=PING_TIMEOUT)
     try:
         connection.request("GET", "/ping")

@@ -1,8 +1,9 @@
-"""Conversation: one WebSocket, as ``Handler.converse`` sees it; fragments are kept as they come, both ways.
+"""Conversation: one WebSocket, as ``Handler.converse`` sees it. Message fragments are kept as they come, in both
+directions.
 
-async def converse(self, stream):
-    async for message in stream:
-        await stream.send(message.data, message.fin)
+    async def converse(self, stream):
+        async for message in stream:
+            await stream.send(message.data, message.fin)
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ REASON = 123  # bytes
 
 
 class ConversationClosed(ConnectionError):
-    """The other side is gone, or this one has closed. A handler may let it pass."""
+    """The other side is gone, or this side has closed. A handler need not catch it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One frame: ``data`` is text or bytes; where ``fin`` is false the next one continues the same message."""
+    """One frame: ``data`` is text or bytes; if ``fin`` is false the next frame continues the same message."""
 
     data: str | bytes
     fin: bool = True
 
     @property
     def body(self) -> bytes:
-        """Raises ValueError for half a surrogate pair, which is no character."""
+        """The data as bytes. Raises ValueError for a lone surrogate, which is no character."""
         return encoded(self.data, "a message") if isinstance(self.data, str) else self.data
 
     @property
     def head(self) -> bytes:
-        """Of its frame between our processes; ``read`` is the way back."""
+        """The head of its frame between our processes; ``read`` is the inverse."""
         text = PieceHead.TEXT if isinstance(self.data, str) else PieceHead(0)
         return bytes([text | (PieceHead.FIN if self.fin else PieceHead(0))])
 
     @classmethod
     def read(cls, frame: Frame) -> Message:
-        """The pieces of an answer have no head: they are bytes."""
+        """Return the message in a frame. The chunks of a streamed response have no head: they are bytes."""
         flags = PieceHead(frame.head[0]) if frame.head else PieceHead.FIN
         body = bytes(frame.body)
         return cls(body.decode("utf-8", "replace") if flags & PieceHead.TEXT else body, bool(flags & PieceHead.FIN))
@@ -60,9 +61,9 @@ class Close:
 
 
 class Conversation:
-    """``query`` is what came after ``?``, ``headers`` have names in lower case. Not safe for other threads.
+    """A WebSocket. ``query`` is the part of the URL after ``?``, ``headers`` have names in lower case. Not thread-safe.
 
-    Iteration gives messages until the other side closes, and then ``close_code`` and ``close_reason`` tell how.
+    Iteration yields messages until the other side closes; then ``close_code`` and ``close_reason`` say how.
     """
 
     def __init__(
@@ -110,8 +111,11 @@ class Conversation:
         return self._has_closed or self.close_code is not None
 
     async def send(self, data: str | bytes, fin: bool = True) -> None:
-        """Send one frame; waits while the other side is slow. With ``fin`` false the next one continues the message,
-        and must be of the same type. Raises ConversationClosed, TypeError, and ValueError for text that is none."""
+        """Send one frame; waits while the other side is slow.
+
+        If ``fin`` is false the next frame continues the message, and must be of the same type. Raises
+        ConversationClosed, TypeError, and ValueError for text that UTF-8 cannot encode.
+        """
         if not isinstance(data, str | bytes | bytearray | memoryview):
             raise TypeError(f"a message is text or bytes, not {type(data).__name__}")
         kind = str if isinstance(data, str) else bytes
@@ -126,10 +130,12 @@ class Conversation:
         self._open_type = None if fin else kind
         self.flow.sent += size
         self._emit(message)
-        await asyncio.sleep(0)  # one who only speaks must let others have their turn
+        await asyncio.sleep(0)  # a handler that only sends must let others run
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Say goodbye; what was sent before arrives. ``code`` is 1000 to 1014 or 3000 to 4999. Raises ValueError."""
+        """Close the conversation after what was sent before. ``code`` is 1000 to 1003, 1007 to 1014 or 3000 to 4999.
+        Raises ValueError for any other.
+        """
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that may be sent")
         encoded(reason, "a reason")
@@ -153,14 +159,14 @@ class Conversation:
         self.changed()
 
     def end(self, code: int, reason: str) -> None:
-        """The other side has closed, or is gone."""
+        """Record that the other side has closed, or is gone."""
         if self.close_code is None:
             self.close_reason, self.close_code = reason, code
             self._wake(self._ended.set)
             self.changed()
 
     async def wait_closed(self) -> None:
-        """Until either side has closed."""
+        """Wait until either side has closed."""
         if self.close_code is None:
             await self._ended.wait()
 
@@ -169,7 +175,7 @@ class Conversation:
 
 
 def encoded(text: str, what: str) -> bytes:
-    """Raises ValueError."""
+    """Return the text in UTF-8. Raises ValueError."""
     try:
         return text.encode()
     except UnicodeEncodeError as exc:

@@ -1,4 +1,4 @@
-"""Deadline: the one instant by which a request is answered, made at the door and never extended."""
+"""Deadline: the instant by which a request is answered, set when it arrives and never extended."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import msgspec
 
-EARLY = 0.01  # seconds; an event loop counts whole milliseconds, so that its timers may fire before their time
+EARLY = 0.01  # seconds; an event loop counts whole milliseconds, so its timers may fire early
 
 Clock = Callable[[], float]
 
 
 class Deadline(msgspec.Struct, frozen=True, order=True):
-    """An absolute instant of ``time.monotonic``, in seconds; the same clock in every process of one machine."""
+    """An absolute instant of ``time.monotonic``, in seconds; all processes of one machine share this clock."""
 
     at: float
 
@@ -22,11 +22,11 @@ class Deadline(msgspec.Struct, frozen=True, order=True):
         return cls(clock() + seconds)
 
     def remaining(self, clock: Clock = time.monotonic) -> float:
-        """Seconds left, never negative."""
+        """Return the seconds left, never negative."""
         return max(0.0, self.at - clock())
 
     def sooner(self, at: float) -> Deadline:
-        """The earlier of the two."""
+        """Return the earlier of this deadline and the instant ``at``."""
         return self if self.at <= at else Deadline(at)
 
     def expired(self, clock: Clock = time.monotonic) -> bool:

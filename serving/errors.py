@@ -6,7 +6,7 @@ ServingError
 │   ├── BadModel 400          a folder or archive that holds no model, or whose settings are wrong
 │   ├── NotFound 404
 │   │   ├── ModelNotFound 404     the model store has no model of that name
-│   │   └── ModelNotLoaded 404    and this call loads none
+│   │   └── ModelNotLoaded 404    the model is not loaded, and this request does not load it
 │   ├── MethodNotAllowed 405
 │   ├── NotAcceptable 406     no offered type satisfies Accept
 │   ├── SessionNotFound 400   unknown; also SessionExpired, SessionClosed, SessionLost, SessionsDisabled
@@ -18,19 +18,19 @@ ServingError
 ├── WorkerDied 500            the request's worker died on both tries
 ├── Unavailable 503           try again later; carries Retry-After
 │   ├── QueueFull 503
-│   ├── Overloaded 503        it could not be answered in time
+│   ├── BodiesFull 503        the bodies of other requests take all the memory for bodies
+│   ├── Overloaded 503        the request could not be answered in time
 │   ├── ModelLoading 503
 │   ├── ModelFailed 503
-│   │   └── ModelBroken 503       and is not tried again; without Retry-After
-│   ├── SessionLimit 503      as many sessions as there may be are open
-│   ├── ConversationLimit 503 or conversations
+│   │   └── ModelBroken 503       will not be started again; without Retry-After
+│   ├── SessionLimit 503      the most sessions are open
+│   ├── ConversationLimit 503 the most conversations are open
 │   └── Draining 503
 ├── DeadlineExceeded 504
 └── OutOfMemory 507
     └── SessionTooLarge 507
-
 ConfigError, ModelError       stop the start; a client never sees them
-WireError                     bytes between two of our own processes make no frame
+WireError                     bytes between two of our own processes that are no frame
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class SessionClosed(BadRequest):
 
 
 class SessionLost(BadRequest):
-    """The replica that held it has ended, and its state with it."""
+    """The replica that held the session has ended, and the session's state with it."""
 
     code = "session_lost"
 
@@ -120,7 +120,7 @@ class UnsupportedMediaType(BadRequest):
 
 
 class HeadTooLarge(BadRequest):
-    """The headers of a request, or the trailers of its body, are more than anybody needs."""
+    """The headers of a request, or the trailers of its body, are larger than the limit."""
 
     status, code = 431, "head_too_large"
 
@@ -135,7 +135,7 @@ class WorkerDied(ServingError):
 
 class Unavailable(ServingError):
     status, code = 503, "unavailable"
-    retry_after: ClassVar[int] = 1  # seconds; 0 where to come again is of no use
+    retry_after: ClassVar[int] = 1  # seconds; 0 where trying again is of no use
 
 
 class QueueFull(Unavailable):
@@ -149,8 +149,9 @@ class BodiesFull(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """It could not be answered by its deadline, or not within the model's ``max_latency_ms``. ``retry_after`` is in
-    seconds."""
+    """The request could not be answered by its deadline, or not within the model's ``max_latency_ms``. ``retry_after``
+    is in seconds.
+    """
 
     code = "overloaded"
 
@@ -170,7 +171,7 @@ class ModelFailed(Unavailable):
 
 
 class ModelBroken(ModelFailed):
-    """The server does not try again to start it, and so there is nothing to come back for."""
+    """The server will not start the model again, so a retry is of no use."""
 
     retry_after = 0
 
@@ -218,11 +219,11 @@ class ConfigError(Exception):
 
 
 class ModelError(Exception):
-    """A model that can never load: folder, ``serving.toml`` or handler are wrong. Trying again cannot help."""
+    """A model that can never load: its folder, ``serving.toml`` or handler is wrong. Trying again cannot help."""
 
 
 class NoModel(ModelError):
-    """There is nothing in a folder that could be served."""
+    """A folder without anything that could be served."""
 
 
 class WireError(Exception):
@@ -230,7 +231,7 @@ class WireError(Exception):
 
 
 def body(error: ServingError, request_id: str) -> bytes:
-    """The JSON error body of the HTTP border, below 1 KB: ``{"error": {"code", "message", "request_id"}}``."""
+    """Return the JSON body of an error response, below 1 KB: ``{"error": {"code", "message", "request_id"}}``."""
     message = error.message
     while True:
         data = msgspec.json.encode({"error": {"code": error.code, "message": message, "request_id": request_id}})
@@ -240,5 +241,5 @@ def body(error: ServingError, request_id: str) -> bytes:
 
 
 def seconds_to_wait(error: ServingError) -> int:
-    """What Retry-After says of an error; 0 where there is none."""
+    """Return the value of Retry-After for an error, in seconds; 0 for no header."""
     return int(getattr(error, "retry_after", Unavailable.retry_after)) if error.status == Unavailable.status else 0

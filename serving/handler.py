@@ -1,6 +1,6 @@
-"""Handler and BatchPolicy: what user code subclasses.
+"""Handler and BatchPolicy: the classes that user code subclasses and configures.
 
-One request passes decode → bucket → (batch) collate → predict → split → encode. ``decode`` and ``encode`` see one
+A request passes decode → bucket → (batch) collate → predict → split → encode. ``decode`` and ``encode`` see one
 request, ``predict`` sees a batch of requests that share a bucket. torch is imported when a tensor is first needed, so
 that importing this module stays cheap for processes that never touch a model.
 """
@@ -18,27 +18,27 @@ from serving.errors import BadRequest, HandlerError
 from serving.request import Request
 from serving.session import Session
 
-EACH, ROWS, ONE = "each", "rows", "one"  # what a handler takes of the records of a body
-MAX_BATCH = 1024  # the scoreboard has room for the ids of so many running requests
-KNOWN = 1024  # names of dtypes that are remembered
-MAX_THREADS = 64  # and for what so many decode threads work on
-SHORT = 16  # samples that are padded share a batch up to this length, however short they are
+EACH, ROWS, ONE = "each", "rows", "one"  # the values of Handler.records
+MAX_BATCH = 1024  # the scoreboard has room for the ids of this many running requests
+KNOWN = 1024  # names of dtypes in the cache
+MAX_THREADS = 64  # decode threads for which the scoreboard has room
+SHORT = 16  # all samples up to this length may be padded to share a batch
 
 _names: dict[tuple[type, Hashable], str] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPolicy:
-    """How requests become batches.
+    """The rules by which requests become batches.
 
-    ``max_size`` requests at most in one batch (1 … 1024). ``max_delay_ms`` milliseconds, counted from the oldest
-    request's arrival, that a batch may wait to fill up; 0 runs at once whenever the engine is idle.
-    ``queue_size`` requests wait per replica, the next is refused with 503; ``None`` takes the server's setting.
-    ``pad``, if given, is the fill value with which samples are padded along their last dimension to the longest of
-    the batch; ``predict`` then gets a ``Padded``.
-    ``max_latency_ms`` milliseconds, if given, are what a request should take from its arrival to its answer: batches
-    are made only as large as that allows, by what batches have taken so far, the most urgent go first, and a request
-    that could not be answered in time is refused with 503 when it comes. One that was taken is answered all the same.
+    ``max_size`` is the most requests in one batch (1 … 1024). ``max_delay_ms`` is how long a batch may wait to fill up,
+    in milliseconds counted from the oldest request's arrival; with 0 a batch runs at once whenever the engine is idle.
+    ``queue_size`` requests may wait per replica, further ones are refused with 503; ``None`` takes the server's
+    setting. ``pad``, if given, is the fill value with which samples are padded along their last dimension to the
+    longest of the batch; ``predict`` then gets a ``Padded``. ``max_latency_ms``, if given, is the time a request should
+    take from its arrival to its response, in milliseconds. Batch sizes are then limited so that batches, judged by
+    earlier ones, finish in time; the most urgent requests go first; and a request that could not be answered in time is
+    refused with 503 on arrival. An accepted request is answered even if it is late.
     """
 
     max_size: int = 32
@@ -59,8 +59,9 @@ class BatchPolicy:
 
 
 class Home(NamedTuple):
-    """The server that a handler lives in, as its process sees it: the address of the HTTP port on the loopback
-    interface, and the file whose Prometheus lines ``GET /metrics`` shows."""
+    """The server around a handler, as the handler's process sees it: the address of the HTTP port on the loopback
+    interface, and the file whose Prometheus lines ``GET /metrics`` includes.
+    """
 
     host: str
     port: int
@@ -75,13 +76,13 @@ class Padded(NamedTuple):
 
 
 def check_dtype(dtype: Any) -> None:
-    """Whether arrays of it can be tensors. Raises BadRequest."""
+    """Check that arrays of this dtype can be tensors. Raises BadRequest."""
     if dtype.kind not in "biufc" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
         raise BadRequest(f"the model takes numbers, and the body is an array of {name_of(dtype)[:100]}")
 
 
 def name_of(dtype: Hashable) -> str:
-    """What numpy or torch call a dtype, known from the second time on: numpy takes longer for it than for an array."""
+    """Return the name of a numpy or torch dtype, from a cache: numpy takes longer for the name than for an array."""
     known = _names.get((type(dtype), dtype))
     if known is None:
         if len(_names) >= KNOWN:
@@ -90,18 +91,22 @@ def name_of(dtype: Hashable) -> str:
     return known
 
 
-NO_PARTS = (str, bytes, bytearray, memoryview, set, frozenset)  # that are one output for each of many requests
+NO_PARTS = (str, bytes, bytearray, memoryview, set, frozenset)  # iterable, but not a sequence of outputs
 
 
 def has_rows(output: Any) -> bool:
-    """Whether it is an array, a tensor or what these are gathered in, and so of a whole batch."""
+    """Return whether an output is an array or tensor, or a tuple or dict with one, so that it belongs to a whole
+    batch.
+    """
     if isinstance(output, tuple | dict):
         return any(map(has_rows, output.values() if isinstance(output, dict) else output))
     return bool(getattr(output, "shape", ()))
 
 
 def is_sequence(outputs: Any) -> bool:
-    """Whether what it gives one after the other are outputs. A table gives the names of its columns."""
+    """Return whether iterating over ``outputs`` gives outputs. A table does not count: it gives the names of its
+    columns.
+    """
     has_dimension = getattr(outputs, "shape", None) != ()
     return (
         hasattr(outputs, "__iter__")
@@ -112,51 +117,51 @@ def is_sequence(outputs: Any) -> bool:
 
 
 class Handler:
-    """Base class of all handlers. Override what differs; every method has a working default but ``predict``.
+    """Base class of all handlers. Override the methods that differ; all but ``predict`` have a working default.
 
-    Raising in ``decode`` answers that request with 400, in any other method with 500; an exception that has an integer
-    ``status_code`` chooses its own status. A failing batch is run again in halves, so only the bad request fails.
+    An exception in ``decode`` answers that request with 400, in any other method with 500; an integer ``status_code``
+    of the exception is used instead. A failing batch is run again in halves, so only the bad request fails.
     """
 
     policy: BatchPolicy = BatchPolicy()
 
     concurrent_sessions: bool = False
-    """Whether calls of one session may run beside each other; otherwise they come strictly in order."""
+    """Whether calls of one session may run at the same time; otherwise they run one after the other, in order."""
 
     exclusive_streams: bool = False
-    """Whether no batch is to start while an answer in pieces can go on; otherwise they take turns."""
+    """Whether no batch starts while a streamed response can go on; otherwise they take turns."""
 
     session_requests: bool = False
-    """Whether ``decode`` wants the bodies ``{"requestType": "NEW_SESSION"}`` and ``{"requestType": "CLOSE"}`` itself;
+    """Whether ``decode`` handles the bodies ``{"requestType": "NEW_SESSION"}`` and ``{"requestType": "CLOSE"}``;
     otherwise the server answers them."""
 
     records: str = EACH
-    """What ``decode`` takes of a body of many records, CSV or JSON Lines: ``"each"`` one, as a request of its own
-    (JSON, or a line of CSV below its header), and the server joins the answers; or the whole body, which holds many
-    ``"rows"`` that are answered row for row, or, as a batch transform is told, no more than ``"one"``."""
+    """How ``decode`` gets a body of many records, CSV or JSON Lines. ``"each"``: every record as a request of its own
+    (JSON, or a line of CSV below its header), and the server joins the responses. ``"rows"``: the whole body, with an
+    output for each row. ``"one"``: the whole body, which holds one record, as batch transform jobs are told."""
 
     post_paths: tuple[str, ...] = ()
-    """More paths whose POST requests this handler takes, such as ``/v1/chat/completions``; ``request.path`` tells."""
+    """More paths for POST requests, such as ``/v1/chat/completions``; ``request.path`` is the one requested."""
 
     websocket_paths: tuple[str, ...] = ()
-    """More paths whose WebSockets ``converse`` takes than ``/invocations-bidirectional-stream``."""
+    """More paths for WebSockets than ``/invocations-bidirectional-stream``; ``converse`` takes them all."""
 
     headers: tuple[str, ...] = ()
-    """Names of HTTP headers that ``request.headers`` is to hold, such as ``authorization``, 32 at most. SageMaker
-    passes on to a container only its own; other gateways pass all."""
+    """Names of HTTP headers to include in ``request.headers``, such as ``authorization``, 32 at most. SageMaker passes
+    only its own headers to a container; other gateways pass all."""
 
     open_inference: bool = False
-    """Whether ``decode`` takes the calls of the Open Inference Protocol to this model, ``/v2/models/…``."""
+    """Whether ``decode`` takes this model's requests of the Open Inference Protocol, ``/v2/models/…``."""
 
     prioritizes: bool = False
-    """Whether ``priority`` is asked. Then every request is decoded when it comes, however many wait."""
+    """Whether ``priority`` is used. Then every request is decoded on arrival, however many wait."""
 
     decode_threads: int = 0
-    """Threads that ``decode`` and ``bucket`` run on, several requests at a time, while the model works; with 0 the
-    thread of the model does it; 64 at most. Worth it for work that lets go of the interpreter, as decoding pictures."""
+    """Number of threads for ``decode`` and ``bucket``, which then run for several requests at a time while the model
+    works; 0 uses the model's thread; at most 64. It pays for work that releases the GIL, such as decoding images."""
 
     takes: str = ""
-    """What a request holds, in a few words, for ``serving check`` to say; may be set by ``load``."""
+    """A few words on what a request holds, which ``serving check`` prints; may be set by ``load``."""
 
     device: str = "cpu"
 
@@ -164,13 +169,18 @@ class Handler:
     """Set before ``load``; None where there is no server, as in a test."""
 
     def load(self, model_dir: Path, device: str, *args: Any, **options: Any) -> None:
-        """Called once before anything else. ``device`` is ``"cpu"`` or ``"cuda:N"``; ``options`` are the ``[options]``
-        table of ``serving.toml``, and a key that the signature does not take is an error. What it sets ``policy`` to is
-        still overridden by ``[batch]`` and the settings."""
+        """Load the model. Called once before anything else.
+
+        ``device`` is ``"cpu"`` or ``"cuda:N"``; ``options`` are the ``[options]`` table of ``serving.toml``, in which a
+        key that the signature does not take is an error. ``[batch]`` and the settings override a ``policy`` that is set
+        here.
+        """
         self.device = device
 
     def decode(self, request: Request) -> Any:
-        """One request to one sample. By default by content type: arrays for JSON numbers, CSV, npy and images."""
+        """Turn one request into one sample. The default follows the content type: arrays for JSON numbers, CSV, npy and
+        images.
+        """
         if request.record and request.media_type == codecs.CSV:
             return codecs.decode_record(request.body, request.content_type)
         value = codecs.decode(request.body, request.content_type)
@@ -179,14 +189,17 @@ class Handler:
         return value
 
     def has_header(self, fields: list[str]) -> bool:
-        """Whether the first row of a CSV body, with these fields, names columns, where the content type does not say:
-        a header is no record that could be bad. Raises BadRequest where it cannot be told."""
+        """Return whether the first row of a CSV body, with these fields, names columns. Called where the content type
+        does not say so: a header must not be taken for a bad record. Raises BadRequest where it cannot be decided.
+        """
         return False
 
     def bucket(self, sample: Any) -> Hashable:
-        """Samples with equal buckets may share a batch. By default their type, shape and dtype; where
-        ``policy.pad`` is set the last dimension counts by its power of two, 16 and more, so that less than half of a
-        batch of long samples is padding."""
+        """Return the sample's bucket: samples with equal buckets may share a batch.
+
+        By default it is their type, shape and dtype. If ``policy.pad`` is set, the last dimension is rounded up to a
+        power of two, at least 16, so that less than half of a batch of long samples is padding.
+        """
         shape = getattr(sample, "shape", None)
         if shape is None:
             return (type(sample),)
@@ -196,13 +209,15 @@ class Handler:
         return (type(sample), kept, name_of(getattr(sample, "dtype", "")))
 
     def priority(self, sample: Any) -> int:
-        """Which requests go first while many wait: those of the lowest number, and of these in order of arrival. A high
-        number waits for as long as there are lower ones. Asked only where ``prioritizes`` is set."""
+        """Return the sample's priority: while many wait the lowest number goes first, and equal ones in order of
+        arrival. A high number waits for as long as there are lower ones. Used only if ``prioritizes`` is set.
+        """
         return 0
 
     def collate(self, samples: Sequence[Any]) -> Any:
-        """Samples of one bucket to one batch: tensors and arrays are stacked along a new first dimension and moved to
-        the device; anything else stays a list."""
+        """Turn samples of one bucket into one batch: tensors and arrays are stacked along a new first dimension and
+        moved to the device; anything else stays a list.
+        """
         if not hasattr(samples[0], "shape"):
             return list(samples)
         import torch
@@ -211,7 +226,7 @@ class Handler:
 
         if self.policy.pad is None and (batch := transfer.stack_arrays(samples, self.device)) is not None:
             return batch
-        # An array on a request's own bytes is read-only, which torch cannot express; it is copied.
+        # An array on a request's own bytes is read-only, which torch cannot express, so it is copied.
         writable = [one if getattr(getattr(one, "flags", None), "writeable", True) else one.copy() for one in samples]
         tensors = [torch.as_tensor(sample) for sample in writable]
         if self.policy.pad is None:
@@ -222,12 +237,13 @@ class Handler:
         return Padded(transfer.stack(padded, self.device), transfer.to_device(lengths, self.device))
 
     def predict(self, batch: Any) -> Any:
-        """The model. Runs under ``torch.inference_mode``; gives one output per sample, along the first dimension."""
+        """Run the model, under ``torch.inference_mode``. Returns one output per sample, along the first dimension."""
         raise HandlerError(f"{type(self).__name__} does not define predict")
 
     def split(self, outputs: Any, n: int) -> Sequence[Any]:
-        """The batch's outputs as ``n`` outputs in order. A tuple with arrays or tensors, which have a row for each
-        request, becomes n tuples, a dict n dicts. Raises HandlerError for what has no parts in order."""
+        """Split the batch's outputs into ``n`` outputs in order. A tuple with arrays or tensors, which have a row for
+        each request, becomes n tuples, a dict n dicts. Raises HandlerError for outputs without parts in order.
+        """
         if isinstance(outputs, dict):
             parts = [self.split(value, n) for value in outputs.values()]
             return [dict(zip(outputs, row, strict=True)) for row in zip(*parts, strict=True)]
@@ -241,26 +257,29 @@ class Handler:
         return list(outputs)
 
     def encode(self, output: Any, request: Request) -> Any:
-        """One output to the answer: a ``Response``, bytes, str, array, tensor or anything JSON can hold. What is not a
-        ``Response`` is encoded to the type that ``request.accept`` asks for.
+        """Turn one output into the response: a ``Response``, bytes, str, array, tensor or anything JSON can hold.
+        Anything but a ``Response`` is encoded to the type that ``request.accept`` asks for.
 
-        A generator or an async generator of bytes and str, alone or in a ``StreamingResponse``, is sent piece by
-        piece. Where ``policy.max_size`` is 1 ``predict`` may be one, too. Other requests go on between two pieces of a
-        generator, and while an async one waits."""
+        A generator or an async generator of bytes and str, alone or in a ``StreamingResponse``, is streamed chunk by
+        chunk. If ``policy.max_size`` is 1 ``predict`` may be one, too. Other requests run between two chunks of a
+        generator, and while an async one waits.
+        """
         return output
 
     async def converse(self, stream: Conversation) -> None:
-        """One WebSocket, from its beginning to its end; many at a time. Without this method there are none."""
+        """Handle one WebSocket, from its beginning to its end; many run at a time. Without this method there are
+        none.
+        """
         raise HandlerError(f"{type(self).__name__} does not define converse")
 
     def on_session_open(self, session: Session) -> None:
-        """A client has asked for a session; its ``state`` is empty. Raising refuses it."""
+        """Prepare a session that a client has asked for; its ``state`` is empty. An exception refuses it."""
 
     def on_session_close(self, session: Session) -> None:
-        """A session was closed or has expired. Not called for one that is lost with its replica."""
+        """Clean up after a session that was closed or has expired. Not called for one that is lost with its replica."""
 
     def warmup(self) -> None:
-        """Called once after ``load``, before the first request: run the model on typical shapes."""
+        """Run the model on typical shapes. Called once after ``load``, before the first request."""
 
     def close(self) -> None:
-        """Called once when the replica retires; it has a few seconds."""
+        """Release resources. Called once when the replica retires; it has a few seconds."""

@@ -1,4 +1,4 @@
-"""Request and Response: what a handler gets and gives. Frozen; a body is bytes-like and never parsed here."""
+"""Request and Response: a handler's input and output. Frozen; a body is bytes-like and never parsed here."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Body = bytes | bytearray | memoryview
 Piece = bytes | bytearray | memoryview | str
 Pieces = Iterable[Piece] | AsyncIterable[Piece]
 
-USUAL = 256  # characters of a header's value up to which what it says is remembered
-BODILESS = frozenset({204, 205, 304})  # statuses of answers without a body
+USUAL = 256  # characters of a header's value up to which its parsed form is cached
+BODILESS = frozenset({204, 205, 304})  # statuses of responses without a body
 NO_DEADLINE = Deadline(float("inf"))
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 PREFIX = "x-amzn-sagemaker-"
@@ -28,7 +28,7 @@ TRACEPARENT = re.compile("[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16
 
 
 def media_type(value: str) -> str:
-    """The bare media type of a Content-Type value, lower case and without parameters."""
+    """Return the bare media type of a Content-Type value, in lower case and without parameters."""
     return _media_type(value) if len(value) <= USUAL else _media_type.__wrapped__(value)
 
 
@@ -38,7 +38,7 @@ def _media_type(value: str) -> str:
 
 
 class Client(msgspec.Struct, eq=False):
-    """Who asked. ``gone`` becomes true when nobody waits for the answer any more."""
+    """The client of a request. ``gone`` becomes true when it no longer waits for the response."""
 
     gone: bool = False
 
@@ -46,13 +46,13 @@ class Client(msgspec.Struct, eq=False):
 class Request(msgspec.Struct, frozen=True):
     """One call of ``POST /invocations``.
 
-    ``body`` is bytes-like (``np.frombuffer`` works on it). ``content_type`` and ``accept`` are as the client sent
-    them, ``""`` where it sent none. ``sagemaker`` holds the ``X-Amzn-SageMaker-*`` headers, names in lower case and
-    without that prefix; the properties below are its typed view. ``session`` is the client's session, if it has one.
-    ``path`` tells apart the paths that a handler takes. ``content_encoding`` is how the body is packed: "" where a
-    handler sees it. ``record`` is the number, from 1, of what was one of many records in the body that came; 0
-    elsewhere. Long work may look at ``client.gone`` now and then.
-    ``headers`` are those of the HTTP request that the handler asks for by its own ``headers``, names in lower case.
+    ``body`` is bytes-like (``np.frombuffer`` works on it). ``content_type`` and ``accept`` are as the client sent them,
+    ``""`` where it sent none. ``sagemaker`` holds the ``X-Amzn-SageMaker-*`` headers, names in lower case and without
+    that prefix; the properties below are its typed view. ``session`` is the client's session, if it has one. ``path``
+    is the requested one of the handler's paths. ``content_encoding`` is the body's compression: always "" in a handler.
+    ``record`` is the number, from 1, of a record that came in a body of many; otherwise 0. ``client.gone`` tells long
+    work that it can stop. ``headers`` are those HTTP headers that the handler asks for by its own ``headers``, names in
+    lower case.
     """
 
     body: Body = b""
@@ -80,19 +80,21 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def attributes(self) -> dict[str, str]:
-        """Custom attributes read as ``k=v`` pairs separated by ``,`` or ``;``; a part without ``=`` maps to ``""``."""
+        """Custom attributes as ``k=v`` pairs separated by ``,`` or ``;``; a part without ``=`` maps to ``""``."""
         pairs = (part.partition("=") for part in (self.custom_attributes or "").replace(";", ",").split(","))
         return {key.strip(): value.strip() for key, _, value in pairs if key.strip()}
 
     @property
     def traceparent(self) -> str | None:
-        """A W3C trace context in the custom attributes, ``traceparent=00-…``, the only way for one to get here."""
+        """A W3C trace context in the custom attributes, ``traceparent=00-…``; the platform passes no other header for
+        it.
+        """
         value = self.attributes.get("traceparent", "")
         return value if TRACEPARENT.fullmatch(value) else None
 
     @property
     def trace_id(self) -> str | None:
-        """The trace that this request is part of, 32 hexadecimal digits."""
+        """The id of the trace that this request belongs to, 32 hexadecimal digits."""
         return self.traceparent.split("-")[1] if self.traceparent is not None else None
 
     @property
@@ -133,9 +135,9 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """One answer. ``custom_attributes`` becomes ``X-Amzn-SageMaker-Custom-Attributes`` (printable ASCII, ≤ 1024).
+    """One response. ``custom_attributes`` becomes ``X-Amzn-SageMaker-Custom-Attributes`` (printable ASCII, ≤ 1024).
 
-    ``new_session`` and ``closed_session`` are the server's to fill.
+    ``new_session`` and ``closed_session`` are filled by the server.
     """
 
     body: Body = b""
@@ -146,17 +148,17 @@ class Response(msgspec.Struct, frozen=True):
     closed_session: str | None = None
 
     def json(self) -> Any:
-        """What a body of JSON holds. Raises ValueError for another one."""
+        """Return the content of a JSON body. Raises ValueError for any other body."""
         return msgspec.json.decode(self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamingResponse:
-    """An answer in pieces, each sent as soon as ``pieces`` gives it, a str as UTF-8.
+    """A streamed response, whose ``pieces`` are each sent as soon as they are there, a str as UTF-8.
 
-    Its head leaves with the first piece, so that what fails before has its proper status. ``content_type`` None is the
-    type that the client accepts, if it names one, else ``text/plain`` or ``application/octet-stream`` as the first
-    piece is text or bytes.
+    The head is sent with the first piece, so that an earlier failure has its proper status. ``content_type`` None means
+    the type that the client accepts, if it names one, otherwise ``text/plain`` or ``application/octet-stream`` as the
+    first piece is text or bytes.
     """
 
     pieces: Pieces
@@ -164,4 +166,4 @@ class StreamingResponse:
     status: int = 200
     custom_attributes: str | None = None
     late: Callable[[], StreamingResponse] | None = None
-    """Called when the first piece is there: the head is that of what it gives."""
+    """Called when the first piece is there; the head is taken from the StreamingResponse that it returns."""

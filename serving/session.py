@@ -1,7 +1,7 @@
-"""Session: state of one client that outlives its requests, in the replica that holds it.
+"""Session: the state of one client, kept between its requests in one replica.
 
-A session's id tells which replica that is, so that any HTTP worker finds it: 128 random bits, the server, and the
-replica's row and epoch, in the alphabet that the platform allows.
+A session's id contains the address of that replica, so that any HTTP worker finds it: 128 random bits, the server, and
+the replica's row and epoch, in the alphabet that the platform allows.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _ID = re.compile("[0-9a-f]{32}-([0-9a-f]{8})-([0-9]{1,4})-([0-9]{1,15})")
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """``state`` is the handler's own and lives until the session ends. Calls of one session come one after the other.
+    """A session. ``state`` is the handler's own and lives until the session ends. Calls of one session run one after
+    the other.
 
-    ``expires`` is when it ends by itself, UTC, whole seconds; nothing puts that off.
+    ``expires`` is the instant at which it ends by itself, UTC, whole seconds; it is never extended.
     """
 
     id: str
@@ -30,17 +31,17 @@ class Session:
     is_closed: bool = False
 
     def close(self) -> None:
-        """End the session with the answer that is being made."""
+        """End the session with the response to the current request."""
         self.is_closed = True
 
     @property
     def announcement(self) -> str:
-        """The value of the header that tells the platform of a new session."""
+        """The value of the header that announces a new session to the platform."""
         return f"{self.id}; Expires={self.expires:%Y-%m-%dT%H:%M:%SZ}"
 
 
 class SessionAddress(NamedTuple):
-    """The replica that holds a session, and the server that it belongs to."""
+    """The server and the replica that hold a session."""
 
     instance: str
     row: int
@@ -52,13 +53,13 @@ def make_id(address: SessionAddress) -> str:
 
 
 def address_of(id: str) -> SessionAddress | None:
-    """Where a session of this id would be; None for an id that no server of ours has made."""
+    """Return the address in a session's id; None for an id that no server of ours has made."""
     match = _ID.fullmatch(id)
     return SessionAddress(match[1], int(match[2]), int(match[3])) if match else None
 
 
 def size_of(value: Any, limit: int) -> int:
-    """About how many bytes a value holds, itself included; counting ends once it is beyond ``limit``."""
+    """Return about how many bytes a value holds, itself included; counting stops beyond ``limit``."""
     seen: set[int] = set()
     stack, total = [value], 0
     while stack and total <= limit:
@@ -66,7 +67,7 @@ def size_of(value: Any, limit: int) -> int:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        # Of tensors, and of arrays on the memory of others, getsizeof sees only what is around their numbers.
+        # For tensors, and for arrays on another object's memory, getsizeof does not count the numbers.
         total += max(sys.getsizeof(one, 64), int(getattr(one, "nbytes", 0)) if hasattr(one, "dtype") else 0)
         if isinstance(one, Mapping):
             stack += [*one.keys(), *one.values()]

@@ -47,8 +47,9 @@ JSON = "application/json"
 
 
 class Pieces:
-    """An answer in pieces: its head, and then one piece after the other as the handler gives it. Leave it early by
-    ``close``, or use it in a ``with``; what fails raises its ServingError."""
+    """A streamed response: its head, and an iterator of the handler's chunks. To stop early call ``close`` or use a
+    ``with`` block. A failure raises its ServingError.
+    """
 
     def __init__(self, item: Item, outcomes: Iterator[Outcome]) -> None:
         self._item = item
@@ -86,13 +87,13 @@ class Pieces:
         self.close()
 
     def close(self) -> None:
-        """Nobody listens any more: the handler's generator is closed."""
+        """Stop reading, as a client that disconnects: the handler's generator is closed."""
         self._item.cancelled = self._item.request.client.gone = True
         list(self._outcomes)
 
 
 class ClientSession:
-    """One session of a client's. ``state`` is what the handler keeps for it."""
+    """One session of a client. ``state`` is the handler's state of it."""
 
     def __init__(self, client: Client, session: Session) -> None:
         self._client = client
@@ -104,7 +105,7 @@ class ClientSession:
         return self._session.state
 
     def request(self, body: Body, content_type: str = JSON, accept: str = "", **words: Any) -> Request:
-        """For ``Client.batch``."""
+        """Return a request of this session, for ``Client.batch``."""
         return self._client.request(body, content_type, accept, session_id=self.id, **words)
 
     def invoke(self, body: Body, content_type: str = JSON, accept: str = "", **words: Any) -> Response:
@@ -114,7 +115,7 @@ class ClientSession:
         return self._client.stream(body, content_type, accept, session_id=self.id, **words)
 
     def close(self) -> Response:
-        """As a client closes it."""
+        """Close the session by a request, as a client does."""
         return self.invoke(CLOSE)
 
     def __enter__(self) -> ClientSession:
@@ -126,7 +127,9 @@ class ClientSession:
 
 
 class Client:
-    """Loads and warms the handler at once; ``options`` are given to ``load``. Close it, or use it in a ``with``."""
+    """A client of a handler, which is loaded and warmed up at once; ``options`` are passed to ``load``. Close it, or
+    use it in a ``with`` block.
+    """
 
     def __init__(
         self, handler: Handler | type[Handler], model_dir: str | Path = ".", device: str = "cpu", **options: Any
@@ -138,17 +141,18 @@ class Client:
 
     @classmethod
     def around(cls, handler: Handler, device: str = "cpu") -> Client:
-        """A client of a handler that is loaded already."""
+        """Return a client of a handler that is already loaded."""
         client = cls.__new__(cls)
         client._begin(handler, configuration.load({}), 60.0, device)
         return client
 
     @classmethod
     def of(cls, folder: str | Path, **settings: object) -> Client:
-        """What ``serving serve`` runs for a model folder: its ``serving.toml`` or convention, its options, batches and
-        requirements. ``settings`` are those of the server, such as ``batch_size=4``; the environment's do not count.
+        """Return a client of what ``serving serve`` runs for a model folder: its ``serving.toml`` or convention, its
+        options, batches and requirements.
 
-        Raises ModelError and ConfigError, as the start would, and what the handler's ``load`` raises.
+        ``settings`` are those of the server, such as ``batch_size=4``; the environment's are ignored. Raises ModelError
+        and ConfigError, as the start would, and the exceptions of the handler's ``load``.
         """
         config = configuration.load({}, {name: text_of(value) for name, value in settings.items()})
         model = read_model(Path(folder), DEFAULT_MODEL, config, configuration.cores())
@@ -184,7 +188,7 @@ class Client:
         self._sessions.takes_requests = not handler.session_requests
         self._sessions.one_by_one = not handler.concurrent_sessions
 
-    # A model folder changes what a process of its own may change.
+    # A model folder changes the working folder, sys.path and variables, which are restored at the end.
 
     _place: str | None = None
     _path: tuple[str, ...] = ()
@@ -198,7 +202,9 @@ class Client:
         self._variables = environment.now()
 
     def _restore(self) -> None:
-        """Another folder's modules may have the same names."""
+        """Undo the folder's changes to this process, and forget its modules: another folder's may have the same
+        names.
+        """
         if self._place is None:
             return
         os.chdir(self._place)
@@ -216,7 +222,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """As the end of a replica: its sessions end, and then the handler's ``close`` is called."""
+        """Close the client like a replica: end its sessions, then call the handler's ``close``."""
         try:
             for session in self._sessions.open_sessions():
                 self.handler.on_session_close(session)
@@ -236,11 +242,11 @@ class Client:
         headers: Mapping[str, str] | None = None,
         **sagemaker: str,
     ) -> Request:
-        """A request as it would come to the handler, for ``batch``.
+        """Return a request as the handler would get it, for ``batch``.
 
-        ``sagemaker`` are SageMaker's headers, such as ``custom_attributes="k=v"``, and ``headers`` others, of which the
-        handler sees those that it asks for. Raises TypeError for one of the former that there is not, BadRequest for
-        what the platform would refuse, NotFound for a ``path`` that the handler does not take.
+        ``sagemaker`` are SageMaker's headers, such as ``custom_attributes="k=v"``, and ``headers`` are others, of which
+        the handler sees those that it asks for. Raises TypeError for an unknown SageMaker header, BadRequest for a
+        value that the platform would refuse, NotFound for a ``path`` that the handler does not take.
         """
         unknown = [name for name in sagemaker if name not in FIELDS]
         if unknown:
@@ -257,7 +263,9 @@ class Client:
     def invoke(
         self, body: Body, content_type: str = JSON, accept: str = "", path: str = INVOCATIONS, **words: Any
     ) -> Response:
-        """One request, as ``request`` makes it; an answer in pieces is put together. Raises its ServingError."""
+        """Send one request, made as by ``request``, and return the response; chunks are joined. Raises its
+        ServingError.
+        """
         [outcome] = self.batch([self.request(body, content_type, accept, path, **words)])
         if isinstance(outcome, ServingError):
             raise outcome
@@ -266,7 +274,9 @@ class Client:
     def stream(
         self, body: Body, content_type: str = JSON, accept: str = "", path: str = INVOCATIONS, **words: Any
     ) -> Pieces:
-        """The same, piece by piece; what is not in pieces is one. Raises its ServingError, where it comes."""
+        """Send one request and return its response chunk by chunk; one that is not streamed is one chunk. Raises its
+        ServingError where it occurs.
+        """
         item = self._enter(self.request(body, content_type, accept, path, **words))
         if isinstance(item, ServingError):
             raise item
@@ -284,7 +294,7 @@ class Client:
         return ClientSession(self, next(one for one in self._sessions.open_sessions() if one.id == id))
 
     def batch(self, requests: Sequence[Request]) -> list[Response | ServingError]:
-        """Requests that wait together, as the worker would run them; outcomes in the same order."""
+        """Run requests that wait together, as the worker would; returns their outcomes in the same order."""
         entered = [self._enter(request) for request in requests]
         items = [one for one in entered if isinstance(one, Item)]
         begun: dict[int, Response] = {}
@@ -315,7 +325,7 @@ class Client:
         return item
 
     def _run(self, items: Sequence[Item]) -> Iterator[Outcome]:
-        """What comes of requests, in order of time; the calls of a session come one after the other."""
+        """Yield the outcomes of requests in order of time; the calls of a session run one after the other."""
         waiting = list(items)
         while waiting:
             outcomes: list[Outcome] = []
@@ -337,7 +347,7 @@ class Client:
                 yield self._told(outcome)
 
     def _left(self, outcome: Outcome) -> list[Item]:
-        """What may go on now that this one is over."""
+        """Return the items that may run now that this outcome is there."""
         item, part = outcome
         if item.live is not None:
             item.live.flow.used = item.live.flow.sent
@@ -349,7 +359,7 @@ class Client:
         return [*([following] if following is not None else []), *ended]
 
     def _told(self, outcome: Outcome) -> Outcome:
-        """With what an HTTP worker would say of its session."""
+        """Return the outcome with the session headers that an HTTP worker would add."""
         item, part = outcome
         session = item.session
         if session is None or item.own or not isinstance(part, Response | Begin):
@@ -362,7 +372,7 @@ class Client:
 
 
 def text_of(value: object) -> str:
-    """A setting as the command line takes it."""
+    """Return a setting as text, as the command line takes it."""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,4 +1,4 @@
-"""Samples to one batch, and from host memory to a GPU while that computes something else."""
+"""Transfer: stacks samples into one batch, and copies them to a GPU while it computes something else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def stack(tensors: Sequence[Any], device: str) -> Any:
-    """Tensors of one shape, stacked along a new first dimension, on ``device``."""
+    """Return tensors of one shape, stacked along a new first dimension, on ``device``."""
     import torch
 
     if not device.startswith("cuda") or tensors[0].is_cuda:
@@ -19,10 +19,10 @@ def stack(tensors: Sequence[Any], device: str) -> Any:
 
 
 def stack_arrays(arrays: Sequence[Any], device: str) -> Any:
-    """numpy arrays of one shape and type, stacked along a new first dimension, as a tensor on ``device``.
+    """Return numpy arrays of one shape and type, stacked along a new first dimension, as a tensor on ``device``.
 
-    One call copies them all, also those that are read-only; torch has all of its threads meet for each large one, which
-    takes longer than to copy it. None where they are not such arrays.
+    One call copies them all, also read-only ones; torch would synchronise all its threads for each large array, which
+    takes longer than the copy. Returns None where they are not such arrays.
     """
     import numpy as np
     import torch
@@ -37,13 +37,15 @@ def stack_arrays(arrays: Sequence[Any], device: str) -> Any:
         batch = torch.empty((len(arrays), *first.shape), dtype=dtype, pin_memory=device.startswith("cuda"))
         rows = batch.view(len(arrays) * len(first), *first.shape[1:])
         np.concatenate(arrays, out=rows.numpy(), casting="no")
-    except (TypeError, ValueError):  # what torch has no type for, and arrays that differ
+    except (TypeError, ValueError):  # a dtype that torch does not have, or arrays that differ
         return None
     return to_device(batch, device)
 
 
 def to_device(tensor: Any, device: str) -> Any:
-    """On a GPU through pinned memory and on a stream of its own; whatever is computed next waits for it."""
+    """Return a tensor on ``device``. It is copied to a GPU from pinned memory on a separate stream, for which the
+    current stream waits.
+    """
     import torch
 
     if not device.startswith("cuda") or tensor.is_cuda:
@@ -53,7 +55,7 @@ def to_device(tensor: Any, device: str) -> Any:
     with torch.cuda.stream(copying):
         result = pinned.to(device, non_blocking=True)
     computing.wait_stream(copying)
-    result.record_stream(computing)  # else its memory could be used again while the computation reads it
+    result.record_stream(computing)  # otherwise its memory could be reused while the computation reads it
     return result
 
 

@@ -1,9 +1,9 @@
-"""What a large model on the same GPU does to the latency of a small one: two models of one store, one asked by one
-client alone, the other by as many as keep it busy.
+"""Beside: the effect of a large model on the latency of a small one on the same GPU.
 
     python benchmarks/gpu/beside.py --seconds 3 --write
 
-Without a GPU it runs on the CPU, which shows that it runs and nothing else; then it writes nothing.
+Both models are of one store; one client asks the small one, many keep the large one busy. Without a GPU it runs on the
+CPU, which only shows that it runs; then it writes nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The limit: the model alone on the GPU, in a loop, with batches that are there already. Prints one JSON object."""
+"""Limit: the model alone on the GPU, in a loop over batches that are there already. Prints one JSON object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZES = (1, 8, 16, 32, 64, 128)
 
 
 def rate(handler: Shaped, batch: torch.Tensor, seconds: float) -> float:
-    """Samples per second."""
+    """Return samples per second."""
     for _ in range(3):
         handler.predict(batch)
     synchronize(handler.device)

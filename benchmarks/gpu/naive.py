@@ -1,4 +1,4 @@
-"""What people write first: a Starlette route that runs the model for one request at a time."""
+"""Naive: a first attempt as many people write it, a Starlette route that runs the model for one request at a time."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""How much of the time a GPU computes while a model is under load, against the same model one step after the other.
+"""Overlap: the share of time in which a GPU computes under load, against the same model with one step after the other.
 
     python benchmarks/gpu/overlap.py --seconds 5 --repeats 3 --write
 
-The handler measures it with the device's own events. Without a GPU it runs on the CPU, which shows that it runs and
-nothing else; then it writes nothing.
+The handler measures it with the device's own events. Without a GPU it runs on the CPU, which only shows that it runs;
+then it writes nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RAMP = 2.0  # seconds of load before the measurement, and after it
 
 
 def look(port: int, body: bytes) -> dict[str, Any]:
-    """For how many seconds the device has computed and each step has taken, and what the clock says."""
+    """Return the handler's counters: seconds of the device and of each step, and the clock."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", "/invocations", body, {"content-type": "application/x-npy"})
     answer: dict[str, Any] = json.loads(connection.getresponse().read())
@@ -52,8 +52,7 @@ def look(port: int, body: bytes) -> dict[str, Any]:
 
 
 def share(port: int, file: Path, options: argparse.Namespace) -> dict[str, float]:
-    """The share of the time in which the device computed, samples per second, and microseconds of the host for each
-    step of a sample."""
+    """Return the share of time in which the device computed, samples per second, and each step's microseconds."""
     body = base64.b64decode(json.loads(file.read_text())[0]["base64"])
     found: list[float] = []
 

@@ -1,4 +1,4 @@
-"""What only the device can tell: what a context costs, what the driver says of us, how fast memory is, how faults show.
+"""Probe: facts that only the device can show: the cost of a context, the driver's numbers, memory speed, faults.
 
     python benchmarks/gpu/probe.py --json FILE
 
@@ -60,7 +60,7 @@ def context() -> dict[str, object]:
 
 
 def host_memory() -> dict[str, object]:
-    """How fast it is pinned, whether it counts as ours, whether it is given back, and what goes over the bus."""
+    """Measure how fast host memory is pinned, whether it counts as ours and is freed, and the speed of the bus."""
     found: dict[str, object] = {}
     before = memory.held_by("self").private
     held: list[torch.Tensor] = []
@@ -87,7 +87,7 @@ def host_memory() -> dict[str, object]:
 
 
 def launches() -> dict[str, object]:
-    """Microseconds that the host takes for a kernel, and for a graph of 300."""
+    """Measure the microseconds of the host for a kernel, and for a graph of 300."""
     cuda, x = Cuda(DEVICE), torch.zeros(64, device=DEVICE)
 
     def many() -> torch.Tensor:
@@ -110,7 +110,7 @@ def launches() -> dict[str, object]:
 
 
 def broken_capture() -> dict[str, object]:
-    """What is left of a capture that the driver breaks off."""
+    """Return the state after a capture that the driver aborts."""
     cuda, x = Cuda(DEVICE), torch.ones(4, device=DEVICE)
     try:
         cuda.capture(lambda: x.sum().item())

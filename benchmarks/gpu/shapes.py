@@ -1,4 +1,4 @@
-"""A handler for two models in the shape of well-known ones, with random weights."""
+"""Shapes: a handler for two models with the architecture of well-known ones and random weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def conv(inner: int, outer: int, size: int, stride: int) -> tuple[nn.Module, nn.
 
 
 def resnet50() -> nn.Module:
-    """25.6 million parameters: uint8 [n, 3, 224, 224] / 255 to [n, 1000]."""
+    """Return a model of 25.6 million parameters: uint8 [n, 3, 224, 224] / 255 to [n, 1000]."""
     layers: list[nn.Module] = [*conv(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     inner = 64
     for width, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
@@ -46,7 +46,7 @@ def resnet50() -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """12 layers of 768, 12 heads: int64 [n, 128] to [n, 2]."""
+    """12 layers of width 768 with 12 heads: int64 [n, 128] to [n, 2]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
 
 class Shaped(Handler):
-    """npy in, ``{"class", "score"}`` out."""
+    """A handler that maps npy to ``{"class", "score"}``."""
 
     policy = BatchPolicy(max_size=32)
 
@@ -90,7 +90,7 @@ class Shaped(Handler):
 
 
 class Clock:
-    """For how long a GPU has computed, by its own events; a CPU by the time that calls take."""
+    """The seconds that a GPU has computed, by its own events; on a CPU the time of the calls."""
 
     def __init__(self, device: str) -> None:
         self._on_gpu = device.startswith("cuda")
@@ -118,9 +118,11 @@ class Clock:
 
 
 class Timed(Shaped):
-    """Tells with every answer for how long the device has computed, and for how long each step has kept the host, which
-    includes waits for the interpreter. With ``serial`` nothing else happens meanwhile, as in a server that takes one
-    step after the other."""
+    """A handler that adds to each answer the seconds of the device, and those of the host in each step.
+
+    Those of the host include waits for the GIL. With ``serial`` nothing else happens meanwhile, as in a server that
+    takes one step after the other.
+    """
 
     def load(self, model_dir: Path, device: str, shape: str = "resnet50", serial: bool = False) -> None:
         super().load(model_dir, device, shape)

@@ -1,9 +1,9 @@
-"""What a spare worker saves: the first request to a model, and the next one after its worker was killed, both ways.
+"""Spares: what a spare worker saves at the first request to a model, and at the next one after its worker was killed.
 
     python benchmarks/gpu/spares.py --repeats 5 --write
 
-The model is tiny, so that what is measured is all but its weights. Without a GPU it runs on the CPU, which shows that
-it runs and nothing else; then it writes nothing.
+The model is tiny, so that nearly all that is measured is not its weights. Without a GPU it runs on the CPU, which only
+shows that it runs; then it writes nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def make_store(store: Path) -> None:
 
 
 def wait_spare(server: Server, nth: int) -> None:
-    """Raises TimeoutError."""
+    """Wait for the spare number ``nth``. Raises TimeoutError."""
     give_up = time.monotonic() + LIMIT
     while sum(line.get("message") == "a spare is ready" for line in list(server.log)) < nth:
         if time.monotonic() > give_up:
@@ -51,7 +51,7 @@ def wait_spare(server: Server, nth: int) -> None:
 
 
 def answer(server: Server) -> float:
-    """Seconds until one request is answered."""
+    """Return the seconds until one request is answered."""
     began = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     status, body = ask(connection, 0)
@@ -70,7 +70,7 @@ def worker(server: Server) -> int:
 
 
 def measure(store: Path, spares: int) -> tuple[float, float]:
-    """Of a fresh server: seconds for the first request to a model, and for the next after its worker was killed."""
+    """Return the seconds of the first request to a model, and of the next after its worker was killed."""
     with running(store, "--spares", str(spares), "--local") as server:
         wait_spare(server, spares)
         first = answer(server)

@@ -1,9 +1,9 @@
-"""Served models against the same models alone on the GPU, and against a server that runs one request at a time.
+"""Throughput: served models against the same models alone on the GPU, and against a server for one request at a time.
 
     python benchmarks/gpu/throughput.py --seconds 5 --repeats 3 --write
 
-Everything is a process of its own. Without a GPU it runs on the CPU, which shows that it runs and nothing else; then it
-writes nothing.
+Everything is a process of its own. Without a GPU it runs on the CPU, which only shows that it runs; then it writes
+nothing.
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ def naive(shape: str) -> Iterator[int]:
 
 
 def load(port: int, file: Path, connections: int, clients: int, seconds: float, path: str = "/invocations") -> Report:
-    """``clients`` load generators at the same time, since each has one core. Rates add up, latencies are medians."""
+    """Run ``clients`` load generators at the same time, since each uses one core.
+
+    Rates add up, latencies are medians.
+    """
     arguments = ["--url", f"http://127.0.0.1:{port}{path}", "--exchanges", str(file)]
     arguments += ["--content-type", "application/x-npy", "--connections", str(connections // clients)]
     command = [sys.executable, str(HERE.parent / "load.py"), *arguments, "--seconds", str(seconds)]
@@ -123,18 +126,18 @@ def measure(shape: str, options: argparse.Namespace, scratch: Path, rows: Rows) 
 def served(
     rows: Rows, shape: str, how: str, limit: float, options: argparse.Namespace, file: Path, folder: Path
 ) -> None:
-    """Rows of one server: under load, and asked by one client alone."""
+    """Add the rows of one server: under load, and with one client alone."""
     try:
         with running(folder) as port:
             loaded(rows, shape, how, limit, options, file, port)
             one = load(port, file, 1, 1, min(1.0, options.seconds))
             rows.add(shape=shape, how=f"{how}, one connection", rps=one.rps, p50=one.p50, p99=one.p99)
-    except Exception as exc:  # the other rows are measured all the same
+    except Exception as exc:  # the other rows are still measured
         rows.add(shape=shape, how=f"{how}: {type(exc).__name__}: {exc}"[:200])
 
 
 def loaded(rows: Rows, shape: str, how: str, limit: float, options: argparse.Namespace, file: Path, port: int) -> None:
-    """The median of some measurements of the same server."""
+    """Add the median of several measurements of the same server."""
     load(port, file, options.connections, options.clients, min(1.0, options.seconds))
     found = median(
         [load(port, file, options.connections, options.clients, options.seconds) for _ in range(options.repeats)]

@@ -1,4 +1,4 @@
-"""A model that takes next to nothing itself, so that what is around it can be measured."""
+"""Tiny: a model that costs next to nothing itself, to measure everything around it."""
 
 from __future__ import annotations
 

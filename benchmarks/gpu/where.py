@@ -1,9 +1,9 @@
-"""Where the time of a served sample goes: microseconds of CPU by process and thread, the load generators apart.
+"""Where: microseconds of CPU for a served sample by process and thread, without the load generators.
 
     python benchmarks/gpu/where.py --shape resnet50 --batch 128 --seconds 8
 
-A thread that takes a whole core is the limit; where none does and the device rests, threads wait for each other. Each
-step of the handler is in what ``overlap.py`` prints. All servers of the machine are counted, so there should be one.
+A thread that uses a whole core is the limit; where none does and the device idles, threads wait for each other.
+``overlap.py`` prints each step of the handler. All servers of the machine are counted, so there should be one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def command(pid: str) -> str:
 
 
 def role(words: str) -> str:
-    """ "" for a process that has nothing to do with this."""
+    """Return the kind of a process, "" for one that is not the server's."""
     for word, name in (("serving.frontend.server", "http"), ("forkserver", "worker"), ("load.py", "generator")):
         if word in words:
             return name
@@ -39,7 +39,7 @@ def role(words: str) -> str:
 
 
 def spent() -> dict[tuple[str, str], tuple[str, float]]:
-    """By process and thread: what it is, and its seconds of CPU."""
+    """Return for each process and thread its kind and its seconds of CPU."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
@@ -49,12 +49,12 @@ def spent() -> dict[tuple[str, str], tuple[str, float]]:
                 seconds = int((task / "schedstat").read_text().split()[0]) / 1e9
                 found[entry.name, task.name] = name + kind, seconds
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
     return found
 
 
 def measure(port: int, file: Path, options: argparse.Namespace) -> tuple[Report, dict[str, list[float]], float]:
-    """What the generators found, and by what threads are their seconds of CPU in so many seconds."""
+    """Return the generators' report, the seconds of CPU of each kind of thread, and the seconds of the measurement."""
     found: list[Report] = []
     whole = options.seconds + 2 * RAMP
     thread = threading.Thread(

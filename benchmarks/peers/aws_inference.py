@@ -1,4 +1,4 @@
-"""User code of the form that AWS's toolkit takes."""
+"""User code in the form of AWS's toolkit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This server's handler."""
+"""The handler for this server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each server is installed, started and asked."""
+"""Servers: how to install, start and query each server."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """``package`` is to be installed for it, in an environment of its own that sees our torch, with others that follow
-    it."""
+    """A server.
+
+    ``package`` is installed, with the others after it, in an environment of its own that also has our torch.
+    """
 
     name: str
     package: str | None
@@ -51,14 +53,14 @@ class Peer:
 
 
 def python(package: str | None) -> str:
-    """The Python of a peer, its environment made where it is missing."""
+    """Return a peer's Python; creates its environment where it is missing."""
     if package is None:
         return sys.executable
     folder = HOME / package.split()[0]
     found = folder / "bin" / "python"
     if not (folder / ".ready").exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        # The same build of torch for all.
+        # the same build of torch for all peers
         site = next(folder.glob("lib/python*/site-packages"))
         (site / "ours.pth").write_text(f"{SITE}\n")
         command = [str(found), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *package.split()]
@@ -87,7 +89,7 @@ def start_script(package: str | None, script: str) -> Callable[[str, int, Path],
 
 
 def start_triton(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
-    """The server in the package, without what the package puts around it."""
+    """Start the server of the package without the package's own wrapper."""
     python("nvidia-pytriton")
     home = next((HOME / "nvidia-pytriton").glob("lib/python*/site-packages/pytriton")) / "tritonserver"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -105,7 +107,7 @@ def start_triton(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
     backend = folder / "backends" / "python"
     shutil.copytree(home / "backends" / "python", backend)
     shutil.copy(home / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
-    site = home.parent.parent  # first, since its Python backend was built for the NumPy that is there
+    site = home.parent.parent  # first on the path: its Python backend was built for this NumPy
     words = f"--model-repository {folder}/store --backend-directory {folder}/backends"
     words += f" --http-address 127.0.0.1 --http-port {port} --allow-grpc false --allow-metrics false"
     libraries = f"{site / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
@@ -123,7 +125,7 @@ def start_torchserve(name: str, port: int, folder: Path) -> subprocess.Popen[byt
 
 
 def start_aws(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
-    """What AWS's PyTorch containers run: TorchServe with the toolkit's handler, and user code of the toolkit's form."""
+    """Start what AWS's PyTorch containers run: TorchServe with the toolkit's handler and a toolkit script."""
     code = folder / "model" / "code"
     code.mkdir(parents=True)
     shutil.copy(HERE / "aws_inference.py", code / "inference.py")
@@ -135,7 +137,7 @@ def start_aws(name: str, port: int, folder: Path) -> subprocess.Popen[bytes]:
 def torchserve(
     package: str, handler: str, name: str, port: int, folder: Path, **variables: str
 ) -> subprocess.Popen[bytes]:
-    """TorchServe with one worker; it needs Java."""
+    """Start TorchServe with one worker; it needs Java."""
     binaries = Path(python(package)).parent
     store = folder / "store"
     store.mkdir()
@@ -148,7 +150,7 @@ def torchserve(
     lines = [f"inference_address=http://127.0.0.1:{port}", "disable_token_authorization=true"]
     lines += [f"{kind}_address=http://127.0.0.1:{free_port()}" for kind in ("management", "metrics")]
     lines += ["max_request_size=100000000", "max_response_size=100000000", "enable_envvars_config=false"]
-    lines += ["job_queue_size=4096"]  # by default it refuses what 512 connections ask
+    lines += ["job_queue_size=4096"]  # the default is too short for 512 connections
     lines += [f"models={json.dumps({'numbers': {'1.0': version}})}"]
     (folder / "config.properties").write_text("\n".join(lines) + "\n")
     words = ["--start", "--foreground", "--ncs", "--disable-token-auth", "--model-store", str(store)]
@@ -208,7 +210,7 @@ def answer(port: int, question: Question, timeout: float = 10.0) -> bytes:
 
 
 def check(name: str, peer: Peer, said: bytes) -> None:
-    """Raises RuntimeError unless it is the model's answer."""
+    """Raise RuntimeError unless the answer is the model's."""
     shape = workload.SHAPES[name]
     right = workload.run(workload.build(name), [shape.read(workload.body_of(name))])[0]
     if peer.ask is ask_json:
@@ -220,7 +222,7 @@ def check(name: str, peer: Peer, said: bytes) -> None:
 
 
 class Running(NamedTuple):
-    """``seconds`` from the start to the first right answer."""
+    """A running server; ``seconds`` from its start to the first right answer."""
 
     pid: int
     port: int
@@ -229,7 +231,7 @@ class Running(NamedTuple):
 
 @contextlib.contextmanager
 def running(peer: Peer, name: str, folder: Path) -> Iterator[Running]:
-    """A server that has answered rightly. Raises RuntimeError with the end of its log."""
+    """Context with a server that has answered rightly. Raises RuntimeError with the end of its log."""
     python(peer.package)
     workload.keep(name)
     port = free_port()
@@ -251,7 +253,7 @@ def running(peer: Peer, name: str, folder: Path) -> Iterator[Running]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """And all that it started: each server leads a session of its own."""
+    """End a server and all processes that it started: each server leads a session of its own."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -262,7 +264,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def memory_of(pid: int) -> int:
-    """Bytes of all processes of its session, each shared page counted once (PSS)."""
+    """Return the bytes of all processes of its session, with each shared page counted once (PSS)."""
     total = 0
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""What people write first: the model called in a route, one request at a time."""
+"""Starlette: a first attempt as many people write it, the model called in a route, one request at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TorchServe's handler."""
+"""The handler for TorchServe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triton's Python model: ``model.py`` of a repository."""
+"""The Python model for Triton, ``model.py`` of a repository."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-sys.path[:0] = os.environ["MODULES"].split(":")  # the server gives its Python none of ours
+sys.path[:0] = os.environ["MODULES"].split(":")  # the server starts Python without our path
 
 import numpy as np  # noqa: E402
 import workload  # noqa: E402

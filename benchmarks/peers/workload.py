@@ -1,4 +1,4 @@
-"""The models that all servers serve: raw numbers in, raw numbers out, the same weights everywhere."""
+"""Workload: the models of all servers: raw numbers in, raw numbers out, the same weights everywhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = NDArray[np.generic]
 
 
 class Shape(NamedTuple):
-    """Of one sample: ``length`` numbers of ``dtype`` in its body."""
+    """The input of one sample: ``length`` numbers of ``dtype`` in its body."""
 
     length: int
     dtype: str
@@ -32,11 +32,11 @@ SHAPES = {
 }
 FILES = Path(__file__).resolve().parents[2] / ".peers" / "models"
 MAX_BATCH = 32
-MAX_DELAY = 0.005  # seconds; of the servers that wait for a batch to fill
+MAX_DELAY = 0.005  # seconds; for servers that wait for a batch to fill
 
 
 class Encoder(nn.Module):
-    """4 layers of 256 over 64 ids: int64 [n, 64] to float32 [n, 8]."""
+    """4 layers of width 256 over 64 ids: int64 [n, 64] to float32 [n, 8]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ class Encoder(nn.Module):
 
 
 def build(name: str) -> nn.Module:
-    """The model out of the file that ``keep`` made: the same form of it everywhere."""
+    """Load the model from the file that ``keep`` wrote: the same form of it everywhere."""
     found: nn.Module = design(name) if name.startswith("echo") else torch.jit.load(str(FILES / f"{name}.pt"))  # type: ignore[no-untyped-call]
     return found
 
 
 def keep(name: str) -> None:
-    """Trace the model and write it down, so that no server's start and memory are those of tracing."""
+    """Trace the model and write its file, so that no server's start and memory include tracing."""
     file = FILES / f"{name}.pt"
     if name.startswith("echo") or file.exists():
         return
@@ -80,7 +80,7 @@ def design(name: str) -> nn.Module:
 
 
 def run(model: nn.Module, samples: list[Array]) -> Array:
-    """A batch of what ``read`` gave, through the model."""
+    """Run a batch of what ``read`` returned through the model."""
     with torch.inference_mode():
         found: Array = model(torch.from_numpy(np.stack(samples))).numpy()
     return found

@@ -1,4 +1,4 @@
-"""wrk, a load generator in C: each connection asks again as soon as it has its answer."""
+"""wrk, a load generator in C: each connection sends its next request once it has its answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ end
 
 
 def saturate(port: int, question: Question, connections: int, seconds: float, folder: Path) -> Row:
-    """``rps``, and latencies in milliseconds. Raises RuntimeError where an answer was none."""
+    """Return ``rps``, and latencies in milliseconds. Raises RuntimeError where a request failed."""
     (folder / "body").write_bytes(question.body)
     headers = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in question.headers.items())
     (folder / "post.lua").write_text(LUA % (folder / "body", headers))

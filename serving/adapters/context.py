@@ -1,8 +1,7 @@
-"""Context and RequestProcessor: what a script written for TorchServe, or for the SageMaker toolkits, which hand its
-context on, sees of its requests and says about each answer.
+"""Context and RequestProcessor: requests and response heads as scripts for TorchServe see them.
 
-Every batch has a list of request processors of its own, one for each request, so that headers and statuses cannot reach
-another request.
+The SageMaker toolkits pass TorchServe's context on to their scripts. Every batch has a list of request processors of
+its own, one for each request, so that headers and statuses cannot reach another request.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ SESSION = f"{PREFIX}session-id"
 
 
 class Headers(dict[str, Any]):
-    """Names are kept as they come and found whatever their case."""
+    """Headers with names as received; ``get`` ignores case."""
 
     def get(self, key: str, default: Any = None) -> Any:
         if key in self:
@@ -62,8 +61,11 @@ class RequestProcessor:
 
 
 class Context:
-    """``gpu`` is the number of the worker's GPU or None. ``request_ids`` and ``request_processor`` are the running
-    batch's, None while the model loads. ``model_yaml_config`` is the whole of ``model-config.yaml``."""
+    """The context of a script's calls. ``gpu`` is the number of the worker's GPU or None.
+
+    ``request_ids`` and ``request_processor`` are the running batch's, None while the model loads. ``model_yaml_config``
+    is the whole of ``model-config.yaml``.
+    """
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class Context:
         return self._of(idx).get_request_properties()
 
     def get_sequence_id(self, idx: int) -> str | None:
-        """The id of the client's session, whose calls come to one replica and in order."""
+        """Return the id of the client's session, whose calls reach one replica in order."""
         value = self._of(idx).get_request_property(self.header_key_sequence_id)
         return None if value is None else str(value)
 
@@ -143,12 +145,12 @@ class Context:
 
 
 def gpu_of(device: str) -> int | None:
-    """The number of the GPU; None for the CPU."""
+    """Return the number of the GPU; None for the CPU."""
     return int(device.partition(":")[2] or 0) if device.startswith("cuda") else None
 
 
 def headers_of(request: Request) -> dict[str, Any]:
-    """The headers that a handler may see: Content-Type, Accept and the platform's own, under its spelling."""
+    """Return the headers that a handler may see: Content-Type, Accept and the platform's own, in its spelling."""
     found = {"Content-Type": request.content_type, "Accept": request.accept}
     for name, value in request.sagemaker.items():
         found[f"{PREFIX}{name}".title().replace("Sagemaker", "SageMaker")] = value

@@ -1,4 +1,4 @@
-"""Convention: how somebody lays out a model folder, and which handler serves such folders."""
+"""Convention: one layout of model folders, and the handler that serves such folders."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from serving.model.model import BatchTable, Model, Settings
 
 
 class Choice(NamedTuple):
-    """How a folder is served: by which handler (``module:Class``), with which options of its ``load``, and what the
-    folder's own files say of replicas, device and batches; None where they say nothing."""
+    """How a folder is served: ``handler`` (``module:Class``) and the ``options`` of its ``load``.
+
+    ``replicas``, ``device`` and ``batch`` are those of the folder's own files; None where they set nothing.
+    """
 
     handler: str
     options: Mapping[str, Any] = MappingProxyType({})
@@ -39,29 +41,30 @@ class Folder:
 
 
 class Convention:
-    """One way to lay out a model folder. Subclass it and name the subclass as an entry point of the group
-    ``serving.conventions``; only ``matches`` and ``read`` have to be defined.
+    """One layout of model folders. Subclass it and name the subclass as an entry point of the group
+    ``serving.conventions``.
 
-    It is read in processes that have no torch: the module of ``handler`` is imported by model workers alone.
+    Only ``matches`` and ``read`` have to be defined. Conventions are read in processes without torch: only model
+    workers import the module of ``handler``.
     """
 
     name: ClassVar[str] = ""
-    """One word, which no other convention has."""
+    """One word, unique among conventions."""
     title: ClassVar[str] = "a model"
-    """What ``serving check`` calls such a folder."""
+    """The name of such a folder in ``serving check``."""
     handler: ClassVar[str] = ""
     """``module:Class`` of the handler that serves such folders."""
     files: ClassVar[tuple[str, ...]] = ()
-    """Names of files and folders, at the top, that only a model has."""
+    """Names of files and folders, at the top, that mark a model."""
     expected: ClassVar[tuple[str, ...]] = ()
-    """The same as an error says it to somebody whose folder holds no model."""
+    """The same for the error about a folder without a model."""
 
     def matches(self, folder: Folder) -> bool:
-        """Return whether this convention serves the folder. The first that does is asked for the rest."""
+        """Return whether this convention serves the folder. The first convention that does is used."""
         raise NotImplementedError
 
     def read(self, folder: Folder) -> Choice:
-        """Return how the folder is served. Raises ModelError for files that say nothing sensible."""
+        """Return how the folder is served. Raises ModelError for invalid files."""
         raise NotImplementedError
 
     def refine(self, root: Path, settings: Settings) -> Settings:
@@ -69,15 +72,15 @@ class Convention:
         return settings
 
     def is_model(self, root: Path) -> bool:
-        """Return whether a folder of the store is such a model, told without reading it."""
+        """Return whether a folder of the store is such a model, without reading its files."""
         return any((root / name).exists() for name in self.files)
 
     def requirements(self, root: Path) -> Path | None:
-        """Return the file of requirements that the folder names, beside the usual ones. Raises ModelError."""
+        """Return the requirements file that the folder names, beside the usual ones. Raises ModelError."""
         return None
 
     def script(self, model: Model) -> str | None:
-        """Return the path of the file that the model's code begins with, None where its options say it."""
+        """Return the path of the model's first file of code; None where its options have it."""
         return None
 
     def version(self, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""Conventions: all that this server knows, and which of them serves a model folder."""
+"""Conventions: all conventions that this server knows, and the choice of one for a model folder."""
 
 from __future__ import annotations
 
@@ -21,30 +21,32 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "serving.conventions"
-# The first that matches serves a folder: those whose files are theirs alone come before those whose are not.
+# The first that matches serves a folder: conventions with distinctive files come before the others.
 OURS: tuple[Convention, ...] = (TorchServe(), Triton(), Toolkit(), Djl())
 WEIGHTS = Weights()
 SETTINGS = "serving.toml"
 
 
 def conventions() -> Iterator[Convention]:
-    """Yield ours, those of installed packages, and at last that of weights alone. Raises ModelError for one that
-    cannot be had."""
+    """Yield our conventions, those of installed packages, and last that of weights alone.
+
+    Raises ModelError for one that cannot be loaded.
+    """
     yield from OURS
-    yield from installed()  # only where it is asked for: to look through all packages takes some 20 ms
+    yield from installed()  # only when reached: searching all packages takes about 20 ms
     yield WEIGHTS
 
 
 @functools.cache
 def installed() -> tuple[Convention, ...]:
-    """Return the conventions of installed packages, by name. Raises ModelError."""
+    """Return the conventions of installed packages, by name. Raises ModelError for one that cannot be loaded."""
     from importlib.metadata import entry_points
 
     return tuple(map(loaded, sorted(entry_points(group=GROUP), key=lambda point: point.name)))
 
 
 def loaded(point: EntryPoint) -> Convention:
-    """Raises ModelError that names the entry point."""
+    """Load a convention. Raises ModelError that names the entry point."""
     try:
         found = point.load()
     except Exception as exc:
@@ -71,7 +73,7 @@ def convention_of(folder: Folder) -> Convention:
 
 
 def convention_named(name: str) -> Convention | None:
-    """Return the convention of that name; None for "", as a model has whose ``serving.toml`` names its handler."""
+    """Return the convention of that name; None for "", the name in a model whose ``serving.toml`` has a handler."""
     if not name:
         return None
     ours = next((one for one in (*OURS, WEIGHTS) if one.name == name), None)
@@ -79,12 +81,15 @@ def convention_named(name: str) -> Convention | None:
 
 
 def is_marked(root: Path) -> bool:
-    """Return whether a folder is a model by what is in it, so that it is no folder around one."""
+    """Return whether a folder's content marks it as a model, so that it is no folder around one."""
     return (root / SETTINGS).exists() or any(one.is_model(root) for one in conventions())
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder of the store is a model, not a folder of models. The platform puts each one below ``model/``."""
+    """Return whether a folder of the store is a model, not a folder of models.
+
+    The platform puts each below ``model/``.
+    """
     try:
         return is_marked(folder) or (folder / "model").exists()
     except OSError:
@@ -92,7 +97,7 @@ def is_model(folder: Path) -> bool:
 
 
 def version_of(path: Path) -> str:
-    """Return the version that is served of the model at a path of the store."""
+    """Return the served version of the model at a path of the store."""
     if not path.is_dir():
         return "1"
     return next((one.version(path) for one in conventions() if one.is_model(path)), "1")

@@ -1,4 +1,4 @@
-"""``serving.properties`` of a DJL Serving model, read: what is for the server, and what is for the script."""
+"""Properties: a DJL Serving model's ``serving.properties``, split into the server's and the script's settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.system import log
 
 FILE = "serving.properties"
 OPTION = "option."
-# Options that DJL Serving's Python engine acts on itself, beside showing them to the script.
+# Options that DJL Serving's Python engine acts on itself, as well as passing them to the script.
 OF_THE_ENGINE = frozenset(
     {
         *("async_mode", "dtype_conversion", "enable_venv", "env", "gpu_id", "max_rolling_batch_size", "modelDir"),
@@ -21,14 +21,14 @@ OF_THE_ENGINE = frozenset(
         *("python_executable", "rolling_batch", "startup_timeout", "tensor_parallel_degree"),
     }
 )
-# Engines that start a script in many processes, as the option tensor_parallel_degree says, and are Python otherwise.
+# Engines that start a script in tensor_parallel_degree processes, and are Python otherwise.
 IN_RANKS = ("MPI", "DeepSpeed", "FasterTransformer")
 INTEGERS = ("batch_size", "max_batch_delay", "minWorkers", "maxWorkers", "job_queue_size")
 
 
 @dataclass(frozen=True, slots=True)
 class Properties:
-    """``options`` are the script's, without their prefix; ``max_batch_delay`` in milliseconds."""
+    """The settings. ``options`` are the script's, without prefix; ``max_batch_delay`` is in milliseconds."""
 
     script: str = "model.py"
     function: str = "handle"
@@ -40,8 +40,10 @@ class Properties:
 
 
 def read_properties(root: Path, variables: Mapping[str, str] = MappingProxyType({})) -> Properties:
-    """``variables`` are options from the environment, of which the file's are stronger. Raises ModelError for what is
-    wrong, and warns of what is not honoured, each by name."""
+    """Read the file. ``variables`` are options from the environment; those of the file win.
+
+    Raises ModelError for an invalid value, and warns of each key without effect.
+    """
     path = root / FILE
     try:
         given = parse(read_text(path)) if path.is_file() else {}
@@ -71,7 +73,7 @@ def read_properties(root: Path, variables: Mapping[str, str] = MappingProxyType(
 
 
 def check_engine(path: Path, engine: str, degree: str) -> None:
-    """Raises ModelError for another engine than Python, or for a script that is to run in many processes."""
+    """Raise ModelError for an engine other than Python, or for a script that needs many processes."""
     if engine in IN_RANKS:
         if degree != "1":
             raise ModelError(
@@ -92,7 +94,7 @@ def warn_of_options(path: Path, options: Mapping[str, str]) -> None:
 
 
 def parse(text: str) -> dict[str, str]:
-    """Lines ``name=value`` or ``name: value``; ``#`` and ``!`` begin a comment."""
+    """Parse lines ``name=value`` or ``name: value``; ``#`` and ``!`` begin a comment."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         line = line.strip()

@@ -1,7 +1,8 @@
-"""Shims: modules of other servers' packages that scripts import, put in place where the real ones are not installed.
+"""Shims: stand-ins for modules of other servers' packages that scripts import, where the real ones are not installed.
 
-Only model workers do that, each for itself; nothing else of ours imports them. Children that do not fork begin without
-them, but with this process's path: there the files of ``standins`` are found, which put them in place once more.
+Only model workers install them, each for itself; this server's own code never imports them. Child processes that do not
+fork start without them, but with this process's path: there they find the files of ``standins``, which install them
+again.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ HOME = str(Path(__file__).parent / "standins")
 
 
 def install(package: str, modules: Mapping[str, Mapping[str, object]]) -> bool:
-    """Make ``package`` importable with these modules, named from below it ("" is the package itself), and what is in
-    them; False where a real one is there, which then counts."""
+    """Make ``package`` importable with these modules and members; module names are relative, "" is the package itself.
+
+    Returns False where a real package exists, which then counts.
+    """
     if is_there(package):
         return False
     let_children_find()
     assert Path(HOME, f"{package}.py").is_file(), "children are to find it, too"
     made = {name: make(f"{package}.{name}" if name else package, members) for name, members in modules.items()}
     for name in list(made):
-        while "." in name:  # what lies between is a package, too
+        while "." in name:  # parent modules are packages, too
             name = name.rpartition(".")[0]
             if name not in made:
                 made[name] = make(f"{package}.{name}", {})
@@ -41,7 +44,7 @@ def install(package: str, modules: Mapping[str, Mapping[str, object]]) -> bool:
 
 
 def is_there(package: str) -> bool:
-    """Whether it is imported, or a real one could be."""
+    """Return whether a real package is imported or could be."""
     with without_standins():
         return package in sys.modules or importlib.util.find_spec(package) is not None
 
@@ -63,14 +66,14 @@ def without_standins() -> Iterator[None]:
 
 
 def stand_in(name: str, module: str) -> None:
-    """In a child: what ``module.install`` puts in place takes that of the file that was found under this name."""
+    """Replace a stand-in file, in a child process, by the modules that ``module.install`` makes."""
     del sys.modules[name]
     importlib.import_module(module).install()
 
 
 def make(name: str, members: Mapping[str, object]) -> ModuleType:
     module = ModuleType(name)
-    module.__path__ = []  # so that it may have modules below it
-    module.__spec__ = ModuleSpec(name, None, is_package=True)  # without one whoever looks for it gets an error
+    module.__path__ = []  # makes it a package
+    module.__spec__ = ModuleSpec(name, None, is_package=True)  # ``find_spec`` fails without one
     vars(module).update(members)
     return module

@@ -1,4 +1,4 @@
-"""A module without code: one file of TorchScript, ``torch.export`` or a pickled module."""
+"""Weights: a module without code: one file of TorchScript, ``torch.export`` or a pickled module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies to values and values to bodies, by media type. No pickle is ever read.
+"""Codecs: bodies decoded to values and values encoded to bodies, by media type. No pickle is ever read.
 
 numpy and Pillow are imported when a body first needs them, so that a process without a model never pays for them.
 """
@@ -55,14 +55,14 @@ KNOWN = f"{JSON}, {JSON_LINES[0]}, {CSV}, {NPY}, {NPZ}, {RAW}, text/plain, image
 
 
 def decode(body: Body, content_type: str) -> Any:
-    """A body to a value: numbers become arrays, anything else what JSON makes of it.
+    """Decode a body: numbers become arrays, anything else the value that JSON has.
 
-    JSON and CSV numbers become float32, or int64 where all are integers in JSON; npy keeps its type but for the byte
-    order, and the array of a bytearray, as large bodies are, is on its bytes; an image is uint8 [height, width] if
-    grey, else [height, width, 3]; ``application/octet-stream`` stays bytes unless the type has a ``dtype`` (and
-    ``shape``) parameter. A body without a content type is read as JSON. Text is of the ``charset`` that the type names,
-    else UTF-8 or what its byte order mark says. Raises BadRequest and UnsupportedMediaType; BodyTooLarge and BodiesFull
-    before more memory is taken than there is for samples.
+    JSON and CSV numbers become float32, or int64 where all numbers in JSON are integers. npy keeps its dtype except the
+    byte order; the array of a bytearray, as large bodies are, shares its memory. An image is uint8 [height, width] if
+    grey, else [height, width, 3]. ``application/octet-stream`` stays bytes unless the type has a ``dtype`` (and
+    ``shape``) parameter. A body without a content type is read as JSON. Text has the ``charset`` of the type, else
+    UTF-8 or the encoding of its byte order mark. Raises BadRequest and UnsupportedMediaType; BodyTooLarge and
+    BodiesFull before it takes more memory than samples may have.
     """
     kind = media_type(content_type) or JSON
     if is_json(kind):

@@ -1,4 +1,4 @@
-"""Arrays to bytes and back: npy, npz and raw values. No pickle is ever read or written."""
+"""Arrays: npy, npz and raw values, decoded and encoded. No pickle is ever read or written."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 LONG = "gG"  # long doubles, and complex numbers of two
-EXTENDED = 63  # binary digits behind the point of a long double of x86, which is
-TEN = 10  # bytes long, in more of them
-FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of zip's calendar: the same arrays are the same bytes
+EXTENDED = 63  # fraction bits of an x86 long double, whose value takes
+TEN = 10  # bytes; it is stored in more
+FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of zip's calendar: a fixed date, so that the same arrays give the same bytes
 
 
 def decode_npy(body: Body, _: object = None) -> np.ndarray:
-    """Keeps type and shape, in the machine's byte order. What needs pickle is refused."""
+    """Decode npy with its dtype and shape, in the machine's byte order. Refuses what needs pickle."""
     return read_npy(body)
 
 
@@ -37,7 +37,7 @@ def decode_npz(body: Body, _: object = None) -> dict[str, Any]:
             found = [(one.filename.removesuffix(".npy"), read_member(archive, one)) for one in archive.infolist()]
     except ServingError:
         raise
-    except Exception as exc:  # as for npy, and whatever the unpacker meets
+    except Exception as exc:  # as for npy, and errors of the unpacker
         raise BadRequest("the body is no npz archive, or a damaged one") from exc
     arrays = dict(found)
     if len(arrays) < len(found):
@@ -46,7 +46,7 @@ def decode_npz(body: Body, _: object = None) -> dict[str, Any]:
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
-    """One array; what is none stays bytes, as numpy has it."""
+    """Return one member as an array; one that is not npy stays bytes, as in numpy."""
     with archive.open(member) as file:
         if not is_npy(file):
             return file.read()
@@ -55,8 +55,10 @@ def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
 
 
 def decode_raw(body: Body, content_type: str = "") -> Any:
-    """Bytes as they are, or with ``dtype`` (and ``shape``, ``-1`` allowed once) a read-only array on them, uncopied
-    where its byte order is the machine's."""
+    """Return the bytes as they are, or with ``dtype`` (and ``shape``, ``-1`` allowed once) a read-only array.
+
+    The array shares the body's memory where its byte order is the machine's.
+    """
     options = parameters(content_type) if ";" in content_type else {}
     if "dtype" not in options:
         return body
@@ -75,7 +77,7 @@ def decode_raw(body: Body, content_type: str = "") -> Any:
 
 
 def to_npy(array: np.ndarray) -> bytes:
-    """Raises HandlerError for what only pickle could write."""
+    """Encode as npy. Raises HandlerError for an array that needs pickle."""
     import numpy as np
 
     check_plain(array)
@@ -85,14 +87,16 @@ def to_npy(array: np.ndarray) -> bytes:
 
 
 def to_raw(array: np.ndarray) -> bytes:
-    """The values in C order, little-endian. Raises HandlerError for what has no such bytes."""
+    """Return the values in C order, little-endian. Raises HandlerError for values without such bytes."""
     check_plain(array)
     return clean(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def clean(array: np.ndarray) -> np.ndarray:
-    """The same values, with zeros in the bytes that say nothing: behind each long double, and between the fields of a
-    record. There may be anything in them, such as a piece of what another client sent."""
+    """Return the same values with zeros in unused bytes: behind each long double, and between the fields of a record.
+
+    Those bytes are uninitialised memory and may hold a piece of another client's data.
+    """
     import numpy as np
 
     if not has_gaps(array.dtype):
@@ -104,7 +108,7 @@ def clean(array: np.ndarray) -> np.ndarray:
 
 
 def has_gaps(dtype: np.dtype) -> bool:
-    """Whether a value of this type has bytes that say nothing."""
+    """Return whether a value of this dtype has unused bytes."""
     if dtype.subdtype is not None:
         return has_gaps(dtype.subdtype[0])
     if dtype.names is None:
@@ -114,7 +118,7 @@ def has_gaps(dtype: np.dtype) -> bool:
 
 
 def copy_values(array: np.ndarray, shown: np.ndarray) -> None:
-    """Write into ``shown``, zeros of the same type, what the bytes of ``array`` say."""
+    """Copy the values of ``array`` into ``shown``, zeros of the same dtype, without the unused bytes."""
     import numpy as np
 
     dtype = array.dtype
@@ -124,7 +128,7 @@ def copy_values(array: np.ndarray, shown: np.ndarray) -> None:
         return
     shown[...] = array
     info = np.finfo(np.longdouble)
-    if dtype.char not in LONG or info.nmant != EXTENDED:  # elsewhere all of the bytes say something
+    if dtype.char not in LONG or info.nmant != EXTENDED:  # on other platforms all bytes are used
         return
     starts = range(0, dtype.itemsize, info.dtype.itemsize)  # of the two parts of a complex number
     at = TEN if dtype.isnative is (sys.byteorder == "little") else 0
@@ -138,7 +142,7 @@ def copy_values(array: np.ndarray, shown: np.ndarray) -> None:
 
 
 def check_plain(array: np.ndarray) -> None:
-    """Raises HandlerError for an array that is more than the bytes of its values."""
+    """Raise HandlerError for an array that is more than the bytes of its values."""
     import numpy as np
 
     if array.dtype.hasobject:
@@ -148,7 +152,7 @@ def check_plain(array: np.ndarray) -> None:
 
 
 def to_npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Raises HandlerError."""
+    """Encode as npz. Raises HandlerError for an array that needs pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():

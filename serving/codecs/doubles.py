@@ -1,7 +1,7 @@
-"""Doubles: keys that one JSON object has twice, of which a parser keeps the last one without a word.
+"""Doubles: duplicate keys in JSON objects, of which parsers silently keep the last.
 
-A key is followed by a colon, so that as many keys as colons is as many as were written. To count both is quick; only
-where texts seem to have such colons in them as well is the body read again.
+Each key is followed by a colon, so a value with as many keys as the text has colons has lost none. Counting both is
+quick; only where texts seem to contain such colons too is the body parsed again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ BEFORE = b'" \t\n\r'
 
 
 class DoubleKey(Exception):
-    """Carries the key."""
+    """A duplicate key; its argument is the key."""
 
 
 def check_keys(text: Body | str, value: Any, where: str = "the body") -> None:
-    """``text`` is JSON and ``value`` what was read of it. Raises BadRequest for a key that an object has twice;
-    BodyTooLarge and BodiesFull where there is no room to find out."""
+    """Raise BadRequest where an object in ``text`` has a key twice; ``value`` is the parsed JSON.
+
+    Raises BodyTooLarge and BodiesFull where there is no memory to check.
+    """
     if isinstance(text, memoryview):
         text = bytes(text)
     colons = text.count(":") if isinstance(text, str) else text.count(b":")
@@ -37,7 +39,7 @@ def check_keys(text: Body | str, value: Any, where: str = "the body") -> None:
 
 
 def ends_of_keys(text: bytes | bytearray | str) -> int:
-    """How many colons are behind a quote or a blank, as those behind keys are."""
+    """Count the colons behind a quote or a blank, as those behind keys are."""
     data = text.encode() if isinstance(text, str) else text
     found, at = 0, data.find(b":")
     while at >= 0:
@@ -47,8 +49,10 @@ def ends_of_keys(text: bytes | bytearray | str) -> int:
 
 
 def keys_in(value: Any, most: int) -> int:
-    """How many keys the objects in ``value`` have; it looks no further once there are ``most``. Objects come before
-    lists, since long lists seldom hold any."""
+    """Count the keys of all objects in ``value``, and stop once there are ``most``.
+
+    Objects are searched before lists, since long lists seldom hold any.
+    """
     found = len(value) if type(value) is dict else 0
     lists: list[Any] = [value] if type(value) is list else []
     objects: list[Any] = [value] if type(value) is dict else []
@@ -70,7 +74,7 @@ def keys_in(value: Any, most: int) -> int:
 
 
 def double_in(text: bytes | bytearray | str) -> str | None:
-    """The first key that ends an object in which it was before; None where there is none."""
+    """Return the first duplicate key; None where there is none."""
 
     def look(pairs: list[tuple[str, Any]]) -> None:
         seen: set[str] = set()
@@ -86,7 +90,7 @@ def double_in(text: bytes | bytearray | str) -> str | None:
         json.loads(text, object_pairs_hook=look, parse_int=str, parse_float=str)
     except DoubleKey as exc:
         return str(exc.args[0])
-    except (ValueError, RecursionError):  # what Python's own reader makes nothing of
+    except (ValueError, RecursionError):  # Python's json rejects it
         return None
     finally:
         claims.give(cost)

@@ -1,4 +1,4 @@
-"""Arrays of numpy, and tables of pandas and Arrow, as lists, dicts and values of Python."""
+"""Frames: numpy arrays, and tables of pandas and Arrow, as lists, dicts and plain Python values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving.errors import HandlerError
 
 
 class Lister(Protocol):
-    """What goes on with the parts of an array of Python's objects."""
+    """The caller's conversion of parts, for arrays of Python objects."""
 
     def plain(self, value: Any, at: str, depth: int) -> Any: ...
 
@@ -19,8 +19,10 @@ class Lister(Protocol):
 
 
 def from_array(array: Any, walk: Lister, at: str, depth: int) -> Any:
-    """An array, or a scalar of numpy: nested lists, a record as a dict, what is masked as None. Raises HandlerError for
-    complex numbers."""
+    """Convert an array or numpy scalar to nested lists; a record becomes a dict, a masked value None.
+
+    Raises HandlerError for complex numbers.
+    """
     import numpy as np
 
     kind = array.dtype.kind
@@ -45,7 +47,7 @@ def from_array(array: Any, walk: Lister, at: str, depth: int) -> Any:
 
 
 def rounded(array: Any, at: str) -> Any:
-    """Long doubles as doubles, which is what readers of JSON make of numbers. Raises HandlerError for one beyond."""
+    """Convert long doubles to doubles, as readers of JSON would. Raises HandlerError for a value out of range."""
     import numpy as np
 
     with np.errstate(over="ignore"):
@@ -58,7 +60,7 @@ def rounded(array: Any, at: str) -> Any:
 
 
 def unmasked(array: Any, walk: Lister, at: str, depth: int) -> Any:
-    """Field by field where it is of records, of which single fields may be masked."""
+    """Convert a masked array; records go field by field, since single fields may be masked."""
     import numpy as np
 
     if array is np.ma.masked:
@@ -72,7 +74,7 @@ def unmasked(array: Any, walk: Lister, at: str, depth: int) -> Any:
 
 
 def records(array: Any, walk: Lister, at: str, depth: int) -> Any:
-    """Each record as a dict of its fields."""
+    """Convert each record to a dict of its fields."""
     if array.ndim:
         return [records(one, walk, at, depth) for one in array]
     names = array.dtype.names
@@ -80,8 +82,10 @@ def records(array: Any, walk: Lister, at: str, depth: int) -> Any:
 
 
 def from_pandas(value: Any) -> Any:
-    """A DataFrame as records, a Series, Index or array of its own as a list; both without their index. NA and NaT are
-    None."""
+    """Convert a DataFrame to records; a Series, Index or extension array to a list; both without their index.
+
+    NA and NaT become None.
+    """
     pandas = sys.modules.get("pandas")
     if pandas is None or type(value).__module__.partition(".")[0] != "pandas":
         return NotImplemented
@@ -102,7 +106,7 @@ def from_pandas(value: Any) -> Any:
 
 
 def from_arrow(value: Any) -> Any:
-    """A Table or RecordBatch as records, an Array as a list, a Scalar as its value."""
+    """Convert a Table or RecordBatch to records, an Array to a list, a Scalar to its value."""
     arrow = sys.modules.get("pyarrow")
     if arrow is None or type(value).__module__.partition(".")[0] != "pyarrow":
         return NotImplemented
@@ -115,7 +119,7 @@ def from_arrow(value: Any) -> Any:
 
 
 def unique(columns: list[Any]) -> list[Any]:
-    """Raises HandlerError where two columns have one name."""
+    """Return the columns. Raises HandlerError where two have the same name."""
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise HandlerError(f"the output cannot be written as JSON: its table has two columns {str(twice)[:40]!r}")
@@ -123,12 +127,12 @@ def unique(columns: list[Any]) -> list[Any]:
 
 
 def is_table(value: Any) -> bool:
-    """Whether it has rows and columns with names: a DataFrame, or a table of Arrow."""
+    """Return whether the value has rows and named columns: a DataFrame, or a table of Arrow."""
     return rows_of(value) is not None
 
 
 def rows_of(value: Any) -> Iterable[Iterable[Any]] | None:
-    """The rows of a table, or of a column one value each; None for anything else."""
+    """Return the rows of a table, or of a column with one value each; None for anything else."""
     pandas, arrow = sys.modules.get("pandas"), sys.modules.get("pyarrow")
     if pandas is not None:
         if isinstance(value, pandas.DataFrame):

@@ -1,4 +1,4 @@
-"""JSON and lines of it to values: numbers become arrays, anything else what JSON makes of it."""
+"""JSON and JSON Lines, decoded: numbers become arrays, anything else the value that JSON has."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from serving.request import Body
 
 WRAPPERS = ("instances", "inputs")
 NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-LONG = 2.0**63  # from here on an integer is none of 64 bits
+LONG = 2.0**63  # the first integer beyond 64 bits
 
 
 def parse_json(body: Body, content_type: str = "") -> Any:
-    """What JSON says, in whatever encoding that it shows or its ``content_type`` names. Raises BadRequest, also for a
-    key that an object has twice, UnsupportedMediaType, BodyTooLarge and BodiesFull."""
+    """Parse JSON in the encoding that it shows or that ``content_type`` names.
+
+    Raises BadRequest, also for a duplicate key, UnsupportedMediaType, BodyTooLarge and BodiesFull.
+    """
     claims.take(json_cost(body))
     if ";" not in content_type:
         try:
@@ -59,8 +61,10 @@ def decode_lines(body: Body, content_type: str = "") -> Any:
 
 
 def lines_of(body: Body, content_type: str = "") -> Iterator[Any]:
-    """The values of JSON Lines; blank lines are none. Raises BadRequest that names the line, counted from 1, and
-    BodyTooLarge and BodiesFull before more memory is taken than there is."""
+    """Yield the values of JSON Lines without blank lines.
+
+    Raises BadRequest with the line number, from 1; BodyTooLarge and BodiesFull before it takes too much memory.
+    """
     claims.take(lines_cost(body))
     data = utf8(body, content_type)
     decode, has_keys = msgspec.json.Decoder().decode, b":" in data
@@ -77,21 +81,23 @@ def lines_of(body: Body, content_type: str = "") -> Iterator[Any]:
 
 
 def cut(data: bytes) -> Iterator[bytes]:
-    """The same as ``splitlines``, one at a time: all at once take several times what is in them."""
+    """Yield lines as ``splitlines`` cuts them, one at a time: all at once would take several times their size."""
     for line in io.BytesIO(data):
         yield from line.splitlines()
 
 
 def alone(value: Any, cost: int) -> Any:
-    """``value``, of which an array is all that is left of what took ``cost`` bytes."""
+    """Return ``value``; if it is an array, give back the memory of its ``cost`` that it does not need."""
     if cost and hasattr(value, "nbytes"):
         claims.give(cost - value.nbytes)
     return value
 
 
 def to_array(value: Any) -> Any:
-    """Numbers, and nested lists of them that form a rectangle, as an array: int64 where all are integers, else float32;
-    anything else as it is. Raises BadRequest for a number that float32 cannot hold."""
+    """Convert a number, or nested lists of numbers that form a rectangle, to an array; return anything else unchanged.
+
+    The array is int64 where all are integers, else float32. Raises BadRequest for a number beyond float32.
+    """
     if not isinstance(value, list | int | float) or not is_numeric(value):
         return value
     import numpy as np
@@ -102,13 +108,13 @@ def to_array(value: Any) -> Any:
         return value  # ragged
     if array.dtype.kind != "f":
         return array if array.dtype.kind in "bi" else value
-    if np.vdot(array, array) < LONG**2:  # the quickest way to see that all are small
+    if np.vdot(array, array) < LONG**2:  # the quickest test that all are small
         return array.astype(np.float32)
     return value if has_long(value) else float32(array)
 
 
 def float32(array: Any) -> Any:
-    """Raises BadRequest."""
+    """Convert to float32. Raises BadRequest for a number out of range."""
     import numpy as np
 
     with np.errstate(over="raise"):
@@ -120,14 +126,14 @@ def float32(array: Any) -> Any:
 
 
 def has_long(value: Any) -> bool:
-    """Whether one of the numbers is an integer beyond 64 bits, which no type of array keeps."""
+    """Return whether a number is an integer beyond 64 bits, which no array type holds."""
     if isinstance(value, list):
         return any(map(has_long, value))
     return isinstance(value, int) and not -LONG <= value < LONG
 
 
 def is_numeric(value: Any) -> bool:
-    """Whether the first leaf is a number: a look that keeps numpy away from texts and objects."""
+    """Return whether the first leaf is a number, so that numpy gets no texts or objects."""
     while isinstance(value, list) and value:
         value = value[0]
     return isinstance(value, int | float | list)

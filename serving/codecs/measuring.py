@@ -1,4 +1,4 @@
-"""Measuring: how much memory a body will take once it is decoded, told from its head, or from a glance over it."""
+"""Measuring: the memory that a decoded body will take, estimated from its header or from a scan."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from serving import claims
 from serving.errors import BadRequest
 from serving.request import Body
 
-GLANCED = 16 * 1024  # bytes of a text from which on it is measured
-COPIES = 16  # bytes of a pixel while a picture is turned upright and becomes an array: as it was, upright, RGB, bytes
-ENTRY = 1024  # bytes that an entry of an archive takes beside what is in it
-INFLATION = 1032  # bytes that one byte of deflate gives at most
-SUSPICIOUS = 8  # bytes out of one of a PNG's data from which on these are counted first
-CODES = 2731  # pixels that one byte of a GIF gives at most: 4096 of a code of 12 bits
-PIXEL_LIMIT = 100_000_000  # an image with more is refused before it is decoded
+GLANCED = 16 * 1024  # bytes; smaller texts are not measured
+COPIES = 16  # bytes of a pixel at the peak of decoding: original, upright, RGB and array
+ENTRY = 1024  # bytes of an archive entry's metadata
+INFLATION = 1032  # bytes, at most, from one byte of deflate
+SUSPICIOUS = 8  # bytes from one of a PNG's data above which they are counted first
+CODES = 2731  # pixels, at most, from one byte of a GIF: 4096 from a code of 12 bits
+PIXEL_LIMIT = 100_000_000  # larger images are refused before decoding
 PIECE = 1 << 20
-RECORD = 288  # bytes that a record takes beside what is in it, and its answer
+RECORD = 288  # bytes of a record's overhead, answer included
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's colour types
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
 
 
 def json_cost(body: Body) -> int:
-    """Bytes of the objects that JSON, or lines of it, becomes at most, about; 0 for a small one."""
+    """Return about the most bytes that JSON, or JSON Lines, takes as objects; 0 for a small body."""
     if len(body) < GLANCED:
         return 0
     data = bytes(body) if isinstance(body, memoryview) else body
     things = data.count(b",") + data.count(b":") + data.count(b"\n")
-    # A character beyond ASCII makes up to four bytes of each beside it; of a text with escapes there is a draft, too.
+    # One non-ASCII character widens its whole text to up to four bytes each; a text with escapes has a draft, too.
     each = 7 if b"\\" in data else 1 if data.isascii() else 5
     return each * len(data) + 72 * things + 112 * data.count(b"[") + 208 * data.count(b"{")
 
 
 def lines_cost(body: Body) -> int:
-    """Bytes of the objects that lines of JSON become; 0 for few of them."""
+    """Return the bytes that JSON Lines takes as objects; 0 for a small body."""
     if len(body) < GLANCED:
         return 0
     data = bytes(body) if isinstance(body, memoryview) else body
-    # Lines that end as those of old Macs are all cut before the first one is read.
+    # Lines that end in a bare CR are all split before the first one is parsed.
     return len(data) + json_cost(data) + 144 * (data.count(b"\r") - data.count(b"\r\n"))
 
 
 def csv_cost(body: Body) -> int:
-    """Bytes of the texts, lists and numbers that CSV becomes where all rows are there at a time; 0 for a small one."""
+    """Return the bytes that CSV takes as texts, lists and numbers with all rows in memory; 0 for a small body."""
     if len(body) < GLANCED:
         return 0
     data = bytes(body) if isinstance(body, memoryview) else body
@@ -56,9 +56,9 @@ def csv_cost(body: Body) -> int:
 
 
 def numbers_cost(body: Body) -> int:
-    """Bytes that CSV takes on its way to an array where one row is there at a time; 0 for a small one.
+    """Return the bytes that CSV takes on its way to an array with one row in memory; 0 for a small body.
 
-    How long the longest row is nobody knows before it is read: all of the fields may be in one.
+    The longest row is unknown before it is read: it may have all the fields.
     """
     if len(body) < GLANCED:
         return 0
@@ -67,7 +67,7 @@ def numbers_cost(body: Body) -> int:
 
 
 def records_cost(body: Body) -> int:
-    """Bytes that the records of a body take while they are answered, one by one, and their answers; 0 for few."""
+    """Return the bytes that a body's records and answers take while answered one by one; 0 for a small body."""
     if len(body) < GLANCED:
         return 0
     data = bytes(body) if isinstance(body, memoryview) else body
@@ -75,7 +75,7 @@ def records_cost(body: Body) -> int:
 
 
 def ends_in(data: bytes | bytearray) -> int:
-    """How often a line ends."""
+    """Count the line ends."""
     return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
 
 
@@ -86,7 +86,7 @@ def text_cost(body: Body) -> int:
 
 
 def array_size(shape: tuple[int, ...], item_size: int, there: int) -> int:
-    """Bytes of an array of which ``there`` bytes follow. Raises BadRequest where these are too few."""
+    """Return the size of an array in bytes. Raises BadRequest where only ``there`` bytes follow, which are too few."""
     size = math.prod(shape) * item_size
     if min(shape, default=0) < 0 or size > there:
         raise BadRequest(f"the body's array has {size} bytes by its head, of which {there} are there")
@@ -94,7 +94,7 @@ def array_size(shape: tuple[int, ...], item_size: int, there: int) -> int:
 
 
 def archive_cost(archive: zipfile.ZipFile) -> int:
-    """Bytes that an npz unpacks to. Raises BadRequest for what numpy does not write."""
+    """Return the unpacked size of an npz in bytes. Raises BadRequest for a compression that numpy does not write."""
     members = archive.infolist()
     if any(member.compress_type not in PACKED for member in members):
         raise BadRequest("the npz body is packed in another way than numpy packs it")
@@ -102,7 +102,7 @@ def archive_cost(archive: zipfile.ZipFile) -> int:
 
 
 def npz_cost(body: Body) -> int:
-    """Bytes that an npz takes once it is unpacked. Raises BadRequest where it is none."""
+    """Return the unpacked size of an npz in bytes. Raises BadRequest where the body is no npz."""
     claims.take(entries_cost(body))
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
@@ -112,15 +112,15 @@ def npz_cost(body: Body) -> int:
 
 
 def entries_cost(body: Body) -> int:
-    """Bytes that the directory of an archive takes, by the number of its entries."""
+    """Return the bytes that an archive's directory takes, by its number of entries."""
     data = bytes(body) if isinstance(body, memoryview) else body
     return ENTRY * data.count(b"PK\x01\x02")
 
 
 def take_picture(image: Any, body: Body) -> int:
-    """Take the memory that decoding a Pillow image takes, which was opened on ``body``, and give how much that is.
+    """Claim the memory for decoding a Pillow image that was opened on ``body``, and return its bytes.
 
-    Raises BadRequest where it has too many pixels, or more than its data can give; BodyTooLarge and BodiesFull.
+    Raises BadRequest where it has too many pixels, or more than its data can hold; BodyTooLarge and BodiesFull.
     """
     pixels = image.width * image.height
     if not 0 < pixels <= PIXEL_LIMIT:
@@ -133,9 +133,9 @@ def take_picture(image: Any, body: Body) -> int:
 
 
 def fills_png(body: bytes) -> bool:
-    """Whether the data of a PNG give all of its pixels; those that are so much that they are likely to are not counted.
+    """Return whether a PNG's data hold all of its pixels; data so long that they very likely do are not counted.
 
-    Pillow takes the rest for black.
+    Pillow would make the missing ones black.
     """
     size, parts, at = 0, [], 8
     while at + 8 <= len(body):
@@ -153,7 +153,7 @@ def fills_png(body: bytes) -> bool:
 
 
 def png_size(head: memoryview) -> int:
-    """Bytes of all rows, each with that of its filter."""
+    """Return the bytes of all rows, with one filter byte each."""
     width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", head)
     bits = depth * CHANNELS.get(colour, 1)
     areas = [(width, height)]
@@ -163,7 +163,7 @@ def png_size(head: memoryview) -> int:
 
 
 def inflates_to(parts: list[memoryview], size: int) -> bool:
-    """Whether zlib makes at least ``size`` bytes of the parts; what it makes is dropped."""
+    """Return whether the parts inflate to at least ``size`` bytes; the output is dropped."""
     inflater = zlib.decompressobj()
     try:
         for part in parts:

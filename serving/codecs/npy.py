@@ -1,7 +1,7 @@
-"""The npy format: arrays from a body's bytes, never by pickle.
+"""npy: arrays from a body's bytes, never by pickle.
 
-numpy's own reader says what a header means, once; bodies that begin with the same bytes are then arrays at the same
-place of themselves. Reading each header anew takes numpy's parser forty times as long.
+numpy's own reader parses a header once; later bodies with the same header become arrays at the same offset. Parsing
+each header anew takes numpy forty times as long.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x93NUMPY"
 VERSIONS = ((1, 0), (2, 0), (3, 0))
-WIDTHS = {1: 2, 2: 4, 3: 4}  # bytes that say how long the rest of the header is, by version
-LONGEST = 512  # bytes of a header that is remembered
-KNOWN = 1024  # headers that are remembered
-NUMBERS = "biufc"  # kinds of dtypes whose bytes are all there is to a value
+WIDTHS = {1: 2, 2: 4, 3: 4}  # bytes of the header's length field, by version
+LONGEST = 512  # bytes; longer headers are not cached
+KNOWN = 1024  # cached headers
+NUMBERS = "biufc"  # kinds of dtypes whose values are plain bytes
 
 
 class Layout(NamedTuple):
-    """What a header says. ``end`` is where the last value ends, in bytes."""
+    """A parsed header. ``start`` and ``end`` are the byte offsets of the values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -40,9 +40,11 @@ _layouts: dict[bytes, Layout] = {}
 
 
 def read_npy(body: Body) -> np.ndarray:
-    """An array that may be written to, in the machine's byte order. That of a bytearray is on its bytes; of others, and
-    where bytes are swapped, it is a copy. Raises BadRequest, also where more comes behind the array; BodyTooLarge,
-    BodiesFull."""
+    """Return a writable array in the machine's byte order.
+
+    That of a bytearray shares its memory; others, and those with swapped bytes, are copies. Raises BadRequest, also for
+    bytes behind the array; BodyTooLarge and BodiesFull.
+    """
     import numpy as np
 
     head = head_of(body)
@@ -63,13 +65,13 @@ def read_npy(body: Body) -> np.ndarray:
 
 
 def check_end(behind: int) -> None:
-    """Raises BadRequest where bytes come behind the array: what is not read was sent for something."""
+    """Raise BadRequest where bytes follow the array: they were sent for a purpose and would be ignored."""
     if behind:
         raise BadRequest(f"{behind} bytes come behind the array of the npy body")
 
 
 def native(array: np.ndarray) -> np.ndarray:
-    """The same values in the machine's byte order, which is all that torch takes. Raises BodyTooLarge, BodiesFull."""
+    """Return the same values in the machine's byte order, which torch needs. Raises BodyTooLarge and BodiesFull."""
     if array.dtype.isnative:
         return array
     if array.nbytes >= GLANCED:
@@ -78,7 +80,7 @@ def native(array: np.ndarray) -> np.ndarray:
 
 
 def head_of(body: Body) -> bytes:
-    """The bytes before the values, as far as they are there; b"" of what is not npy or has a very long header."""
+    """Return the bytes before the values, as far as present; b"" if not npy or very long."""
     if bytes(body[:6]) != MAGIC or len(body) < 12:
         return b""
     width = WIDTHS.get(body[6], 0)
@@ -87,7 +89,7 @@ def head_of(body: Body) -> bytes:
 
 
 def load(body: Body) -> np.ndarray:
-    """By what numpy reads of the header. Raises BadRequest, BodyTooLarge, BodiesFull."""
+    """Read the array with numpy's own parser. Raises BadRequest, BodyTooLarge and BodiesFull."""
     try:
         file = io.BytesIO(body)
         size, read = open_npy(file, len(body))
@@ -95,20 +97,22 @@ def load(body: Body) -> np.ndarray:
         return read()
     except ServingError:
         raise
-    except Exception as exc:  # numpy's reader raises whatever its header parser meets
+    except Exception as exc:  # numpy's header parser raises errors of many types
         raise BadRequest("the body is no npy array, or its head is damaged") from exc
 
 
 def is_npy(file: IO[bytes]) -> bool:
-    """Whether a file that is at its beginning is one."""
+    """Return whether a file, positioned at its beginning, is npy."""
     found = file.read(len(MAGIC)) == MAGIC
     file.seek(0)
     return found
 
 
 def open_npy(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]]:
-    """Bytes of the array of an npy file of ``there`` bytes at its beginning, and what reads it. Raises BadRequest where
-    less or more is there, and whatever numpy's parser raises."""
+    """Return the size of an npy file's array in bytes, and a function that reads it; the file has ``there`` bytes.
+
+    Raises BadRequest where it has fewer or more than its array needs, and whatever numpy's parser raises.
+    """
     import numpy as np
 
     version = np.lib.format.read_magic(file)
@@ -134,7 +138,7 @@ def open_npy(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]
 
 
 def fill(file: IO[bytes], room: memoryview) -> None:
-    """Read in parts: the reader of an archive makes a copy of each. Raises BadRequest at the end of the file."""
+    """Read into ``room`` in parts, since an archive's reader copies each. Raises BadRequest at the end of the file."""
     while room:
         part = file.read(min(len(room), PIECE))
         if not part:
@@ -144,7 +148,7 @@ def fill(file: IO[bytes], room: memoryview) -> None:
 
 
 def remember(head: bytes, array: np.ndarray) -> None:
-    """``array`` is what numpy has made of a body that begins with ``head``."""
+    """Cache the layout of ``array``, which numpy has read from a body that begins with ``head``."""
     if not head or array.dtype.kind not in NUMBERS:
         return
     if len(_layouts) >= KNOWN:

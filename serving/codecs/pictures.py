@@ -1,4 +1,4 @@
-"""Pictures: a body to a Pillow image that stands upright, with pixels of 8 bits that mean what those of the file do."""
+"""Pictures: a body decoded to an upright Pillow image with 8 bits a channel that keeps the meaning of the pixels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 SCALED = ("PNG", "PPM", "TIFF", "JPEG2000")  # formats in which the largest value is white
-WIDENED = ("PNG", "PPM")  # those of which Pillow may have 16 bits as 32
-PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and its value for pictures that are a negative (TIFF 6.0, p. 37)
-BITS = 258  # of a sample
+WIDENED = ("PNG", "PPM")  # formats whose 16 bits Pillow may open as 32
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag, and its value for inverted pictures (TIFF 6.0, p. 37)
+BITS = 258  # the TIFF tag BitsPerSample
 PLAIN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
 def decode_image(body: Body) -> np.ndarray:
-    """uint8, [height, width] of a picture that is grey of 8 or 16 bits, else [height, width, 3]."""
+    """Decode to uint8 [height, width] for grey of 8 or 16 bits, else [height, width, 3]."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as exc:
@@ -38,17 +38,17 @@ def decode_image(body: Body) -> np.ndarray:
         raise
     except UnidentifiedImageError as exc:
         raise BadRequest("the body is no image that can be read: it begins as none that is known does") from exc
-    except Exception as exc:  # each of Pillow's readers has errors of its own
+    except Exception as exc:  # each of Pillow's readers raises errors of its own
         raise BadRequest("the body is no image that can be read: it is damaged, or not all of it is there") from exc
     claims.give(cost - array.nbytes)
     return array
 
 
 def turned(image: Any) -> Any:
-    """A Pillow image as it is to be looked at, of a mode that ``convert("RGB")`` knows the meaning of.
+    """Return a Pillow image upright, in a mode that ``convert("RGB")`` understands.
 
-    Of 16 bits the upper 8 are kept, as Pillow does it in colour. Transparency is ignored, as is a colour profile; of
-    many frames or pages it is the first. Raises BadRequest for pixels that do not say what is black and what is white.
+    16 bits are cut to the upper 8, as Pillow does in colour. Transparency and colour profiles are ignored; of several
+    frames or pages the first is used. Raises BadRequest for pixels without a known black and white.
     """
     from PIL import ImageOps
 

@@ -1,6 +1,6 @@
-"""Plain: whatever Python people return, as what JSON and CSV can say.
+"""Plain: any common Python value as values that JSON and CSV can hold.
 
-Libraries are looked up among what is imported already: an object of theirs cannot be there without them.
+Libraries are looked up in ``sys.modules``: without the library there is no object of it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from serving.errors import HandlerError
 LISTS = (list, tuple, deque, range, machine_array, KeysView, ValuesView, ItemsView)
 LEAVES = frozenset({str, int, float, bool, type(None)})
 BYTES = (bytes, bytearray, memoryview)
-TEXTS = (Decimal, Fraction, uuid.UUID)  # exact as text, and not as a number
-DEPTH = 200  # of values within values
+TEXTS = (Decimal, Fraction, uuid.UUID)  # exact as text, inexact as a JSON number
+DEPTH = 200  # of nesting
 ODD = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, ImportError, AssertionError)
 
 
 def is_plain(value: Any) -> bool:
-    """Whether nothing in it needs a second look: lists, dicts with str keys, JSON's own values, arrays and tensors."""
+    """Return whether a value needs no conversion: lists, dicts with str keys, JSON's values, arrays and tensors."""
     kind = type(value)
     if kind is dict:
         for key, part in value.items():
@@ -48,7 +48,7 @@ def is_plain(value: Any) -> bool:
 
 
 def numbers_of(value: Any) -> Any:
-    """A tensor, array or scalar of everyday numbers as lists of them. Raises TypeError for anything else."""
+    """Return a tensor, array or scalar of common numbers as lists. Raises TypeError for anything else."""
     array = tensor_of(value)
     if array is None or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError
@@ -56,8 +56,10 @@ def numbers_of(value: Any) -> Any:
 
 
 def tensor_of(value: Any) -> Any:
-    """A tensor or array as an array on the host, or a scalar of numpy; None for anything else. Types of torch that
-    numpy lacks, as bfloat16 is, become float32."""
+    """Return a tensor or array as an array on the host, or a numpy scalar; None for anything else.
+
+    torch dtypes that numpy lacks, such as bfloat16, become float32.
+    """
     if hasattr(value, "detach"):
         torch = sys.modules.get("torch")
         return host_array(value, torch) if torch is not None and isinstance(value, torch.Tensor) else None
@@ -77,8 +79,10 @@ def host_array(tensor: Any, torch: Any) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """``value`` as dicts with str keys, lists and what JSON has beside. Raises HandlerError that names the type that
-    has no such form, and where in the value it is."""
+    """Convert a value to dicts with str keys, lists and JSON's other values.
+
+    Raises HandlerError with the type that has no JSON form, and its place in the value.
+    """
     try:
         return Walk().plain(value, "", 0)
     except RecursionError as exc:
@@ -86,7 +90,7 @@ def to_plain(value: Any) -> Any:
 
 
 class Walk:
-    """One look over a value, whose parts are named as Python would: ``[0].label['a b']``."""
+    """The conversion of one value, whose parts are named as in Python: ``[0].label['a b']``."""
 
     def plain(self, value: Any, at: str, depth: int) -> Any:
         kind = type(value)
@@ -96,7 +100,7 @@ class Walk:
             self._refuse(f"it is nested more than {DEPTH} times", at[:200])
         try:
             found = self._known(value, at, depth + 1)
-        except ODD as exc:  # of the library whose object it is, or of user code
+        except ODD as exc:  # from the object's library or from user code
             raise HandlerError(
                 f"the output cannot be written as JSON: {name_of(kind)}{place(at)} failed with {type(exc).__name__}"
             ) from exc
@@ -112,7 +116,7 @@ class Walk:
         return NotImplemented
 
     def _python(self, value: Any, at: str, depth: int) -> Any:
-        """Of what Python itself has."""
+        """Convert a value of a Python type."""
         if isinstance(value, enum.Enum):
             return self.plain(value.value, at, depth)
         if isinstance(value, Mapping):
@@ -127,7 +131,7 @@ class Walk:
 
     def _scalar(self, value: Any, at: str) -> Any:
         if module_of(value) in ("numpy", "pandas", "torch"):
-            return NotImplemented  # these are kinds of Python's own, and more than these
+            return NotImplemented  # subclasses of Python's types that mean more
         if isinstance(value, str):
             return self._text(str.__str__(value), at)
         if isinstance(value, int):
@@ -145,7 +149,7 @@ class Walk:
         return NotImplemented
 
     def _library(self, value: Any, at: str, depth: int) -> Any:
-        """Of what libraries have; each gives parts that are looked at in turn."""
+        """Convert a value of a library; its parts are converted in turn."""
         array = tensor_of(value)
         if array is not None:
             return from_array(array, self, at, depth)
@@ -156,7 +160,7 @@ class Walk:
         return NotImplemented
 
     def _like(self, value: Any, at: str, depth: int) -> Any:
-        """Of objects that say themselves what they are made of."""
+        """Convert an object that lists its own fields, or has ``tolist``."""
         if isinstance(value, type):
             return NotImplemented
         if isinstance(value, msgspec.Struct):
@@ -167,7 +171,7 @@ class Walk:
             return self.plain(dumped(value), at, depth)
         elif (attributes := getattr(type(value), "__attrs_attrs__", None)) is not None:
             names = [one.name for one in attributes]
-        elif callable(getattr(value, "tolist", None)):  # as AWS's encoder does with whatever has one
+        elif callable(getattr(value, "tolist", None)):  # as AWS's encoder does
             found = value.tolist()
             return NotImplemented if type(found) is type(value) else self.plain(found, at, depth)
         else:
@@ -191,7 +195,7 @@ class Walk:
         ]
 
     def _key(self, key: Any, at: str) -> str:
-        """As text, since JSON has no other keys: numbers, True and None as Python's json has them, tuples as Python."""
+        """Return a key as text, which JSON needs: numbers, True and None as in Python's json, tuples as in Python."""
         if type(key) is str:
             return self._text(key, f"{at} (a key)")
         if isinstance(key, tuple):
@@ -233,7 +237,7 @@ def module_of(value: Any) -> str:
 
 
 def in_order(values: Any) -> Any:
-    """Sorted where that can be, so that the same set is the same answer."""
+    """Return the values sorted if possible, so that equal sets give equal answers."""
     try:
         return sorted(values)
     except TypeError:
@@ -246,8 +250,8 @@ def is_model(value: Any) -> bool:
 
 
 def dumped(model: Any) -> Any:
-    """A pydantic model as it would write itself as JSON; where it holds what pydantic cannot write, its parts."""
+    """Return a pydantic model as its own JSON form, or its fields where pydantic cannot write them."""
     try:
         return model.model_dump(mode="json")
-    except Exception:  # pydantic's own, and those of the serializers of its fields
+    except Exception:  # of pydantic, or of the serializers of its fields
         return model.model_dump()

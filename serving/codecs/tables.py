@@ -1,4 +1,4 @@
-"""CSV to rows and to arrays of numbers, and rows to CSV (RFC 4180)."""
+"""Tables: CSV decoded to rows and arrays of numbers, and rows encoded as CSV (RFC 4180)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ HEADERS = ("", "present", "absent")
 
 
 class RowsUnclear(BadRequest):
-    """How many rows there are cannot be told, whatever is in them."""
+    """The number of rows is ambiguous, whatever their values."""
 
 
 def header_of(content_type: str) -> str:
-    """What the ``header`` parameter of a Content-Type says: ``present``, ``absent`` or "". Raises BadRequest."""
+    """Return the ``header`` parameter of a Content-Type: ``present``, ``absent`` or "".
+
+    Raises BadRequest for another value.
+    """
     said = parameters(content_type).get("header", "").lower() if ";" in content_type else ""
     if said not in HEADERS:
         raise BadRequest(f"header is {said[:40]!r} in the content type; allowed: present, absent")
@@ -36,14 +39,13 @@ def header_of(content_type: str) -> str:
 
 
 def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
-    """The rows of a CSV, each with the line that it begins at, counted from 1, and as it is written there.
+    """Yield each row of a CSV: the number of its first line, from 1, its text as written, and its fields.
 
-    Blank lines at the end are none, nor are those before rows of many columns; before a row of one column a blank line
-    is a row whose value is missing, so that after such a one nobody can tell what those at the end are. One row is
-    there at a time: lists of texts take many times what is in them. Raises BadRequest, which is RowsUnclear in this
-    case.
+    Blank lines at the end are not rows, nor are those before rows of several columns. Before a row of one column a
+    blank line is a row with a missing value; after such a row blank lines at the end are ambiguous. One row is in
+    memory at a time: lists of texts take many times their size. Raises BadRequest, in that case RowsUnclear.
     """
-    lines: list[str] = []  # of the row that is read
+    lines: list[str] = []  # of the current row
 
     def read() -> Iterator[str]:
         for line in io.StringIO(text, newline=""):
@@ -51,7 +53,7 @@ def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
             yield line
 
     reader = csv.reader(read(), strict=True)
-    start = blank = missing = 0  # lines before this row, how many of them are blank, and the last one that was a row
+    start = blank = missing = 0  # lines before this row, the blank ones directly before it, the last blank row
     try:
         for row in reader:
             if row:
@@ -74,7 +76,7 @@ def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
 
 
 def decode_record(body: Body, content_type: str) -> np.ndarray:
-    """One row of numbers, below its header where the type says so, to float32 [columns]. Raises BadRequest."""
+    """Decode one row of numbers, below a header if the type says so, to float32 [columns]. Raises BadRequest."""
     array = decode_csv(body, content_type, "")
     if len(array) != 1:
         raise BadRequest(f"the CSV record has {len(array)} rows")
@@ -82,8 +84,10 @@ def decode_record(body: Body, content_type: str) -> np.ndarray:
 
 
 def decode_csv(body: Body, content_type: str = "text/csv", place: str = "line {}, ") -> np.ndarray:
-    """Numbers in rows to float32 [rows, columns]; an empty field is NaN; ``header=present`` skips the first row.
-    ``place`` is how a line is named, where something is wrong with it."""
+    """Decode rows of numbers to float32 [rows, columns]; an empty field is NaN; ``header=present`` skips the first row.
+
+    ``place`` is the format of a line's name in errors.
+    """
     cost = numbers_cost(body)
     claims.take(cost)
     array: np.ndarray = alone(to_numbers(decode_text(body, content_type), header_of(content_type), place), cost)
@@ -112,7 +116,7 @@ def to_numbers(text: str, header: str, place: str) -> np.ndarray:
 
 
 def number_of(field: str, where: str, column: int) -> float:
-    """Raises BadRequest."""
+    """Return a field's number, NaN where it is blank. Raises BadRequest for other text."""
     if not field.strip():
         return math.nan
     try:
@@ -122,8 +126,10 @@ def number_of(field: str, where: str, column: int) -> float:
 
 
 def to_float(field: str) -> float:
-    """A number as CSV has it. Raises ValueError, also for what only Python takes for one, and for one that is too large
-    to be one of 64 bits."""
+    """Return a CSV number.
+
+    Raises ValueError, also for forms that only Python accepts and for numbers beyond 64 bits.
+    """
     value = float(field)
     if "_" in field or not field.isascii() or (math.isinf(value) and "inf" not in field.lower()):
         raise ValueError(field)
@@ -131,10 +137,10 @@ def to_float(field: str) -> float:
 
 
 def to_csv(rows: Iterable[Iterable[Any]]) -> bytes:
-    """Fields are quoted where they must be. Raises UnicodeEncodeError."""
+    """Return rows as CSV, with quotes where needed. Raises UnicodeEncodeError."""
     lines = []
     for row in rows:
         buffer = io.StringIO()
-        csv.writer(buffer).writerow(row)  # whose own end of a line is what has both of its characters quoted
+        csv.writer(buffer).writerow(row)  # its default line end makes it quote both CR and LF
         lines.append(buffer.getvalue().removesuffix("\r\n"))
     return "".join(f"{line}\n" for line in lines).encode()

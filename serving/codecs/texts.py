@@ -1,6 +1,6 @@
-"""Texts: bytes of any encoding to a str, by the ``charset`` of their Content-Type and by their byte order mark.
+"""Texts: bytes of any encoding decoded by the ``charset`` of their Content-Type and by their byte order mark.
 
-Nothing is guessed: where the two contradict each other, or bytes do not fit, the client is told.
+Nothing is guessed: where the two contradict each other, or bytes do not fit, the client gets an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from serving.http.media import is_json
 from serving.request import Body, media_type
 
 UTF_8 = "utf_8"
-# Longest first: UTF-32's begins with that of UTF-16.
+# Longest first: the mark of UTF-32 begins with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf_32_le"),
     (codecs.BOM_UTF32_BE, "utf_32_be"),
@@ -43,10 +43,10 @@ MARK = "\ufeff"
 
 
 def decode_text(body: Body, content_type: str = "") -> str:
-    """The text of a body, without a byte order mark. Without a charset it is UTF-8, or what its mark says.
+    """Return the text of a body without its byte order mark. Without a charset it is UTF-8, or as its mark says.
 
-    Raises UnsupportedMediaType for an unknown charset, BadRequest for bytes that are no such text; BodyTooLarge and
-    BodiesFull before more memory is taken than there is.
+    Raises UnsupportedMediaType for an unknown charset, BadRequest for bytes that are not such text; BodyTooLarge and
+    BodiesFull before it takes too much memory.
     """
     claims.take(text_cost(body))
     charset = charset_of(content_type) if ";" in content_type else None
@@ -57,7 +57,7 @@ def decode_text(body: Body, content_type: str = "") -> str:
 
 @lru_cache(256)
 def charset_of(content_type: str) -> str | None:
-    """What Python calls the charset of a Content-Type; None where there is none. Raises UnsupportedMediaType."""
+    """Return Python's name for the charset of a Content-Type; None without one. Raises UnsupportedMediaType."""
     pairs = [part.partition("=") for part in content_type.split(";")[1:]]
     named = {value.strip().strip("\"'").lower() for name, _, value in pairs if name.strip().lower() == "charset"} - {""}
     if not named:
@@ -70,7 +70,10 @@ def charset_of(content_type: str) -> str | None:
 
 
 def python_name(charset: str) -> str | None:
-    """None for one that is not known here. Python itself would look for a module of any name."""
+    """Return Python's name for a charset, or None for an unknown one.
+
+    Python itself would import a module by any name.
+    """
     if not charset.isascii():
         return None
     name = normalize_encoding(charset)
@@ -79,7 +82,7 @@ def python_name(charset: str) -> str | None:
 
 
 def text_of(data: bytes, charset: str | None) -> str:
-    """Raises BadRequest."""
+    """Decode bytes. Raises BadRequest where they are not text of this charset."""
     marked = marked_as(data, charset)
     if charset is None:
         name = marked or UTF_8
@@ -99,7 +102,7 @@ def text_of(data: bytes, charset: str | None) -> str:
 
 
 def said(name: str) -> str:
-    """A charset as clients write it: ``UTF-16LE``, ``ISO-8859-1``, ``windows-1252``."""
+    """Return a charset as clients write it: ``UTF-16LE``, ``ISO-8859-1``, ``windows-1252``."""
     if name.startswith("cp125"):
         return f"windows-{name[2:]}"
     name = SAID.get(name, name).replace("_", "-").replace("iso8859", "iso-8859")
@@ -107,14 +110,14 @@ def said(name: str) -> str:
 
 
 def marked_as(data: bytes, charset: str | None) -> str | None:
-    """The encoding whose byte order mark is the first of ``data``; that of ``charset`` where it may be."""
+    """Return the encoding of the byte order mark that begins ``data``; one that fits ``charset`` if possible."""
     found = [name for mark, name in MARKS if data.startswith(mark)]
     allowed = (charset, *UNORDERED.get(charset or "", ()))
     return next((name for name in found if name in allowed), found[0] if found else None)
 
 
 def json_text(body: Body, content_type: str = "") -> Body | str:
-    """JSON, or lines of it, in a form that a parser takes: as it is where that is UTF-8, which most of it is."""
+    """Return JSON, or JSON Lines, for a parser: unchanged where it is UTF-8, as most of it is, else decoded."""
     charset = charset_of(content_type) if ";" in content_type else None
     start = bytes(body[:4])
     if charset is None:
@@ -126,12 +129,15 @@ def json_text(body: Body, content_type: str = "") -> Body | str:
 
 
 def zeros_of(start: bytes) -> str | None:
-    """How JSON is encoded, whose first two characters are ASCII, by the zeros in between (RFC 4627 §3)."""
+    """Return the encoding of JSON by the zeros among its first bytes (RFC 4627 §3).
+
+    JSON's first two characters are ASCII.
+    """
     shown = bytes(120 if byte else 0 for byte in start)
     return next((name for zeros, name in ZEROS if shown.startswith(zeros)), None)
 
 
 def utf8(body: Body, content_type: str) -> bytes:
-    """Lines of JSON or of CSV as UTF-8 without a mark."""
+    """Return JSON Lines or CSV as UTF-8 without a byte order mark."""
     text = json_text(body, content_type)
     return text.encode() if isinstance(text, str) else bytes(text)

@@ -1,4 +1,4 @@
-"""Times and spans of time as ISO 8601 has them, to the nanosecond."""
+"""Times and durations as ISO 8601 text, to the nanosecond."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS = {"W": 604_800, "D": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 def duration(parts: int, digits: int) -> str:
-    """``P1DT0.5S``: so many parts of a second, 10 to the ``digits`` of which make one."""
+    """Return ``P1DT0.5S`` for a number of parts of a second, 10 ** ``digits`` of which make one second."""
     sign, parts = ("-" if parts < 0 else ""), abs(parts)
     seconds, rest = divmod(parts, 10**digits)
     days, seconds = divmod(seconds, 86_400)
@@ -23,7 +23,7 @@ def duration(parts: int, digits: int) -> str:
 
 
 def datetimes(array: np.ndarray) -> Any:
-    """datetime64 of any unit as nested lists of texts, None for what is no time."""
+    """Convert datetime64 of any unit to nested lists of texts; NaT becomes None."""
     import numpy as np
 
     texts = np.datetime_as_string(array).astype(object)
@@ -31,7 +31,7 @@ def datetimes(array: np.ndarray) -> Any:
 
 
 def timedeltas(array: np.ndarray) -> Any:
-    """timedelta64 likewise, as spans. Raises TypeError for a unit that is none of time."""
+    """Convert timedelta64 to nested lists of durations; NaT becomes None. Raises TypeError without a unit of time."""
     import numpy as np
 
     unit, count = np.datetime_data(array.dtype)

@@ -1,4 +1,4 @@
-"""Values to answers: of the types that a value can be written in, the one that Accept likes best."""
+"""Writing: values encoded as answers, in the type that Accept prefers among those that a value can have."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from serving.http.media import CSV, JSON, JSON_LINES, NPY, NPZ, RAW, TEXT, is_js
 from serving.request import Response, media_type
 
 BYTES = (bytes, bytearray, memoryview)
-PLAIN = ("", "*/*", JSON)  # Accept values of those who take JSON where that is the default
+PLAIN = ("", "*/*", JSON)  # Accept values that get JSON where that is the default
 LISTS = (JSON, *JSON_LINES)
 ARRAY_TYPES = (JSON, CSV, NPY, JSON_LINES[0], RAW, *JSON_LINES[1:])
-SIGNS = {NPY: MAGIC, NPZ: b"PK"}  # with which bytes of a type begin
+SIGNS = {NPY: MAGIC, NPZ: b"PK"}  # the first bytes of a type
 
 _json = msgspec.json.Encoder(enc_hook=numbers_of)
 
 
 def encode(value: Any, accept: str, default: str = JSON) -> Response:
-    """A value to an answer of the type that ``accept`` asks for. Raises NotAcceptable and HandlerError.
+    """Encode a value in the type that ``accept`` asks for. Raises NotAcceptable and HandlerError.
 
     A Response is passed on as it is. Arrays and tensors can be JSON, JSON Lines, CSV, npy or raw bytes, a dict of them
     also npz; lists can be JSON Lines, lists of rows and tables also CSV. NaN and infinities are ``null`` in JSON.
@@ -51,7 +51,7 @@ def encode(value: Any, accept: str, default: str = JSON) -> Response:
 
 
 def type_of(body: bytes | bytearray | memoryview, kind: str) -> str:
-    """``kind``, or plain bytes where they visibly are none of it."""
+    """Return ``kind``, or the type of plain bytes where the body's first bytes contradict it."""
     return kind if bytes(body[:6]).startswith(SIGNS.get(media_type(kind), b"")) else RAW
 
 
@@ -59,12 +59,12 @@ def encode_text(value: str, accept: str) -> Response:
     kind = negotiate(accept, (TEXT[0], JSON), TEXT[0])
     if kind == JSON:
         return Response(to_json(value), JSON)
-    # Without a charset clients take text for ASCII, or for Latin-1.
+    # Without a charset clients read text as ASCII or Latin-1.
     return Response(to_bytes(value), kind if value.isascii() else f"{kind}; charset=utf-8")
 
 
 def to_bytes(text: str, charset: str = "utf-8") -> bytes:
-    """Raises HandlerError for a character that is not in the charset."""
+    """Encode text. Raises HandlerError for a character that the charset lacks."""
     try:
         return text.encode(charset)
     except UnicodeEncodeError as exc:
@@ -93,7 +93,7 @@ def encode_object(value: Any, accept: str, default: str) -> Response:
 
 
 def arrays_of(value: Any) -> dict[str, Any] | None:
-    """A dict of nothing but arrays, by name. Raises HandlerError where two have one name."""
+    """Return a dict of arrays by name, or None where the value is not one. Raises HandlerError for a duplicate name."""
     if not isinstance(value, dict) or not value:
         return None
     arrays = [tensor_of(one) for one in value.values()]
@@ -106,8 +106,10 @@ def arrays_of(value: Any) -> dict[str, Any] | None:
 
 
 def table_of(value: Any) -> Iterable[Iterable[Any]] | None:
-    """The rows of a table, or of lists that may be some: of lists of single values, or of such values alone, which are
-    one row. None for anything else."""
+    """Return the rows of a table, of a list of lists of single values, or of a list of single values as one row.
+
+    None for anything else.
+    """
     rows = rows_of(value)
     if rows is not None or not isinstance(value, list | tuple):
         return rows
@@ -155,12 +157,15 @@ def array_to_csv(array: Any) -> bytes:
 
 
 def is_plain_array(array: Any) -> bool:
-    """Whether its values are everyday numbers, all of them there."""
+    """Return whether an array has common numbers without a mask."""
     return array.dtype.kind in "biuf" and array.dtype.itemsize <= 8 and not hasattr(array, "mask")
 
 
 def encode_rows(rows: Iterable[Iterable[Any]]) -> bytes:
-    """Rows of single values as CSV without a header. Raises HandlerError that names what is none."""
+    """Return rows of single values as CSV without a header.
+
+    Raises HandlerError that names a value that is not single.
+    """
     lines = [[field_of(value, row, column) for column, value in enumerate(one)] for row, one in enumerate(rows)]
     try:
         return to_csv(lines)
@@ -169,7 +174,7 @@ def encode_rows(rows: Iterable[Iterable[Any]]) -> bytes:
 
 
 def field_of(value: Any, row: int, column: int) -> Any:
-    """What is missing is an empty field."""
+    """Return a field's value; a missing value is an empty field."""
     found = value if type(value) in LEAVES else to_plain(value)
     if found is None or (isinstance(found, float) and math.isnan(found) and is_missing(value)):
         return ""
@@ -181,17 +186,17 @@ def field_of(value: Any, row: int, column: int) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether NaN means that there is no value, as it does to pandas."""
+    """Return whether NaN means a missing value, as in pandas."""
     return "pandas" in sys.modules and type(value) is float
 
 
 def to_json(value: Any) -> bytes:
-    """Raises HandlerError that names what has no JSON form, and where it is."""
+    """Return the JSON of a value. Raises HandlerError with the part that has no JSON form, and its place."""
     try:
         if is_plain(value):
             return _json.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError):
-        pass  # a closer look tells what is to be done, or what is wrong
+        pass  # ``to_plain`` converts it or says what is wrong
     try:
         return _json.encode(to_plain(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as exc:
@@ -199,7 +204,7 @@ def to_json(value: Any) -> bytes:
 
 
 def write(value: Any, kind: str) -> Response:
-    """A value as an answer of just the type ``kind``, which may have a charset. Raises HandlerError."""
+    """Encode a value as exactly the type ``kind``, which may have a charset. Raises HandlerError."""
     bare = media_type(kind)
     charset = own_charset(kind)
     if is_json(bare):
@@ -215,7 +220,7 @@ def write(value: Any, kind: str) -> Response:
 
 
 def own_charset(kind: str) -> str:
-    """The charset of an answer's type. Raises HandlerError for one that is not known."""
+    """Return the charset of an answer's type. Raises HandlerError for an unknown one."""
     try:
         return charset_of(kind) or "utf-8"
     except UnsupportedMediaType as exc:

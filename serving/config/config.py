@@ -1,4 +1,4 @@
-"""Config: all settings of one server, read once. A flag is stronger than ``SERVING_*``, that than ``SAGEMAKER_*``."""
+"""Config: all settings of one server, read once. A flag overrides ``SERVING_*``, which overrides ``SAGEMAKER_*``."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from serving.system import cgroup
 NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 MODEL_STORE = "/opt/ml/models"  # where the platform puts the models of a multi-model endpoint
 OPT_ML = "/opt/ml"
-PLATFORM = ("SAGEMAKER_", "SM_")  # what the names of its variables begin with
+PLATFORM = ("SAGEMAKER_", "SM_")  # prefixes of its variables
 SHOWN = 200  # characters of a wrong value that a message repeats
 OF_ONE_MODEL = ("SAGEMAKER_TS_", "SAGEMAKER_TRITON_")  # variables that describe a single-model endpoint
-OPTION = "OPTION_"  # what DJL Serving's variables for options of a model begin with
+OPTION = "OPTION_"  # prefix of DJL Serving's variables for options of a model
 TRITON_DEFAULT = "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"
 # What Kubernetes sets in every container of a namespace for a Service called "serving" or "serving-<anything>".
 SERVICE_VARIABLE = re.compile(
     "SERVING(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
-# Settings of other servers for what this one does not have; those who bring them are to know.
+# Settings of other servers without an equivalent here; their users get a warning.
 WITHOUT_EFFECT = re.compile(
     "(TS|MMS)_[A-Z0-9_]+|ENABLE_TORCH_PROFILER|CA_REPOSITORY_ARN|SAGEMAKER_TS_MAX_WORKERS|SAGEMAKER_MODEL_SERVER_VMARGS"
 )
-# What DJL Serving reads under a prefix that is ours as well: keys of its configuration, and switches of its own.
+# DJL Serving's variables with our prefix: keys of its configuration, and switches of its own.
 OF_DJL = re.compile(
     "SERVING_("
     "(INFERENCE|MANAGEMENT|CLUSTER)_ADDRESS|LOAD_MODELS|STARTUP_MODELS|MODEL_URL_PATTERN|LOAD_ON_DEVICES|PLUGIN_FOLDER"
@@ -51,13 +51,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one server; a running process has one, which never changes.
 
     Timeouts are in seconds and above 0, ``batch_delay_ms`` is in milliseconds, ``max_body`` in bytes with 0 for no
-    limit, ``max_message`` in bytes, ``queue_size``, ``threads`` and ``conversation_limit`` are per replica. None leaves
-    the choice to the code that knows more: the number of replicas, ``cores // replicas`` threads, the handler's batch
-    policy, ``code`` in the model folder.
-    A memory budget is in bytes if an integer, a share if a float.
-    ``options`` are what the ``OPTION_*`` variables of DJL Serving's containers say, names in lower case.
-    ``sources`` tells where each setting came from: ``default``, ``environment <variable>`` or ``flag <flag>``.
-    ``warnings`` are for the log.
+    limit, ``max_message`` in bytes; ``queue_size``, ``threads`` and ``conversation_limit`` are per replica. None means
+    that other code chooses: the number of replicas, ``cores // replicas`` threads, the handler's batch policy, ``code``
+    in the model folder.
+
+    A memory budget is in bytes if it is an integer, a fraction if it is a float. ``options`` are the ``OPTION_*``
+    variables of DJL Serving's containers, names in lower case. ``sources`` has the origin of each setting: ``default``,
+    ``environment <variable>`` or ``flag <flag>``. ``warnings`` are for the log.
     """
 
     model_dir: str
@@ -121,7 +121,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def many(self) -> bool:
-        """Whether this server serves the models of a store rather than one model."""
+        """Whether this server serves the models of a store instead of one model."""
         return self.multi_model or self.model_store is not None
 
     @property
@@ -131,7 +131,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One source that gives a text for a setting; ``name`` is how the user wrote it."""
+    """A text that one source gives for a setting; ``name`` is how the user wrote it."""
 
     origin: str
     name: str
@@ -141,7 +141,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What became of one setting."""
+    """The outcome for one setting."""
 
     value: Value | None
     source: str
@@ -150,17 +150,17 @@ class Choice:
 
 
 def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Config:
-    """The settings from the environment and from ``flags``, whose keys are names of settings, such as ``port``.
+    """Return the settings from the environment and from ``flags``, whose keys are names of settings, such as ``port``.
 
-    Texts are stripped; an empty variable counts as unset. Every text given is checked, also where a stronger source
-    wins, so that a mistake shows on the day that it is made. Raises ConfigError with all problems at once.
+    Texts are stripped; an empty variable counts as unset. Every given text is checked, also where another source
+    overrides it, so that a mistake shows at once. Raises ConfigError with all problems together.
     """
     given = {name: text.strip() for name, text in environ.items() if text.strip()}
     foreign = sorted(name for name, text in given.items() if is_of_kubernetes(name, text))
     own = {name: text for name, text in given.items() if name not in foreign}
     choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
     if choices["multi_model"].value:
-        # As TorchServe's containers do: there those describe the one model of a single-model endpoint.
+        # As in TorchServe's containers, where these variables describe the model of a single-model endpoint.
         own = {name: text for name, text in own.items() if not name.startswith(OF_ONE_MODEL)}
         choices = {setting.name: choose(setting, own, flags) for setting in SETTINGS}
     choices |= triton_repository(choices)
@@ -189,8 +189,11 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
 
 
 def triton_repository(choices: Mapping[str, Choice]) -> dict[str, Choice]:
-    """What Triton's container on the platform does: the model folder holds a model repository, and the variable names
-    the model of it that is asked. It is loaded at the start, and may ask the others."""
+    """Return the choices that make the server behave as Triton's container on the platform.
+
+    There the model folder holds a model repository, and the variable names the model in it that answers. It is loaded
+    at the start, and may call the others.
+    """
     default, store = choices["default_model"], choices["model_store"]
     folder = str(choices["model_dir"].value)
     named = (
@@ -206,13 +209,15 @@ def triton_repository(choices: Mapping[str, Choice]) -> dict[str, Choice]:
 
 
 def is_platforms(environ: Mapping[str, str], model_dir: str, home: str = OPT_ML) -> bool:
-    """Whether the environment is SageMaker's, whose own containers install a model's requirements unasked."""
+    """Return whether the environment is SageMaker's, whose own containers install a model's requirements without being
+    asked.
+    """
     told = any(name.startswith(PLATFORM) for name in environ)
     return told or (Path(model_dir).is_relative_to(home) and Path(model_dir).is_dir())
 
 
 def sources_of(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> Iterator[Given]:
-    """Who gives a text for this setting, the strongest first."""
+    """Yield the sources that give a text for this setting, the strongest first."""
     if setting.name in flags:
         yield Given(f"flag {setting.flag}", setting.flag, flags[setting.name].strip(), setting.kind)
     kinds = {setting.variable: setting.kind} | {alias.variable: alias.kind or setting.kind for alias in setting.aliases}
@@ -222,7 +227,7 @@ def sources_of(setting: Setting, environ: Mapping[str, str], flags: Mapping[str,
 
 
 def choose(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> Choice:
-    """The strongest source's value, else the default."""
+    """Return the value of the strongest source, otherwise the default."""
     found: list[tuple[str, Value, tuple[str, ...]]] = []
     problems: list[str] = []
     for given in sources_of(setting, environ, flags):
@@ -242,7 +247,7 @@ def choose(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str
 
 
 def quoted(name: str, text: str) -> str:
-    """``name='text'`` on one line, whatever is in it."""
+    """Return ``name='text'`` on one line, whatever characters are in it."""
     return f"{repr(name)[1:-1]}={text[:SHOWN]!r}{'…' if len(text) > SHOWN else ''}"
 
 
@@ -261,14 +266,16 @@ def unknown_flags(flags: Mapping[str, str]) -> list[str]:
 
 
 def hint(name: str, known: Sequence[str]) -> str:
-    # without what all have in common, which would make everything look close
+    # without the common prefix, which would make all names look similar
     bare = {other.removeprefix("SERVING_").lstrip("-"): other for other in known}
     close = difflib.get_close_matches(name.removeprefix("SERVING_").lstrip("-"), bare, n=1)
     return f"did you mean {bare[close[0]]}?" if close else "`serving config` lists all"
 
 
 def is_of_kubernetes(name: str, text: str) -> bool:
-    """SERVING_PORT is ours as well, so that there the value decides."""
+    """Return whether Kubernetes set the variable. SERVING_PORT is also a setting, so for that name the value
+    decides.
+    """
     if name.startswith("SERVING_") and name.endswith("_PORT") and SERVICE_ADDRESS.match(text):
         return True
     return SERVICE_VARIABLE.fullmatch(name) is not None
@@ -289,8 +296,9 @@ def effectless(environ: Mapping[str, str]) -> list[str]:
 
 
 def cores(proc: Path = cgroup.PROC) -> int:
-    """CPUs that this process may use: the lesser of its affinity and of its control groups' quota, rounded down, at
-    least 1. ``proc`` is this process's folder in ``/proc``."""
+    """Return the number of CPUs that this process may use, at least 1: the lower of its affinity and of its control
+    groups' quota, rounded down. ``proc`` is this process's folder in ``/proc``.
+    """
     allowed = len(os.sched_getaffinity(0))
     quota = cgroup.cpu_quota(proc)
     return allowed if quota is None else max(1, min(allowed, int(quota)))

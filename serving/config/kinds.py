@@ -1,6 +1,6 @@
-"""Kind: how the text of a setting becomes a value, and what is allowed there, in words.
+"""Kind: the parser of a setting's text, and a description of the texts that are allowed.
 
-Every parser takes stripped text and raises ValueError, and nothing else, for what is not allowed.
+Every parser takes stripped text and raises ValueError, and nothing else, for text that is not allowed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """A value that is used although its text was not taken at its word; ``why`` is told to the user."""
+    """A value that is used although the text was not followed exactly; ``why`` is shown to the user."""
 
     value: Value
     why: str
@@ -32,8 +32,9 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """``parse`` raises ValueError for text that is not ``allowed``, and gives None for text that says nothing here, so
-    that the next weaker source decides."""
+    """The kind of a setting. ``parse`` raises ValueError for text that is not ``allowed``, and returns None for text
+    without a meaning here, so that the next weaker source decides.
+    """
 
     allowed: str
     parse: Callable[[str], Value | Warned | None]
@@ -50,7 +51,7 @@ def integer(low: int, high: int, unit: int = 1) -> Kind:
 
 
 def decimal(text: str) -> float:
-    """A number of at least 0. Raises ValueError, also for what is too large to be finite."""
+    """Return a number of at least 0. Raises ValueError, also for a number that is too large to be finite."""
     if not re.fullmatch(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", text) or not math.isfinite(float(text)):
         raise ValueError
     return float(text)
@@ -128,7 +129,7 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def parse_path(text: str) -> str:
-    # Unprintable text cannot be shown in a message, and what is not UTF-8 cannot be handed to a child in JSON.
+    # Unprintable text cannot be shown in a message, and text that is not UTF-8 cannot be passed to a child in JSON.
     if not text or not text.isprintable():
         raise ValueError
     return text
@@ -147,7 +148,7 @@ def parse_submit_directory(text: str) -> str | None:
 def parse_program(text: str) -> str:
     if parse_path(text).startswith("/") or text.endswith("/") or ".." in text.split("/"):
         raise ValueError
-    return text if text.endswith(".py") else f"{text}.py"  # the toolkits of earlier containers take it without
+    return text if text.endswith(".py") else f"{text}.py"  # older toolkits accept it without the suffix
 
 
 def parse_port_range(text: str) -> tuple[int, int]:
@@ -177,14 +178,16 @@ def parse_toolkit_timeout(text: str) -> float | Warned:
 
 
 def parse_batch_timeout(text: str) -> float | None:
-    """A batch transform job waits for ten minutes unless it says otherwise, and does not tell its container."""
+    """Return the time-out of a batch transform job, ten minutes by default, which the platform does not tell its
+    container.
+    """
     return BATCH_TIME if parse_switch(text) else None
 
 
 LEVELS = ("debug", "info", "warning", "error")
 TOKEN = "[A-Za-z0-9!#$&^_.+-]+"  # RFC 6838 §4.2
 
-# Parts that are no file of a hidden folder and no way up, joined by slashes.
+# Parts joined by slashes, none of them hidden or "..".
 MODEL_NAME = "(?=.{1,255}$)[A-Za-z0-9_][A-Za-z0-9_.@+=~ -]*(/[A-Za-z0-9_][A-Za-z0-9_.@+=~ -]*)*"
 
 PATH = Kind("a path in printable UTF-8", parse_path)

@@ -1,4 +1,4 @@
-"""Setting: one row of the table from which the parser, the flags, the help and ``serving config`` are all made.
+"""Setting: one row of the table that defines the parser, the flags, the help and the output of ``serving config``.
 
 A row's own variable is ``SERVING_<NAME>`` and its flag ``--<name>``; its aliases are the ``SAGEMAKER_*`` variables that
 the platform, its SDK and the toolkits of earlier containers set for the same purpose, the strongest first.
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from serving.config import kinds
 from serving.config.kinds import Kind, Value
 
-HTTP_WORKERS_LIMIT = 64  # the scoreboard has so many slots
+HTTP_WORKERS_LIMIT = 64  # the scoreboard has slots for twice as many
 REPLICAS_LIMIT = 256
 SPARES_LIMIT = 16
-BATCH_LIMIT = 1024  # the scoreboard has room for the ids of so many running requests
+BATCH_LIMIT = 1024  # the scoreboard has room for the ids of this many running requests
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """Another variable for a setting, read in its own way if ``kind`` is given."""
+    """Another variable for a setting, with its own parser if ``kind`` is given."""
 
     variable: str
     kind: Kind | None = None
@@ -28,8 +28,9 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """``default`` may be a function of the usable cores; ``automatic`` says what such a default, or None, means.
-    ``option`` is the flag where it is not the name."""
+    """A setting. ``default`` may be a function of the number of usable cores; ``automatic`` describes such a default,
+    or None. ``option`` is the flag where it differs from the name.
+    """
 
     name: str
     kind: Kind
@@ -51,7 +52,7 @@ class Setting:
         return self.default(cores()) if callable(self.default) else self.default
 
     def describe(self, value: object) -> str:
-        """A value in words, and as the command line takes it where it can be given there."""
+        """Return a value as text, in the form that the command line accepts where it accepts it at all."""
         if value is None or callable(value):
             return self.automatic
         if isinstance(value, tuple):
@@ -64,7 +65,7 @@ class Setting:
 
 
 def workers_for(cores: int) -> int:
-    """HTTP workers. Where there are many cores, there are many GPUs to feed: benchmarks/SCALE.md."""
+    """Return the number of HTTP workers. Machines with many cores have many GPUs to feed: benchmarks/SCALE.md."""
     return max(1, min(4, cores // 2), min(16, cores // 6))
 
 

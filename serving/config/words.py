@@ -1,4 +1,6 @@
-"""Last words: what a worker's user code has printed and not ended, where the supervisor finds it after any death."""
+"""Last words: unfinished lines that a worker's user code has printed, kept where the supervisor finds them after any
+death.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,14 @@ SLOT = 4096  # bytes of one stream, its length included
 
 
 class Words:
-    """One stream's place. Without ``memory`` nothing is kept."""
+    """The place for the unfinished line of one stream. Without ``memory`` nothing is kept."""
 
     def __init__(self, memory: mmap.mmap | None, index: int) -> None:
         self._memory = memory
         self._start = index * SLOT
 
     def put(self, text: str) -> None:
-        """Keep the text, of a long one its end."""
+        """Keep the text, or the end of a long one."""
         if self._memory is None:
             return
         data = text.encode("utf-8", "backslashreplace")[LENGTH.size - SLOT :]
@@ -32,7 +34,7 @@ class Words:
 
 
 def make(path: Path) -> list[Words]:
-    """A place for each of STREAMS, in a new file. Raises OSError."""
+    """Return a place for each of STREAMS, in a new file. Raises OSError."""
     fd = private.open_plain(path, os.O_RDWR | os.O_CREAT)
     try:
         os.ftruncate(fd, SLOT * len(STREAMS))
@@ -43,7 +45,7 @@ def make(path: Path) -> list[Words]:
 
 
 def read(path: Path) -> dict[str, str]:
-    """What is kept there, by stream; nothing where there is no such file."""
+    """Return the kept texts by stream; empty where there is no such file."""
     try:
         data = private.read_plain(path)
     except OSError:
@@ -57,5 +59,5 @@ def read(path: Path) -> dict[str, str]:
 
 
 def latest(line: str) -> str:
-    """What a terminal would show of a line that went back to its beginning now and then."""
+    """Return the part of a line that a terminal would show after its carriage returns."""
     return next((part for part in reversed(line.split("\r")) if part), "")

@@ -1,6 +1,6 @@
-"""``serving check``: what a model folder or archive is taken for, what is risky in it, whether it loads and answers.
+"""``serving check``: what a model folder or archive is, its risks, and whether it loads and answers.
 
-The model is loaded in this process, so only what you would run may be checked.
+The model is loaded in this process, so check only models that you would run.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ NO_SAMPLES = "no samples: predict was not tried; put sample.json, sample.png or 
 
 @dataclass(slots=True)
 class Report:
-    """Lines for people; ``problems`` make the check fail, ``risks`` do not."""
+    """The results as lines for people; ``problems`` make the check fail, ``risks`` do not."""
 
     facts: list[str] = field(default_factory=list)
     risks: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Report:
 
 
 class Warnings(logging.Handler):
-    """What the server would log of a model that it reads; of exceptions their tracebacks."""
+    """A log handler that collects the server's warnings about a model, and the tracebacks of exceptions."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -76,8 +76,10 @@ class Warnings(logging.Handler):
 
 
 def check(path: Path, config: Config, cores: int, seconds: float) -> Report:
-    """Look at a folder or an archive. A load or a sample that takes longer than ``seconds`` ends the process, with its
-    stacks."""
+    """Check a folder or an archive.
+
+    A load or sample that takes longer than ``seconds`` ends the process with its stacks.
+    """
     report, heard = Report(), Warnings()
     log.logger.addHandler(heard)
     failures.show_details(True)
@@ -127,8 +129,8 @@ def look(folder: Path, config: Config, cores: int, seconds: float, report: Repor
 
 
 def try_out(model: Model, install: bool, seconds: float, report: Report) -> None:
-    """Load it as a worker would, and ask it its samples."""
-    importlib.import_module("torch")  # a worker has it before it begins to load
+    """Load the model as a worker would, and send it its samples."""
+    importlib.import_module("torch")  # a worker imports it before loading, too
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         environment.enter(model)
@@ -183,7 +185,7 @@ def ask(client: Client, sample: Path, report: Report) -> None:
 
 
 def traceback_of(exc: BaseException) -> str:
-    """From the first line of user code on, if there is one."""
+    """Return the traceback from the first frame of user code on, if there is one."""
     trace = exc.__traceback__
     while trace is not None and not origin.is_users(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
@@ -192,12 +194,12 @@ def traceback_of(exc: BaseException) -> str:
 
 @contextmanager
 def watched_loads() -> Iterator[dict[Path, bool]]:
-    """Which files ``torch.load`` is asked for meanwhile, and whether each was held to weights every time."""
+    """Context that records each file given to ``torch.load``, and whether all its loads were ``weights_only``."""
     import torch
 
     read: dict[Path, bool] = {}
     load = torch.load
-    by_default = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)  # where nothing is said
+    by_default = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)  # torch's default
 
     @functools.wraps(load)
     def watch(file: Any, *args: Any, **words: Any) -> Any:
@@ -215,7 +217,7 @@ def watched_loads() -> Iterator[dict[Path, bool]]:
 
 
 def pickles(root: Path, read: Mapping[Path, bool]) -> list[str]:
-    """Files without content, or that can run code when they are read, but for those ``read`` as weights alone."""
+    """Return the risks of files that are empty or can run code, unless they were ``read`` as weights only."""
     found = [
         path
         for path in sorted(root.rglob("*"))
@@ -226,7 +228,7 @@ def pickles(root: Path, read: Mapping[Path, bool]) -> list[str]:
 
 
 def risk_of(path: Path, held: bool | None) -> str:
-    """``held``: whether it was read as weights alone; None where nobody was seen to read it."""
+    """Return a file's risk, or "". ``held``: it was read as weights only; None where no load of it was seen."""
     if why := no_weights(path):
         return why
     if path.suffix in (".pkl", ".pickle", ".joblib"):
@@ -239,7 +241,7 @@ def risk_of(path: Path, held: bool | None) -> str:
 
 
 def missing(file: Path | None) -> list[str]:
-    """Packages of a model's requirements that are not installed here."""
+    """Return packages of a model's requirements that are not installed here."""
     if file is None:
         return []
     absent = []

@@ -1,4 +1,4 @@
-"""curve: latency against throughput, drawn as SVG and PNG."""
+"""Curve: latency against throughput, drawn as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from serving.desk.flood import Measured
 
 
 def draw(lines: Mapping[str, Sequence[Measured]], title: str, out: Path) -> list[Path]:
-    """One line for each name, a point for each number of connections; ``out`` without its suffix. Raises ImportError
-    without matplotlib."""
+    """Draw a line for each name with a point for each number of connections, and return the files.
+
+    ``out`` is without suffix. Raises ImportError without matplotlib.
+    """
     import matplotlib
 
     matplotlib.use("agg")

@@ -1,4 +1,4 @@
-"""Flood: a closed loop of requests, to measure a server on this machine: each connection asks when it is answered."""
+"""Flood: a closed-loop load test of a local server: each connection sends its next request after an answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ PATIENCE = 10.0  # seconds for the last answers
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """``failed`` were answered with something else than 200, or not at all. Latencies are in seconds."""
+    """The result of one load.
+
+    ``failed`` were answered with another status than 200, or not at all. Latencies in seconds.
+    """
 
     connections: int
     rate: float
@@ -29,7 +32,7 @@ class Measured:
 
 
 def flood(port: int, requests: Sequence[Request], connections: int, seconds: float) -> Measured:
-    """Ask for so long, and as long again before, as warm-up, but half a second at most. Raises OSError."""
+    """Send requests for ``seconds``, after a warm-up as long but at most half a second. Raises OSError."""
     return uvloop.run(_flood(port, requests, connections, seconds))
 
 
@@ -53,7 +56,7 @@ async def _flood(port: int, requests: Sequence[Request], connections: int, secon
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Of sorted values."""
+    """Return a quantile of sorted values."""
     return values[min(len(values) - 1, int(share * len(values)))]
 
 
@@ -63,7 +66,7 @@ def message(request: Request) -> bytes:
 
 
 class _Asking(asyncio.Protocol):
-    """Counts what is answered from ``began`` to ``ends``."""
+    """One connection, which counts answers from ``began`` to ``ends``."""
 
     def __init__(self, following: Callable[[], bytes], began: float, ends: float) -> None:
         self._following = following

@@ -1,4 +1,4 @@
-"""``serving init``: a model folder to start from: handler, settings, a sample, a test, a Dockerfile and a README."""
+"""``serving init``: a new model folder with handler, settings, a sample, a test, a Dockerfile and a README."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ FILES = {
 
 
 def init(folder: Path) -> list[str]:
-    """Write the files; gives their names. Raises ModelError where one is there already, and then writes none."""
+    """Write the files and return their names. Raises ModelError, and writes none, where one exists."""
     there = [name for name in FILES if (folder / name).exists()]
     if there:
         raise ModelError(f"{folder} has {', '.join(there)} already; nothing was written")

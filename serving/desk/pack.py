@@ -13,19 +13,21 @@ from pathlib import Path
 from serving.errors import ModelError
 from serving.model.names import LEFTOVERS
 
-# What no model needs, by name: secrets first of all.
+# Names that no model needs: secrets first of all.
 LEFT_OUT = (
     *(".env", ".env.*", "*.pyc", "__pycache__", ".venv", "node_modules", ".DS_Store", "._*", ".Trashes"),
     *(".git", ".gitignore", ".gitattributes", ".github", ".idea", ".vscode", ".ipynb_checkpoints"),
     *(".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox", ".coverage"),
 )
-AT_THE_TOP = ("tests", "Dockerfile", ".dockerignore")  # of no use beside the model, but in a package of its code
+AT_THE_TOP = ("tests", "Dockerfile", ".dockerignore")  # left out only at the top: in a package they may be code
 VENV = "pyvenv.cfg"  # a folder with this file is a virtual environment
 
 
 def pack(folder: Path, archive: Path) -> tuple[list[str], list[str]]:
-    """Write the archive, whole or not at all; gives the names in it, and what was left out. Raises ModelError for what
-    would not survive."""
+    """Write the archive, whole or not at all.
+
+    Returns the names in it and those left out. Raises ModelError for links.
+    """
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder")
     left_out: list[str] = []
@@ -48,8 +50,11 @@ def pack(folder: Path, archive: Path) -> tuple[list[str], list[str]]:
 
 
 def members(folder: Path, left_out: list[str]) -> list[str]:
-    """Files below a folder in order of their names, without what no model needs, which is noted. Raises ModelError for
-    links and whatever else is no file: the platform advises against them, and this server refuses those that leave."""
+    """Return the files below a folder in order of their names; those left out are added to ``left_out``.
+
+    Raises ModelError for links and devices: the platform advises against links, and this server refuses those that lead
+    out of the folder.
+    """
     found: list[str] = []
     for entry in walk(folder, folder, left_out):
         if not stat.S_ISREG(entry.lstat().st_mode):
@@ -60,7 +65,7 @@ def members(folder: Path, left_out: list[str]) -> list[str]:
 
 
 def walk(folder: Path, top: Path, left_out: list[str]) -> Iterator[Path]:
-    """All that is no folder, and nothing of a folder that is left out."""
+    """Yield all entries but folders, and nothing that is left out."""
     for entry in folder.iterdir():
         is_folder = entry.is_dir() and not entry.is_symlink()
         if is_left_out(entry, folder == top):
@@ -78,7 +83,7 @@ def is_left_out(entry: Path, at_the_top: bool) -> bool:
 
 
 def add(tar: tarfile.TarFile, folder: Path, name: str) -> None:
-    """What depends on who packs, and when, stays out."""
+    """Add a file without what depends on the user and the time of packing."""
     path = folder / name
     info = tarfile.TarInfo(name)
     info.size = path.stat().st_size

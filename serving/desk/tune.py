@@ -1,4 +1,4 @@
-"""``serving tune``: what batch size, threads and replicas do for a model on this machine, measured by its samples."""
+"""``serving tune``: the effect of batch size, threads and replicas on this machine, measured with a model's samples."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from serving.system import interpreter
 SETTINGS = "serving.toml"
 READY_TIME = 300.0  # seconds until a server takes requests
 STOP_TIME = 30.0
-NOISE = 0.03  # of the best throughput: what is as near as that is as good
+NOISE = 0.03  # of the best throughput; results within it count as equal
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128)  # connections
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shape:
-    """How a model is served: ``batch`` requests at most in one batch, CPU ``threads`` of each of its ``replicas``."""
+    """How a model is served: at most ``batch`` requests in a batch, CPU ``threads`` for each of its ``replicas``."""
 
     batch: int
     threads: int
@@ -38,7 +38,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """``idle`` is with one connection, ``busy`` with as many as fill two batches of every replica."""
+    """A shape's result: ``idle`` with one connection, ``busy`` with enough to fill two batches of every replica."""
 
     shape: Shape
     idle: Measured
@@ -47,7 +47,7 @@ class Result:
 
 @dataclass(slots=True)
 class Tuned:
-    """``curves`` are by name: the best shape, and one without batches."""
+    """All results. ``curves`` by name: that of the best shape, and that without batches."""
 
     results: list[Result]
     best: Shape
@@ -62,9 +62,9 @@ def tune(
     latency: float | None = None,
     say: Callable[[str], None] = print,
 ) -> Tuned:
-    """Measure every shape, with a real server on the loopback interface, then the curve of the best one.
+    """Measure every shape with a real server on loopback, then the curve of the best one.
 
-    ``latency`` is in seconds; of those whose p99 is within it the best has the most throughput. Raises ModelError.
+    ``latency`` is in seconds; the best shape has the most throughput of those with a p99 within it. Raises ModelError.
     """
     need("tomlkit")
     requests = list(requests_of(folder))
@@ -96,8 +96,10 @@ def curve(folder: Path, shape: Shape, requests: Sequence[Request], seconds: floa
 
 
 def choose(results: Sequence[Result], latency: float | None) -> Shape:
-    """The most throughput; of those that are as good, the one with the least in use. Raises ModelError where none has
-    its p99 within ``latency`` seconds."""
+    """Return the shape with the most throughput; of equals that with the least resources.
+
+    Raises ModelError where none has its p99 within ``latency`` seconds.
+    """
     allowed = [one for one in results if latency is None or one.busy.p99 <= latency]
     if not allowed:
         least = min(results, key=lambda one: one.busy.p99)
@@ -110,14 +112,14 @@ def choose(results: Sequence[Result], latency: float | None) -> Shape:
 
 
 def grid(cores: int, batches: Sequence[int]) -> list[Shape]:
-    """Every batch size with every way to use the cores: more threads, or more replicas."""
+    """Return every batch size with every way to use the cores: more threads, or more replicas."""
     counts = sorted({1, *(2**power for power in range(1, cores.bit_length()) if 2**power <= cores), cores})
     ways = [(threads, replicas) for threads in counts for replicas in counts if threads * replicas <= cores]
     return [Shape(batch, threads, replicas) for threads, replicas in ways for batch in batches]
 
 
 def table(tuned: Tuned) -> str:
-    """Markdown; the best one is bold."""
+    """Return a Markdown table with the best shape in bold."""
     lines = [
         "| batch | threads | replicas | requests/s | p50, ms | p99, ms | p50 of one alone, ms |",
         "|---:|---:|---:|---:|---:|---:|---:|",
@@ -135,7 +137,7 @@ def table(tuned: Tuned) -> str:
 
 
 def need(module: str) -> Any:
-    """A module of the extra. Raises ModelError without it."""
+    """Import a module of the extra ``tune``. Raises ModelError without it."""
     try:
         return importlib.import_module(module)
     except ImportError as exc:
@@ -143,7 +145,7 @@ def need(module: str) -> Any:
 
 
 def with_batch(text: str, **values: float | None) -> str:
-    """``serving.toml`` with these keys of ``[batch]`` set, None taken out, and all else as it is, comments included."""
+    """Return ``serving.toml`` with these keys of ``[batch]`` set, or removed for None; comments and the rest stay."""
     tomlkit = need("tomlkit")
     document: Any = tomlkit.parse(text)
     batch = document.setdefault("batch", tomlkit.table())
@@ -167,7 +169,7 @@ def write_best(folder: Path, tuned: Tuned) -> None:
 
 @contextmanager
 def serving(folder: Path, shape: Shape) -> Iterator[int]:
-    """The port of a server of this model, which is gone afterwards. Raises ModelError where it does not get ready."""
+    """Context with the port of a server of this model. Raises ModelError where it does not get ready."""
     with tempfile.TemporaryDirectory(prefix="serving-tune-") as scratch:
         copy = Path(scratch, "model")
         copy.mkdir()
@@ -195,7 +197,7 @@ def serving(folder: Path, shape: Shape) -> Iterator[int]:
 
 
 def without_shape(text: str) -> str:
-    """Of the model's own settings what the command line is to say."""
+    """Return the model's settings without those that the command line sets."""
     tomlkit = need("tomlkit")
     document: Any = tomlkit.parse(text)
     for name in ("threads", "replicas"):

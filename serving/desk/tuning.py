@@ -1,4 +1,4 @@
-"""The command ``serving tune``: reads its options, says what was measured, and writes it down."""
+"""The command ``serving tune``: reads its options, prints the results and writes them down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.handler import MAX_BATCH
 
 
 def sizes(text: str) -> list[int]:
-    """``1,8,32``. Raises click.BadParameter."""
+    """Parse ``1,8,32``. Raises click.BadParameter."""
     try:
         found = sorted({int(part) for part in text.split(",")})
     except ValueError:

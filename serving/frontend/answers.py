@@ -1,7 +1,8 @@
-"""Answers: what an HTTP worker sends back, whole or in pieces, and what a failure looks like in each.
+"""Answers: the responses that an HTTP worker sends, whole or streamed, and the form of a failure in each.
 
-Of an answer in pieces the head has left when one of them fails. So the client is told within the body where its type
-has records, and then the connection is cut without the last chunk, so that nobody takes it for a whole answer.
+When a streamed response fails, its status and headers have already been sent. The client gets the error as a last
+record where the content type has records, and then the connection is closed without the last chunk, so that nobody
+takes the response for a complete one.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ from serving.system import log
 JSON = "application/json"
 EVENTS = "text/event-stream"
 LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
-CUT = "serving.cut"  # extension of the ASGI scope: close the connection once all has left; takes an error's code
-TRANSPORT = "serving.transport"  # another: the connection's transport, where there is one
-IS_THERE = "serving.is_there"  # another: whether the client has yet to leave, as far as can be told; it is awaited
-HAS_LEFT = "serving.has_left"  # another, of a WebSocket: whether its client has left, also before all it said is read
-UNTIL_CLOSE = "serving.until_close"  # another: the body ends with the connection, as for HTTP/1.0
+# Extensions of the ASGI scope.
+CUT = "serving.cut"  # close the connection once everything is sent; takes an error's code, "" for none
+TRANSPORT = "serving.transport"  # the connection's transport, where there is one
+IS_THERE = "serving.is_there"  # awaited: whether the client is still connected, as far as can be told
+HAS_LEFT = "serving.has_left"  # of a WebSocket: whether its client has left, also before all its messages are read
+UNTIL_CLOSE = "serving.until_close"  # end the body with the connection, as for HTTP/1.0
 STOPPED = "the server stopped before the answer was there"
-CUT_TIME = 7.0  # seconds for a connection to be gone that was cut
+CUT_TIME = 7.0  # seconds to wait for a cut connection to close
 RECORD_TIME = 1.0  # seconds for the last record before a cut
 
 
 class Whole(NamedTuple):
-    """An answer that is all there."""
+    """A complete response."""
 
     status: int
     headers: Headers
@@ -50,6 +52,8 @@ class Whole(NamedTuple):
 
 
 class Answers:
+    """Sends the responses of one HTTP worker, whole or streamed."""
+
     def __init__(self, config: Config, board: Scoreboard) -> None:
         self._echo = config.echo_attributes
         self._idle = config.stream_idle_timeout
@@ -60,7 +64,9 @@ class Answers:
 
     @staticmethod
     def hold(scope: Scope, body: Body, held: Held) -> None:
-        """An answer takes the place of its request in memory until its client has read it. Raises BodiesFull."""
+        """Count a response of ``body``, in place of its request's body, until the client has read it. Raises
+        BodiesFull.
+        """
         transport = scope.get("extensions", {}).get(TRANSPORT)
         if transport is None:
             held.answer(len(body), None, None)
@@ -69,12 +75,12 @@ class Answers:
             held.answer(len(body) + waiting(), waiting, transport.abort)
 
     def whole(self, response: Response, attributes: str | None, request_id: str) -> Whole:
-        """A handler's answer; ``attributes`` are the request's custom attributes."""
+        """Return the response to send for a handler's. ``attributes`` are the request's custom attributes."""
         extra = self._headers(response, attributes, request_id)
         return self.with_body(response.status, response.content_type, response.body, extra)
 
     def failure(self, error: ServingError, request_id: str, extra: Headers) -> Whole:
-        """What a request that failed is answered."""
+        """Return the response for a request that failed with ``error``, and log the error."""
         log_error(error, request_id)
         headers = [request_id_header(request_id), *retry_after(error), *extra]
         return self.with_body(error.status, JSON, errors.body(error, request_id), headers)
@@ -82,7 +88,7 @@ class Answers:
     def with_body(self, status: int, content_type: str, body: Body, extra: Headers) -> Whole:
         headers = [(b"content-type", header_value(content_type))]
         if status in BODILESS:
-            body = b""  # what followed would be read as the beginning of the next answer
+            body = b""  # a body would be read as the beginning of the next response
         else:
             headers.append((b"content-length", str(len(body)).encode()))
         headers += extra
@@ -110,12 +116,12 @@ class Answers:
         body = whole.body
         await send({"type": "http.response.start", "status": whole.status, "headers": whole.headers})
         if len(body) >= LARGE:
-            # The next send waits until most of this one has left, so that "in flight" means what it says.
+            # The next send waits until most of this one is sent, so that the request counts as in flight until then.
             await send({"type": "http.response.body", "body": body, "more_body": True})
             body = b""
         await send({"type": "http.response.body", "body": body})
 
-    # In pieces.
+    # Streamed responses.
 
     async def stream(
         self,
@@ -127,8 +133,9 @@ class Answers:
         until: float,
         held: Held,
     ) -> None:
-        """Pass on an answer in pieces, whose end must have come at the instant ``until``. Whatever happens, the replica
-        hears that nobody listens any more. ``held`` is what the request's body took."""
+        """Send a streamed response, which must be complete at the instant ``until``. On every exit the stream to the
+        replica is cancelled. ``held`` counts the memory of the request's body.
+        """
         response = streamed.response
         error: ServingError | None = None
         try:
@@ -155,7 +162,7 @@ class Answers:
             with contextlib.suppress(DeadlineExceeded):
                 await send_piece(send, record, time.monotonic() + RECORD_TIME)
         scope["extensions"][CUT](error.code if error is not None else "")
-        # One who returns before the connection is gone is taken for one who forgot the end.
+        # Returning before the connection is closed would make uvicorn report an incomplete response.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CUT_TIME if error is not None else max(CUT_TIME, until - time.monotonic())):
                 while (await receive())["type"] != "http.disconnect":
@@ -172,7 +179,7 @@ class Answers:
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
     async def _pass_on(self, scope: Scope, streamed: Streamed, send: Send, until: float, held: Held) -> None:
-        """All pieces but the end. Raises the ServingError that ends them too early."""
+        """Send every chunk of the response, but not the end of the body. Raises the ServingError that ends it early."""
         body = streamed.response.body
         self.hold(scope, body, held)
         streamed.passed(body)
@@ -207,7 +214,7 @@ def retry_after(error: ServingError) -> Headers:
 
 
 async def send_piece(send: Send, body: Body, until: float) -> None:
-    """Waits while the client reads slowly. Raises DeadlineExceeded."""
+    """Send one chunk; waits while the client reads slowly. Raises DeadlineExceeded at the instant ``until``."""
     if not body:
         return
     try:
@@ -218,8 +225,9 @@ async def send_piece(send: Send, body: Body, until: float) -> None:
 
 
 def record_of(error: ServingError, content_type: str, request_id: str, tail: bytes) -> bytes:
-    """The failure as one more record of the answer, on a line of its own behind its last bytes, ``tail``; nothing where
-    its type has none."""
+    """Return the failure as one more record of the response, starting on its own line after ``tail``, the last bytes
+    sent. Returns b"" where the content type has no records.
+    """
     body = errors.body(error, request_id)
     kind = media_type(content_type)
     if kind == EVENTS:
@@ -230,7 +238,7 @@ def record_of(error: ServingError, content_type: str, request_id: str, tail: byt
 
 
 def ending(tail: bytes) -> bytes:
-    """What an event that ends with ``tail`` lacks to be a whole one; lines may end with either sign or both."""
+    """Return the line ends that complete an event whose last bytes are ``tail``; lines may end with CR, LF or CR LF."""
     lines = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if not lines or lines.endswith(b"\n\n"):
         return b""

@@ -56,18 +56,18 @@ from serving.model.names import model_name, target_name
 from serving.request import Request, Response
 from serving.system import log, memory
 
-PAYLOAD = 6  # megabytes of one request of a batch transform, as the platform's own default
-PAYLOAD_LIMIT = 100  # megabytes of all at a time
+PAYLOAD = 6  # megabytes of one batch transform request, which is also the platform's default
+PAYLOAD_LIMIT = 100  # megabytes of all concurrent requests together
 MEGABYTE = 1_000_000
 KNOWN_TIME = 5.0  # seconds for the supervisor to say where the model is
-GARBAGE = 20_000  # objects more than before until cycles are looked for; requests leave none
+GARBAGE = 20_000  # new objects before a garbage collection; requests leave no cycles
 MODELS, INVOKE = "/models/", "/invoke"
 NO_REQUEST = Request()
 
 
 @dataclass(slots=True)
 class Ask:
-    """A request on its way through the door; ``request`` is there once all of it has been read."""
+    """A request that is being received; ``request`` is set once the whole body has been read."""
 
     arrival: float
     request_id: str = ""
@@ -75,6 +75,8 @@ class Ask:
 
 
 class App:
+    """The ASGI application of one HTTP worker."""
+
     def __init__(self, config: Config, runtime: Runtime, board: Scoreboard) -> None:
         self._local = LocalRuntime(self, config.local_input, config.local_output) if config.local else None
         self._many = config.many
@@ -113,11 +115,11 @@ class App:
         self._numbers = itertools.count(1)
 
     def in_flight(self) -> int:
-        """Requests of this process that are not answered yet."""
+        """Return the number of this process's requests that are not answered yet."""
         return self._slot.in_flight
 
     def must_end(self) -> bool:
-        """Whether the time to finish is over, or nobody is left to finish with."""
+        """Return whether the time for draining is over, or the supervisor is gone."""
         return self._board.has_given_up or self._replicas.link.is_lost
 
     def _routes(self, config: Config) -> list[BaseRoute]:
@@ -247,8 +249,9 @@ class App:
             held.release()
 
     def go_on(self, plain: Plain, arrival: float, request_id: str, expires: float, held: Held) -> ASGIApp:
-        """What goes on with a request that was accepted without ASGI, before it is sent to a replica. It counts as in
-        flight already, and what has come of its body as ``held``."""
+        """Return the ASGI application that continues a request that was accepted without ASGI and is not yet sent to a
+        replica. It is in flight already; ``held`` counts what has arrived of its body.
+        """
 
         async def accepted(scope: Scope, receive: Receive, send: Send) -> None:
             ask = Ask(arrival, request_id)
@@ -273,7 +276,7 @@ class App:
     def resume(
         self, request: Request, arrival: float, load: bool, reply: Response | Streamed | ReplicaLost, held: Held
     ) -> ASGIApp:
-        """What goes on with a request that was sent to a replica without ASGI; it counts as in flight already."""
+        """Return the ASGI application that continues a request after a replica's ``reply``; it is in flight already."""
         ask = Ask(arrival, request.request_id, request)
 
         async def resumed(scope: Scope, receive: Receive, send: Send) -> None:
@@ -299,7 +302,7 @@ class App:
         work: Callable[[], Coroutine[None, None, Response | Streamed]],
         held: Held,
     ) -> None:
-        """Send what comes of ``work``, once."""
+        """Send the response that ``work`` returns, or its failure, exactly once."""
         try:
             response = await work()
             ask.request = msgspec.structs.replace(ask.request, body=b"")  # it need not be sent once more
@@ -308,7 +311,7 @@ class App:
         except ClientGone:
             log.debug("the client went away", request_id=ask.request_id)
         except asyncio.CancelledError:
-            # The time to finish is over: uvicorn cancels what is left, and its client is told.
+            # The time for draining is over: uvicorn cancels the remaining requests, and their clients get a 503.
             await self._answers.send_error(send, Draining(STOPPED), ask.request_id or self._new_id())
         except ServingError as error:
             await self._answers.send_error(send, error, ask.request_id or self._new_id())
@@ -326,7 +329,9 @@ class App:
                 await self._answers.send(send, response, ask.request)
 
     async def _announce(self, scope: Scope, receive: Receive, send: Send, response: Response, request: Request) -> None:
-        """Send an answer that tells of a new session, which ends if the client leaves before it has all of it."""
+        """Send a response that announces a new session; the session is ended if the client leaves before it has all of
+        it.
+        """
 
         async def tell() -> None:
             is_there = scope.get("extensions", {}).get(IS_THERE)
@@ -341,8 +346,9 @@ class App:
             self._replicas.disown(request.model, response.new_session)
 
     async def _target(self, named: str | None, sagemaker: dict[str, str], path: str = INVOCATIONS) -> str:
-        """The model that the path names, or else the header, or else the default. Where there is none of these a path
-        that is not the server's own is nobody's: NotFound."""
+        """Return the model named by the path, else by the header, else the default model. Raises NotFound for a path
+        that is not the server's own where there is none of these.
+        """
         if named is not None:
             return model_name(named)
         target = sagemaker.get("target-model", "")
@@ -356,7 +362,7 @@ class App:
             raise NotFound(f"POST {path} is not served here") from error
 
     async def _model_of(self, scope: Scope) -> str:
-        """The model that a WebSocket is for. Raises a ServingError."""
+        """Return the model that a WebSocket is for. Raises a ServingError."""
         content_type, accept, sagemaker = read_headers(scope["headers"])
         check_all(content_type, accept, sagemaker)
         return DEFAULT_MODEL if not self._many else await self._target(None, sagemaker)
@@ -366,15 +372,15 @@ class App:
 
 
 def is_invoke(path: str) -> bool:
-    """Whether it is ``/models/{name}/invoke``; a model may itself be called ``invoke``."""
+    """Return whether the path is ``/models/{name}/invoke``; a model may itself be called ``invoke``."""
     return path.startswith(MODELS) and path.endswith(INVOKE) and len(path) > len(MODELS + INVOKE)
 
 
 def batch_parameters(capacity: int, max_body: int, single: bool) -> bytes:
-    """What a batch transform job should do if it does not say: as many requests at a time as the replicas work on, and
-    one record in each where the model takes a ``single`` one.
+    """Return the execution parameters for a batch transform job that sets none: as many concurrent requests as the
+    replicas work on, and one record per request where the model takes a ``single`` one.
 
-    The platform wants the product of requests and megabytes to be 100 at most.
+    The platform requires the product of requests and megabytes to be 100 at most.
     """
     megabytes = min(PAYLOAD, max_body // MEGABYTE) if max_body else PAYLOAD
     transforms = max(1, min(capacity, PAYLOAD_LIMIT // max(1, megabytes)))
@@ -384,7 +390,7 @@ def batch_parameters(capacity: int, max_body: int, single: bool) -> bytes:
 
 
 async def refuse(request: HttpRequest, exc: Exception) -> HttpResponse:
-    """What no route takes: 404 and 405 in the same form as every other error."""
+    """Answer 404 and 405 for what no route takes, in the same form as every other error."""
     assert isinstance(exc, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code, "bad_request")
     error = CodedError(exc.status_code, code, f"{request.method} {request.url.path} is not served here")

@@ -1,8 +1,8 @@
-"""Bodies: how much of an HTTP worker's memory large bodies take, and who goes first where it is all taken.
+"""Bodies: the memory of an HTTP worker that large bodies take, and which request is ended first when none is left.
 
-Counted is what is there: of a request what has arrived, of an answer what was sent while its client has yet to read
-it, of a WebSocket what has come of its client's messages until the handler takes them. A request's body is held twice
-until it is answered: here, since a replica that ends must not take it along, and at the replica.
+Only bytes in memory count: of a request what has arrived, of a response what its client has yet to read, of a WebSocket
+the messages until the handler takes them. A request's body is held twice until it is answered: here, so that it
+survives the death of a replica, and in the replica.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Protocol
 from serving.errors import BodiesFull
 from serving.system.memory import BUSY, release_freed, resident
 
-COUNTED = 64 * 1024  # bytes from which on a body counts; smaller ones are bounded by how many may wait
+COUNTED = 64 * 1024  # bytes; smaller bodies are not counted: the queue's limit bounds their sum
 COPIES = 2
-STILL = 3.0  # seconds in which one moves by less than COUNTED bytes, after which it may go before others
-LOOSE = 64 << 20  # bytes that are let go until somebody looks how much of them the allocator keeps
-REST = 2.0  # seconds without any of them after which their memory goes back to the kernel
+STILL = 3.0  # seconds without COUNTED bytes of progress, after which a body may be ended to make room
+LOOSE = 64 << 20  # bytes freed between two checks of how much memory the allocator keeps
+REST = 2.0  # seconds without any large body, after which freed memory is returned to the kernel
 
 
 class Rest(Protocol):
@@ -27,29 +27,32 @@ class Rest(Protocol):
 
 
 def rest() -> Rest:
-    """In a while the memory of bodies goes back to the kernel."""
+    """Schedule the return of freed memory to the kernel, in ``REST`` seconds."""
     loop = asyncio.get_running_loop()
     return loop.call_later(REST, loop.run_in_executor, None, release_freed)
 
 
 class Tidy:
-    """Gives what was freed back to the kernel where much of it is kept while there are large bodies all the time. What
-    lies between two blocks in use is kept by the allocator whatever its size."""
+    """Returns freed memory to the kernel when the allocator keeps much of it while there are always some large bodies.
+    The allocator keeps every free block that lies between two blocks in use, whatever its size.
+    """
 
     def begin(self) -> None:
-        """So much as now is held is held without large bodies."""
+        """Remember the present memory as what this process takes without large bodies."""
         self._base = resident("self")
 
     def __call__(self, held: int) -> None:
-        """``held`` bytes are in use."""
+        """Return freed memory to the kernel if much more than ``held`` bytes, those in use, is resident."""
         if resident("self") > self._base + held + BUSY:
             asyncio.get_running_loop().run_in_executor(None, release_freed)
 
 
 class Bodies:
-    """``memory`` is in bytes, this HTTP worker's share. ``rest`` is called when there is none any more; what it gives
-    is cancelled where another one comes. ``tidy`` is called with what is held, each time ``LOOSE`` bytes were given
-    back."""
+    """The large bodies of one HTTP worker, whose share of memory is ``memory`` bytes.
+
+    ``rest`` is called when no body is left; what it returns is cancelled when another one comes. ``tidy`` is called
+    with the bytes held, each time ``LOOSE`` bytes were freed.
+    """
 
     def __init__(
         self,
@@ -69,12 +72,13 @@ class Bodies:
 
     @property
     def held(self) -> int:
-        """Bytes that are taken."""
+        """The bytes that are taken."""
         return self._held
 
     def take(self, size: int, instead_of: int = 0, who: Held | None = None) -> bool:
-        """Take ``size`` bytes for ``who``, who had ``instead_of``; those who stand still make room. False where there
-        is none all the same. One that finds no other is always taken, whatever its size."""
+        """Take ``size`` bytes for ``who``, in place of ``instead_of`` bytes taken before. Bodies that stand still are
+        ended to make room. Returns False if there is still no room. The only body is always taken, whatever its size.
+        """
         if not self._fits(size, instead_of):
             self._make_room(size, instead_of, who)
             if not self._fits(size, instead_of):
@@ -108,7 +112,7 @@ class Bodies:
             self._resting = self._rest()
 
     def watch(self, one: Held) -> None:
-        """From now on it may have to go."""
+        """Add a body that may be ended to make room."""
         self._moving[one] = None
 
     def forget(self, one: Held) -> None:
@@ -116,10 +120,10 @@ class Bodies:
 
 
 class Held:
-    """What one request, and then its answer, has taken of ``bodies``; ``release`` gives it back.
+    """The memory of ``bodies`` that one request, and then its response, has taken; ``release`` gives it back.
 
-    ``leave`` ends the request for a lack of room: it is called once, where the body stands still while others need the
-    room, and not once all of it is there. ``moved`` is when it last moved by as much as counts.
+    ``leave`` ends the request for lack of room. It is called at most once, when the body stands still while others need
+    the room, and never once the body is complete. ``moved`` is the instant of its last progress of ``COUNTED`` bytes.
     """
 
     def __init__(self, bodies: Bodies, leave: Callable[[], None] | None = None) -> None:
@@ -132,17 +136,17 @@ class Held:
         self.moved = bodies.clock()
 
     def watch(self, leave: Callable[[], None]) -> None:
-        """A body begins to come, which ``leave`` ends."""
+        """Begin to receive a body, which ``leave`` ends."""
         self._leave = leave
         self.moved = self._bodies.clock()
 
     def ask(self, size: int) -> None:
-        """Whether to begin with a body of ``size`` bytes. Raises BodiesFull where there is no room at all."""
+        """Check that a body of ``size`` bytes may begin. Raises BodiesFull where there is no room at all."""
         if size >= COUNTED:
             self.grow(COUNTED)
 
     def grow(self, size: int) -> None:
-        """``size`` bytes of the body have arrived. Raises BodiesFull."""
+        """Count ``size`` bytes of the body as arrived. Raises BodiesFull."""
         size -= size % COUNTED
         if size <= self._size:
             return
@@ -151,8 +155,9 @@ class Held:
             self._bodies.watch(self)
 
     def hold(self, size: int, leave: Callable[[], None]) -> None:
-        """``size`` bytes are held now, more or fewer than before, and ``leave`` ends what holds them. Raises
-        BodiesFull."""
+        """Count ``size`` bytes as held now, more or fewer than before; ``leave`` ends what holds them. Raises
+        BodiesFull.
+        """
         size -= size % COUNTED
         if size == self._size:
             return
@@ -164,13 +169,14 @@ class Held:
             self._bodies.watch(self)
 
     def keep(self) -> None:
-        """All of the body is there: it stays until it is answered."""
+        """Mark the body as complete: it stays in memory until it is answered."""
         self._bodies.forget(self)
         self._leave = None
 
     def answer(self, size: int, unread: Callable[[], int] | None, leave: Callable[[], None] | None) -> None:
-        """An answer of ``size`` bytes takes the place of the body. ``unread`` tells how many bytes of it wait for the
-        client, and ``leave`` cuts the connection of one that does not read. Raises BodiesFull."""
+        """Count a response of ``size`` bytes in place of the body. ``unread`` returns the number of its bytes that wait
+        for the client; ``leave`` closes the connection of a client that does not read. Raises BodiesFull.
+        """
         self.keep()
         if size < COUNTED and not self._size:
             return
@@ -195,7 +201,7 @@ class Held:
         return now >= self.moved + STILL
 
     def go(self) -> None:
-        """Make room for others."""
+        """Release the memory and end the request, to make room for others."""
         leave, self.had_to_go = self._leave, True
         self.release()
         if leave is not None:

@@ -1,4 +1,4 @@
-"""Drain: how an HTTP worker ends. What it has accepted is answered first; what cannot be any more is told so."""
+"""Drain: the end of an HTTP worker. Accepted requests are answered first; those left at the end get a 503."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from types import FrameType
 from uvicorn.config import Config
 from uvicorn.server import Server
 
-LOOK = 0.05  # seconds between looks at whether all is answered
-LAST_WORDS = 0.5  # seconds for what is told at the end to leave
+LOOK = 0.05  # seconds between checks whether all requests are answered
+LAST_WORDS = 0.5  # seconds to send the last responses
 
 
 class HttpServer(Server):
-    """Uvicorn's, whose signals all mean the same: take nothing more, finish what was accepted, and go.
+    """Uvicorn's server, for which every signal means: accept nothing more, finish accepted requests, and exit.
 
-    ``in_flight`` counts what is not answered, ``must_end`` says that the time to finish is over for the whole server,
-    and ``seconds`` are the most that this takes while it is not.
+    ``in_flight`` returns the number of requests that are not answered, ``must_end`` whether the time for draining is
+    over for the whole server, and ``seconds`` bounds the draining of this worker.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class HttpServer(Server):
         self._seconds = seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.should_exit = True  # a second one changes nothing, and none is raised again at the end
+        self.should_exit = True  # a second signal changes nothing, and none is raised again at the end
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -45,22 +45,24 @@ class HttpServer(Server):
         await super().shutdown(sockets)
 
     async def _settles(self, seconds: float, must_end: Callable[[], bool]) -> bool:
-        """Whether all is answered before the time is over or ``must_end``."""
+        """Wait until all requests are answered. Returns False if ``seconds`` pass or ``must_end`` returns true before
+        that.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while self._in_flight():
             if loop.time() >= until or must_end():
                 return False
-            if self.config.callback_notify is not None:  # or the master takes this process for one that hangs
+            if self.config.callback_notify is not None:  # otherwise the master takes this process for a hung one
                 await self.config.callback_notify()
             await asyncio.sleep(LOOK)
         return True
 
     def _give_up(self) -> None:
-        """Have all that is left answered by saying that the server stops."""
+        """Answer every remaining request with the error that the server stops."""
         for connection in list(self.server_state.connections):
             if (give_up := getattr(connection, "give_up", None)) is not None:
                 give_up()
         loop = asyncio.get_running_loop()
         for task in list(self.server_state.tasks):
-            loop.call_soon(task.cancel)  # not now: one that has not begun yet would never run, and answer nobody
+            loop.call_soon(task.cancel)  # not now: a task that has not begun would never run, so never answer

@@ -1,4 +1,4 @@
-"""What ``/ping`` says, read from the scoreboard alone."""
+"""Health: the response to ``/ping``, read from the scoreboard alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEGRADED_GRACE = 30.0  # seconds without any ready replica, while a replacement 
 
 
 def ping(header: Header, now: float) -> tuple[int, bytes]:
-    """HTTP status and JSON body. 200 says that a request sent now could be served."""
+    """Return the HTTP status and the JSON body. 200 means that a request sent now could be served."""
     silent = is_silent(header, now)
     body = {
         "status": "degraded" if silent else header.state.name.lower(),
@@ -32,5 +32,7 @@ def is_healthy(header: Header, now: float) -> bool:
 
 
 def is_silent(header: Header, now: float) -> bool:
-    """Whether the supervisor, which alone loads models and ends what hangs, has not run for long: it is stopped."""
+    """Return whether the supervisor, which alone loads models and kills hung workers, has not run for ``SILENT``
+    seconds.
+    """
     return header.beat > 0.0 and now > header.beat + SILENT

@@ -1,4 +1,4 @@
-"""Receiving: a request's body under its bounds, and the news that its client has gone."""
+"""Receiving: a request's body, read within its limits, and the detection of a client that disconnects."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Answer = TypeVar("Answer")
 
 
 class ClientGone(Exception):
-    """The client closed the connection before it had its answer."""
+    """The client closed the connection before it had its response."""
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int, deadline: Deadline, held: Held) -> bytes:
-    """The whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), BodiesFull,
-    DeadlineExceeded for one that trickles in, and ClientGone."""
+    """Return the whole body. Raises BodyTooLarge before more than ``limit`` bytes are held (0: no limit), BodiesFull,
+    DeadlineExceeded if it arrives too slowly, and ClientGone.
+    """
     try:
         async with asyncio.timeout(deadline.remaining()) as time_out:
             held.watch(lambda: expire(time_out))
@@ -62,7 +63,7 @@ async def _collect_body(headers: Headers, receive: Receive, limit: int, held: He
 
 
 async def watch(answer: Coroutine[None, None, Answer], receive: Receive) -> Answer:
-    """Await ``answer``, but give up with ClientGone as soon as the client has closed the connection."""
+    """Await ``answer``; raises ClientGone as soon as the client closes the connection."""
     task = asyncio.current_task()
     assert task is not None
     gone = asyncio.ensure_future(receive())

@@ -1,7 +1,7 @@
-"""The HTTP side's processes: a gunicorn master and its uvicorn workers. Imports no torch.
+"""Server: the HTTP processes, a gunicorn master and its uvicorn workers. Imports no torch.
 
-The supervisor hands down the listening socket, the scoreboard and the runtime folder; the master only keeps the workers
-alive.
+The supervisor passes down the listening socket, the scoreboard and the runtime folder; the master only keeps the
+workers alive.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from serving.ipc.scoreboard import Scoreboard
 from serving.system import log
 from serving.system.signals import OTHERS
 
-# With those of gunicorn that would stop its workers, or make more or fewer of them.
+# Includes gunicorn's signals that would stop its workers, or change their number.
 MEANINGLESS = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU, *OTHERS)
-DOORS = 16  # the loop takes one connection a turn from each listening socket, and its turns are long under load
-GRACE = 1  # seconds for connections to close when all is answered
+DOORS = 16  # listening sockets: the loop accepts one connection a turn from each, and turns are long under load
+GRACE = 1  # seconds for connections to close when all requests are answered
 KEEP_ALIVE = 90  # seconds an idle connection stays open; the platform reuses connections for at least 75
-STALLED = 30  # seconds without a sign of life after which the master replaces an HTTP worker
+STALLED = 30  # seconds without a heartbeat after which the master replaces an HTTP worker
 
 
 class HttpWorker(UvicornWorker):  # type: ignore[misc]
+    """Uvicorn's worker, which drains before it ends."""
+
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
         "lifespan": "on",
@@ -48,7 +50,9 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
     }
 
     def init_signals(self) -> None:
-        """SIGTERM is uvicorn's; nothing else ends this process before its requests are answered."""
+        """Leave SIGTERM to uvicorn and ignore the rest, so that nothing else ends this process before its requests are
+        answered.
+        """
         super().init_signals()
         for number in (signal.SIGHUP, *MEANINGLESS):
             signal.signal(number, signal.SIG_IGN)
@@ -63,7 +67,7 @@ class HttpWorker(UvicornWorker):  # type: ignore[misc]
 
 
 class Master(Arbiter):  # type: ignore[misc]
-    """gunicorn's, which ends with the server and begins anew on SIGHUP, and takes no other order."""
+    """Gunicorn's master, which ends only with the server, reloads its workers on SIGHUP, and ignores other signals."""
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -78,7 +82,7 @@ class Master(Arbiter):  # type: ignore[misc]
 
 
 class QuietLogger(Logger):  # type: ignore[misc]
-    """gunicorn's and uvicorn's records go the way of ours."""
+    """Gunicorn's logger, whose records and uvicorn's go to this server's handlers."""
 
     def setup(self, cfg: Any) -> None:
         self.cfg = cfg
@@ -97,9 +101,11 @@ class QuietLogger(Logger):  # type: ignore[misc]
 
 
 class HttpMaster(BaseApplication):  # type: ignore[misc]
+    """Gunicorn's application: the settings of the master and the app of its workers."""
+
     def __init__(self, config: Config, listener_fd: int, app: App) -> None:
         self._config = config
-        # Once: these settings are asked for again by a SIGHUP, when the descriptor is closed.
+        # Duplicated once, here: a SIGHUP reads the settings again when the descriptor is already closed.
         self._doors = [listener_fd, *(os.dup(listener_fd) for _ in range(DOORS - 1))]
         self._app = app
         self._supervisor = os.getppid()
@@ -109,7 +115,7 @@ class HttpMaster(BaseApplication):  # type: ignore[misc]
         Master(self).run()
 
     def may_end(self) -> bool:
-        """Whether the server is at its end, or the supervisor gone."""
+        """Return whether the server is stopping, or the supervisor is gone."""
         return self._app.must_end() or os.getppid() != self._supervisor
 
     def load_config(self) -> None:
@@ -135,12 +141,12 @@ class HttpMaster(BaseApplication):  # type: ignore[misc]
 
 
 def post_fork(arbiter: Any, worker: Any) -> None:
-    # A worker without its master would hold the port for ever.
+    # A worker that outlives its master would hold the port for ever.
     set_parent_death_signal(signal.SIGTERM)
 
 
 def http_protocol(config: Config, app: App) -> type[HttpProtocol]:
-    """Uvicorn makes the protocol itself, so that what is behind it is the class's."""
+    """Return the HTTP protocol class. Uvicorn creates the protocols, so dependencies are attributes of the class."""
     if config.http == "asgi":
         return HttpProtocol
 
@@ -151,7 +157,7 @@ def http_protocol(config: Config, app: App) -> type[HttpProtocol]:
 
 
 def websocket_protocol(config: Config, app: App) -> type[WebSocketProtocol]:
-    """Uvicorn makes the protocol itself, so that the limits are the class's."""
+    """Return the WebSocket protocol class. Uvicorn creates the protocols, so the limits are attributes of the class."""
 
     class Limited(WebSocketProtocol):
         max_message = config.max_message
@@ -161,7 +167,7 @@ def websocket_protocol(config: Config, app: App) -> type[WebSocketProtocol]:
 
 
 def main() -> None:
-    """``python -m serving.frontend.server RUNTIME LISTENER_FD BOARD_FD``."""
+    """Run ``python -m serving.frontend.server RUNTIME LISTENER_FD BOARD_FD``."""
     runtime = Runtime(Path(sys.argv[1]))
     listener_fd, board_fd = map(int, sys.argv[2:4])
     set_parent_death_signal(signal.SIGTERM)

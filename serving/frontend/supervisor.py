@@ -1,4 +1,4 @@
-"""SupervisorLink: this HTTP worker's one connection to the supervisor."""
+"""SupervisorLink: the connection of this HTTP worker to the supervisor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ START_TIME = 10.0  # seconds for the supervisor to answer at the start
 
 
 class SupervisorLink:
-    """``on_placement`` hears where the models are that this worker asked for. Without a supervisor the worker ends."""
+    """The connection of this HTTP worker to the supervisor; when it is lost the worker stops.
+
+    ``on_placement`` is called with the placement of each model that this worker asked for.
+    """
 
     def __init__(self, runtime: Runtime, board: Scoreboard, on_placement: Callable[[Placement], None]) -> None:
         self._runtime = runtime
@@ -64,7 +67,7 @@ class SupervisorLink:
         self.say(Locate(model, load, until))
 
     async def ask(self, make: Callable[[int], Ask], seconds: float) -> Answer:
-        """The supervisor's answer to ``make(id)``. Raises the ServingError that it gives, or Unavailable in the end."""
+        """Send ``make(id)`` and return the answer. Raises the ServingError in it, or Unavailable after ``seconds``."""
         id = next(self._ids)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[id] = future

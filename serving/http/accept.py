@@ -1,4 +1,4 @@
-"""Accept and Content-Type values: what a client would like, as one concrete media type (RFC 9110 §12.5.1)."""
+"""Accept: negotiation of a response's media type (RFC 9110 §12.5.1), and the parameters of Content-Type values."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from serving.request import USUAL, media_type
 
 
 def parameters(content_type: str) -> dict[str, str]:
-    """The parameters of a Content-Type value, names in lower case, quotes removed."""
+    """Return the parameters of a Content-Type value by name in lower case, quotes removed."""
     pairs = (part.partition("=") for part in content_type.split(";")[1:])
     return {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
 
 
 def negotiate(accept: str, offered: Sequence[str], default: str) -> str:
-    """The offered type that an Accept value likes best (RFC 9110 §12.5.1); ``default`` where it has no wish.
+    """Return the offered type that an Accept value prefers (RFC 9110 §12.5.1); ``default`` where it has no preference.
 
-    Parts that cannot be read are passed over. Raises NotAcceptable.
+    Invalid parts of the value are ignored. Raises NotAcceptable.
     """
     find = _negotiate if len(accept) <= USUAL else _negotiate.__wrapped__
     return find(accept, tuple(offered), default)
@@ -48,7 +48,7 @@ def media_range(part: str) -> tuple[str, float] | None:
 
 
 def quality(kind: str, ranges: list[tuple[str, float]]) -> float:
-    """What the most specific range that covers ``kind`` says; 0 where none does."""
+    """Return the quality of ``kind`` by the most specific range that covers it; 0 where none does."""
     for pattern in (kind, kind.partition("/")[0] + "/*", "*/*"):
         said = [q for one, q in ranges if one == pattern]
         if said:
@@ -57,14 +57,15 @@ def quality(kind: str, ranges: list[tuple[str, float]]) -> float:
 
 
 def concrete(accept: str) -> str | None:
-    """The one type that an Accept value names, if it is one."""
+    """Return the type that an Accept value names, if it names exactly one."""
     ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
     return ranges[0][0] if len(ranges) == 1 and "*" not in ranges[0][0] else None
 
 
 def wanted(accept: str, default: str) -> str:
-    """The one type that the client likes best; ``default`` where it names none. Raises NotAcceptable where it says that
-    it does not take that."""
+    """Return the type that the client prefers among those it names; ``default`` where it names none. Raises
+    NotAcceptable where it refuses the default.
+    """
     ranges = [one for one in map(media_range, accept.split(",")) if one is not None]
     named = [one for one in ranges if "*" not in one[0] and one[1] > 0]
     if not named or any(one[1] > max(q for _, q in named) for one in ranges):
@@ -75,6 +76,6 @@ def wanted(accept: str, default: str) -> str:
 
 
 def refuses(ranges: Sequence[tuple[str, float]], kind: str) -> bool:
-    """Whether the most specific range that covers ``kind`` has the quality 0."""
+    """Return whether the most specific range that covers ``kind`` has quality 0."""
     covered = any(one in (kind, kind.partition("/")[0] + "/*", "*/*") for one, _ in ranges)
     return covered and quality(kind, list(ranges)) <= 0

@@ -1,4 +1,4 @@
-"""Content-Encoding: in which ways a body may be packed on its way here (RFC 9110 §8.4)."""
+"""Content-Encoding: the ways in which a request's body may be compressed (RFC 9110 §8.4)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ KNOWN = "gzip, deflate, identity"
 
 
 def known_encoding(value: str) -> str:
-    """How a body is packed by the value of its header: ``gzip`` or ``deflate``, "" for not at all. Raises
-    UnsupportedMediaType for what is not known, and for a body that was packed more than once."""
+    """Return the encoding in a Content-Encoding value: ``gzip`` or ``deflate``, "" for none. Raises
+    UnsupportedMediaType for an unknown encoding, and for several.
+    """
     named = [name for part in value.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if not named:
         return ""

@@ -1,6 +1,6 @@
-"""The request headers of the platform's InvokeEndpoint: which there are, and what each may hold.
+"""The request headers of the platform's InvokeEndpoint and their allowed values.
 
-Names and patterns are those of the platform's own API; other headers are ignored, as the platform asks of a container.
+Names and patterns are those of the platform's API; other headers are ignored, as the platform asks of a container.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ NEW_SESSION = "NEW_SESSION"
 
 
 class Field(NamedTuple):
-    """``name`` as clients call it. A value has at most ``limit`` characters and matches ``pattern``."""
+    """A header, with its ``name`` in the platform's API. A value has at most ``limit`` characters and matches
+    ``pattern``.
+    """
 
     name: str
     limit: int
@@ -46,13 +48,13 @@ ACCEPT = field("Accept", 1024, ASCII, "ASCII")
 
 
 def check(header: Field, value: str) -> None:
-    """Raises BadRequest that names the field, what it holds and what is allowed."""
+    """Check a header's value. Raises BadRequest, which names the field, the value and what is allowed."""
     if len(value) > header.limit or not header.pattern.fullmatch(value):
         raise BadRequest(f"{header.name} is {value[:80]!r}; allowed: {header.allowed}")
 
 
 def check_all(content_type: str, accept: str, sagemaker: Mapping[str, str]) -> None:
-    """Raises BadRequest for the first header that the platform's API would refuse."""
+    """Check all headers. Raises BadRequest for the first one that the platform's API would refuse."""
     check(CONTENT_TYPE, content_type)
     check(ACCEPT, accept)
     for name, value in sagemaker.items():

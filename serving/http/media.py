@@ -1,4 +1,4 @@
-"""Media types that bodies and answers are written in, by the names that clients call them."""
+"""The media types of requests and responses that the server knows."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ TEXT = ("text/plain", "application/x-text")
 
 
 def is_json(kind: str) -> bool:
-    """Whether a bare media type is one document of JSON."""
+    """Return whether a media type without parameters is one JSON document."""
     return kind == JSON or kind.endswith("+json")

@@ -1,4 +1,4 @@
-"""The paths of the Open Inference Protocol (KServe v2), and how a message with binary tensors is labelled."""
+"""The paths of the Open Inference Protocol (KServe v2), and the content type of messages with binary tensors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 PREFIX = "/v2"
 STATISTICS = f"{PREFIX}/models/stats"  # of all models
-UNKNOWN = "Request for unknown model:"  # the beginning of what Triton's server says, which its clients compare
+UNKNOWN = "Request for unknown model:"  # the beginning of Triton's message, which its clients compare
 BINARY = "application/vnd.sagemaker-triton.binary+json"
 HEADER_SIZE = "json-header-size"  # its parameter: bytes of the JSON header in front of the tensors
-# A model's name may have slashes, so that what comes last decides.
+# A model's name may have slashes, so the last parts of the path decide.
 _MODEL = re.compile(
     r"/v2/models/(?P<model>.+?)(?:/versions/(?P<version>[^/]+))?"
     r"(?:/(?P<verb>config|ready|infer|stats|generate|generate_stream|trace/setting))?"
@@ -19,8 +19,9 @@ _REPOSITORY = re.compile(r"/v2/repository/models/(?P<model>.+)/(?P<verb>load|unl
 
 
 class ModelPath(NamedTuple):
-    """What a path is about, once its percent signs are decoded. ``verb`` is empty for a model's metadata, ``version``
-    where the path names none."""
+    """The parts of a path, percent signs decoded. ``verb`` is empty for a model's metadata, ``version`` where the path
+    has none.
+    """
 
     model: str
     version: str
@@ -28,7 +29,7 @@ class ModelPath(NamedTuple):
 
 
 def model_path(path: str) -> ModelPath | None:
-    """``/v2/models/{model}[/versions/{version}][/{verb}]``."""
+    """Parse ``/v2/models/{model}[/versions/{version}][/{verb}]``; returns None for another path."""
     match = _MODEL.fullmatch(path)
     if match is None:
         return None
@@ -36,7 +37,7 @@ def model_path(path: str) -> ModelPath | None:
 
 
 def repository_path(path: str) -> ModelPath | None:
-    """``/v2/repository/models/{model}/load`` or ``unload``."""
+    """Parse ``/v2/repository/models/{model}/load`` or ``unload``; returns None for another path."""
     match = _REPOSITORY.fullmatch(path)
     return None if match is None else ModelPath(match["model"], "", match["verb"])
 

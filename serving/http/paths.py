@@ -1,4 +1,4 @@
-"""Paths of the server's own, and those that a handler may take beside them."""
+"""The server's own paths, and the paths that a handler may add."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OWN = frozenset(
 
 
 def is_own(path: str) -> bool:
-    """Whether it begins as a path of the server's does."""
+    """Return whether the first part of the path is one of the server's own."""
     return path[1:].partition("/")[0] in OWN
 
 

@@ -1,4 +1,4 @@
-"""Channel: frames over one Unix socket, on asyncio, for both of its ends."""
+"""Channel: frames over one Unix socket, on asyncio, for both ends."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from serving.ipc.wire import Frame, FrameReader, encode
 from serving.request import Body
 from serving.system import log
 
-AT_ONCE = 256 << 10  # bytes that another thread may write by itself; more would keep it from its work
+AT_ONCE = 256 << 10  # bytes that ``send_now`` writes at most; more would keep its thread from its work
 VECTOR = 512  # buffers in one system call; the kernel takes 1024
-TURNS = 8  # reads in a row while there is more than was asked for
-MUCH = 128 << 10  # bytes in one read; the kernel holds about three times as many for a reader that is late
-HELD = 1 << 20  # bytes on their way in the kernel, as far as it allows: a large body is then few hand-overs, not many
-EARLY = 16  # buffers that do not wait for the rest of the tick, so that the other side begins while this one goes on
+TURNS = 8  # reads in a row while the buffers are filled
+MUCH = 128 << 10  # bytes in one read; the kernel holds about three times as many for a late reader
+HELD = 1 << 20  # bytes of the kernel's send buffer, as far as it allows: a large body then takes few system calls
+EARLY = 16  # buffers after which a tick's frames are sent early, so that the other side can begin with them
 
 
 class ChannelOwner(Protocol):
-    """What is told of a channel's frames and of its end."""
+    """The receiver of a channel's frames and of its end."""
 
     def on_frame(self, channel: Channel, frame: Frame) -> None: ...
 
@@ -31,10 +31,10 @@ class ChannelOwner(Protocol):
 
 
 class Channel(asyncio.BufferedProtocol):
-    """Whole frames in, whole frames out. What one tick of the loop sends goes out in one system call.
+    """Sends and receives whole frames. All frames sent in one tick of the loop go out in one system call.
 
-    ``owner.on_lost`` is called exactly once, after the last frame that had arrived. ``send_now`` and ``read_now`` may
-    be called from other threads, the rest from the loop's.
+    ``owner.on_lost`` is called exactly once, after the last frame that had arrived. ``send_now``, ``read_now`` and
+    ``unsent`` may be used from other threads, the rest only from the loop's.
     """
 
     def __init__(self, owner: ChannelOwner, on_open: Callable[[Channel], None] | None = None) -> None:
@@ -44,10 +44,10 @@ class Channel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[Body] = []
         self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()  # who holds it alone writes to the socket
+        self._lock = threading.Lock()  # held by the thread that writes to the socket
         self._fd = -1
         self.brings_much = False
-        """Whether what ``read_now`` read last was much, or a part of it, so that the other side may wait for room."""
+        """Whether the last ``read_now`` read much, or part of a large body: the other side may wait for room."""
 
     @property
     def is_open(self) -> bool:
@@ -55,13 +55,13 @@ class Channel(asyncio.BufferedProtocol):
 
     @property
     def is_sending(self) -> bool:
-        """Whether something that was sent is still in this process."""
+        """Whether frames that were sent are still in this process."""
         if self._transport is None or self._transport.is_closing():
             return False
         return bool(self._outgoing or self._transport.get_write_buffer_size())
 
     def send(self, kind: int, id: int, head: bytes = b"", body: Body = b"") -> None:
-        """Send one frame. On a closed channel it is dropped: ``on_lost`` has told or will tell."""
+        """Send one frame. A closed channel drops it: ``on_lost`` is or will be called."""
         self.send_raw(encode(kind, id, head, body))
 
     def send_raw(self, buffers: list[Body]) -> None:
@@ -78,14 +78,15 @@ class Channel(asyncio.BufferedProtocol):
                 self._transport.writelines(outgoing)
 
     def let_others_send(self) -> None:
-        """From now on ``send_now`` may be used."""
+        """Allow ``send_now`` from now on."""
         if self._transport is not None and self._fd < 0:
-            # Of our own, so that nobody else's file can come to have this number.
+            # A duplicate, so that its number cannot be reused for another file while threads use it.
             self._fd = os.dup(self._transport.get_extra_info("socket").fileno())
 
     def let_others_read(self) -> int:
-        """From now on ``read_now`` is to be used, and the loop reads no more. Gives the descriptor to watch, -1 of a
-        channel that is closed."""
+        """Read with ``read_now`` from now on instead of on the loop. Returns the descriptor to watch, -1 for a closed
+        channel.
+        """
         if self._transport is None or self._transport.is_closing():
             return -1
         self.let_others_send()
@@ -93,8 +94,11 @@ class Channel(asyncio.BufferedProtocol):
         return self._fd
 
     def read_now(self) -> list[Frame] | None:
-        """From any thread, but one at a time: the frames that what is there completes; None at the end of the channel.
-        Raises WireError."""
+        """Return the frames that are completed by the data that is there; None at the end of the channel. Raises
+        WireError.
+
+        May be called from any thread, but from one at a time.
+        """
         frames: list[Frame] = []
         self.brings_much = False
         for _ in range(TURNS):
@@ -106,7 +110,7 @@ class Channel(asyncio.BufferedProtocol):
             except OSError:
                 n = 0
             if not n:
-                return frames or None  # the end is there the next time, too
+                return frames or None  # the next call finds the end again
             frames += self._reader.buffer_updated(n)
             if n >= MUCH or self._reader.is_within_body:
                 self.brings_much = True
@@ -116,14 +120,16 @@ class Channel(asyncio.BufferedProtocol):
 
     @property
     def unsent(self) -> int:
-        """From any thread: bytes of what was sent that are still in this process."""
+        """The bytes sent that are still in this process. Can be read from any thread."""
         with self._lock:
             if self._transport is None or self._transport.is_closing():
                 return 0
             return sum(map(len, self._outgoing)) + self._transport.get_write_buffer_size()
 
     def send_now(self, buffers: list[Body]) -> bool:
-        """From any thread: send frames without waking the loop, where nothing is before them. Whether all have left."""
+        """Send frames from any thread, without waking the loop if nothing waits before them. Returns whether all have
+        left.
+        """
         size = sum(len(one) for one in buffers)
         with self._lock:
             transport = self._transport
@@ -134,23 +140,23 @@ class Channel(asyncio.BufferedProtocol):
                 except BlockingIOError:
                     sent = 0
                 except OSError:
-                    return True  # the loop is about to hear of it
+                    return True  # the loop is about to see the error, too
                 if sent == size:
                     return True
                 buffers = rest_of(buffers, sent)
-            # Whoever sends from now on finds that something is before it.
+            # Later frames now find that others are before them.
             self._outgoing += buffers
         self._loop.call_soon_threadsafe(self.flush)
         return False
 
     def close(self) -> None:
-        """Send what is waiting, then close."""
+        """Close the channel after sending what waits."""
         self.flush()
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once; what is waiting is lost."""
+        """Close the channel at once; what waits is lost."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -189,7 +195,7 @@ class Channel(asyncio.BufferedProtocol):
 
 
 def rest_of(buffers: list[Body], sent: int) -> list[Body]:
-    """What follows the first ``sent`` bytes."""
+    """Return what follows the first ``sent`` bytes of ``buffers``."""
     for index, one in enumerate(buffers):
         if sent < len(one):
             return [memoryview(one)[sent:], *buffers[index + 1 :]]

@@ -1,15 +1,17 @@
-"""Faults of a device: what a failure in user code says about the device it ran on, and how a worker ends on one."""
+"""Faults of a device: the kinds of failure in user code by their effect on the device, and the exit codes of
+workers.
+"""
 
 from __future__ import annotations
 
 import enum
 
 EXIT_STICKY = 74  # exit code of a worker whose CUDA context is lost: its replacement can serve
-EXIT_HARDWARE = 75  # of one whose GPU is: nothing can serve on it until somebody has looked
+EXIT_HARDWARE = 75  # exit code of a worker whose GPU is broken: nothing can serve on it until it is repaired
 
 
 class Fault(enum.Enum):
-    NONE = "none"  # user code failed; the device has no part in it
+    NONE = "none"  # user code failed; the device is not the cause
     TRANSIENT = "transient"  # the same call may succeed if it is made again
     MEMORY = "memory"  # out of memory: a smaller batch may fit
     STICKY = "sticky"  # every later call in this process fails
@@ -20,5 +22,7 @@ ENDS = {EXIT_STICKY: (Fault.STICKY, "its CUDA context was lost"), EXIT_HARDWARE:
 
 
 def told_by(code: int) -> tuple[Fault, str]:
-    """What a worker's exit code says of its device, and in words; ``NONE`` and "" for any other code."""
+    """Return the fault that a worker's exit code stands for, and its description; ``NONE`` and "" for any other
+    code.
+    """
     return ENDS.get(code, (Fault.NONE, ""))

@@ -1,15 +1,15 @@
-"""Flow: how much of a stream is on its way. One side counts what it sends, the other says what was used up."""
+"""Flow: the window of a stream. The sender counts what it sends, and the receiver reports what it has used."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-WINDOW = 128 * 1024  # bytes of one stream that may be on their way; one more piece is begun while they are fewer
-PIECE = 64  # bytes that an empty or small piece counts at least, so that many of them are bounded too
+WINDOW = 128 * 1024  # bytes in flight per stream: while there are fewer, one more chunk of any size is sent
+PIECE = 64  # bytes that a chunk counts at least, so that the number of small ones is bounded too
 
 
 class Flow:
-    """``sent`` and ``used`` are each counted by one thread only."""
+    """The sender's counters of one stream; ``sent`` and ``used`` are each written by one thread only."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -21,7 +21,7 @@ class Flow:
 
 
 class Credit:
-    """What was used up on the receiving side; ``give`` tells the sender, a quarter of a window at a time."""
+    """The receiver's counter of one stream; ``give`` reports to the sender, a quarter of a window at a time."""
 
     def __init__(self, give: Callable[[int], None]) -> None:
         self._give = give

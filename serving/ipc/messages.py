@@ -1,4 +1,6 @@
-"""What our processes say to each other beside requests: the heads of CONTROL frames, one tagged struct a message."""
+"""The messages between the server's processes besides requests: the bodies of CONTROL frames, one tagged struct
+each.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from serving.request import Body
 
 
 class Address(msgspec.Struct, frozen=True, array_like=True):
-    """Where a replica listens. ``row`` is its scoreboard row, ``epoch`` tells it from earlier owners of that row."""
+    """The address of a replica. ``row`` is its scoreboard row, ``epoch`` distinguishes it from earlier owners of that
+    row.
+    """
 
     row: int
     epoch: int
@@ -19,7 +23,7 @@ class Address(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Problem(msgspec.Struct, frozen=True, array_like=True):
-    """A ServingError on its way to another process."""
+    """A ServingError that is sent to another process."""
 
     status: int
     code: str
@@ -35,23 +39,22 @@ class Problem(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FrontendHello(msgspec.Struct, frozen=True, tag="frontend-hello"):
-    """HTTP worker → supervisor, first on its control connection."""
+    """HTTP worker → supervisor: the first message on its control connection."""
 
     pid: int
 
 
 class FrontendWelcome(msgspec.Struct, frozen=True, tag="frontend-welcome"):
-    """Supervisor → HTTP worker: the scoreboard slot that is yours to write."""
+    """Supervisor → HTTP worker: the index of the worker's slot in the scoreboard."""
 
     slot: int
 
 
 class Locate(msgspec.Struct, frozen=True, tag="locate"):
-    """HTTP worker → supervisor: where is this model? Answered by Placement, now or when it is known where, and at each
-    change from then on until it is gone.
+    """HTTP worker → supervisor: where is this model? Answered by Placement as soon as it is known, and again at each
+    change until the model is gone.
 
-    ``load`` it where it is not there yet. ``until`` is the instant of the monotonic clock up to which room for it is
-    worth waiting for.
+    ``load`` it where it is not loaded. ``until`` is the instant of the monotonic clock until which to wait for room.
     """
 
     model: str
@@ -60,9 +63,10 @@ class Locate(msgspec.Struct, frozen=True, tag="locate"):
 
 
 class Paths(msgspec.Struct, frozen=True, array_like=True):
-    """Which paths a model's handler takes beside ``/invocations``: POST requests there, and WebSockets. ``single``: it
-    takes one record of a body at ``/invocations``. ``headers`` are the names of those that it wants to see of a
-    request, in lower case."""
+    """The paths that a model's handler takes besides ``/invocations``, for POST requests and for WebSockets.
+    ``single``: at ``/invocations`` it takes one record per body. ``headers`` are the names, in lower case, of the
+    request headers that it asks for.
+    """
 
     post: tuple[str, ...] = ()
     websocket: tuple[str, ...] = ()
@@ -73,10 +77,11 @@ class Paths(msgspec.Struct, frozen=True, array_like=True):
 class Placement(msgspec.Struct, frozen=True, tag="placement"):
     """Supervisor → HTTP worker: the replicas of ``model`` that take requests at this moment.
 
-    ``loading`` is true until it was ready once; ``failed`` says why it never will be. ``timeout`` is in seconds,
-    ``queue_size`` in requests per replica. ``capacity`` is how many requests all replicas together work on at a time,
-    0 until the first is ready, as ``paths`` are empty. ``gone``: it is not served, so forget it; whoever waits for it
-    gets the ``problem`` if there is one, else asks again. ``alias`` is what that model is really called, "" for so.
+    ``loading`` is true until the model was ready once; ``failed`` is why it never will be. ``timeout`` is in seconds,
+    ``queue_size`` in requests per replica. ``capacity`` is the number of requests that all replicas work on at a time;
+    it is 0, and ``paths`` are empty, until the first is ready. ``gone``: the model is not served any more, so forget
+    it; waiting requests get the ``problem`` if there is one, otherwise they ask again. ``alias`` is the model's real
+    name, "" where that is ``model``.
     """
 
     model: str
@@ -105,7 +110,9 @@ class ReplicaInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, rename="camel"):
-    """One model as the API shows it. ``bytes`` is what it is charged with, ``idle_seconds`` since its last use."""
+    """One model as the API shows it. ``bytes`` is its share of the memory budget, ``idle_seconds`` the time since its
+    last use.
+    """
 
     model_name: str
     model_url: str
@@ -120,8 +127,9 @@ class ModelInfo(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class LoadModel(msgspec.Struct, frozen=True, tag="load"):
-    """HTTP worker → supervisor; the four of this kind are answered by Answer with their ``id``. An empty ``url`` means
-    the model of that name in the store."""
+    """HTTP worker → supervisor: load a model. Each Ask is answered by an Answer with its ``id``. An empty ``url`` means
+    the model of that name in the store.
+    """
 
     id: int
     model: str
@@ -129,7 +137,7 @@ class LoadModel(msgspec.Struct, frozen=True, tag="load"):
 
 
 class UnloadModel(msgspec.Struct, frozen=True, tag="unload"):
-    """Answered when its memory is back."""
+    """HTTP worker → supervisor: unload a model. Answered when its memory is released."""
 
     id: int
     model: str
@@ -142,22 +150,25 @@ class PinModel(msgspec.Struct, frozen=True, tag="pin"):
 
 
 class DescribeModels(msgspec.Struct, frozen=True, tag="describe"):
-    """All loaded models by name, or only ``model``."""
+    """HTTP worker → supervisor: describe all loaded models, or only ``model``."""
 
     id: int
     model: str | None = None
 
 
 class ListModels(msgspec.Struct, frozen=True, tag="list"):
-    """All models of the store, loaded or not, or only ``model``. Answered by Answer, with ``listed``."""
+    """HTTP worker → supervisor: list all models of the store, loaded or not, or only ``model``. The Answer has
+    ``listed``.
+    """
 
     id: int
     model: str | None = None
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A model of the store: ``ready`` where the next request would be served, if need be after a load; ``loading``,
-    or ``unavailable`` for the ``reason``."""
+    """A model of the store. Its ``state`` is ``ready`` where the next request would be served, if need be after a load;
+    ``loading``; or ``unavailable`` because of ``reason``.
+    """
 
     name: str
     version: str
@@ -166,7 +177,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class FindDefault(msgspec.Struct, frozen=True, tag="find-default"):
-    """The model for requests that name none. Answered by Answer, with ``name``."""
+    """HTTP worker → supervisor: which model is for requests that name none? The Answer has ``name``."""
 
     id: int
 
@@ -175,7 +186,7 @@ Ask = LoadModel | UnloadModel | PinModel | DescribeModels | ListModels | FindDef
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """Supervisor → HTTP worker: what came of an Ask."""
+    """Supervisor → HTTP worker: the result of an Ask."""
 
     id: int
     problem: Problem | None = None
@@ -198,8 +209,8 @@ class ForkReady(msgspec.Struct, frozen=True, tag="fork-ready"):
 class Fork(msgspec.Struct, frozen=True, tag="fork"):
     """Supervisor → fork server: start a model worker.
 
-    Without a ``model`` it is a spare, which opens ``device`` and waits for Assign. ``visible`` becomes its
-    ``CUDA_VISIBLE_DEVICES``; None leaves that as it is.
+    Without a ``model`` it is a spare, which opens ``device`` and waits for Assign. ``visible`` is the worker's
+    ``CUDA_VISIBLE_DEVICES``; None leaves it as it is.
     """
 
     row: int
@@ -210,13 +221,13 @@ class Fork(msgspec.Struct, frozen=True, tag="fork"):
 
 
 class Assign(msgspec.Struct, frozen=True, tag="assign"):
-    """Supervisor → a spare, or a worker parked with this model: be a worker of it."""
+    """Supervisor → a spare, or a worker that has this model parked: become its worker."""
 
     model: Model
 
 
 class Forked(msgspec.Struct, frozen=True, tag="forked"):
-    """Fork server → supervisor: the answer to Fork. ``pid`` is 0 where no process could be made."""
+    """Fork server → supervisor: the answer to Fork. ``pid`` is 0 where no process could be started."""
 
     row: int
     epoch: int
@@ -224,7 +235,7 @@ class Forked(msgspec.Struct, frozen=True, tag="forked"):
 
 
 class WorkerHello(msgspec.Struct, frozen=True, tag="worker-hello"):
-    """Model worker → supervisor, first on its control connection."""
+    """Model worker → supervisor: the first message on its control connection."""
 
     row: int
     epoch: int
@@ -233,9 +244,9 @@ class WorkerHello(msgspec.Struct, frozen=True, tag="worker-hello"):
 class WorkerPhase(msgspec.Struct, frozen=True, tag="worker-phase"):
     """Model worker → supervisor: it is now ``spare``, ``loading``, ``warming``, ``ready``, ``parked`` or ``failed``.
 
-    ``error`` is one line; ``permanent`` says that trying again cannot help, ``out_of_memory`` that there was not enough
-    of it. With ``ready`` come ``queue_size``, ``batch_size`` in requests, the ``device`` found and the paths that the
-    handler takes beside ``/invocations``.
+    ``error`` is one line; ``permanent``: trying again cannot help; ``out_of_memory``: memory was short. ``ready`` comes
+    with ``queue_size`` and ``batch_size`` in requests, the ``device`` found, and the paths that the handler takes
+    besides ``/invocations``.
     """
 
     row: int
@@ -251,11 +262,11 @@ class WorkerPhase(msgspec.Struct, frozen=True, tag="worker-phase"):
 
 
 class Retire(msgspec.Struct, frozen=True, tag="retire"):
-    """Supervisor → model worker: finish what is queued, close the handler, exit. Passed on to HTTP workers."""
+    """Supervisor → model worker: finish what is queued, close the handler, exit. Forwarded to HTTP workers."""
 
 
 class Park(msgspec.Struct, frozen=True, tag="park"):
-    """Supervisor → model worker: finish what is queued, bring the weights to the host, wait for Assign or Retire."""
+    """Supervisor → model worker: finish what is queued, move the weights to the host, wait for Assign or Retire."""
 
 
 Message = (
@@ -286,11 +297,13 @@ _decoder = msgspec.msgpack.Decoder(Message)
 
 
 def pack(message: Message) -> bytes:
-    """A whole CONTROL frame. The message is its body, which may be large: a model's options, a list of all models."""
+    """Return a whole CONTROL frame. The message is its body, which may be large: a model's options, a list of all
+    models.
+    """
     return b"".join(encode(Kind.CONTROL, 0, b"", _encoder.encode(message)))
 
 
 def unpack(body: Body) -> Message:
-    """The message in a CONTROL frame's body. Raises msgspec.DecodeError."""
+    """Return the message in a CONTROL frame's body. Raises msgspec.DecodeError."""
     message: Message = _decoder.decode(body)
     return message

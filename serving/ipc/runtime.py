@@ -1,4 +1,4 @@
-"""Runtime: the private folder in which the processes of one server meet."""
+"""Runtime: the private folder that the processes of one server share."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ FOLDER = "serving-"
 LOCK = "lock"
 ADDRESS = "address.json"
 METRICS = ".metrics"
-ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # where one that listens everywhere is reached
-SETTLED = 60.0  # seconds; a younger folder may be one whose owner has not locked it yet
-BACKLOG = 4096  # connections that may wait to be accepted, which both say who open the port and who take them from it
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # an address of a server that listens on all of them
+SETTLED = 60.0  # seconds; the owner of a younger folder may not have locked it yet
+BACKLOG = 4096  # connections that may wait to be accepted; supervisor and HTTP master both call listen() with it
 BEGIN = 256  # bytes of the first message to the fork server: the folder's path
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel takes 107
 
@@ -38,7 +38,9 @@ class Runtime:
 
     @classmethod
     def create(cls, config: Config, host: str = "", port: int = 0) -> Runtime:
-        """``host`` and ``port`` are where the server listens. Raises OSError where nothing is writable."""
+        """Create the folder. ``host`` and ``port`` are the server's address. Raises OSError where nothing is
+        writable.
+        """
         path = Path(tempfile.mkdtemp(prefix=FOLDER))
         if len(str(path)) > SOCKET_PATH_LIMIT - len("/worker-1024-1000000.sock"):
             path.rmdir()
@@ -55,19 +57,21 @@ class Runtime:
         return runtime
 
     def claim(self) -> None:
-        """Mark the folder as in use for as long as this process lives: the kernel lets go of the lock by itself."""
+        """Mark the folder as in use for as long as this process lives; the kernel releases the lock when it ends."""
         fcntl.flock(private.open_plain(self.path / LOCK, os.O_CREAT | os.O_RDWR), fcntl.LOCK_EX)
 
     @classmethod
     def sweep(cls) -> None:
-        """Remove what servers of this user left behind that were killed before they could."""
+        """Remove the folders of this user's servers that were killed before they could remove them."""
         for path in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
             if private.is_private(path):
                 with contextlib.suppress(OSError):
                     cls(path)._remove_if_left()
 
     def _remove_if_left(self) -> None:
-        """Raises OSError where a server still lives in it, and for what is no folder of a server."""
+        """Remove a folder without an owner. Raises OSError where a server still uses it, and where it is no server's
+        folder.
+        """
         with open(private.open_plain(self.path / LOCK), "rb") as file:
             if time.time() - os.fstat(file.fileno()).st_mtime >= SETTLED:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,11 +81,11 @@ class Runtime:
         return msgspec.json.decode((self.path / "config.json").read_bytes(), type=Config)
 
     def write_address(self, host: str, port: int) -> None:
-        """Where the server listens, for those of its processes that ask it something as clients do."""
+        """Write the server's address, for those of its processes that send it requests as clients do."""
         (self.path / ADDRESS).write_bytes(msgspec.json.encode((host, port)))
 
     def home(self, row: int, epoch: int) -> Home | None:
-        """What a model worker may know of the server around it; None where none listens."""
+        """Return what a model worker may know of its server; None where the server listens nowhere."""
         if not (self.path / ADDRESS).exists():
             return None
         host, port = msgspec.json.decode((self.path / ADDRESS).read_bytes(), type=tuple[str, int])
@@ -89,7 +93,7 @@ class Runtime:
 
     @property
     def instance(self) -> str:
-        """Eight hexadecimal digits that tell this server from all others."""
+        """Eight hexadecimal digits that distinguish this server from others."""
         return hashlib.sha256(self.path.name.encode()).hexdigest()[:8]
 
     @property
@@ -100,21 +104,21 @@ class Runtime:
         return self.path / f"worker-{row}-{epoch}.sock"
 
     def meeting_path(self, row: int, epoch: int) -> Path:
-        """Where the ranks of one worker find each other."""
+        """Return the file through which the ranks of one worker find each other."""
         return self.path / f"worker-{row}-{epoch}.ranks"
 
     def stacks_path(self, row: int, epoch: int) -> Path:
         return self.path / f"worker-{row}-{epoch}.stacks"
 
     def words_path(self, row: int, epoch: int) -> Path:
-        """Where a worker keeps what its user code has begun to print."""
+        """Return the file with the unfinished line that a worker's user code has begun to print."""
         return self.path / f"worker-{row}-{epoch}.words"
 
     def metrics_path(self, row: int, epoch: int) -> Path:
         return self.path / f"worker-{row}-{epoch}{METRICS}"
 
     def metrics(self) -> list[str]:
-        """What the workers' handlers say of themselves, in Prometheus' text format."""
+        """Return the metrics of the workers' handlers, in Prometheus' text format."""
         texts = []
         for path in sorted(self.path.glob(f"worker-*{METRICS}")):
             with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -122,8 +126,9 @@ class Runtime:
         return texts
 
     def forget_worker(self, row: int, epoch: int, **fields: object) -> str:
-        """Remove a dead worker's files; give the stacks it left, "" if none. What its user code has printed without an
-        end is written to the log, with ``fields``."""
+        """Remove a dead worker's files; returns the stacks that it wrote, "" if none. Unfinished lines that its user
+        code printed are written to the log, with ``fields``.
+        """
         for stream, text in words.read(self.words_path(row, epoch)).items():
             log.printed(text, stream=stream, **fields)
         stacks = self.stacks_path(row, epoch)
@@ -143,7 +148,7 @@ def set_parent_death_signal(signal: int) -> None:
 
 
 def become_subreaper() -> None:
-    """Orphaned descendants become our children, as if we were PID 1 (``prctl(PR_SET_CHILD_SUBREAPER)``)."""
+    """Adopt orphaned descendants as children, as PID 1 does (``prctl(PR_SET_CHILD_SUBREAPER)``)."""
     _prctl(36, 1)
 
 

@@ -1,12 +1,12 @@
-"""Scoreboard: the state of every process in one small shared table, read by all with no call to anyone.
+"""Scoreboard: the state of every process in one small table in shared memory, which all read without calling anyone.
 
 It lives in an anonymous memory file that only our own processes inherit. Each field is written by exactly one process
 and is eight bytes wide and aligned, so that a reader never sees half a value:
 
 * the header by the supervisor: the server's state, since when, and why;
-* a slot per HTTP worker by that HTTP worker: how many requests it has accepted and not yet answered;
-* a row per model worker by that worker, but for ``epoch`` and ``pid``, which are the supervisor's; each decode thread
-  has two words of it for itself.
+* a slot per HTTP worker by that HTTP worker: the number of requests it has accepted and not yet answered;
+* a row per model worker by that worker, except ``epoch`` and ``pid``, which the supervisor writes; each decode thread
+  writes two words of its own in the row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from serving.handler import MAX_BATCH, MAX_THREADS
 
 WORD = 8
 ROWS = 1024
-SLOTS = 128  # twice as many as HTTP workers may be: a new one may come before the old one is seen to be gone
+SLOTS = 128  # twice the most HTTP workers: a new one may start before the end of the old one is noticed
 HEADER_WORDS = 64
 REASON_WORDS = 32  # of the header: UTF-8, zero-padded
 SLOT_WORDS = 8  # a cache line, so that two HTTP workers never share one
@@ -41,7 +41,7 @@ MEMORY, PEAK, DEVICE_MEMORY, SESSIONS, STREAMS, RECOMPILATIONS, VALUES, PADDED, 
 
 
 class State(enum.IntEnum):
-    """The server as ``/ping`` tells it."""
+    """The server's state, as ``/ping`` shows it."""
 
     STARTING = 0
     LOADING = 1
@@ -56,7 +56,7 @@ DRAINING = int(State.DRAINING)  # an enum's members are slow to compare
 
 
 class Phase(enum.IntEnum):
-    """One model worker, as it sees itself."""
+    """The phase of a model worker, as it writes it."""
 
     EMPTY = 0
     LOADING = 1
@@ -66,9 +66,8 @@ class Phase(enum.IntEnum):
 
 
 class Header(NamedTuple):
-    """``since``, ``last_ready`` and ``beat``, when the supervisor last ran, are instants of the monotonic clock.
-
-    ``ready`` and ``wanted`` count replicas.
+    """The scoreboard's header. ``since``, ``last_ready`` and ``beat``, the supervisor's last sign of life, are instants
+    of the monotonic clock. ``ready`` and ``wanted`` count replicas.
     """
 
     state: State
@@ -105,7 +104,7 @@ class Scoreboard:
         return Slot(self._ints, index)
 
     def in_flight(self) -> int:
-        """Requests accepted and not yet answered, over all HTTP workers."""
+        """Return the number of requests accepted and not yet answered, over all HTTP workers."""
         return sum(self.slot(index).in_flight for index in range(SLOTS))
 
     def write_header(self, header: Header) -> None:
@@ -117,21 +116,21 @@ class Scoreboard:
 
     @property
     def lost_sessions(self) -> int:
-        """Sessions that have ended with their replicas."""
+        """The number of sessions that have ended with their replicas."""
         return int(self._ints[LOST_SESSIONS])
 
     def bury(self, row: Row) -> None:
-        """Supervisor: the worker of this row is dead. Which requests it was running can still be seen."""
+        """Supervisor: clear the row of a dead worker. The requests that it was running can still be read."""
         self._ints[LOST_SESSIONS] += row.sessions
         row.queued = row.sessions = 0
         row.hold(0)
 
     def stamp_beat(self) -> None:
-        """Supervisor: its loop runs."""
+        """Supervisor: record that its loop runs."""
         self._floats[SUPERVISOR_BEAT] = time.monotonic()
 
     def give_up(self) -> None:
-        """Supervisor: the time to finish is over, and HTTP workers are to answer what is left and go."""
+        """Supervisor: end the time for draining, so that HTTP workers fail the remaining requests and exit."""
         self._ints[GIVEN_UP] = 1
 
     @property
@@ -169,11 +168,11 @@ class Slot:
         self._ints[self._at] = count
 
     def enter(self) -> None:
-        """One more."""
+        """Count one more request."""
         self._ints[self._at] += 1
 
     def leave(self) -> None:
-        """One less."""
+        """Count one request less."""
         self._ints[self._at] -= 1
 
 
@@ -189,7 +188,7 @@ class Row:
         self._busy = self._at + BUSY_UNTIL
         self._ids = self._at + ROW_FIELDS
         self._kept: array[int] = array("Q")
-        self._is_whole = True  # what is kept stands there
+        self._is_whole = True  # whether all kept ids are in the row
         self._threads = self._ids + MAX_BATCH
 
     def claim(self, epoch: int) -> None:
@@ -203,7 +202,9 @@ class Row:
 
     @property
     def pid(self) -> int:
-        """Of the worker's process; 0 before the supervisor knows it, and once it has ended it or seen it end."""
+        """The id of the worker's process; 0 until the supervisor knows it, and after it has killed it or seen it
+        end.
+        """
         return int(self._ints[self._at + PID])
 
     @pid.setter
@@ -220,12 +221,12 @@ class Row:
 
     @property
     def beat(self) -> float:
-        """When the worker's I/O thread last ran."""
+        """The instant at which the worker's I/O thread last ran."""
         return float(self._floats[self._at + BEAT])
 
     @property
     def busy_until(self) -> float:
-        """When the first of the calls of user code that have begun counts as one that hangs; 0 while none runs."""
+        """The earliest instant at which a running call of user code counts as hung; 0 while none runs."""
         until = float(self._floats[self._at + BUSY_UNTIL])
         for thread in range(self._ints[self._at + THREADS]):
             own = float(self._floats[self._threads + 2 * thread + 1])
@@ -256,12 +257,12 @@ class Row:
 
     @property
     def peak(self) -> int:
-        """The most of them at any time."""
+        """The highest value of ``memory`` so far."""
         return int(self._ints[self._at + PEAK])
 
     @property
     def device_memory(self) -> int:
-        """Bytes that it holds on its GPU."""
+        """Bytes that the worker holds on its GPU."""
         return int(self._ints[self._at + DEVICE_MEMORY])
 
     def stamp_memory(self, memory: int, peak: int, device_memory: int) -> None:
@@ -271,27 +272,28 @@ class Row:
 
     @property
     def recompilations(self) -> int:
-        """How often the model was compiled while requests waited for it."""
+        """The number of times that the model was compiled while requests waited for it."""
         return int(self._ints[self._at + RECOMPILATIONS])
 
     def count_recompilation(self) -> None:
-        """Worker: once more."""
+        """Worker: count one more compilation."""
         self._ints[self._at + RECOMPILATIONS] += 1
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Values along the dimension that is padded: those of the samples, and those of the batches that they were
-        padded to."""
+        """Values along the padded dimension: those of the samples, and those of the batches that they were padded
+        to.
+        """
         return int(self._ints[self._at + VALUES]), int(self._ints[self._at + PADDED])
 
     def count_padding(self, values: int, padded: int) -> None:
-        """Worker: one more batch."""
+        """Worker: count the padding of one more batch."""
         self._ints[self._at + VALUES] += values
         self._ints[self._at + PADDED] += padded
 
     @property
     def sessions(self) -> int:
-        """Sessions that are open in this worker."""
+        """The number of sessions that are open in this worker."""
         return int(self._ints[self._at + SESSIONS])
 
     @sessions.setter
@@ -300,21 +302,21 @@ class Row:
 
     @property
     def has_work(self) -> bool:
-        """Whether requests are queued or in the hands of user code, or answered piece by piece."""
+        """Whether requests are queued, being worked on by user code, or being streamed."""
         ints, at = self._ints, self._at
         return bool(ints[at + QUEUED] or ints[at + RUNNING] or ints[at + BUSY_UNTIL] or ints[at + STREAMS])
 
     @property
     def streams(self) -> int:
-        """Answers in pieces and conversations that are under way."""
+        """The number of streamed responses and conversations under way."""
         return int(self._ints[self._at + STREAMS])
 
     def hold(self, streams: int) -> None:
-        """Worker: so many are under way."""
+        """Worker: write the number of streams under way."""
         self._ints[self._at + STREAMS] = streams
 
     def running(self) -> list[int]:
-        """Ids of the requests that user code was given and has not answered. Exact once the worker is dead."""
+        """Return the ids of requests that user code has been given and not answered. Exact once the worker is dead."""
         count = min(int(self._ints[self._at + RUNNING]), MAX_BATCH)
         ids = self._ints[self._ids : self._ids + count].tolist()
         threads = (self._threads + 2 * thread for thread in range(self._ints[self._at + THREADS]))
@@ -324,7 +326,7 @@ class Row:
         self._floats[self._at + BEAT] = time.monotonic()
 
     def keep(self, ids: Sequence[int]) -> None:
-        """Worker: from now on these requests run beside those of each ``start``, until the next call of this."""
+        """Worker: list these requests as running beside those of each ``start``, until the next ``keep``."""
         self._kept = array("Q", ids[:MAX_BATCH])
         self._write_kept()
 
@@ -333,8 +335,9 @@ class Row:
         self._is_whole = True
 
     def start(self, ids: Sequence[int], until: float) -> None:
-        """Worker: user code is about to work on these requests; the call may take until ``until``. Where there is no
-        room for all, those that were kept are not listed."""
+        """Worker: record that user code begins to work on these requests, in a call that may take until the instant
+        ``until``. Where there is no room for all ids, kept ones are left out.
+        """
         count, kept = len(ids), len(self._kept)
         if count == 1 and not kept:
             self._ints[self._ids] = ids[0]
@@ -353,33 +356,33 @@ class Row:
         self._floats[self._at + BUSY_UNTIL] = until
 
     def renew(self, until: float) -> None:
-        """Worker: another call of user code is about to work on the same requests."""
+        """Worker: record another call of user code for the same requests."""
         self._floats[self._at + BUSY_UNTIL] = until
 
     def reserve(self, threads: int) -> None:
-        """Worker: so many decode threads, MAX_THREADS at most, will tell what they work on."""
+        """Worker: make room for ``threads`` decode threads, at most MAX_THREADS, to record what they work on."""
         words = self._ints[self._threads : self._threads + 2 * MAX_THREADS]
         words[:] = memoryview(bytes(2 * MAX_THREADS * WORD)).cast("Q")
         self._ints[self._at + THREADS] = threads
 
     def begin(self, thread: int, id: int, until: float) -> None:
-        """Decode thread, counted from 0: user code is about to work on this request, until ``until`` at the latest."""
+        """Decode thread, counted from 0: record that user code works on this request, until ``until`` at the latest."""
         at = self._threads + 2 * thread
         self._ints[at] = id
         self._floats[at + 1] = until
 
     def end(self, thread: int) -> None:
-        """Decode thread: user code has returned."""
+        """Decode thread: record that user code has returned."""
         at = self._threads + 2 * thread
         self._floats[at + 1] = 0.0
         self._ints[at] = 0
 
     def pause(self) -> None:
-        """Worker: user code has returned; the requests are still in hand."""
+        """Worker: record that user code has returned, while the requests are still unanswered."""
         self._floats[self._at + BUSY_UNTIL] = 0.0
 
     def finish(self, completed: int) -> None:
-        """Worker: the answers of the running requests are on their way."""
+        """Worker: record that the responses of the running requests are being sent."""
         self._floats[self._at + BUSY_UNTIL] = 0.0
         self._ints[self._at + RUNNING] = 0
         if completed:

@@ -1,11 +1,11 @@
-"""Frame <-> bytes, no I/O: how our processes speak over Unix sockets.
+"""Wire: frames to bytes and back, as our processes exchange them over Unix sockets. No I/O.
 
-A frame is a prefix of 24 bytes, a head (msgpack of a small struct) and a body that nobody on the way looks into:
+A frame is a prefix of 24 bytes, a head (msgpack of a small struct) and a body that is passed on unread:
 
     u8 version | u8 kind | u16 zero | u32 head length | u64 body length | u64 id | head | body
 
-Reading is total: any bytes give frames or ``WireError``. A body of 64 KiB or more is read straight into a buffer of its
-own, so it is copied once between the socket and the handler.
+Reading is total: any bytes give frames or ``WireError``. A body of 64 KiB or more is read directly into its own buffer,
+so it is copied once between the socket and the handler.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ VERSION = 1
 PREFIX = struct.Struct("<BBHIQQ")
 MAX_HEAD = 64 * 1024
 LARGE_BODY = 64 * 1024  # bytes; from here on a body gets a buffer of its own
-AHEAD = 4 * 1024  # bytes that are read behind a large body: the next one's head, and little that has to be copied
+AHEAD = 4 * 1024  # bytes to read after a large body: the next frame's head, and little of its body, which is copied
 SCRATCH = 256 * 1024  # bytes; holds any small frame: prefix + MAX_HEAD + LARGE_BODY
-MAX_BODY = 1 << 34  # 16 GiB: above it a length is a corrupt one
+MAX_BODY = 1 << 34  # 16 GiB; a larger length is taken for a corrupt one
 
 
 class Kind(enum.IntEnum):
@@ -35,17 +35,19 @@ class Kind(enum.IntEnum):
     CANCEL = 3
     CONTROL = 4
     RETURN = 5  # a request sent back untouched: its replica is retiring
-    BEGIN = 6  # of an answer that comes in pieces: its head and the first of them; or of a conversation
-    PIECE = 7  # of an answer, or one fragment of a conversation's message; those go both ways
-    END = 8  # of an answer or a conversation; where the head is empty all is well
-    CREDIT = 9  # so many bytes of pieces were used up; more may come
-    OPEN = 10  # a conversation
+    BEGIN = 6  # a streamed response begins, with its head and first chunk; or a conversation
+    PIECE = 7  # a chunk of a response, or a fragment of a conversation's message, in either direction
+    END = 8  # the end of a streamed response, in which a head carries an error; or of a conversation
+    CREDIT = 9  # the receiver has used this many bytes of chunks: more may be sent
+    OPEN = 10  # a request for a conversation
 
 
 KINDS = frozenset(int(kind) for kind in Kind)
 
 
 class Frame(msgspec.Struct, frozen=True):
+    """One frame. ``kind`` is a Kind, ``id`` its request or stream; the kind decides how ``head`` is encoded."""
+
     kind: int
     id: int
     head: bytes
@@ -53,9 +55,8 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class RequestHead(msgspec.Struct, frozen=True, array_like=True):
-    """Head of REQUEST. ``deadline`` is an instant of the monotonic clock; ``alone`` keeps it out of any batch.
-
-    ``accepted``: a replica that died had taken it in, so that no queue is too full for it.
+    """Head of REQUEST. ``deadline`` is an instant of the monotonic clock; ``alone`` keeps the request out of any batch.
+    ``accepted``: a replica that died had accepted the request, so it is not refused for a full queue.
     """
 
     deadline: float
@@ -72,9 +73,9 @@ class RequestHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
-    """Head of REPLY. Where ``code`` is set the reply is an error and its body the message, UTF-8.
+    """Head of REPLY. Where ``code`` is set the reply is an error, with the message in UTF-8 as its body.
 
-    ``status`` is one that HTTP can say. ``retry_after``: in how many seconds its client may try again.
+    ``status`` is a valid HTTP status. ``retry_after`` is in seconds.
     """
 
     status: Annotated[int, msgspec.Meta(ge=200, le=599)]
@@ -87,7 +88,7 @@ class ReplyHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class OpenHead(msgspec.Struct, frozen=True, array_like=True):
-    """Head of OPEN: the request that became a conversation. Header names are in lower case."""
+    """Head of OPEN: the request that asks for a conversation. Header names are in lower case."""
 
     request_id: str
     model: str
@@ -114,7 +115,7 @@ CREDIT = struct.Struct("<Q")  # head of CREDIT, in bytes
 
 
 def encode(kind: int, id: int, head: bytes = b"", body: Body = b"") -> list[Body]:
-    """The buffers of one frame, in order; a large body is passed on uncopied."""
+    """Return the buffers of one frame, in order; a large body is not copied."""
     start = PREFIX.pack(VERSION, kind, 0, len(head), len(body), id) + head
     if not body:
         return [start]
@@ -122,12 +123,13 @@ def encode(kind: int, id: int, head: bytes = b"", body: Body = b"") -> list[Body
 
 
 class FrameReader:
-    """Bytes in, frames out. The caller fills ``get_buffer()``, or ``get_buffers()`` one after the other, and reports
-    how much by ``buffer_updated(n)``."""
+    """Turns bytes into frames. The caller fills ``get_buffer()``, or ``get_buffers()`` in order, and reports the number
+    of bytes by ``buffer_updated(n)``.
+    """
 
     def __init__(self, max_body: int = MAX_BODY) -> None:
         self._max_body = max_body
-        # Not set to zero, so that what is never used of it takes no memory: there is one for each replica.
+        # Not zeroed, so that unused pages take no memory: there is one buffer for each replica.
         self._scratch = memoryview(unfilled(SCRATCH))
         self._start = 0
         self._end = 0
@@ -137,24 +139,24 @@ class FrameReader:
         self._after_large = False  # the last frame had a large body, as the next one probably has
 
     def get_buffer(self) -> memoryview:
-        """Where the next bytes belong; never empty."""
+        """Return the buffer for the next bytes; never empty."""
         if self._large is not None:
             return memoryview(self._body)[self._filled :]
         return self._scratch[self._end : self._end + AHEAD] if self._after_large else self._scratch[self._end :]
 
     def get_buffers(self) -> list[memoryview]:
-        """The same, with where the bytes go that come behind these."""
+        """Return the buffers for the next bytes: within a large body, its buffer and one for what follows."""
         if self._large is not None:
             return [memoryview(self._body)[self._filled :], self._scratch[:AHEAD]]
         return [self.get_buffer()]
 
     @property
     def is_within_body(self) -> bool:
-        """Whether the rest of a large body is to come."""
+        """Whether part of a large body is still to come."""
         return self._large is not None
 
     def buffer_updated(self, n: int) -> list[Frame]:
-        """Take note of ``n`` new bytes; give the frames they complete. Raises WireError."""
+        """Process ``n`` new bytes; returns the frames that they complete. Raises WireError."""
         if self._large is None:
             self._end += n
             return self._parse()
@@ -169,7 +171,7 @@ class FrameReader:
         return [frame, *self._parse()] if beyond else [frame]
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The same for bytes already at hand."""
+        """Copy ``data`` into the buffers and return the frames that it completes. Raises WireError."""
         frames: list[Frame] = []
         rest = memoryview(data)
         while len(rest):
@@ -182,7 +184,7 @@ class FrameReader:
 
     def _parse(self) -> list[Frame]:
         frames: list[Frame] = []
-        # One copy of all that is small and there, and slices of that.
+        # Small frames are copied once, all together, and then sliced.
         data = self._scratch[self._start : self._end].tobytes()
         at, end, size = 0, len(data), PREFIX.size
         while end - at >= size:
@@ -211,7 +213,9 @@ class FrameReader:
     def _begin_large(
         self, kind: int, id: int, data: bytes, head_at: int, body_at: int, size: int, frames: list[Frame]
     ) -> int:
-        """A frame whose body gets a buffer of its own; gives where what is there of it ends."""
+        """Begin a frame whose body gets its own buffer. Returns the position after the part of the body that is in
+        ``data``.
+        """
         head = data[head_at:body_at]
         there = min(size, len(data) - body_at)
         body = unfilled(size)

@@ -1,4 +1,4 @@
-"""A model folder to the Model that it holds: what ``serving.toml`` says, then its convention, then the settings."""
+"""Folder: a model folder read as a Model, from its ``serving.toml``, its convention and the settings, in that order."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from serving.model.modelsettings import read_settings
 from serving.model.names import is_hidden
 from serving.system import log
 
-DEPTH = 8  # folders within each other that hold nothing else
+DEPTH = 8  # levels of folders that hold only one folder
 
 
 def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequence[str] = ()) -> Model:
-    """Read one model folder. ``gpus`` are those that the server sees; none is that it cannot tell. Raises ModelError
-    with what was found and what is expected.
+    """Read one model folder. Raises ModelError with what was found and what is expected.
+
+    ``gpus`` are those that the server sees; empty means that it cannot tell.
     """
     root = find_root(folder).absolute()
     settings = read_settings(root)
@@ -69,7 +70,7 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
 
 
 def wanted_device(root: Path, convention: str | None, config: Config) -> str:
-    """What the model's own convention asks for, unless that is a GPU and this server was told to use the CPU."""
+    """Return the device that the model's convention asks for, unless that is a GPU and the setting is the CPU."""
     told = config.sources["device"] != "default" and config.device == "cpu"
     if told and convention is not None and convention.startswith("cuda"):
         log.warning("the model asks for a GPU and runs on the CPU, as the setting device says", model_dir=str(root))
@@ -78,13 +79,13 @@ def wanted_device(root: Path, convention: str | None, config: Config) -> str:
 
 
 def threads_of(env: Mapping[str, str]) -> int | None:
-    """What the libraries' own variables say, where they say a plain number."""
+    """Return the number of threads in the libraries' own variables, where one is a plain number."""
     said = (env.get(name, "") for name in THREADS)
     return next((int(text) for text in said if re.fullmatch("[1-9][0-9]{0,2}", text)), None)
 
 
 def check_gpus(root: Path, count: int, config: Config, replicas: int | None, gpus: Sequence[str]) -> None:
-    """Of a model over several GPUs. Raises ModelError."""
+    """Check a model over several GPUs. Raises ModelError where the server or the settings do not allow it."""
     if config.many:
         raise ModelError(f"{root}: gpus is {count}; a model over several GPUs is the only one of its server")
     if replicas not in (None, 1):
@@ -94,8 +95,10 @@ def check_gpus(root: Path, count: int, config: Config, replicas: int | None, gpu
 
 
 def find_root(folder: Path) -> Path:
-    """The model's root: the folder, or the only folder in it and so on, since archives are often packed some levels
-    too deep."""
+    """Return the model's root: the folder, or the only folder in it and so on.
+
+    Archives are often packed some levels too deep. Raises NoModel where there is no folder.
+    """
     if not folder.is_dir():
         raise NoModel(f"model folder {folder} does not exist")
     for _ in range(DEPTH):
@@ -108,7 +111,7 @@ def find_root(folder: Path) -> Path:
 
 
 def merge_batch(table: BatchTable, convention: BatchTable, config: Config) -> BatchTable:
-    """``serving.toml`` wins over the server-wide settings, and those over what the model's convention says."""
+    """Merge batch settings: ``serving.toml`` wins over server-wide settings, and those over the model's convention."""
     general = BatchTable(max_size=config.batch_size, max_delay_ms=config.batch_delay_ms)
     found: dict[str, Any] = {}
     for one in (convention, general, table):

@@ -1,4 +1,4 @@
-"""Model: one model folder as it will be served, and Settings: what its ``serving.toml`` says."""
+"""Model: one model folder as it will be served; and Settings: its ``serving.toml``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving.handler import BatchPolicy
 DEFAULT_MODEL = "model"  # the name of the one model of a single-model server
 
 
-# Variables of [env] that mean the setting threads, the strongest first.
+# Variables of [env] that stand for the setting threads, the strongest first.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -31,8 +31,10 @@ MODES = ("off", "default", "reduce-overhead", "max-autotune")
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """How a model's module is run. ``batch_sizes`` are those that are compiled or captured; () is powers of two.
-    ``cuda_graphs`` of None leaves it to the worker."""
+    """How a model's module is run. ``batch_sizes`` are compiled or captured; () means powers of two.
+
+    With ``cuda_graphs`` None the worker decides.
+    """
 
     dtype: str | None = None
     channels_last: bool = False
@@ -46,7 +48,7 @@ class Speed(msgspec.Struct, frozen=True):
         return self != Speed(batch_sizes=self.batch_sizes, cuda_graphs=False if self.cuda_graphs is False else None)
 
     def keys(self) -> list[str]:
-        """The keys of ``serving.toml`` that say something here."""
+        """Return the keys of ``serving.toml`` that are set here."""
         return [name for name, value in msgspec.structs.asdict(self).items() if value != getattr(Speed(), name)]
 
 
@@ -80,12 +82,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """What a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders.
+    """All that a worker needs to load a model. ``handler`` is ``module:Class``; ``path`` and ``code`` are folders.
 
-    ``convention`` is the name of the one that chose the handler, "" where ``serving.toml`` did.
-    ``per_gpu``: it has as many replicas as there are GPUs, one on each. ``gpus`` are those of one replica.
-    Of a model of the store also ``url``, its folder or archive there, a ``digest`` that changes whenever that does, a
-    ``fingerprint`` that every copy of it has, and its ``size`` in bytes.
+    ``convention`` is the name of the convention that chose the handler, "" where ``serving.toml`` did. ``per_gpu``: one
+    replica on each GPU. ``gpus`` is the number for one replica. A model of the store also has a ``url``, its folder or
+    archive there; a ``digest`` that changes with that; a ``fingerprint`` that every copy shares; and its ``size`` in
+    bytes.
     """
 
     name: str
@@ -112,7 +114,7 @@ class Model(msgspec.Struct, frozen=True):
     convention: str = ""
 
     def policy(self, base: BatchPolicy) -> BatchPolicy:
-        """The handler's policy with this model's overrides. Raises ModelError."""
+        """Return the handler's policy with this model's overrides. Raises ModelError for invalid ones."""
         changes = {name: value for name, value in msgspec.structs.asdict(self.batch).items() if value is not None}
         try:
             return BatchPolicy(

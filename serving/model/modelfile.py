@@ -1,4 +1,4 @@
-"""The files of a model that say how it is served, which come with it and are read before it has a process."""
+"""Model files: a model's configuration files, which come with it and are read outside its process."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from pathlib import Path
 
 from serving.errors import ModelError
 
-LIMIT = 1 << 20  # bytes; people write them
-SHOWN = 200  # characters of a wrong value that a message repeats
-VALUES = 100_000  # that a file may hold, each counted as often as the file refers to it
+LIMIT = 1 << 20  # bytes; enough for files that people write
+SHOWN = 200  # characters of a wrong value in a message
+VALUES = 100_000  # in one file, each counted as often as the file refers to it
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 2, SHOWN, SHOWN
 
 
 def read_small(path: Path) -> bytes:
-    """The whole file, text in UTF-8 without a mark of byte order, which editors and shells of Windows write. Raises
-    ModelError for one that nobody would write, OSError."""
+    """Return the whole file as UTF-8 without the byte order mark that editors and shells of Windows write.
+
+    Raises ModelError for a file larger than ``LIMIT``, and OSError.
+    """
     with path.open("rb") as file:
         data = file.read(LIMIT + 1)
     if len(data) > LIMIT:
@@ -27,19 +29,22 @@ def read_small(path: Path) -> bytes:
 
 
 def unmarked(data: bytes) -> bytes:
-    """Text in UTF-8, where a mark says in which Unicode it is; else as it is. Raises UnicodeDecodeError."""
+    """Return text with a Unicode byte order mark as UTF-8 without it; other bytes unchanged.
+
+    Raises UnicodeDecodeError.
+    """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16").encode()
     return data.removeprefix(codecs.BOM_UTF8)
 
 
 def read_text(path: Path) -> str:
-    """As ``read_small``, for text. Raises UnicodeDecodeError, too."""
+    """Return the file's text with LF line ends. Raises what ``read_small`` raises, and UnicodeDecodeError."""
     return read_small(path).decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
 def shown(value: object) -> str:
-    """``value`` for a message: some of it, however much there is."""
+    """Return a short form of ``value`` for a message."""
     try:
         text = _short.repr(value)
     except ValueError:  # Python writes no integers of thousands of digits
@@ -48,18 +53,20 @@ def shown(value: object) -> str:
 
 
 def check_size(path: Path, value: object) -> None:
-    """Raises ModelError for a tree of lists and tables that is far larger than the file that it was read from: by
-    references a few hundred bytes stand for billions of values, or for a list that holds itself."""
+    """Raise ModelError for a tree of lists and tables far larger than its file.
+
+    By references a few hundred bytes can stand for billions of values, or for a list that contains itself.
+    """
     if size_of(value, {}) > VALUES:
         raise ModelError(f"{path} stands for more than {VALUES} values")
 
 
 def size_of(value: object, known: dict[int, int]) -> int:
-    """How many values ``value`` would be if it were written out, up to some more than VALUES."""
+    """Count the values of ``value`` written out, up to just above VALUES."""
     if not isinstance(value, dict | list | tuple | set):
         return 1
     if id(value) not in known:
-        known[id(value)] = VALUES + 1  # until it is known: what holds itself has no end
+        known[id(value)] = VALUES + 1  # until it is known: a value that contains itself has no end
         size = 1
         for one in [*value.keys(), *value.values()] if isinstance(value, dict) else list(value):
             size = min(size + size_of(one, known), VALUES + 1)

@@ -1,6 +1,6 @@
-"""Model settings: ``serving.toml`` of a model's folder, read; what is wrong in it is told key by key.
+"""Model settings: the reader of a model's ``serving.toml``, which reports each problem with its key.
 
-A message has the place, the key, its value and what is allowed, or the key that was meant; all of them at once.
+A message has the place, the key, its value and what is allowed, or the key that was meant; all problems at once.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ LINE = re.compile(r"(?P<what>.*) \(at line (?P<line>\d+), column (?P<column>\d+)
 
 
 class Rule(NamedTuple):
-    """``allowed`` is in words."""
+    """A test of a value; ``allowed`` says in words what passes."""
 
     holds: Callable[[Any], bool]
     allowed: str
 
 
 class Problem(NamedTuple):
-    """``table`` is "" for the keys at the top."""
+    """One problem; ``table`` is "" for keys at the top."""
 
     table: str
     key: str
@@ -104,7 +104,10 @@ TEXT = Rule(lambda value: isinstance(value, str) and "\0" not in value, 'text, s
 
 
 def read_settings(root: Path) -> Settings:
-    """``serving.toml`` of a model's root, or the defaults. Raises ModelError with all that is wrong."""
+    """Read ``serving.toml`` of a model's root; returns defaults without one.
+
+    Raises ModelError with all its problems.
+    """
     path = root / FILE
     if not path.is_file():
         return Settings()
@@ -127,12 +130,12 @@ def parse(path: Path, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError as exc:
         raise ModelError(f"{path}: its values are nested too deeply") from exc
-    except ValueError as exc:  # no TOML, or an integer of thousands of digits
+    except ValueError as exc:  # invalid TOML, or an integer of thousands of digits
         raise ModelError(f"{path}{told(str(exc), text)}") from exc
 
 
 def told(said: str, text: str) -> str:
-    """What the parser said, with the line that it means."""
+    """Return the parser's message with the line that it means."""
     match = LINE.fullmatch(said)
     lines = text.splitlines()
     number = int(match["line"]) if match is not None else len(lines)
@@ -181,7 +184,7 @@ def hint(name: str, key: str, rules: Collection[str]) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as TOML has it."""
+    """Return a value as TOML writes it."""
     return str(value).lower() if isinstance(value, bool) else shown(value)
 
 
@@ -190,7 +193,7 @@ def shown_key(key: str) -> str:
 
 
 def place(text: str, problem: Problem) -> str:
-    """``, line N`` of a key, "" where it cannot be found."""
+    """Return ``, line N`` of a key, or "" where it is not found."""
     table = ""
     quoted = rf"""["']?{re.escape(problem.key)}["']?"""
     inner = re.compile(rf"\s*{quoted}\s*[=.]|\s*\[\s*{quoted}\s*[\].]")

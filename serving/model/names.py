@@ -1,4 +1,4 @@
-"""Names of models: what a client writes in TargetModel, and what the model is called from there on."""
+"""Names of models: what a client writes in TargetModel, and how the model is called from then on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from serving.config.kinds import MODEL_NAME
 from serving.errors import BadRequest
 
 ARCHIVES = (".tar.gz", ".tgz", ".mar", ".zip")
-# Of macOS and of Windows, in lower case.
+# Files that macOS and Windows leave behind, in lower case.
 LEFTOVERS = frozenset(
     {
         *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
@@ -20,8 +20,10 @@ _NAME = re.compile(MODEL_NAME)
 
 
 def target_name(target: str) -> str:
-    """A TargetModel such as ``team/a`` or ``team/a.tar.gz``; what it means only the model store can say. Raises
-    BadRequest."""
+    """Return a valid TargetModel such as ``team/a`` or ``team/a.tar.gz``; the model store resolves it.
+
+    Raises BadRequest.
+    """
     if not _NAME.fullmatch(target):
         raise BadRequest(
             f"{TARGET_MODEL} is {target[:100]!r}; allowed: parts of letters, digits and _ . @ + = ~ - that begin with "
@@ -31,19 +33,19 @@ def target_name(target: str) -> str:
 
 
 def model_name(name: str) -> str:
-    """A name as the platform makes them for its calls, kept as it is. Raises BadRequest."""
+    """Return a valid name from the platform's calls, unchanged. Raises BadRequest."""
     if not _NAME.fullmatch(name):
         raise BadRequest(f"model_name is {name[:100]!r}; allowed: what {TARGET_MODEL} takes")
     return name
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is no part of a model: hidden ones, and what systems leave in folders and archives."""
+    """Return whether a file or folder is no part of a model: hidden, or left behind by an operating system."""
     return name.startswith(".") or name.lower() in LEFTOVERS
 
 
 def without_suffix(name: str) -> str:
-    """A name without the suffix of an archive, if it has one; of two only the last goes."""
+    """Return a name without its archive suffix, if any; of two only the last is removed."""
     for suffix in ARCHIVES:
         if name.endswith(suffix) and len(name) > len(suffix) and not name.endswith(f"/{suffix}"):
             return name.removesuffix(suffix)

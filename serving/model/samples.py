@@ -1,4 +1,4 @@
-"""Samples: requests that lie beside a model, to try it with."""
+"""Samples: example requests beside a model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TYPES = {
 
 
 def samples(root: Path) -> list[Path]:
-    """``sample.*`` beside the model, and everything in ``samples/``."""
+    """Return the files ``sample.*`` beside the model, and all in ``samples/``."""
     folder = root / "samples"
     found = [*root.glob("sample.*"), *(folder.iterdir() if folder.is_dir() else [])]
     return sorted(path for path in found if path.is_file() and not is_hidden(path.name))
 
 
 def content_type(sample: Path) -> str:
-    """By the file's suffix."""
+    """Return the content type for a file's suffix."""
     return TYPES.get(sample.suffix) or mimetypes.guess_type(sample.name)[0] or "application/octet-stream"
 
 

@@ -1,4 +1,4 @@
-"""Broken models: those of a store that failed to load, and when each may be tried again."""
+"""Broken models: the models of a store that failed to load, and when each may be tried again."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from serving.errors import ServingError
 from serving.ipc.messages import Problem
 from serving.supervisor.store.artifact import artifact
 
-LOOK = 0.5  # seconds between looks at the files of one
-REMEMBERED = 1000
-COOL_DOWN = (1.0, 30.0)  # seconds before one is tried again for a client: the first, the most
+LOOK = 0.5  # seconds between looks at the files of a broken model
+REMEMBERED = 1000  # broken models at most
+COOL_DOWN = (1.0, 30.0)  # seconds before a client's request tries again: at first, at most
 
 
 @dataclass(slots=True, eq=False)
 class Broken:
-    """Until when clients of one get the same problem without another try, as long as its files are what they were.
-    ``looked`` is when they were last looked at."""
+    """A failed model. Until the instant ``until`` clients get the same problem without another try, unless its files
+    change. ``looked`` is the instant of the last look at the files.
+    """
 
     problem: Problem
     wait: float
@@ -30,7 +31,9 @@ class Broken:
 
 
 class BrokenModels:
-    """``locate`` gives the folder or archive of a model, on another thread."""
+    """The broken models of a store. ``locate`` returns the folder or archive of a model and is called on another
+    thread.
+    """
 
     def __init__(self, locate: Callable[[str, str], Path]) -> None:
         self._locate = locate
@@ -38,23 +41,23 @@ class BrokenModels:
         self._reasons: dict[str, str] = {}
 
     def of(self, name: str, now: float) -> Broken | None:
-        """What is known of a model that is not to be tried yet."""
+        """Return the record of a model that must not be tried yet, or None."""
         broken = self._all.get(name)
         return broken if broken is not None and now < broken.until else None
 
     def reason(self, name: str) -> str | None:
-        """Why the last load of a model failed, whoever asked for it; None where it did not."""
+        """Return why the last load of a model failed, for whatever client; None where it did not."""
         return self._reasons.get(name)
 
     def note(self, name: str, reason: str) -> None:
-        """A load has failed."""
+        """Record the reason of a failed load."""
         self._reasons.pop(name, None)
         self._reasons[name] = reason
         if len(self._reasons) > REMEMBERED:
             del self._reasons[next(iter(self._reasons))]
 
     def add(self, name: str, problem: Problem) -> Broken:
-        """A model has failed to load, and is not to be tried for every client."""
+        """Record a model that failed to load, and that clients' requests must not try again at once."""
         before = self._all.pop(name, None)
         wait = COOL_DOWN[0] if before is None else min(2 * before.wait, COOL_DOWN[1])
         broken = self._all[name] = Broken(problem, wait, time.monotonic() + wait)
@@ -63,24 +66,24 @@ class BrokenModels:
         return broken
 
     async def remember_files(self, name: str, broken: Broken) -> None:
-        """How the files are that have just failed."""
+        """Record the digest of the files that have just failed."""
         broken.digest = await asyncio.to_thread(self._digest, name)
         broken.looked = 0.0
 
     def forget(self, name: str) -> None:
-        """It has been loaded."""
+        """Forget a model that has been loaded."""
         self._all.pop(name, None)
         self._reasons.pop(name, None)
 
     def is_to_be_looked_at(self, broken: Broken, now: float) -> bool:
-        """Whether its files may be others by now; true once in a while."""
+        """Return whether to look at the model's files again; true at most once every ``LOOK`` seconds."""
         if now < broken.looked + LOOK:
             return False
         broken.looked = now
         return True
 
     async def has_changed(self, name: str, broken: Broken) -> bool:
-        """Whether its files are others than those that failed, and so it may be tried at once."""
+        """Return whether the files differ from those that failed, in which case the model may be tried at once."""
         if await asyncio.to_thread(self._digest, name) == broken.digest:
             return False
         if self._all.get(name) is broken:
@@ -88,7 +91,7 @@ class BrokenModels:
         return True
 
     def _digest(self, name: str) -> str:
-        """Of a model's files; "" where none can be found."""
+        """Return the digest of a model's files; "" where there are none."""
         try:
             return artifact(self._locate(name, "")).digest
         except (ServingError, OSError):

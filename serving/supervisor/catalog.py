@@ -1,6 +1,6 @@
-"""Catalog: loads and unloads the models of a store as clients, the platform and the disk ask for it.
+"""Catalog: loads and unloads the models of a store, for clients, for the platform and after changes on disk.
 
-What may block on the disk runs in threads, what is to be decided is the fleet's, and one task at a time opens a name.
+Disk work runs in threads, decisions are the fleet's, and only one task at a time opens a name.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ from serving.supervisor.store.unpacking import Unpacker
 from serving.system import log
 
 LONGEST = 350.0  # seconds that the platform waits for a call
-GRACE = 60.0  # seconds more, after which nobody waits for what a call asked for
+GRACE = 60.0  # seconds more, after which nobody waits for the answer to a call
 LOOK = 0.5  # seconds between looks at the files of models that are in use
-REMEMBERED = 1000  # names by which models were asked for
+REMEMBERED = 1000  # aliases of models at most
 
 
 class Catalog:
-    """``act`` carries out the fleet's actions, ``tell`` gives HTTP workers a placement, ``placement`` makes one."""
+    """A store's models. ``act`` carries out actions, ``tell`` sends a placement, ``placement`` makes one."""
 
     def __init__(
         self,
@@ -96,23 +96,23 @@ class Catalog:
         return bool(self._preloading)
 
     def preload(self) -> None:
-        """Begin to load what the settings name."""
+        """Begin to load the models that the settings name."""
         for name in dict.fromkeys(self._repository.resolve(name)[0] for name in self._config.preload or ()):
             self._preloading.add(name)
             self._begin(name, "", Owner.STORE, time.monotonic() + self._config.load_timeout)
 
     def close(self) -> None:
-        """End what is being unpacked."""
+        """End all unpacking."""
         self._unpacker.close()
 
-    # What HTTP workers ask.
+    # Requests of HTTP workers.
 
     def locate(self, message: Locate) -> Placement | None:
-        """Where a model is; None where that will be told later."""
+        """Return where a model is; None where that will be told later."""
         name = message.model
         if without_suffix(name) == name or self._fleet.get(name) is not None or name in self._opening:
             return self._locate(message)
-        self._spawn(self._look_up(message))  # only the disk can tell whether that suffix is a part of the name
+        self._spawn(self._look_up(message))  # only the disk shows whether the suffix belongs to the name
         return None
 
     async def _look_up(self, message: Locate) -> None:
@@ -126,7 +126,7 @@ class Catalog:
             self._tell(placement)
 
     async def _resolve(self, name: str) -> str:
-        """What the model is called that a client means. Raises ModelNotFound, BadRequest."""
+        """Return the model's own name for the name that a client used. Raises ModelNotFound, BadRequest."""
         own, _ = await asyncio.to_thread(self._repository.resolve, name)
         self._names[name] = own
         if len(self._names) > REMEMBERED:
@@ -196,7 +196,7 @@ class Catalog:
                 return Answer(id, name=await self._default())
 
     def _called(self, name: str) -> str:
-        """Of a model that was loaded by another name its own."""
+        """Return a model's own name where it was loaded by another one."""
         return name if self._fleet.get(name) is not None else self._names.get(name, name)
 
     def _loaded(self, name: str) -> Served:
@@ -228,7 +228,7 @@ class Catalog:
             elif served is not None and served.was_ready:
                 raise AlreadyLoaded(f"model {name} is loaded already")
             else:
-                await self._outcome(name)  # of the load under way; if that fails this one tries
+                await self._outcome(name)  # of the load under way; if it fails, this call loads
         self._begin(name, url, Owner.PLATFORM, time.monotonic() + self._config.request_timeout)
         return await self._outcome(name)
 
@@ -263,7 +263,7 @@ class Catalog:
         return model, await asyncio.to_thread(self._disk.recall, model.fingerprint, model.device)
 
     async def _look_at_broken(self, name: str, broken: Broken, until: float) -> None:
-        """Tell whoever asks the same problem again, or load the model if its files are others now."""
+        """Load the model if its files have changed, otherwise tell the waiting workers the same problem again."""
         if not await self._broken.has_changed(name, broken):
             self._tell(gone(name, broken.problem))
         elif self._fleet.get(name) is None and name not in self._opening:
@@ -272,8 +272,8 @@ class Catalog:
             self._tell(self._placement(name))
 
     def _failure(self, name: str, owner: Owner, problem: Problem) -> Problem:
-        """Log it; clients are not to make the same load fail over and over, the platform knows what it does."""
-        tell = log.error if name in self._preloading else log.warning  # the operator's wish, or a client's
+        """Log and record a failed load: clients must not repeat it over and over, while the platform may try again."""
+        tell = log.error if name in self._preloading else log.warning  # loaded for the operator, or for a client
         tell("a model could not be loaded", model=name, code=problem.code, error=problem.message)
         if problem.code != ModelNotFound.code:
             self._broken.note(name, problem.message)
@@ -291,7 +291,7 @@ class Catalog:
             self._tell(gone(name, problem))
 
     def on_settled(self, served: Served, problem: Problem | None) -> None:
-        """A load of the fleet has come to its end."""
+        """Handle the end of a load by the fleet."""
         if served.predecessor is not None:
             error = problem.message if problem else None
             log.error("a changed model could not be loaded; the old one goes on", model=served.name, error=error)
@@ -309,7 +309,7 @@ class Catalog:
         name = self._called(name)
         if name in self._opening:
             await self._outcome(name)
-        # With one that replaces it and one that it has replaced; and whatever the answer, the memory is back by then.
+        # Includes its replacement and its predecessor, so that all memory is back before any answer.
         ends = [self._end_of(one) for one in self._fleet.everything() if one.name == name]
         served = self._fleet.get(name)
         if served is None or served.stage is Stage.LEAVING:
@@ -327,7 +327,7 @@ class Catalog:
         return asyncio.shield(future)
 
     def on_gone(self, served: Served) -> None:
-        """The last process of a model has ended."""
+        """Handle the end of a model's last process."""
         future = self._ends.pop(served.key, None)
         if future is not None:
             future.set_result(None)
@@ -340,7 +340,7 @@ class Catalog:
         if until is not None and until > time.monotonic():
             self._begin(name, "", Owner.STORE, until)
         elif until is not None:
-            self._tell(self._placement(name))  # gone: whoever waits all the same asks anew
+            self._tell(self._placement(name))  # gone: HTTP workers with waiting requests ask again
 
     def on_learned(self, served: Served) -> None:
         model = served.model
@@ -350,11 +350,11 @@ class Catalog:
     # Changes on disk.
 
     def look(self, now: float) -> None:
-        """Now and then: have the files of the models in use changed?"""
+        """Look now and then whether the files of models in use have changed."""
         if self._config.reload == "on-change" and now > self._looked + LOOK:
             since, self._looked = self._looked, now
             for served in self._fleet.served():
-                # One that failed is used by nobody until it is mended.
+                # A failed model is not used, so look at it until its files are mended.
                 used = served.last_used() > since or served.name in self._changed or served.failed is not None
                 if used and served.was_ready and served.stage is Stage.SERVING and served.model.url:
                     self._look_at(served)
@@ -369,11 +369,11 @@ class Catalog:
         try:
             digest = (await asyncio.to_thread(artifact, Path(served.model.url))).digest
         except BadModel:
-            return  # it is being replaced, or was deleted: what is loaded goes on
+            return  # it is being replaced, or was deleted: the loaded one goes on
         if digest in (served.model.digest, served.tried):
             self._changed.pop(name, None)
         elif self._changed.get(name) != digest:
-            self._changed[name] = digest  # loaded when it has held still for one look
+            self._changed[name] = digest  # loaded if the next look finds the same
         elif name not in self._opening:
             del self._changed[name]
             served.tried = digest

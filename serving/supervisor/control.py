@@ -1,4 +1,4 @@
-"""The control socket: HTTP workers ask where a model is, model workers say how far they are."""
+"""Control: the control socket, on which HTTP workers ask where models are and model workers report their phases."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from serving.model.model import Model
 
 
 class Desk(Protocol):
-    """Who answers: what HTTP workers ask and model workers report."""
+    """The receiver of what HTTP workers ask and model workers report."""
 
     def locate(self, message: Locate) -> Placement | None:
-        """Where a model is; None if that will be told later."""
+        """Return where a model is; None if that will be told later."""
         ...
 
     def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None: ...
@@ -45,15 +45,17 @@ class Desk(Protocol):
     def on_overdue(self, message: Overdue) -> None: ...
 
     def on_cut(self, row: int, epoch: int) -> None:
-        """A worker's control connection has ended; most often the worker has, too."""
+        """Handle the end of a worker's control connection; usually the worker has ended, too."""
         ...
 
     def wants(self, row: int, epoch: int) -> bool:
-        """Whether that worker should live on."""
+        """Return whether the worker should go on living."""
         ...
 
 
 class Control:
+    """The control socket, with the connections of HTTP workers and model workers."""
+
     def __init__(self, runtime: Runtime, board: Scoreboard, desk: Desk) -> None:
         self._runtime = runtime
         self._board = board
@@ -64,7 +66,7 @@ class Control:
         self._workers: dict[tuple[int, int], Channel] = {}
         self._server: asyncio.Server | None = None
         self.frontends = 0
-        """How many HTTP workers have ever said hello."""
+        """The number of HTTP workers that have ever said hello."""
 
     async def start(self) -> None:
         path = self._runtime.control_path
@@ -78,7 +80,7 @@ class Control:
             self._server.close()
 
     def tell(self, placement: Placement) -> None:
-        """Tell the HTTP workers that asked for this model how it stands now."""
+        """Send a placement to the HTTP workers that asked for its model."""
         channels = self._interest.get(placement.model, set())
         if placement.gone:
             self._interest.pop(placement.model, None)
@@ -86,15 +88,15 @@ class Control:
             self._send(channel, placement)
 
     def retire(self, row: int, epoch: int) -> bool:
-        """Ask a worker to finish and go; False where it never said hello."""
+        """Ask a worker to finish and exit; returns False where it has not said hello."""
         return self._say(row, epoch, Retire())
 
     def park(self, row: int, epoch: int) -> bool:
-        """Have a worker make way for others, and wait with its weights; False where it is gone."""
+        """Ask a worker to move its weights to the host and wait; returns False where it is gone."""
         return self._say(row, epoch, Park())
 
     def assign(self, row: int, epoch: int, model: Model) -> bool:
-        """Give a spare its model; False where it is gone."""
+        """Give a model to a spare; returns False where the spare is gone."""
         return self._say(row, epoch, Assign(model))
 
     def _say(self, row: int, epoch: int, message: Message) -> bool:
@@ -117,7 +119,7 @@ class Control:
         elif isinstance(message, WorkerHello):
             self._workers[message.row, message.epoch] = channel
             if not self._desk.wants(message.row, message.epoch):
-                # Told to go before it could hear it, or forked by a fork server that died before it could say so.
+                # It was retired before it could be told, or its fork server died before it reported the fork.
                 self.retire(message.row, message.epoch)
         elif isinstance(message, WorkerPhase):
             self._desk.on_phase(message)
@@ -132,7 +134,7 @@ class Control:
     def on_lost(self, channel: Channel) -> None:
         slot = self._slots.pop(channel, None)
         if slot is not None:
-            # Its requests died with it; the drain must not wait for them.
+            # Its requests ended with it, so draining must not wait for them.
             self._board.slot(slot).in_flight = 0
             self._free_slots.append(slot)
         for channels in self._interest.values():

@@ -1,4 +1,4 @@
-"""The supervisor's side of the fork server: starts its process, asks it for workers, starts it again if it dies."""
+"""ForkServerLink: the supervisor's side of the fork server. It starts the process and asks it for workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from serving.supervisor.launch import Launched, launch
 
 
 class ForkServerLink:
-    """Requests made while the process is still importing torch wait in the socket. ``first`` runs already."""
+    """The connection to the fork server. Requests wait in the socket while the process still imports torch. ``first``
+    is a fork server that already runs.
+    """
 
     def __init__(
         self,
@@ -38,7 +40,7 @@ class ForkServerLink:
 
     @property
     def owes(self) -> bool:
-        """Whether it was asked for a worker and has not said yet which process that is."""
+        """Whether it was asked for a worker and has not reported that worker's process yet."""
         return self._owed > 0
 
     async def start(self) -> None:
@@ -54,7 +56,7 @@ class ForkServerLink:
         )
 
     def fork(self, request: Fork) -> None:
-        """Ask for a worker. On a dead fork server the request is lost; the caller asks again after the restart."""
+        """Ask for a worker. A dead fork server loses the request; the caller asks again after the restart."""
         if self._channel is not None:
             self._owed += 1
             self._channel.send_raw([pack(request)])

@@ -1,4 +1,4 @@
-"""GpuWatch: looks at the GPUs now and then, from a thread of its own, since a broken one may take long to answer."""
+"""GpuWatch: looks at the GPUs periodically, on its own thread, since a broken GPU may take long to answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def look_at(driver: Driver) -> Look:
 
 
 class GpuWatch:
-    """``deliver`` hears every look on the event loop that is running when it starts."""
+    """The watch over the GPUs. ``deliver`` is called with every look, on the event loop that runs when the watch
+    starts.
+    """
 
     def __init__(self, driver: Driver, deliver: Callable[[Look], None]) -> None:
         self._driver = driver
@@ -38,13 +40,13 @@ class GpuWatch:
             threading.Thread(target=self._run, args=(loop,), name="gpus", daemon=True).start()
 
     def hurry(self, is_urgent: bool) -> None:
-        """Whether somebody waits for what the next look shows."""
+        """Set whether the result of the next look is waited for."""
         if is_urgent and not self._is_urgent:
             self._wake.set()
         self._is_urgent = is_urgent
 
     def close(self) -> None:
-        """The thread ends by itself, at once unless the driver holds it."""
+        """End the thread; it ends by itself, at once unless the driver blocks it."""
         self._ended = True
         self._wake.set()
 

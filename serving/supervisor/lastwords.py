@@ -1,4 +1,4 @@
-"""Last words: why a server cannot serve, as the last line of what it says."""
+"""Last words: the reason why a server cannot serve, as the last line that it prints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from serving.system import log
 
 
 def cannot_serve(why: str) -> None:
-    """For the log and, where that is not what standard error goes to as well, for who reads that alone."""
+    """Log the reason. It is also printed to standard error, unless that is the same stream as the log, for readers of
+    it alone.
+    """
     log.error(f"cannot serve: {why}")
-    with contextlib.suppress(OSError, ValueError):  # it may be closed
+    with contextlib.suppress(OSError, ValueError):  # standard error may be closed
         if not is_one_stream():
             print(f"serving: cannot serve: {why}", file=sys.stderr, flush=True)
 

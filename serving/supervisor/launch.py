@@ -1,4 +1,4 @@
-"""launch: the fork server's process, which imports torch while the supervisor is on its way. Imports little itself."""
+"""Launch: starts the fork server's process, which imports torch while the supervisor starts. Imports little itself."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from serving.supervisor.processes import channel_pair, spawn_module
 
 
 class Launched(NamedTuple):
-    """A fork server that does not know yet for whom it works, and our end of its channel."""
+    """A fork server that does not know its supervisor's runtime folder yet, and our end of its channel."""
 
     pid: int
     channel: socket.socket
 
 
 def launch() -> Launched:
-    """Raises OSError. It ends with this process."""
+    """Start a fork server, which ends with this process. Raises OSError."""
     ours, theirs = channel_pair()
     with theirs:
         pid = spawn_module("serving.worker.forkserver", [str(theirs.fileno()), str(os.getpid())], [theirs.fileno()])

@@ -1,4 +1,4 @@
-"""Models: carries out what the fleet decides, and brings it what HTTP workers ask and model workers report."""
+"""Models: carries out the fleet's decisions, and passes on to it what HTTP workers ask and model workers report."""
 
 from __future__ import annotations
 
@@ -55,15 +55,16 @@ from serving.supervisor.store.repository import ModelRepository
 from serving.system import cgroup, log, memory
 from serving.system.gpus.driver import Driver
 
-LAST_WORDS, LOOKS = 0.05, 20  # seconds between looks whether a worker has said why it ended; how many
-FORK_SERVER = 256 << 20  # bytes; what it takes until that is measured
+LAST_WORDS, LOOKS = 0.05, 20  # seconds between looks for the reason that a worker gave for its end; how many looks
+FORK_SERVER = 256 << 20  # bytes; the fork server's memory until it is measured
 
 
 class Models:
-    """``models`` are there from the start; with a ``disk`` cache those of the store come and go.
+    """The models and their workers. ``models`` are served from the start; with a ``disk`` cache a store's models come
+    and go.
 
-    ``driver`` tells of GPUs. ``fork`` asks for a worker, ``on_change`` hears that the books have changed, ``on_end``
-    that the container cannot do its work, and why.
+    ``driver`` reports on GPUs. ``fork`` asks for a worker, ``on_change`` is called when the fleet's books have changed,
+    ``on_end`` with the reason when the container cannot go on.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Models:
         self._watch.start()
 
     def preload(self) -> None:
-        """Begin with the models that the settings name."""
+        """Begin to load the models that the settings name."""
         if self._catalog is not None:
             self._catalog.preload()
 
@@ -122,7 +123,7 @@ class Models:
         if self._catalog is not None:
             self._catalog.close()
 
-    # What time and other processes bring.
+    # Events: time, and other processes.
 
     def tick(self, now: float) -> None:
         self._act(self._fleet.tick(now))
@@ -131,16 +132,18 @@ class Models:
             self._catalog.look(now)
 
     def pause(self, now: float) -> float:
-        """Seconds until ``tick`` is worth calling again."""
+        """Return the seconds until ``tick`` should be called again."""
         return pause(self._fleet.everything(), now)
 
     def waits_for_fork(self, now: float, limit: float) -> bool:
         return self._fleet.waits_for_fork(now, limit)
 
     def on_fork_server(self, pid: int) -> None:
-        """The fork server is ready; only now can it be measured. Raises ModelError where it leaves models nothing."""
+        """Set the memory budget, for which the ready fork server is measured. Raises ModelError where it leaves models
+        nothing.
+        """
         if self._catalog is not None:
-            # Of the GPUs what was free at the start: by now some of it may be the models'.
+            # GPUs count with what was free at the start: models may have taken some of it by now.
             base = memory.resident(pid)
             budget = budget_of(self._config, base, self._devices.gpus())
             if budget.host <= 0:
@@ -152,10 +155,10 @@ class Models:
             log.info("the budget is set", bytes=budget.host, devices=budget.devices)
 
     def on_fork_server_lost(self) -> None:
-        """What it may or may not have carried out is given up, and asked for anew."""
+        """Give up the forks that a dead fork server may or may not have carried out, and ask for them again."""
         for replica in self._fleet.replicas():
             if replica.pid is None:
-                # One may live that said hello before its fork server could say its pid.
+                # The worker may live, and have said hello, although its fork was never reported.
                 self._control.retire(replica.row.index, replica.epoch)
                 self._act(self._fleet.lost(replica, "the fork server ended", time.monotonic()))
         for spare in self._fleet.spares.all():
@@ -170,7 +173,7 @@ class Models:
                 log.info("a worker begins", model=replica.name, worker=message.pid, device=replica.device)
             spare = self._fleet.spares.find(message.row, message.epoch)
             if spare is not None and not self.wants(message.row, message.epoch):
-                processes.kill_group(message.pid)  # it was dismissed before it was there
+                processes.kill_group(message.pid)  # it was dismissed before it was forked
             self._tell_of(spare)
             return
         spare = self._fleet.spares.find(message.row, message.epoch)
@@ -188,7 +191,7 @@ class Models:
         return self._fleet.pids()
 
     def retire(self) -> None:
-        """All workers should finish and go."""
+        """Ask all workers to finish and exit."""
         self._act([*self._fleet.spares.close(), *self._fleet.warm.close(time.monotonic())])
         for replica in self._fleet.retire(time.monotonic()):
             if not self._control.retire(replica.row.index, replica.epoch) and replica.pid is not None:
@@ -196,7 +199,7 @@ class Models:
 
     @property
     def frontends(self) -> int:
-        """How many HTTP workers have ever said hello."""
+        """The number of HTTP workers that have ever said hello."""
         return self._control.frontends
 
     @property
@@ -204,40 +207,42 @@ class Models:
         return self._fleet.is_empty
 
     def counts(self) -> tuple[int, int, float]:
-        """Replicas ready, replicas wanted, and when one was last ready."""
+        """Return the number of replicas ready, the number wanted, and the instant at which one was last ready."""
         return counts(self._fleet.everything())
 
     def state(self, can_start: bool, could_start: bool, now: float) -> tuple[State, str]:
-        """The server's state and, where it is not READY, why. ``can_start``: the fork server is there, or once was."""
+        """Return the server's state and why. ``can_start``: the fork server is ready; ``could_start``: it has run
+        before.
+        """
         if self._catalog is None:
             return server_state(self._fleet.everything(), now)
         blocked = self._devices.blocked(self._config.device)
         if blocked is not None and not any(one.ready() for one in self._fleet.everything()):
             return State.FAILED, blocked
-        # With many models one that fails is no reason to call the server sick; without the fork server none can load.
+        # One failed model of many does not make the server unhealthy; without the fork server no model can load.
         if can_start:
             return (State.LOADING, "") if self._catalog.is_preloading else (State.READY, "")
         return (State.DEGRADED, "the fork server is starting") if could_start else (State.STARTING, "")
 
     def on_exit(self, replica: Replica | Spare | Parked, gone: Exit, looks: int = LOOKS) -> None:
-        """A worker's process is gone. One that ended in order is looked at so many times more for its last words."""
+        """Handle the end of a worker's process; up to ``looks`` more looks wait for the reason of an orderly end."""
         if not isinstance(replica, Replica):
             self._on_waiting_exit(replica, gone)
             return
         if gone.code == 0 and replica.owes_a_reason and looks:
-            # It ends so where it has said why it cannot serve, which may still be on its way here.
+            # A worker ends so after it has reported why it cannot serve; the report may still be in its socket.
             asyncio.get_running_loop().call_later(LAST_WORDS, self.on_exit, replica, gone, looks - 1)
             return
         fault, meaning = told_by(gone.code)
         stacks = self._runtime.forget_worker(replica.row.index, replica.epoch, model=replica.name, worker=gone.pid)
         self._board.bury(replica.row)
         cause = f"{gone}: {meaning}" if meaning else str(gone)
-        # One that has said why it goes, and goes by itself, is no news.
+        # An orderly end after a reported error has been logged already.
         expected = replica.status is Status.RETIRING or (gone.code == 0 and replica.error is not None)
         level = log.info if expected else log.error
         who: dict[str, Any] = {"model": replica.name, "worker": gone.pid, "cause": cause, "device": replica.device}
         level("a worker ended", **who, oom_killed=self._was_oom(gone), stacks=stacks or None)
-        # A SIGKILL that is not ours is most likely the kernel's, for memory; in some containers it cannot be told.
+        # A SIGKILL that is not ours is most likely the OOM killer's; some containers hide its count.
         short = gone.code == -signal.SIGKILL and gone.pid not in self._killed
         self._killed.discard(gone.pid)
         self._act(self._fleet.exited(replica, cause, time.monotonic(), short, fault))
@@ -257,7 +262,7 @@ class Models:
         self._act(self._fleet.look(look, time.monotonic()))
 
     def _was_oom(self, gone: Exit) -> bool | None:
-        """Whether the kernel's OOM killer did it: a SIGKILL that is not ours, and its count has risen."""
+        """Return whether the OOM killer ended it: by a SIGKILL that is not ours, while its count has risen."""
         if gone.code != -signal.SIGKILL or gone.pid in self._killed:
             return None
         before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
@@ -317,7 +322,7 @@ class Models:
                 self._catalog.on_learned(served)
 
     def _model_of(self, replica: Replica) -> Model:
-        """As its worker is to see it."""
+        """Return the replica's model with the device as its worker sees it."""
         model = replica.served.model
         return msgspec.structs.replace(model, device=self._devices.inside(replica.device, model.device))
 
@@ -325,7 +330,7 @@ class Models:
         waiting = "a parked worker" if replica.was_parked else "a spare"
         log.info(f"{waiting} takes over", model=replica.name, worker=replica.pid, device=replica.device)
         if not self._control.assign(replica.row.index, replica.epoch, self._model_of(replica)):
-            self._kill(replica.pid)  # it is about to be gone; its end brings another one
+            self._kill(replica.pid)  # it is ending; its end starts another worker
 
     def _kill(self, pid: int | None) -> None:
         if pid is not None:
@@ -333,7 +338,7 @@ class Models:
             processes.kill_group(pid)
 
     def _retire(self, replica: Replica) -> None:
-        """One that cannot be told yet is told when it says hello."""
+        """Ask a worker to exit. If it has not said hello yet, it is asked when it does."""
         self._control.retire(replica.row.index, replica.epoch)
 
     def _abort(self, replica: Replica, reason: str) -> None:
@@ -342,7 +347,7 @@ class Models:
             self._killed.add(replica.pid)
             processes.abort(replica.pid)
 
-    # What others say.
+    # Messages from other processes.
 
     def _placement(self, name: str) -> Placement:
         placement = self._fleet.placement(name)
@@ -384,7 +389,7 @@ class Models:
         self._act(self._fleet.load_failed(message.row, message.epoch, error, message.permanent, message.out_of_memory))
 
     def _tell_of(self, spare: Spare | None) -> None:
-        """It may say that it is ready before its fork server can tell its pid."""
+        """Log that a spare is ready, once both its phase and its pid are known, in whichever order they arrive."""
         if spare is not None and spare.is_there:
             log.info("a spare is ready", worker=spare.pid, device=spare.device)
 

@@ -1,4 +1,4 @@
-"""Starting, ending and reaping processes: the only module that does."""
+"""Processes: starts, ends and reaps processes. The only module that does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIBRARIES = ("LD_LIBRARY_PATH",)
 
 
 class Exit(NamedTuple):
-    """The end of a process: an exit code, or minus the signal that ended it."""
+    """The end of a process: its exit code, or minus the signal that ended it."""
 
     pid: int
     code: int
@@ -31,15 +31,15 @@ class Exit(NamedTuple):
 
 
 def spawn_module(module: str, arguments: Sequence[str], inherit: Sequence[int]) -> int:
-    """``python -m module arguments`` in a process group of its own, with only these descriptors; gives the pid.
+    """Run ``python -m module arguments`` in its own process group, with only these descriptors; returns the pid.
 
-    What is in the working folder is not importable there: a file in it would stand for a module of the same name.
+    The working folder is not on its path: a file there could shadow a module of the same name.
     """
     return spawn(interpreter.command(module, *arguments), inherit, os.environ)
 
 
 def spawn(command: Sequence[str], inherit: Sequence[int], environment: Mapping[str, str]) -> int:
-    """Raises OSError. A group of its own keeps a terminal's Ctrl-C for the supervisor alone."""
+    """Start a process in its own group, so that a terminal's Ctrl-C reaches the supervisor alone. Raises OSError."""
     for fd in inherit:
         os.set_inheritable(fd, True)
     try:
@@ -50,7 +50,9 @@ def spawn(command: Sequence[str], inherit: Sequence[int], environment: Mapping[s
 
 
 def spawn_bare(command: Sequence[str], inherit: Sequence[int]) -> int:
-    """As ``spawn``, with nothing of our environment but where the interpreter's own libraries are."""
+    """Start a process as ``spawn`` does, with only the variables of the environment that locate the interpreter's
+    libraries.
+    """
     return spawn(command, inherit, {name: os.environ[name] for name in LIBRARIES if name in os.environ})
 
 
@@ -59,20 +61,20 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send_signal(pid: int, number: int) -> None:
-    """A process that is gone already is no error."""
+    """Send a signal to a process; does nothing if it is gone already."""
     assert pid > 1, "0 and 1 would be ourselves, or everybody"
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def abort(pid: int) -> None:
-    """Have the process write its stacks and die, also when it is stopped."""
+    """Make the process write its stacks and die, also when it is stopped."""
     send_signal(pid, signal.SIGABRT)
     send_signal(pid, signal.SIGCONT)
 
 
 def kill_group(pid: int) -> None:
-    """End the process and whatever it has started in its group."""
+    """Kill the process and whatever it has started in its group."""
     assert pid > 1, "0 and 1 would be ourselves, or everybody"
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
@@ -80,9 +82,9 @@ def kill_group(pid: int) -> None:
 
 
 def reap(owns_group: Callable[[int], bool]) -> Iterator[Exit]:
-    """Every child that has ended, orphans we were given included.
+    """Yield every child that has ended, adopted orphans included.
 
-    Where ``owns_group(pid)``, what it started in its group is ended too, before the number can be given out again.
+    If ``owns_group(pid)``, the rest of its process group is killed first, before its pid can be reused.
     """
     while True:
         try:
@@ -99,7 +101,7 @@ def reap(owns_group: Callable[[int], bool]) -> Iterator[Exit]:
 
 
 def is_child(pid: int) -> bool:
-    """Whether a process of this number is a child of ours that nobody has reaped yet."""
+    """Return whether ``pid`` is a child of this process that has not been reaped."""
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

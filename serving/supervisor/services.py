@@ -1,4 +1,4 @@
-"""The two processes that must always be there, and the listening socket that outlives them."""
+"""Services: the two processes that must always run, and the listening socket that outlives them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import socket
 
 from serving.ipc.runtime import BACKLOG
 
-RESTARTS = 5  # of the HTTP master or the fork server in a row, before the container gives up
-CALM = 5.0  # seconds of service after which a death counts as the first one again
+RESTARTS = 5  # restarts in a row of the HTTP master or the fork server, before the container gives up
+CALM = 5.0  # seconds of service after which the count of failures begins again
 
 
 class Service:
-    """The HTTP master or the fork server: its process, and how often it has failed in a row, which is without having
-    served for a while in between."""
+    """The HTTP master or the fork server: its process, and its number of failures in a row. A while of service resets
+    that number.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -24,12 +25,12 @@ class Service:
         self.pid, self._serves_since = pid, None
 
     def serves(self, now: float) -> None:
-        """It does what it is for."""
+        """Record that it does its work."""
         if self._serves_since is None:
             self._serves_since = now
 
     def ended(self, now: float) -> bool:
-        """Whether to start it again."""
+        """Record the end of its process; returns whether to start it again."""
         self.pid = None
         calm = self._serves_since is not None and now - self._serves_since >= CALM
         self.failures = 1 if calm else self.failures + 1
@@ -37,7 +38,9 @@ class Service:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """The listening socket, made before anything else so that a taken port ends the start at once. Raises OSError."""
+    """Return the listening socket. It is made before anything else, so that a taken port ends the start at once. Raises
+    OSError.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -1,4 +1,4 @@
-"""Supervisor: PID 1 of the container. Owns every child, decides through the Fleet, and is the only one that kills."""
+"""Supervisor: PID 1 of the container. Owns every child, decides through the Fleet, and alone kills processes."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from serving.system import gpus, log
 from serving.system.gpus.driver import Driver
 from serving.system.signals import OTHERS, STOPS
 
-FILES = 65536  # open at once in one process; many programs behave badly above
+FILES = 65536  # open files per process; many programs behave badly with a higher limit
 FORK_TIME = 120.0  # seconds for the fork server to import torch and to fork; slow disks included
 HTTP_TIME = 1.3  # seconds for the HTTP workers to close their connections and go
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what a temporary folder may lack
-CLOSE_TIME = 2.5  # seconds for the handlers' close() after the last answer
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of a temporary folder that is full or read-only
+CLOSE_TIME = 2.5  # seconds for the handlers' close() after the last response
 
 
 class Supervisor:
-    """``run`` serves until a signal or a failure and gives the exit code.
+    """The supervisor of one server. ``run`` serves until a signal or a failure and returns the exit code.
 
-    ``models`` are there from the start; a server of many models has a ``disk`` cache instead. ``driver`` tells of GPUs.
-    ``forks`` is a fork server that runs already.
+    ``models`` are served from the start; a server of many models has a ``disk`` cache instead. ``driver`` reports on
+    GPUs. ``forks`` is a fork server that already runs.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Supervisor:
             if self._why:
                 cannot_serve(self._why)
 
-    # What time brings.
+    # Ticks.
 
     async def _tick(self) -> None:
         while True:
@@ -121,7 +121,7 @@ class Supervisor:
             await asyncio.sleep(seconds)
 
     def _step(self) -> float:
-        """Seconds until the next one is due."""
+        """Run one tick; returns the seconds until the next one is due."""
         try:
             now = time.monotonic()
             self._board.stamp_beat()
@@ -167,7 +167,7 @@ class Supervisor:
         gone = self._unclaimed.pop(message.pid, None)
         if not self._forks.owes:
             self._unclaimed.clear()
-        # A number may have been an orphan's first, and then the worker's.
+        # The pid may have been an orphan's before it became the worker's.
         if gone is not None and not processes.is_child(gone.pid):
             self._on_exit(gone)
 
@@ -190,7 +190,7 @@ class Supervisor:
         await self._forks.start()
         assert self._forks.pid is not None
         self._fork_service.began(self._forks.pid)
-        self._reap()  # it may have ended before anybody listened
+        self._reap()  # it may have ended before its pid was known here
 
     def _reap(self) -> None:
         for gone in processes.reap(lambda pid: self._models.worker(pid) is not None):
@@ -204,7 +204,7 @@ class Supervisor:
             self._on_service_exit(self._http_service, gone)
         elif gone.pid == self._fork_service.pid:
             self._on_service_exit(self._fork_service, gone)
-        elif self._forks.owes:  # it may be the end of a worker whose number has yet to be told
+        elif self._forks.owes:  # it may be a worker whose pid has not been reported yet
             self._unclaimed[gone.pid] = gone
 
     def _on_service_exit(self, service: Service, gone: Exit) -> None:
@@ -251,7 +251,7 @@ class Supervisor:
         log.warning("a signal that means nothing here", signal=signal.Signals(number).name)
 
     def _give_up(self, why: str) -> None:
-        """The server cannot do its work any more: finish what was accepted, say why, and end with exit code 1."""
+        """Stop with exit code 1, after the accepted requests, since the server cannot do its work any more."""
         self._why = self._why or why
         self._begin_to_stop(1)
 
@@ -265,7 +265,7 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     async def _stop(self, code: int) -> None:
-        """First the requests that were accepted, then the HTTP workers, then the handlers' close()."""
+        """Stop in order: the accepted requests, the HTTP workers, the handlers' close()."""
         give_up = time.monotonic() + self._config.drain_timeout
         await self._until(lambda: self._board.in_flight() == 0, give_up)
         left = self._board.in_flight()
@@ -274,16 +274,16 @@ class Supervisor:
         self._board.give_up()
         if self._http_service.pid is not None:
             processes.send_signal(self._http_service.pid, signal.SIGTERM)
-        # Those of a master that has died go by themselves.
+        # HTTP workers whose master has died exit by themselves.
         gone = lambda: self._http_service.pid is None and self._board.in_flight() == 0  # noqa: E731
         await self._until(gone, time.monotonic() + HTTP_TIME)
-        self._listener.close()  # who is refused knows that nothing was taken, unlike who is cut off later
+        self._listener.close()  # a refused client knows that nothing was accepted, unlike one that is cut off later
         self._models.retire()
         await self._until(lambda: self._models.are_gone, time.monotonic() + CLOSE_TIME)
         self._finish(code)
 
     async def _until(self, condition: Callable[[], bool], give_up: float) -> None:
-        # What is awaited is written by other processes into shared memory, which cannot wake anyone.
+        # Polls, since other processes write the state into shared memory, which cannot wake anyone.
         while not condition() and time.monotonic() < give_up:  # noqa: ASYNC110
             await asyncio.sleep(TICK)
 
@@ -292,7 +292,7 @@ class Supervisor:
             self._exit.set_result(code)
 
     async def _end_everything(self) -> None:
-        """Whatever still lives is killed and reaped, and the runtime folder goes."""
+        """Kill and reap every child that still lives, and remove the runtime folder."""
         self._stopping = True
         self._forks.close()
         self._models.close()
@@ -307,8 +307,9 @@ class Supervisor:
 
 
 def main(config: Config, driver: Driver | None = None, forks: Launched | None = None) -> int:
-    """Serve until told to stop, and end the process; gives the exit code only where it cannot begin. ``forks`` is
-    a fork server that runs already."""
+    """Serve until told to stop, and end the process; returns an exit code only if it cannot start. ``forks`` is a fork
+    server that already runs.
+    """
     log.setup("supervisor", config.log_level, config.log_format)
     for warning in config.warnings:
         log.warning(warning)
@@ -345,7 +346,7 @@ def main(config: Config, driver: Driver | None = None, forks: Launched | None = 
 
 
 def no_room(exc: OSError) -> int:
-    """The exit code, with one line for the log: all that a start writes is below the temporary folder."""
+    """Log one line and return the exit code: everything that a start writes is below the temporary folder."""
     place = exc.filename or tempfile.tempdir
     cannot_serve(f"{exc.strerror or exc}{f': {place}' if place else ''}")
     return 1
@@ -363,5 +364,5 @@ async def live(supervisor: Supervisor) -> NoReturn:
         else:
             log.error("the supervisor failed", exc=exc)
     finally:
-        # The loop's own end would wait for threads, and one that unpacks an archive may take minutes.
+        # A regular exit would wait for threads, and one that unpacks an archive may take minutes.
         os._exit(code)

@@ -1,4 +1,4 @@
-"""Welcome: what somebody at a desk can do with a server that is ready."""
+"""Welcome: the log line that shows a developer how to call a server that is ready."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ ANYWHERE = ("0.0.0.0", "::", "127.0.0.1", "::1")
 
 
 def welcome(host: str, port: int, model: Model | None) -> str:
-    """Where the server is, and a call of it that works: with the model's own sample where there is one; without a
-    model, the list of those in its store."""
+    """Return the server's URL and a command that calls it: with the model's own sample where there is one; without a
+    model, a list of the store's models.
+    """
     name = "localhost" if host in ANYWHERE else f"[{host}]" if ":" in host else host
     url = f"http://{name}:{port}"
     return f"ready on {url}; try: {call(url, model)}"

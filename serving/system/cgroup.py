@@ -1,6 +1,6 @@
-"""Control groups: what this process may take, as the kernel's files of its own group and of those above it say.
+"""Control groups: the limits of this process, read from the kernel's files of its own group and the groups above it.
 
-The root of ``/sys/fs/cgroup`` is this process's own group only where the container has a namespace of groups.
+The root of ``/sys/fs/cgroup`` is this process's own group only where the container has a cgroup namespace.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PROC = Path("/proc/self")
 
 
 class Mount(NamedTuple):
-    """Where a hierarchy is mounted: ``root`` is the group that ``point`` shows. ``kinds`` is empty for version 2."""
+    """The mount of a hierarchy: ``root`` is the group that ``point`` shows. ``kinds`` is empty for version 2."""
 
     root: str
     point: Path
@@ -22,9 +22,10 @@ class Mount(NamedTuple):
 
 
 def groups(kind: str, proc: Path = PROC) -> list[Path]:
-    """The folders of this process's group for ``kind``, such as ``memory``, and of those above it, the own one first.
+    """Return the folders of this process's group for ``kind``, such as ``memory``, and of the groups above, its own
+    first.
 
-    Those of version 2 come before those of version 1; most often only one of the two knows the kind.
+    Those of version 2 come before those of version 1; usually only one of the two has the kind.
     """
     found: list[Path] = []
     with contextlib.suppress(OSError, ValueError):
@@ -37,7 +38,7 @@ def groups(kind: str, proc: Path = PROC) -> list[Path]:
 
 
 def memberships(file: Path) -> Iterator[tuple[str, str]]:
-    """Kind and group of each line ``4:memory:/path``; "" is the kind of version 2."""
+    """Yield kind and group of each line ``4:memory:/path``; version 2 has the kind ""."""
     for line in file.read_text().splitlines():
         _, kinds, path = line.split(":", 2)
         for kind in kinds.split(","):
@@ -54,12 +55,14 @@ def mounts(file: Path) -> Iterator[Mount]:
 
 
 def plain(word: str) -> str:
-    """A path of mountinfo, in which blanks are written as octal numbers."""
+    """Return a path of mountinfo with its octal escapes of blanks and backslashes decoded."""
     return word.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 
 
 def upwards(mount: Mount, path: str) -> Iterator[Path]:
-    """From a group to the top of what is mounted. One that is not below it cannot be seen: the top has to do."""
+    """Yield the folders from a group up to the top of the mount. A group outside the mount cannot be seen: the top
+    stands in.
+    """
     parts = Path(path).parts[1:]
     top = Path(mount.root).parts[1:]
     inner = parts[len(top) :] if parts[: len(top)] == top else ()
@@ -68,7 +71,7 @@ def upwards(mount: Mount, path: str) -> Iterator[Path]:
 
 
 def read_all(kind: str, *names: str, proc: Path = PROC) -> Iterator[str]:
-    """What the files of these names say, of the own group first."""
+    """Yield the contents of the files with these names, those of the process's own group first."""
     for folder in groups(kind, proc):
         for name in names:
             with contextlib.suppress(OSError):
@@ -76,7 +79,7 @@ def read_all(kind: str, *names: str, proc: Path = PROC) -> Iterator[str]:
 
 
 def memory_limit(proc: Path = PROC) -> int | None:
-    """Bytes: the tightest limit of the own group and those above; None where there is none."""
+    """Return the tightest memory limit of the own group and those above, in bytes; None where there is none."""
     limits = []
     for text in read_all("memory", "memory.max", "memory.limit_in_bytes", proc=proc):
         with contextlib.suppress(ValueError):  # "max"
@@ -85,7 +88,7 @@ def memory_limit(proc: Path = PROC) -> int | None:
 
 
 def oom_kills(proc: Path = PROC) -> int:
-    """How often the kernel's OOM killer has struck in the own group; 0 where it cannot be told."""
+    """Return how often the kernel's OOM killer has killed in the own group; 0 where that is unknown."""
     for text in read_all("memory", "memory.events", "memory.oom_control", proc=proc):
         with contextlib.suppress(ValueError):
             counts = dict(line.split() for line in text.splitlines())
@@ -95,7 +98,7 @@ def oom_kills(proc: Path = PROC) -> int:
 
 
 def cpu_quota(proc: Path = PROC) -> float | None:
-    """CPUs' worth of time in a period, the least of the own group and those above; None where there is no limit."""
+    """Return the lowest CPU quota of the own group and those above, in CPUs; None where there is none."""
     quotas = []
     for folder in groups("cpu", proc):
         for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):

@@ -1,6 +1,6 @@
-"""What a failure says about the device: by the type of the exception and CUDA's code, never by the text.
+"""Device faults: the fault behind an exception, by its type and CUDA's code, never by its text.
 
-The codes and what they mean for the process are those of ``cudaError_t`` in CUDA's ``driver_types.h``.
+The codes, and their meaning for the process, are those of ``cudaError_t`` in CUDA's ``driver_types.h``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TABLE: dict[int, Fault] = {
     Cuda.NO_DEVICE: Fault.HARDWARE,
     Cuda.ECC_UNCORRECTABLE: Fault.HARDWARE,
     Cuda.NVLINK_UNCORRECTABLE: Fault.HARDWARE,
-    # All that leave the process in a state in which every further call gives the same error.
+    # These leave the process in a state in which every further call gives the same error.
     Cuda.INITIALIZATION: Fault.STICKY,
     Cuda.CUDART_UNLOADING: Fault.STICKY,
     Cuda.CONTAINED: Fault.STICKY,
@@ -71,8 +71,11 @@ TABLE: dict[int, Fault] = {
 
 
 def fault_of(exc: BaseException) -> Fault | None:
-    """None where only the device itself can tell: libraries on top of CUDA, such as cuBLAS, raise RuntimeErrors without
-    a code for whatever happens to them, and CUDA has a code for what it does not know."""
+    """Return the fault behind an exception; None where only the device itself can tell.
+
+    Libraries on top of CUDA, such as cuBLAS, raise RuntimeErrors without a code for every failure, and CUDA has a code
+    for unknown errors.
+    """
     import torch
 
     if isinstance(exc, torch.OutOfMemoryError | MemoryError):
@@ -86,7 +89,7 @@ def fault_of(exc: BaseException) -> Fault | None:
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """Memory of the host or of the GPU was short, or the disk's, which is often memory."""
+    """Return whether memory of the host or the GPU was short, or space on a disk, which often is memory."""
     if isinstance(exc, OSError):
         return exc.errno in (errno.ENOMEM, errno.ENOSPC)
     return fault_of(exc) is Fault.MEMORY

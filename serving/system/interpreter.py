@@ -1,11 +1,13 @@
-"""How we start another Python: without the working folder, where any file could stand for a module of its name."""
+"""Interpreter: the start of another Python without the working folder on its path, where any file could shadow a
+module.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-# Where this package is; last in the order of imports, for one that runs from its sources and is not installed.
+# The folder of this package, added last to the path, for a package that runs from its sources without installation.
 ROOT = Path(__file__).parent.parent.parent
 RUN = (
     "import sys; root, module = sys.argv[1:3]; del sys.argv[1:3]; root in sys.path or sys.path.append(root); "
@@ -14,5 +16,5 @@ RUN = (
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The command line of ``python -P -m module arguments``."""
+    """Return the command line for ``python -P -m module arguments``."""
     return [sys.executable, "-P", "-c", RUN, str(ROOT), module, *arguments]

@@ -1,8 +1,8 @@
-"""One line an event on standard output: JSON for machines, text for people.
+"""Log: one line per event on standard output, JSON for machines or text for people.
 
-The server's own events come from a logger that no registry knows, so that nothing that user code does to ``logging``
-changes or loses them. Records of libraries come out in the same form. Lines are written to the descriptor in one piece,
-without a buffer, since a worker may be killed at any instant.
+The server's own events come from a logger outside the registry, so that nothing that user code does to ``logging``
+changes or loses them. Records of libraries are written in the same form. Each line is written to the descriptor in one
+piece, unbuffered, since a worker may be killed at any instant.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 
 PATIENCE = 0.1  # seconds that an event loop waits for a slow reader of our output
 STDOUT = 1  # descriptor
-# Their names here, whatever user code calls them.
+# Fixed here, since user code can rename levels.
 LEVELS = {
     logging.DEBUG: "debug",
     logging.INFO: "info",
@@ -30,7 +30,7 @@ LEVELS = {
 
 
 class Private(logging.Logger):
-    """In no registry, where ``logging.config`` and ``logging.disable`` could silence it."""
+    """A logger outside the registry, where ``logging.config`` and ``logging.disable`` cannot silence it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -61,7 +61,7 @@ class JsonFormatter(logging.Formatter):
             line["traceback"] = self.formatException(record.exc_info)
         try:
             return msgspec.json.encode(line, enc_hook=str).decode()
-        except UnicodeEncodeError:  # half a surrogate pair, which clients can send in JSON
+        except UnicodeEncodeError:  # a lone surrogate, which clients can send in JSON
             return json.dumps(line, default=str)
 
 
@@ -78,7 +78,8 @@ class TextFormatter(logging.Formatter):
 
 
 class StdoutHandler(logging.Handler):
-    """Waits ``patience`` seconds for a reader of ``fd`` that is behind; then lines are dropped until it reads.
+    """Writes lines to ``fd``. Waits ``patience`` seconds for a reader that is behind; then lines are dropped until it
+    reads.
 
     A blocked write would hold up an event loop, and with it the supervisor's kills.
     """
@@ -96,7 +97,7 @@ class StdoutHandler(logging.Handler):
         try:
             lines = [self.format(record)]
         except Exception:
-            self.handleError(record)  # as everywhere: a line that cannot be made is no failure of who wrote it
+            self.handleError(record)  # as in every handler: a bad log call must not fail its caller
             return
         if self._dropped:
             note = logging.LogRecord("serving", logging.WARNING, "", 0, "log lines were dropped", None, None)
@@ -109,11 +110,13 @@ class StdoutHandler(logging.Handler):
             return  # nobody reads our output any more; serving goes on
 
     def is_behind(self) -> bool:
-        """Whether a line would have to wait for the reader now."""
+        """Return whether a line would have to wait for the reader now."""
         return not self._poll.poll(0)
 
     def _write(self, data: bytes) -> bool:
-        """False where the reader is too far behind. A piece of PIPE_BUF bytes fits wherever poll says that some do."""
+        """Write ``data``; returns False where the reader is too far behind. When poll reports room, PIPE_BUF
+        bytes fit.
+        """
         wait = 0.0 if self._dropped else self._patience
         for start in range(0, len(data), select.PIPE_BUF):
             if not self._poll.poll(wait * 1000):
@@ -144,7 +147,7 @@ def setup(role: str, level: str, style: str) -> None:
 
 
 def write_with(handler: StdoutHandler, role: str, level: str, style: str) -> StdoutHandler:
-    """Have the server's own events written by ``handler``, from ``level`` on."""
+    """Write the server's own events of ``level`` and above with ``handler``, which is returned."""
     handler.setFormatter(JsonFormatter(role) if style == "json" else TextFormatter(role))
     logger.handlers[:] = [handler]
     logger.propagate = False
@@ -159,7 +162,9 @@ def emit(level: int, message: str, *, exc: BaseException | None = None, **fields
 
 
 def write(level: int, message: str, exc: BaseException | None, fields: dict[str, Any]) -> None:
-    """The same, however much is let through. No factory of user code's makes the record."""
+    """Log one event whatever the level. The record is built directly, since user code can replace logging's record
+    factory.
+    """
     told = None if exc is None else (type(exc), exc, exc.__traceback__)
     record = logging.LogRecord(logger.name, level, "", 0, message, None, told)
     record.fields = {key: value for key, value in fields.items() if value is not None}
@@ -167,7 +172,7 @@ def write(level: int, message: str, exc: BaseException | None, fields: dict[str,
 
 
 def printed(text: str, **fields: Any) -> None:
-    """A line that user code has printed, which no level keeps out."""
+    """Log a line that user code has printed, whatever the level."""
     write(logging.INFO, text, None, fields)
 
 
@@ -188,5 +193,5 @@ def error(message: str, *, exc: BaseException | None = None, **fields: Any) -> N
 
 
 def is_behind() -> bool:
-    """Whether the next line would have to wait for a reader."""
+    """Return whether the next line would have to wait for a reader."""
     return any(isinstance(one, StdoutHandler) and one.is_behind() for one in logger.handlers)

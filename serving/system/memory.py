@@ -1,4 +1,4 @@
-"""How much memory there is, and how much of it a process holds, as the kernel tells."""
+"""Memory: how much there is and how much a process holds, as the kernel reports it, and how freed memory is kept."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any, NamedTuple
 from serving.system import cgroup
 
 KIB = 1024
-KEPT = 32 << 20  # bytes from which on a block is mapped by itself; the most that glibc takes
-BUSY = (
-    256 << 20
-)  # bytes that are kept at the top of the heap: what a batch of large bodies takes comes and goes at once
+KEPT = 32 << 20  # bytes from which a block gets its own mapping; the highest threshold that glibc accepts
+BUSY = 256 << 20  # bytes kept free at the top of the heap, as much as a batch of large bodies takes and frees at once
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class Held(NamedTuple):
-    """``private`` bytes would be free without the process; ``peak`` is the most they can have been."""
+    """A process's memory: ``private`` bytes would be free without it; ``peak`` is the most they can have been."""
 
     private: int
     peak: int
 
 
 def held_by(pid: int | str = "self") -> Held:
-    """Pages that a process shares with others, such as those it was forked with, are nobody's. Raises OSError."""
+    """Return the memory that a process alone holds. Pages shared with others, such as its parent's, do not count.
+    Raises OSError.
+    """
     rollup = fields(Path(f"/proc/{pid}/smaps_rollup"))
     private = rollup["Private_Clean"] + rollup["Private_Dirty"] + rollup.get("Swap", 0)
     status = fields(Path(f"/proc/{pid}/status"))
@@ -35,17 +35,17 @@ def held_by(pid: int | str = "self") -> Held:
 
 
 def resident(pid: int | str) -> int:
-    """All bytes of a process that are in memory, shared ones included (RSS). Raises OSError."""
+    """Return the bytes of a process that are in memory, shared ones included (RSS). Raises OSError."""
     return fields(Path(f"/proc/{pid}/status"))["VmRSS"]
 
 
 def share_of(pid: int | str) -> int:
-    """Bytes of a process, pages shared by n processes counted as one nth (PSS). Raises OSError."""
+    """Return the bytes of a process, where a page shared by n processes counts one nth (PSS). Raises OSError."""
     return fields(Path(f"/proc/{pid}/smaps_rollup"))["Pss"]
 
 
 def fields(path: Path) -> dict[str, int]:
-    """The lines ``Name:  12 kB`` of a file of the kernel, in bytes."""
+    """Return the values of the lines ``Name:  12 kB`` of a kernel's file, in bytes."""
     found = {}
     for line in path.read_text().splitlines():
         name, _, rest = line.partition(":")
@@ -56,20 +56,23 @@ def fields(path: Path) -> dict[str, int]:
 
 
 def total(proc: Path = cgroup.PROC) -> int:
-    """Bytes that this container may use: the limit of its control groups, or the machine's RAM where that is less."""
+    """Return the bytes that this container may use: the limit of its control groups, or the machine's RAM if that is
+    less.
+    """
     ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = cgroup.memory_limit(proc)
     return ram if limit is None else min(ram, limit)
 
 
 def share(amount: int | float, whole: int) -> int:
-    """Bytes of a setting that is either bytes or a share of ``whole``."""
+    """Return the bytes that a setting means, which is either bytes or a fraction of ``whole``."""
     return int(amount * whole) if isinstance(amount, float) else amount
 
 
 def keep_freed() -> None:
-    """Have this process use the memory of large bodies again, which glibc otherwise returns to the kernel and gets back
-    page by page: for bodies of 1 MiB that takes longer than all the rest. ``release_freed`` returns it."""
+    """Make this process reuse the memory of large bodies. By default glibc returns it to the kernel and gets it back
+    page by page, which for bodies of 1 MiB takes longer than everything else. ``release_freed`` returns it.
+    """
     libc = allocator()
     if libc is not None:
         libc.mallopt(M_MMAP_THRESHOLD, KEPT)
@@ -77,9 +80,9 @@ def keep_freed() -> None:
 
 
 def unfilled(size: int) -> bytearray:
-    """A buffer for bytes that are about to come: what is in it is whatever was there, so nobody may see it before.
+    """Return a buffer whose contents are undefined, to be filled before anybody reads it.
 
-    Zeros would take a tenth of the time that a large body takes on its way.
+    Zeroing would take a tenth of the time in which a large body passes through.
     """
     return bytearray(size) if (make := _bytearray_maker()) is None else make(None, size)
 
@@ -96,7 +99,7 @@ def _bytearray_maker() -> Callable[[None, int], bytearray] | None:
 
 
 def release_freed() -> None:
-    """Takes milliseconds; from any thread, others may allocate meanwhile."""
+    """Return freed memory to the kernel. Takes milliseconds; safe from any thread, while others allocate."""
     libc = allocator()
     if libc is not None:
         libc.malloc_trim(0)
@@ -104,7 +107,7 @@ def release_freed() -> None:
 
 @cache
 def allocator() -> Any:
-    """None where it is not glibc's."""
+    """Return the C library; None where its allocator is not glibc's."""
     import ctypes
 
     libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Signals: which ones end a process of the server, and which mean nothing to it.
+"""Signals: which ones end a process of the server, and which it ignores.
 
 | process | SIGTERM, SIGINT, SIGQUIT, SIGHUP | SIGUSR1, SIGUSR2 and the others that would end it |
 |---|---|---|
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from types import FrameType
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-# The others that end a process without a handler and are no sign of a fault.
+# The other signals that end a process by default and are no sign of a fault.
 OTHERS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
@@ -29,12 +29,13 @@ OTHERS = (
 
 
 def overhear(numbers: Iterable[int]) -> None:
-    """Do nothing on these signals from now on. What the process starts or forks has their usual meaning again: there
-    they are how its parent ends it."""
+    """Ignore these signals from now on. In processes that this one starts or forks they have their default action
+    again, since their parent ends them by these signals.
+    """
     numbers = tuple(numbers)
     for number in numbers:
         signal.signal(number, do_nothing)
-        signal.siginterrupt(number, False)  # no system call of a library fails for it
+        signal.siginterrupt(number, False)  # so that no library's system call fails with EINTR
     os.register_at_fork(after_in_child=lambda: restore(numbers))
 
 
@@ -43,7 +44,7 @@ def do_nothing(number: int, frame: FrameType | None) -> None:
 
 
 def restore(numbers: Iterable[int]) -> None:
-    """Their usual meaning, for those that nobody has given another one since."""
+    """Restore the default action of those signals for which no other handler was set since."""
     for number in numbers:
         if signal.getsignal(number) is do_nothing:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

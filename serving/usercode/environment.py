@@ -1,7 +1,7 @@
-"""Environment: a model's ``[env]`` put in force in a process that runs already, or a warning of what cannot be.
+"""Environment: a model's ``[env]`` applied to a running process, with a warning for variables that are too late.
 
-Most variables are read when somebody asks for them. Some were read when this process began, or by libraries that it
-has loaded since: what can be done later is done here, for the others only a new process would do.
+Most variables are read at each use. Some were read when this process began, or by libraries loaded since: those that
+can still be applied are applied here, the others need a new process.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 from serving.model.model import THREADS, Model
 from serving.system import log
 
-# Read once, when the interpreter, the linker, the C library or torch began. PYTHON* are all but those that Python asks
-# for again and again, or that hold here anyway.
+# Read once, when the interpreter, the linker, the C library or torch started. PYTHON* leaves out those that Python
+# reads at each use, or that hold here anyway.
 TOO_LATE = re.compile(
     "PYTHON(?!ASYNCIODEBUG|BREAKPOINT|UNBUFFERED|FAULTHANDLER)[A-Z0-9]*|LD_[A-Z_]+|GLIBC_TUNABLES|MALLOC_[A-Z_]+"
     "|(GOMP|KMP|OMP|OPENBLAS|MKL|BLIS|GOTO)_[A-Z_]+|ATEN_CPU_CAPABILITY|TORCH_LOGS|TORCH_CPP_LOG_LEVEL|PYTORCH_JIT"
@@ -27,11 +27,11 @@ TOO_LATE = re.compile(
 
 
 def enter(model: Model, compile_cache: str | None = None) -> None:
-    """Before anything of the model is imported."""
-    if compile_cache is not None:  # before torch's compiler is imported, which reads these once
+    """Apply a model's variables, before anything of the model is imported."""
+    if compile_cache is not None:  # before the import of torch's compiler, which reads these once
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.abspath(compile_cache)
         os.environ["TRITON_CACHE_DIR"] = os.path.abspath(os.path.join(compile_cache, "triton"))
-    if model.gpus > 1:  # ranks are of one machine, and no other is to reach them
+    if model.gpus > 1:  # ranks share one machine, and no other may reach them
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ[name] = "lo"
     before = {name: os.environ.get(name) for name in model.env}
@@ -49,19 +49,19 @@ def enter(model: Model, compile_cache: str | None = None) -> None:
 
 
 def now() -> dict[str, str]:
-    """All variables, for ``restore``."""
+    """Return all variables, for ``restore``."""
     return dict(os.environ)
 
 
 def restore(before: Mapping[str, str]) -> None:
-    """Undo what ``enter`` and user code have done to the variables, where a process goes on without its model."""
+    """Undo all changes to the variables, for a process that continues without its model."""
     for name in set(os.environ) - set(before):
         del os.environ[name]
     os.environ.update(before)
 
 
 def too_late(env: Mapping[str, str], before: Mapping[str, str | None]) -> list[str]:
-    """The names of those that have no effect on this process. ``before`` is what it began with."""
+    """Return the names of variables without effect on this process. ``before`` is their values at its start."""
     return sorted(
         name
         for name, value in env.items()
@@ -74,7 +74,7 @@ def set_time_zone(_: str) -> None:
 
 
 def forget_temporary_folder(_: str) -> None:
-    tempfile.tempdir = None  # asked for again at the next use
+    tempfile.tempdir = None  # looked up again at the next use
 
 
 def set_locale(_: str) -> None:
@@ -89,7 +89,7 @@ def add_path(value: str) -> None:
 
 
 def filter_warnings(value: str) -> None:
-    """As ``-W`` has it: ``action:message:category:module:line``, many of them separated by commas."""
+    """Apply filters in the form of ``-W``, ``action:message:category:module:line``, separated by commas."""
     warnings._processoptions(value.split(","))  # type: ignore[attr-defined]
 
 

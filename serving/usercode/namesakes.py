@@ -1,4 +1,4 @@
-"""Namesakes: modules of a model that are called like one that its process has already."""
+"""Namesakes: modules of a model with the name of a module that its process has loaded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from serving.model.model import Model
 from serving.system import log
 from serving.usercode import surroundings
 
-OURS = "handlers"  # a package beside this server, which a model may have its own of
+OURS = "handlers"  # a package beside this server; a model may have its own
 
 
 def settle(model: Model) -> None:
-    """Before anything of the model is imported: its ``handlers`` take the place of ours, unless those serve it, and
-    the log tells of names that are taken for good."""
+    """Let a model's own ``handlers`` replace ours, unless ours serve it, and warn of names that stay taken.
+
+    Call it before anything of the model is imported.
+    """
     own = dict(modules_of(model))
     if OURS in own and model.handler.partition(":")[0].partition(".")[0] != OURS:
         for name in [name for name in sys.modules if name.partition(".")[0] == OURS]:
@@ -30,7 +32,7 @@ def settle(model: Model) -> None:
 
 
 def modules_of(model: Model) -> Iterator[tuple[str, Path]]:
-    """The top-level modules and packages in its folders, by name; of two with one name the one that is found."""
+    """Yield the top-level modules and packages in the model's folders by name; of duplicates the last one counts."""
     for folder in dict.fromkeys((Path(model.path), Path(model.code), Path(surroundings.script_of(model)).parent)):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.suffix == ".py" and path.stem.isidentifier():

@@ -1,4 +1,4 @@
-"""Origin: where in user code an exception came from, and all that is worth saying of it on one line."""
+"""Origin: the place in user code that raised an exception, and a one-line description."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from traceback import walk_tb
 
-LONGEST = 500  # characters of an exception's own text
-NAMES = 8  # of files that are listed
+LONGEST = 500  # characters of an exception's text
+NAMES = 8  # most names in a list
 OURS = Path(__file__).parent.parent
 FOREIGN = tuple(
     {*(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")), str(OURS), "<"}
     | {str(OURS.parent / "handlers")}
-)  # what paths of code begin with that is not the user's
+)  # prefixes of paths that are not user code
 PACKAGES = ("site-packages", "dist-packages")
 
 _homes: list[Path] = []
 
 
 def set_homes(*folders: str) -> None:
-    """The folders of the model that this process serves; a file of its code is told relative to the first."""
+    """Set the folders of the model of this process; files are shown relative to the first."""
     _homes[:] = [Path(folder) for folder in dict.fromkeys(folders) if folder]
 
 
 def told(exc: BaseException) -> str:
-    """``ValueError: no such shape (code/digits.py:14 in warmup)``: type, text, the nearest right file where one is not
-    there, and the user's last frame if there is one."""
+    """Return ``ValueError: no such shape (code/digits.py:14 in warmup)``.
+
+    That is type, text, the nearest file name where a file is missing, and the last frame of user code, if any.
+    """
     place = origin(exc)
     return f"{type(exc).__name__}: {text_of(exc)}{hint(exc)}{f' ({place})' if place else ''}"
 
 
 def reason(exc: BaseException) -> str:
-    """The text of a ModelError, which says what is wrong itself, and where user code has raised it."""
+    """Return the text of a ModelError, and where user code raised it."""
     place, text = origin(exc), text_of(exc)
     return text if not place or place.partition(" ")[0] in text else f"{text} ({place})"
 
 
 def words(exc: BaseException) -> str:
-    """The same for a client, who knows no classes of Python: the text alone, if there is one."""
+    """Return the text alone, for clients, who know no Python classes; the class name where there is no text."""
     text = text_of(exc)
     if isinstance(exc, KeyError) and text:
         return f"{text} is missing"
@@ -48,7 +50,7 @@ def words(exc: BaseException) -> str:
 
 
 def text_of(exc: BaseException) -> str:
-    """What it says, on one line."""
+    """Return the exception's text on one line."""
     try:
         text = (exc.msg or "") if isinstance(exc, SyntaxError) else str(exc)
     except Exception:  # its __str__ is user code
@@ -58,7 +60,7 @@ def text_of(exc: BaseException) -> str:
 
 
 def origin(exc: BaseException) -> str:
-    """``code/digits.py:14 in warmup``: the last frame of user code behind ``exc`` or what caused it, "" if none."""
+    """Return ``code/digits.py:14 in warmup``: the last frame of user code behind ``exc`` or its causes, "" if none."""
     for one in chain(exc):
         if isinstance(one, SyntaxError) and one.filename and is_users(one.filename):
             return f"{shown(one.filename)}:{one.lineno}"
@@ -82,7 +84,7 @@ def chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 def is_own(file: str) -> bool:
-    """Whether a file of code is the model's own."""
+    """Return whether a source file is the model's own."""
     path = Path(file)
     return any(path.is_relative_to(home) for home in _homes) and not any(part in PACKAGES for part in path.parts)
 
@@ -92,7 +94,7 @@ def is_users(file: str) -> bool:
 
 
 def shown(file: str) -> str:
-    """A file of code as its author knows it: relative to the model, else without the folders that it lies in."""
+    """Return a source file as its author knows it: relative to the model, else its last two parts."""
     path = Path(file)
     for home in _homes[:1]:
         if path.is_relative_to(home):
@@ -101,7 +103,7 @@ def shown(file: str) -> str:
 
 
 def hint(exc: BaseException) -> str:
-    """What may have been meant, for a file that is not there; only the model's own folders are looked into."""
+    """Return what a missing file's name may have meant; only the model's own folders are searched."""
     name = exc.filename if isinstance(exc, FileNotFoundError) else None
     if not isinstance(name, str):
         return ""
@@ -116,7 +118,7 @@ def hint(exc: BaseException) -> str:
 
 
 def nearest(name: str, names: Iterable[str], has: str) -> str:
-    """``did you mean Digits?``, else ``has Digits, Letters``, as what there is."""
+    """Return ``did you mean Digits?``, else ``has Digits, Letters``, a list of what there is."""
     known = sorted(names)
     near = close(name, known)
     listed = f"{has} {', '.join(known[:NAMES]) or 'nothing'}{', …' if len(known) > NAMES else ''}"
@@ -126,12 +128,12 @@ def nearest(name: str, names: Iterable[str], has: str) -> str:
 
 
 def close(name: str, names: Iterable[str]) -> str | None:
-    """The one that is most like it, None where none is."""
+    """Return the most similar name; None where none is similar."""
     return next(iter(difflib.get_close_matches(name, sorted(names), n=1)), None)
 
 
 def defined(thing: object) -> str:
-    """``code/digits.py:6``: where a class or function of user code is; "" for what is not user code."""
+    """Return ``code/digits.py:6``, where a class or function of user code is defined; "" for other code."""
     try:
         file, (_, line) = inspect.getsourcefile(thing) or "", inspect.getsourcelines(thing)  # type: ignore[arg-type]
     except (OSError, TypeError):

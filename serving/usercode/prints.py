@@ -1,8 +1,8 @@
 """Prints: what user code writes to ``sys.stdout`` and ``sys.stderr``, as lines of the log.
 
-A line is written when it ends. What has no end is written when it is flushed, or when it is a second old, though at
-most once a second: dots and progress bars come often. Of a bar, which goes back to the line's beginning with ``\\r``,
-that is its latest state. What is held can also be found in a file, by whoever looks when the process has died.
+A line is logged when it ends. An unfinished line is logged when it is flushed or a second old, but at most once a
+second, since dots and progress bars come often. A progress bar, which returns to the start of its line with ``\\r``, is
+logged in its latest state. The unfinished text is also in a file, for a reader after the process has died.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from collections.abc import Callable
 from serving.config.words import STREAMS, Words, latest
 from serving.system import log
 
-LONGEST = 1 << 16  # characters without a line's end that are held
-INTERVAL = 1.0  # seconds between two writes of what has no end
+LONGEST = 1 << 16  # most characters of an unfinished line
+INTERVAL = 1.0  # seconds between two writes of unfinished lines
 
 
 class Printed(io.BufferedIOBase):
-    """The ``buffer`` of a stream: bytes in, lines out to ``write_line``. ``fd`` is its descriptor, ``clock`` in
-    seconds."""
+    """The ``buffer`` of a stream: bytes in, lines out to ``write_line``.
+
+    ``fd`` is its descriptor; ``clock`` is in seconds.
+    """
 
     def __init__(
         self, fd: int, write_line: Callable[[str], None], words: Words, clock: Callable[[], float] = time.monotonic
@@ -38,12 +40,12 @@ class Printed(io.BufferedIOBase):
         self._words = words
         self._clock = clock
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._lock = threading.RLock()  # a signal's handler may print as well
+        self._lock = threading.RLock()  # a signal handler may print too
         self._rest = ""
         self._is_bar = False
-        self._is_alone = False  # in a child, where nobody looks for what is old
-        self._since = 0.0  # when the rest began
-        self._written = -INTERVAL  # when something without an end was
+        self._is_alone = False  # in a child, where nothing calls ``tell_old``
+        self._since = 0.0  # the time at which the rest began
+        self._written = -INTERVAL  # the time of the last write of an unfinished line
 
     def fileno(self) -> int:
         return self._fd
@@ -69,7 +71,7 @@ class Printed(io.BufferedIOBase):
                 self._write_rest()
 
     def tell_old(self) -> None:
-        """Write what has been held for long, on a thread that waits for nothing."""
+        """Write text that has been held too long; never blocks."""
         if self._rest and self._lock.acquire(blocking=False):
             try:
                 if self._may_write() and self._clock() >= self._since + INTERVAL:
@@ -82,7 +84,7 @@ class Printed(io.BufferedIOBase):
             self._write_rest()
 
     def in_child(self) -> None:
-        """What is held is the parent's to write."""
+        """Drop the held text, which the parent will write."""
         self._lock = threading.RLock()
         self._words = Words(None, 0)
         self._rest, self._is_alone = "", True
@@ -129,7 +131,7 @@ class Printed(io.BufferedIOBase):
 
 
 class Prints:
-    """Both streams, in place of the process's own. ``words`` has a place for each; lines have ``fields``."""
+    """Both streams, in place of the process's own. ``words`` has a place for each; lines get ``fields``."""
 
     def __init__(self, words: list[Words], **fields: object) -> None:
         self._streams = [self._replace(index, words[index], fields) for index in range(len(STREAMS))]
@@ -141,7 +143,7 @@ class Prints:
         text = io.TextIOWrapper(
             buffer,
             encoding="utf-8",
-            errors="backslashreplace",  # what a client has sent is not to fail where it is printed
+            errors="backslashreplace",  # printing a client's text must not fail
             line_buffering=name == "stderr",
             write_through=True,
         )
@@ -160,7 +162,7 @@ class Prints:
             one.tell_all()
 
     def last_error(self) -> str:
-        """The last line on the error stream, "" where there was none."""
+        """Return the last line on the error stream, "" if there was none."""
         return self._streams[1].last
 
     def _in_child(self) -> None:

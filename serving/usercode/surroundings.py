@@ -1,7 +1,7 @@
-"""Surroundings: what a model's process shows to the code in it, as much as can be that of a plain Python.
+"""Surroundings: a model's process made to look to user code like a plain Python process.
 
-A worker is a fork of a process that has done other things. Here is what it puts in their place; docs/process.md lists
-what stays different on purpose.
+A worker is a fork of a process that has done other things; this module replaces what shows. docs/process.md lists what
+stays different on purpose.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ prints: Prints | None = None  # of this process, once it has a model
 
 
 def begin(config: Config) -> None:
-    """Of a process that has no model yet: its random numbers and its log are its own."""
+    """Set up logging and random numbers of a process without a model."""
     userlogs.setup(config.log_level, config.log_format)
     reseed()
 
 
 def enter(model: Model, config: Config, kept: Path | None) -> None:
-    """Before any user code: its streams, its environment, its program, its folder. What it has begun to print is kept
-    in the file ``kept``."""
+    """Set streams, environment, main module and folder, before any user code.
+
+    Unfinished printed lines are kept in the file ``kept``.
+    """
     global prints
     prints = Prints(places(kept), model=model.name)
     userlogs.claim(model=model.name)
-    sys.modules["__main__"] = ModuleType("__main__")  # without a file, which children would run
+    sys.modules["__main__"] = ModuleType("__main__")  # without ``__file__``, which child processes would run
     sys.argv[:] = [script_of(model)]
     environment.enter(model, config.compile_cache)
     os.chdir(model.path)
@@ -52,7 +54,7 @@ def places(kept: Path | None) -> list[Words]:
 
 
 def script_of(model: Model) -> str:
-    """The file that the model's code begins with, or the name of what is in an installed package."""
+    """Return the file that the model's code begins with, or a module's name from an installed package."""
     root, module = Path(model.path), model.handler.partition(":")[0]
     if isinstance(named := model.options.get("script"), str):
         return named
@@ -64,7 +66,7 @@ def script_of(model: Model) -> str:
 
 
 def reseed() -> None:
-    """Draw random numbers that no other worker draws. ``random`` does that by itself."""
+    """Draw new random seeds, different in each worker. ``random`` does that by itself."""
     if (random := sys.modules.get("numpy.random")) is not None:
         random.seed()
     if (torch := sys.modules.get("torch")) is not None:
@@ -72,21 +74,23 @@ def reseed() -> None:
 
 
 def tell_old() -> None:
-    """Now and then: write what user code has printed without an end."""
+    """Write old unfinished lines of user code. Called now and then."""
     if prints is not None:
         prints.tell_old()
 
 
 def told(exc: BaseException) -> str:
-    """An exception in words, and where user code has raised it; of one that ends a program also what the program said
-    last, as parsers of options do."""
+    """Return an exception in words, with its place in user code.
+
+    For SystemExit also the program's last words, as parsers of options print them.
+    """
     words = origin.told(exc)
     said = prints.last_error() if prints is not None and isinstance(exc, SystemExit) else ""
     return f"{words}, after {said}" if said else words
 
 
 def leave() -> None:
-    """Before the process ends in peace: what user code has registered for that is run, and the rest is written."""
+    """Run user code's exit handlers and write the rest of its output, before the process ends normally."""
     atexit._run_exitfuncs()
     if prints is not None:
         prints.tell_all()

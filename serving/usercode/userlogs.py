@@ -1,7 +1,7 @@
-"""User logs: what user code says through ``logging`` and ``warnings``, which are its own as in a new process.
+"""User logs: the output of user code through ``logging`` and ``warnings``, which behave as in a new process.
 
-The root logger has no handler, so that ``basicConfig`` and its relatives do what they say. What no handler takes is
-written by the last resort, in the form of all lines here. The server's own events do not pass this way.
+The root logger has no handler, so that ``basicConfig`` and the like have their effect. Records without a handler are
+written by the last resort, in the form of all log lines. The server's own events do not go this way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PATIENCE = 2.0  # seconds that user code waits for a slow reader of its output
 
 
 class Unclaimed(logging.Handler):
-    """Writes records by ``handler``, with the name of their logger and ``fields``."""
+    """A handler that writes records through ``handler``, with their logger's name and ``fields``."""
 
     def __init__(self, handler: logging.Handler, fields: dict[str, Any]) -> None:
         super().__init__()
@@ -32,8 +32,10 @@ class Unclaimed(logging.Handler):
 
 
 def setup(level: str, style: str) -> None:
-    """Send this process's own events to where its standard output leads now, whatever becomes of descriptor 1, and let
-    go of ``logging``, of which INFO is let through where ``level`` lets it."""
+    """Send this process's own events to the present standard output, and reset ``logging``.
+
+    Later changes of descriptor 1 do not matter. The root logger lets INFO through where ``level`` does.
+    """
     log.write_with(log.StdoutHandler(PATIENCE, os.dup(log.STDOUT)), "worker", level, style)
     logging.captureWarnings(False)
     root = logging.getLogger()
@@ -43,7 +45,7 @@ def setup(level: str, style: str) -> None:
 
 
 def claim(**fields: Any) -> None:
-    """Write what user code logs and none of its handlers takes, and its warnings, with these fields."""
+    """Write warnings, and log records of user code without a handler, with these fields."""
     [handler] = log.logger.handlers
     logging.lastResort = Unclaimed(handler, fields)
     plainly = warnings.showwarning

@@ -1,4 +1,4 @@
-"""Model files on disk, read without running what is in them."""
+"""Weights: model files on disk, read without running code in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from serving.errors import ModelError
 
-FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load obeys it whatever its caller asks for
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load obeys it whatever its caller passes
 # Members of a torch.export archive that are unpickled or executed on load, not read as weights.
 UNSAFE_MEMBERS = ("/custom_obj_", "/opaque_obj_", "/aotinductor/")
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -21,7 +21,7 @@ ALLOW = "`allow_pickle = true` in serving.toml loads it all the same"
 
 
 def no_weights(path: Path) -> str:
-    """Why a file cannot hold any weights, as what comes behind its name; "" where it may."""
+    """Return why a file cannot hold weights, as a phrase to follow its name; "" where it may."""
     with path.open("rb") as file:
         start = file.read(len(POINTER))
     if not start:
@@ -30,13 +30,13 @@ def no_weights(path: Path) -> str:
 
 
 def check_weights(path: Path) -> None:
-    """Raises ModelError for a file that stands where weights should be, and OSError."""
+    """Raise ModelError for a file that cannot hold weights. Raises OSError too."""
     if why := no_weights(path):
         raise ModelError(f"{path.name} {why}")
 
 
 def is_torchscript(path: Path) -> bool:
-    """A TorchScript archive carries its code; a file of ``torch.save`` does not."""
+    """Return whether a file is a TorchScript archive, which contains code, unlike one of ``torch.save``."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -44,23 +44,23 @@ def is_torchscript(path: Path) -> bool:
 
 
 def load_torchscript(path: Path, device: str) -> Any:
-    """The module of a TorchScript file on ``device``, in evaluation mode. Raises RuntimeError for another file."""
+    """Load a TorchScript module on ``device``, in evaluation mode. Raises RuntimeError for another file."""
     import torch
 
     with warnings.catch_warnings():
-        # Its users hear from torch when they write such a file; whoever serves one cannot do anything about it.
+        # torch warns authors when they write such a file; an operator cannot do anything about it.
         warnings.simplefilter("ignore", DeprecationWarning)
         if device.startswith("cuda"):
-            # Else kernels are made anew for each of the first batch sizes, while requests wait.
+            # Otherwise each of the first batch sizes is compiled anew, while requests wait.
             torch.jit.set_fusion_strategy([("DYNAMIC", 1)])
         return torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
 
 
 def load_exported(path: Path, allow_pickle: bool) -> Any:
-    """The ExportedProgram of a ``.pt2`` file. Raises ModelError for one that holds pickled objects, unless allowed.
+    """Load the ExportedProgram of a ``.pt2`` file. Raises ModelError for one with pickled objects, unless allowed.
 
-    ``torch.export.load`` unpickles its sample inputs and whatever the archive says is pickled; here that is held to
-    weights. The program itself is code all the same: torch calls the functions that it names.
+    ``torch.export.load`` unpickles sample inputs and other pickled members; here only weights pass. The program itself
+    is still code: torch calls the functions that it names.
     """
     import torch
 
@@ -72,7 +72,7 @@ def load_exported(path: Path, allow_pickle: bool) -> Any:
     if unsafe:
         raise ModelError(f"{path.name} holds {unsafe[0]}, which runs code when loaded: {ALLOW}")
     try:
-        with variable(FORCE, "1"):  # every torch.load of this process is held to weights for a while
+        with variable(FORCE, "1"):  # meanwhile every torch.load of this process loads weights only
             return torch.export.load(path)
     except pickle.UnpicklingError as exc:
         raise ModelError(f"{path.name} holds pickled objects that are no weights: {ALLOW}") from exc
@@ -80,7 +80,7 @@ def load_exported(path: Path, allow_pickle: bool) -> Any:
 
 @contextlib.contextmanager
 def variable(name: str, value: str) -> Iterator[None]:
-    """For what torch reads from the environment alone."""
+    """Set an environment variable within a context, for settings that torch reads from there only."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

@@ -1,4 +1,4 @@
-"""Bus: the border to a device that weights are copied to. The unit tests have one that copies late."""
+"""Bus: the interface to a device that weights are copied to. The unit tests have one that copies late."""
 
 from __future__ import annotations
 
@@ -13,48 +13,50 @@ from serving.system.pinned import Pages
 
 
 class Mark(Protocol):
-    """A place in the device's work, as an event of CUDA is one."""
+    """A point in the device's work, such as a CUDA event."""
 
     def query(self) -> bool:
-        """Whether the device has come so far, at once. Raises RuntimeError for what went wrong there."""
+        """Return at once whether the device has reached it. Raises RuntimeError for an error of the device."""
         ...
 
 
 class Bus(Protocol):
-    """Only one thread calls these, and all of them within ``use``."""
+    """The device and its copies. Only one thread calls these, all within ``use``."""
 
     def use(self) -> AbstractContextManager[object]:
-        """Make the device that of the calling thread."""
+        """Context in which the device is the calling thread's current one."""
         ...
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """A tensor on the device, filled with anything. Raises torch.OutOfMemoryError."""
+        """Return an uninitialised tensor on the device. Raises torch.OutOfMemoryError."""
         ...
 
     def find(self, size: int) -> torch.Tensor:
-        """So many bytes of host memory. Raises OSError where there are none."""
+        """Return ``size`` bytes of host memory. Raises OSError where there are none."""
         ...
 
     def pin(self, chunk: torch.Tensor) -> None:
-        """Have the device read this memory, which ``find`` gave, by itself; its bytes stay. Raises RuntimeError."""
+        """Pin memory from ``find`` for the device, with its content. Raises RuntimeError."""
         ...
 
     def free(self) -> None:
-        """Give back all that was found. No copy reads it any more."""
+        """Free all memory from ``find``. No copy may still read it."""
         ...
 
     def begin(self) -> None:
-        """Have copies wait for what the device was told before, which may still use memory that is theirs now."""
+        """Let copies wait for earlier work on the device, which may still use memory that they write to."""
         ...
 
     def copy(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Mark:
-        """Copy bytes, each time from the second tensor to the first, behind what was copied before. Returns at once,
-        with where the copies end."""
+        """Copy bytes from the second tensor of each pair to the first, after all earlier copies.
+
+        Returns at once, with the mark of their end.
+        """
         ...
 
 
 class Cuda:
-    """An NVIDIA GPU, with a stream of its own for the copies."""
+    """An NVIDIA GPU, with a separate stream for the copies."""
 
     def __init__(self, name: str) -> None:
         index = torch.device(name).index
@@ -75,7 +77,7 @@ class Cuda:
         try:
             self._pages.pin(chunk)
         except RuntimeError:
-            # CUDA keeps the error for whoever launches the next kernel.
+            # CUDA would report the error to the next kernel launch: let this one take it.
             with contextlib.suppress(RuntimeError):
                 torch.ones(1, device=self._device)
             raise

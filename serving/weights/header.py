@@ -1,4 +1,4 @@
-"""read_header: what the head of a safetensors file says of its tensors, checked against the file before it is used."""
+"""Header: the tensors that a safetensors header lists, checked against the file before use."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 
 from serving.errors import ModelError
 
-LARGEST = 100_000_000  # bytes of a header; safetensors itself takes no more
-HIGHEST = 1 << 62  # of numbers that torch takes
+LARGEST = 100_000_000  # bytes of a header; safetensors has the same limit
+HIGHEST = 1 << 62  # of sizes and offsets that torch takes
 METADATA = "__metadata__"
 KINDS = {
     "F64": "float64",
@@ -37,13 +37,13 @@ KINDS = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E8M0": "float8_e8m0fnu",
 }
-"""Types by safetensors' name and by torch's. Those of less than a byte are left to safetensors."""
+"""torch's names of safetensors' dtypes. Those smaller than a byte are left to safetensors."""
 
 Natural = Annotated[int, msgspec.Meta(ge=0, le=HIGHEST)]
 
 
 class Entry(msgspec.Struct, forbid_unknown_fields=True):
-    """One tensor, as the header has it. The offsets count from the end of the header."""
+    """One tensor's entry. The offsets count from the end of the header."""
 
     dtype: str
     shape: list[Natural]
@@ -51,7 +51,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Described(NamedTuple):
-    """One tensor; ``offset`` is its first byte's place in the file."""
+    """One tensor; ``offset`` is the place of its first byte in the file."""
 
     name: str
     dtype: torch.dtype
@@ -60,8 +60,10 @@ class Described(NamedTuple):
 
 
 def read_header(file: int, path: Path) -> list[Described] | None:
-    """The tensors of an open file, or None where it has a type that is not in ``KINDS``. Raises ModelError, which names
-    ``path``, for a header that is none or that does not fit the file, and OSError."""
+    """Return the tensors of an open file, or None where one has a dtype that is not in ``KINDS``.
+
+    Raises ModelError, which names ``path``, for an invalid header or one that does not fit the file, and OSError.
+    """
     try:
         entries, start = parse(file)
         check_places(entries, os.fstat(file).st_size - start)
@@ -73,7 +75,7 @@ def read_header(file: int, path: Path) -> list[Described] | None:
 
 
 def parse(file: int) -> tuple[dict[str, Entry], int]:
-    """What the header says, and where it ends. Raises ValueError and RecursionError."""
+    """Return the header's entries and the offset of its end. Raises ValueError and RecursionError."""
     length = int.from_bytes(read_exactly(file, 8, 0), "little")
     if length > min(LARGEST, os.fstat(file).st_size - 8):
         raise ValueError(f"a header of {length} bytes")
@@ -85,7 +87,7 @@ def parse(file: int) -> tuple[dict[str, Entry], int]:
 
 
 def read_exactly(file: int, size: int, offset: int) -> bytes:
-    """Raises ValueError where the file ends before."""
+    """Return ``size`` bytes. Raises ValueError where the file ends earlier."""
     data = os.pread(file, size, offset)
     if len(data) != size:
         raise ValueError(f"{size} bytes at {offset} are not all there")
@@ -100,7 +102,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_places(entries: dict[str, Entry], size: int) -> None:
-    """Raises ValueError unless the tensors lie one behind the other in all of the ``size`` bytes."""
+    """Raise ValueError unless the tensors fill all of the ``size`` bytes, one behind the other."""
     end = 0
     for start, stop in sorted(entry.data_offsets for entry in entries.values()):
         if start != end or stop < start:
@@ -111,7 +113,10 @@ def check_places(entries: dict[str, Entry], size: int) -> None:
 
 
 def described(name: str, entry: Entry, start: int) -> Described | None:
-    """None for a type that is not in ``KINDS``. Raises ValueError for more or fewer bytes than the shape has."""
+    """Return one tensor, or None for a dtype that is not in ``KINDS``.
+
+    Raises ValueError where shape and bytes do not fit.
+    """
     dtype: torch.dtype | None = getattr(torch, KINDS.get(entry.dtype, ""), None)
     if dtype is None:
         return None

@@ -1,4 +1,4 @@
-"""Programs that AOTInductor compiled ahead of time: ``.pt2`` packages with native code in them."""
+"""Packages: programs compiled ahead of time by AOTInductor, ``.pt2`` files with native code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from serving.errors import ModelError
 from serving.weights import ALLOW, variable
 
 CODE = "/aotinductor/"
-MODEL = "model"  # as a package calls the one that it is made of, unless told otherwise
-# Only with it does the code look at the shapes that it is given; without, a shorter input is read beyond its end.
+MODEL = "model"  # the default name of the model in a package
+# Makes the code check its inputs' shapes; without it a shorter input is read beyond its end.
 CHECK = "AOTI_RUNTIME_CHECK_INPUTS"
 
 
@@ -25,7 +25,10 @@ def is_package(path: Path) -> bool:
 
 
 def load_package(path: Path, device: str, allow_pickle: bool) -> Packaged:
-    """The program, on the device that it was compiled for. Raises ModelError for another one, and unless allowed."""
+    """Load the program on the device that it was compiled for.
+
+    Raises ModelError for another device, or unless allowed.
+    """
     if not allow_pickle:
         raise ModelError(f"{path.name} holds compiled code, which can do anything: {ALLOW}")
     from torch._C._aoti import AOTIModelPackageLoader
@@ -33,7 +36,7 @@ def load_package(path: Path, device: str, allow_pickle: bool) -> Packaged:
 
     kind, _, index = device.partition(":")
     os.environ.setdefault(CHECK, "1")
-    # It is unpacked, and torch would leave that behind in a process that is killed; once mapped it need not be there.
+    # torch unpacks it and, in a killed process, would leave the files behind; once mapped they are not needed.
     with tempfile.TemporaryDirectory() as folder, variable("TMPDIR", folder):
         metadata: dict[str, str] = AOTIModelPackageLoader.load_metadata_from_package(str(path), MODEL)  # type: ignore[attr-defined]
         made_for = metadata.get("AOTI_DEVICE_KEY", kind)
@@ -43,8 +46,10 @@ def load_package(path: Path, device: str, allow_pickle: bool) -> Packaged:
 
 
 class Packaged:
-    """A single row goes twice into a program that was compiled for two rows and more: to ``torch.export`` 1 is a shape
-    of its own, also where it says that the dimension is free."""
+    """The program. A single row is doubled where the program was compiled for two or more rows.
+
+    To ``torch.export`` 1 is a special size, even where the dimension is declared dynamic.
+    """
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -57,7 +62,7 @@ class Packaged:
             try:
                 return self._call(*args)
             except RuntimeError:
-                outputs = self._twice(args)  # what else was wrong is wrong again
+                outputs = self._twice(args)  # any other error is raised again
                 self._takes_one = False
                 return outputs
         return self._twice(args)

@@ -1,4 +1,4 @@
-"""Ring: bytes of a file go to a device by way of a few pinned chunks; threads fill some while others are copied."""
+"""Ring: a file's bytes copied to a device through a few pinned chunks, filled by threads while others are copied."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from serving.system import log
 from serving.weights.bus import Bus, Mark
 
 MIB = 1 << 20
-GAP = 64 << 10  # bytes between two tensors that are read along rather than apart
-TICK = 0.0002  # seconds between two looks at whether the device is done with a chunk
+GAP = 64 << 10  # bytes; a smaller gap between tensors is read along
+TICK = 0.0002  # seconds between checks whether the device is done with a chunk
 MOST = 4  # threads; more were no faster on an H200
 
 
@@ -31,7 +31,7 @@ class Unpinned(Exception):
 
 
 class Piece(NamedTuple):
-    """Bytes of a file from ``offset`` on, as many as ``target`` has: a flat tensor of bytes on the device."""
+    """Bytes of a file from ``offset`` on; ``target`` is a flat byte tensor on the device with their length."""
 
     offset: int
     target: torch.Tensor
@@ -39,7 +39,10 @@ class Piece(NamedTuple):
 
 @dataclass(slots=True)
 class Span:
-    """What is read at once. ``parts`` are targets, from which of their bytes on, from which of the span's, how many."""
+    """Bytes of a file that are read at once.
+
+    ``parts`` are a target, the first byte in it, the first byte in the span, and the number of bytes.
+    """
 
     offset: int
     size: int = 0
@@ -48,19 +51,23 @@ class Span:
 
 @dataclass(frozen=True)
 class Ring:
-    """``chunk`` in bytes. ``patience`` is how many seconds may pass without any progress; a file of fewer than
-    ``least`` bytes is not worth the threads."""
+    """The chunks and threads of one copy. ``chunk`` is in bytes.
+
+    ``patience`` is the seconds that may pass without progress; files below ``least`` bytes are not worth the threads.
+    """
 
     chunk: int = 8 * MIB
     readers: int = field(default_factory=lambda: min(MOST, cores()))
-    spare: int = 4  # chunks, beside one for each reader, that are copied meanwhile
+    spare: int = 4  # chunks under copy, beside one for each reader
     patience: float = 60.0
     least: int = 32 * MIB
 
     def fill(self, file: int, path: Path, pieces: Sequence[Piece], bus: Bus) -> None:
-        """Bring the bytes of an open file to where they belong; they are there when it returns. ``path`` is for
-        messages. Raises Unpinned where nothing can be pinned, ModelError for a file that ends too early, OSError where
-        it cannot be read or where nothing comes for too long, and RuntimeError for what the device says."""
+        """Copy an open file's bytes to their targets; all are there when it returns. ``path`` is for messages.
+
+        Raises Unpinned where nothing can be pinned, ModelError for a file that ends too early, OSError where it cannot
+        be read or stalls for too long, and RuntimeError for an error of the device.
+        """
         spans = plan(pieces, self.chunk)
         if not spans:
             return
@@ -75,11 +82,11 @@ class Ring:
                 finally:
                     copies.finish()
         finally:
-            if not copies.pending:  # else the device may still read it
+            if not copies.pending:  # otherwise the device may still read them
                 bus.free()
 
     def copy_behind(self, readers: Readers, copies: Copies, count: int, path: Path) -> None:
-        """Copy what readers have filled as it comes, ``count`` times, and have them fill again what was copied."""
+        """Copy ``count`` filled spans as they arrive, and return copied chunks to the readers."""
         deadline = time.monotonic() + self.patience
         while count:
             for chunk in copies.done():
@@ -95,7 +102,7 @@ class Ring:
 
 
 def plan(pieces: Sequence[Piece], chunk: int) -> list[Span]:
-    """Spans of at most ``chunk`` bytes, in the order of the file. Large tensors are cut, small ones go together."""
+    """Return spans of at most ``chunk`` bytes in file order. Large tensors are split, small ones share a span."""
     spans: list[Span] = []
     for offset, target in sorted(pieces, key=lambda piece: piece.offset):
         done, size = 0, target.numel()
@@ -113,7 +120,7 @@ def plan(pieces: Sequence[Piece], chunk: int) -> list[Span]:
 
 
 class Readers:
-    """Threads that fill chunks of ``empty`` with spans of a file. They end with ``with``."""
+    """Threads that fill the chunks of ``empty`` with spans of a file. They end with the ``with`` block."""
 
     def __init__(self, file: int, path: Path, spans: Sequence[Span], count: int, patience: float) -> None:
         self.empty: queue.SimpleQueue[torch.Tensor | None] = queue.SimpleQueue()
@@ -142,7 +149,7 @@ class Readers:
                 thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def next(self, seconds: float) -> tuple[Span, torch.Tensor] | None:
-        """What was filled next, or None if that takes longer. Raises what a reader met."""
+        """Return the next filled span, or None after ``seconds``. Raises a reader's error."""
         try:
             found = self._filled.get(timeout=seconds)
         except queue.Empty:
@@ -152,14 +159,14 @@ class Readers:
         try:
             raise found
         finally:
-            del found  # else it holds this frame, which holds it, and tensors on the device with it
+            del found  # otherwise it and this frame keep each other, and tensors on the device
 
     def _run(self) -> None:
         try:
             while not self._stopped and self._spans and (chunk := self.empty.get()) is not None:
                 try:
                     span = self._spans.popleft()
-                except IndexError:  # another one has the last
+                except IndexError:  # another reader has the last
                     return
                 octets: Any = chunk.numpy()
                 self._read(span, memoryview(octets)[: span.size])
@@ -177,23 +184,23 @@ class Readers:
 
 
 class Copies:
-    """Copies on their way to the device, in the order in which they were begun."""
+    """The copies under way to the device, in their order."""
 
     def __init__(self, bus: Bus, patience: float) -> None:
         self._bus = bus
         self._patience = patience
-        self._pinned: dict[int, bool] = {}  # by address; pages that a reader has written to are pinned much faster
+        self._pinned: dict[int, bool] = {}  # by address; pages are pinned much faster once a reader has written to them
         self.pending: deque[tuple[Mark, torch.Tensor]] = deque()
 
     def start(self, span: Span, chunk: torch.Tensor) -> None:
-        """Raises Unpinned where not even the first chunk can be pinned."""
+        """Start to copy a span. Raises Unpinned where not even the first chunk can be pinned."""
         if chunk.data_ptr() not in self._pinned:
             self._pinned[chunk.data_ptr()] = self._pin(chunk)
         pairs = ((target[at : at + n], chunk[start : start + n]) for target, at, start, n in span.parts)
         self.pending.append((self._bus.copy(pairs), chunk))
 
     def _pin(self, chunk: torch.Tensor) -> bool:
-        """One that stays as it is can be copied, too, if not as fast."""
+        """Pin a chunk. Returns False where that fails: copies from it still work, but more slowly."""
         try:
             self._bus.pin(chunk)
         except RuntimeError as exc:
@@ -204,12 +211,12 @@ class Copies:
         return True
 
     def done(self) -> Iterator[torch.Tensor]:
-        """Chunks that may be filled again."""
+        """Yield the chunks that may be filled again."""
         while self.pending and self.pending[0][0].query():
             yield self.pending.popleft()[1]
 
     def finish(self) -> None:
-        """Wait until nothing is copied. Raises TimeoutError, and RuntimeError for what the device says."""
+        """Wait for the end of all copies. Raises TimeoutError, and RuntimeError for an error of the device."""
         deadline = time.monotonic() + self._patience
         while self.pending:
             if not list(self.done()) and time.monotonic() >= deadline:

@@ -1,4 +1,4 @@
-"""load_weights: a state dict from a file, mapped rather than read, straight to where it is to be."""
+"""State dict: load_weights, which maps a file's tensors into memory and places them on a device."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def load_weights(path: Path | str, device: str = "cpu") -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file, or of what ``torch.save`` wrote, by name, on ``device``.
+    """Return the tensors of a ``.safetensors`` or ``torch.save`` file by name, on ``device``.
 
-    On the CPU they are the file's own pages: nothing is read until it is used, and replicas of one model share them.
-    ``load_state_dict(weights, assign=True)`` keeps it that way. To a GPU they go by way of pinned memory. Raises
-    ModelError for a file that holds more than weights, and OSError. Logs the bytes and the time that they took, once.
+    On the CPU they are the file's own pages: nothing is read until used, and replicas of one model share them.
+    ``load_state_dict(weights, assign=True)`` keeps it that way. To a GPU they go through pinned memory. Raises
+    ModelError for a file with more than weights, and OSError. Logs the bytes and the seconds once.
     """
     path = Path(path)
     check_weights(path)
@@ -36,7 +36,7 @@ def load_weights(path: Path | str, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def report(path: Path, device: str, size: int, started: float) -> None:
-    """Say how fast so many bytes of a file came to the device, once they are there."""
+    """Log how fast ``size`` bytes of a file reached the device, once they are there."""
     wait_for(device)
     seconds = time.monotonic() - started
     log.info(
@@ -50,7 +50,7 @@ def report(path: Path, device: str, size: int, started: float) -> None:
 
 
 def load_safetensors(path: Path, device: str, bus: Bus | None = None, ring: Ring | None = None) -> dict[str, Tensor]:
-    """``bus`` is the way to ``device`` and ``ring`` what goes over it, for a GPU found here."""
+    """Load a safetensors file. ``bus`` and ``ring`` are for tests; by default a GPU gets its own."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -66,7 +66,7 @@ def load_safetensors(path: Path, device: str, bus: Bus | None = None, ring: Ring
 
 
 def load_saved(path: Path, device: str, bus: Bus | None = None, ring: Ring | None = None) -> dict[str, Tensor]:
-    """``bus`` and ``ring`` as for ``load_safetensors``."""
+    """Load a ``torch.save`` file. ``bus`` and ``ring`` are as for ``load_safetensors``."""
     if is_mappable(path) and (bus := bus or find_bus(device)) is not None:
         from serving.weights.todevice import bring_saved
 
@@ -88,7 +88,7 @@ def map_saved(path: Path, device: str) -> dict[str, Tensor]:
 
 
 def find_bus(device: str) -> Bus | None:
-    """The way to a GPU; None for other devices, which are the host or have its memory."""
+    """Return the bus to a GPU; None for other devices, which share the host's memory."""
     if not device.startswith("cuda"):
         return None
     from serving.weights.bus import Cuda
@@ -99,7 +99,7 @@ def find_bus(device: str) -> Bus | None:
 def quickly(
     bring: Callable[[Path, Bus, Ring], dict[str, Tensor] | None], path: Path, bus: Bus, ring: Ring | None
 ) -> dict[str, Tensor] | None:
-    """What ``bring`` gives, or None where no memory can be pinned for it."""
+    """Return the result of ``bring``, or None where no memory can be pinned."""
     from serving.weights.ring import Ring, Unpinned
 
     try:
@@ -110,13 +110,13 @@ def quickly(
 
 
 def is_mappable(path: Path) -> bool:
-    """Files of ``torch.save`` are zip archives, but for those of before 2020."""
+    """Return whether a ``torch.save`` file is a zip archive, as all are since 2020."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def wait_for(device: str) -> None:
-    """Copies to a GPU go on after the call."""
+    """Wait for copies to a GPU, which continue after the call that starts them."""
     if device.startswith("cuda"):
         import torch
 

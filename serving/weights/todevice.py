@@ -1,4 +1,4 @@
-"""Weights of a file to a device, by way of a ring of pinned memory; None for what has to go another way."""
+"""To device: a file's weights copied through a ring of pinned memory, or None where another way is needed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from serving.weights.header import read_header
 from serving.weights.ring import Piece, Ring
 
 MAPS = Path("/proc/self/maps")
-KINDS = (torch.Tensor, torch.nn.Parameter)  # others may be more than their bytes
+KINDS = (torch.Tensor, torch.nn.Parameter)  # other subclasses may hold more than bytes
 Weights = dict[str, torch.Tensor]
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A file's descriptor, as long as ``with`` lasts."""
+    """Context with a file's descriptor."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield file
@@ -33,8 +33,10 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def bring_safetensors(path: Path, bus: Bus, ring: Ring) -> Weights | None:
-    """The tensors of a safetensors file on the device; None for a small one, and for types that only safetensors
-    knows. Raises ModelError for another file, OSError, torch.OutOfMemoryError, and ``Unpinned`` as ``ring.fill``."""
+    """Return the tensors of a safetensors file on the device; None for a small file or a dtype only safetensors knows.
+
+    Raises ModelError for another file, OSError, torch.OutOfMemoryError, and ``Unpinned`` as ``ring.fill``.
+    """
     with opened(path) as file, bus.use():
         if os.fstat(file).st_size < ring.least or (found := read_header(file, path)) is None:
             return None
@@ -44,9 +46,11 @@ def bring_safetensors(path: Path, bus: Bus, ring: Ring) -> Weights | None:
 
 
 def bring_saved(weights: Weights, path: Path, bus: Bus, ring: Ring) -> Weights | None:
-    """``weights`` as ``torch.load`` has mapped them from ``path``, on the device; the dict is the same, and what shared
-    memory does so again. None, with nothing changed, for a small file and for tensors that are more than their bytes.
-    Raises OSError, ModelError, torch.OutOfMemoryError, and ``Unpinned`` as ``ring.fill``."""
+    """Move ``weights``, which ``torch.load`` has mapped from ``path``, to the device; shared memory stays shared.
+
+    Returns the same dict; None, with nothing changed, for a small file and for tensors that are more than their bytes.
+    Raises OSError, ModelError, torch.OutOfMemoryError, and ``Unpinned`` as ``ring.fill``.
+    """
     with opened(path) as file, bus.use():
         if os.fstat(file).st_size < ring.least or not is_native(path) or not all(map(is_plain, weights.values())):
             return None
@@ -63,12 +67,12 @@ def bring_saved(weights: Weights, path: Path, bus: Bus, ring: Ring) -> Weights |
 
 
 def flat(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a tensor's memory, which they are a view of."""
+    """Return a byte tensor that shares all of the tensor's storage."""
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
 
 def like(tensor: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-    """The same view of other memory."""
+    """Return the same view of other memory."""
     made = torch.empty(0, dtype=tensor.dtype, device=memory.device)
     made.set_(memory.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
     if isinstance(tensor, torch.nn.Parameter):
@@ -77,7 +81,7 @@ def like(tensor: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is its bytes, type, shape and strides and nothing else."""
+    """Return whether a tensor is no more than its bytes, dtype, shape and strides."""
     return (
         type(tensor) in KINDS
         and tensor.device.type == "cpu"
@@ -87,7 +91,7 @@ def is_plain(tensor: torch.Tensor) -> bool:
 
 
 def is_native(path: Path) -> bool:
-    """Whether the bytes of a file of ``torch.save`` are in this machine's order, so that torch has left them alone."""
+    """Return whether a ``torch.save`` file has this machine's byte order, so that torch leaves its bytes unchanged."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith("/byteorder")]
@@ -98,7 +102,7 @@ def is_native(path: Path) -> bool:
 
 
 def offsets(storages: list[torch.UntypedStorage]) -> dict[int, int] | None:
-    """Where in the file that they are mapped from storages begin, by their addresses; None if one is of no file."""
+    """Return the file offset of each mapped storage by its address; None where one is not mapped from a file."""
     found: dict[int, int] = {}
     mapped = sorted(mappings())
     for storage in storages:
@@ -111,7 +115,7 @@ def offsets(storages: list[torch.UntypedStorage]) -> dict[int, int] | None:
 
 
 def mappings() -> Iterator[tuple[int, int, int]]:
-    """Files in this process's memory: from which address to which, and what place of the file comes first."""
+    """Yield each file mapping of this process: first address, end address and file offset."""
     for line in MAPS.read_text().splitlines():
         span, _, offset, _, inode, *_ = line.split(maxsplit=5)
         if inode != "0":

@@ -32,12 +32,15 @@ from serving.system.gpus import VISIBLE
 from serving.system.signals import OTHERS, STOPS, overhear
 
 BLAS = "OPENBLAS_NUM_THREADS"
-SPINS = "3000"  # turns, some 0.04 ms on an Intel Xeon
+SPINS = "3000"  # turns; about 0.04 ms on an Intel Xeon
 ADOPTION = 5.0  # seconds within which a fork must have been handed to the supervisor
 
 
 class ForkServer:
-    """``supervisor`` is the process that adopts the workers; requests come through ``channel``."""
+    """The loop that forks workers on request.
+
+    They become children of ``supervisor``, a pid; requests come by ``channel``.
+    """
 
     def __init__(self, channel: socket.socket, runtime: Runtime, board: Scoreboard, supervisor: int) -> None:
         self._channel = channel
@@ -50,8 +53,8 @@ class ForkServer:
     def run(self) -> None:
         """Fork on request until the supervisor closes its end."""
         if self._config.many:
-            # Here no first answer waits for the start, and any load may be the next. For one model it would take 17 MiB
-            # to save a replacement 19 ms.
+            # With many models nobody waits for the first answer yet, and each later load gains. For a single model this
+            # would cost 17 MiB to save 19 ms when it is replaced.
             self._prepare()
         gc.freeze()
         self._send(ForkReady())
@@ -64,7 +67,7 @@ class ForkServer:
     def _prepare(self) -> None:
         try:
             prepare(self._runtime.path)
-        except Exception as exc:  # it saves time; a torch on which it fails can serve all the same
+        except Exception as exc:  # warming up only saves time; such a torch may still serve
             log.warning("the fork server could not warm up", error=f"{type(exc).__name__}: {exc}")
 
     def _receive(self) -> list[Frame] | None:
@@ -82,7 +85,7 @@ class ForkServer:
         self._send(Forked(request.row, request.epoch, pid))
 
     def _fork_twice(self, request: Fork) -> int:
-        """The worker's pid, 0 where the second fork failed. Raises OSError where the first one did."""
+        """Return the worker's pid, or 0 where the second fork failed. Raises OSError where the first fork failed."""
         read_end, write_end = os.pipe()
         try:
             child = os.fork()
@@ -111,7 +114,7 @@ class ForkServer:
         try:
             self._channel.close()
             self._be_adopted()
-            os.setpgid(0, 0)  # what user code starts is ended with it
+            os.setpgid(0, 0)  # so that the processes of user code are ended with it
             overhear((*STOPS, *OTHERS))
             gc.enable()
 
@@ -135,10 +138,10 @@ class ForkServer:
 
 
 def prepare(folder: Path) -> None:
-    """Import what models may need, and serve a small one once: what torch and the others make up at their first use is
-    then made for all later workers. ``folder`` is for that model's file.
+    """Import what models may need and serve a small model, so that all later workers inherit what first use sets up.
 
-    Measured for a small TorchScript model: 18 of 30 ms until its first answer, and 4 of 13 MB of private memory.
+    The small model's file is written to ``folder`` for that time. Measured for a small TorchScript model: saves 18 of
+    30 ms until the first answer, and 4 of 13 MB of private memory.
     """
     import numpy.random  # noqa: F401  its import is not part of numpy's, and costs 6 MB in each worker
     import torch
@@ -163,11 +166,11 @@ def prepare(folder: Path) -> None:
 
 
 def set_wait_policy(environment: MutableMapping[str, str]) -> None:
-    """How threads of torch wait for each other, unless the environment says it: a moment in which they spin, since to
-    sleep and be woken takes as long as a small operation, and no longer, since the cores are the HTTP workers', too.
+    """Set how long threads of torch spin while they wait for each other, unless the environment says so already.
 
-    Measured on two cores: spinning for as long as the library likes costs a small model 40 % of its requests/s, not
-    spinning at all 30 %, and a single request up to half its time.
+    They spin for a moment, since sleeping and waking takes as long as a small operation, and no longer, since the HTTP
+    workers need the cores too. Measured on two cores with a small model: spinning as long as the library likes costs 40
+    % of the requests/s; not spinning at all costs 30 %, and makes a request alone up to half as fast.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -176,8 +179,10 @@ def set_wait_policy(environment: MutableMapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def one_thread(environment: MutableMapping[str, str]) -> Iterator[None]:
-    """Import numpy without the pool of its library, which would be a second thread before the fork. What models import
-    or start later finds the variable as it was."""
+    """Import numpy without its library's thread pool, which would be a second thread before the fork.
+
+    Afterwards the variable is as before, for what models import or start later.
+    """
     before = environment.get(BLAS)
     environment[BLAS] = "1"
     try:
@@ -189,7 +194,10 @@ def one_thread(environment: MutableMapping[str, str]) -> Iterator[None]:
 
 
 def read_nothing() -> None:
-    """Have no input, as a service: whoever asks for a word gets an end, and waits for no terminal."""
+    """Replace standard input by /dev/null, as for a service.
+
+    Code that reads it gets EOF instead of waiting for a terminal.
+    """
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     if null != 0:
@@ -202,16 +210,16 @@ def read_nothing() -> None:
 
 
 def main() -> None:
-    """``python -m serving.worker.forkserver CHANNEL_FD SUPERVISOR_PID``; the rest comes through the channel, later."""
+    """Run ``python -m serving.worker.forkserver CHANNEL_FD SUPERVISOR_PID``; the rest arrives later, by the channel."""
     channel_fd, supervisor = map(int, sys.argv[1:3])
     set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != supervisor:
-        sys.exit(1)  # it was gone before its death could be heard
+        sys.exit(1)  # it died before the death signal was set
     for number in (*STOPS, *OTHERS):  # workers make their own choice after the fork
         signal.signal(number, signal.SIG_IGN)
     read_nothing()
     set_wait_policy(os.environ)
-    # Nearly all that is made here stays: 7,000 of 268,000 objects do not. Looking for them takes a quarter of the time.
+    # Nearly all objects made here stay: 7,000 of 268,000 do not, and a search for them takes a quarter of the start.
     gc.disable()
     with one_thread(os.environ):
         import torch  # noqa: F401  the import is what this process is for
@@ -229,7 +237,7 @@ def main() -> None:
 
 
 def receive_begin(channel: socket.socket) -> tuple[Runtime, Scoreboard] | None:
-    """What the supervisor says first: the runtime folder and, with it, the scoreboard. None where it is gone."""
+    """Receive the supervisor's first message: the runtime folder and the scoreboard. Returns None where it has died."""
     data, fds, _, _ = socket.recv_fds(channel, BEGIN, 1)
     while data and len(data) < BEGIN:
         more = channel.recv(BEGIN - len(data))
@@ -237,7 +245,7 @@ def receive_begin(channel: socket.socket) -> tuple[Runtime, Scoreboard] | None:
             return None
         data += more
     for fd in fds:
-        os.set_inheritable(fd, False)  # else programs that user code starts would have the scoreboard
+        os.set_inheritable(fd, False)  # else programs that user code starts would inherit it
     return (Runtime(Path(os.fsdecode(data.rstrip(b"\0")))), Scoreboard(fds[0])) if data else None
 
 

@@ -1,4 +1,4 @@
-"""NoRow: stands for a worker's row of the scoreboard where there is no server to read it."""
+"""NoRow: a stand-in for a worker's row of the scoreboard where no server reads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class NoRow:
-    """Of the scoreboard's row what a replica writes; nobody reads it here."""
+    """The methods of a scoreboard row that a replica calls, all without effect."""
 
     sessions = 0
 

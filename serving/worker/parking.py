@@ -1,4 +1,4 @@
-"""Parking: how a worker waits with its model, its weights on the host, until it is wanted again."""
+"""Parking: how a worker keeps its weights in host memory until its model is needed again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import threading
 
 
 class Parking:
-    """``ask``, ``take`` and ``dismiss`` are called on the loop's thread, the rest on the engine's."""
+    """The requests to park, to resume and to end.
+
+    Call ``ask``, ``take`` and ``dismiss`` on the loop's thread, the rest on the engine's.
+    """
 
     def __init__(self) -> None:
         self._asked = False
@@ -14,18 +17,18 @@ class Parking:
         self._word = threading.Event()
 
     def ask(self) -> None:
-        """The worker is to park when it has finished what it has."""
+        """Ask the worker to park once it has finished its requests."""
         self._asked, self._taken = True, False
         self._word.clear()
 
     def take(self) -> None:
-        """It is wanted again."""
+        """Call the worker back into service."""
         if self._asked:
             self._taken = True
             self._word.set()
 
     def dismiss(self) -> bool:
-        """It is to end. Whether it was to park."""
+        """Tell the worker to end. Returns whether it had been asked to park."""
         asked, self._asked, self._taken = self._asked, False, False
         self._word.set()
         return asked
@@ -35,7 +38,10 @@ class Parking:
         return self._asked
 
     def wait(self) -> bool:
-        """Whether the worker is wanted again, or is to end. Without a supervisor the loop's thread ends the process."""
+        """Wait until called.
+
+        Returns True to resume, False to end. Where the supervisor dies the loop's thread ends the process.
+        """
         self._word.wait()
         taken, self._asked = self._taken, False
         return taken

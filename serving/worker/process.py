@@ -22,7 +22,7 @@ from serving.worker.server import Worker
 
 
 def main(request: Fork, config: Config, runtime: Runtime, row: Row) -> None:
-    """The life of a worker process after the fork; never returns."""
+    """Run a worker process from the fork to its end; never returns."""
     surroundings.begin(config)
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # the stacks are logged; a core of all weights helps nobody

@@ -1,4 +1,4 @@
-"""Rules: what the settings say of calls and their answers."""
+"""Rules: the settings that apply to calls and their answers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from serving.config.config import Config
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Sizes are in bytes with 0 for no limit, times in seconds. ``stream_idle`` is that of Streams.
+    """The settings of one worker. Sizes are in bytes with 0 for no limit, times in seconds.
 
-    ``bad_record`` stands for a bad record in a body of many; without one such a body fails as a whole. ``timeout`` is
-    the model's: the most that one call of user code may take.
+    ``stream_idle`` is the idle time-out of Streams. ``bad_record`` replaces a bad record in a body of many; None fails
+    the whole body. ``timeout`` is the model's: the most that one call of user code may take.
     """
 
     default_accept: str = codecs.JSON
@@ -24,7 +24,7 @@ class Rules:
 
     @classmethod
     def of(cls, config: Config, timeout: float) -> Rules:
-        """``timeout`` of the model, in seconds."""
+        """Return the rules of ``config`` for a model with this ``timeout``, in seconds."""
         return cls(
             config.default_accept, config.session_max_bytes, config.stream_idle_timeout, config.bad_record, timeout
         )

@@ -40,7 +40,7 @@ FLUSH = 4.0  # seconds for the last answers to leave
 
 
 class Worker:
-    """``row`` is this worker's, claimed for ``epoch`` by the supervisor, to which ``control`` is connected."""
+    """A worker process with its model. The supervisor claimed ``row`` for ``epoch`` and is connected to ``control``."""
 
     def __init__(
         self, model: Model, config: Config, runtime: Runtime, row: Row, epoch: int, control: socket.socket
@@ -54,8 +54,7 @@ class Worker:
         self._intake = Intake(model, config, runtime, row, epoch, control, self._measure, self._measure_idle)
 
     def run(self) -> None:
-        """Serve until retired, and again when parked and called back. Returns when the handler is closed; raises
-        nothing."""
+        """Serve until retired, and again after each return from parking; then close the handler. Raises nothing."""
         show_details(self._config.local)
         self._intake.io.start(self._intake.connect)
         handler = self._load()
@@ -74,8 +73,8 @@ class Worker:
             self._device = open_device(self._model)
             self._report(Phase.LOADING)
             load(handler, self._model, self._device.name)
-            self._device.free()  # what a load needs for a moment is not kept
-            # A model of the store may leave for the host, which one with graphs cannot, and is to be there soon.
+            self._device.free()  # give back what only the load needed
+            # A model of a store must load soon and may be parked in host memory, which one with CUDA graphs cannot.
             alone = not self._config.many
             hastened = hasten(handler, self._model, self._device, self._row.count_recompilation, by_itself=alone)
             self._report(Phase.WARMING)
@@ -89,7 +88,7 @@ class Worker:
         return handler
 
     def _serve(self, handler: Handler) -> None:
-        """Take requests until told to retire, or to park, and answer them."""
+        """Take and answer requests until told to retire or to park."""
         room = memory.share(self._config.decoded_memory, memory.total())
         claims.set_limit(max(1, room // max(1, self._model.replicas)))
         inflating.set_limit(self._config.max_body)
@@ -108,7 +107,7 @@ class Worker:
             sent=self._intake.settle,
             room=self._intake.make_room,
         )
-        keep_freed()  # only now, for the same reason
+        keep_freed()  # only now, so that what the load needed is not kept
         self._measure()
         ready = WorkerPhase(
             self._row.index,
@@ -125,7 +124,10 @@ class Worker:
         engine.run()
 
     def _park(self, handler: Handler) -> bool:
-        """Give the device back and wait with the weights. Whether the model is wanted again, and they are back."""
+        """Move the weights off the device and wait.
+
+        Returns whether the worker is to serve again, with its weights back.
+        """
         try:
             self._end_sessions(handler)
             self._intake.io.call(self._intake.part)
@@ -148,7 +150,7 @@ class Worker:
             log.error("the model's weights did not come back", exc=exc, model=self._model.name)
             self._fail(f"{type(exc).__name__}: {exc}"[:500], False, is_out_of_memory(exc))
             os._exit(1)
-        gc.freeze()  # what looked for the weights has thawed it
+        gc.freeze()  # the search for the weights unfroze the heap
         log.info("the weights are back", model=self._model.name, seconds=round(time.monotonic() - started, 4))
         self._report(Phase.WARMING)
         return True
@@ -171,7 +173,7 @@ class Worker:
         self._flush(FLUSH)
 
     def _lose_device(self, fault: Fault) -> None:
-        """End at once, but for answers on their way out; the scoreboard says which requests were running."""
+        """End at once, after a second for answers on their way out; the scoreboard says which requests were running."""
         self._flush(1.0)
         end_process(fault)
 

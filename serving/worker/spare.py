@@ -1,4 +1,4 @@
-"""Spare: a worker before it has a model. It opens its device, says so, and waits on its control connection."""
+"""Spare: a worker without a model. It opens its device, reports that and waits on its control connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ EXIT_UNOPENED = 76  # exit code of a spare that could not open its device
 
 
 def wait(control: socket.socket, request: Fork, row: Row) -> Model:
-    """The model, when there is one for us. Without a supervisor, or told to go, the process ends."""
+    """Return the model that the supervisor assigns.
+
+    Ends the process where it is to retire, or the supervisor has died.
+    """
     control.sendall(pack(WorkerHello(request.row, request.epoch)))
     try:
         device = find_device(request.device)
@@ -32,7 +35,7 @@ def wait(control: socket.socket, request: Fork, row: Row) -> Model:
     reader = FrameReader()
     while (frames := receive(control, reader)) is not None:
         messages = [unpack(frame.body) for frame in frames]
-        # What may follow an Assign is a Retire alone, and then there is nothing to begin.
+        # Only a Retire can follow an Assign, and then there is nothing to begin.
         if len(messages) == 1 and isinstance(messages[0], Assign):
             return messages[0].model
         if messages:

@@ -1,8 +1,8 @@
-"""Strays: processes that user code has forked and that come back from it, into code that is the worker's alone.
+"""Strays: forked children of user code that return into the worker's own code.
 
 Such a child holds the worker's sockets and its row of the scoreboard, and would answer requests beside its parent. It
-ends where it comes back; the parent's call goes on. What never comes back is left alone: what ``multiprocessing`` or
-``subprocess`` start, and a child that ends itself.
+ends where it returns; the parent's call goes on. A child that never returns is left alone: those of ``multiprocessing``
+and ``subprocess``, and one that exits by itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from serving.worker.io.iothread import IoThread
 from serving.worker.io.reading import Reading
 from serving.worker.server import Worker
 
-# Where a child may come back: what the worker does next after each kind of call, whether it gave something or raised.
+# Where a child may return: what the worker calls next after each kind of user call, whether that returned or raised.
 DOORS: list[tuple[Any, list[str]]] = [
     (Worker, ["_report", "_fail", "_serve", "_flush"]),
     (IoThread, ["call"]),
@@ -45,7 +45,7 @@ DOORS: list[tuple[Any, list[str]]] = [
 
 
 def watch_for() -> None:
-    """From now on a child of this process ends where it comes back."""
+    """End each later child of this process where it returns into the worker's code."""
     for owner, names in DOORS:
         for name in names:
             assert hasattr(owner, name), f"{owner.__name__}.{name} is no door"
@@ -53,14 +53,14 @@ def watch_for() -> None:
 
 
 def close_doors() -> None:
-    """In the child: whatever the worker would do next ends it instead. The parent pays nothing for that."""
+    """Replace the worker's next calls by an exit. Runs in the child, so that the parent pays nothing."""
     for owner, names in DOORS:
         for name in names:
             setattr(owner, name, leave)
 
 
 def leave(*_: object, **__: object) -> NoReturn:
-    """End as a program would that ends like this, without a word to anybody."""
+    """Exit silently with the code that a program would have that ends by the current exception."""
     exc = sys.exc_info()[1]
     if exc is None:
         os._exit(0)

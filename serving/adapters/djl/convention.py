@@ -1,4 +1,4 @@
-"""Models of DJL Serving's Python engine: ``serving.properties`` and ``model.py``, or one of them."""
+"""Djl: models of DJL Serving's Python engine, with ``serving.properties``, ``model.py`` or both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DjlHandler: makes a Handler of a DJL Serving script, ``model.py`` with ``handle(inputs: Input) -> Output``."""
+"""DjlHandler: a Handler for a DJL Serving script, ``model.py`` with ``handle(inputs: Input) -> Output``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from serving.request import Request, Response, StreamingResponse
 
 
 class DjlHandler(Handler):
-    """A batch is one call of the script, whose answer has a part for each request. An Output with a code of an error
-    is that answer, not a failure."""
+    """The handler of one script. A batch is one call, whose output has a part for each request.
+
+    An Output with an error code is the answer, not a failure.
+    """
 
     records = "one"
     policy = BatchPolicy(max_size=1)
@@ -31,8 +33,11 @@ class DjlHandler(Handler):
     def load(
         self, model_dir: Path, device: str, *, script: str, properties: Mapping[str, str], function: str = "handle"
     ) -> None:
-        """``properties`` are what ``serving.properties`` has for the script. Raises ModelError where ``function`` is
-        not there or answers the empty input of its start with an error, and whatever it raises for that."""
+        """Load the script. ``properties`` are those of ``serving.properties`` for it.
+
+        Raises ModelError where ``function`` is missing or answers the empty input at the start with an error, and
+        whatever it raises then.
+        """
         install()
         self.device = device
         index = device.partition(":")[2] or "0" if device.startswith("cuda") else "-1"
@@ -91,8 +96,10 @@ class DjlHandler(Handler):
 
 
 def install() -> None:
-    """Make ``djl_python`` importable in this process. A real one keeps its other modules; what the script gets and
-    gives are this server's own, since only those know its requests."""
+    """Make ``djl_python`` importable in this process.
+
+    A real package keeps its other modules; Input, Output and PairList are this server's, which knows its requests.
+    """
     if shims.install("djl_python", MODULES):
         return
     for name in ("", "inputs", "outputs"):
@@ -101,7 +108,7 @@ def install() -> None:
 
 
 def check_batch(output: Output, size: int) -> None:
-    """Raises HandlerError for what cannot be the answers of a batch, whose requests are then run apart."""
+    """Raise HandlerError for an output that cannot answer a batch, whose requests then run apart."""
     if output.stream_content is not None:
         raise HandlerError("an output in pieces is the answer to one request, not to a batch")
     if output.code >= 400 and output.content.size() != size:
@@ -126,14 +133,14 @@ MODULES: dict[str, dict[str, object]] = {
 
 
 def fields_of(request: Request) -> list[Field] | None:
-    """The fields of a form; None where the body is none. Raises BadRequest."""
+    """Return the fields of a form, or None for another body. Raises BadRequest."""
     if request.media_type == MULTIPART:
         return multipart(bytes(request.body), request.content_type)
     return urlencoded(bytes(request.body)) if request.media_type == URLENCODED else None
 
 
 def joined(batch: Sequence[Input]) -> Input:
-    """Many requests as one input."""
+    """Return many requests as one input."""
     whole = Input()
     whole.function_name = batch[0].function_name
     whole.properties["batch_size"] = str(len(batch))
@@ -146,7 +153,7 @@ def joined(batch: Sequence[Input]) -> Input:
 
 
 def usual_type(body: bytes) -> str:
-    """Of an answer whose script names none: text if it is, and JSON if it looks like that."""
+    """Return the type of an untyped answer: text if it is, and JSON if it looks like that."""
     try:
         text = body.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Input of DJL Serving's scripts, which they get whether ``djl_python`` is installed or not."""
+"""Input of DJL Serving's scripts, whether ``djl_python`` is installed or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.request import media_type
 
 
 class Input:
-    """One request, or several with ``batch_000.`` and so on before their names; without content while it loads."""
+    """One request, or a batch with ``batch_000.`` and so on before the names; empty while the script loads."""
 
     def __init__(self) -> None:
         self.function_name: str | None = None
@@ -61,7 +61,7 @@ class Input:
         return self.content.get(key) is not None
 
     def get_as_bytes(self, key: str | None = None) -> Any:
-        """The part of that name, or else ``data``, or else the first. Raises KeyError."""
+        """Return the part of that name; without ``key`` ``data``, else the first part. Raises KeyError."""
         if self.content.is_empty():
             return None
         value = self.content.get(key or "data")

@@ -1,7 +1,7 @@
-"""``tensor/ndlist``: lists of arrays as DJL's own clients write and read them.
+"""``tensor/ndlist``: lists of arrays in the format of DJL's clients.
 
-A count, then of each array ``NDAR``, the version, its name if it has one, how it is stored, its type, its shape with a
-letter for each axis, the order of its bytes and the bytes. Numbers are big-endian; a text comes behind its length.
+A count, then for each array ``NDAR``, the version, an optional name, how it is stored, its type, its shape with a
+letter for each axis, its byte order and the bytes. Numbers are big-endian; a text follows its length.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ZIP = b"PK"
 
 
 class Reader:
-    """Raises BadRequest for what is not there."""
+    """A reader of the format. Raises BadRequest where bytes are missing."""
 
     def __init__(self, data: Any) -> None:
         self._data = memoryview(data)
@@ -47,7 +47,7 @@ class Reader:
 
 
 def read(data: Any) -> list[Array]:
-    """Raises BadRequest. Files of numpy's npz go for such a list, too, as in DJL."""
+    """Read a list of arrays. As in DJL, npz files count as lists too. Raises BadRequest."""
     if bytes(data[:2]) == ZIP:
         return list(codecs.decode_npz(data, {}).values())
     reader = Reader(data)
@@ -59,7 +59,7 @@ def read_array(reader: Reader) -> Array:
     if found != (MAGIC, VERSION):
         raise BadRequest(f"tensor/ndlist: an array begins with {found}; allowed: {(MAGIC, VERSION)}")
     if reader.number("B"):
-        reader.text()  # its name, which scripts do not see
+        reader.text()  # its name, which scripts never see
     stored, datatype = reader.text(), reader.text()
     if stored != DENSE or datatype not in TYPES:
         raise BadRequest(
@@ -79,7 +79,7 @@ def read_array(reader: Reader) -> Array:
 
 
 def write(arrays: Array | Sequence[Array]) -> bytes:
-    """Raises HandlerError for what has no type there."""
+    """Encode arrays as a list. Raises HandlerError for a dtype that the format lacks."""
     given = [arrays] if isinstance(arrays, np.ndarray) else list(arrays)
     return struct.pack(">i", len(given)) + b"".join(map(written, given))
 

@@ -1,4 +1,4 @@
-"""Output of DJL Serving's scripts: what they say, as DJL Serving would send it."""
+"""Output of DJL Serving's scripts, encoded as DJL Serving would send it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from serving.adapters.djl.pairs import PairList
 from serving.errors import HandlerError
 from serving.system import log
 
-OF_ONE = re.compile(r"batch_(\d+)\.")  # the beginning of the names of one request's parts
+OF_ONE = re.compile(r"batch_(\d+)\.")  # prefix of the names of one request's parts
 
 
 def json_lines(piece: Any) -> str:
@@ -31,7 +31,7 @@ TYPES: dict[Callable[[Any], Any], str] = {json_lines: codecs.JSON_LINES[0], even
 
 
 class Output:
-    """One answer, or with ``batch_index`` or one part a request those of a whole batch."""
+    """One answer, or the answers to a whole batch, by ``batch_index`` or with one part a request."""
 
     def __init__(self, code: int = 200, message: str = "OK") -> None:
         self.code = code
@@ -86,7 +86,7 @@ class Output:
         return self.add(buffer.getvalue(), key, batch_index)
 
     def add_as_numpy(self, np_list: Any, key: str | None = None, batch_index: int | None = None) -> Output:
-        """``np_list`` is an array or a list of some."""
+        """Add an array or a list of arrays."""
         return self.add(ndlist.write(np_list), key, batch_index)
 
     def error(self, error: str, code: int = 424, message: str = "invoke handler failure") -> Output:
@@ -97,7 +97,10 @@ class Output:
     def add_stream_content(
         self, stream_content: Any, output_formatter: str | Callable[[Any], Any] | None = json_lines
     ) -> Output:
-        """``output_formatter`` may also be one of ``NAMED``; with None the pieces are sent as they are."""
+        """Set the chunks of a stream.
+
+        ``output_formatter`` may be a name of ``NAMED``; None sends the chunks unchanged.
+        """
         if isinstance(output_formatter, str):
             if output_formatter not in NAMED:
                 allowed = ", ".join(NAMED)
@@ -107,7 +110,7 @@ class Output:
         return self
 
     def finalize(self, finalize_function: Callable[..., Any], *args: Any) -> Output:
-        """Have a function called once the answer is complete, or nobody listens to it any more."""
+        """Set a function to call once the answer is complete or its client has left."""
         self.finalize_function, self.finalize_args = finalize_function, args
         return self
 
@@ -115,8 +118,10 @@ class Output:
         return None if self.finalize_function is None else self.finalize_function(*self.finalize_args or ())
 
     def of(self, index: int, size: int) -> bytes:
-        """The body for one request of a batch of ``size``: its part named ``data``, or else its first. Raises
-        HandlerError."""
+        """Return the body for request ``index`` of ``size``: its part named ``data``, or else its first.
+
+        Raises HandlerError.
+        """
         if size == 1:
             return b"" if self.content.is_empty() else bytes(first(self.content))
         own = PairList()
@@ -131,15 +136,17 @@ class Output:
         return bytes(own.value_at(0))
 
     def property(self, name: str, index: int) -> str | None:
-        """What is said of one request of a batch, or else of all."""
+        """Return a property of one request of a batch, or else of all."""
         by_name = {key.lower(): str(value) for key, value in self.properties.items()}
         own = (by_name.get(f"batch_{index:03d}{mark}{name}") for mark in "._")
         return next((value for value in own if value is not None), by_name.get(name))
 
 
 class Pieces:
-    """The pieces of a stream, each as DJL Serving sends it. The output's last function runs once, at the end or where
-    the stream is closed."""
+    """The chunks of a stream, each as DJL Serving sends it.
+
+    The output's finalize function runs once, at the end or where the stream is closed.
+    """
 
     def __init__(self, output: Output) -> None:
         self._output: Output | None = output
@@ -170,7 +177,7 @@ class Pieces:
 
 
 def finish(output: Output) -> None:
-    """Run the output's last function. That it fails is for the log: the answer is complete."""
+    """Run the output's finalize function. A failure is only logged: the answer is complete."""
     try:
         output.execute_finalize()
     except Exception as exc:
@@ -183,7 +190,7 @@ def first(content: PairList) -> Any:
 
 
 def as_bytes(value: Any) -> bytes | bytearray:
-    """Text as UTF-8, bytes as they are, and anything else as JSON. Raises TypeError, ValueError."""
+    """Return text as UTF-8, bytes unchanged, and anything else as JSON. Raises TypeError or ValueError."""
     if isinstance(value, bytearray):
         return value
     if isinstance(value, bytes | memoryview):
@@ -192,13 +199,13 @@ def as_bytes(value: Any) -> bytes | bytearray:
 
 
 def encoded(value: Any) -> bytearray:
-    """Raises TypeError for what has no form in JSON, ValueError for not-a-number and infinities."""
+    """Encode as JSON. Raises TypeError for a value without JSON form, ValueError for NaN and infinities."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2, separators=(",", ":"), default=plain)
     return bytearray(text.encode())
 
 
 def plain(value: Any) -> Any:
-    """Arrays, tensors and their numbers, and times, as JSON can hold them. Raises TypeError."""
+    """Convert arrays, tensors, their numbers and times to JSON values. Raises TypeError for others."""
     if isinstance(value, datetime):
         return str(value)
     if hasattr(value, "tolist") and not isinstance(value, type):

@@ -1,4 +1,4 @@
-"""PairList: the parts of a message of DJL Serving, in order, with their names or None."""
+"""PairList: the parts of a DJL Serving message in order, each with a name or None."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class PairList:
-    """``keys`` and ``values`` are lists of one length. A value that is None is no part."""
+    """``keys`` and ``values`` are lists of equal length. A value of None is not added."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class PairList:
         return not self.keys
 
     def get(self, key: str | None) -> Any:
-        """The first value of that name, or None."""
+        """Return the first value of that name, or None."""
         return self.values[self.keys.index(key)] if key in self.keys else None
 
     def key_at(self, index: int) -> str | None:

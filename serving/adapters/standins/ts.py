@@ -1,4 +1,4 @@
-"""Stands for ``ts`` in children of a model's process, which import it by its name."""
+"""Stand-in for ``ts`` in children of a model's process, which import it by name."""
 
 from serving.adapters.shims import stand_in
 

@@ -1,4 +1,4 @@
-"""Scripts of SageMaker's inference toolkits: ``code/inference.py``, or what the setting ``program`` names."""
+"""Toolkit: scripts of SageMaker's inference toolkits, ``code/inference.py`` or the file of the setting ``program``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ class Toolkit(Convention):
 
 
 def sizes(folder: Folder) -> dict[str, bool]:
-    """Return whether somebody has chosen the size of batches, and whether their samples are stacked. The toolkits' own
-    variable never meant that: there each request of a batch runs alone."""
+    """Return whether a batch size was chosen, and whether samples are stacked.
+
+    The toolkits' own variable does not mean stacking: with it each request of a batch runs alone.
+    """
     chosen = folder.config.batch_size is not None
     theirs = folder.config.sources["batch_size"].startswith("environment SAGEMAKER_")
     in_file = folder.settings.batch.max_size is not None

@@ -1,8 +1,8 @@
-"""What a script of SageMaker's toolkits leaves out: input, prediction and output as the container of its model does it.
+"""Defaults: input, prediction and output of SageMaker's containers, for scripts that do not define their own.
 
-A folder does not say for which container it was written, but the model does. Networks are the PyTorch container's;
-estimators, which can predict but not be called, the scikit-learn container's; boosters the XGBoost container's; and
-pipelines of transformers the Hugging Face container's.
+A folder does not name its container, but the model's type does: networks belong to the PyTorch container; estimators,
+which have ``predict`` but are not callable, to scikit-learn's; boosters to XGBoost's; and pipelines of transformers to
+Hugging Face's.
 """
 
 from __future__ import annotations
@@ -24,14 +24,20 @@ from serving.request import Request, Response
 
 
 class Defaults:
-    """The PyTorch container's. ``own`` says that the script itself predicts, and gets what is no array of numbers."""
+    """The PyTorch container's.
+
+    With ``own`` the script itself predicts, and also gets JSON that is no array of numbers.
+    """
 
     def __init__(self, device: str, own: bool) -> None:
         self.device = device
         self.own = own
 
     def input(self, request: Request, data: str | bytearray) -> Any:
-        """``data`` is the body, as text for JSON and CSV. Raises BadRequest, UnsupportedMediaType, ValueError."""
+        """Decode a request. ``data`` is the body, as text for JSON and CSV.
+
+        Raises BadRequest, UnsupportedMediaType, ValueError.
+        """
         kind = request.media_type
         if kind == JSON:
             claims.take(json_cost(request.body))
@@ -53,7 +59,7 @@ class Defaults:
         )
 
     def of_csv(self, text: str, cost: int) -> Any:
-        """``cost`` is what it takes on its way to an array, in bytes."""
+        """Decode CSV. ``cost`` is the bytes that it takes on its way to an array."""
         return toolkit.to_tensor(text, CSV, self.device)
 
     def of_array(self, array: NDArray[Any]) -> Any:
@@ -62,7 +68,7 @@ class Defaults:
         return torch.from_numpy(array).to(self.device)
 
     def of_other(self, request: Request) -> Any:
-        """As the server reads it."""
+        """Decode any other type as the server does."""
         value = codecs.decode(request.body, request.content_type)
         if not hasattr(value, "dtype"):
             return value
@@ -77,7 +83,7 @@ class Defaults:
             return model(data.to(self.device) if hasattr(data, "to") else data)
 
     def output(self, prediction: Any, accept: str) -> Response:
-        """To the blank as the container writes it; and what it cannot, as the server does."""
+        """Encode byte for byte as the container does; types it lacks are encoded as the server does."""
         try:
             body = self.encoded(prediction, accept)
         except (UnsupportedFormatError, TypeError, ValueError):
@@ -89,7 +95,7 @@ class Defaults:
 
 
 class EstimatorDefaults(Defaults):
-    """Arrays of numpy, one row for each record, also of a single one."""
+    """The scikit-learn container's: numpy arrays with one row for each record, also for a single one."""
 
     def of_json(self, value: Any) -> Any:
         texts = isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
@@ -117,7 +123,7 @@ class EstimatorDefaults(Defaults):
 
 
 class BoosterDefaults(EstimatorDefaults):
-    """Matrices of XGBoost's."""
+    """The XGBoost container's: XGBoost's matrices."""
 
     def of_json(self, value: Any) -> Any:
         return Defaults.of_json(self, value)
@@ -140,7 +146,7 @@ class BoosterDefaults(EstimatorDefaults):
 
 
 class PipelineDefaults(Defaults):
-    """JSON as it is, of which ``inputs`` and ``parameters`` are told apart."""
+    """The Hugging Face container's: JSON unchanged, split into ``inputs`` and ``parameters``."""
 
     def of_json(self, value: Any) -> Any:
         return value
@@ -157,7 +163,7 @@ class PipelineDefaults(Defaults):
 
 
 def defaults_of(model: Any, device: str, own: bool) -> Defaults:
-    """The defaults of a model's container; ``own`` says that the script has its own ``predict_fn``."""
+    """Return the defaults of a model's container; ``own``: the script has a ``predict_fn`` or ``batch_predict_fn``."""
     classes = {(base.__module__.partition(".")[0], base.__name__) for base in type(model).__mro__}
     if ("xgboost", "Booster") in classes:
         return BoosterDefaults(device, own)
@@ -169,7 +175,7 @@ def defaults_of(model: Any, device: str, own: bool) -> Defaults:
 
 
 def records_of(text: str, content_type: str) -> str:
-    """CSV without the header that its type may say it has. Raises BadRequest."""
+    """Return CSV without the header that its content type declares. Raises BadRequest."""
     if ";" not in content_type or codecs.header_of(content_type) != "present":
         return text
     for _, written, _ in codecs.split_rows(text):
@@ -178,8 +184,10 @@ def records_of(text: str, content_type: str) -> str:
 
 
 def as_numbers(value: Any) -> NDArray[np.float32] | None:
-    """A number, or lists of numbers that make an array, in which null is not-a-number; None for anything else. Raises
-    OverflowError for an integer that is none of float64, BadRequest for a number that float32 cannot hold."""
+    """Return a number, or rectangular lists of numbers with null as NaN, as float32; None for anything else.
+
+    Raises OverflowError for an integer beyond float64, BadRequest for a number beyond float32.
+    """
     if value is None or toolkit.has_text(value):
         return None
     try:
@@ -194,7 +202,7 @@ def as_numbers(value: Any) -> NDArray[np.float32] | None:
 
 
 def named(value: Any) -> str:
-    """What JSON calls a value."""
+    """Return JSON's name for a value."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

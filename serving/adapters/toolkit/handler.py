@@ -1,10 +1,10 @@
-"""ToolkitHandler: makes a Handler of a SageMaker-toolkit script, ``code/inference.py``.
+"""ToolkitHandler: a Handler for a SageMaker toolkit script, ``code/inference.py``.
 
 The script may define ``pre_model_fn(model_dir)``, ``model_fn(model_dir)``, ``model_warmup_fn(model_dir, model)`` and
 either ``transform_fn(model, input_data, content_type, accept)`` or any of ``input_fn(input_data, content_type)``,
-``predict_fn(data, model)`` and ``output_fn(prediction, accept)``. Each may take one parameter more, the context, which
-is TorchServe's.
-``batch_predict_fn(list, model)``, which no toolkit has, gets the data of many requests and gives as many predictions.
+``predict_fn(data, model)`` and ``output_fn(prediction, accept)``. Each may take one more parameter, the context, which
+is TorchServe's. ``batch_predict_fn(list, model)``, which no toolkit has, gets the data of many requests and returns as
+many predictions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from serving.request import Body, Request, Response, StreamingResponse, media_ty
 from serving.system import log
 from serving.usercode import origin, surroundings
 
-BATCH = 32  # requests in one call of batch_predict_fn, unless somebody has chosen otherwise
+BATCH = 32  # requests in one call of batch_predict_fn, unless a setting says otherwise
 ARGUMENTS = {
     "pre_model_fn": 1,
     "model_fn": 1,
@@ -55,7 +55,7 @@ ARRAYS = (codecs.NPY, codecs.NPZ)
 
 @dataclass(slots=True)
 class Call:
-    """One request on its way through the script's functions. ``context`` knows this request alone."""
+    """One request on its way through the script's functions. ``context`` knows this request only."""
 
     data: Any
     context: Context
@@ -65,7 +65,7 @@ class Call:
 
     @property
     def content_type(self) -> str | None:
-        """What the script has said."""
+        """The content type that the script has set."""
         return self.processor.get_response_header(CONTENT_TYPE)
 
     @property
@@ -79,8 +79,11 @@ class Call:
 
 
 class ToolkitHandler(Handler):
-    """By default each request runs alone, as such scripts expect. With ``stacks`` the tensors that ``input_fn`` gives
-    are stacked where ``max_size`` is larger, and ``predict_fn`` sees the batch."""
+    """The handler of one script. Each request runs alone by default, as such scripts expect.
+
+    With ``stacks`` and a larger ``max_size`` the tensors of ``input_fn`` are stacked, and ``predict_fn`` gets the
+    batch.
+    """
 
     policy = BatchPolicy(max_size=1)
 
@@ -94,8 +97,10 @@ class ToolkitHandler(Handler):
         sized: bool = False,
         stacks: bool = True,
     ) -> None:
-        """``script`` is the path of the user's module; ``sized`` says that somebody has chosen the size of batches.
-        Raises ModelError for a script that can never work."""
+        """Load the script at path ``script``; ``sized``: the batch size comes from a setting.
+
+        Raises ModelError for a script that can never work.
+        """
         from serving.adapters.toolkit import packages_of_sagemaker
         from serving.adapters.toolkit.defaults import defaults_of
         from serving.adapters.toolkit.sagemaker_inference import default_model_fn
@@ -107,7 +112,7 @@ class ToolkitHandler(Handler):
         self._model_dir = str(model_dir)
         self._metrics = Metrics("model")
         self._functions = find_functions(import_script(Path(script)))
-        # What is read here may have many rows; what a script reads of them only the script knows.
+        # Our own decoding keeps many rows apart; only a script itself knows what it makes of them.
         self.records = ONE if {"transform_fn", "input_fn"} & self._functions.keys() else ROWS
         if "batch_predict_fn" in self._functions and not sized:
             self.policy = replace(self.policy, max_size=BATCH)
@@ -143,7 +148,7 @@ class ToolkitHandler(Handler):
     def bucket(self, sample: Call) -> Any:
         if not self._stacks or "batch_predict_fn" in self._functions:
             return ()
-        # What the default input_fn leaves as it is has nothing to be stacked by: its own bucket is of no other request.
+        # What the default input_fn leaves unchanged cannot be stacked: such a request gets a bucket of its own.
         alone = not hasattr(sample.data, "shape") and "input_fn" not in self._functions
         return object() if alone else super().bucket(sample.data)
 
@@ -153,7 +158,7 @@ class ToolkitHandler(Handler):
     def predict(self, batch: Sequence[Call]) -> list[tuple[Call, Any]]:
         import torch
 
-        with torch.inference_mode(False):  # the script says itself where no gradients are needed
+        with torch.inference_mode(False):  # the script itself turns gradients off where it can
             return list(zip(batch, self._predictions(batch), strict=True))
 
     def _predictions(self, batch: Sequence[Call]) -> Sequence[Any]:
@@ -191,7 +196,7 @@ class ToolkitHandler(Handler):
         return context
 
     def _context_of_batch(self, batch: Sequence[Call]) -> Context:
-        """Each request by its index, as one call works on all of them."""
+        """Return a context with each request of the batch by its index."""
         return self._context_of(batch[0].context.model_name, *((call.request, call.processor) for call in batch))
 
     def _transform(self, call: Call) -> Any:
@@ -204,7 +209,7 @@ class ToolkitHandler(Handler):
         return self._defaults.predict(data, self._model)
 
     def _guarded(self, name: str, arguments: list[Any], context: Context) -> Any:
-        """Call a function of the script. What it raises is its own failure, a 500, unless it has a ``status_code``."""
+        """Call a function of the script. An exception is its own failure, a 500, unless it has a ``status_code``."""
         self._metrics.set_request_ids(context.request_ids)
         try:
             return self._call(name, arguments, context)
@@ -227,7 +232,7 @@ class ToolkitHandler(Handler):
 
 
 def import_script(path: Path) -> ModuleType:
-    """Import the script by its location, with its folder first on ``sys.path``. Raises ModelError."""
+    """Import the script by its path, with its folder first on ``sys.path``. Raises ModelError."""
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -246,7 +251,9 @@ def import_script(path: Path) -> ModuleType:
 
 
 def module_name(path: Path) -> str:
-    """As the toolkits call it, so that children and pickles find it by name; another one where that is taken."""
+    """Return the module's name in the toolkits, by which children and pickles find it, or another
+    where that is taken.
+    """
     other = sys.modules.get(path.stem)
     is_taken = path.stem in sys.stdlib_module_names or (
         other is not None and getattr(other, "__file__", None) != str(path)
@@ -255,7 +262,7 @@ def module_name(path: Path) -> str:
 
 
 def find_functions(module: ModuleType) -> dict[str, Function]:
-    """The script's functions by name, their signatures checked. Raises ModelError."""
+    """Return the script's functions by name, with checked signatures. Raises ModelError."""
     found = {name: function for name in ARGUMENTS if callable(function := getattr(module, name, None))}
     apart = sorted({"input_fn", "predict_fn", "batch_predict_fn", "output_fn"} & found.keys())
     if "transform_fn" in found and apart:
@@ -269,13 +276,13 @@ def find_functions(module: ModuleType) -> dict[str, Function]:
 
 
 def told_type(request: Request) -> str:
-    """The content type as scripts compare it: of text, which comes decoded, without its charset."""
+    """Return the content type as scripts compare it: without a charset for text, which is decoded already."""
     text = request.media_type in TEXT_TYPES and parameters(request.content_type).keys() <= {"charset"}
     return request.media_type if text else request.content_type
 
 
 def prepared(model: Any, device: str) -> Any:
-    """The model as the toolkit's ``predict_fn`` has it before each call: on the device, in evaluation mode."""
+    """Return the model on the device in evaluation mode, as the toolkit's ``predict_fn`` does at each call."""
     import torch
 
     if not isinstance(model, torch.nn.Module):
@@ -287,7 +294,7 @@ def prepared(model: Any, device: str) -> Any:
 
 
 def is_unsupported(exc: Exception) -> bool:
-    """Whether it is a toolkit's own word for a type that it cannot read or write."""
+    """Return whether it is a toolkit's own error for an unsupported type."""
     found = (sys.modules.get(f"{package}errors") for package in ("sagemaker_inference.", "sagemaker_containers._"))
     return any(isinstance(exc, getattr(one, "UnsupportedFormatError", ())) for one in found)
 
@@ -297,7 +304,7 @@ def is_pieces(value: Any) -> bool:
 
 
 def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingResponse:
-    """A generator's answer. Before its first piece the script may still set headers."""
+    """Return a generator's answer. Before its first chunk the script may still set headers."""
 
     def head() -> StreamingResponse:
         return StreamingResponse((), content_type or call.content_type, call.status, call.attributes)
@@ -306,8 +313,10 @@ def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingRes
 
 
 def response_of(result: Any, call: Call, name: str) -> Response | StreamingResponse:
-    """What the function ``name`` gave: a body, or a body and its type, or a response of the containers' web server; the
-    body may come in pieces. Raises HandlerError for a type that is no text."""
+    """Return the response for the result of function ``name``: a body, (body, type), or a web server's response.
+
+    The body may be a stream. Raises HandlerError for a type that is not text.
+    """
     if hasattr(result, "get_data") and hasattr(result, "status_code"):
         attributes = {name.lower(): value for name, value in dict(result.headers).items()}.get(CUSTOM_ATTRIBUTES)
         return Response(result.get_data(), result.content_type, result.status_code, attributes or call.attributes)
@@ -328,14 +337,14 @@ def response_of(result: Any, call: Call, name: str) -> Response | StreamingRespo
 
 
 def as_accepted(body: Any, accept: str) -> Any:
-    """What a script gave without a type. Raises NotAcceptable for text where arrays are wanted."""
+    """Return an untyped result as the accepted type. Raises NotAcceptable for text where arrays are wanted."""
     if isinstance(body, str) and media_type(accept) in ARRAYS:
         raise NotAcceptable(f"the script answers with text, which is no {accept[:100]}")
     return body if isinstance(body, (str, *codecs.BYTES)) else codecs.encode(body, accept).body
 
 
 def bytes_of(body: Any, kind: str) -> Body:
-    """What a script gave with a type, as just that type. Raises HandlerError where it is none."""
+    """Return a typed result as exactly that type. Raises HandlerError where it is not of that type."""
     if isinstance(body, str):
         if media_type(kind) in ARRAYS:
             raise HandlerError(f"the script says that its answer is {kind[:100]}, and gives text")

@@ -1,4 +1,4 @@
-"""The packages of SageMaker's containers that scripts import, each put in place where it is missing."""
+"""The packages of SageMaker's containers that scripts import, each installed where it is missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from serving.adapters.toolkit import sagemaker_containers, sagemaker_environment
 
 
 def install(model_dir: Path, code: Path) -> None:
-    """Make them importable in this process, which serves the model in ``model_dir`` whose script is in ``code``."""
+    """Make the packages importable in this process; ``code`` is the folder of the model's script."""
     sagemaker_environment.set_folders(str(model_dir), str(code))
     sagemaker_inference.install()
     sagemaker_containers.install()

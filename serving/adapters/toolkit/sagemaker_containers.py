@@ -1,9 +1,7 @@
-"""What scripts import of ``sagemaker_containers``, the package of SageMaker's scikit-learn and XGBoost containers.
+"""``sagemaker_containers``, the package of SageMaker's scikit-learn and XGBoost containers, where it is missing.
 
-It is put in place where it is missing.
-
-The same names with the same results, but for one: arrays of pickled objects are refused. Of what trains or starts a
-server there are the names of the modules alone, since scripts import them.
+Names and results are the same, except that arrays of pickled objects are refused. Modules for training and for starting
+a server are empty, since scripts only import them.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from serving.adapters.toolkit.sagemaker_inference import CSV, JSON, NPY, Unsuppo
 from serving.codecs.measuring import csv_cost
 from serving.request import media_type
 
-TEXT = ("text/", "application/xml")  # types that flask gives a charset
+TEXT = ("text/", "application/xml")  # types to which flask adds a charset
 
 
 class ClientError(Exception):
@@ -32,12 +30,15 @@ class ClientError(Exception):
 
 
 def rows_of(text: str) -> list[list[str]]:
-    """The rows of CSV, without empty lines. Raises csv.Error."""
+    """Return the rows of CSV without empty lines. Raises csv.Error."""
     return [row for row in csv.reader(io.StringIO(text), strict=True) if row]
 
 
 def csv_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
-    """Numbers as float64 or ``dtype``, else texts; one row, or one column, is one axis. Raises ClientError."""
+    """Return numbers as float64 or ``dtype``, else texts; a single row or column becomes one axis.
+
+    Raises ClientError.
+    """
     claims.take(csv_cost(as_bytes(string_like)))
     text = string_like if isinstance(string_like, str) else bytes(string_like).decode()
     try:
@@ -56,7 +57,7 @@ def csv_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
 
 
 def texts_of(rows: list[list[str]]) -> NDArray[Any]:
-    """Rows of texts as they are: numpy's own texts are each as long as the longest. Raises ValueError."""
+    """Return rows of texts as objects: numpy's own texts all take the length of the longest. Raises ValueError."""
     if len({len(row) for row in rows}) > 1:
         raise ValueError("its rows have different lengths")
     return np.array(rows, dtype=object)
@@ -83,7 +84,7 @@ ENCODERS: dict[str, Callable[[Any], Any]] = {
 
 
 def decode(obj: Any, content_type: str) -> Any:
-    """A body as an array. Raises UnsupportedFormatError."""
+    """Decode a body to an array. Raises UnsupportedFormatError."""
     decoder = DECODERS.get(media_type(content_type))
     if decoder is None:
         raise UnsupportedFormatError(content_type)
@@ -91,7 +92,7 @@ def decode(obj: Any, content_type: str) -> Any:
 
 
 def encode(array_like: Any, content_type: str) -> Any:
-    """An array as a body. Raises UnsupportedFormatError."""
+    """Encode an array as a body. Raises UnsupportedFormatError."""
     encoder = ENCODERS.get(media_type(content_type))
     if encoder is None:
         raise UnsupportedFormatError(content_type)
@@ -99,7 +100,7 @@ def encode(array_like: Any, content_type: str) -> Any:
 
 
 class WorkerResponse:
-    """``worker.Response``, which is one of flask's there. ``accept`` has no effect, as there."""
+    """``worker.Response``, flask's in the real package. ``accept`` has no effect, as there."""
 
     default_mimetype = JSON
 

@@ -1,7 +1,7 @@
-"""What scripts ask of their surroundings: ``sagemaker_inference.environment`` and ``sagemaker_containers``' ``env``.
+"""The containers' environment: ``sagemaker_inference.environment`` and ``sagemaker_containers``' ``env``.
 
-The values are those of the containers, from the same variables, but for the model's folder and that of its code, which
-are where they are here.
+Values are those of the containers, from the same variables, except the folders of the model and its code, which are the
+real ones here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def module_name(program: str | None) -> str | None:
 
 
 class Environment:
-    """Of the inference toolkit, as it was when this was made."""
+    """The inference toolkit's environment at the time of creation."""
 
     def __init__(self) -> None:
         self.module_name = module_name(variable("PROGRAM", "inference.py"))
@@ -67,7 +67,7 @@ class Environment:
 
 
 class ServingEnv(Mapping[str, Any]):
-    """Of the containers before that toolkit: what it has can also be asked for as a key."""
+    """The older containers' environment, also readable as a mapping."""
 
     def __init__(self) -> None:
         self.model_dir = folders["model_dir"]
@@ -96,7 +96,7 @@ class ServingEnv(Mapping[str, Any]):
 
 
 class TrainingEnv:
-    """What a script asks for where it trains, which nothing here does."""
+    """The environment of training, which this server does not do."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         raise NotImplementedError("this server serves models; a script that trains one runs in a training container")
@@ -113,12 +113,12 @@ def num_gpus() -> int:
 
 
 def of_inference() -> dict[str, object]:
-    """What ``sagemaker_inference.environment`` has."""
+    """Return the names in ``sagemaker_inference.environment``."""
     return {"Environment": Environment, "base_dir": base_dir(), "SAGEMAKER_BASE_PATH": "/opt/ml", **folders}
 
 
 def of_containers() -> dict[str, object]:
-    """What ``sagemaker_containers.beta.framework.env`` has."""
+    """Return the names in ``sagemaker_containers.beta.framework.env``."""
     base = base_dir()
     paths = {f"{name}_dir": f"{base}/{name}" for name in ("input", "output")}
     named = {"ServingEnv": ServingEnv, "TrainingEnv": TrainingEnv, "num_cpus": num_cpus, "num_gpus": num_gpus}
@@ -127,7 +127,7 @@ def of_containers() -> dict[str, object]:
 
 
 def set_folders(model_dir: str, code_dir: str) -> None:
-    """Say where the model and its code are, also to modules that are there already."""
+    """Set the folders of the model and its code, also in modules that are already imported."""
     folders.update(model_dir=model_dir, code_dir=code_dir)
     for name in ("sagemaker_inference.environment", "sagemaker_containers._env", f"{FRAMEWORK}.env"):
         names = vars(sys.modules[name]) if name in sys.modules else {}

@@ -1,6 +1,6 @@
-"""What scripts import of ``sagemaker_inference`` and ``sagemaker_pytorch_serving_container``, where those are missing.
+"""``sagemaker_inference`` and ``sagemaker_pytorch_serving_container``, where those are missing.
 
-The same names with the same results, but for one: arrays of pickled objects are refused.
+Names and results are the same, except that arrays of pickled objects are refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NPY, NPZ = "application/x-npy", "application/x-npz"
 
 
 class BaseInferenceToolkitError(Exception):
-    """``status_code`` is what the client gets."""
+    """An error of a script; ``status_code`` goes to the client."""
 
     def __init__(self, status_code: int, message: str, phrase: str) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ def json_to_numpy(string_like: str | bytes, dtype: Any = None) -> Any:
 
 
 def has_text(value: Any) -> bool:
-    """Whether there is a text in lists within lists: of such numpy makes texts alone, each as long as the longest."""
+    """Return whether nested lists contain text, which makes numpy convert all to texts as long as the longest."""
     if not isinstance(value, list):
         return isinstance(value, str)
     kinds = set(map(type, value))
@@ -70,7 +70,7 @@ def has_text(value: Any) -> bool:
 
 
 def texts_cost(value: Any) -> int:
-    """Bytes of the array that numpy makes of lists with texts in them; 0 without."""
+    """Return the bytes of numpy's array of lists with texts; 0 without texts."""
     if not has_text(value):
         return 0
     leaves: list[int] = []
@@ -98,7 +98,7 @@ def npy_to_numpy(npy_array: bytes) -> Any:
     except BadRequest as exc:
         if type(exc) is not BadRequest:
             raise
-        raise ValueError(f"{exc.message}; allow_pickle=False") from exc  # what it is there
+        raise ValueError(f"{exc.message}; allow_pickle=False") from exc  # the same type as in the real package
 
 
 def npz_to_sparse(npz_bytes: bytes) -> Any:
@@ -117,7 +117,7 @@ DECODERS: dict[str, Callable[[Any], Any]] = {
 
 
 def decode(obj: Any, content_type: str) -> Any:
-    """A body as an array. Raises UnsupportedFormatError."""
+    """Decode a body to an array. Raises UnsupportedFormatError."""
     decoder = DECODERS.get(media_type(content_type))
     if decoder is None:
         raise UnsupportedFormatError(content_type)
@@ -149,7 +149,7 @@ ENCODERS: dict[str, Callable[[Any], Any]] = {NPY: array_to_npy, CSV: array_to_cs
 
 
 def encode(array_like: Any, content_type: str) -> Any:
-    """An array as a body, of the first type in ``content_type`` that there is. Raises UnsupportedFormatError."""
+    """Encode an array as the first known type in ``content_type``. Raises UnsupportedFormatError."""
     for part in content_type.split(","):
         encoder = ENCODERS.get(media_type(part))
         if encoder is not None:
@@ -158,7 +158,7 @@ def encode(array_like: Any, content_type: str) -> Any:
 
 
 class DefaultInferenceHandler:
-    """To be subclassed, or called for what a script does not do itself."""
+    """The defaults, for scripts to subclass or to call."""
 
     def default_model_fn(self, model_dir: str, context: Any = None) -> Any:
         raise NotImplementedError("Please provide a model_fn implementation.")
@@ -175,7 +175,7 @@ class DefaultInferenceHandler:
 
 
 def default_model_fn(model_dir: Path, device: str) -> Any:
-    """``model.pt``, else the only ``*.pt`` or ``*.pth`` file, as TorchScript. Raises ModelError."""
+    """Load ``model.pt``, else the only ``*.pt`` or ``*.pth`` file, as TorchScript. Raises ModelError."""
     files = [path for path in model_dir.iterdir() if path.is_file() and not is_hidden(path.name)]
     found = sorted(path for path in files if path.suffix in (".pt", ".pth"))
     chosen = [path for path in found if path.name == "model.pt"] or found
@@ -213,12 +213,12 @@ class DefaultPytorchInferenceHandler(DefaultInferenceHandler):
             return model(data)
 
     def default_output_fn(self, prediction: Any, accept: str, context: Any = None) -> Any:
-        # A tensor becomes a list on the way, so that an npy array of it is float64, as there.
+        # By way of a list, so that a tensor's npy array is float64, as in the real package.
         return encode(prediction.detach().cpu().tolist() if hasattr(prediction, "detach") else prediction, accept)
 
 
 def to_tensor(input_data: Any, content_type: str, device: str) -> Any:
-    """Numbers of text are float32, arrays keep their type. Raises BadRequest for a number that float32 cannot hold."""
+    """Return a tensor: float32 for numbers of text, else the array's dtype. Raises BadRequest beyond float32."""
     import torch
 
     array = decode(input_data, content_type)
@@ -254,7 +254,7 @@ def get_logger() -> logging.Logger:
 
 
 def configure_logger() -> None:
-    """What it logs is in the server's log already."""
+    """Do nothing: its records are in the server's log already."""
 
 
 CONTENT_TYPES = {
@@ -269,11 +269,11 @@ CONTENT_TYPES = {
 
 
 def refuse_pickles() -> None:
-    """The real package unpickles what clients send as an array; in this process it does not."""
+    """Replace the real package's npy decoder in this process, since it unpickles clients' arrays."""
     try:
         decoder = importlib.import_module("sagemaker_inference.decoder")
     except ImportError:
-        return  # it lacks something itself, and the script will be told
+        return  # its own import fails, and the script will see that
     vars(decoder)["_npy_to_numpy"] = npy_to_numpy
     getattr(decoder, "_decoder_map", {})[NPY] = npy_to_numpy
 

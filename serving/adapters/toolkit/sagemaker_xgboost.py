@@ -1,6 +1,6 @@
-"""What scripts import of ``sagemaker_xgboost_container``, where it is missing: its encoder makes matrices of XGBoost.
+"""``sagemaker_xgboost_container``, where it is missing: its encoder makes XGBoost's matrices.
 
-XGBoost itself is the script's to bring. Of what trains there are the names alone.
+The model's image has to bring XGBoost itself. For training there are only the names.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from serving.request import media_type
 LIBSVM, X_LIBSVM = "text/libsvm", "text/x-libsvm"
 X_PARQUET, X_RECORDIO_PROTOBUF = "application/x-parquet", "application/x-recordio-protobuf"
 DELIMITERS = ",\t;| "
-CELLS = 100_000_000  # numbers of a matrix: a body of a few bytes can name a column however far out
+CELLS = 100_000_000  # most numbers of a matrix: a body of a few bytes can name any column
 
 
 def csv_to_dmatrix(input: str | bytes, dtype: Any = None) -> Any:
-    """A row for each line; what is empty is missing. The delimiter is the first of ``DELIMITERS`` in the first line.
-    Raises BadRequest, ValueError."""
+    """Decode CSV; an empty field is missing. The delimiter is the first of ``DELIMITERS`` that the first line contains.
+
+    Raises BadRequest or ValueError.
+    """
     claims.take(csv_cost(as_bytes(input)))
     lines = text_of(input).strip("\r\n").splitlines()
     if not lines:
@@ -40,8 +42,10 @@ def csv_to_dmatrix(input: str | bytes, dtype: Any = None) -> Any:
 
 
 def libsvm_to_dmatrix(string_like: str | bytes) -> Any:
-    """A row for each line of ``column:value``; the rest of a line is its label. Columns count from 1, unless there is a
-    column 0; a column that a row leaves out is 0. Raises BadRequest."""
+    """Decode lines of ``column:value``; other parts of a line are its label.
+
+    Columns count from 1, unless there is a column 0; a column that is left out is 0. Raises BadRequest.
+    """
     claims.take(json_cost(as_bytes(string_like)))
     rows = [cells_of(line) for line in text_of(string_like).strip().splitlines()]
     named = [column for row in rows for column in row]
@@ -68,7 +72,7 @@ def text_of(body: str | bytes) -> str:
 
 
 def matrix(array: NDArray[Any]) -> Any:
-    """A DMatrix of XGBoost's; one axis is one row."""
+    """Return an XGBoost DMatrix; one axis becomes one row."""
     import xgboost  # type: ignore[import-not-found,unused-ignore]
 
     return xgboost.DMatrix(array.reshape(1, -1) if array.ndim == 1 else array)
@@ -82,7 +86,7 @@ DECODERS: dict[str, Callable[[Any], Any]] = {
 
 
 def decode(obj: Any, content_type: str) -> Any:
-    """A body as a DMatrix. Raises UnsupportedFormatError."""
+    """Decode a body to a DMatrix. Raises UnsupportedFormatError."""
     decoder = DECODERS.get(media_type(content_type))
     if decoder is None:
         raise UnsupportedFormatError(content_type)
@@ -90,7 +94,7 @@ def decode(obj: Any, content_type: str) -> Any:
 
 
 def json_to_jsonlines(json_data: Any) -> bytes:
-    """The entries of the only list of an object, a line each. Raises ValueError."""
+    """Return the entries of an object's only list, one a line. Raises ValueError."""
     told = json_data if isinstance(json_data, dict) else json.loads(json_data)
     if len(told) != 1:
         raise ValueError("JSON response is not compatible for conversion to jsonlines.")

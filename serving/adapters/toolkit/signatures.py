@@ -1,4 +1,4 @@
-"""Signatures: how a function of a script wants to be called, with or without the context of its requests."""
+"""Signatures: how to call a script's function, with or without the context of its requests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def adapted(function: Callable[..., Any], name: str, expected: int) -> Function:
-    """One way to call it. It gets the context if it takes ``context`` by name, or one parameter more than the
-    ``expected``, which is how the toolkits count. Raises ModelError for a function that cannot be called so."""
+    """Return a uniform way to call the function.
+
+    It gets the context if it takes ``context`` by name, or one parameter more than ``expected``, as in the toolkits.
+    Raises ModelError for any other signature.
+    """
     parameters = parameters_of(function, name)
     kinds = {parameter.kind for parameter in parameters}
     named = [parameter for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]
@@ -49,7 +52,7 @@ def parameters_of(function: Callable[..., Any], name: str) -> list[Parameter]:
 
 
 def misspelled(names: Mapping[str, Any], missing: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The functions of a script that are one slip away from a name that it does not define, each with that name."""
+    """Yield functions that are one typing slip away from a name that the script does not define, with that name."""
     wanted = sorted(missing)
     for name, value in names.items():
         if callable(value):
@@ -57,7 +60,7 @@ def misspelled(names: Mapping[str, Any], missing: Iterable[str]) -> Iterator[tup
 
 
 def is_one_slip(name: str, other: str) -> bool:
-    """Whether one letter is missing, too many or another, or two neighbours have changed places."""
+    """Return whether one letter is missing, added or different, or two neighbours are swapped."""
     first = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), min(len(name), len(other)))
     rest, meant = name[first:], other[first:]
     if len(rest) == len(meant):

@@ -1,1 +1,1 @@
-"""What a TorchServe archive says about itself: its manifest and its ``model-config.yaml``. Imports no torch."""
+"""TorchServe archives: their manifest and ``model-config.yaml``. Imports no torch."""

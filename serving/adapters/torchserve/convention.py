@@ -1,4 +1,4 @@
-"""Archives of TorchServe, unpacked: ``MAR-INF/MANIFEST.json``."""
+"""TorchServe: unpacked archives of TorchServe, with ``MAR-INF/MANIFEST.json``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entry: the function or the class of an archive that answers requests, found as TorchServe finds it."""
+"""Entry: the function or class of an archive that answers requests, found as in TorchServe."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from serving.usercode import surroundings
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """``handle(data, context)`` answers a batch; ``initialize(context)`` comes before."""
+    """``handle(data, context)`` answers a batch; ``initialize(context)`` is called before."""
 
     handle: Callable[[Any, Context], Any]
     initialize: Callable[[Context], Any]
 
 
 def find_entry(manifest: Manifest) -> Entry:
-    """Import the handler's module. Raises ModelError."""
+    """Import the handler's module and return its entry. Raises ModelError."""
     script = manifest.script
     module = import_built_in(manifest) if script is None else import_file(script)
     handle = getattr(module, manifest.function or "handle", None)
@@ -60,7 +60,7 @@ def built_in(name: str) -> ModuleType:
 
 
 def import_file(path: Path) -> ModuleType:
-    """Import by location: a name such as ``handler`` or ``model`` may be taken by something else."""
+    """Import by path: a name such as ``handler`` or ``model`` may be taken by another module."""
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)

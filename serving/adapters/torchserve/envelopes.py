@@ -1,6 +1,6 @@
-"""Envelopes: outer forms of requests and answers that are taken off before the handler and put on after it.
+"""Envelopes: outer formats of requests and answers, removed before the handler and added after it.
 
-An envelope sees a batch. ``parse_input`` makes the handler's data of it, ``format_output`` the answers of its results.
+An envelope works on a batch. ``parse_input`` returns the handler's data, ``format_output`` the answers of its results.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def parsed(value: Any) -> Any:
 
 
 class BodyEnvelope(BaseEnvelope):
-    """The handler gets the bodies alone."""
+    """The handler gets only the bodies."""
 
     def parse_input(self, data: Any) -> Any:
         return [content_of(row) for row in data]
@@ -149,7 +149,7 @@ def output_of(value: Any, name: str) -> dict[str, Any]:
 
 
 def envelope_of(name: str) -> type[BaseEnvelope]:
-    """Raises ModelError."""
+    """Return the envelope of that name. Raises ModelError for an unknown one."""
     if name not in ENVELOPES:
         raise ModelError(f"envelope is {name!r}; allowed: {', '.join(ENVELOPES)}")
     return ENVELOPES[name]

@@ -15,7 +15,7 @@ PARTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """``content_type`` is that of a file; other fields have none, whatever they say."""
+    """One field. ``content_type`` is that of a file, and "" for all other fields, whatever they declare."""
 
     name: str
     value: bytes
@@ -23,7 +23,7 @@ class Field:
 
 
 def urlencoded(body: bytes) -> list[Field]:
-    """Raises BadRequest."""
+    """Return the fields of a URL-encoded body. Raises BadRequest for too many."""
     parts = [part for part in body.strip().split(b"&") if part]
     if len(parts) > PARTS:
         raise BadRequest(f"the form has more than {PARTS} fields")
@@ -34,11 +34,11 @@ def urlencoded(body: bytes) -> list[Field]:
 
 
 def multipart(body: bytes, content_type: str) -> list[Field]:
-    """Raises BadRequest for a body that does not hold to its boundary."""
+    """Return the fields of a multipart body. Raises BadRequest for a body that does not match its boundary."""
     boundary = parameters(content_type).get("boundary", "").encode("latin-1", "replace")
     if not boundary:
         raise BadRequest("multipart/form-data has no boundary")
-    # The line break before a boundary belongs to it; the first boundary may be the first thing in the body.
+    # The line break before a boundary belongs to it; the body may begin with the first boundary.
     _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, PARTS + 1)
     if len(parts) > PARTS:
         raise BadRequest(f"the form has more than {PARTS} fields")

@@ -1,4 +1,4 @@
-"""TorchServeHandler: makes a Handler of a model that was written for TorchServe, an archive or its folder."""
+"""TorchServeHandler: a Handler for a TorchServe model, an archive or its folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Answer = tuple[Any, RequestProcessor]
 
 
 class TorchServeHandler(Handler):
-    """A batch is what the handler says: ``batchSize`` of ``model-config.yaml``, 1 without it."""
+    """The handler of one archive. Batches have its ``batchSize`` of ``model-config.yaml``, 1 without it."""
 
     records = "one"
     policy = BatchPolicy(max_size=1)
-    exclusive_streams = True  # such handlers keep things of the batch that they work on
+    exclusive_streams = True  # such handlers keep state of their current batch
 
     def load(
         self,
@@ -41,10 +41,12 @@ class TorchServeHandler(Handler):
         limit_max_image_pixels: bool = True,
         allow_pickle: bool = False,
     ) -> None:
-        """``envelope`` is body, json, kserve or kservev2; else it is the manifest's. ``decode_input_request`` gives
-        JSON as objects and text as str, else the handler decodes the bytes itself. ``limit_max_image_pixels`` is
-        Pillow's guard against decompression bombs. ``allow_pickle`` lets the built-in handlers load files that can run
-        any code. Raises ModelError for what can never work."""
+        """Load the archive. Raises ModelError for one that can never work.
+
+        ``envelope`` is body, json, kserve or kservev2; else it is the manifest's. ``decode_input_request`` gives JSON
+        as objects and text as str, else the handler decodes the bytes itself. ``limit_max_image_pixels`` is Pillow's
+        guard against decompression bombs. ``allow_pickle`` lets built-in handlers load files that can run any code.
+        """
         self.device = device
         self._decodes = decode_input_request
         manifest = read_manifest(model_dir)
@@ -74,7 +76,7 @@ class TorchServeHandler(Handler):
         )
 
     def _prepare(self) -> Callable[[], None]:
-        """What torch keeps by thread, for the second thread."""
+        """Return a function that applies torch's per-thread settings on the second thread."""
         import torch
 
         threads, device = torch.get_num_threads(), self.device
@@ -100,12 +102,12 @@ class TorchServeHandler(Handler):
         return call_of(request, self._decodes)
 
     def bucket(self, sample: Call) -> tuple[str, ...]:
-        return sample.wishes  # a handler asks the first of a batch, for all of it
+        return sample.wishes  # a handler asks the first request for the whole batch
 
     def predict(self, batch: Sequence[Call]) -> list[Answer]:
         import torch
 
-        with torch.inference_mode(False):  # the handler says itself where no gradients are needed
+        with torch.inference_mode(False):  # the handler itself turns gradients off where it can
             run, processors = self._call(batch)
         if run.error is not None and not any(run.queues):
             raise run.error
@@ -114,7 +116,7 @@ class TorchServeHandler(Handler):
 
     def _call(self, batch: Sequence[Call]) -> tuple[Run, list[RequestProcessor]]:
         if self._run is not None:
-            self._run.finish()  # a handler works on one batch at a time and keeps things of it
+            self._run.finish()  # a handler works on one batch at a time and keeps state of it
         context = self._context
         data = [call.data() for call in batch]
         context.request_processor = processors = [call.processor() for call in batch]
@@ -124,11 +126,11 @@ class TorchServeHandler(Handler):
         context.cl_socket = run
         run.start()
         if run.done:
-            self._run = None  # what it has made is for its readers alone
+            self._run = None  # only its readers still need it
         return run, processors
 
     def _answers(self, data: list[dict[str, Any]]) -> list[Any]:
-        """Raises what is told to the client: one status for each way in which a handler can fail."""
+        """Return the handler's answers. Raises an error with a status for each way in which a handler can fail."""
         count = len(data)
         try:
             results = self._entry(data, self._context)
@@ -153,7 +155,7 @@ class TorchServeHandler(Handler):
 
 
 def told(exc: Exception) -> Exception:
-    """What becomes of an exception of the handler's. TorchServe's clients know 503 for a failed prediction."""
+    """Return the error for the handler's exception. TorchServe's clients expect 503 for a failed prediction."""
     chosen = names.prediction_exception()
     if chosen is not None and isinstance(exc, chosen):
         code = getattr(exc, "error_code", 500)

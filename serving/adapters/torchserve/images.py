@@ -1,4 +1,4 @@
-"""Images as tensors, as torchvision's transforms of these names make them, for images without torchvision."""
+"""Images as tensors, equal to torchvision's transforms of the same names, without torchvision."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, by channel
-SCALES = {"I": np.int32, "I;16": np.int16, "F": np.float32}  # modes whose numbers are kept as they are
+SCALES = {"I": np.int32, "I;16": np.int16, "F": np.float32}  # modes whose numbers are kept unscaled
 
 
 def resize(image: Any, shorter: int) -> Any:
-    """The Pillow image with its shorter side ``shorter`` pixels long, bilinear."""
+    """Return the Pillow image with a shorter side of ``shorter`` pixels, bilinear."""
     from PIL import Image
 
     width, height = image.size
@@ -26,7 +26,7 @@ def resize(image: Any, shorter: int) -> Any:
 
 
 def center_crop(image: Any, side: int) -> Any:
-    """The middle square; an image that is smaller gets a black border first."""
+    """Return the middle square; a smaller image gets a black border first."""
     from PIL import Image
 
     width, height = image.size
@@ -40,7 +40,7 @@ def center_crop(image: Any, side: int) -> Any:
 
 
 def to_tensor(image: Any) -> Tensor:
-    """float32 [channels, height, width]; bytes become 0 … 1."""
+    """Return float32 [channels, height, width]; bytes are scaled to 0 … 1."""
     array = np.array(image, SCALES.get(image.mode, np.uint8), copy=True)
     if image.mode == "1":
         array = 255 * array
@@ -55,5 +55,5 @@ def normalize(tensor: Tensor, mean: Sequence[float] = MEAN, deviation: Sequence[
 
 
 def classified(image: Any) -> Tensor:
-    """As classifiers of ImageNet take it: float32 [3, 224, 224]."""
+    """Return float32 [3, 224, 224] as classifiers of ImageNet take it."""
     return normalize(to_tensor(center_crop(resize(image, 256), 224)))

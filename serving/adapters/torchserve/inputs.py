@@ -1,4 +1,4 @@
-"""Inputs: one request as the dict that a TorchServe handler finds in ``data``."""
+"""Inputs: one request as the dict that a TorchServe handler gets in ``data``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from serving.system import log
 class Call:
     """One request on its way through the handler; ``fields`` are checked, their values not decoded yet.
 
-    A batch that fails is run again in parts, and handlers change what they are given: each run has values and a
-    processor of its own.
+    A failed batch is run again in parts, and handlers change their input: each run has its own values and processor.
     """
 
     request: Request
@@ -36,12 +35,12 @@ class Call:
 
     @property
     def wishes(self) -> tuple[str, ...]:
-        """``explain`` and ``describe``, which TorchServe has paths for and the platform only custom attributes."""
+        """``explain`` and ``describe``: paths in TorchServe, custom attributes on the platform."""
         attributes = self.request.attributes
         return tuple(name for name in ("explain", "describe") if attributes.get(name, "").lower() == "true")
 
     def _value(self, field: Field) -> Any:
-        """JSON as objects and text as str; anything else, and what is not what its type says, as a bytearray."""
+        """Return JSON as objects and text as str; all else, also what contradicts its type, as a bytearray."""
         try:
             if self.decodes and field.content_type == "application/json":
                 return json.loads(field.value.decode())
@@ -53,8 +52,10 @@ class Call:
 
 
 def plain_text(request: Request) -> bytes:
-    """The body, where it is text as the UTF-8 that TorchServe takes all text for. Raises BadRequest and
-    UnsupportedMediaType for one that is not in the charset that it names."""
+    """Return the body, with text as UTF-8, TorchServe's only encoding.
+
+    Raises BadRequest and UnsupportedMediaType for text that does not match the charset it names.
+    """
     body, kind = bytes(request.body), request.media_type
     if kind != codecs.JSON and not kind.startswith("text"):
         return body
@@ -67,7 +68,7 @@ def plain_text(request: Request) -> bytes:
 
 
 def call_of(request: Request, decodes: bool) -> Call:
-    """Raises BadRequest for a form that is none."""
+    """Read a request. Raises BadRequest for an invalid form."""
     body = plain_text(request) if decodes else bytes(request.body)
     if request.media_type == MULTIPART:
         return Call(request, tuple(multipart(body, request.content_type)), decodes)

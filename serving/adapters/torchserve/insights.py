@@ -1,4 +1,4 @@
-"""Insights: captum's methods for the explanations of built-in handlers, imported when the first one is asked for."""
+"""Insights: captum's methods for explanations of built-in handlers, imported at first use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serving.errors import CodedError
 
 
 def attribution(name: str) -> Any:
-    """A class of ``captum.attr``. Raises CodedError where captum is not installed."""
+    """Return a class of ``captum.attr``. Raises CodedError where captum is not installed."""
     try:
         module = importlib.import_module("captum.attr")
     except ImportError as exc:

@@ -1,4 +1,4 @@
-"""Loading: the models of TorchServe archives from their files, none of which runs code unless it is allowed to."""
+"""Loading: models of TorchServe archives from files; none runs code unless allowed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.weights.statedict import is_mappable
 
 
 def load_model(path: Path | None, device: str, allow_pickle: bool) -> Any:
-    """A model that needs no code of its own, by its suffix. Raises ModelError."""
+    """Load a model that needs no code of its own, by its suffix. Raises ModelError."""
     if path is None:
         raise ModelError("the manifest names neither serializedFile nor modelFile, so that there is no model to load")
     if path.suffix not in (".pt", ".pth", ".pt2"):
@@ -33,7 +33,7 @@ def load_model(path: Path | None, device: str, allow_pickle: bool) -> Any:
 
 
 def load_eager(script: Path, weights: Path | None, device: str, allow_pickle: bool) -> Any:
-    """The only class of ``script``, made without arguments, with its state dict. Raises ModelError."""
+    """Create the only class of ``script``, without arguments, and load its state dict. Raises ModelError."""
     module = import_file(script)
     own = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__]
     if len(own) != 1:
@@ -46,7 +46,7 @@ def load_eager(script: Path, weights: Path | None, device: str, allow_pickle: bo
 
 
 def load_pickled(path: Path, device: str, allow_pickle: bool) -> Any:
-    """What ``torch.save`` wrote. Raises ModelError for more than tensors and plain values, unless it is allowed."""
+    """Load a ``torch.save`` file. Raises ModelError for more than tensors and plain values, unless allowed."""
     check_weights(path)
     try:
         return torch.load(path, map_location=device, weights_only=not allow_pickle, mmap=is_mappable(path))
@@ -55,19 +55,22 @@ def load_pickled(path: Path, device: str, allow_pickle: bool) -> Any:
 
 
 def compiled(model: Any, told: Any) -> Any:
-    """The model under ``torch.compile`` as the ``pt2`` section of ``model-config.yaml`` says, else as it is."""
+    """Return the model compiled as the ``pt2`` section of ``model-config.yaml`` says, else unchanged."""
     options = compile_options(told)
     if options is None:
         return model
     try:
         return torch.compile(model, **options)
-    except Exception as exc:  # it is a matter of speed alone
+    except Exception as exc:  # only speed depends on it
         log.warning("the model is not compiled", error=f"{type(exc).__name__}: {exc}", **options)
         return model
 
 
 def compile_options(told: Any) -> dict[str, Any] | None:
-    """``pt2: {compile: {enable: true, …}}``, or the older ``pt2: backend`` and ``pt2: {backend: …}``; None for not."""
+    """Return options of ``pt2: {compile: {enable: true, …}}``, or the older ``pt2: backend`` and ``pt2: {backend: …}``.
+
+    None where compilation is off.
+    """
     if isinstance(told, str):
         options = {"backend": told}
     elif isinstance(told, dict) and "compile" in told:

@@ -1,6 +1,6 @@
-"""Manifest: ``MAR-INF/MANIFEST.json``, which tells what is what in a TorchServe archive.
+"""Manifest: ``MAR-INF/MANIFEST.json``, which names the parts of a TorchServe archive.
 
-Once unpacked, an archive of any format (``default``, ``tgz``, ``zip-store``) is a folder like one of ``no-archive``.
+Unpacked, archives of all formats (``default``, ``tgz``, ``zip-store``) are folders like those of ``no-archive``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KNOWN = {
 
 
 class Entry(msgspec.Struct, frozen=True, rename="camel"):
-    """The manifest's ``model``. Files are named relative to the archive's root."""
+    """The manifest's ``model``. File names are relative to the archive's root."""
 
     handler: str
     model_name: str = "model"
@@ -46,7 +46,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """``raw`` is the document as it stands in the file, which handlers may read. ``notes`` are for the log."""
+    """``raw`` is the document as in the file, which handlers may read. ``notes`` are for the log."""
 
     path: Path
     model: Entry
@@ -59,7 +59,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def module(self) -> str:
-        """The name of the handler's module: of ``code/handler.py:run`` that is ``handler``."""
+        """The name of the handler's module: ``handler`` for ``code/handler.py:run``."""
         return self.model.handler.partition(":")[0].removesuffix(".py").rpartition("/")[2]
 
     @property
@@ -68,7 +68,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def script(self) -> Path | None:
-        """The handler's file; None where the handler is a built-in one."""
+        """The handler's file; None for a built-in handler."""
         path = self.root / f"{self.module}.py"
         return path if path.is_file() else None
 
@@ -78,7 +78,7 @@ def is_archive(root: Path) -> bool:
 
 
 def read_manifest(root: Path) -> Manifest:
-    """Raises ModelError for a manifest that is wrong, and for files that it names and that are not there."""
+    """Read the manifest. Raises ModelError for an invalid one, and for files that it names and that are missing."""
     path = root / MANIFEST
     try:
         raw = msgspec.json.decode(read_small(path), type=dict[str, Any])
@@ -117,7 +117,7 @@ def check_files(manifest: Manifest) -> None:
 
 
 def extra_files(model: Entry) -> list[str]:
-    """The archiver is told paths of the machine it runs on and keeps the last part of each."""
+    """Return the names of the extra files: archivers get paths of their own machine and keep the last part of each."""
     given = model.extra_files or []
     names = given.split(",") if isinstance(given, str) else given
     return [stripped.rpartition("/")[2] for name in names if (stripped := name.strip().rstrip("/"))]
@@ -133,7 +133,7 @@ def check_handler(manifest: Manifest) -> None:
         return
     found = PathFinder.find_spec("ts")
     if found is not None and found.submodule_search_locations:
-        return  # TorchServe itself, which is a package, is installed and may have more of them
+        return  # the real TorchServe is installed and may have more handlers
     raise ModelError(
         f"{manifest.path}: handler is {manifest.model.handler!r}, but the archive holds no {manifest.module}.py; "
         f"allowed beside a file of its own: {', '.join(BUILT_IN)}"

@@ -1,4 +1,4 @@
-"""Metrics: what handlers count and measure by ``context.metrics``, kept in this process and logged at level debug."""
+"""Metrics: ``context.metrics`` of handlers, kept in this process and logged at level debug."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class MetricTypes(enum.Enum):
 
 
 class MetricsCacheTypeError(TypeError):
-    """The value of a metric is of a wrong kind."""
+    """A metric's value has a wrong type."""
 
 
 class MetricsCacheValueError(ValueError):
-    """A unit that there is not."""
+    """A unit is unknown."""
 
 
 class MetricsCacheKeyError(KeyError):
-    """A metric that was not added."""
+    """A metric was not added."""
 
 
 class Dimension:
@@ -42,7 +42,7 @@ class Dimension:
 
 
 class Metric:
-    """One metric. A counter adds up, a gauge and a histogram keep the latest value."""
+    """One metric. A counter adds up; gauges and histograms keep the latest value."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Metric:
         self.values: dict[tuple[str, ...], float] = {}
 
     def add_or_update(self, value: float, dimension_values: Sequence[Any] = (), request_id: str | None = None) -> None:
-        """What does not fit the metric is told in the log and costs no request its answer."""
+        """Add or set a value. One that does not fit is only logged, so that the request still gets its answer."""
         wrong = self._wrong(value, dimension_values)
         if wrong:
             log.warning("a metric is not counted", metric=self.name, reason=wrong, request_id=request_id)
@@ -75,13 +75,13 @@ class Metric:
         return "a counter only grows" if self.metric_type is MetricTypes.COUNTER and value < 0 else None
 
     def update(self, value: float, request_id: str = "", dimensions: Sequence[Any] = ()) -> None:
-        """The older form, with dimensions in place of those that the metric had."""
+        """Update in the older form, with dimensions that replace the metric's."""
         self.dimension_names = [one.name for one in dimensions]
         self.add_or_update(value, [one.value for one in dimensions], request_id)
 
 
 class Metrics:
-    """``request_ids`` are those of the running batch, by index."""
+    """All metrics of a model. ``request_ids`` are those of the running batch, by index."""
 
     def __init__(self, model_name: str) -> None:
         self.model_name = model_name
@@ -103,7 +103,7 @@ class Metrics:
         return metric
 
     def get_metric(self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER) -> Metric:
-        """Raises MetricsCacheKeyError for one that was not added."""
+        """Return a metric. Raises MetricsCacheKeyError for one that was not added."""
         try:
             return self.cache[metric_type, metric_name]
         except KeyError:
@@ -139,7 +139,7 @@ class Metrics:
         dimensions: Sequence[Any] | None = None,
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
-        """``unit`` is ms or s. Raises ValueError for another."""
+        """Add a time; ``unit`` is ms or s. Raises ValueError for another."""
         self.add_metric(name, value, checked(unit, TIMES), idx, dimensions, metric_type)
 
     def add_size(
@@ -151,7 +151,7 @@ class Metrics:
         dimensions: Sequence[Any] | None = None,
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
-        """``unit`` is B, kB, MB or GB. Raises ValueError for another."""
+        """Add a size; ``unit`` is B, kB, MB or GB. Raises ValueError for another."""
         self.add_metric(name, value, checked(unit, SIZES), idx, dimensions, metric_type)
 
     def add_percent(
@@ -165,7 +165,7 @@ class Metrics:
         self.add_metric(name, value, "percent", idx, dimensions, metric_type)
 
     def add_error(self, name: str, value: Any, dimensions: Sequence[Any] | None = None) -> None:
-        """``value`` is often a text, which is logged and not added up."""
+        """Log an error; ``value`` is often a text, so it is not added up."""
         log.debug("metric", metric=name, error=str(value), dimensions=[str(one) for one in dimensions or ()] or None)
 
     def _request(self, idx: int | None) -> str | None:

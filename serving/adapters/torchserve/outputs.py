@@ -1,4 +1,4 @@
-"""Outputs: what a TorchServe handler gives for one request, as bytes."""
+"""Outputs: a TorchServe handler's result for one request, as bytes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def failed(message: str, code: str = "prediction_failed") -> CodedError:
 
 
 def coded(value: Any) -> tuple[bytes, str]:
-    """The bytes of one answer, and their type where the handler names none. Raises CodedError.
+    """Return the bytes of one answer, and their default type. Raises CodedError.
 
-    A tensor becomes a file of ``torch.save``, as TorchServe's clients read it; anything but bytes and text, JSON.
+    A tensor becomes a ``torch.save`` file, as TorchServe's clients read it; anything but bytes and text becomes JSON.
     """
     import torch
 
@@ -41,7 +41,7 @@ def coded(value: Any) -> tuple[bytes, str]:
 
 
 def content_type_of(processor: RequestProcessor, usual: str | None, request: Request) -> str | None:
-    """The handler's word; else what the client asked for where the handler's text or bytes may be that."""
+    """Return the handler's content type, else the accepted one where text or bytes may be that."""
     said = processor.get_response_header(CONTENT_TYPE)
     if said:
         return said
@@ -49,7 +49,7 @@ def content_type_of(processor: RequestProcessor, usual: str | None, request: Req
 
 
 def attributes_of(processor: RequestProcessor, request: Request) -> str | None:
-    """The one other header that the platform passes on. Those that it does not are told of once."""
+    """Return the only other header that the platform passes on. Logs each dropped header once."""
     for name in processor.get_response_headers():
         if name.lower() not in (CONTENT_TYPE, CUSTOM_ATTRIBUTES) and name not in _dropped and len(_dropped) < 100:
             _dropped.add(name)
@@ -58,7 +58,7 @@ def attributes_of(processor: RequestProcessor, request: Request) -> str | None:
 
 
 def response_of(value: Any, processor: RequestProcessor, request: Request) -> Response:
-    """Raises CodedError for a value that cannot be coded."""
+    """Return the response for a result. Raises CodedError for one that cannot be encoded."""
     body, usual = coded(value)
     kind = content_type_of(processor, usual, request) or usual
     return Response(body, kind, processor.get_response_status_code(), attributes_of(processor, request))

@@ -1,6 +1,6 @@
-"""Wishes: what a TorchServe model's ``model-config.yaml`` asks of the server, and what of that cannot be had.
+"""Wishes: what a TorchServe model's ``model-config.yaml`` asks of the server, and which wishes have no effect.
 
-Every key reaches the handler as ``context.model_yaml_config`` whatever the server makes of it.
+Every key reaches the handler as ``context.model_yaml_config``, whether the server honours it or not.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ HARMLESS: dict[str, Any] = {"continuousBatching": False, "parallelType": "none",
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """None where the model says nothing. ``timeout_s`` is in seconds; ``notes`` are for the log."""
+    """The settings, None where the model has none. ``timeout_s`` is in seconds; ``notes`` are for the log."""
 
     timeout_s: float | None = None
     replicas: int | None = None
@@ -63,7 +63,7 @@ class Wishes:
 
 
 def read_yaml(manifest: Manifest) -> dict[str, Any]:
-    """The model's ``configFile``, or ``model-config.yaml`` where the manifest names none. Raises ModelError."""
+    """Read the model's ``configFile``, or ``model-config.yaml`` where the manifest names none. Raises ModelError."""
     path = manifest.root / (manifest.model.config_file or "model-config.yaml")
     if not path.is_file():
         return {}
@@ -72,7 +72,7 @@ def read_yaml(manifest: Manifest) -> dict[str, Any]:
     try:
         found = yaml.safe_load(read_small(path))
         check_size(path, found)
-    except (yaml.YAMLError, OSError, ValueError, RecursionError) as exc:  # a date that is none is a ValueError
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as exc:  # an invalid date is a ValueError
         raise ModelError(f"{path}: {' '.join(str(exc).split())}") from exc
     if not isinstance(found, dict | None):
         raise ModelError(f"{path} holds {type(found).__name__}; allowed: keys and their values")
@@ -80,7 +80,7 @@ def read_yaml(manifest: Manifest) -> dict[str, Any]:
 
 
 def wishes_of(manifest: Manifest) -> Wishes:
-    """Raises ModelError for a value that is not allowed and for what would need another kind of server."""
+    """Return the model's wishes. Raises ModelError for an invalid value and for features that this server lacks."""
     table = read_yaml(manifest)
     refuse(table, manifest)
     values = {key: checked(key, table[key], manifest) for key in HONOURED if table.get(key) is not None}
@@ -140,7 +140,7 @@ def replicas_of(values: dict[str, Any]) -> int | None:
 
 
 def device_of(values: dict[str, Any]) -> str | None:
-    """A wish for some GPU leaves the server's own choice, which is one where there is any."""
+    """Return the device. A wish for any GPU gives None: the server's own choice is a GPU where there is one."""
     if values.get("deviceType") == "cpu":
         return "cpu"
     return f"cuda:{values['deviceIds'][0]}" if values.get("deviceIds") else None

@@ -1,7 +1,7 @@
-"""Streaming: a handler that sends parts of its answers while it works, ``send_intermediate_predict_response``.
+"""Streaming: handlers that send parts of their answers while they work, by ``send_intermediate_predict_response``.
 
-Such a handler pushes and the engine pulls, so that it runs on a thread of its own, in lockstep with the engine's: one
-of the two always waits for the other. Whatever user code runs, runs while the engine watches over it.
+Such a handler pushes while the engine pulls, so it runs on a thread of its own, in lockstep with the engine's: one of
+the two always waits for the other. User code only ever runs while the engine watches it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from serving.system import log
 
 
 class Abandoned(Exception):
-    """Nobody reads the answers any more: unwinds a handler that would go on making them."""
+    """All clients have left: unwinds a handler that would go on working."""
 
 
 class UserThread:
-    """A second thread for user code. ``prepare`` runs on it first."""
+    """A second thread for user code. It runs ``prepare`` first."""
 
     def __init__(self, prepare: Callable[[], None]) -> None:
         self._prepare = prepare
@@ -45,7 +45,7 @@ class UserThread:
             self._back.release()
 
     def start(self, work: Callable[[], None]) -> None:
-        """Run ``work``, which raises nothing, until it gives way or is done."""
+        """Run ``work``, which raises nothing, until it gives way or ends."""
         self._work = work
         self.resume()
 
@@ -54,15 +54,15 @@ class UserThread:
         self._back.acquire()
 
     def give_way(self) -> None:
-        """On the user's thread: let the engine go on until it wants more."""
+        """Let the engine continue until it wants more. On the user's thread."""
         self._back.release()
         self._go.acquire()
 
 
 class Run:
-    """One call of the handler for a batch of ``count`` requests. Without a ``thread`` all pieces are there at once.
+    """One call of the handler for a batch with these ``ids``. Without a ``thread`` it runs to its end at once.
 
-    ``results`` are its list of answers when it is done, unless it failed.
+    ``results`` are its answers once it is ``done``, unless it failed.
     """
 
     def __init__(self, call: Callable[[], list[Any]], ids: Mapping[int, str], thread: UserThread | None) -> None:
@@ -71,7 +71,7 @@ class Run:
         self._thread = thread
         self._abandoned = False
         self._listeners = set(ids)
-        self.kind: str | None = None  # the type of the first piece
+        self.kind: str | None = None  # the type of the first chunk
         self.queues: list[deque[bytes | Exception]] = [deque() for _ in ids]
         self.results: list[Any] = []
         self.error: BaseException | None = None
@@ -95,7 +95,7 @@ class Run:
         self.done = True
 
     def finish(self) -> None:
-        """Let it go on to its end; what it sends waits for its readers."""
+        """Run it to its end; chunks that it sends wait for their readers."""
         while not self.done:
             self.resume()
 
@@ -106,7 +106,7 @@ class Run:
     # For the handler.
 
     def send(self, values: Any, ids: Mapping[int, str], message: str, code: int) -> None:
-        """One piece for each request of ``ids``, by index. Raises Abandoned."""
+        """Send a chunk to each request of ``ids``, by index. Raises Abandoned."""
         for index in ids:
             piece, kind = coded(values[index])
             self.kind = self.kind or kind
@@ -117,7 +117,7 @@ class Run:
                 raise Abandoned("the client has gone away")
 
     def sendall(self, message: bytes) -> None:
-        """What the real TorchServe writes to its socket: the same, in its own framing."""
+        """Send what the real TorchServe writes to its socket, the same in its own framing."""
         code, text, answers = read_answers(bytes(message))
         index_of = {request_id: index for index, request_id in self._ids.items()}
         known = {index_of[request_id]: value for request_id, value in answers.items() if request_id in index_of}
@@ -126,7 +126,7 @@ class Run:
     # For its readers.
 
     def next_piece(self, index: int) -> bytes:
-        """Raises StopIteration after the last one, and what the handler has raised."""
+        """Return the next chunk. Raises StopIteration after the last, and the handler's exception."""
         queue = self.queues[index]
         while not queue and not self.done:
             self.resume()
@@ -149,7 +149,7 @@ class Run:
 
 
 class Pieces:
-    """The pieces of one request's answer, the handler's result last."""
+    """The chunks of one request's answer; the handler's result comes last."""
 
     def __init__(self, run: Run, index: int) -> None:
         self._run = run
@@ -177,7 +177,7 @@ class Pieces:
 
 
 def read_answers(message: bytes) -> tuple[int, str, dict[str, bytes]]:
-    """Code, message, and values by request id, of a response as TorchServe's workers frame it."""
+    """Return code, message and values by request id from a response in the framing of TorchServe's workers."""
     at = 0
 
     def number() -> int:
@@ -197,7 +197,7 @@ def read_answers(message: bytes) -> tuple[int, str, dict[str, bytes]]:
     while (size := number()) >= 0:
         at += size
         request_id = message[at - size : at].decode()
-        text(), number(), text()  # content type, status and its phrase: the context has them
+        text(), number(), text()  # content type, status and phrase, which the context has too
         for _ in range(2 * number()):
             text()
         answers[request_id] = text()

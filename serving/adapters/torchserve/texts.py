@@ -1,4 +1,4 @@
-"""English text as tokens, for text classifiers whose vocabularies were made with torchtext's ``basic_english``."""
+"""English text as tokens, for text classifiers with vocabularies of torchtext's ``basic_english``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FIXED = re.compile("|".join(rf"(?<!\w){re.escape(word)}\b" for word in WHOLE), r
 
 
 def expand_contractions(text: str) -> str:
-    """``I'm`` and its like in full, other apostrophes left out."""
+    """Write out ``I'm`` and other contractions, and remove all other apostrophes."""
     text = FIXED.sub(lambda match: WHOLE[match.group(0).lower()], text)
     for pattern, replacement in SUFFIXES:
         text = pattern.sub(replacement, text)
@@ -41,7 +41,7 @@ def expand_contractions(text: str) -> str:
 
 
 def basic_english(line: str) -> list[str]:
-    """Lower-case words and single marks; quotation marks, semicolons and colons are left out."""
+    """Return lower-case words and single marks, without quotation marks, semicolons and colons."""
     line = BLANK.sub(" ", line.lower().replace('"', ""))
     return SPACED.sub(r" \1 ", line).split()
 
@@ -49,7 +49,7 @@ def basic_english(line: str) -> list[str]:
 def get_tokenizer(
     tokenizer: str | Callable[[str], list[str]] | None, language: str = "en"
 ) -> Callable[[str], list[str]]:
-    """None splits at blanks. Raises ValueError for a name other than ``basic_english``."""
+    """Return a tokenizer; None splits at blanks. Raises ValueError for a name other than ``basic_english``."""
     if tokenizer is None:
         return str.split
     if callable(tokenizer):
@@ -60,7 +60,7 @@ def get_tokenizer(
 
 
 def ngrams_iterator(token_list: Sequence[str], ngrams: int) -> Iterator[str]:
-    """The tokens, then all pairs of neighbours, and so on up to ``ngrams`` in a row."""
+    """Yield the tokens, then all pairs of neighbours, and so on up to ``ngrams`` in a row."""
     yield from token_list
     for size in range(2, ngrams + 1):
         for start in range(len(token_list) - size + 1):

@@ -1,4 +1,4 @@
-"""Answers: a model's response on its way out, in JSON or with binary tensors, whole or as one of many."""
+"""Answers: a model's responses as JSON or with binary tensors, whole or as one of many."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from triton_python_backend_utils import wire
 from triton_python_backend_utils.dtypes import wire_name
 from triton_python_backend_utils.errors import ErrorCode
 
-WARNINGS = 100  # at most, of outputs that are not as declared
+WARNINGS = 100  # at most, about outputs that differ from the configuration
 JSON = "application/json"
 JSON_LINES = "application/jsonlines"
 EVENTS = "text/event-stream"
@@ -42,7 +42,7 @@ class Answers:
         self._warned: set[tuple[str, str]] = set()
 
     def whole(self, call: Call, response: pb_utils.InferenceResponse) -> Response:
-        """Raises CodedError for a response with an error."""
+        """Return the response to a request. Raises CodedError for one with an error."""
         error = response.error()
         if error is not None:
             raise coded(error)
@@ -51,7 +51,7 @@ class Answers:
         return Response(body, binary_type(size) if any_binary(header) else JSON)
 
     def piece(self, call: Call, response: pb_utils.InferenceResponse, events: bool) -> bytes:
-        """One response of many: a line, or an event. The bytes of binary tensors follow their line."""
+        """Return one response of many as a line or an event. The bytes of binary tensors follow their line."""
         error = response.error()
         if error is not None:
             return framed(msgspec.json.encode({"error": error.message()}), events)
@@ -78,15 +78,17 @@ class Answers:
         return {**header, "outputs": entries}, chunks
 
     def _compare(self, given: dict[str, str], call: Call) -> None:
-        """Warn once of each output that is not what the configuration declares. Triton answers all the same: with the
-        type that the model gives, without an output that is not declared."""
+        """Warn once of each output that differs from the configuration.
+
+        Triton answers all the same: with the model's type, and without an undeclared output.
+        """
         for name, kind in given.items():
             declared = self._declared.get(name)
             if declared is None:
                 self._warn(name, "the model gives an output that its configuration does not declare; it is left out")
             elif declared not in (kind, "INVALID"):
                 self._warn(name, f"the model gives {kind} for an output that its configuration declares as {declared}")
-        if not self._config.is_decoupled:  # of many responses each may have its own
+        if not self._config.is_decoupled:  # decoupled responses may differ in outputs
             for name in call.wanted:
                 if name not in given:
                     self._warn(name, "the model gives no tensor for an output that its configuration declares")
@@ -97,7 +99,7 @@ class Answers:
             log.warning(message, output=name, model=self._config.name)
 
     def _outward(self, tensor: pb_utils.Tensor, call: Call) -> pb_utils.Tensor:
-        """The tensor in the shape that the configuration promises to clients."""
+        """Return the tensor in the shape that the configuration promises to clients."""
         known = self._config.find_output(tensor.name())
         if known is None or known.reshape is None:
             return tensor

@@ -22,23 +22,25 @@ OWN_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", "priority", "
 
 
 class Sink(Protocol):
-    """Takes the responses of a decoupled model, from any thread."""
+    """A receiver of a decoupled model's responses, from any thread."""
 
     def put(self, response: pb_utils.InferenceResponse | None, final: bool) -> None:
-        """May wait. Raises TritonModelException where nobody takes the response."""
+        """Take a response. May wait. Raises TritonModelException where the client has left."""
         ...
 
     def fail(self, exc: BaseException) -> None:
-        """``execute`` has raised this."""
+        """Take the exception of ``execute``."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """``rows`` is its part of a batch. ``binary`` names the outputs that go as bytes, ``wanted`` those that go at all;
-    ``arrival`` is an instant of the monotonic clock, ``patience`` how many seconds of waiting in line it has.
-    ``shares``: its ``execute`` has other requests as well. It was read in ``read_ns``, and ran for ``run_ns``, from
-    ``begun_ns`` of the monotonic clock on."""
+    """One request. ``rows`` is its size in a batch.
+
+    ``binary`` names the outputs sent as bytes, ``wanted`` those sent at all. ``arrival`` is an instant of the monotonic
+    clock, ``patience`` the seconds that it may wait in the queue. ``shares``: other requests are in the same
+    ``execute``. It was read in ``read_ns``, and ran for ``run_ns`` from ``begun_ns`` of the monotonic clock on.
+    """
 
     id: str
     inputs: list[pb_utils.Tensor]
@@ -69,7 +71,7 @@ class Call:
     run_ns: int = 0
 
     def is_binary(self, name: str) -> bool:
-        """``binary`` is None where the client wants all outputs so."""
+        """Return whether an output is sent as bytes; ``binary`` is None where all are."""
         return self.binary is None or name in self.binary
 
     @property
@@ -97,7 +99,7 @@ class Call:
         return self.request._release == pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE  # type: ignore[no-any-return]
 
     def renew(self) -> pb_utils.InferenceRequest:
-        """The request as ``execute`` gets it."""
+        """Return the request for ``execute``."""
         if self.request is not None and self.is_rescheduled and self.on_again is not None:
             self.on_again(self)
         self.request = pb_utils.InferenceRequest(
@@ -115,14 +117,14 @@ class Call:
 
 
 class Calls:
-    """Reads requests for one version of one model."""
+    """The reader of requests for one version of one model."""
 
     def __init__(self, config: TritonConfig, version: str) -> None:
         self.config = config
         self.version = version
 
     def check_path(self, request: Request) -> str:
-        """The verb of the path: what the client wants of this model. Raises NotFound where it means another one."""
+        """Return the verb of the path. Raises NotFound where it names another model or version."""
         target = model_path(request.path)
         if target is None:
             return "infer"
@@ -135,7 +137,7 @@ class Calls:
         return target.verb
 
     def read(self, request: Request) -> Call:
-        """Raises BadRequest, UnsupportedMediaType."""
+        """Read a request. Raises BadRequest or UnsupportedMediaType."""
         try:
             header_bytes, binary = wire.split(request.body, header_size(request))
             header = wire.read_infer(header_bytes)
@@ -195,7 +197,7 @@ class Calls:
         return checked_tensors, next(iter(rows), 1), tuple(self._key(tensor) for tensor in tensors)
 
     def _checked(self, tensor: pb_utils.Tensor) -> pb_utils.Tensor:
-        """The tensor in the shape that the model sees."""
+        """Return the tensor in the shape that the model sees."""
         name, shape = tensor.name(), tensor.shape()
         known = self.config.find_input(name)
         if known is None:
@@ -219,7 +221,7 @@ class Calls:
         return reshaped(tensor, known, shape[:1] if batched else [])
 
     def _key(self, tensor: pb_utils.Tensor) -> Hashable:
-        """What must be equal within a batch."""
+        """Return what must be equal within a batch."""
         known = self.config.find_input(tensor.name())
         shape = tensor.shape()[1:] if self.config.max_batch_size else tensor.shape()
         ragged = known is not None and known.allow_ragged_batch
@@ -241,7 +243,10 @@ def reshaped(tensor: pb_utils.Tensor, known: ModelInput, rows: list[int]) -> pb_
 
 
 def header_size(request: Request) -> int | None:
-    """Bytes of JSON in front of the tensors; None where everything is JSON. Raises BadRequest, UnsupportedMediaType."""
+    """Return the bytes of JSON before the tensors; None where everything is JSON.
+
+    Raises BadRequest or UnsupportedMediaType.
+    """
     if request.media_type == BINARY:
         text = parameters(request.content_type).get(HEADER_SIZE, "")
         if not (text.isascii() and text.isdecimal()) or len(text) > 18:

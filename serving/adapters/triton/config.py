@@ -1,6 +1,6 @@
-"""TritonConfig: a Triton model's ``config.pbtxt`` as typed structs, under the names that Triton gives the fields.
+"""TritonConfig: a Triton model's ``config.pbtxt`` as typed structs, with Triton's names.
 
-Only what is honoured is a field here: everything else in a configuration is named in a warning.
+Only honoured fields are fields here: a warning names all others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TIMEOUT_ACTIONS = frozenset({"REJECT", "DELAY"})
 
 
 class TritonConfigError(ValueError):
-    """A configuration that cannot be read or cannot be served, in words for who wrote it."""
+    """A configuration that cannot be read or served; the message is for its author."""
 
 
 class Reshape(msgspec.Struct):
@@ -40,7 +40,7 @@ class Reshape(msgspec.Struct):
 
 
 class ModelInput(msgspec.Struct):
-    """``dims`` are those that clients send, without the batch dimension, -1 where any length will do."""
+    """An input. ``dims`` are those that clients send, without the batch dimension, -1 for any length."""
 
     name: str
     data_type: str = "TYPE_INVALID"
@@ -98,7 +98,7 @@ class ControlInput(msgspec.Struct):
 
 
 class Strategy(msgspec.Struct):
-    """``direct`` and ``oldest``: which slot of a batch a sequence has does not show here, so that they are alike."""
+    """``direct`` or ``oldest``, which are the same here, since the slots of a batch do not matter."""
 
     max_candidate_sequences: int = 0
     preferred_batch_size: list[int] = []
@@ -156,7 +156,7 @@ class VersionPolicy(msgspec.Struct):
 
 
 class TritonConfig(msgspec.Struct):
-    """One model. With ``max_batch_size`` above 0 every tensor has a batch dimension in front of its ``dims``."""
+    """One model. With ``max_batch_size`` above 0 every tensor has a batch dimension before its ``dims``."""
 
     name: str = ""
     platform: str = ""
@@ -192,8 +192,11 @@ class TritonConfig(msgspec.Struct):
 
 
 def read_config(folder: Path) -> tuple[TritonConfig, list[str]]:
-    """A model's configuration and what of it is not honoured. Without a file there is a minimal one, which the model's
-    ``auto_complete_config`` may fill. Raises TritonConfigError, OSError."""
+    """Read a model's configuration and return it with notes on unknown fields.
+
+    Without a file it is a minimal one, which the model's ``auto_complete_config`` may complete. Raises
+    TritonConfigError or OSError.
+    """
     path = folder / FILE
     text = read_text(path) if path.is_file() else ""
     try:
@@ -205,7 +208,7 @@ def read_config(folder: Path) -> tuple[TritonConfig, list[str]]:
 
 
 def read(text: str) -> tuple[TritonConfig, list[str]]:
-    """A configuration, and the fields that it has and nobody here knows. Raises TextError, TritonConfigError."""
+    """Parse a configuration and return it with the names of unknown fields. Raises TextError or TritonConfigError."""
     unknown: list[str] = []
     plain = plain_struct(parse(text), TritonConfig, "", unknown)
     try:
@@ -215,7 +218,7 @@ def read(text: str) -> tuple[TritonConfig, list[str]]:
 
 
 def as_dict(config: TritonConfig) -> dict[str, Any]:
-    """As Triton shows it to models and clients: fields that are not set are absent."""
+    """Return the configuration as Triton shows it: without fields that are not set."""
     found = without_none(msgspec.to_builtins(config))
     assert isinstance(found, dict)
     return found
@@ -228,14 +231,14 @@ def without_none(value: Any) -> Any:
 
 
 def from_dict(found: dict[str, Any]) -> TritonConfig:
-    """What ``auto_complete_config`` has made. Raises TritonConfigError."""
+    """Return the configuration that ``auto_complete_config`` made. Raises TritonConfigError."""
     try:
         return msgspec.convert(found, TritonConfig)
     except msgspec.ValidationError as exc:
         raise TritonConfigError(f"auto_complete_config: {exc}") from exc
 
 
-# Text has no types: a list of one looks like a single value, and a map is a list of pairs.
+# The text format has no types: a list of one looks like a single value, and a map is a list of pairs.
 
 
 def plain_struct(message: Message, struct: type, path: str, unknown: list[str]) -> dict[str, Any]:

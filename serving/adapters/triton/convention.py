@@ -1,4 +1,4 @@
-"""Models of Triton's Python backend: ``config.pbtxt`` and ``<version>/model.py``."""
+"""Triton: models of Triton's Python backend, with ``config.pbtxt`` and ``<version>/model.py``."""
 
 from __future__ import annotations
 
@@ -43,4 +43,4 @@ class Triton(Convention):
         try:
             return place(root).version
         except (TritonConfigError, OSError, ValueError):
-            return "1"  # its load says what is wrong
+            return "1"  # loading it will report the error

@@ -1,9 +1,9 @@
-"""Decoupled models: ``execute`` gives no responses but sends them, any number for each request, when it likes.
+"""Decoupled models: ``execute`` returns no responses but sends any number for each request, at any time.
 
-``execute`` runs on a thread of its own, so that what it sends on the way leaves at once; requests that have come in
-the meantime are its next batch. The engine's thread only passes responses on. A call of ``execute`` that has sent
-nothing for as long as a request may take is waited for on the engine's thread, where the supervisor sees it and ends
-the process. One that waits for a slow client to read stands still, too, but not by its own fault.
+``execute`` runs on a thread of its own, so that responses leave at once; requests that arrive meanwhile are its next
+batch. The engine's thread only passes responses on. Where ``execute`` has sent nothing for as long as a request may
+take, the engine's thread waits for it, so that the supervisor sees that and ends the process. An ``execute`` that waits
+for a slow client also makes no progress, but is not at fault.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from serving.system import log
 
 
 class Executor:
-    """Runs a decoupled model. ``batches`` splits the calls that wait into lists that may share an ``execute``."""
+    """The thread of a decoupled model. ``batches`` splits waiting calls into lists that may share an ``execute``."""
 
     def __init__(self, script: Script, batches: Callable[[Sequence[Call]], Any], statistics: Statistics) -> None:
         self._script = script
@@ -43,23 +43,23 @@ class Executor:
         self._queue.put(call)
 
     def progress(self) -> None:
-        """A response was sent."""
+        """Record that a response was sent."""
         if self._busy_since is not None:
             self._busy_since = time.monotonic()
 
     @property
     def is_here(self) -> bool:
-        """Whether the thread that asks is the one of ``execute``."""
+        """Whether the current thread is that of ``execute``."""
         return threading.current_thread() is self._thread
 
     @property
     def is_loop(self) -> bool:
-        """Whether it is, and may not wait, since other requests take turns with this one on it."""
+        """Whether the current thread is that of an async ``execute``, where waiting would block other requests."""
         return self.is_here and self._loop is not None
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Whoever sends waits for a client to read. Only ``execute`` itself could be taken for one that hangs."""
+        """Context of a sender that waits for a client to read. Only ``execute`` itself could look hung meanwhile."""
         here = self.is_here
         self._waits_for_client = here or self._waits_for_client
         try:
@@ -81,14 +81,14 @@ class Executor:
                 time.sleep(0.01)
 
     def _wait_for_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """An async ``execute`` stands still where it lets nobody else run."""
+        """Wait until the loop runs other code: an async ``execute`` hangs where it never yields."""
         turned = threading.Event()
-        with contextlib.suppress(RuntimeError):  # it is closed: the worker ends
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends
             loop.call_soon_threadsafe(turned.set)
             turned.wait()
 
     def close(self) -> None:
-        """Let what is queued finish, but not for long: nobody waits for it any more."""
+        """Let queued calls finish, for at most 2 seconds: their clients have left."""
         self._queue.put(None)
         self._thread.join(2.0)
 
@@ -100,12 +100,12 @@ class Executor:
                 return
         while (calls := self._take()) is not None:
             for batch in self._batches(calls):
-                # While those before them ran their clients may have gone.
+                # Their clients may have left while earlier batches ran.
                 if live := [call for call in batch if not call.client.gone]:
                     self._work(live)
 
     def _take(self) -> list[Call] | None:
-        """All that waits, once something does; None at the end."""
+        """Return all waiting calls, once there is one; None at the end."""
         call = self._queue.get()
         calls: list[Call] = []
         while call is not None:
@@ -134,7 +134,7 @@ class Executor:
 
     async def _serve_async(self) -> None:
         loop = asyncio.get_running_loop()
-        # A thread of its own: those of the loop may all be busy with calls of other models.
+        # A separate thread: the loop's own may all be busy with calls of other models.
         taker = ThreadPoolExecutor(1, "take")
         while (calls := await loop.run_in_executor(taker, self._take)) is not None:
             for batch in self._batches(calls):

@@ -1,4 +1,4 @@
-"""A Triton model's folder: ``config.pbtxt`` and ``<version>/model.py``, and what they say of how it is served."""
+"""Folder of a Triton model: ``config.pbtxt`` and ``<version>/model.py``, and how to serve them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS = frozenset({*DEVICES, "KIND_AUTO", "KIND_MODEL"})
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """``version`` is the folder that is served; None leaves a choice to the server's settings."""
+    """How a model is served: the folder ``version``; None for the others leaves them to the server's settings."""
 
     version: str
     replicas: int | None
@@ -34,7 +34,7 @@ class Placed:
 
 
 def is_triton(folder: Path) -> bool:
-    """Whether it is a Triton model: it has a configuration, or a version with a script."""
+    """Return whether a folder is a Triton model: it has a configuration, or a version with a script."""
     return (folder / FILE).is_file() or bool(versions(folder, SCRIPT))
 
 
@@ -43,12 +43,12 @@ def is_version(path: Path) -> bool:
 
 
 def versions(folder: Path, script: str) -> list[int]:
-    """The versions that have a script, ascending."""
+    """Return the versions that have a script, ascending."""
     return sorted(int(path.name) for path in folder.iterdir() if is_version(path) and (path / script).is_file())
 
 
 def place(folder: Path) -> Placed:
-    """Raises TritonConfigError."""
+    """Return how to serve a model. Raises TritonConfigError."""
     config, _ = read_config(folder)
     check(folder, config)
     count, device = instances(config)
@@ -56,7 +56,7 @@ def place(folder: Path) -> Placed:
 
 
 def check(folder: Path, config: TritonConfig) -> None:
-    """Raises TritonConfigError for what cannot be meant or cannot be served."""
+    """Raise TritonConfigError for invalid or unsupported settings."""
     where = folder / FILE
     kind = config.backend or config.platform or "python"
     if kind != "python":
@@ -96,7 +96,7 @@ def wrong_levels(config: TritonConfig) -> Iterator[str]:
 
 
 def words(config: TritonConfig) -> Iterator[tuple[str, str, frozenset[str]]]:
-    """Each word that is one of a few: its field, and which ones."""
+    """Yield each enumerated setting: its field, its value and the allowed ones."""
     for group in config.instance_group:
         yield "kind", group.kind, KINDS
     for tensor in config.tensors:
@@ -118,7 +118,7 @@ def controls(config: TritonConfig) -> list[Control]:
 
 
 def choose_version(folder: Path, config: TritonConfig) -> int:
-    """The newest one that the version policy allows: one version of a model is served at a time."""
+    """Return the newest version that the version policy allows: one version of a model is served at a time."""
     script = config.default_model_filename or SCRIPT
     found = versions(folder, script)
     policy = config.version_policy
@@ -130,7 +130,10 @@ def choose_version(folder: Path, config: TritonConfig) -> int:
 
 
 def instances(config: TritonConfig) -> tuple[int | None, str | None]:
-    """Replicas and device. One instance is what there is anyway, so that it leaves the number to the settings."""
+    """Return the number of replicas and the device.
+
+    A single instance is the default and leaves the number to the settings.
+    """
     groups = config.instance_group
     count = sum(max(1, group.count) * max(1, len(group.gpus)) for group in groups)
     kinds = {group.kind for group in groups}
@@ -141,12 +144,12 @@ def instances(config: TritonConfig) -> tuple[int | None, str | None]:
     elif len(gpus) > 1:
         device = "auto"
     if config.sequence_batching is not None:
-        count = 1  # the requests of a sequence are for one instance, and only that one can tell them apart
+        count = 1  # all requests of a sequence must reach the instance that knows it
     return (count if count > 1 or config.sequence_batching is not None else None), device
 
 
 def notes(config: TritonConfig) -> list[str]:
-    """What of the known fields is honoured in another way than in Triton, or not at all."""
+    """Return notes on known fields that are honoured differently from Triton, or not at all."""
     return [*notes_of_instances(config), *notes_of_batching(config), *notes_of_tensors(config), *notes_of_rest(config)]
 
 

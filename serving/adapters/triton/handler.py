@@ -1,7 +1,7 @@
-"""TritonHandler: makes a Handler of a model for Triton's Python backend, ``<version>/model.py``.
+"""TritonHandler: a Handler for a model of Triton's Python backend, ``<version>/model.py``.
 
-Requests are not concatenated: ``execute`` gets a list of them, and all their rows together are at most
-``max_batch_size``. On ``/invocations`` and on the paths of the Open Inference Protocol the messages are the same.
+Requests are not concatenated: ``execute`` gets a list of them, with at most ``max_batch_size`` rows in all. Messages
+are the same on ``/invocations`` and on the paths of the Open Inference Protocol.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from serving.request import Request, Response, StreamingResponse
 from serving.system import log
 from triton_python_backend_utils import server
 
-BLS_TIME = 60.0  # seconds for calls of other models that no request bounds: while the model loads, and if decoupled
-RESERVE = 0.5  # seconds at most that a model keeps for itself after such a call
+BLS_TIME = 60.0  # seconds for calls of other models without a request's bound: while loading, and if decoupled
+RESERVE = 0.5  # seconds, at most, kept for the model's own work after such a call
 
 
 def write_log(level: int, message: str) -> None:
-    """What a model says through its ``Logger``."""
+    """Log a message of a model's ``Logger``."""
     log.emit(level, message)
 
 
@@ -45,7 +45,7 @@ class TritonHandler(Handler):
     open_inference = True
 
     def load(self, model_dir: Path, device: str, *, version: str) -> None:
-        """``version`` is the folder of the script. Raises ModelError for what can never work."""
+        """Load the script in folder ``version``. Raises ModelError for a model that can never work."""
         self.device = device
         self._until = 0.0
         self._statistics = Statistics()
@@ -78,8 +78,10 @@ class TritonHandler(Handler):
             server.connect(server.Server(self.home.host, self.home.port, self._remaining))
 
     def _remaining(self) -> float:
-        """Seconds for a call of another model: what the requests under way have left, less what it takes to answer
-        them. One that is answered in pieces may take longer than that; what bounds it is the wait for its next one."""
+        """Return the seconds for a call of another model: what running requests have left, less time for their answers.
+
+        A decoupled request may take longer than that; only the wait for its next response is bounded.
+        """
         if not self._until or self._executor is not None:
             return BLS_TIME
         left = self._until - time.monotonic()
@@ -90,7 +92,7 @@ class TritonHandler(Handler):
             self._warm(warm)
 
     def _warm(self, calls: list[Call]) -> None:
-        """Raises ModelError."""
+        """Run one batch of warm-up calls. Raises ModelError where one fails."""
         if self._executor is None:
             self._run(calls)
         for call in calls:
@@ -127,7 +129,7 @@ class TritonHandler(Handler):
         return sample.key if isinstance(sample, Call) else Response
 
     def priority(self, sample: Call | Response) -> int:
-        """One that the model does not have is its default, as in Triton."""
+        """Return the priority; an unknown one becomes the model's default, as in Triton."""
         batching = self._config.dynamic_batching
         if batching is None or not isinstance(sample, Call):
             return 0
@@ -151,7 +153,7 @@ class TritonHandler(Handler):
             for group in self._batches(calls):
                 self._run(group)
         except BaseException:
-            if len(calls) == 1:  # otherwise they are run again in halves
+            if len(calls) == 1:  # larger batches are run again in halves
                 self._statistics.failed(calls[0].arrival)
             raise
         finally:
@@ -192,7 +194,7 @@ class TritonHandler(Handler):
             self._reporter.close()
 
     def _batches(self, calls: Sequence[Call]) -> Iterator[list[Call]]:
-        """The calls in order, cut where a batch would be too large or have a sequence twice."""
+        """Yield the calls in order, split where a batch would be too large or contain a sequence twice."""
         limit = max(1, self._config.max_batch_size)
         group: list[Call] = []
         for call in calls:
@@ -206,8 +208,10 @@ class TritonHandler(Handler):
             yield group
 
     def _run(self, calls: list[Call]) -> None:
-        """Give each call its response. What ``execute`` raises is raised, but not where a second try with the same
-        requests would change what the model remembers of a sequence."""
+        """Give each call its response. Raises what ``execute`` raises, so that the engine retries.
+
+        Not for sequences: a retry of the same requests would change their state in the model.
+        """
         try:
             while calls:
                 with self._statistics.running(calls):
@@ -225,7 +229,7 @@ class TritonHandler(Handler):
 
 
 def error_of(exc: BaseException) -> ServingError:
-    """What the client of a request hears; the words of a TritonModelException are meant for it."""
+    """Return the client's error; the text of a TritonModelException is meant for clients."""
     if isinstance(exc, ServingError):
         return exc
     told = isinstance(exc, pb_utils.TritonModelException)
@@ -233,7 +237,7 @@ def error_of(exc: BaseException) -> ServingError:
 
 
 def settle(calls: list[Call], given: Any) -> list[Call]:
-    """Each call with its response; gives those that are to be executed again. Raises HandlerError."""
+    """Give each call its response and return those to execute again. Raises HandlerError."""
     responses = [None] * len(calls) if given is None else given
     if not isinstance(responses, list | tuple) or len(responses) != len(calls):
         count = len(responses) if isinstance(responses, list | tuple) else type(given).__name__
@@ -259,7 +263,7 @@ def gone(call: Call) -> bool:
 
 
 def wait_for_sent(call: Call) -> None:
-    """The model sends this response from elsewhere; as long as the client waits it may take."""
+    """Wait for a response that the model sends later, as long as its client waits."""
     if not call.asked:
         raise HandlerError("execute gave None for a request and sent no response")
     if not call.sent.wait(max(0.0, call.until - time.monotonic()) if call.until != float("inf") else None):
@@ -267,7 +271,7 @@ def wait_for_sent(call: Call) -> None:
 
 
 def policy_of(config: TritonConfig) -> BatchPolicy:
-    """Without a batching scheduler each request runs alone, as in Triton."""
+    """Return the batch policy. Without a batching scheduler each request runs alone, as in Triton."""
     batching = config.dynamic_batching
     size = config.max_batch_size if batching is not None or config.sequence_batching is not None else 1
     delay = queue = 0
@@ -275,7 +279,7 @@ def policy_of(config: TritonConfig) -> BatchPolicy:
         delay = batching.max_queue_delay_microseconds
         queue = batching.default_queue_policy.max_queue_size if batching.default_queue_policy is not None else 0
         if delay and batching.preferred_batch_size:
-            size = max(batching.preferred_batch_size)  # one of these is not delayed any longer
+            size = max(batching.preferred_batch_size)  # a batch of this size is not delayed any longer
     if config.sequence_batching is not None:
         strategy = config.sequence_batching.oldest or config.sequence_batching.direct
         size, delay = config.max_batch_size, 0 if strategy is None else strategy.max_queue_delay_microseconds
@@ -286,7 +290,7 @@ def policy_of(config: TritonConfig) -> BatchPolicy:
 
 
 def patience_of(config: TritonConfig, call: Call) -> float:
-    """Seconds that the queue policy lets the request wait; 0 for no limit."""
+    """Return the seconds that the queue policy lets the request wait; 0 for no limit."""
     batching = config.dynamic_batching
     policy = None if batching is None else batching.default_queue_policy
     if policy is None or policy.timeout_action == "DELAY":

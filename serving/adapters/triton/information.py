@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol tells of a model: metadata, configuration, statistics, whether it is ready."""
+"""Information: the Open Inference Protocol's metadata, configuration, statistics and readiness of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ JSON = "application/json"
 
 
 def answer(verb: str, script: Script, version: str, statistics: Statistics) -> Response:
-    """Raises Unavailable where the model says that it is not ready, NotFound for what is not told here."""
+    """Answer an informational request.
+
+    Raises Unavailable for a model that is not ready, NotFound for an unknown verb.
+    """
     match verb:
         case "":
             return Response(msgspec.json.encode(metadata(script.config, version)), JSON)

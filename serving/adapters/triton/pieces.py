@@ -1,7 +1,7 @@
-"""Pieces: the responses to one call of a decoupled model, on their way from the threads that send them to its client.
+"""Pieces: the responses of a decoupled model to one call, passed from the threads that send them to its client.
 
-A response is encoded where it is sent, so that the model may use its arrays again. No more than a window of bytes waits
-for a client that does not read: then ``send`` waits, for as long as a request may take.
+A response is encoded where it is sent, so that the model may reuse its arrays. At most a window of bytes waits for a
+slow client: then ``send`` waits, for as long as a request may take.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from serving.ipc.flow import Flow, cost
 from serving.request import Request
 from serving.system import log
 
-LOOK = 0.25  # seconds between looks whether the client has gone, which nobody may tell
-SURPLUS = 16 << 20  # bytes that may wait where the sender cannot, because it is an event loop
+LOOK = 0.25  # seconds between checks whether the client has left, since no event may tell
+SURPLUS = 16 << 20  # bytes that may be queued where the sender is an event loop and cannot wait
 
 Piece = bytes | BaseException
 
@@ -49,7 +49,7 @@ class Pieces:
         call.sink = self
 
     def put(self, response: pb_utils.InferenceResponse | None, final: bool) -> None:
-        """Raises TritonModelException for a response that nobody will read."""
+        """Queue a response. Raises TritonModelException where the client has left."""
         self._executor.progress()
         if response is not None:
             self._push(self._encoded(response))
@@ -66,7 +66,7 @@ class Pieces:
     def _encoded(self, response: pb_utils.InferenceResponse) -> Piece:
         error = response.error()
         if error is not None and not self._begun:
-            return coded(error)  # the first one of all still has a status
+            return coded(error)  # before the first response the status can still change
         self._begun = True
         try:
             return self._answers.piece(self._call, response, self._events)
@@ -78,7 +78,7 @@ class Pieces:
             self._wait_for_room()
             if self._refusal or self._call.client.gone:
                 if self._call.shares and self._executor.is_here:
-                    return  # to raise would end the work on the other requests of this ``execute``, too
+                    return  # raising would also end the other requests of this ``execute``
                 raise pb_utils.TritonModelException(self._refusal or "Unable to send response. The client has gone.")
             self._flow.sent += cost(piece) if isinstance(piece, bytes) else 0
             self._ready.append(piece)
@@ -113,7 +113,7 @@ class Pieces:
     # On the engine's thread.
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Each response as it is sent. Raises what ``execute`` raised, and an error that comes first."""
+        """Yield each response as it is sent. Raises the exception of ``execute``, and an error that comes first."""
         self._loop = asyncio.get_running_loop()
         whole = False
         try:
@@ -155,7 +155,7 @@ class Pieces:
 
 
 class Warming:
-    """Takes the responses to a call that warms the model up, which nobody reads."""
+    """A sink for responses to a warm-up call, which are dropped."""
 
     def __init__(self, call: Call) -> None:
         self._call = call

@@ -1,4 +1,4 @@
-"""Reporter: what a model counts, written where the server's ``GET /metrics`` finds it."""
+"""Reporter: a model's own metrics, written to the file that the server's ``GET /metrics`` reads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from triton_python_backend_utils import metrics
 
-INTERVAL = 0.5  # seconds between looks
-PAUSE = 0.05  # seconds between those that are made because requests were answered
+INTERVAL = 0.5  # seconds between checks for changes
+PAUSE = 0.05  # seconds, at least, between the checks that answers cause
 
 
 class Reporter:
@@ -27,7 +27,7 @@ class Reporter:
         self._closing.set()
 
     def touch(self) -> None:
-        """A request is about to be answered, whose client may look at the metrics next."""
+        """Write the metrics before an answer leaves, since its client may read them next."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + PAUSE
@@ -45,7 +45,7 @@ class Reporter:
                     self._write(text)
 
     def _write(self, text: str) -> None:
-        # Written aside and moved, so that nobody reads half of it.
+        # Write and rename, so that no reader sees half of it.
         part = self._path.with_suffix(".part")
         part.write_text(text)
         part.replace(self._path)

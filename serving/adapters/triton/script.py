@@ -25,7 +25,7 @@ class Script:
     """One instance of the model's class, used by one thread at a time."""
 
     def __init__(self, folder: Path, version: str, config: TritonConfig) -> None:
-        """Imports the script and completes the configuration. Raises ModelError."""
+        """Import the script and complete the configuration. Raises ModelError."""
         self._folder = folder
         self._version = version
         self._class = import_class(folder, version, config.default_model_filename or "model.py")
@@ -47,7 +47,7 @@ class Script:
             raise ModelError(str(exc)) from exc
 
     def initialize(self, device: str) -> None:
-        """Makes the instance. What the model raises is passed on."""
+        """Create the instance. Raises what the model raises."""
         kind, _, index = device.partition(":")
         self._model = self._class()
         arguments = {
@@ -64,18 +64,18 @@ class Script:
             self._finished(initialize(arguments))
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> Any:
-        """What the model gives, awaited if need be."""
+        """Return the result of the model's ``execute``, awaited if needed."""
         return self._finished(self.begin(requests))
 
     def begin(self, requests: Sequence[pb_utils.InferenceRequest]) -> Any:
-        """The same, not awaited."""
+        """Return the result of the model's ``execute``, not awaited."""
         import torch
 
         with torch.inference_mode(False):  # as in Triton: some models need gradients
             return self._model.execute(list(requests))
 
     def is_ready(self) -> bool:
-        """What the model's own ``is_ready`` says; one that fails is not."""
+        """Return the model's own ``is_ready``; False where that fails."""
         method = getattr(self._model, "is_ready", None)
         if method is None:
             return True
@@ -105,8 +105,10 @@ class Script:
 
 
 def import_class(folder: Path, version: str, script: str) -> Any:
-    """As Triton does: the module is ``<version>.<name>``, and both folders are searched for what it imports; here
-    before what is installed, as those of all models are."""
+    """Import ``<version>.<name>``, as Triton does, with both folders on the path.
+
+    Here they come before installed packages, as for all models.
+    """
     if not script.endswith(".py") or "/" in script:
         raise ModelError(f"default_model_filename is {script!r}; allowed: a file name that ends with .py")
     sys.path[:0] = [path for path in (str(folder / version), str(folder)) if path not in sys.path]

@@ -1,7 +1,7 @@
-"""Sequences: requests that belong together, told by their correlation id, for a model with ``sequence_batching``.
+"""Sequences: related requests with the same correlation id, for a model with ``sequence_batching``.
 
-Of a model with ``iterative_sequence`` each request is a sequence by itself, which the model has come again until it is
-done. A client with a session need not tell its requests apart otherwise: they are a sequence as long as it lives.
+With ``iterative_sequence`` each request is a sequence of its own, which the model reschedules until it is done. The
+requests of a client's session need no id: they are one sequence as long as the session lives.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from triton_python_backend_utils.dtypes import Array, triton_string_to_numpy
 
 START, END = pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START, pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END
 
-SEQUENCE = "triton sequence"  # where a session keeps its correlation id
+SEQUENCE = "triton sequence"  # the key of the correlation id in a session's state
 
 
 class Sequences:
-    """``batched``: tensors have a batch dimension."""
+    """The sequences of one model. ``batched``: tensors have a batch dimension."""
 
     def __init__(self, settings: SequenceBatching, batched: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._controls = [(one.name, control) for one in settings.control_input for control in one.control]
@@ -41,8 +41,10 @@ class Sequences:
         return len(self._seen)
 
     def enter(self, call: Call, session: Session | None = None) -> None:
-        """Take a request in, with the control tensors that the model wants. Raises BadRequest for one that continues
-        what was never begun, or was left idle for too long."""
+        """Take a request, with the control tensors that the model wants.
+
+        Raises BadRequest for a request of a sequence that was not begun, or was idle for too long.
+        """
         if call.rows > 1:
             raise BadRequest(f"a request of a sequence has {call.rows} rows; allowed: a batch size of 1")
         if self._iterative:
@@ -57,7 +59,7 @@ class Sequences:
         call.key = "sequence"  # one bucket for all, so that they stay in order
 
     def _join(self, call: Call, session: Session) -> None:
-        """The session says which sequence it is, when it begins, and how long it may be idle."""
+        """Let the session set the sequence's id and its beginning; its idle time is the session's."""
         if SEQUENCE not in session.state:
             session.state[SEQUENCE] = self._id_of(session)
             call.flags |= START
@@ -66,7 +68,7 @@ class Sequences:
             del session.state[SEQUENCE]
 
     def _id_of(self, session: Session) -> int | str:
-        """As the model wants its ids: text, or an integer that every type has room for."""
+        """Return an id of the type that the model wants: text, or an integer that fits it."""
         wanted = {control.data_type for _, control in self._controls if control.kind == "CONTROL_SEQUENCE_CORRID"}
         if "TYPE_STRING" in wanted:
             return session.id
@@ -88,7 +90,7 @@ class Sequences:
             self._seen[call.correlation] = now
 
     def _again(self, call: Call) -> None:
-        """It was rescheduled: what comes now is neither the first nor the last of its sequence."""
+        """Renew the flags of a rescheduled request, which is neither the first nor the last of its sequence."""
         call.flags = 0
         call.inputs = [*call.inputs[: len(call.inputs) - len(self._controls)], *self._tensors(call)]
 
@@ -104,7 +106,7 @@ class Sequences:
 
 
 def correlation(control: Control, id: int | str) -> Array:
-    """Raises BadRequest for an id that is not of the type that the model wants."""
+    """Return the id as an array. Raises BadRequest for an id of another type than the model wants."""
     kind = triton_string_to_numpy(control.data_type if control.data_type != "TYPE_INVALID" else "TYPE_UINT64")
     if (kind is np.object_) != isinstance(id, str):
         raise BadRequest(f"sequence_id is {id!r}; the model wants {control.data_type}")

@@ -1,4 +1,4 @@
-"""Statistics of a model, as Triton's clients ask for them at ``…/stats``. Of this replica, since it was loaded."""
+"""Statistics of a model, as Triton's clients read them at ``…/stats``: of this replica, since it was loaded."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from serving.adapters.triton.calls import Call
 
 OF_SUCCESS = ("success", "queue", "compute_input", "compute_infer", "compute_output")
 NEVER = ("cache_hit", "cache_miss")  # there is no cache
-SIZES = 1024  # sizes of batches that are told apart
+SIZES = 1024  # batch sizes with counts of their own
 
 
 class Statistics:
-    """From any thread. Durations are in nanoseconds."""
+    """The counts and durations, in nanoseconds. From any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,7 +30,7 @@ class Statistics:
 
     @contextmanager
     def running(self, calls: Sequence[Call]) -> Iterator[None]:
-        """``execute`` works on these calls."""
+        """Context in which ``execute`` works on these calls."""
         begun = time.monotonic_ns()
         for call in calls:
             call.begun_ns = call.begun_ns or begun
@@ -52,7 +52,7 @@ class Statistics:
             call.run_ns += took
 
     def answered(self, call: Call, output_ns: int) -> None:
-        """The answer is made, for which it took ``output_ns``."""
+        """Count an answer, which took ``output_ns`` to encode."""
         now, arrived = time.monotonic_ns(), int(call.arrival * 1e9)
         total = now - arrived + call.read_ns
         spent = {
@@ -68,13 +68,13 @@ class Statistics:
             self._spent.update(spent)
 
     def failed(self, arrival: float) -> None:
-        """A request that arrived at ``arrival``, in seconds of the monotonic clock, is answered with an error."""
+        """Count an error for a request that arrived at ``arrival``, in seconds of the monotonic clock."""
         with self._lock:
             self._counts["fail"] += 1
             self._spent["fail"] += time.monotonic_ns() - int(arrival * 1e9)
 
     def told(self, name: str, version: str) -> dict[str, Any]:
-        """As the protocol has it."""
+        """Return the statistics in the protocol's form."""
         with self._lock:
             kinds = (*OF_SUCCESS, "fail", *NEVER)
             return {
@@ -95,7 +95,7 @@ def duration(count: int, ns: int) -> dict[str, int]:
 
 
 def of_batches(size: int, count: int, ns: int) -> dict[str, Any]:
-    """Inputs and outputs are made for each request by itself here, and so are not a batch's."""
+    """Return one batch size's entry. Input and output times are 0, since they are spent per request here."""
     nothing = duration(count, 0)
     return {
         "batch_size": size,

@@ -1,10 +1,10 @@
-"""The protobuf text format, as far as configurations are written in it.
+"""Text: the protobuf text format, as far as configurations use it.
 
     message  = { field }
     field    = name ( ":" ( scalar | "[" scalars "]" ) | [":"] ( message | "[" messages "]" ) ) [ "," | ";" ]
     scalar   = string { string } | number | word
 
-Whose types the fields are is not known here: a message is its fields with all values that each was given.
+The parser does not know the types of fields: a message maps each field to all values that it was given.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TOKEN = re.compile(
 
 
 class TextError(ValueError):
-    """What is not the text format, with its line."""
+    """Text that is not in the format, with its line."""
 
 
 class Word(str):
-    """A bare word: an enumeration's value, or true and false."""
+    """A bare word: an enumeration's value, true or false."""
 
     __slots__ = ()
 
@@ -48,7 +48,7 @@ class Token:
 
 
 def parse(text: str) -> Message:
-    """Raises TextError."""
+    """Parse a message. Raises TextError."""
     return Reader(tokens(text)).message("")
 
 
@@ -87,7 +87,7 @@ class Reader:
         return found
 
     def message(self, end: str) -> Message:
-        """The fields up to the symbol ``end``, or to the end of the text where that is empty."""
+        """Return the fields up to the symbol ``end``, or to the end of the text where that is empty."""
         fields: Message = {}
         while True:
             token = self._take()
@@ -141,7 +141,7 @@ class Reader:
 
 
 def unquote(token: Token) -> bytes:
-    """A string's bytes. The escapes are those of C, which Python's bytes share; other characters are UTF-8."""
+    """Return a string's bytes. Its escapes are those of C, which Python's bytes share; other characters are UTF-8."""
     plain = "".join(one if one.isascii() else "".join(f"\\x{byte:02x}" for byte in one.encode()) for one in token.text)
     try:
         value = ast.literal_eval(f"b{plain}")

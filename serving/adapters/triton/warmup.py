@@ -1,4 +1,4 @@
-"""``model_warmup``: the requests that a configuration wants to have run before the first client's."""
+"""``model_warmup``: the requests that a configuration wants to run before the first client's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMIT = 300.0  # seconds
 
 
 def warm_calls(config: TritonConfig, folder: Path) -> Iterator[list[Call]]:
-    """The batches to execute. Raises ModelError for samples that cannot be made."""
+    """Yield the batches to execute. Raises ModelError for samples that cannot be created."""
     for sample in config.model_warmup:
         for _ in range(max(1, sample.count)):
             size = max(1, sample.batch_size) if config.max_batch_size else 1

@@ -1,5 +1,7 @@
-"""``GET /metrics``: the scoreboard in Prometheus' text format, and what handlers have written down; no other process is
-asked."""
+"""Metrics: ``GET /metrics``, the scoreboard and the handlers' own metrics in Prometheus' text format.
+
+It asks no other process: handlers have written theirs down.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def merged(texts: Sequence[str]) -> str:
-    """What several handlers say of themselves, the series of one name together as the format wants it."""
+    """Return the metrics of several handlers as one text, with all series of a name together as the format requires."""
     heads: dict[str, list[str]] = {}
     series: dict[str, list[str]] = {}
     for text in texts:
@@ -27,7 +29,7 @@ def merged(texts: Sequence[str]) -> str:
 
 
 def render(board: Scoreboard, texts: Sequence[str] = ()) -> bytes:
-    """``texts`` are what handlers say of themselves."""
+    """Return the body of ``GET /metrics``; ``texts`` are the handlers' own metrics."""
     header = board.read_header()
     rows = [board.row(index) for index in range(ROWS)]
     lines: list[str] = []

@@ -1,12 +1,12 @@
-"""The multi-model API: what the platform, and ``serving models``, load and unload models with.
+"""The multi-model API, with which the platform and ``serving models`` load and unload models.
 
     POST   /models          {"model_name": …, "url": …}   200 when the model is ready
     GET    /models          ?next_page_token=…&limit=…    {"models": […], "nextPageToken": …}
     GET    /models/{name}                                 one model
-    DELETE /models/{name}                                 200 when its memory is back
+    DELETE /models/{name}                                 200 when its memory is released
     PATCH  /models/{name}   {"pin": true | false}
 
-``POST /models/{name}/invoke`` is an invocation like any other.
+``POST /models/{name}/invoke`` is an ordinary invocation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PAGE = 100  # models on one page
 LARGEST_PAGE = 1000
 BODY = 1 << 15  # bytes
 UNLOAD_TIME = 350.0  # seconds; the platform waits a little longer
-GRACE = 30.0  # seconds for what a load does beside loading: waiting for room, unpacking
+GRACE = 30.0  # seconds that a load takes besides loading: waiting for room, unpacking
 JSON = "application/json"
 
 T = TypeVar("T")
@@ -56,7 +56,9 @@ class ModelList(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 def routes(link: SupervisorLink, load_timeout: float, body_timeout: float) -> list[BaseRoute]:
-    """``load_timeout`` and ``body_timeout`` in seconds: for a model to be ready, for a call's body to come."""
+    """Return the API's routes. ``load_timeout`` is the seconds for a model to be ready, ``body_timeout`` for a body to
+    arrive.
+    """
     api = ModelsApi(link, load_timeout, body_timeout)
     return [
         Route("/models", guarded(api.load), methods=["POST"]),
@@ -68,7 +70,7 @@ def routes(link: SupervisorLink, load_timeout: float, body_timeout: float) -> li
 
 
 def guarded(endpoint: Endpoint) -> Endpoint:
-    """Answer a ServingError as every other path of the server does."""
+    """Answer a ServingError of ``endpoint`` in the same form as every other path."""
 
     async def answer(request: HttpRequest) -> HttpResponse:
         request_id = os.urandom(8).hex()
@@ -77,7 +79,7 @@ def guarded(endpoint: Endpoint) -> Endpoint:
         except ServingError as error:
             response = refusal(error, request_id)
         except asyncio.CancelledError:
-            # The time to finish is over: uvicorn cancels what is left, and its client is told.
+            # The time for draining is over: uvicorn cancels the remaining requests, and their clients get a 503.
             response = refusal(Draining("the server stopped before this was done"), request_id)
         except ClientDisconnect:
             response = HttpResponse()  # nobody is there to read it
@@ -95,6 +97,8 @@ def refusal(error: ServingError, request_id: str) -> HttpResponse:
 
 
 class ModelsApi:
+    """The endpoints of the multi-model API, which pass each call to the supervisor."""
+
     def __init__(self, link: SupervisorLink, load_timeout: float, body_timeout: float) -> None:
         self._link = link
         self._body_time = body_timeout
@@ -161,7 +165,7 @@ def page_size(text: str | None) -> int:
 
 
 def make_token(name: str) -> str:
-    """Where a page ended. It stays good whatever is loaded or unloaded in between."""
+    """Return the token of the page after the model ``name``. It stays valid when models are loaded or unloaded."""
     return base64.urlsafe_b64encode(name.encode()).decode()
 
 

@@ -1,15 +1,15 @@
-"""The Open Inference Protocol (KServe v2), for its clients and Triton's: ``/v2`` and what is below it.
+"""The Open Inference Protocol (KServe v2), for its clients and Triton's: ``/v2`` and the paths below it.
 
     GET  /v2                                        this server
     GET  /v2/health/live, /v2/health/ready
-    GET  /v2/models/{m}[/versions/{v}][/config]     what a model takes and gives
+    GET  /v2/models/{m}[/versions/{v}][/config]     a model's inputs and outputs
     GET  /v2/models/{m}[/versions/{v}]/ready
-    GET  /v2/models/{m}[/versions/{v}]/stats        what it has done; GET /v2/models/stats for all that are loaded
+    GET  /v2/models/{m}[/versions/{v}]/stats        its statistics; GET /v2/models/stats for all loaded models
     POST /v2/models/{m}[/versions/{v}]/infer
-    POST /v2/repository/index                       the models of the store, with {"ready": true} only those that are
+    POST /v2/repository/index                       the models of the store; with {"ready": true} only the ready ones
     POST /v2/repository/models/{m}/load, unload     where the server has a store
 
-What is about one model goes to its handler, whose words are passed on. A failure is ``{"error": "text"}``.
+Requests about one model go to its handler, whose response is passed on. A failure is ``{"error": "text"}``.
 """
 
 from __future__ import annotations
@@ -67,21 +67,23 @@ from serving.model.names import model_name
 from serving.request import Request, Response, media_type
 from serving.system import log
 
-NAME = "triton"  # which is what its clients compare
+NAME = "triton"  # clients compare it
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "sequence", "statistics"]
 SIZE_HEADER = b"inference-header-content-length"
-ABSENT = {  # what Triton has at these paths
+ABSENT = {  # Triton's paths that are not supported here
     f"{PREFIX}/systemsharedmemory": "shared memory is",
     f"{PREFIX}/cudasharedmemory": "shared memory is",
     f"{PREFIX}/trace": "settings of traces are",
     f"{PREFIX}/logging": "settings of the log are",
 }
 METHODS = {"trace/setting": ("GET", "POST")} | dict.fromkeys(("infer", "generate", "generate_stream"), ("POST",))
-CONTROL_BODY = 1 << 20  # bytes of a call that is no inference
-READY_TIME = 5.0  # seconds for a model to say whether it is ready
+CONTROL_BODY = 1 << 20  # bytes of a request's body, unless it is an inference
+READY_TIME = 5.0  # seconds for a model to answer whether it is ready
 
 
 class OpenInference:
+    """The ASGI application for the paths below ``/v2``."""
+
     def __init__(
         self,
         config: Config,
@@ -95,7 +97,7 @@ class OpenInference:
         self._bodies = bodies
         self._version = installed_version()
         self._many = config.many
-        self._loads = config.many and not config.multi_model  # the platform says itself what is loaded
+        self._loads = config.many and not config.multi_model  # on a multi-model endpoint the platform loads models
         self._max_body = config.max_body
         self._body_time = config.request_timeout
         self._load_time = config.load_timeout + GRACE
@@ -161,7 +163,9 @@ class OpenInference:
             held.release()
 
     def _of_server(self, path: str) -> bytes:
-        """Raises ModelLoading while nothing could be served, NotFound."""
+        """Return the body for a path about the server. Raises ModelLoading while the server is not healthy, or
+        NotFound.
+        """
         if path == PREFIX:
             return msgspec.json.encode({"name": NAME, "version": self._version, "extensions": EXTENSIONS})
         if path == f"{PREFIX}/health/live":
@@ -202,7 +206,7 @@ class OpenInference:
             sent = SentHeaders(scope["headers"])
             request = Request(body, content_type, accept, request_id, deadline, model, path=scope["path"], headers=sent)
             response = await watch(self._invocations.invoke(request, self._loads), receive)
-            del body  # it need not be sent once more
+            del body  # it will not be sent again: release its memory
             request = msgspec.structs.replace(request, body=b"")
             if isinstance(response, Streamed):
                 until = max(deadline.at, arrival + self._stream_timeout)
@@ -214,7 +218,7 @@ class OpenInference:
             held.release()
 
     async def _send(self, send: Send, response: Response) -> None:
-        """Binary tensors are told by a header of their own here, not by the content type."""
+        """Send a response. Binary tensors are marked by a header of the protocol, not by the content type."""
         kind, extra = response.content_type, []
         if media_type(kind) == BINARY:
             extra = [(SIZE_HEADER, parameters(kind)[HEADER_SIZE].encode())]
@@ -222,7 +226,9 @@ class OpenInference:
         await self._answers.send_body(send, response.status, kind, response.body, extra)
 
     async def _is_ready(self, model: str, version: str) -> bool:
-        """Whether the model should be asked, too. Raises a ServingError where it is not there or not ready."""
+        """Return whether the model's handler must be asked, too. Raises a ServingError where the model is missing or
+        not ready.
+        """
         try:
             async with asyncio.timeout(READY_TIME):
                 placement = await self._replicas.placement(model, False, 0.0)
@@ -236,7 +242,9 @@ class OpenInference:
         return PREFIX in placement.paths.post
 
     async def _check_listed(self, model: str, version: str) -> None:
-        """Of a model of the store that is not loaded: the first request would load it. Raises a ServingError if not."""
+        """Check that the first request would load the model, which is in the store but not loaded. Raises a
+        ServingError if not.
+        """
         [listed] = (await self._replicas.link.ask(lambda id: ListModels(id, model), READY_TIME)).listed
         if version not in ("", listed.version):
             raise NotFound(f"{UNKNOWN} '{model}' version {version} is not found")
@@ -246,7 +254,7 @@ class OpenInference:
             raise ModelLoading(f"model {model} is not ready")
 
     async def _statistics(self, model: str, path: str, request_id: str) -> list[dict[str, Any]]:
-        """Of one model that is loaded, all its replicas together. Raises a ServingError."""
+        """Return the statistics of a loaded model, summed over its replicas. Raises a ServingError."""
         request = Request(request_id=request_id, deadline=Deadline.after(READY_TIME), model=model, path=path)
         answers = await self._invocations.invoke_each(request)
         parts = [one for answer in answers for one in msgspec.json.decode(answer.body)["model_stats"]]
@@ -292,7 +300,7 @@ class OpenInference:
         return msgspec.json.encode([one for one in models if not only_ready or one["state"] == "READY"])
 
     async def _only_model(self, request_id: str) -> tuple[str, str]:
-        """Its name and version, in its own words if it has any."""
+        """Return the name and the version of the only model, as its handler gives them if it speaks the protocol."""
         async with asyncio.timeout(READY_TIME):
             placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
         if PREFIX not in placement.paths.post:
@@ -334,7 +342,7 @@ class IndexBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def index_filter(body: bytes) -> bool:
-    """Whether only the models that are ready are wanted. Raises BadRequest."""
+    """Return whether the request asks for ready models only. Raises BadRequest."""
     try:
         return msgspec.json.decode(body or b"{}", type=IndexBody).ready
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -346,7 +354,7 @@ class ChangeBody(msgspec.Struct):
 
 
 def check_change(verb: str, body: bytes) -> None:
-    """Raises BadRequest for parameters that would be ignored."""
+    """Check a load or unload request. Raises BadRequest for parameters that would be ignored."""
     try:
         given = msgspec.json.decode(body or b"{}", type=ChangeBody).parameters
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -366,7 +374,7 @@ def allow(scope: Scope, *methods: str) -> None:
 
 
 def labelled(content_type: str, headers: Headers) -> str:
-    """The content type that tells a handler of binary tensors. Raises BadRequest, UnsupportedMediaType."""
+    """Return the content type, changed to mark a body with binary tensors. Raises BadRequest, UnsupportedMediaType."""
     size = ""
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):

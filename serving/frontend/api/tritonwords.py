@@ -1,4 +1,4 @@
-"""The words and the sums of Triton's own server, which its clients compare: errors, states of models, statistics."""
+"""Triton's wording and sums, which its clients compare: errors, states of models, statistics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUMMED = ("inference_count", "execution_count")
 
 
 def of_model(error: ServingError, model: str) -> ServingError:
-    """What is said of a model that cannot be asked."""
+    """Return the error for a model that cannot be asked, in Triton's words."""
     if error.code == ModelNotFound.code:
         return CodedError(error.status, error.code, f"{UNKNOWN} '{model}' is not found")
     if error.code == ModelNotLoaded.code:
@@ -23,19 +23,19 @@ def of_model(error: ServingError, model: str) -> ServingError:
 
 
 def of_load(error: ServingError, model: str) -> ServingError:
-    """What is said of a load that failed."""
+    """Return the error for a failed load, in Triton's words."""
     reason = "failed to poll from model repository" if error.code == ModelNotFound.code else error.message
     return CodedError(error.status, error.code, f"failed to load '{model}', {reason}")
 
 
 def entry(listed: Listed) -> dict[str, str]:
-    """A model in the index."""
+    """Return a model's entry in the index."""
     found = {"name": listed.name, "version": listed.version, "state": STATES[listed.state]}
     return found | ({"reason": listed.reason} if listed.reason else {})
 
 
 def summed(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The statistics of a model from those of its replicas, one at least."""
+    """Return a model's statistics, summed over those of its replicas. ``parts`` must not be empty."""
     first, *others = parts
     total = dict(first)
     for one in others:
@@ -55,7 +55,7 @@ def batches(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Durations by name, each a count and nanoseconds."""
+    """Return the sums of two sets of durations by name; each duration is a count and nanoseconds."""
     return {
         name: {key: value + other[name][key] for key, value in duration.items()}
         for name, duration in one.items()

@@ -1,11 +1,12 @@
-"""Absence: whether a client that sends no more has left, or waits for its answer; and that it sends no more, where
-nothing is read.
+"""Absence: detects clients that have disconnected, also while nothing is read from them.
 
-Both look the same: the client's half of the connection has ended. Only what is sent to one that has left comes back as
-a reset. So it is sent the beginning of its answer, which is the same for all answers, and then we look for a while.
+A client that has disconnected and one that only shut down its sending side look the same: an end of file. The
+difference shows when something is sent: a disconnected client resets the connection. So the first bytes of the
+response, which are the same for all responses, are sent early, and the connection is checked for a reset from time to
+time.
 
-Where an answer in pieces has begun, each piece tells. A client to which nothing has been sent for ``QUIET`` seconds
-counts as gone, since most have, and what is computed for them is dear.
+In a streamed response that has begun, each chunk is such a test. A client that sends no more and has been sent nothing
+for ``QUIET`` seconds counts as gone: most are, and what is computed for them is expensive.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 FIRST = 0.02  # seconds until the first look
-SLOWER = 3.0  # times as long until each next one
-SLOWEST = 3.0  # seconds between two of them
+SLOWER = 3.0  # factor by which each next delay grows
+SLOWEST = 3.0  # seconds between two looks at most
 QUIET = 3.0  # seconds
 LOOK = 1.0  # seconds between looks at a connection from which nothing is read
-SHORTLY = 3  # looks until one counts as present who is to be told of what is made for it alone
+SHORTLY = 3  # looks before a client counts as present that is to be sent a new session
 CLOSED, CLOSE_WAIT = 7, 8  # TCP_CLOSE and TCP_CLOSE_WAIT, of the first byte of the kernel's tcp_info
 
 
 class Absence:
-    """Watches over an answer that has yet to begin, whose beginning has been sent."""
+    """Watches a client that waits for its response, of which only the first bytes have been sent."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -49,8 +50,9 @@ class Absence:
 
 
 class Silence:
-    """Watches over an answer in pieces whose client sends no more; ``sent`` tells how many pieces have been sent. A
-    client that has yet to read some of them is not waited for here."""
+    """Watches a client that sends no more while it gets a streamed response. ``sent`` returns the number of chunks
+    sent. A client that has yet to read some of them is not ended here.
+    """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, sent: Callable[[], int]) -> None:
         self._transport = transport
@@ -74,11 +76,11 @@ class Silence:
 
 
 class Lookout:
-    """Watches over a connection while ``is_blind`` says that nothing is read from it, which would tell of its end.
+    """Watches a connection while ``is_blind`` says that nothing is read from it, so that its end goes unnoticed.
 
-    One whose client has reset it is aborted. ``on_doubt`` hears at each look that the client may have left, and whether
-    it sends no more. Else there is something unread in the kernel: where that has no room for more, the end of what the
-    client sends does not arrive, and only what is sent to one that has left brings a reset.
+    A connection that the client has reset is aborted. ``on_doubt`` is called at each look at which the client may have
+    left, with whether it sends no more. If it may still send, unread bytes are in the kernel: when its buffer is full
+    the client's end of file does not arrive, and only sending something to a client that has left brings a reset.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Lookout:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """It goes on until it finds that it is not needed: one who reads again need not say so."""
+        """Begin to watch; the watch ends by itself once reading has resumed."""
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK, self._look)
 
@@ -118,7 +120,7 @@ class Lookout:
 
 
 async def has_left(transport: asyncio.Transport) -> bool:
-    """Whether a client to which the beginning of its answer has been sent resets the connection soon."""
+    """Return whether the client, which has been sent the first bytes of its response, resets the connection soon."""
     delay = FIRST
     for _ in range(SHORTLY):
         if is_reset(transport):
@@ -129,8 +131,9 @@ async def has_left(transport: asyncio.Transport) -> bool:
 
 
 class Seen(NamedTuple):
-    """``state`` is that of a TCP connection as the kernel numbers it, 0 where nobody can tell; ``unread`` bytes have
-    come of which nobody here knows."""
+    """The ``state`` of a TCP connection in the kernel's numbering, 0 where it is unknown, and the number of ``unread``
+    bytes in the kernel.
+    """
 
     state: int
     unread: int
@@ -141,7 +144,7 @@ class Seen(NamedTuple):
 
 
 def is_reset(transport: asyncio.Transport) -> bool:
-    """Whether the other end has reset the connection, also where nobody reads from it or writes to it."""
+    """Return whether the client has reset the connection, also while nothing is read from it or written to it."""
     return see(transport).state == CLOSED
 
 
@@ -150,7 +153,7 @@ def see(transport: asyncio.Transport) -> Seen:
     if lent is None:
         return Seen(0, 0)
     try:
-        # The event loop lends no socket of its own that could be asked.
+        # The event loop gives out only a wrapper of its socket, without these calls.
         with socket.socket(fileno=os.dup(lent.fileno())) as copy:
             state = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
             unread = fcntl.ioctl(copy, termios.FIONREAD, bytes(4))

@@ -1,4 +1,4 @@
-"""BodyReader: reads the rest of a large body from the connection straight into the buffer that is its last."""
+"""BodyReader: reads the rest of a large body from the connection directly into its final buffer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from serving.frontend.http.direct_protocol import DirectProtocol
     from serving.frontend.http.exchange import Exchange
 
-STRAIGHT = 64 * 1024  # bytes to come from which on it pays
-SPILL = memoryview(bytearray(256 * 1024))  # where all that is dropped goes
+STRAIGHT = 64 * 1024  # bytes left to read from which it pays
+SPILL = memoryview(bytearray(256 * 1024))  # takes the bytes that are dropped
 
 
 class BodyReader(asyncio.BufferedProtocol):
-    """Takes the connection from ``protocol`` until the ``length`` bytes of the exchange's body are there, or until the
-    exchange ends before: what comes until somebody else reads is dropped."""
+    """Reads from the connection in place of ``protocol`` until the ``length`` bytes of the exchange's body are there.
+    If the exchange ends before, what still arrives is dropped until another protocol reads.
+    """
 
     def __init__(self, protocol: DirectProtocol, transport: asyncio.Transport, exchange: Exchange, length: int) -> None:
         self._protocol = protocol
@@ -33,13 +34,13 @@ class BodyReader(asyncio.BufferedProtocol):
         self._switch(self)
 
     def _switch(self, protocol: asyncio.BaseProtocol) -> None:
-        # How it reads is the transport's choice when it begins to.
+        # The transport chooses between its two ways of reading when reading starts.
         self._transport.pause_reading()
         self._transport.set_protocol(protocol)
         self._transport.resume_reading()
 
     def drop(self) -> None:
-        """Let go of what is there, and of what comes."""
+        """Release the buffer, and drop what still arrives."""
         self._body = None
 
     def get_buffer(self, sizehint: int) -> memoryview:

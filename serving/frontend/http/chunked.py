@@ -1,6 +1,6 @@
-"""Chunked: finds the end of a chunked body (RFC 9112 §7.1), and drops its extensions and trailers.
+"""Chunked: finds the end of a chunked body (RFC 9112 §7.1), and drops chunk extensions and trailers.
 
-It is stricter than some in front of us, so that nobody sees another end than we do: lines end with CR LF, a size is
+It is stricter than some proxies, so that both always agree on the end of the body: lines end with CR LF, a size is
 digits alone, and a trailer is a proper header.
 """
 
@@ -20,7 +20,7 @@ LONG_LINE = "a line of the chunked body is too long"
 
 
 class Chunked:
-    """``is_done`` once the empty line behind the trailers has been read."""
+    """The reader of one chunked body. ``is_done`` is set once the empty line after the trailers has been read."""
 
     __slots__ = ("_in_trailers", "_left", "_rest", "_trailers", "is_done")
 
@@ -32,9 +32,9 @@ class Chunked:
         self._trailers = 0  # bytes
 
     def read(self, data: bytes, at: int, take: Callable[[bytes], None]) -> int:
-        """Give ``take`` what ``data`` has of the body from position ``at`` on.
+        """Pass the parts of the body in ``data``, from position ``at`` on, to ``take``.
 
-        Returns the position behind what was read. Raises BadRequest, HeadTooLarge.
+        Returns the position after what was read. Raises BadRequest, HeadTooLarge.
         """
         shift = 0
         if self._rest:
@@ -88,7 +88,9 @@ class Chunked:
         return found.end()
 
     def _keep(self, data: bytes, at: int, most: int) -> int:
-        """Keep the beginning of a line until there is more of it."""
+        """Keep the beginning of a line until the rest arrives. Raises BadRequest for a bad line, HeadTooLarge for a
+        long one.
+        """
         if data.find(LINE_END, at) >= 0 or data.find(b"\n", at) >= 0:
             raise BadRequest("the body is not chunked as it should be")
         if len(data) - at > most:

@@ -1,4 +1,4 @@
-"""Cycle: one request for ASGI and its answer, as uvicorn makes them."""
+"""Cycle: one request for ASGI and its response, built as uvicorn builds them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 
 class Cycle(RequestResponseCycle):
-    """One whose answer ends its connection where it leaves before the request has come whole. ``sent`` is how many
-    parts of the answer there were."""
+    """One request and its response. A response that begins before the whole request has arrived ends the connection.
+    ``sent`` is the number of ASGI messages of the response so far.
+    """
 
     sent = 0
 
@@ -32,7 +33,7 @@ class Cycle(RequestResponseCycle):
 
 
 def cycle_of_head(protocol: HttpProtocol, head: Head) -> Cycle:
-    """Raises BadRequest where there is no path."""
+    """Return the cycle for a request's head. Raises BadRequest where its target is no URL."""
     try:
         url = httptools.parse_url(head.url)
     except httptools.HttpParserInvalidURLError:
@@ -46,7 +47,7 @@ def cycle_of_head(protocol: HttpProtocol, head: Head) -> Cycle:
 
 
 def cycle_of(protocol: HttpProtocol, exchange: Exchange, complete: bool) -> Cycle:
-    """A plain invocation, for ASGI to go on with; ``complete`` says whether all of its body is there."""
+    """Return the cycle with which ASGI continues a plain invocation; ``complete``: its whole body has arrived."""
     url, headers = exchange.plain.url, exchange.plain.headers
     if complete:
         headers = with_length(headers, exchange.size)
@@ -72,7 +73,7 @@ def scope_of(protocol: HttpProtocol, method: str, path: str, raw_path: bytes, he
 
 
 def make(protocol: HttpProtocol, scope: Any, keep_alive: bool, expects: bool = False) -> Cycle:
-    """``expects``: the client waits for a 100 Continue."""
+    """Return a cycle for ``scope``; ``expects``: the client waits for a 100 Continue."""
     cycle = Cycle(
         scope=scope,
         transport=protocol.sending,  # type: ignore[arg-type]  # all of a transport that it asks for
@@ -91,6 +92,6 @@ def make(protocol: HttpProtocol, scope: Any, keep_alive: bool, expects: bool = F
 
 
 def with_length(headers: Headers, size: int) -> Headers:
-    """The same, said of a body of ``size`` bytes."""
+    """Return the headers with ``size``, in bytes, as the Content-Length."""
     value = b"%d" % size
     return [(name, value if name == b"content-length" else old) for name, old in headers]

@@ -1,8 +1,8 @@
-"""Direct: what of an HTTP worker plain invocations need that are answered without ASGI.
+"""Direct: the parts of an HTTP worker with which plain invocations are answered without ASGI.
 
-Whatever is not plain goes through ASGI as ever: other paths, sessions, models that are not known or not loaded yet, a
-server that is stopping. One that turns out not to be plain, since its answer comes in pieces or its replica is lost,
-goes on there.
+What is not plain goes through ASGI: other paths, sessions, models that are not known or not loaded yet, and every
+request while the server is stopping. A plain invocation continues in ASGI if its response is streamed or its replica is
+lost.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
 
 INVOCATIONS = b"/invocations"
 MODELS, INVOKE = b"/models/", b"/invoke"
-LARGEST = 1 << 30  # bytes; of a body that is said to have more, parts are made as they come
-KNOWN = 1024  # how many of a kind are remembered
+LARGEST = 1 << 30  # bytes; a body with a larger Content-Length goes through ASGI, which needs no buffer up front
+KNOWN = 1024  # entries in each cache
 PING_LINES = b"content-type: application/json\r\ncontent-length: "
 
 
 class Direct:
+    """The state that all connections of one HTTP worker share for plain invocations."""
+
     def __init__(
         self,
         config: Config,
@@ -75,7 +77,7 @@ class Direct:
         self._lines = b""
 
     def read(self, url: bytes, headers: Headers) -> Plain | None:
-        """What the head of a POST says; None where it is not for here."""
+        """Parse the head of a POST; returns None where ASGI is to answer it."""
         named = None
         if url != INVOCATIONS:
             if not (self._many and url.startswith(MODELS) and url.endswith(INVOKE)):
@@ -97,7 +99,9 @@ class Direct:
         return Plain(url, headers, model, load, content_type, accept, sagemaker, attributes, id)
 
     def open(self, protocol: DirectProtocol, plain: Plain, length: int) -> Exchange | None:
-        """An exchange with a body of ``length`` bytes, where that is known; None where ASGI is to see to it."""
+        """Begin an exchange whose body has ``length`` bytes, 0 where unknown; returns None where ASGI is to
+        answer it.
+        """
         placement = self.replicas.known(plain.model)
         if placement is None or self._board.is_draining or (self.limit and length > self.limit) or length > LARGEST:
             return None
@@ -115,7 +119,7 @@ class Direct:
         self._sound.add((content_type, accept))
 
     def _model_of(self, named: bytes | None, sagemaker: dict[str, str]) -> str:
-        """The model that is named, "" where none is. Raises BadRequest."""
+        """Return the model that the path or the header names, "" where none does. Raises BadRequest."""
         word = sagemaker.get("target-model", "") if named is None else named
         if not word:
             return ""
@@ -128,7 +132,7 @@ class Direct:
         return found
 
     def ping(self, protocol: DirectProtocol) -> tuple[bytes, bool]:
-        """The whole answer to GET /ping, and whether the connection ends with it."""
+        """Return the whole response to GET /ping, and whether the connection ends with it."""
         status, body = ping(self._board.read_header(), self.clock())
         ends = self._board.is_draining
         tail = b"\r\nconnection: close\r\n\r\n" if ends else b"\r\n\r\n"
@@ -137,7 +141,7 @@ class Direct:
         return b"".join(lines), ends
 
     def default_lines(self, protocol: DirectProtocol) -> bytes:
-        """The headers of every answer, which uvicorn makes anew each second."""
+        """Return the encoded headers that every response has; uvicorn replaces them each second."""
         headers = protocol.server_state.default_headers
         if headers is not self._defaults:
             self._defaults = headers
@@ -145,7 +149,9 @@ class Direct:
         return self._lines
 
     def start_of(self, head: bytes) -> bytes | None:
-        """The first lines of an answer, up to its length; None where its head is not an everyday one."""
+        """Return the first lines of a response, up to the value of Content-Length; None where its reply head is not a
+        common one.
+        """
         if self._board.is_draining:
             return None
         start = self._starts.get(head)

@@ -1,4 +1,4 @@
-"""DirectProtocol: the HTTP protocol that answers plain invocations and pings itself, and hands on all the rest."""
+"""DirectProtocol: the HTTP protocol that answers plain invocations and pings itself, and passes the rest to ASGI."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PING = b"/ping"
 
 
 class DirectProtocol(HttpProtocol):
-    """``receiving`` is the exchange whose body is being read. The methods that an exchange calls settle it.
+    """One HTTP connection. ``receiving`` is the exchange whose body is being read. An exchange calls the methods that
+    settle it.
 
-    There is a ``_repeat`` while nothing has come since one whole plain invocation: the next one like it need not be
-    parsed.
+    ``_repeat`` is set while nothing has arrived since one whole plain invocation: a next one like it is not parsed.
     """
 
     direct: ClassVar[Direct]
@@ -46,11 +46,11 @@ class DirectProtocol(HttpProtocol):
         self.receiving = self._leaving = None
 
     def give_up(self) -> None:
-        """The time to finish is over for the whole server."""
+        """Fail the current request: the server's time for draining is over."""
         if self._current is not None:
             self._current.give_up()
 
-    # What comes.
+    # Reading.
 
     def _start(self, head: Head) -> None:
         if not head.is_foreign and (head.version == "1.1" or (head.keep_alive and not head.closes)):
@@ -84,9 +84,9 @@ class DirectProtocol(HttpProtocol):
             return
         exchange.add(body)
         if self.receiving is None:
-            return  # there is no room for it
+            return  # it was refused for lack of room
         limit = self.direct.limit
-        # How large a body will be whose length is not said only ASGI watches.
+        # Only ASGI bounds a body that comes without a Content-Length.
         if (limit and exchange.size > limit) or exchange.size >= max(COUNTED, exchange.length + 1):
             self.receiving = None
             self.give_over(exchange, complete=False)
@@ -121,7 +121,7 @@ class DirectProtocol(HttpProtocol):
     def _parse(self, data: bytes) -> None:
         self._repeat = None
         before = self._current
-        between = not self._is_within  # else the rest of something else would be remembered
+        between = not self._is_within  # otherwise the data begins with the rest of another request
         super().data_received(data)
         exchange = self.receiving
         if exchange is None:
@@ -136,7 +136,7 @@ class DirectProtocol(HttpProtocol):
             self._repeat = Repeat.of(exchange.plain, data, self._length)
 
     def end_of_straight(self) -> None:
-        """The body that was read straight into its place is there."""
+        """Continue after the body that a BodyReader has read."""
         self._left = 0
         self.on_message_complete()
 
@@ -147,14 +147,14 @@ class DirectProtocol(HttpProtocol):
             super()._refuse(error)
 
     def stop_receiving(self) -> None:
-        """What comes of this body is dropped."""
+        """Drop the rest of this request's body as it arrives."""
         self.receiving = None
 
     # Called by an exchange.
 
     @property
     def is_full(self) -> bool:
-        """Whether the client has yet to read much of what was sent to it."""
+        """Whether much of what was sent still waits for the client."""
         return self.flow.write_paused
 
     def finish(self, exchange: Exchange, answer: bytes) -> None:
@@ -165,7 +165,9 @@ class DirectProtocol(HttpProtocol):
         self._finished(exchange)
 
     def send_large(self, exchange: Exchange, head: bytes, body: Body) -> None:
-        """The answer is complete once most of it has left, so that "in flight" means what it says."""
+        """Send a large response. It is complete once most of it is sent, so that the request counts as in flight until
+        then.
+        """
         if self.sending.is_closing():
             exchange.has_left()
             return
@@ -190,7 +192,7 @@ class DirectProtocol(HttpProtocol):
         self._go_on()
 
     def give_over(self, exchange: Exchange, complete: bool = True) -> None:
-        """Have ASGI go on with this request; ``complete`` says whether all of its body is there."""
+        """Continue this request in ASGI; ``complete``: its whole body has arrived."""
         self._repeat = None
         cycle = self._goes_on_as(exchange, complete)
         cycle.body = bytearray(exchange.body)
@@ -199,7 +201,7 @@ class DirectProtocol(HttpProtocol):
         self._start_asgi_task(cycle, cast(Any, exchange.give_over()))
 
     def resume(self, exchange: Exchange, app: Any) -> None:
-        """Have ``app``, an ASGI application, end this request, which it knows."""
+        """Finish this request with ``app``, an ASGI application that already has the request."""
         self._repeat = None
         cycle = self._goes_on_as(exchange)
         cycle.more_body = False

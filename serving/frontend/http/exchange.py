@@ -1,4 +1,4 @@
-"""Exchange: one plain invocation and its answer, without ASGI between the connection and the replica."""
+"""Exchange: one plain invocation and its response, without ASGI between the connection and the replica."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ STILL_BODY = "nothing came of the body while others needed its room"
 
 
 class Exchange(msgspec.Struct, eq=False):
-    """``protocol`` is the connection's, to which this looks like one of uvicorn's cycles.
+    """One request on ``protocol``, the connection, which treats it like one of uvicorn's cycles.
 
-    It is settled once: answered, given over to ASGI, or left by its client. ``expires`` and ``arrival`` are instants,
-    ``timeout`` is in seconds. ``headers`` are those that the handler wants to see.
-    ``length`` is what the body is said to have, 0 where nothing is said.
-    ``is_leaving``: it is answered, and the client has yet to read that. ``reader`` reads the rest of a large body.
+    It is settled once: answered, passed to ASGI, or abandoned by its client. ``arrival`` and ``expires`` are instants,
+    ``timeout`` is in seconds. ``headers`` are the names of the request headers that the handler asks for. ``length`` is
+    the Content-Length in bytes, 0 where there is none. ``reader`` reads the rest of a large body. ``is_leaving``: the
+    response is written, and the client has yet to read it.
     """
 
     direct: Direct
@@ -66,11 +66,11 @@ class Exchange(msgspec.Struct, eq=False):
 
     @property
     def message_event(self) -> Exchange:
-        """Uvicorn sets it where the client has gone."""
+        """Looks like the event that uvicorn sets when the client disconnects."""
         return self
 
     def set(self) -> None:
-        """The client has gone."""
+        """End the request: the client has disconnected."""
         if not self.response_complete:
             self._end()
             self._leave()
@@ -82,12 +82,12 @@ class Exchange(msgspec.Struct, eq=False):
             self.count(self.size)
 
     def replace(self, body: bytearray) -> None:
-        """Where the rest of the body goes, behind what is there."""
+        """Replace the buffers by ``body``, which has the final size and begins with what has arrived."""
         self._buffers = [body]
         self.size = len(body)
 
     def count(self, size: int) -> None:
-        """So much of the body is there. Where that is too much beside others it ends here."""
+        """Count ``size`` bytes of the body as arrived. The request fails where there is no room for them."""
         try:
             self._holding().grow(size)
         except BodiesFull as error:
@@ -104,13 +104,13 @@ class Exchange(msgspec.Struct, eq=False):
 
     @property
     def body(self) -> Body:
-        """As far as it has come."""
+        """The body, as far as it has arrived."""
         if len(self._buffers) != 1:
             self._buffers = [b"".join(self._buffers)]
         return self._buffers[0]
 
     def ask(self) -> None:
-        """All of the body is there: send the request to a replica."""
+        """Send the request, whose body is complete, to a replica."""
         if self._held is not None:
             self._held.keep()
         direct = self.direct
@@ -130,7 +130,7 @@ class Exchange(msgspec.Struct, eq=False):
         except ServingError as error:
             self.fail(error)
 
-    # What comes back, once.
+    # The replica's reply: one of these, once.
 
     def on_reply(self, head: bytes, body: Body) -> None:
         self._connection = None
@@ -151,7 +151,9 @@ class Exchange(msgspec.Struct, eq=False):
                 protocol.send_large(self, b"".join((start, told, lines, end)), body)
 
     def _holds(self, body: Body) -> bool:
-        """Whether there is room for a large answer until its client has read it; the request fails where not."""
+        """Return whether there is room for a large response until its client has read it; the request fails where
+        not.
+        """
         self._buffers = []
         transport = self.protocol.transport
         try:
@@ -185,7 +187,7 @@ class Exchange(msgspec.Struct, eq=False):
         self._send(self.direct.answers.failure(error, self.request_id, []))
 
     def expire(self) -> None:
-        """Its time is over."""
+        """Answer that the deadline has passed."""
         if self.protocol.receiving is self:
             self.fail(DeadlineExceeded("the body did not arrive in time"))
             return
@@ -195,7 +197,7 @@ class Exchange(msgspec.Struct, eq=False):
         self.fail(self.direct.invocations.timed_out(self.plain.model))
 
     def give_up(self) -> None:
-        """The time to finish is over for the whole server."""
+        """Answer that the server stops, because its time for draining is over."""
         if not self.response_complete and not self.is_leaving:
             self._leave()
             self.fail(Draining(STOPPED))
@@ -210,7 +212,7 @@ class Exchange(msgspec.Struct, eq=False):
             lines += (name, b": ", value, b"\r\n")
         if self.response_complete:
             return
-        if self.protocol.receiving is self:  # nobody could tell the rest of its body from a request
+        if self.protocol.receiving is self:  # the rest of its body would be read as the next request
             self.protocol.stop_receiving()
             self.keep_alive = False
         lines.append(b"\r\n" if closes or self.keep_alive else CLOSE)
@@ -249,25 +251,25 @@ class Exchange(msgspec.Struct, eq=False):
             self._held.release()
 
     def _let_go(self) -> None:
-        """Of what is held for an answer that may yet come."""
-        self._buffers = []  # the connection remembers this until its next request
+        """Release what is needed only until there is a response."""
+        self._buffers = []  # the connection keeps this exchange until its next request
         if self.reader is not None:
             self.reader.drop()
             self.reader = None
         self.direct.expiries.discard(self)
 
     def has_left(self) -> None:
-        """What was sent by ``send_large`` is as good as gone."""
+        """Complete the exchange: enough of the response sent by ``send_large`` has left."""
         self._end()
 
     def give_over(self) -> ASGIApp:
-        """What goes on with it through ASGI: the same request, accepted once, with what it holds."""
+        """Return the ASGI application that continues this request, accepted already, with the memory that it holds."""
         self.response_complete = True
         self._let_go()
         held, self._held = self._holding(), None
         return self.direct.go_on(self.plain, self.arrival, self.request_id, self.expires, held)
 
     def _leave(self) -> bool:
-        """Tell the replica that nobody waits any more; False where it did not work on this."""
+        """Tell the replica that nobody waits for its reply. Returns False where it had no such request."""
         connection, self._connection = self._connection, None
         return connection is not None and connection.forget(self._id)

@@ -1,4 +1,4 @@
-"""Flow: uvicorn's flow control, where reading can also be held until what was read before has been looked at."""
+"""Flow: uvicorn's flow control, with a way to stop reading until earlier data has been processed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class Flow(FlowControl):
-    """``on_blind`` hears that from now on nothing is read."""
+    """Flow control of one connection. ``on_blind`` is called when reading pauses."""
 
     _is_held = False
 
@@ -18,7 +18,7 @@ class Flow(FlowControl):
         self._on_blind = on_blind
 
     def hold(self) -> None:
-        """Read nothing until ``release``, whoever asks for more."""
+        """Pause reading until ``release``, whatever else asks to resume it."""
         self._is_held = True
         self.pause_reading()
 

@@ -1,7 +1,7 @@
-"""Head: the request line and the headers of one request, and how the body behind them is framed.
+"""Head: the request line and the headers of one request, and how its body is framed.
 
-The parser sees heads and nothing else. Each head has a parser of its own and is fed to it up to the empty line, so that
-what follows is a body exactly where the head says so: an Upgrade that nobody follows cannot free or hide one.
+The parser sees heads only. Each head has its own parser and is fed to it up to the empty line, so a body begins exactly
+where the head says: an Upgrade that is not followed can neither hide a body nor turn one into requests.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from serving.errors import BadRequest, CodedError, HeadTooLarge
 from serving.frontend.http.headers import Headers
 from serving.frontend.http.refusal import fault
 
-MAX_HEAD = 64 * 1024  # bytes of request line and headers; of trailers, too
+MAX_HEAD = 64 * 1024  # bytes of request line and headers, and of trailers
 MAX_FIELDS = 1000  # headers of one request
 END = b"\r\n\r\n"
 LAST = b"\n"
@@ -22,12 +22,13 @@ TELLING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connect
 
 
 class Head:
-    """``length`` is what the body is said to have, in bytes; 0 where there is none, and where it ``is_chunked``.
+    """The head of one request. ``length`` is the Content-Length in bytes; 0 where there is none or the body
+    ``is_chunked``.
 
-    ``closes``: there is a Connection header. ``is_foreign``: there is more to it than answering it.
+    ``closes``: there is a Connection header. ``is_foreign``: it has headers that ask for more than a response.
     """
 
-    # Defaults of the class cost a head nothing.
+    # Class attributes, since setting them on each head would cost time.
     url = method = upgrade = b""
     version = "1.1"
     length = 0
@@ -41,9 +42,9 @@ class Head:
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
 
     def read(self, data: bytes, at: int) -> int:
-        """Take what belongs to the head from position ``at`` on.
+        """Read the part of the head that begins at position ``at``.
 
-        Returns the position behind it. Raises HeadTooLarge, and BadRequest for what is no head.
+        Returns the position after it. Raises HeadTooLarge, and BadRequest for what is no head.
         """
         last = self._end(data, at)
         stop = last + 1 if last >= 0 else len(data)
@@ -54,13 +55,13 @@ class Head:
         assert parser is not None
         is_ahead = True
         try:
-            # The last byte of a head alone, so that the parser sees the end where we do or not at all.
+            # Feed the last byte on its own, to check that the parser sees the end of the head where we do.
             parser.feed_data(data[at:last] if last >= 0 else data[at:])
             is_ahead = self.is_complete
             if last >= 0:
                 parser.feed_data(LAST)
         except httptools.HttpParserUpgrade:
-            pass  # it comes with the last byte; who reads on looks at it
+            pass  # raised at the last byte; the caller handles upgrades
         except httptools.HttpParserError as exc:
             raise BadRequest(fault(exc, data[at:])) from None
         if is_ahead or self.is_complete is not (last >= 0):
@@ -68,11 +69,11 @@ class Head:
         if last < 0:
             self._tail = (self._tail + data[max(at, stop - OVERLAP) :])[-OVERLAP:]
         else:
-            self._parser = None  # it knows us
+            self._parser = None  # breaks a reference cycle
         return stop
 
     def _end(self, data: bytes, at: int) -> int:
-        """The position of the empty line's last byte; negative where that is yet to come."""
+        """Return the position of the empty line's last byte, -1 where it has not arrived."""
         tail = self._tail
         if tail:
             found = (tail + data[at : at + OVERLAP]).find(END)
@@ -82,7 +83,7 @@ class Head:
         return found + OVERLAP if found >= 0 else -1
 
     def drop(self) -> None:
-        """Let go of the parser, which knows us."""
+        """Release the parser, which refers back to this head."""
         self._parser = None
 
     # The parser's callbacks.
@@ -119,16 +120,16 @@ class Head:
         self.is_complete = True
         self.method = parser.get_method()
         self.keep_alive = parser.should_keep_alive()
-        if self.closes or not self.keep_alive:  # what keeps a connection without being asked to is HTTP/1.1
+        if self.closes or not self.keep_alive:  # otherwise it is HTTP/1.1, which alone keeps alive unasked
             self.version = parser.get_http_version()
             self.keep_alive = self.keep_alive and self.version != "1.0"
         if self.upgrade and not parser.should_upgrade():
-            self.upgrade = b""  # without "Connection: upgrade" it is not meant for us
+            self.upgrade = b""  # without "Connection: upgrade" it is not meant for this server
 
-    # What it says.
+    # After the end of the head.
 
     def check(self) -> None:
-        """Raises the ServingError for a head that must not be followed."""
+        """Check the complete head. Raises a ServingError where it must be refused."""
         if len(self.headers) > MAX_FIELDS:
             raise HeadTooLarge(f"the request has more than {MAX_FIELDS} headers")
         if self._hosts != 1 and (self._hosts or self.version != "1.0"):
@@ -151,5 +152,5 @@ class Head:
 
     @property
     def is_websocket(self) -> bool:
-        """Whether it asks for a WebSocket and nothing else; what is not followed is ignored (RFC 9110 §7.8)."""
+        """Whether it asks for a WebSocket only; any other Upgrade is ignored (RFC 9110 §7.8)."""
         return self.upgrade.strip().lower() == b"websocket" and self.version == "1.1" and not self.has_body

@@ -1,4 +1,4 @@
-"""Headers at the HTTP border, in both directions: what a handler may see of a request's and say in a response's."""
+"""Headers: those of requests as handlers see them, and those of responses as clients see them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def read_headers(headers: Headers) -> tuple[str, str, dict[str, str]]:
-    """Content-Type, Accept, and the SageMaker headers without their prefix."""
+    """Return Content-Type, Accept, and the SageMaker headers by name without their prefix."""
     content_type = accept = ""
     sagemaker: dict[str, str] = {}
     for name, value in headers:
@@ -32,13 +32,13 @@ def read_headers(headers: Headers) -> tuple[str, str, dict[str, str]]:
 
 
 def read_encoding(headers: Headers) -> str:
-    """How the body is packed. Raises UnsupportedMediaType."""
+    """Return the body's content encoding, "" for none. Raises UnsupportedMediaType."""
     said = [value for name, value in headers if name == b"content-encoding"]
     return known_encoding(b",".join(said).decode("latin-1")) if said else ""
 
 
 class SentHeaders(Mapping[str, str]):
-    """The headers of a request by name in lower case, looked up when asked; those that came more than once joined."""
+    """The headers of a request by name in lower case, looked up on demand. Repeated headers are joined."""
 
     def __init__(self, headers: Headers) -> None:
         self._headers = headers
@@ -58,24 +58,24 @@ class SentHeaders(Mapping[str, str]):
 
 
 def picked(headers: Mapping[str, str], names: Sequence[str]) -> dict[str, str] | None:
-    """Those of ``headers`` that a handler wants to see; None where there is none."""
+    """Return those of ``headers`` that a handler asks for by ``names``; None where there are none."""
     return {name: headers[name] for name in names if name in headers} or None if names else None
 
 
 def id_of(sagemaker: Mapping[str, str], new_id: Callable[[], str]) -> str:
-    """A request's id: the client's own, else a new one."""
+    """Return a request's id: the client's own, otherwise a new one."""
     return sagemaker.get("inference-id", "")[:64] or new_id()
 
 
 def request_id_header(request_id: str) -> tuple[bytes, bytes]:
-    """Of every answer. Only one that is refused for it can have an id that is not printable."""
+    """Return the id header of a response. Only requests refused for their id can have one that is not printable."""
     printable = request_id.isascii() and request_id.isprintable()
     text = request_id if printable else "".join(one if " " <= one <= "~" else "?" for one in request_id)
     return REQUEST_ID, text.encode()
 
 
 def labelling(send: Send, request_id: str) -> Send:
-    """``send`` of ASGI, which puts the id into the head of an answer that has none yet."""
+    """Wrap ASGI's ``send`` so that it adds the request id to the head of a response that has none yet."""
 
     async def labelled(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -88,7 +88,9 @@ def labelling(send: Send, request_id: str) -> Send:
 
 
 def custom_attributes(response: Response, request_id: str) -> Headers:
-    """The custom attributes as a header, unless they would break the answer."""
+    """Return the custom attributes as a header; they are dropped, with a warning, where they would break the
+    response.
+    """
     value = response.custom_attributes
     if not value:
         return []
@@ -99,7 +101,9 @@ def custom_attributes(response: Response, request_id: str) -> Headers:
 
 
 def session_headers(response: Response) -> Headers:
-    """A new session is announced under both names that the platform's own containers use."""
+    """Return the headers of a new or closed session. A new one goes under both names that the platform's containers
+    use.
+    """
     found: Headers = []
     if response.new_session is not None:
         value = response.new_session.encode()
@@ -110,5 +114,5 @@ def session_headers(response: Response) -> Headers:
 
 
 def header_value(text: str) -> bytes:
-    """A header value that cannot split a header."""
+    """Return ``text`` as a header's value, or application/octet-stream where ``text`` could split a header."""
     return text.encode() if text and text.isascii() and text.isprintable() else b"application/octet-stream"

@@ -1,19 +1,20 @@
-"""Lingering: ends a connection on which the client may still be sending.
+"""Lingering: the end of a connection on which the client may still be sending.
 
-What comes to a closed connection resets it, and a reset takes along what the client has not read yet. So our half is
-closed behind the answer, and what still comes is dropped until the client closes its own, within bounds.
+Data that arrives at a closed connection resets it, and a reset discards what the client has not read yet. So only the
+sending side is shut down after the response, and what still arrives is dropped until the client closes its side, within
+limits of time and bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-LINGER_TIME = 5.0  # seconds, counted from when the last of the answer has left
-LINGER_BYTES = 128 * 1024 * 1024  # a whole body of the size that is allowed unless configured
+LINGER_TIME = 5.0  # seconds, counted from when the last byte of the response has left
+LINGER_BYTES = 128 * 1024 * 1024  # a whole body of the default limit
 
 
 class Lingering(asyncio.Protocol):
-    """Takes the connection from ``protocol`` for good, which only hears of its end and of what its writing does."""
+    """Takes the connection over from ``protocol``, which learns only of its end, and of pauses in writing."""
 
     def __init__(
         self, protocol: asyncio.Protocol, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
@@ -22,7 +23,7 @@ class Lingering(asyncio.Protocol):
         self._transport = transport
         self._loop = loop
         self._left = LINGER_BYTES
-        # How it reads is the transport's choice when it begins to.
+        # The transport chooses between its two ways of reading when reading starts.
         transport.pause_reading()
         transport.set_protocol(self)
         transport.resume_reading()
@@ -44,7 +45,7 @@ class Lingering(asyncio.Protocol):
             self._transport.abort()
 
     def eof_received(self) -> None:
-        """The transport closes, once all has left."""
+        """Let the transport close, once everything is sent."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()

@@ -1,4 +1,4 @@
-"""Plain: what the head of a plain invocation says."""
+"""Plain: the content of a plain invocation's head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from serving.frontend.http.headers import Headers
 
 
 class Plain(NamedTuple):
-    """``attributes`` are the custom ones, ``id`` is the client's own or "". Those of one connection are often alike."""
+    """The head of a plain invocation. ``attributes`` are the custom attributes; ``id`` is the client's own or "". It is
+    shared by equal heads on one connection.
+    """
 
     url: bytes
     headers: Headers

@@ -1,8 +1,8 @@
-"""HttpProtocol: uvicorn's HTTP protocol, where what is read is known from reading, and all that a client may leave us
-waiting for has bounds.
+"""HttpProtocol: uvicorn's HTTP protocol with bounds on every wait for a client.
 
-A connection reads a head, its body, the next head: which of them is known from the bytes that came. A head is not
-looked at before the answer to the one before it is complete. What came too early is kept, and nothing more is read.
+A connection reads a head, its body, the next head. Which of them comes next follows from the bytes read alone, never
+from the responses. A head is not parsed before the previous response is complete: data that comes too early is kept,
+and reading stops.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ from serving.frontend.http.sending import Sending
 HEAD_TIME = 30.0  # seconds from a head's first byte to its last
 IDLE_TIME = 90.0  # seconds from a connection's beginning to its first byte
 READ_TIME = 60.0  # seconds in which a client that is sent an answer must read some of it
-CUT_TIME = 5.0  # seconds for what was sent to leave before a connection is cut
+CUT_TIME = 5.0  # seconds for the last bytes to be sent before a connection is cut
 BLANK = b"\r\n"  # bytes that may come before a head
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """``_head`` is the head that is being read. ``_left`` bytes of a body are yet to come, or it has ``_chunks``.
-
-    It ``_is_open`` until nothing more is read or written here.
+    """One HTTP connection. ``_head`` is the head being read. ``_left`` bytes of the body are yet to come, or it is
+    chunked and read by ``_chunks``. ``_is_open`` until nothing more is read or written here.
     """
 
     flow: Flow
@@ -72,7 +71,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.sending.end()
         super().connection_lost(exc)
 
-    # What comes.
+    # Reading.
 
     def data_received(self, data: bytes) -> None:
         if self._unread:
@@ -98,13 +97,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def _is_busy(self) -> bool:
-        """Whether an answer is under way, or much of one has yet to be read by the client."""
+        """Whether a response is under way, or much of one has yet to be read by the client."""
         cycle = self.cycle
         return (cycle is not None and not cycle.response_complete) or self.flow.write_paused
 
     @property
     def _is_within(self) -> bool:
-        """Whether a request has begun to come and is not whole."""
+        """Whether part of a request has arrived, but not all of it."""
         return self._head is not None or self._left > 0 or self._chunks is not None
 
     def _read_head(self, data: bytes, at: int) -> int:
@@ -171,7 +170,7 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def _upgrade(self, head: Head, rest: bytes) -> None:
-        """Give the connection to the WebSocket protocol, with what has come behind the head."""
+        """Pass the connection to the WebSocket protocol, with the data that came after the head."""
         self._stop_timers()
         self._reader.stop()
         self._is_open = False
@@ -187,10 +186,10 @@ class HttpProtocol(HttpToolsProtocol):
         if rest:
             protocol.data_received(rest)
 
-    # The end of what comes.
+    # The client's end of file.
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more; it may well read on."""
+        """Handle the client's end of file: it sends no more, but may still read."""
         self._has_eof = True
         self._stop_timer()
         if not self._unread:
@@ -208,19 +207,19 @@ class HttpProtocol(HttpToolsProtocol):
             self._see_whether_it_left()
 
     def _on_doubt(self, sends_no_more: bool) -> None:
-        """Nothing is read, and the client may have left."""
-        if not self._is_within:  # else its request may yet be read, and what there is of it tells more
+        """Check whether the client has left, while nothing is read."""
+        if not self._is_within:  # reading on with the rest of a request tells more
             self._see_whether_it_left(sends_no_more)
 
     def _see_whether_it_left(self, sends_no_more: bool = True) -> None:
-        """One that may have left may also wait for the answer that is under way."""
+        """Watch a client that may have left, or may only wait for the response that is under way."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             return
         if not cycle.response_started:
             self._begin_answer()
         elif sends_no_more and isinstance(cycle, Cycle) and not isinstance(self._absence, Silence):
-            # Of any other all is on its way, and who does not read it has a time.
+            # Any other response is written already, and READ_TIME bounds a client that does not read.
             self._stop_absence()
             self._absence = Silence(self.transport, self.loop, lambda: cycle.sent)
 
@@ -230,14 +229,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._absence = Absence(self.transport, self.loop)
 
     async def _is_there(self) -> bool:
-        """Whether the client is there to be told of what has been made for it alone."""
+        """Return whether the client is still there to be sent a new session."""
         if self._is_open and (self._has_eof or see(self.transport).is_doubtful):
             self._begin_answer()
             return not await has_left(self.transport)
         return True
 
     def _refuse(self, error: ServingError) -> None:
-        """Answer what is no request, which is the last thing that is answered here."""
+        """Answer what is no request, and close the connection."""
         cycle = self.cycle
         has_begun = False
         if cycle is not None and not cycle.response_complete:
@@ -250,7 +249,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.end(lingers=True)
 
     def end(self, lingers: bool = False) -> None:
-        """Close the connection behind what was written. It ``lingers`` also where more of a request is to come."""
+        """Close the connection after what was written. It ``lingers`` also where more of a request is to come."""
         self._stop_timers()
         self._is_open = False
         self.sending.end()
@@ -260,14 +259,14 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    # What leaves.
+    # After a response, and writing.
 
     def on_response_complete(self) -> None:
         self.flow.resume_reading()
         self._go_on()
 
     def _go_on(self) -> None:
-        """An answer is complete. One timer watches over all the times between two requests."""
+        """Go on after a complete response. One timer covers all idle times between requests."""
         self.server_state.total_requests += 1
         if not self._is_open:
             return
@@ -278,7 +277,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look)
 
     def _read_on(self) -> None:
-        """Look at what came too early."""
+        """Parse the data that came too early."""
         if self.cycle is None or self.cycle.response_complete:
             self._stop_absence()
         if self._is_busy or not self._is_open:
@@ -290,7 +289,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._at_end()
 
     def _look(self) -> None:
-        """Close the connection where nothing has come for long; while something is under way this is not called."""
+        """Close a connection that has been idle for long. Does nothing while a request is under way."""
         self._idle_timer = None
         if self._head is not None or (self.cycle is not None and not self.cycle.response_complete):
             return
@@ -328,7 +327,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._unread or self._has_eof:
             self.loop.call_soon(self._read_on)
 
-    # What the ASGI application may do to the connection beyond answering.
+    # Extensions for the ASGI application.
 
     def extensions(self, cycle: RequestResponseCycle) -> dict[str, Any]:
         return {
@@ -339,7 +338,7 @@ class HttpProtocol(HttpToolsProtocol):
         }
 
     def _cut(self, code: str) -> None:
-        """Close the connection once what was sent has left; without a ``code`` that was the proper end."""
+        """Close the connection once everything is sent. An empty ``code`` means that the response ended properly."""
         self.transport.close()
         if code:
             self.loop.call_later(CUT_TIME, self.transport.abort)

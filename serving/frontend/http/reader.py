@@ -1,4 +1,4 @@
-"""ReaderWatch: ends a connection whose client reads none of what is sent to it."""
+"""ReaderWatch: the end of a connection whose client does not read what is sent to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class ReaderWatch:
-    """Runs while the transport's buffer is full; ``seconds`` without a byte leaving it abort the connection."""
+    """Aborts the connection when the transport's buffer is full and no byte leaves it for ``seconds``."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._transport = transport

@@ -1,4 +1,4 @@
-"""Refusal: what a client is answered whose bytes are no request."""
+"""Refusal: the response to bytes that are no request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from serving.frontend.http.headers import Headers, request_id_header
 
 INFERENCE_ID = b"x-amzn-sagemaker-inference-id"
 TLS = b"\x16"  # the first byte of a TLS connection
-PREFACE = b"PRI * HTTP/2"  # with which HTTP/2 begins without having asked
+PREFACE = b"PRI * HTTP/2"  # the beginning of HTTP/2 without an upgrade
 CUT = "the lines of a head end with CR LF, and the empty line that ends it is the first one"
 NAME = "a header is not a name, a colon right behind it, and a value"
 VALUE = "a header's value has a control character"
 LINES = "a line of the head does not end with CR LF"
 LENGTH = "Content-Length must be one number"
 ENCODING = "of transfer encodings only chunked is supported, once and last"
-# The parser's own reasons, in plain words. Nothing but the words depends on them.
+# The parser's messages and our own words for them. Only the error's text depends on them.
 WORDS = {
     "Expected HTTP/, RTSP/ or ICE/": "the request line is not a method, a target without blanks, and HTTP/1.1",
     "Invalid HTTP version": "the request line says a version of HTTP that is not spoken here; known: 1.1, 1.0",
@@ -43,9 +43,9 @@ WORDS = {
 
 
 def refusal(error: ServingError, headers: Headers, defaults: Headers) -> bytes:
-    """The whole answer, in the form of every other error, and the end of its connection.
+    """Return the whole response, in the form of every other error; it ends the connection.
 
-    ``headers`` are the request's, as far as they are known; ``defaults`` are those of every answer.
+    ``headers`` are the request's, as far as they are known; ``defaults`` are those of every response.
     """
     request_id = next((value for name, value in headers if name == INFERENCE_ID), b"").decode("latin-1")[:64]
     request_id = request_id or os.urandom(8).hex()
@@ -62,7 +62,9 @@ def refusal(error: ServingError, headers: Headers, defaults: Headers) -> bytes:
 
 
 def fault(exc: httptools.HttpParserError | None, data: bytes) -> str:
-    """What is wrong; None where the parser sees another end than there is. ``data`` is what it was given last."""
+    """Return what is wrong with a head. ``exc`` is the parser's error, None where the parser sees another end of the
+    head than we do; ``data`` is what it was given last.
+    """
     if data.startswith(PREFACE):
         return "this is HTTP/2; the server speaks HTTP/1.1 here"
     if exc is None:

@@ -1,6 +1,6 @@
-"""Repeat: the head of a plain invocation that came before, so that the next one like it need not be parsed.
+"""Repeat: the head of the last plain invocation, so that an equal one need not be parsed.
 
-A client sends the same head again and again on its connection, but for the length of the body.
+A client sends the same head again and again on its connection, except for the length of the body.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import re
 from serving.frontend.http.plain import Plain
 
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
-MAX_HEAD = 4096  # bytes that are remembered for a connection
-DIGITS = 10  # of the length; from here on it is not a request that comes in one piece
+MAX_HEAD = 4096  # bytes that are kept for a connection
+DIGITS = 10  # of the length; a longer one is not a request that arrives in one read
 
 
 class Repeat:
-    """``head`` with its empty line is one that the parser took, whole and with one Content-Length, as what ``plain``
-    says."""
+    """A head, with its empty line and one Content-Length, that the parser has accepted; ``plain`` is its parsed
+    form.
+    """
 
     __slots__ = ("_after", "_before", "_head", "_size", "_whole", "plain")
 
@@ -30,7 +31,9 @@ class Repeat:
 
     @classmethod
     def of(cls, plain: Plain, data: bytes, length: int) -> Repeat | None:
-        """Of ``data`` that is one whole request with a body of ``length`` bytes; None where it is not that."""
+        """Return the Repeat for ``data``, one whole request with a body of ``length`` bytes; None where it is not
+        that.
+        """
         end = len(data) - length
         if not 0 < end <= MAX_HEAD or data.find(b"\r\n\r\n") != end - 4:
             return None
@@ -39,7 +42,9 @@ class Repeat:
         return None if found is None else cls(plain, head, slice(*found.span(1)), length)
 
     def body_of(self, data: bytes) -> bytes | None:
-        """The body, where ``data`` is one whole request with the same head; its length may be another one."""
+        """Return the body of ``data`` if it is one whole request with the same head but for the length; otherwise
+        None.
+        """
         if len(data) == self._whole and data.startswith(self._head):
             return data[self._size :]
         before, after = self._before, self._after

@@ -1,4 +1,4 @@
-"""Sending: the connection as those see it who answer on it."""
+"""Sending: the transport that responses are written to, which may have sent the first bytes of the next one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 
 from serving.request import Body
 
-BEGINNING = b"HTTP/1.1 "  # of every answer
+BEGINNING = b"HTTP/1.1 "  # the first bytes of every response
 
 
 class Sending:
-    """``close`` ends the connection behind what was written. After ``end`` nothing is written any more."""
+    """The sending side of a connection. ``close`` ends it after what was written. After ``end`` all writes are
+    dropped.
+    """
 
     __slots__ = ("_transport", "close", "is_closing", "write", "writelines")
 
@@ -26,7 +28,7 @@ class Sending:
         self.writelines: Callable[[Iterable[Body]], None] = self._transport.writelines
 
     def begin(self) -> None:
-        """Write the beginning of the next answer, whatever that will be."""
+        """Write the first bytes of the next response, which are the same for every response."""
         self._transport.write(BEGINNING)
         self.write, self.writelines = self._go_on, self._go_on_with
 

@@ -1,4 +1,4 @@
-"""What a client sees of a container's answer: the headers that the platform passes on, and its errors."""
+"""Answers: the platform's response to a client for a container's: the headers passed on, and the platform's errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serving.errors import ModelLoading
 from serving.frontend.http.headers import Headers
 from serving.frontend.local.call import Call, Ending
 
-SHOWN = 2048  # characters of the container's own words in an error
+SHOWN = 2048  # characters of the container's response that an error quotes
 VARIANT = "AllTraffic"
 PASSED = {
     b"content-type",
@@ -18,7 +18,7 @@ PASSED = {
     b"x-amzn-sagemaker-closed-session-id",
 }
 TIMED_OUT = "Your invocation timed out while waiting for a response from container"
-CRASHED = "Internal Server Error"  # what an HTTP server says for an application that raised
+CRASHED = "Internal Server Error"  # an HTTP server's response for an application that raised
 
 
 class ModelErrorBody(msgspec.Struct, rename="pascal"):
@@ -29,7 +29,7 @@ class ModelErrorBody(msgspec.Struct, rename="pascal"):
 
 
 async def reply(send: Send, endpoint: str, variant: str, call: Call, ending: Ending) -> None:
-    """Turn the container's answer, or that there is none, into the client's."""
+    """Send the client's response for the container's, or for the lack of one."""
     if ending is Ending.GONE:
         return
     if ending is Ending.COMPLETE and call.succeeded():
@@ -54,7 +54,7 @@ def error_code(call: Call) -> str:
 
 
 def model_error(endpoint: str, call: Call, ending: Ending) -> ModelErrorBody:
-    """Why a call has no good answer, in the platform's words."""
+    """Return the platform's error body for a call without a good response."""
     if ending is Ending.COMPLETE:
         return quoted(endpoint, call.status, call.body.decode("utf-8", "replace")[:SHOWN])
     if ending is Ending.LATE:

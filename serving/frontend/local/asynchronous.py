@@ -1,4 +1,4 @@
-"""AsyncInvocations: ``InvokeEndpointAsync`` on a desk, with files where the platform has objects."""
+"""AsyncInvocations: ``InvokeEndpointAsync`` on a desk, with files in place of the platform's objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AT_ONCE = 4
 WAITING = 1000
 INLINE_LIMIT = 128_000  # bytes of a body in the call itself
 INLINE_TIME = 60.0  # seconds in which it must arrive
-INVOCATION_TIME = (1, 3600, 900)  # seconds: the least, the most, and what holds unless something is said
+INVOCATION_TIME = (1, 3600, 900)  # seconds: minimum, maximum, default
 QUEUE_TIME = (60, 21_600, 21_600)
 UNREADABLE = "The input could not be read"
 STOPPED = "The server stopped before the answer was there"
@@ -37,15 +37,16 @@ TO_CONTAINER = {
 }
 COMMON = {"custom-attributes", "inference-id"}  # fields of every operation
 LOCATION = field("InputLocation", 1024, f"{SCHEME}/.+", "on a desk, a file:///… URL below SERVING_LOCAL_INPUT")
-# These two say where in a bucket the outcome goes; here it is in one folder whatever they say.
+# These two name the outcome's place in a bucket; here they are checked and all outcomes go to one folder.
 FILE_NAME = field("Filename", 32, r"(?!.*\..*\.)[a-zA-Z0-9][a-zA-Z0-9_.-]*", "letters, digits, - and _, one dot")
 EXTENSION = field("S3OutputPathExtension", 512, r"(?!s3:|https:)[a-zA-Z0-9!_.*'()/-]+", "a path within the bucket")
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A call whose client has its answer; ``source`` is the body or where it is. It may wait ``patience`` seconds
-    and run for ``seconds``."""
+    """A call that has been answered with 202; ``source`` is its body or the URL of it. It may wait ``patience`` seconds
+    in the queue and run for ``seconds``.
+    """
 
     endpoint: str
     inference_id: str
@@ -61,7 +62,9 @@ class Accepted:
 
 
 class AsyncInvocations:
-    """At most ``AT_ONCE`` calls run at a time and ``WAITING`` more wait, in each HTTP worker."""
+    """Runs asynchronous calls, in each HTTP worker ``AT_ONCE`` at a time at most, with ``WAITING`` more in the
+    queue.
+    """
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class AsyncInvocations:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def accept(self, endpoint: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with where the outcome will be. Raises BadRequest and Unavailable."""
+        """Answer with the places of the outcome and run the call. Raises BadRequest and Unavailable."""
         sagemaker = checked(scope["headers"])
         folder = await self._folder()
         source = await self._source(sagemaker.get("inputlocation", ""), await read_inline(receive))
@@ -113,14 +116,14 @@ class AsyncInvocations:
                 outcome = await self._outcome(accepted, scope, expires)
                 await asyncio.to_thread(write, *outcome)
         except asyncio.CancelledError:
-            if outcome is None:  # else a thread is at it
+            if outcome is None:  # otherwise a thread is writing it
                 write(*accepted.failed(quoted(accepted.endpoint, 0, STOPPED)))
             raise
         except OSError as error:
             log.error("an outcome could not be written", exc=error, request_id=accepted.inference_id)
 
     async def _outcome(self, accepted: Accepted, scope: Scope, expires: float) -> tuple[Path, bytes | bytearray]:
-        """Which file is to hold what."""
+        """Run the call and return the file to write and its content."""
         if self._clock() > expires:
             return accepted.failed(quoted(accepted.endpoint, 0, "RequestTTLSeconds were over before its turn came"))
         try:
@@ -143,8 +146,11 @@ class AsyncInvocations:
 def accept(
     endpoint: str, sagemaker: Mapping[str, str], headers: Headers, source: str | bytes, folder: Path
 ) -> Accepted:
-    """Raises BadRequest. The files are named by an id of our own: it cannot lead out of the folder, and a client that
-    gives one InferenceId twice, as it may, does not lose the first outcome."""
+    """Return the call to run. Raises BadRequest.
+
+    The files are named by an id made here: it cannot lead out of the folder, and a client that uses one InferenceId
+    twice, which is allowed, does not overwrite its first outcome.
+    """
     id = str(uuid.uuid4())
     inference_id = sagemaker.get("inference-id", id)
     seconds = whole("InvocationTimeoutSeconds", sagemaker, *INVOCATION_TIME)
@@ -156,7 +162,7 @@ def accept(
 
 
 def checked(headers: Headers) -> dict[str, str]:
-    """The SageMaker headers of a call. Raises BadRequest."""
+    """Return the SageMaker headers of a call. Raises BadRequest."""
     _, _, sagemaker = read_headers(headers)
     common = {name: sagemaker[name] for name in COMMON & sagemaker.keys()}
     check_all(sagemaker.get("content-type", ""), sagemaker.get("accept", ""), common)
@@ -174,7 +180,7 @@ def whole(name: str, sagemaker: Mapping[str, str], low: int, high: int, default:
 
 
 async def read_inline(receive: Receive) -> bytes:
-    """The call's own body. Raises BadRequest for one that is too large, or too slow."""
+    """Return the call's own body. Raises BadRequest where it is too large or too slow."""
     try:
         async with asyncio.timeout(INLINE_TIME):
             return await collect_inline(receive)

@@ -1,4 +1,4 @@
-"""Call: one invocation that the platform's side asks of the container's side, in one process and without HTTP."""
+"""Call: one invocation from the platform's side to the container's side, in one process and without HTTP."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ FORWARDED_API = b"x-amzn-sagemaker-forwarded-api"
 
 
 class Ending(Enum):
-    """How a call ended."""
+    """The ways in which a call ends."""
 
-    COMPLETE = auto()  # the last of the body is there
-    CUT = auto()  # the container cut its connection
-    LEFT = auto()  # the application raised or returned before the end of its answer
+    COMPLETE = auto()  # the whole body has arrived
+    CUT = auto()  # the container closed its connection
+    LEFT = auto()  # the application raised or returned before the end of its response
     LATE = auto()
-    GONE = auto()  # nobody waits for the answer any more
+    GONE = auto()  # the client has disconnected
 
 
 class Call:
-    """Collects the container's answer. ``ended`` is settled once; what is sent afterwards is dropped, as by a
-    connection that is closed."""
+    """Collects the container's response. ``ended`` is settled once; what is sent later is dropped, as on a closed
+    connection.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -39,7 +40,7 @@ class Call:
         self.cut_code = ""
 
     def succeeded(self) -> bool:
-        """Whether there is a head, of a success."""
+        """Return whether the response has begun, with a status of success."""
         return 200 <= self.status < 300
 
     async def send(self, message: Message) -> None:
@@ -53,12 +54,12 @@ class Call:
             self.settle(Ending.COMPLETE)
 
     def cut(self, code: str) -> None:
-        """The container closes its connection because of ``code``."""
+        """End the call: the container closes its connection because of ``code``."""
         self.cut_code = code
         self.settle(Ending.CUT)
 
     def limit(self, seconds: float) -> None:
-        """End so many seconds after the call's beginning, whatever was said before."""
+        """End the call ``seconds`` after its beginning, in place of an earlier limit."""
         self.stop_timer()
         self._timer = self._loop.call_at(self._began + seconds, self.settle, Ending.LATE)
 
@@ -72,14 +73,16 @@ class Call:
 
 
 class Container:
-    """The server's own application, asked as the platform asks a container."""
+    """The server's own application, called as the platform calls a container."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, call: Call, scope: Scope, headers: Headers, receive: Receive, seconds: float) -> Ending:
-        """How ``call`` ended, ``seconds`` from its beginning at the latest. ``scope`` is the client's own request."""
+        """Run ``call`` and return how it ended, after ``seconds`` at the latest. ``scope`` is the client's own
+        request.
+        """
 
         async def watched() -> Message:
             if call.ended.done():
@@ -91,7 +94,7 @@ class Container:
 
         call.limit(seconds)
         try:
-            # Not ended with the call: the platform does not tell a container to stop, it closes the connection.
+            # The task outlives the call: the platform does not stop a container, it closes the connection.
             self._start(call, inner_scope(scope, headers, call), watched)
             return await call.ended
         finally:
@@ -125,5 +128,5 @@ def inner_scope(scope: Scope, headers: Headers, call: Call) -> Scope:
 
 
 def forwarded(headers: Headers, api: str) -> Headers:
-    """The headers with the platform's own word on which of its operations was called."""
+    """Return the headers with the one in which the platform names the operation that was called."""
     return [*(pair for pair in headers if pair[0] != FORWARDED_API), (FORWARDED_API, api.encode())]

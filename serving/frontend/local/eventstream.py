@@ -1,4 +1,4 @@
-"""Messages of ``application/vnd.amazon.eventstream``, the framing in which a client of the platform reads a stream.
+"""Messages of ``application/vnd.amazon.eventstream``, the framing in which the platform's clients read a stream.
 
     total length u32 | length of headers u32 | CRC-32 of these | headers | payload | CRC-32 of all before it
 
@@ -27,7 +27,7 @@ def header(name: str, value: str) -> bytes:
 
 
 def message(headers: Mapping[str, str], payload: Body) -> bytes:
-    """One message. Names have at most 255 bytes, values at most 65,535."""
+    """Return one message. Names have at most 255 bytes, values at most 65,535."""
     head = b"".join(header(name, value) for name, value in headers.items())
     prelude = PRELUDE.pack(FRAME + len(head) + len(payload), len(head))
     prelude += CRC.pack(zlib.crc32(prelude))
@@ -36,19 +36,19 @@ def message(headers: Mapping[str, str], payload: Body) -> bytes:
 
 
 def event(kind: str, payload: Body) -> bytes:
-    """An event whose payload is the bytes of its one member."""
+    """Return an event whose payload is the bytes of its only member."""
     headers = {":message-type": "event", ":event-type": kind, ":content-type": "application/octet-stream"}
     return message(headers, payload)
 
 
 def exception(kind: str, payload: bytes) -> bytes:
-    """What a client raises; ``payload`` is its members in JSON."""
+    """Return a message that a client raises as an exception; ``payload`` is its members in JSON."""
     headers = {":message-type": "exception", ":exception-type": kind, ":content-type": "application/json"}
     return message(headers, payload)
 
 
 def parts(body: Body, limit: int = PART_LIMIT) -> Iterator[bytes]:
-    """``body`` as ``PayloadPart`` events of at most ``limit`` bytes each; none for an empty one."""
+    """Return ``body`` as ``PayloadPart`` events of at most ``limit`` bytes each; none for an empty body."""
     view = memoryview(body)
     for start in range(0, len(view), limit):
         yield event("PayloadPart", view[start : start + limit])

@@ -1,4 +1,4 @@
-"""The two folders of asynchronous invocations on a desk: where their input is read, and where their outcome is left."""
+"""Files: the folders of asynchronous invocations on a desk, one for their inputs and one for their outcomes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ SCHEME = "file://"
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Files below ``folder``, which may be no other's: a link that leads out of it is not followed."""
+    """The files below ``folder``. A link that leads out of it is not followed."""
 
     folder: str | None
 
     def find(self, location: str) -> Path:
-        """The file at a ``file://`` URL. Raises BadRequest, in the same words for what is not there and what is not
-        to be read, so that nobody learns what there is elsewhere."""
+        """Return the file at a ``file://`` URL. Raises BadRequest, in the same words for a missing file and a forbidden
+        one, so that nobody learns which files exist elsewhere.
+        """
         if self.folder is None:
             raise BadRequest("InputLocation is read only by a server that SERVING_LOCAL_INPUT gives a folder for it")
         try:
@@ -37,7 +38,7 @@ class Inputs:
             path = Path(os.fsdecode(unquote_to_bytes(location.removeprefix(SCHEME)))).resolve(strict=True)
             size = path.stat().st_size if path.is_file() and path.is_relative_to(root) else -1
         except (OSError, ValueError, RuntimeError):
-            size = -1  # not there, not to be read, no path at all, or a link that leads to itself
+            size = -1  # missing, unreadable, not a path, or a link to itself
         if size < 0:
             raise BadRequest(f"InputLocation is {location[:80]!r}; allowed: a file below SERVING_LOCAL_INPUT")
         if size > INPUT_LIMIT:
@@ -45,7 +46,7 @@ class Inputs:
         return path
 
     def open(self, source: str | bytes) -> Upload:
-        """A body that is given, or that stands at a location. Raises BadRequest and OSError."""
+        """Return the body, which is given or is in the file at a URL. Raises BadRequest and OSError."""
         if isinstance(source, bytes):
             return Upload(io.BytesIO(source), len(source))
         file = self.find(source).open("rb")
@@ -53,9 +54,9 @@ class Inputs:
 
 
 class Upload:
-    """A request's body as an application receives it; after it, word that the client has gone, once it is closed.
+    """A request's body as an ASGI application receives it; after it ``http.disconnect``, once the upload is closed.
 
-    A file that grows is read to its earlier size; one that shrinks counts as a client that left.
+    A file that grows is read to its size at opening; one that shrinks counts as a client that left.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -89,7 +90,7 @@ class Upload:
 
 
 def write(path: Path, data: bytes | bytearray) -> None:
-    """Whoever waits for ``path`` finds all of it or nothing. Raises OSError."""
+    """Write a file at once: a reader of ``path`` finds all of it or nothing. Raises OSError."""
     handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)  # for its owner alone
     try:
         with open(handle, "wb") as file:

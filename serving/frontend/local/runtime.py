@@ -1,9 +1,9 @@
-"""LocalRuntime: the client's side of the platform, so that boto3 can call this server on a desk.
+"""LocalRuntime: the platform's runtime API, so that boto3 can call this server on a desk.
 
 ``POST /endpoints/{name}/invocations`` is answered as ``InvokeEndpoint`` would be, ``…/invocations-response-stream`` as
-``InvokeEndpointWithResponseStream`` and ``…/async-invocations`` as ``InvokeEndpointAsync``: by asking the container's
-side, in this process, and turning what it says into what a client sees. Nothing leaves the machine; credentials are not
-looked at.
+``InvokeEndpointWithResponseStream`` and ``…/async-invocations`` as ``InvokeEndpointAsync``: the request is passed to
+the server's own application, in this process, and its response is turned into the platform's. Nothing leaves the
+machine; credentials are not checked.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ STREAM_TIME = 480.0  # seconds for a whole stream
 
 
 class LocalRuntime:
-    """``container`` is the server's own application. Asynchronous calls read their input below ``local_input`` and
-    leave their outcome in ``local_output``; without the latter they are refused."""
+    """The runtime API in front of ``container``, the server's own application. Asynchronous calls read inputs below
+    ``local_input`` and write outcomes to ``local_output``; without the latter they are refused.
+    """
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class LocalRuntime:
 
 
 def check_target(method: str, endpoint: str) -> None:
-    """Raises BadRequest."""
+    """Check the method and the endpoint's name. Raises BadRequest."""
     if method != "POST":
         raise BadRequest("every operation is a POST")
     if not ENDPOINT.fullmatch(endpoint):
@@ -92,7 +93,7 @@ def check_target(method: str, endpoint: str) -> None:
 
 
 def checked(headers: Headers) -> dict[str, str]:
-    """The SageMaker headers of a call. Raises BadRequest for what the platform would refuse."""
+    """Return the SageMaker headers of a call. Raises BadRequest for what the platform would refuse."""
     content_type, accept, sagemaker = read_headers(headers)
     check_all(content_type, accept, sagemaker)
     return sagemaker

@@ -1,4 +1,4 @@
-"""StreamedCall: what the container sends goes on to the client at once, as events of the platform's stream."""
+"""StreamedCall: a call whose response goes to the client at once, as events of the platform's stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.request import Body
 
 API = "InvokeEndpointWithResponseStream"
 ACCEPT = b"x-amzn-sagemaker-accept"
-# The operation has no such input, and where it names the type it wants, it does so in a header of its own.
+# The operation has no such inputs; for the accepted type it has a header of its own.
 DROPPED = {b"accept", b"x-amzn-sagemaker-target-model", b"x-amzn-sagemaker-enable-explanations"}
 PASSED = {
     b"content-type": b"x-amzn-sagemaker-content-type",
@@ -26,7 +26,8 @@ PASSED = {
 
 
 class StreamedCall(Call):
-    """``seconds`` bound the whole stream once its head is there. Without the head of a success it is an ordinary call.
+    """A call with a streamed response, bounded by ``seconds`` once its head has arrived. Without a status of success it
+    is an ordinary call.
 
     The container waits in ``send`` until the client's connection has taken a part, so that a slow client slows it.
     """
@@ -61,12 +62,12 @@ class StreamedCall(Call):
                 return
             await self._write(part)
         if last and not self.ended.done():
-            # Settled first, so that no limit can put an error behind the end.
+            # Settled first, so that the time limit cannot add an error after the end.
             self.settle(Ending.COMPLETE)
             await self._write(b"", more=False)
 
     async def finish(self, ending: Ending) -> None:
-        """Return when the client has all of the stream, and after it the error if it broke."""
+        """Wait until the client has the whole stream, and end it with the error if it broke."""
         if ending is Ending.GONE:
             return
         async with self._writing:
@@ -79,7 +80,7 @@ class StreamedCall(Call):
 
 
 def failure(ending: Ending, cut_code: str) -> bytes:
-    """The event that tells a client why its stream ends here."""
+    """Return the event that tells the client why its stream ends."""
     if ending is Ending.LEFT:
         body = {"Message": "The stream failed for a reason of the server's own; try again"}
         return eventstream.exception("InternalStreamFailure", msgspec.json.encode(body))
@@ -91,12 +92,12 @@ def failure(ending: Ending, cut_code: str) -> bytes:
 
 
 def stream_headers(headers: Headers) -> Headers:
-    """The request's headers as the container gets them."""
+    """Return the headers that the container gets."""
     kept = [pair for pair in headers if pair[0] not in DROPPED]
     return forwarded([(b"accept" if name == ACCEPT else name, value) for name, value in kept], API)
 
 
 def check_session(sagemaker: dict[str, str]) -> None:
-    """Raises BadRequest for a session that is to be opened: the answer to this operation has no place for its id."""
+    """Refuse a new session, since a response of this operation has no place for its id. Raises BadRequest."""
     if sagemaker.get("session-id") == NEW_SESSION:
         raise BadRequest(f"SessionId is {NEW_SESSION!r}; allowed: the id of an open session")

@@ -1,4 +1,4 @@
-"""Connection: this HTTP worker's one socket to one replica. Settles every call exactly once."""
+"""Connection: the socket from this HTTP worker to one replica. Settles every call exactly once."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from serving.ipc.wire import MAX_HEAD, Frame, Kind, OpenHead, ReplyHead, Request
 from serving.request import Body, Response
 from serving.system import log
 
-OPEN_TIME = 5.0  # seconds for the kernel to connect; longer only where the replica's queue of them is full
+OPEN_TIME = 5.0  # seconds to connect, which takes long only where the replica's accept queue is full
 
 _encoder = msgspec.msgpack.Encoder()
-_ids = itertools.count(1)  # of all connections: one made anew must not begin with those of the one that was lost
+_ids = itertools.count(1)  # of all connections: a new connection must not reuse the ids of a lost one
 reply_head = msgspec.msgpack.Decoder(ReplyHead).decode
 
 
@@ -35,10 +35,10 @@ class ReplicaLost(Exception):
 
 
 class Waiter(Protocol):
-    """Who waits for the reply to one request. One of these is called, once, and none after ``forget``."""
+    """The receiver of the reply to one request. Exactly one method is called, once, and none after ``forget``."""
 
     def on_reply(self, head: bytes, body: Body) -> None:
-        """``head`` is a ReplyHead."""
+        """Take the whole reply; ``head`` is an encoded ReplyHead."""
         ...
 
     def on_begin(self, streamed: Streamed) -> None: ...
@@ -47,7 +47,9 @@ class Waiter(Protocol):
 
 
 class Call(NamedTuple):
-    """``disown`` tells the replica that nobody takes the answer to the request of this id."""
+    """One request and the future of its reply. ``disown`` tells the replica that a reply is not taken, by the request's
+    id.
+    """
 
     id: int
     reply: asyncio.Future[Response | Streamed]
@@ -56,7 +58,7 @@ class Call(NamedTuple):
     def on_reply(self, head: bytes, body: Body) -> None:
         if not self.reply.done():
             settle(self.reply, reply_head(head), body)
-        elif reply_head(head).new_session is not None:  # who waits is cancelled, and has not had its turn to say so
+        elif reply_head(head).new_session is not None:  # the caller is cancelled but has not run yet to say so
             self.disown(self.id)
 
     def on_begin(self, streamed: Streamed) -> None:
@@ -71,7 +73,7 @@ class Call(NamedTuple):
 
 
 class Connection:
-    """``on_change`` is called when the connection opens, retires or ends."""
+    """A connection to one replica. ``on_change`` is called when it opens, retires or ends."""
 
     def __init__(self, address: Address, row: Row, on_change: Callable[[Connection], None]) -> None:
         self.address = address
@@ -83,11 +85,11 @@ class Connection:
         self._opening = True
         self._pending: dict[int, Waiter] = {}
         self._streams: dict[int, Stream] = {}
-        # The ids of one HTTP worker never meet those of another, in a replica or in its scoreboard row.
+        # Ids of different HTTP workers must differ, in a replica and in its scoreboard row.
         self._prefix = (os.getpid() & 0xFFFFFF) << 40
 
     async def open(self) -> None:
-        """Raises OSError where the replica is gone already, or takes no connection in time."""
+        """Connect. Raises OSError where the replica is already gone, or does not accept within ``OPEN_TIME``."""
         try:
             async with asyncio.timeout(OPEN_TIME):
                 _, self._channel = await self._loop.create_unix_connection(lambda: Channel(self), self.address.path)
@@ -109,32 +111,33 @@ class Connection:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the supervisor has ended its process or seen it end."""
+        """Whether the supervisor has killed the replica's process or seen it end."""
         return self.row.epoch != self.address.epoch or self.row.pid == 0
 
     def abandon(self) -> None:
-        """Its process is gone, though something it started may still hold the socket."""
+        """Close a connection whose process is gone, although a child of that process may still hold the socket."""
         if self._channel is not None:
             self._channel.abort()
 
     @property
     def waiting(self) -> int:
-        """Requests of this HTTP worker's alone that it has not answered."""
+        """The number of this HTTP worker's own requests that the replica has not answered."""
         return len(self._pending)
 
     @property
     def load(self) -> int:
-        """Requests on this replica, as far as can be seen from here."""
+        """The number of requests on this replica, as far as this HTTP worker can see."""
         return max(len(self._pending), self.row.queued) + max(len(self._streams), self.row.streams)
 
     @property
     def holds_others(self) -> bool:
-        """Whether its process has sessions, answers in pieces or conversations, which would be lost with it."""
+        """Whether the replica has sessions, streams or conversations, which would be lost with its process."""
         return bool(self._streams or self.row.streams or self.row.sessions)
 
     def call(self, head: RequestHead | OpenHead, body: Body = b"") -> Call:
-        """Send one request. Its reply is a Response or its beginning, a ServingError, or ReplicaLost; that to a
-        conversation is a Streamed without a response. Raises BadRequest."""
+        """Send one request. The future gives a Response or a Streamed, or raises a ServingError or ReplicaLost. For a
+        conversation it gives a Streamed without a response. Raises BadRequest where the headers are too large.
+        """
         call = Call(self.next_id(), self._loop.create_future(), self._refuse_reply)
         self.send(head, body, call.id, call)
         return call
@@ -143,7 +146,9 @@ class Connection:
         return self._prefix | next(_ids)
 
     def send(self, head: RequestHead | OpenHead, body: Body, id: int, waiter: Waiter) -> None:
-        """The same, with the reply for ``waiter``, which may hear that it is lost before this comes back."""
+        """Send one request whose reply goes to ``waiter``, whose ``on_lost`` may be called before this returns. Raises
+        BadRequest where the headers are too large.
+        """
         data = _encoder.encode(head)
         if len(data) > MAX_HEAD:
             raise BadRequest(f"the request's headers take {len(data)} bytes; at most {MAX_HEAD} are taken")
@@ -154,7 +159,7 @@ class Connection:
             self._channel.send(Kind.REQUEST if type(head) is RequestHead else Kind.OPEN, id, data, body)
 
     def forget(self, id: int) -> bool:
-        """Nobody waits for this call any more; a late reply will be dropped. False where it was settled before."""
+        """Cancel a call: a late reply is dropped. Returns False where it was settled before."""
         if self._pending.pop(id, None) is None:
             return False
         if self._channel is not None:
@@ -162,8 +167,9 @@ class Connection:
         return True
 
     def abandon_reply(self, call: Call) -> None:
-        """Its reply has come in the instant in which its caller went: an answer that has begun must not go on, nor a
-        session of which nobody knows."""
+        """Discard a reply that came just as its caller was cancelled: stop its stream, and end the session that it
+        opened.
+        """
         if call.reply.done() and not call.reply.cancelled() and call.reply.exception() is None:
             reply = call.reply.result()
             if isinstance(reply, Streamed):
@@ -176,7 +182,7 @@ class Connection:
             self._channel.send(Kind.CANCEL, id)
 
     def disown(self, session: str) -> None:
-        """The client has not taken the answer that tells it of its new session."""
+        """End a new session whose announcement the client has not received."""
         if self._channel is not None:
             self._channel.send(Kind.CANCEL, 0, session.encode())
 
@@ -191,7 +197,7 @@ class Connection:
                 try:
                     waiter.on_reply(frame.head, frame.body)
                 except Exception:
-                    self._pending[frame.id] = waiter  # it is lost with this connection, which ends by the error
+                    self._pending[frame.id] = waiter  # settled as lost when the error ends this connection
                     raise
         elif frame.kind == Kind.BEGIN:
             self._begin(channel, frame)
@@ -213,7 +219,7 @@ class Connection:
     def _begin(self, channel: Channel, frame: Frame) -> None:
         waiter = self._pending.get(frame.id)
         if waiter is None:
-            channel.send(Kind.CANCEL, frame.id)  # the first CANCEL may have come before there was anything to cancel
+            channel.send(Kind.CANCEL, frame.id)  # the first CANCEL may have come before the stream began
             return
         converses = not frame.head
         response = Response() if converses else response_of(reply_head(frame.head), frame.body)
@@ -233,7 +239,7 @@ class Connection:
         self._channel = None
         for stream in list(self._streams.values()):
             stream.on_lost()
-        # The worker is dead, so its row says exactly what it was doing; if the row has a new owner nobody knows.
+        # The worker is dead, so its row holds exactly what ran. If the row has a new owner, any request may have run.
         known = self.row.epoch == self.address.epoch
         ran = frozenset(self.row.running() if known else self._pending)
         for id in list(self._pending):
@@ -246,7 +252,7 @@ class Connection:
             return
         try:
             waiter.on_lost(ReplicaLost(id in ran))
-        except Exception as exc:  # the others must hear of their loss all the same
+        except Exception as exc:  # the other calls must be settled all the same
             log.error("the loss of a request's replica could not be told", exc=exc)
 
 

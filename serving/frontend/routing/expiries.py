@@ -1,4 +1,4 @@
-"""Expiries: many deadlines, few timers."""
+"""Expiries: the deadlines of many requests, with one timer for each time-out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Expiring(Protocol):
 
 
 class Group:
-    """What has the same time-out expires in the order in which it came, so that one timer is enough for all."""
+    """The members with one time-out. They expire in the order of their arrival, so one timer is enough for all."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.members: dict[Expiring, None] = {}
@@ -39,13 +39,15 @@ class Group:
             del self.members[first]
             try:
                 first.expire()
-            except Exception as exc:  # those behind it still have their deadlines
+            except Exception as exc:  # the later members must expire all the same
                 log.error("a request whose time is over could not be ended", exc=exc)
         self.arm()
 
 
 class Expiries:
-    """Calls ``expire`` of each that is not discarded by the instant ``expires``, ``timeout`` seconds after it began."""
+    """Calls ``expire`` of each member at its instant ``expires``, unless it is discarded before. Members of one
+    ``timeout``, in seconds, must be added in the order in which they expire.
+    """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Invocations: one request to exactly one answer, whatever happens to the worker that computes it."""
+"""Invocations: exactly one response to each request, whatever happens to the worker that computes it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from serving.request import Request, Response
 from serving.session import SessionAddress, address_of
 
 DEFAULT_KNOWN = 1.0  # seconds for which the name of the default model is remembered
-TRIES = 2  # how often a request may be running when its worker dies
+TRIES = 2  # deaths of a worker while a request runs, after which the request fails
 
 
 class DefaultModel:
-    """The name of the default model. To ``find`` it is costly: one call at a time, and what comes of it, an error too,
-    is good for all who ask within a second.
+    """The name of the default model. ``find`` is costly: one call runs at a time, and its result, also an error, is
+    reused for a second.
     """
 
     def __init__(self, find: Callable[[], Coroutine[None, None, str]], clock: Callable[[], float] = monotonic) -> None:
@@ -60,15 +60,18 @@ class DefaultModel:
 
 
 def retrieve(found: asyncio.Task[str]) -> None:
-    """Those who asked may all have gone, and an error that nobody looks at is complained about."""
+    """Mark the task's error as seen: all callers may be gone, and asyncio complains about an error that nobody
+    retrieves.
+    """
     if not found.cancelled():
         found.exception()
 
 
 class Invocations:
-    """``timeout`` in seconds bounds the search for a model whose own time-out is not known yet.
+    """Sends requests to replicas. ``timeout``, in seconds, bounds the search for a model whose own time-out is not
+    known yet.
 
-    ``instance`` tells this server's sessions from those of others; without ``sessions`` there are none.
+    ``instance`` identifies this server in session ids; without ``sessions`` every session id is refused.
     """
 
     def __init__(self, replicas: Replicas, timeout: float, instance: str, sessions: bool) -> None:
@@ -80,15 +83,17 @@ class Invocations:
         self._default = DefaultModel(self._find_default)
 
     async def default_model(self) -> str:
-        """The model for requests that name none. Raises BadRequest where there is no such."""
+        """Return the model for requests that name none. Raises BadRequest where there is no default."""
         return await self._default.name()
 
     async def _find_default(self) -> str:
         return (await self._replicas.link.ask(FindDefault, self._timeout)).name
 
     async def deadline(self, model: str, load: bool, arrival: float, continues: bool = False) -> Deadline:
-        """When a request for ``model`` that came at ``arrival`` must be answered. Raises a ServingError if it is not
-        to be had; with ``load`` it is loaded where it is not there. A session that ``continues`` is lost with it.
+        """Return the deadline of a request for ``model`` that arrived at the instant ``arrival``.
+
+        Loads the model first if ``load`` and it is not loaded. Raises a ServingError where the model is not available;
+        SessionLost where the request ``continues`` a session and the model is not loaded.
         """
         placement = self._replicas.known(model)
         if placement is None:
@@ -104,15 +109,16 @@ class Invocations:
         return Deadline(arrival + placement.timeout)
 
     def _patience(self, arrival: float, timeout: float) -> float:
-        # A little less than the request's own time, so that "no room" is told before that is over.
+        # A little less than the request's own time, so that "no room" is answered before the deadline.
         return arrival + 0.95 * timeout
 
     async def invoke(
         self, request: Request, load: bool = False, lost: ReplicaLost | None = None
     ) -> Response | Streamed:
-        """The answer of a replica, or its beginning. Raises a ServingError, at the request's deadline at the latest.
+        """Return a replica's response, whole or streamed. Raises a ServingError, at the request's deadline at the
+        latest.
 
-        ``lost`` is what became of a first try.
+        ``lost`` is the failure of a first try, if there was one.
         """
         try:
             async with asyncio.timeout(request.deadline.remaining(self.clock)):
@@ -136,15 +142,16 @@ class Invocations:
                 if address is not None:
                     raise SessionLost("the session was lost with its model's process") from lost
                 moves += 1
-                # What was running may be what killed the worker: it gets one more try, where it can hurt nobody.
-                # What was only queued moves on and counts nothing.
+                # A running request may have killed the worker: it gets one more try, where it can hurt nobody.
+                # A request that was only queued moves on, and the death does not count.
                 deaths += lost.ran
                 if deaths >= TRIES:
                     raise WorkerDied("the model's process died while it worked on this request, twice") from lost
 
     async def invoke_each(self, request: Request) -> list[Response]:
-        """The answers of all replicas of a model that is loaded, but for those that are lost meanwhile. Raises the
-        ServingError of one that gives an error, DeadlineExceeded."""
+        """Return the responses of all replicas of a loaded model, except those that are lost meanwhile. Raises the
+        first ServingError of a replica, or DeadlineExceeded.
+        """
         found: list[Response] = []
         try:
             async with asyncio.timeout(request.deadline.remaining(self.clock)):
@@ -157,7 +164,7 @@ class Invocations:
         return found
 
     async def takes(self, model: str, path: str, load: bool, deadline: Deadline) -> None:
-        """Whether the model's handler takes POST requests to a path of its own. Raises NotFound where not."""
+        """Check that the model's handler takes POST requests to ``path``. Raises NotFound where it does not."""
         try:
             async with asyncio.timeout(deadline.remaining(self.clock)):
                 await self._replicas.pick(model, load, deadline.at)
@@ -168,7 +175,7 @@ class Invocations:
             raise NotFound(f"POST {path} is not served here")
 
     async def converse(self, head: OpenHead, load: bool, deadline: Deadline) -> Stream:
-        """A conversation with a replica. Raises a ServingError, at the deadline at the latest."""
+        """Open a conversation with a replica. Raises a ServingError, at the deadline at the latest."""
         try:
             async with asyncio.timeout(deadline.remaining(self.clock)):
                 return await self._until_open(head, load, deadline)
@@ -185,7 +192,7 @@ class Invocations:
             try:
                 reply = await call.reply
             except ReplicaLost:
-                continue  # nothing of it had begun
+                continue  # the conversation had not begun
             except BaseException:
                 connection.abandon_reply(call)
                 raise
@@ -195,7 +202,9 @@ class Invocations:
             return reply.stream
 
     def _address(self, session: str | None) -> SessionAddress | None:
-        """The replica that holds the session of a request; None where any will do. Raises what is wrong with its id."""
+        """Return the address of the replica that holds the session; None where any replica will do. Raises
+        SessionsDisabled or SessionNotFound.
+        """
         if session is None:
             return None
         if not self._sessions:
@@ -230,16 +239,16 @@ class Invocations:
         finally:
             if connection.forget(call.id) and request.deadline.remaining(self.clock) < EARLY:
                 self._replicas.report_overdue(connection)
-            # An error knows this frame, and its future the error: the three would keep the body until it is collected.
+            # Break the cycle of error, frame and future, which would keep the body until the next garbage collection.
             del call
 
     def _picked(self, request: Request) -> dict[str, str] | None:
-        """What its handler wants to see of a request's headers."""
+        """Return the request's headers that the model's handler asks for."""
         placement = self._replicas.known(request.model)
         return None if placement is None else picked(request.headers, placement.paths.headers)
 
     def timed_out(self, model: str) -> ServingError:
-        """What is told to one whose time is over."""
+        """Return the error for a request whose deadline has passed."""
         placement = self._replicas.known(model)
         if placement is None or placement.loading:
             return ModelLoading(f"model {model} is still loading")

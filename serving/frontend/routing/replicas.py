@@ -1,4 +1,4 @@
-"""Replicas: what this HTTP worker knows of models and where they live, and its connections to them."""
+"""Replicas: the models and their replicas as this HTTP worker knows them, and its connections to them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from serving.ipc.scoreboard import Scoreboard, Slot
 from serving.session import SessionAddress, address_of
 from serving.system import log
 
-AGAIN = 0.1  # seconds before a lost connection to a replica that should be there is made anew
-LOST = 2.0  # seconds between looks whether a replica that is neither placed nor retiring is dead
+AGAIN = 0.1  # seconds before reconnecting to a replica that is still placed
+LOST = 2.0  # seconds between checks whether a replica that is neither placed nor retiring is dead
 MAX_WAITERS = 4096  # requests for a model whose own limit is not known yet
 
 
 @dataclass(slots=True, eq=False)
 class View:
-    """One model as seen from here; its placement is unknown until the supervisor answers. ``problem`` ends it."""
+    """One model as this worker sees it; ``placement`` is None until the supervisor answers. A ``problem`` ends the
+    view.
+    """
 
     placement: Placement | None = None
     problem: Problem | None = None
@@ -35,7 +37,9 @@ class View:
         return {(one.row, one.epoch) for one in self.placement.replicas} if self.placement is not None else set()
 
     def usable(self) -> list[Connection]:
-        """Replicas that take requests. One may have ended since the last change: it loses what it is sent."""
+        """Return the replicas that take requests. One may have ended since the last change: a request sent to it is
+        lost.
+        """
         if self._usable is None:
             placed = self.placed()
             self._usable = [one for key, one in self.connections.items() if one.is_usable and key in placed]
@@ -48,7 +52,9 @@ class View:
                 waiter.set_result(None)
 
     async def change(self, accepted: bool = False) -> None:
-        """Wait for the next one. Raises QueueFull where too many do, but for a request that was ``accepted`` once."""
+        """Wait for the next change. Raises QueueFull where too many requests wait, unless this one was ``accepted``
+        before.
+        """
         limit = self.placement.queue_size if self.placement is not None else MAX_WAITERS
         if len(self.waiters) >= limit and not accepted:
             raise QueueFull(f"{len(self.waiters)} requests are waiting for a replica already")
@@ -61,7 +67,9 @@ class View:
 
 
 class Replicas:
-    """A model is asked for at its first request and known until the supervisor says that it is gone."""
+    """The replicas of all models. A model is located at its first request and known until the supervisor says it is
+    gone.
+    """
 
     def __init__(self, runtime: Runtime, board: Scoreboard) -> None:
         self._board = board
@@ -78,7 +86,7 @@ class Replicas:
         return self._link
 
     async def start(self) -> Slot:
-        """Connect to the supervisor; gives this worker's slot of the scoreboard."""
+        """Connect to the supervisor; returns this worker's slot of the scoreboard."""
         return await self._link.start()
 
     def close(self) -> None:
@@ -93,13 +101,13 @@ class Replicas:
         return view.placement if view is not None else None
 
     def name_of(self, model: str) -> str:
-        """What a model is called that clients may call otherwise, as far as that is known."""
+        """Return the model's own name for an alias that clients use, where that is known; otherwise the same name."""
         return self._names.get(model, model)
 
     async def placement(self, model: str, load: bool, until: float) -> Placement:
-        """What is known of a model, loading it if it is to be. Raises the ServingError that the supervisor gives.
+        """Return the placement of a model, which is loaded first if ``load``. Raises the supervisor's ServingError.
 
-        ``until`` is how long room for it is worth waiting for. The caller bounds the wait here.
+        ``until`` is the instant until which the supervisor may wait for room. The caller bounds the wait here.
         """
         while True:
             model = self.name_of(model)
@@ -116,10 +124,10 @@ class Replicas:
     async def pick(
         self, model: str, load: bool, until: float, accepted: bool = False, alone: bool = False
     ) -> Connection:
-        """A replica that takes requests; waits for one. Raises a ServingError; the caller bounds the wait.
+        """Return a replica that takes requests; waits for one. Raises a ServingError. The caller bounds the wait.
 
-        A request that a replica had ``accepted`` before it died is not refused because queues are full. One that is to
-        run ``alone`` goes where it can hurt nobody, if there is such a replica.
+        A request that was ``accepted`` by a replica that died is not refused for a full queue. One that must run
+        ``alone`` goes to a replica without sessions and streams, if there is one.
         """
         while True:
             placement = await self.placement(model, load, until)
@@ -135,7 +143,7 @@ class Replicas:
                 raise view.problem.error()
 
     def at_hand(self, model: str) -> Connection | None:
-        """The replica to take without waiting for anything, if there is one. Raises QueueFull."""
+        """Return a replica that can be used without waiting, or None. Raises QueueFull."""
         view = self._views.get(model)
         if view is None or view.placement is None or not (usable := view.usable()):
             return None
@@ -144,12 +152,12 @@ class Replicas:
         return self._choose(usable, view.placement, False)
 
     def all_of(self, model: str) -> list[Connection]:
-        """The replicas of a model that take requests now."""
+        """Return the replicas of a model that take requests now."""
         view = self._views.get(self.name_of(model))
         return [] if view is None else list(view.usable())
 
     async def holder(self, model: str, address: SessionAddress) -> Connection:
-        """The replica that holds a session; waits for the connection to it. Raises SessionLost."""
+        """Return the replica that holds a session; waits for the connection to it. Raises SessionLost."""
         key = (address.row, address.epoch)
         while True:
             try:
@@ -168,13 +176,13 @@ class Replicas:
         self._turn += 1
         loads = [connection.load for connection in usable]
         index = router.pick(loads, self._turn) if len(loads) > 1 else 0
-        # The worker itself refuses what exceeds its queue; this bounds what piles up in the socket of one that cannot.
+        # The worker refuses what exceeds its queue; this bounds the socket's backlog of a worker that does not read.
         if loads[index] >= placement.queue_size + MAX_BATCH and not accepted:
             raise QueueFull(f"{loads[index]} requests are waiting already")
         return usable[index]
 
     def disown(self, model: str, announcement: str) -> None:
-        """End the session that a response announces, since its client did not take it."""
+        """End the session that a response announces, since the client did not receive it."""
         id = announcement.partition(";")[0]
         address, view = address_of(id), self._views.get(model)
         connection = view.connections.get((address.row, address.epoch)) if view is not None and address else None
@@ -200,7 +208,7 @@ class Replicas:
         view.wake()
 
     def _doubt(self, connection: Connection) -> None:
-        """Look in a while whether it is dead. One that has not said that it retires may only be too busy for that."""
+        """Check later whether the replica is dead. A live one may be too busy to have said that it retires."""
         self._doubted.add(connection)
         asyncio.get_running_loop().call_later(LOST, self._look, connection)
 
@@ -212,7 +220,7 @@ class Replicas:
             self._doubt(connection)
 
     def _drop(self, placement: Placement) -> None:
-        """Its requests under way end as they would; who waits hears of the problem or asks anew."""
+        """Forget a model that is gone. Its running requests finish; waiting requests get the problem or ask again."""
         view = self._views.pop(placement.model, None)
         for other in [other for other, name in self._names.items() if name == placement.model]:
             del self._names[other]
@@ -221,11 +229,13 @@ class Replicas:
             self._learn(placement.model, placement.alias)
         if view is not None:
             view.problem = placement.problem
-            view.placement = None  # so that no lost connection of it is made anew
+            view.placement = None  # so that lost connections are not reopened
             view.wake()
 
     def _learn(self, other: str, name: str) -> None:
-        """Whoever waits for ``other`` is about to ask for ``name``, under which it is remembered until that is gone."""
+        """Remember ``other`` as an alias of ``name``, for which waiting requests will ask next, until the model is
+        gone.
+        """
         self._names[other] = name
         if name in self._views:
             self._views[other] = self._views[name]
@@ -241,7 +251,7 @@ class Replicas:
         try:
             await connection.open()
         except OSError as exc:
-            # It died in between and the supervisor will place another one, or there is something that will pass.
+            # The replica died and the supervisor will place another one, or the error is temporary.
             log.debug("a replica cannot be reached", error=str(exc))
             self._changed(view)
 
@@ -252,7 +262,7 @@ class Replicas:
                 continue
             del view.connections[key]
             if key in placed and not connection.is_retiring and not self._closing:
-                # The worker may live all the same: only the supervisor says that it is gone.
+                # The worker may still live: only the supervisor knows that it is gone.
                 asyncio.get_running_loop().call_later(AGAIN, self._reconnect, view, connection.address)
         view.wake()
 

@@ -1,4 +1,4 @@
-"""Router: which replica gets a request. Pure, so that every HTTP worker decides alike."""
+"""Router: the choice of the replica that gets a request. Pure, so that every HTTP worker decides alike."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from collections.abc import Sequence
 
 
 def pick(loads: Sequence[int], turn: int) -> int:
-    """The index of the least loaded replica; ``turn`` spreads requests over equals. ``loads`` is not empty."""
+    """Return the index of the least loaded replica; ``turn`` rotates among equals. ``loads`` must not be empty."""
     n = len(loads)
     return min(range(n), key=lambda index: (loads[index], (index - turn) % n))

@@ -1,4 +1,4 @@
-"""Stream: one answer in pieces, or one conversation, between this HTTP worker and a replica."""
+"""Stream: one streamed response, or one conversation, between this HTTP worker and a replica."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Stream:
-    """``send`` sends a frame of this stream; ``on_end`` hears, once, that no more of them come. ``converses``: it is a
-    conversation."""
+    """One stream of frames to and from a replica; it is a conversation if ``converses``.
+
+    ``send`` sends a frame of this stream; ``on_end`` is called once, when it has ended.
+    """
 
     def __init__(self, send: Send, on_end: Callable[[], None], converses: bool = False) -> None:
         self._send = send
@@ -60,7 +62,9 @@ class Stream:
             self._on_end()
 
     async def next(self) -> Message | Close:
-        """The next piece, or the end. Raises the ServingError that ends it. The caller bounds the wait."""
+        """Return the next chunk, or Close at the end. Raises the ServingError that ends the stream. The caller bounds
+        the wait.
+        """
         while not self._pieces:
             if isinstance(self._end, Close):
                 return self._end
@@ -73,7 +77,7 @@ class Stream:
     # To the replica.
 
     def use(self, message: Message) -> None:
-        """A piece has gone on to the client: there is room for another."""
+        """Give the replica credit for a chunk that was sent on to the client."""
         self._credit.use(cost(message.body))
 
     def _give(self, count: int) -> None:
@@ -82,11 +86,11 @@ class Stream:
 
     @property
     def untaken(self) -> int:
-        """Bytes of what was said that the replica's side has not used up."""
+        """The bytes sent to the replica that it has not used yet."""
         return 0 if self._has_ended else self._flow.sent - self._flow.used
 
     async def say(self, message: Message) -> None:
-        """Pass on what the client says; waits while the replica has enough of it. The caller bounds the wait."""
+        """Send a client's message to the replica; waits for the replica's credit. The caller bounds the wait."""
         while not self._flow.is_open and not self._has_ended:
             self._changed.clear()
             await self._changed.wait()
@@ -96,12 +100,12 @@ class Stream:
             self._send(Kind.PIECE, message.head, body)
 
     def hang_up(self, code: int, reason: str) -> None:
-        """The client is gone, or should be; the replica still says goodbye."""
+        """Tell the replica that the client has left or should leave; the replica still sends its own END."""
         if not self._has_ended:
             self._send(Kind.END, _encoder.encode(CloseHead(code, reason)), b"")
 
     def cancel(self) -> None:
-        """Nobody listens any more."""
+        """End the stream at once: nobody reads it any more."""
         if not self._has_ended:
             self._send(Kind.CANCEL, b"", b"")
             self._settle(Close())
@@ -109,8 +113,9 @@ class Stream:
 
 @dataclass(slots=True)
 class Streamed:
-    """The head of an answer with its first piece, and the line on which the others come. ``tail`` are the last bytes
-    of what was passed on, which tell whether a line has ended."""
+    """The head of a streamed response with its first chunk, and the stream of the others. ``tail`` holds the last bytes
+    sent, from which it is seen whether a line has ended.
+    """
 
     response: Response
     stream: Stream
@@ -121,13 +126,13 @@ class Streamed:
 
 
 def close_of(frame: Frame) -> Close:
-    """The END of a conversation."""
+    """Return the close code and reason in the END frame of a conversation."""
     head = _close_head.decode(frame.head)
     return Close(head.code, head.reason)
 
 
 def end_of(frame: Frame) -> Close | ServingError:
-    """The END of an answer; a head tells of an error."""
+    """Return the end in the END frame of a streamed response; a frame with a head carries an error."""
     if not frame.head:
         return Close()
     head = _reply_head.decode(frame.head)

@@ -1,6 +1,6 @@
-"""Conversations: a WebSocket of a client tied to a replica, frame by frame, and the bounds on both.
+"""Conversations: a client's WebSocket connected to a replica, frame by frame, with bounds on both sides.
 
-Before the upgrade a refusal is an HTTP answer; after it a close code tells what the matter is.
+A refusal before the upgrade is an HTTP response; after it, a close code gives the reason.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ from serving.system import log
 
 CROWDED = Close(TRY_LATER, "there is no room for large messages")
 LOOK = 1.0  # seconds between looks at the bounds
-GOODBYE = 2.0  # seconds for the handler's last words
+GOODBYE = 2.0  # seconds for the handler to close after it is told to
 QUIET = 1.0  # seconds without a message after which a conversation counts as idle when the server stops
-THOUGHT = 10.0  # the same where the last one was the client's: the handler may be about to answer
-LEFT = 10.0  # seconds in which the handler takes some of what a client has said that has left
-OPEN_TIME = 25.0  # seconds for a replica to be there
+THOUGHT = 10.0  # the same if the last message was the client's: the handler may be about to answer
+LEFT = 10.0  # seconds in which the handler must take some of the messages that a client left behind
+OPEN_TIME = 25.0  # seconds to find a replica
 
 Target = Callable[[Scope], Awaitable[str]]
 
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """One conversation. ``active`` is when a message last went either way. ``has_left`` says whether the client has,
-    even where not all that it said has been received. ``held`` counts what the handler has not taken yet."""
+    """One conversation. ``active`` is the instant of the last message in either direction. ``has_left`` returns whether
+    the client has left, also before all its messages are received. ``held`` counts the bytes that the handler has not
+    taken.
+    """
 
     stream: Stream
     receive: Receive
@@ -52,11 +54,11 @@ class Line:
     is_crowded: bool = False
 
     def is_busy(self, now: float) -> bool:
-        """Whether messages go to and fro, or the client's last one may still be answered."""
+        """Return whether messages are being exchanged, or the client's last one may still be answered."""
         return now < self.active + (THOUGHT if self.was_asked else QUIET)
 
     async def listen(self) -> Close:
-        """Pass on what the client says, until it leaves."""
+        """Pass the client's messages to the replica until the client leaves. Returns the reason for the end."""
         while True:
             event = await self.receive()
             if event["type"] != "websocket.receive":
@@ -75,11 +77,13 @@ class Line:
             self.crowd()
 
     def crowd(self) -> None:
-        """There is no room for what the handler does not take."""
+        """Mark the conversation to be ended: there is no room for the messages that the handler does not take."""
         self.is_crowded = True
 
     async def talk(self) -> Close:
-        """Pass on what the handler says, until it closes. Raises the ServingError that ends it."""
+        """Pass the handler's messages to the client until the handler closes. Raises the ServingError that ends the
+        stream.
+        """
         while True:
             message = await self.stream.next()
             if isinstance(message, Close):
@@ -95,7 +99,9 @@ class Line:
 
 
 class Conversations:
-    """``target`` gives the model that a request is for, ``new_id`` an id for it."""
+    """Runs the conversations of this HTTP worker. ``target`` returns the model that a request is for, ``new_id`` a
+    request id.
+    """
 
     def __init__(
         self,
@@ -151,8 +157,9 @@ class Conversations:
         return await self._invocations.converse(head, self._many, deadline.sooner(arrival + self._patience))
 
     async def _unless_over(self, opening: asyncio.Future[Stream], has_left: Callable[[], bool]) -> Stream:
-        """Raises Draining, since what has not begun when the server stops does not begin, and ConnectionError where
-        the client has left."""
+        """Wait for ``opening``. Raises Draining when the server stops first, and ConnectionError when the client leaves
+        first.
+        """
         try:
             while not opening.done():
                 await asyncio.wait({opening}, timeout=LOOK)
@@ -176,7 +183,7 @@ class Conversations:
             elif listening.done() and not line.is_crowded:
                 left = outcome(listening, line.request_id)
                 line.stream.hang_up(left.code, left.reason)
-                await asyncio.wait({talking}, timeout=GOODBYE)  # so that the handler is not cut short
+                await asyncio.wait({talking}, timeout=GOODBYE)  # let the handler finish
             else:
                 close = self._overdue(line, until) or Close()
                 line.stream.hang_up(close.code, close.reason)
@@ -188,7 +195,7 @@ class Conversations:
             await asyncio.gather(listening, talking, return_exceptions=True)
 
     def _overdue(self, line: Line, until: float) -> Close | None:
-        """Why the server ends it, if it does."""
+        """Return why the server must end the conversation, or None."""
         now = time.monotonic()
         line.count()
         if line.is_crowded:
@@ -209,7 +216,7 @@ def never() -> bool:
 
 
 def outcome(task: asyncio.Future[Close], request_id: str) -> Close:
-    """What has ended one direction, in the words of a close frame."""
+    """Return what ended one direction, as a close code and reason."""
     error = task.exception()
     if error is None:
         return task.result()
@@ -223,7 +230,7 @@ def outcome(task: asyncio.Future[Close], request_id: str) -> Close:
 
 
 def headers_of(headers: Headers) -> dict[str, str]:
-    """By name in lower case; what came more than once is joined (RFC 9110 §5.3)."""
+    """Return the headers by name in lower case; repeated headers are joined (RFC 9110 §5.3)."""
     found: dict[str, str] = {}
     for name, value in headers:
         key, text = name.decode("latin-1"), value.decode("latin-1")

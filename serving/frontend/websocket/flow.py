@@ -1,4 +1,4 @@
-"""Flow: what goes through a transport, at the pace of the slower side."""
+"""Flow: flow control of a WebSocket's transport in both directions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from serving.frontend.http.reader import ReaderWatch
 
 
 class Flow:
-    """Reading is stopped and started here; writing is watched, and awaited by whoever has much to write. ``lookout``
-    sees the end of a client from which nothing is read."""
+    """Stops and starts reading, and lets senders wait while the transport's buffer is full. ``lookout`` watches for the
+    end of a client that is not read from; ``watch`` bounds the time in which a client reads nothing.
+    """
 
     def __init__(self, transport: asyncio.Transport, watch: ReaderWatch, lookout: Lookout) -> None:
         self._transport = transport
@@ -26,7 +27,9 @@ class Flow:
         return self._writable.is_set()
 
     async def drain(self) -> None:
-        """The watch bounds it: it ends the connection, and ``stop`` the wait."""
+        """Wait until writing is possible. The watch bounds it: it ends the connection, upon which ``stop`` ends the
+        wait.
+        """
         await self._writable.wait()
 
     def pause_writing(self) -> None:
@@ -38,7 +41,7 @@ class Flow:
         self._watch.stop()
 
     def stop(self) -> None:
-        """The connection is lost."""
+        """Stop all waits and watches: the connection is lost."""
         self.resume_writing()
         self._lookout.stop()
 
@@ -50,12 +53,14 @@ class Flow:
                 self._lookout.start()
 
     def write(self, data: bytes) -> None:
-        """Dropped after the end."""
+        """Write ``data``; it is dropped after the end."""
         if data and not self._has_ended and not self._transport.is_closing():
             self._transport.write(data)
 
     def end(self) -> None:
-        """Only our side: to close while the client is sending would answer it by a reset, and lose our last words."""
+        """Shut down the sending side only: closing while the client is sending would reset the connection and lose what
+        was sent.
+        """
         if self._has_ended or self._transport.is_closing():
             return
         self._has_ended = True

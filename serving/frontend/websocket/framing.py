@@ -1,6 +1,7 @@
-"""WebSocket frames and ASGI messages, one for one in both directions. No I/O.
+"""Framing: WebSocket frames to ASGI messages and back, one to one. No I/O.
 
-``websocket.receive`` and ``websocket.send`` have a key more than in ASGI: ``fin``, whether the frame ends its message.
+``websocket.receive`` and ``websocket.send`` have one key more than in ASGI, ``fin``: whether the frame ends its
+message.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 Kind = Literal["text", "bytes"]
-CONTROL = 125  # bytes of payload that a control frame may have (RFC 6455 §5.5)
-REASON = 123  # of which the reason of a close has these
+CONTROL = 125  # bytes of a control frame's payload at most (RFC 6455 §5.5)
+REASON = 123  # bytes of these for a close's reason, besides the two of its code
 
 
 class MessageTooBig(Exception):
@@ -23,25 +24,27 @@ class MessageTooBig(Exception):
 
 
 class Framing(ServerProtocol):
-    """The library's protocol, but for closes between fragments, and for pings while nothing can be written."""
+    """The library's protocol, except for a close between fragments, and for pings while nothing can be written."""
 
     def __init__(self, max_message: int) -> None:
-        # The library counts control frames too, so a ping between the fragments of a large message must have room.
+        # The library counts control frames too: leave room for a ping between the fragments of a large message.
         super().__init__(max_size=max_message + CONTROL)
         self._holds_pongs = False
         self._pong: bytes | None = None
 
     @property
     def unfinished(self) -> int:
-        """Bytes that have come of a frame which is not whole yet."""
+        """The bytes that have arrived of an incomplete frame."""
         return len(self.reader.buffer)
 
     def forget(self) -> None:
-        """Nothing more is read: drop what has come of an unfinished frame, which cycles would keep for a while."""
+        """Drop an incomplete frame, which reference cycles would keep in memory for a while; nothing more is read."""
         self.reader.discard()
 
     def hold_pongs(self) -> None:
-        """All but the latest are dropped, as they may be (RFC 6455 §5.5.3): who never reads could fill our memory."""
+        """Keep only the latest pong until ``release_pong``, as RFC 6455 §5.5.3 allows: a client that never reads could
+        otherwise fill the memory with pings.
+        """
         self._holds_pongs = True
 
     def release_pong(self) -> None:
@@ -56,8 +59,8 @@ class Framing(ServerProtocol):
             self.events.append(frame)
             return
         if frame.opcode is Opcode.CLOSE and self.state is State.OPEN:
-            # Before the library sees it, which takes a close between two fragments for an error. It may be there
-            # (RFC 6455 §5.4).
+            # Answer it first: the library takes a close between two fragments for an error, though it is allowed
+            # there (RFC 6455 §5.4).
             self._answer_close(Close.parse(frame.data))
         super().recv_frame(frame)
 
@@ -69,7 +72,7 @@ class Framing(ServerProtocol):
 
 
 class Incoming:
-    """Data frames to messages. A character that two frames share arrives with the second."""
+    """Turns data frames into messages. A character split over two frames arrives with the second."""
 
     def __init__(self, max_message: int) -> None:
         self._max_message = max_message
@@ -78,7 +81,9 @@ class Incoming:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def message(self, frame: Frame) -> Message:
-        """Raises MessageTooBig, and UnicodeDecodeError for text that is not UTF-8."""
+        """Return the message for a data frame. Raises MessageTooBig, and UnicodeDecodeError for text that is not
+        UTF-8.
+        """
         if frame.opcode is not Opcode.CONT:
             self._kind = "text" if frame.opcode is Opcode.TEXT else "bytes"
         self._size += len(frame.data)
@@ -92,13 +97,15 @@ class Incoming:
 
 
 class Outgoing:
-    """Messages to data frames."""
+    """Turns messages into data frames."""
 
     def __init__(self) -> None:
         self._kind: Kind | None = None
 
     def send(self, framing: Framing, message: Message) -> None:
-        """Raises RuntimeError for a fragment that is not of its message's kind."""
+        """Send the message as a frame. Raises RuntimeError for a fragment of another kind than the message's
+        first one.
+        """
         kind, data = payload(message)
         fin = bool(message.get("fin", True))
         if self._kind is None:
@@ -119,5 +126,5 @@ def payload(message: Message) -> tuple[Kind, bytes]:
 
 
 def cut(reason: str) -> str:
-    """As much of it as a close frame has room for, in whole characters."""
+    """Return the beginning of ``reason`` that fits in a close frame, in whole characters."""
     return reason.encode("utf-8", "replace")[:REASON].decode("utf-8", "ignore")

@@ -1,4 +1,4 @@
-"""The WebSocket handshake: a request's head to an ASGI scope and to the answer that accepts it. No I/O."""
+"""The WebSocket handshake: from a request's head to an ASGI scope and the response that accepts it. No I/O."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 def open_handshake(framing: Framing, head: bytes) -> Response:
-    """The answer that would accept. Raises BadRequest, or CodedError 426 for another version of the protocol."""
+    """Return the response that would accept. Raises BadRequest, or CodedError 426 for another version of the
+    protocol.
+    """
     framing.receive_data(head)
     request = next(iter(framing.events_received()), None)
     if isinstance(request, Request):
         response = framing.accept(request)
         if response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS:
             return response
-    framing.data_to_send()  # the library's own refusal
+    framing.data_to_send()  # drops the library's own refusal
     raise refusal(framing.handshake_exc)
 
 
@@ -53,7 +55,7 @@ def refusal_headers(error: ServingError) -> Headers:
 
 
 def scope_of(head: bytes, root_path: str, **more: Any) -> Scope:
-    """Raises BadRequest for a target that is no URL."""
+    """Return the ASGI scope of a request's head. Raises BadRequest for a target that is no URL."""
     line, *lines = head[: head.index(b"\r\n\r\n")].split(b"\r\n")
     headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
     try:
@@ -88,14 +90,14 @@ def add_headers(response: Response, headers: Headers) -> None:
 
 
 def check(headers: Headers) -> None:
-    """Raises RuntimeError for a header that would end before its end."""
+    """Check headers that the application gave. Raises RuntimeError for a name or value that could split a header."""
     for name, value in headers:
         if not NAME.fullmatch(name) or not VALUE.fullmatch(value):
             raise RuntimeError(f"{name!r}: {value!r} is no header")
 
 
 def http_answer(status: int, headers: Headers, body: bytes) -> bytes:
-    """A whole HTTP response, the last one on its connection."""
+    """Return a whole HTTP response, the last one on its connection."""
     check(headers)
     phrase = http.HTTPStatus(status).phrase if status in set(http.HTTPStatus) else ""
     kept = [(name, value) for name, value in headers if name.lower() not in (b"content-length", b"connection")]

@@ -1,4 +1,4 @@
-"""Inbox: what a WebSocket's client has sent and the app has not yet received."""
+"""Inbox: the messages of a WebSocket's client that the app has not received yet."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections import deque
 from starlette.types import Message
 
 LIMIT = 64 * 1024  # bytes that may wait before no more is read
-OVERHEAD = (
-    256  # bytes of memory that a message takes besides its payload; else a million empty ones would weigh nothing
-)
+OVERHEAD = 256  # bytes of memory that a message takes besides its payload, so that empty ones count too
 
 
 class Inbox:
-    """In order of arrival; the last message, which tells of the end, is received again and again."""
+    """Messages in order of arrival. The last one, which announces the end, is returned again by every further
+    ``get``.
+    """
 
     def __init__(self) -> None:
         self._messages: deque[tuple[Message, int]] = deque()
@@ -28,18 +28,18 @@ class Inbox:
 
     @property
     def size(self) -> int:
-        """Bytes that wait."""
+        """The bytes that wait, with the overhead of each message."""
         return self._waiting
 
     def put(self, message: Message, size: int = 0) -> None:
-        """What comes after the end is dropped."""
+        """Add a message of ``size`` bytes; it is dropped after the end."""
         if self._last is None:
             self._messages.append((message, size + OVERHEAD))
             self._waiting += size + OVERHEAD
             self._arrived.set()
 
     def end(self, last: Message) -> None:
-        """Only the first end counts: it is the cause of those that follow."""
+        """Set the last message. Only the first call counts: it has the cause of any later ones."""
         if self._last is None:
             self._last = last
             self._arrived.set()

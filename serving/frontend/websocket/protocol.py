@@ -1,6 +1,6 @@
-"""WebSocketProtocol: uvicorn's ``ws`` class for ASGI apps that see frames rather than messages.
+"""WebSocketProtocol: uvicorn's ``ws`` class for ASGI apps that handle frames instead of messages.
 
-To ASGI's websocket messages it adds ``fin``: each data frame from the client is one ``websocket.receive``, each
+It adds ``fin`` to ASGI's websocket messages: each data frame from the client is one ``websocket.receive``, each
 ``websocket.send`` one data frame (see ``framing``). The limits are class attributes; a subclass sets others.
 """
 
@@ -34,14 +34,16 @@ from serving.frontend.websocket.handshake import add_headers, http_answer, open_
 from serving.frontend.websocket.inbox import Inbox
 from serving.system import log
 
-PIECE = 4096  # bytes parsed at once; even if they are all tiny frames that takes but milliseconds
+PIECE = 4096  # bytes parsed at once; even tiny frames take only milliseconds
 PING_TIME = 10.0  # seconds between pings to a client that may have left
-TURN = 256  # frames after which others have their turn on the event loop
+TURN = 256  # frames after which other callbacks of the event loop run
 NOTHING = memoryview(b"")
 
 
 class Stage(Enum):
-    """What the app may do. CLOSED comes from each of the others, and nothing comes after it."""
+    """The stages of a connection, which decide what the app may do. CLOSED can follow every other stage, and none
+    follows it.
+    """
 
     CONNECTING = "before it is accepted"
     REFUSING = "within its refusal"
@@ -50,11 +52,13 @@ class Stage(Enum):
 
 
 class WebSocketProtocol(asyncio.Protocol):
+    """One WebSocket connection, from the head of its request to its end."""
+
     max_message: ClassVar[int] = 16 * 1024 * 1024  # bytes of a client's message, its fragments together
     handshake_time: ClassVar[float] = 30.0  # seconds in which the app accepts or refuses
     close_time: ClassVar[float] = 5.0  # seconds from an end by either side until the connection is cut
     read_time: ClassVar[float] = READ_TIME
-    bodies: ClassVar[Bodies] = Bodies(sys.maxsize)  # what large messages count against
+    bodies: ClassVar[Bodies] = Bodies(sys.maxsize)  # the memory that large messages are counted against
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         self._config = config
@@ -70,7 +74,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._has_head = False
         self._has_left = False
         self._pinged = -PING_TIME  # when, by the loop's clock
-        self._unread = NOTHING  # received, but not parsed because the app or others come first
+        self._unread = NOTHING  # received, but not parsed yet: the inbox is full, or it is the turn of others
         self._refusal: tuple[int, Headers, bytes] = (500, [], b"")
 
     # 1. What the transport calls
@@ -97,7 +101,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._end(CloseCode.ABNORMAL_CLOSURE)
 
     def _on_doubt(self, sends_no_more: bool) -> None:
-        """Nothing is read, and the client may have left, though the app may want what it said."""
+        """Record or test, while nothing is read, whether the client has left; the app may still want its messages."""
         self._has_left = self._has_left or sends_no_more
         if self._stage in (Stage.CONNECTING, Stage.REFUSING):
             if sends_no_more:
@@ -117,7 +121,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        """The first is the request's head, all of it."""
+        """Take received data. The first call gets the request's head, all of it."""
         if not self._has_head:
             self._has_head = True
             self._begin(data)
@@ -126,7 +130,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._parse()
 
     def shutdown(self) -> None:
-        """Uvicorn stops."""
+        """Close or refuse: uvicorn stops."""
         if self._stage is Stage.OPEN:
             self._close(CloseCode.GOING_AWAY, "the server is stopping")
         else:
@@ -142,7 +146,9 @@ class WebSocketProtocol(asyncio.Protocol):
         return message
 
     async def send(self, message: Message) -> None:
-        """Waits for a client that reads slowly. Raises OSError after the end, RuntimeError for what cannot come now."""
+        """Take a message from the app; waits for a client that reads slowly. Raises OSError after the end, RuntimeError
+        for a message that is not allowed now.
+        """
         await self._flow.drain()
         if self._stage is Stage.CLOSED:
             raise ClientDisconnected
@@ -247,7 +253,7 @@ class WebSocketProtocol(asyncio.Protocol):
     # 4. Frames
 
     def _parse(self) -> None:
-        """Parse what was received until the app, or the event loop, has enough for now."""
+        """Parse received data until the inbox is full, or other callbacks of the event loop must have their turn."""
         frames = 0
         can_go_on = self._stage not in (Stage.CONNECTING, Stage.REFUSING)
         while can_go_on and frames < TURN and self._unread and not self._inbox.is_full:
@@ -260,7 +266,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._flow.set_reading(not self._unread and not self._inbox.is_full)
 
     def _count(self) -> None:
-        """What is held for the client now. One for which there is no room has to go."""
+        """Count the bytes held for the client; the connection is closed where there is no room for them."""
         if self._stage is not Stage.OPEN:
             return
         try:
@@ -308,7 +314,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._inbox.clear()
 
     def _close(self, code: int, reason: str) -> None:
-        """Start the closing handshake. Frames are still parsed, since one will be the client's answer."""
+        """Start the closing handshake. Parsing goes on, since the client answers with a close frame."""
         reason = cut(reason)
         self._framing.send_close(code, reason)
         self._flush()
@@ -316,7 +322,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._parse()
 
     def _end(self, code: int, reason: str = "") -> None:
-        """Nothing more goes to the app or comes from it; what is on its way to the client has ``close_time``."""
+        """Stop all messages to and from the app. The closing handshake has ``close_time`` to finish."""
         if self._stage is not Stage.CLOSED:
             self._stage = Stage.CLOSED
             self._inbox.end({"type": "websocket.disconnect", "code": int(code), "reason": reason})

@@ -1,4 +1,4 @@
-"""Admission: the memory budget of a store's models, and the fleet's books in the words of the cache's policy."""
+"""Admission: the memory budget of a store's models, and the fleet's books as input for the cache's policy."""
 
 from __future__ import annotations
 
@@ -18,38 +18,41 @@ from serving.system import log, memory
 from serving.system.gpus.driver import Gpu
 
 UNLIMITED = 1 << 60  # bytes
-PROCESS = 24 << 20  # bytes of a worker with a model so small that it does not count
+PROCESS = 24 << 20  # bytes of a worker without its model
 COPIES = 2  # of a model's file in memory while it is read
-AROUND = 1.1  # times its files on a GPU: what a model needs there to compute comes on top
-SETTLE = 1.0  # seconds after its load in which a model counts as busy, for those who asked for it to come
+AROUND = 1.1  # memory on a GPU as a multiple of the files' size: computing takes some as well
+SETTLE = 1.0  # seconds after its load in which a model counts as busy, until its first requests arrive
 
 Record = Callable[[Need, list[Resident], Budget, Decision], None]
 
 
 def estimate(model: Model, context: int = 0) -> Cost:
-    """What a replica may cost that was never loaded here, from the size of its files. ``context`` bytes of a GPU are
-    what a process takes there without a model, 0 where there is no GPU."""
+    """Return the estimated cost of a replica that was never loaded here, from the size of its files. ``context`` is the
+    bytes of a GPU that a process takes without a model, 0 where there is no GPU.
+    """
     if model.device == "cpu" or not context:
         return Cost(PROCESS + COPIES * model.size, PROCESS + COPIES * model.size)
-    # What goes to a GPU is on the host once, on its way.
+    # Weights for a GPU are on the host once, while they are loaded.
     return Cost(PROCESS + model.size, PROCESS + model.size, context + int(AROUND * model.size))
 
 
 def least(model: Model, cost: Cost) -> Cost:
-    """What it takes at any rate, where ``cost`` is a guess: its files, once."""
+    """Return the least that a replica can cost where ``cost`` is an estimate: its files, once."""
     size = PROCESS + model.size
     return Cost(min(cost.host, size), min(cost.peak, size), min(cost.device, model.size))
 
 
 def budget_of(config: Config, base: int, gpus: Iterable[Gpu] = ()) -> Budget:
-    """``base`` bytes are what the models' processes share: they are part of the budget, once. So is the warm tier."""
+    """Return the budget. The ``base`` bytes that the models' processes share are subtracted once, and so is the warm
+    tier.
+    """
     host = memory.share(config.host_memory, memory.total()) - base - config.warm_tier_bytes
     devices = {gpu.name: memory.share(config.device_memory, gpu.free) for gpu in gpus if gpu.total}
     return Budget(host, devices, min(config.max_models or ROWS, ROWS))
 
 
 def check_memory(config: Config) -> None:
-    """Raises ModelError where the warm tier takes all that models may have."""
+    """Check that the warm tier leaves memory to the models. Raises ModelError."""
     budget = memory.share(config.host_memory, memory.total())
     if config.many and config.warm_tier_bytes >= budget:
         raise ModelError(
@@ -58,15 +61,15 @@ def check_memory(config: Config) -> None:
 
 
 def log_decision(need: Need, residents: list[Resident], budget: Budget, decision: Decision) -> None:
-    """All that it came from, so that it can be made again."""
+    """Log a decision with all of its input, so that it can be reproduced."""
     kind = type(decision).__name__.lower()
     log.debug("admission", need=need, residents=residents, budget=budget, decision=kind, detail=decision)
 
 
 class Admission:
-    """``record`` hears every decision, but of a wait only its beginning.
+    """Decides which models may be loaded. ``record`` is called with every decision, but of a wait only with the first.
 
-    With ``keeps_sessions`` a model that holds some is not evicted.
+    With ``keeps_sessions`` a model with open sessions is not evicted.
     """
 
     def __init__(self, budget: Budget | None = None, record: Record | None = None, keeps_sessions: bool = True) -> None:
@@ -82,13 +85,13 @@ class Admission:
         self.budget = self._left()
 
     def reserve(self, host: int, devices: Mapping[str, int]) -> None:
-        """Bytes that are not the models': those of spare processes."""
+        """Reserve memory for spares and parked workers: ``host`` bytes, and ``devices`` bytes on each GPU."""
         if self._reserved != (host, devices):
             self._reserved = host, devices
             self.budget = self._left()
 
     def forget(self, device: str) -> None:
-        """Nothing may be on this GPU any more."""
+        """Remove a GPU from the budget."""
         self._out.add(device)
         self.budget = self._left()
 
@@ -99,8 +102,8 @@ class Admission:
         return replace(self._budget, host=self._budget.host - host, devices=left)
 
     def room(self, everything: Sequence[Served], served: Served, gpus: Iterable[str]) -> tuple[dict[str, int], int]:
-        """What is left on each of ``gpus`` and what one replica of ``served`` takes of it, by the books: bytes, or
-        replicas where there is no budget of bytes.
+        """Return the bytes left on each of ``gpus``, and the bytes that one replica of ``served`` takes there, by the
+        books; without a budget in bytes, both are numbers of replicas.
         """
         if not self.budget.devices:
             places = [replica.device for one in everything for replica in one.replicas]
@@ -112,15 +115,15 @@ class Admission:
         }, served.cost.device
 
     def decisions(self, everything: Sequence[Served], now: float) -> Iterator[tuple[Served, Decision]]:
-        """What comes of those who wait, in the order of arrival; nothing for one that waits on.
+        """Yield the decisions on waiting models, in the order of arrival; nothing for a model that goes on waiting.
 
-        Each is to be carried out before the next one is asked for: ``everything`` is looked at again.
+        Carry out each decision before asking for the next one: ``everything`` is read again.
         """
         ahead: list[Resident] = []
         held: list[Resident] | None = None
         for served in [one for one in everything if one.stage is Stage.WAITING]:
             held = self._residents(everything, now) + ahead if held is None else held
-            # One that ran out of memory once waits until its victim is gone.
+            # A model that ran out of memory once waits until its victim is gone.
             if served.after is None or all(one.key != served.after for one in everything):
                 decision = self._decide(served, held)
                 if not isinstance(decision, Wait) or now > served.wanted_until:
@@ -132,15 +135,17 @@ class Admission:
                 held = [*held, ahead[-1]]
 
     def _decide(self, served: Served, residents: list[Resident]) -> Decision:
-        """Whether ``served``, which waits, may start now beside these: who came before it gets room before it."""
+        """Decide whether a waiting model may start beside ``residents``, which include reservations for earlier
+        arrivals.
+        """
         if served.predecessor is not None:
-            # It serves until this one does: there is nothing to wait for, and nobody else should.
+            # The predecessor serves until this model does, so waiting for its memory would be in vain.
             own = served.predecessor.key
             residents = [replace(one, stay=Stay.FIXED) if one.key == own else one for one in residents]
         need = need_of(served)
         decision = cache.decide(need, residents, self.budget)
         if isinstance(decision, Refuse) and served.is_guessed:
-            # Too large by a guess is no reason to refuse what was never tried: if there is no room, its load will say.
+            # An estimate is no reason to refuse a model: if there is no room, its load will fail.
             served.cost, served.is_guessed = least(served.model, served.cost), False
             need = need_of(served)
             decision = cache.decide(need, residents, self.budget)
@@ -150,8 +155,9 @@ class Admission:
         return decision
 
     def lack(self, everything: Iterable[Served], served: Served, now: float) -> str | None:
-        """Why a model that was loaded, and so measured, cannot stay: beside those that never go it is too large. None
-        where it may."""
+        """Return why a loaded, and so measured, model cannot stay: it is too large beside those that are never evicted.
+        None where it can.
+        """
         if served.owner is Owner.START or served.predecessor is not None:
             return None
         others = [one for one in self._residents(everything, now) if one.key != served.key]
@@ -164,13 +170,13 @@ class Admission:
         return cache.excess(self._residents(everything, now), self.budget)
 
     def oldest(self, everything: Iterable[Served], now: float) -> int | None:
-        """The idle model that was used longest ago."""
+        """Return the key of the idle model that was used longest ago."""
         idle = [one for one in self._residents(everything, now) if one.stay is Stay.IDLE]
         return min(idle, key=lambda one: (one.last_used, one.key)).key if idle else None
 
     def _residents(self, everything: Iterable[Served], now: float) -> list[Resident]:
         others = list(everything)
-        # A model serves until its successor does.
+        # A model that is being replaced serves until its successor does.
         replaced = {one.predecessor.key for one in others if one.predecessor is not None}
         return [self._resident(one, one.key in replaced, now) for one in others if one.stage is not Stage.WAITING]
 

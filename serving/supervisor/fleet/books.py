@@ -1,4 +1,4 @@
-"""Books: which models there are, and which processes serve them or wait to. What is written here decides nothing."""
+"""Books: the models, and the processes that serve them or wait to. Records only, decides nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.supervisor.fleet.warmtier import Parked, WarmTier
 
 
 class Books:
-    """``warm_bytes`` of host memory are for workers of evicted models."""
+    """The fleet's records. ``warm_bytes`` of host memory are for workers of evicted models."""
 
     def __init__(self, board: Scoreboard, warm_bytes: int = 0) -> None:
         self._rows = Rows(board)
@@ -28,7 +28,7 @@ class Books:
         return self._current.get(name)
 
     def served(self) -> list[Served]:
-        """The current state of every model, by name; none that is being replaced or tried."""
+        """Return the current model of every name, by name; not those that are being replaced or tried."""
         return [self._current[name] for name in sorted(self._current)]
 
     def everything(self) -> Iterable[Served]:
@@ -41,14 +41,14 @@ class Books:
         return self._by_pid.get(pid)
 
     def wants(self, row: int, epoch: int) -> bool:
-        """Whether that worker should live on."""
+        """Return whether the worker should go on living."""
         replica = self.find(row, epoch)
         if replica is None:
             return self.spares.wants(row, epoch) or self.warm.wants(row, epoch)
         return replica.status in LIVE or replica.parks
 
     def waits_for_fork(self, now: float, limit: float) -> bool:
-        """Whether a worker was asked for more than ``limit`` seconds ago and has no process yet."""
+        """Return whether a worker was asked for more than ``limit`` seconds ago and has no process yet."""
         asked: list[Replica | Spare] = [*self.replicas(), *self.spares.all()]
         return any(one.pid is None and now - one.started > limit for one in asked)
 
@@ -56,7 +56,7 @@ class Books:
         return self._by_pid.get(pid) or self.spares.by_pid(pid) or self.warm.by_pid(pid)
 
     def pids(self) -> list[int]:
-        """Of all model workers, spare and parked ones included."""
+        """Return the pids of all model workers, spare and parked ones included."""
         workers: list[Replica | Spare | Parked] = [*self.replicas(), *self.spares.all(), *self.warm.all()]
         return [worker.pid for worker in workers if worker.pid is not None]
 
@@ -66,7 +66,7 @@ class Books:
         return not self.replicas() and not len(self.spares) and not len(self.warm)
 
     def placement(self, name: str) -> Placement:
-        """What HTTP workers may know of a model; where it is not served, that it is gone, or why it failed."""
+        """Return what HTTP workers may know of a model; if it is not served, that it is gone, or why it failed."""
         return placement_of(name, self._current.get(name))
 
     def find(self, row: int, epoch: int) -> Replica | None:
@@ -76,7 +76,7 @@ class Books:
     def is_loading(self) -> bool:
         return any(one.status is not Status.READY for served in self._all for one in served.live())
 
-    # What is only written down.
+    # Records without a decision.
 
     def touch(self, served: Served, now: float, wanted_until: float) -> None:
         served.used = max(served.used, now)

@@ -1,7 +1,7 @@
-"""The LRU cache's policy: whether a model may be loaded now, and which others go for it. Pure.
+"""Cache: the LRU policy that decides whether a model may be loaded now, and which others are evicted for it. Pure.
 
-Least recently used first, and only what is idle: a model with work, in the middle of its load or pinned stays. What is
-told to go still counts until its processes have ended, so that the budget holds at every moment.
+The least recently used idle models go first; a model with work, one that loads and a pinned one stay. An evicted model
+counts until its processes have ended, so that the budget holds at every moment.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ MIB = 1 << 20
 
 
 class Stay(enum.Enum):
-    IDLE = "idle"  # may go now
-    BUSY = "busy"  # works or loads; may go later
-    LEAVING = "leaving"  # its memory is on the way back
+    IDLE = "idle"  # may be evicted now
+    BUSY = "busy"  # works or loads; may be evicted later
+    LEAVING = "leaving"  # its memory is being released
     FIXED = "fixed"  # pinned, or loaded by the platform, which alone unloads it
 
 
@@ -33,7 +33,7 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A model that wants in: ``host`` and ``device`` bytes of each of its ``replicas``.
+    """A model to load: ``host`` and ``device`` bytes of each of its ``replicas``.
 
     ``where`` is ``cpu``, ``cuda:N``, or ``auto`` for whichever GPU has the most room.
     """
@@ -46,7 +46,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes of host memory, bytes of each GPU that models may use, and how many models there may be (None: any)."""
+    """The bytes of host memory and of each GPU that models may use, and the number of models (None: any)."""
 
     host: int
     devices: Mapping[str, int] = field(default_factory=dict)
@@ -55,14 +55,14 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Load now; ``devices`` names one for each replica, and is empty where there is nothing to choose."""
+    """Load now; ``devices`` names one for each replica, and is empty where there is no choice."""
 
     devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Tell these residents to go, in this order, then ask again."""
+    """Evict these residents, in this order, then ask again."""
 
     keys: tuple[int, ...]
 
@@ -100,7 +100,7 @@ def decide(need: Need, residents: Sequence[Resident], budget: Budget) -> Decisio
 
 
 def choose(need: Need, staying: list[Resident], budget: Budget) -> tuple[int, ...] | None:
-    """The least recently used idle residents that make room together; None if all of them do not."""
+    """Return the least recently used idle residents that make enough room; None if all of them do not."""
     if place(need, [one for one in staying if one.stay is not Stay.IDLE], budget) is None:
         return None
     victims: list[int] = []
@@ -115,7 +115,7 @@ def choose(need: Need, staying: list[Resident], budget: Budget) -> tuple[int, ..
 
 
 def helps(victim: Resident, need: Need, staying: Sequence[Resident], budget: Budget) -> bool:
-    """Whether it holds something of what is short: nobody goes for memory that another GPU lacks."""
+    """Return whether a resident holds what is short, so that none is evicted for memory of another GPU."""
     if budget.models is not None and len(staying) >= budget.models:
         return True
     if host_free(staying, budget) < need.host * need.replicas:
@@ -125,7 +125,7 @@ def helps(victim: Resident, need: Need, staying: Sequence[Resident], budget: Bud
 
 
 def place(need: Need, residents: Sequence[Resident], budget: Budget) -> tuple[str, ...] | None:
-    """A device for each replica, each time the one with the most room; None where it does not fit beside these."""
+    """Return a device for each replica, each time the one with the most room; None where the model does not fit."""
     if budget.models is not None and len(residents) >= budget.models:
         return None
     if host_free(residents, budget) < need.host * need.replicas:
@@ -144,7 +144,9 @@ def place(need: Need, residents: Sequence[Resident], budget: Budget) -> tuple[st
 
 
 def expect(need: Need, residents: Sequence[Resident], budget: Budget) -> dict[str, int]:
-    """Bytes on each GPU that one who waits will take: where it can be one day, and of these where most room is now."""
+    """Return the bytes on each GPU that a waiting model will take: on GPUs that can ever hold it, those with most room
+    now.
+    """
     now = device_free(need, residents, budget)
     ever = device_free(need, [one for one in residents if one.stay is Stay.FIXED], budget)
     taken: dict[str, int] = {}
@@ -158,7 +160,9 @@ def expect(need: Need, residents: Sequence[Resident], budget: Budget) -> dict[st
 
 
 def excess(residents: Sequence[Resident], budget: Budget) -> tuple[int, ...]:
-    """Who goes because models have grown beyond the budget: the least recently used idle ones, as many as it takes."""
+    """Return the models to evict after growth beyond the budget: the least recently used idle ones, as many as
+    needed.
+    """
     staying = [one for one in residents if one.stay is not Stay.LEAVING]
     victims: list[int] = []
     for victim in by_age(staying):
@@ -173,7 +177,7 @@ def excess(residents: Sequence[Resident], budget: Budget) -> tuple[int, ...]:
 
 
 def by_age(residents: Sequence[Resident]) -> list[Resident]:
-    """Those that are idle, the least recently used first."""
+    """Return the idle residents, the least recently used first."""
     return sorted((one for one in residents if one.stay is Stay.IDLE), key=lambda one: (one.last_used, one.key))
 
 
@@ -182,7 +186,7 @@ def on_device(name: str, residents: Sequence[Resident]) -> int:
 
 
 def device_free(need: Need, residents: Sequence[Resident], budget: Budget) -> dict[str, int]:
-    """Bytes on each GPU that it may be on; empty where there is none to choose."""
+    """Return the free bytes of each GPU that the model may use; empty where there is no choice."""
     names = budget.devices if need.where == "auto" else {need.where} & budget.devices.keys()
     return {name: budget.devices[name] - on_device(name, residents) for name in names}
 
@@ -192,7 +196,7 @@ def host_free(residents: Sequence[Resident], budget: Budget) -> int:
 
 
 def numbers(need: Need, residents: Sequence[Resident], budget: Budget) -> str:
-    """What is wanted, what there is and who holds it, in one line."""
+    """Return one line with what is needed, what there is and who holds it."""
     held = {stay: sum(one.host for one in residents if one.stay is stay) for stay in Stay}
     parts = [f"it needs {mib(need.host * need.replicas)} of the {mib(budget.host)} for models"]
     parts += [f"{mib(size)} {stay.value}" for stay, size in held.items() if size]

@@ -1,4 +1,4 @@
-"""Departures: how a model leaves, evicted, unloaded, replaced by its successor or given up. Nothing starts here."""
+"""Departures: how a model leaves: evicted, unloaded, replaced by its successor or given up. Nothing starts here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serving.supervisor.fleet.warmtier import Parked
 class Departures(Books):
     def __init__(self, board: Scoreboard, warm_bytes: int = 0) -> None:
         super().__init__(board, warm_bytes)
-        self._next_admit = 0.0  # when those who wait for room are looked at again
+        self._next_admit = 0.0  # the instant of the next decisions on models that wait for room
 
     def _evict(self, keys: Iterable[int], reason: str, now: float, parks: bool = True) -> list[Action]:
         victims = {served.key: served for served in self._all}
@@ -37,8 +37,9 @@ class Departures(Books):
         return actions
 
     def leave(self, served: Served, now: float, problem: Problem | None = None, parks: bool = False) -> list[Action]:
-        """Finish what it has, then go. ``problem`` is told to those who wait for it; one that ``parks`` may be wanted
-        again."""
+        """Let a model finish its requests and end. ``problem`` goes to requests that wait for it; with ``parks`` its
+        workers may keep their weights.
+        """
         served.stage, served.problem = Stage.LEAVING, problem
         actions: list[Action] = [Publish(served.name)]
         for replica in served.live():
@@ -55,7 +56,7 @@ class Departures(Books):
         return self.warm.takes(replica.served.model, replica.row.memory + replica.row.device_memory)
 
     def parked(self, row: int, epoch: int, now: float) -> list[Action]:
-        """A worker has brought its weights to the host; its row says what it holds now."""
+        """Handle a worker that has moved its weights to the host; its row has the memory that it holds now."""
         replica = self.find(row, epoch)
         if replica is None or replica.pid is None or not (replica.parks and replica.status is Status.RETIRING):
             return []
@@ -87,13 +88,13 @@ class Departures(Books):
         if old is not None and old.stage is not Stage.LEAVING:
             self._current[served.name] = served
             served.owner = old.owner
-            # What a client has said holds until the model itself says something new.
+            # A client's pin holds until the model's own setting changes.
             served.pinned = served.pinned if served.model.pin != old.model.pin else old.pinned
             actions += self.leave(old, now)
         return actions
 
     def retire(self, now: float) -> list[Replica]:
-        """All workers should finish and go; no new ones start. Gives those that can be told."""
+        """Let all workers finish and end; no new ones start. Returns the replicas to tell."""
         told = []
         for served in self._all:
             served.failed = served.failed or "the server is stopping"

@@ -1,4 +1,4 @@
-"""What the books say to the outside: to HTTP workers, to ``/ping``, and to the multi-model API."""
+"""Describe: the fleet's books as HTTP workers, ``/ping`` and the multi-model API see them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def placement_of(name: str, served: Served | None) -> Placement:
 
 
 def server_state(everything: Iterable[Served], now: float) -> tuple[State, str]:
-    """The state of a server that is as well as the worst of its models and, where it is not READY, why."""
+    """Return the state of the worst of the models and, unless it is READY, the reason."""
     states = [model_state(served, now) for served in everything]
     return min(states, key=lambda pair: ORDER.index(pair[0]), default=(State.READY, ""))
 
@@ -59,7 +59,7 @@ def model_state(served: Served, now: float) -> tuple[State, str]:
 
 
 def counts(everything: Iterable[Served]) -> tuple[int, int, float]:
-    """Replicas ready, replicas wanted, and when one was last ready."""
+    """Return the number of replicas ready, the number wanted, and the instant at which one was last ready."""
     served = [one for one in everything if one.stage is Stage.SERVING]
     return (
         sum(len(one.ready()) for one in served),
@@ -101,8 +101,7 @@ def describe_replica(replica: Replica) -> ReplicaInfo:
 
 
 def shown(info: ModelInfo, config: Config) -> ModelInfo:
-    """What whoever reaches the port may know: no numbers of processes, and of paths only what the platform has named
-    itself."""
+    """Return what any client may see of a model: no pids, and only those paths that the platform itself has named."""
     root = f"{Path(config.store).absolute()}/"
     named = config.multi_model and info.managed_by == Owner.PLATFORM.value
     replicas = [msgspec.structs.replace(one, pid=None) for one in info.replicas]
@@ -112,5 +111,5 @@ def shown(info: ModelInfo, config: Config) -> ModelInfo:
 
 
 def without_paths(error: str, model: Model) -> str:
-    """What a worker says of its load, for clients: files are told as the model's own, wherever it lies."""
+    """Return a worker's load error for clients, with paths relative to the model's folder."""
     return error.replace(f"{model.path}/", "").replace(model.path, model.name)

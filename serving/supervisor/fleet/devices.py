@@ -1,6 +1,6 @@
-"""Devices: the books about GPUs: which there are, which are out, and on which the dead still hold memory. Pure.
+"""Devices: the books about GPUs: which there are, which are out, and where dead workers still hold memory. Pure.
 
-A server that could not tell which GPUs there are has no books, and leaves the choice to each worker.
+A server that cannot detect its GPUs has no books, and leaves the choice to each worker.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from serving.supervisor.fleet.replica import Replica, Served, Status
 from serving.system.gpus.driver import Gpu, Xid
 from serving.system.gpus.xids import why_broken
 
-RETURN_TIME = 5.0  # seconds for a dead worker's memory to come back before its replacement starts all the same
-ANY = ("auto", "cuda")  # what a model says that leaves the choice to us
+RETURN_TIME = 5.0  # seconds to wait for a dead worker's memory before its replacement starts anyway
+ANY = ("auto", "cuda")  # a model's device that leaves the choice to us
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the driver said at one time: ``at`` is when it was first asked; ``held`` lacks what it cannot tell."""
+    """The driver's answers at one time: ``at`` is the instant before the first question; ``held`` lacks GPUs it cannot
+    tell.
+    """
 
     at: float
     gpus: Mapping[str, Gpu]
@@ -29,14 +31,14 @@ class Look:
 
 
 class Remains(NamedTuple):
-    """Of a dead worker, whose memory is not known to be back; ``was_seen``: by the driver, under its number here."""
+    """A dead worker whose memory may still be held; ``was_seen``: the driver had listed its pid before."""
 
     ended: float
     was_seen: bool
 
 
 class Devices:
-    """``gpus`` are those there were at the start."""
+    """The GPUs of this server; ``gpus`` are those at the start."""
 
     def __init__(self, gpus: Iterable[Gpu] = ()) -> None:
         self._gpus = {gpu.name: gpu for gpu in gpus}
@@ -53,14 +55,15 @@ class Devices:
         return [name for name in self._gpus if name not in self._out]
 
     def gpus(self) -> list[Gpu]:
-        """The usable ones, as they were at the start."""
+        """Return the usable GPUs, as they were at the start."""
         return [self._gpus[name] for name in self.usable]
 
-    # What a worker is told.
+    # For a worker's start.
 
     def visible(self, device: str, count: int = 1) -> str | None:
-        """``CUDA_VISIBLE_DEVICES`` for a worker; None leaves it as it is. Of ``count`` GPUs the others are the usable
-        ones with the most room."""
+        """Return ``CUDA_VISIBLE_DEVICES`` for a worker; None leaves it as it is. For ``count`` GPUs the others are the
+        usable ones with the most room.
+        """
         if not self._gpus:
             return None
         if device not in self._gpus:
@@ -70,9 +73,10 @@ class Devices:
         return ",".join(self._gpus[name].visible for name in (device, *others[: count - 1]))
 
     def inside(self, device: str, asked: str) -> str:
-        """What a worker calls its device, which sees no GPU but its own.
+        """Return the device's name inside its worker, which sees no other GPU.
 
-        A model that did not insist finds out for itself whether this torch and driver get on, and else uses the CPU.
+        A model with device "auto" finds out for itself whether this torch and driver work together, and otherwise uses
+        the CPU.
         """
         if device not in self._gpus:
             return device
@@ -81,13 +85,15 @@ class Devices:
     # Placement.
 
     def homes(self, device: str) -> list[str]:
-        """Where a model that says ``device`` may come to be."""
+        """Return the devices on which a model with ``device`` may be placed."""
         if device in ANY:
             return self.usable if self._gpus else [device]
         return [] if device in self._out else [device]
 
     def blocked(self, device: str) -> str | None:
-        """Why nothing can run on the ``device`` that a model asks for; None where it can, or where we cannot tell."""
+        """Return why nothing can run on the ``device`` that a model asks for; None where it can, or where that is
+        unknown.
+        """
         if device in self._out:
             return f"{device} was taken out: {self._out[device]}"
         if not self._gpus or device == "cpu" or device in self._gpus or (device in ANY and self.usable):
@@ -97,8 +103,8 @@ class Devices:
         return f"device is {device}, but this server sees {', '.join(self._gpus)}"
 
     def spread(self, model: Model, room: Mapping[str, int], each: int) -> tuple[str, ...]:
-        """A device for each replica: of those that it may be on, each time the one with the most ``room`` left when
-        every replica takes ``each``. Empty where there is nothing to choose.
+        """Return a device for each replica: each time the allowed one with the most ``room`` left, when every replica
+        takes ``each``. Empty where there is no choice.
         """
         if not self._gpus:
             return ()
@@ -113,23 +119,25 @@ class Devices:
         return tuple(chosen)
 
     def moved(self, devices: Sequence[str], model: Model, room: Mapping[str, int], each: int) -> tuple[str, ...]:
-        """The same replicas without the GPUs that are out; one that is there once for each GPU does not move."""
+        """Return the replicas' devices without the GPUs that are out; a model with one replica per GPU does not move
+        them.
+        """
         staying = tuple(name for name in devices if name not in self._out)
         if model.per_gpu:
             return staying
         return (*staying, *self.spread(model, room, each)[: len(devices) - len(staying)])
 
-    # What the driver says.
+    # The driver's reports.
 
     def take_out(self, device: str, reason: str) -> bool:
-        """False if it was out already, or is none of ours."""
+        """Mark a GPU as out; returns False if it was out already, or is unknown."""
         if device not in self._gpus or device in self._out:
             return False
         self._out[device] = reason
         return True
 
     def saw(self, look: Look) -> list[tuple[str, str]]:
-        """Take note of a look; gives the GPUs that it shows to be broken, each with the reason."""
+        """Record a look; returns the GPUs that it shows to be broken, each with the reason."""
         self._free = {name: gpu.free for name, gpu in look.gpus.items()}
         self._held = look.held
         for (device, pid), one in list(self._remains.items()):
@@ -139,13 +147,13 @@ class Devices:
         broken = [(xid.gpu, why) for xid in look.xids if (why := why_broken(xid.code)) is not None]
         return broken + [(name, "the driver has lost it") for name in self.usable if name not in look.gpus]
 
-    # The memory of the dead.
+    # The memory of dead workers.
 
     def died(self, device: str, pid: int, now: float) -> None:
-        """Its memory counts as held until a look that was begun later shows otherwise.
+        """Count a dead worker's memory as held until a later look shows otherwise.
 
-        In a container the driver may know our processes by other numbers, or hide them. Then only room for the next one
-        shows that it is back.
+        In a container the driver may know our processes by other pids, or hide them. Then only enough free memory for
+        the next worker shows that it is released.
         """
         if device in self._gpus and self._gpus[device].total:
             self._remains[device, pid] = Remains(now, pid in self._held.get(device, {}))
@@ -156,18 +164,20 @@ class Devices:
         return bool(self._remains)
 
     def is_taken(self, device: str, dying: bool, need: int) -> bool:
-        """Whether a start there should wait: somebody is ``dying`` there or dead and still holds memory, and there is
-        not room for ``need`` bytes beside that; 0 is a need that is not known.
+        """Return whether a start there should wait: a worker is ``dying`` or a dead one still holds memory, and without
+        that memory there is no room for ``need`` bytes; 0 means unknown.
         """
         if device not in self._gpus or (need and self._free.get(device, 0) >= need):
             return False
         return dying or any(name == device for name, _ in self._remains)
 
     def hold_up(self, served: Served, device: str, replicas: Iterable[Replica], now: float) -> bool:
-        """Whether the next replica waits for what a dead one has not given back yet; not for long."""
+        """Return whether the next replica waits for memory that a dead one has not released; at most for
+        ``RETURN_TIME``.
+        """
         there = [one for one in replicas if one.device == device]
         dying = any(one.status is Status.DYING for one in there)
-        # With others on their way up there what is free now is spoken for.
+        # Where other replicas are starting, the free memory is theirs.
         alone = all(one.status in (Status.READY, Status.RETIRING, Status.DYING) for one in there)
         if not self.is_taken(device, dying, served.device_need() if alone else 0):
             served.held_up.pop(device, None)

@@ -1,7 +1,7 @@
-"""Fleet: which replica of which model lives where, and what to do about it. Decides, never acts.
+"""Fleet: decides which replica of which model lives where, and what to do about it. Never acts.
 
-Every method takes what happened and the time, changes the books, and gives a list of actions for the supervisor to
-carry out in order.
+Every method takes an event and the time, changes the books, and returns a list of actions for the supervisor to carry
+out in order.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ from serving.supervisor.store.diskcache import Cost
 
 ABORT_TIME = 1.0  # seconds that a worker has to write its stacks before SIGKILL
 MOVE_TIME = 30.0  # seconds that a model whose GPU broke waits for room on another
-LOOK = 0.5  # seconds between looks at what models have grown to
-AGAIN = 0.001  # seconds between decisions about those who wait, for each of them: many do not take all our time
+LOOK = 0.5  # seconds between looks at the memory of models
+AGAIN = 0.001  # seconds between decisions per waiting model, so that many of them do not take all our time
 
 
 class Fleet(Departures):
-    """``admission`` holds the memory budget; a server of one model has none and starts it at once.
+    """The models and their replicas. ``admission`` holds the memory budget; a single-model server has none and starts
+    at once.
 
-    ``spare_rule`` says how many spares there should be on each device; without one there are none. ``warm_bytes`` of
-    host memory are for workers of evicted models.
+    ``spare_rule`` gives the number of spares on each device; without it there are none. ``warm_bytes`` of host memory
+    are for workers of evicted models.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Fleet(Departures):
         self._key = 0
         self._next_look = 0.0
 
-    # Models come and go.
+    # Models.
 
     def add(
         self,
@@ -83,7 +84,7 @@ class Fleet(Departures):
         wanted_until: float = 0.0,
         cost: Cost | None = None,
     ) -> Served:
-        """A model to be served as soon as there is room. There is none of its name, or that one is to be replaced."""
+        """Add a model, to be served as soon as there is room. It replaces a model of the same name, if there is one."""
         self._key += 1
         known = cost or estimate(model, self.spares.context() if self._admission.budget.devices else 0)
         served = Served(self._key, model, model.queue_size, owner, known, now, wanted_until=wanted_until)
@@ -97,21 +98,21 @@ class Fleet(Departures):
         return served
 
     def admit(self, now: float) -> list[Action]:
-        """Start what there is room for, in the order of arrival; make room where that is possible."""
+        """Start the models that fit, in the order of arrival; make room where that is possible."""
         self._next_admit = now + AGAIN * sum(one.stage is Stage.WAITING for one in self._all)
         self._reserve()
         actions: list[Action] = []
         for served, decision in self._admission.decisions(self._all, now):
             actions += self._conclude(served, decision, now)
         stuck = any(one.waits for one in self._all) and not any(one.stage is Stage.LEAVING for one in self._all)
-        # The contexts of those that are parked take room as well.
+        # The CUDA contexts of parked workers take room as well.
         return [*actions, *self.warm.yield_one(now)] if stuck and self.warm.charge() else actions
 
     def _conclude(self, served: Served, decision: Decision, now: float) -> list[Action]:
         missing = served.model.replicas - len(self._rows)
         short = missing > 0 if isinstance(decision, Admit) else isinstance(decision, Refuse) and self.warm.charge()
         if short and len(self.warm) and now < served.wanted_until:
-            return [*self.warm.yield_one(now)]  # and it is asked again when that is gone
+            return [*self.warm.yield_one(now)]  # decided again when that worker is gone
         if isinstance(decision, Admit) and missing > 0:
             why = f"model {served.name} needs {missing} more processes than the {ROWS} that there may be"
             return self._give_up_load(served, OutOfMemory(why), now)
@@ -132,7 +133,7 @@ class Fleet(Departures):
         self._admission.reserve(host, joined(held, self.warm.charge()))
 
     def _go_home(self, served: Served, now: float) -> list[Action]:
-        """A model whose weights wait beside another GPU than the roomiest goes there, if there is room."""
+        """Place a model on the GPU where its parked worker is, though not the roomiest, if it fits there."""
         parked = self.warm.of(served.model)
         if parked is not None and served.devices and served.model.replicas == 1:
             room, each = self._room(served)
@@ -141,10 +142,10 @@ class Fleet(Departures):
                 served.devices = (parked.device,)
         return [*self.warm.forget(served.model, now)]
 
-    # What time brings.
+    # Ticks.
 
     def tick(self, now: float) -> list[Action]:
-        """What time alone makes due: starts, kills, room for those who wait."""
+        """Return what is due by time alone: starts, kills, room for waiting models."""
         actions: list[Action] = []
         for served in list(self._all):
             for replica in list(served.replicas):
@@ -153,7 +154,7 @@ class Fleet(Departures):
         if now > self._next_look:
             self._next_look = now + LOOK
             actions += self._evict(self._admission.excess(self._all, now), "models have grown beyond the budget", now)
-        # Rows change without a word; what is heard of is acted on at once.
+        # Decide again regularly, since rows change without an event; events are handled at once.
         actions += self.admit(now) if now > self._next_admit else []
         return [*actions, *self._tend_spares(now), *self.warm.tick(now)]
 
@@ -178,9 +179,10 @@ class Fleet(Departures):
         return Start(replica)
 
     def _waiting_for(self, model: Model, device: str) -> Spare | Parked | None:
-        """A process that is there already. A spare's environment is set, so that it is of no use to a model with one
-        of its own."""
-        # A worker on the CPU may be of a model that leaves the choice to it.
+        """Return a process that already runs. A spare's environment is fixed, so it is of no use to a model with its
+        own.
+        """
+        # Any parked worker will do off the GPUs: a model may have left the choice of its device to the worker.
         parked = self.warm.of(model, device if device in self._devices else None)
         return parked or (None if model.env else self.spares.ready_on(device))
 
@@ -203,15 +205,15 @@ class Fleet(Departures):
         self._reserve()
         return [*self.spares.tick(now, self.is_loading)]
 
-    # What the driver says.
+    # The driver's reports.
 
     def look(self, look: Look, now: float) -> list[Action]:
-        """The GPUs as they are now: those that are broken are taken out."""
+        """Take out the GPUs that a look shows to be broken."""
         return self.take_out(self._devices.saw(look), now)
 
     def take_out(self, broken: Iterable[tuple[str, str]], now: float) -> list[Action]:
-        """GPUs are of no use any more: what was there moves to the others, or fails if it may not or there are none."""
-        # All of them first, so that nothing moves from one to the next.
+        """Take out broken GPUs: their models move to other GPUs, or fail if they may not move or there are none."""
+        # Take all out first, so that nothing moves from one broken GPU to another.
         news = [(device, reason) for device, reason in broken if self._devices.take_out(device, reason)]
         actions: list[Action] = []
         for device, reason in news:
@@ -232,7 +234,7 @@ class Fleet(Departures):
             served.failed = blocked
             actions.append(Publish(served.name))
         elif device in served.devices and served.owner is not Owner.START and len(there) == len(served.live()):
-            served.stage, served.wanted_until = Stage.WAITING, now + MOVE_TIME  # for room, as if it were new
+            served.stage, served.wanted_until = Stage.WAITING, now + MOVE_TIME  # for room, like a new model
         elif device in served.devices:
             served.devices = self._devices.moved(served.devices, served.model, *self._room(served))
             served.model = msgspec.structs.replace(served.model, replicas=len(served.devices))
@@ -254,7 +256,7 @@ class Fleet(Departures):
         return self.end(replica, reason, now)
 
     def end(self, replica: Replica, reason: str, now: float) -> list[Action]:
-        """End a worker at once. Its replacement does not wait for its last breath, unless it holds what is needed."""
+        """End a worker at once. Its replacement starts before it is gone, unless it holds memory that is needed."""
         if replica.status is Status.DYING:
             return []
         replica.become(Status.DYING, now)
@@ -266,7 +268,7 @@ class Fleet(Departures):
             return self._start_missing(served, now)
         return []
 
-    # What workers say.
+    # The workers' reports.
 
     def forked(self, row: int, epoch: int, pid: int) -> None:
         replica = self.find(row, epoch)
@@ -287,7 +289,7 @@ class Fleet(Departures):
         batch_size: int = 0,
         paths: Paths = Paths(),  # noqa: B008 it is frozen
     ) -> list[Action]:
-        """A worker says that it has come one step further; when ready, how much may wait and where it runs."""
+        """Record a worker's next phase; with READY come the size of its queue and its device."""
         replica = self.find(row, epoch)
         if replica is None or replica.status not in LIVE:
             return []
@@ -296,7 +298,7 @@ class Fleet(Departures):
             return []
         served = replica.served
         if self._devices.visible(replica.device) is None or device == "cpu":
-            replica.device = device or replica.device  # only the worker could tell
+            replica.device = device or replica.device  # known only to the worker
         served.no_spare = False
         first, served.was_ready, served.failures, served.queue_size = not served.was_ready, True, 0, queue_size
         served.last_ready = served.used = now
@@ -309,7 +311,7 @@ class Fleet(Departures):
         return [*actions, Publish(served.name)]
 
     def _came(self, served: Served, now: float) -> list[Action]:
-        """A load has come to its end; only now is it known what it takes."""
+        """Handle the end of a load, after which the model's cost is measured."""
         lack = self._admission.lack(self._all, served, now)
         if lack is None:
             return self._settle_load(served, now)
@@ -318,7 +320,7 @@ class Fleet(Departures):
     def load_failed(
         self, row: int, epoch: int, error: str, permanent: bool, out_of_memory: bool = False
     ) -> list[Action]:
-        """A worker says why it cannot serve; it ends by itself."""
+        """Record why a worker cannot serve; it ends by itself."""
         if (replica := self.find(row, epoch)) is None:
             return []
         served = replica.served
@@ -329,8 +331,7 @@ class Fleet(Departures):
     def exited(
         self, replica: Replica, cause: str, now: float, out_of_memory: bool = False, fault: Fault = Fault.NONE
     ) -> list[Action]:
-        """A worker's process is gone; ``cause`` is a signal or an exit code, in words, ``fault`` what it says of the
-        device."""
+        """Handle the end of a worker's process, by ``cause`` in words and with the ``fault`` of its device."""
         served = replica.served
         served.replicas.remove(replica)
         if replica.pid is not None:
@@ -343,7 +344,7 @@ class Fleet(Departures):
         return [*moves, *self._after(replica, cause, now, out_of_memory, broken)] if served in self._all else moves
 
     def _after(self, replica: Replica, cause: str, now: float, out_of_memory: bool, broken: bool) -> list[Action]:
-        """What becomes of a model that has lost a replica."""
+        """Return what to do for a model that has lost a replica."""
         served = replica.served
         if served.stage is Stage.LEAVING:
             return self._forget(served) if not served.replicas else []
@@ -351,7 +352,7 @@ class Fleet(Departures):
         if replica.status is Status.RETIRING:
             return actions
         lost_spare = replica.was_spare and replica.status is Status.STARTING and not served.no_spare
-        if broken or lost_spare:  # the model has no part in it
+        if broken or lost_spare:  # the model is not the cause
             served.no_spare = served.no_spare or lost_spare
             return actions + self._start_missing(served, now)
         if replica.row.phase >= replica.row.phase.READY:
@@ -364,12 +365,12 @@ class Fleet(Departures):
             short = out_of_memory or replica.out_of_memory
             return self._load_ended(served, replica.error or cause, short, now)
         if served.owner is Owner.STORE and served.failures >= MAX_FAILURES and not served.replicas:
-            # A later request may find it mended.
+            # Give it up, so that a later request can try it again.
             return self._give_up_load(served, ModelFailed(f"model {served.name} {served.failed}"), now)
         return actions + self._replace(served, now)
 
     def waiting_exited(self, worker: Spare | Parked, now: float) -> None:
-        """The process of one that had no model to serve is gone."""
+        """Handle the end of a process that served no model."""
         self._next_admit = 0.0
         if isinstance(worker, Parked):
             self.warm.exited(worker)
@@ -377,9 +378,8 @@ class Fleet(Departures):
             self.spares.exited(worker, now)
 
     def lost(self, replica: Replica, cause: str, now: float) -> list[Action]:
-        """A worker that never was, or whose pid nobody can say, for no fault of the model's: it is asked for again.
-
-        It may have said hello, and what it is at, before its fork server could tell.
+        """Ask again for a worker whose fork is unknown, through no fault of the model. It may live and have reported
+        phases.
         """
         if replica.served.owner is Owner.START or replica.status not in LIVE:
             return self.exited(replica, cause, now)
@@ -388,7 +388,7 @@ class Fleet(Departures):
         return self._start_missing(replica.served, now)
 
     def _load_ended(self, served: Served, reason: str, short: bool, now: float) -> list[Action]:
-        """A first load failed. For want of memory it is tried once more, with one model less around it."""
+        """Handle a failed first load. If memory was short it is tried once more, after another model is evicted."""
         if not short:
             return self._give_up_load(served, ModelFailed(f"model {served.name} failed to load: {reason}"), now)
         victim = self._admission.oldest(self._all, now)

@@ -1,16 +1,16 @@
-"""Why a worker is to be ended: a call of its handler, its load or its leave takes too long. Decides by its row."""
+"""Overrun: the reasons to end a worker whose handler call, load or retirement takes too long. Decides by its row."""
 
 from __future__ import annotations
 
 from serving.supervisor.fleet.replica import Replica, Status
 
-KILL_GRACE = 0.05  # seconds past a call's time before the worker is ended; the 504s are out by then
+KILL_GRACE = 0.05  # seconds past a call's time before the worker is ended; the 504s are sent by then
 CUT = 1.0  # seconds that a worker may live without its control connection
-STALE = 1.0  # seconds without a beat after which a worker that owes an answer counts as stopped
+STALE = 1.0  # seconds without a beat after which a worker with an overdue request counts as stopped
 
 
 def overrun(replica: Replica, load_timeout: float, now: float) -> str | None:
-    """The reason to end a worker that has a process and is not dying yet; None for one that may live on."""
+    """Return the reason to end a worker that has a process and is not dying yet; None if it may live on."""
     if replica.cut is not None and now > replica.cut + CUT and replica.status is not Status.RETIRING:
         return "it lives without its connection to the supervisor"
     if replica.status not in (Status.READY, Status.RETIRING):
@@ -27,11 +27,13 @@ def overrun(replica: Replica, load_timeout: float, now: float) -> str | None:
 
 
 def is_stopped(replica: Replica, busy_until: float, now: float) -> bool:
-    """A request went unanswered and the worker's I/O thread has not run since, though no user code holds it."""
+    """Return whether a request went unanswered and the worker's I/O thread has not run since, although no user code
+    runs.
+    """
     if replica.overdue is None or busy_until:
         return False
     if replica.row.beat > replica.overdue:
         replica.overdue = None
         return False
-    # The I/O thread may not have had its turn yet after a call that kept everybody out.
+    # After a call that held the GIL the I/O thread may not have run yet.
     return now > max(replica.overdue, replica.row.last_used) + STALE

@@ -1,5 +1,7 @@
-"""Pace: how long the supervisor may rest between two looks. A look costs little, but ten times as much where a model
-keeps the caches busy, and that on the model's own cores."""
+"""Pace: how long the supervisor may rest between two looks.
+
+A look costs little, but ten times as much while a model keeps the caches busy, and on the model's own cores.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ from serving.supervisor.fleet.overrun import KILL_GRACE
 from serving.supervisor.fleet.replica import Served, Stage, Status
 
 TICK = 0.02  # seconds between looks while something is about to happen
-REST = 0.1  # while nothing is
+REST = 0.1  # seconds between looks otherwise
 
 
 def pause(models: Iterable[Served], now: float) -> float:
-    """Seconds until the next look. The news of a worker's end or of its phase does not wait for it."""
+    """Return the seconds until the next look. Reports of a worker's end or phase are handled without waiting for it."""
     until = now + REST
     for served in models:
         if served.stage is not Stage.SERVING or (

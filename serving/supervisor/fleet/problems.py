@@ -1,4 +1,4 @@
-"""What clients are told of a model that they cannot have."""
+"""Problems: the errors for clients whose model is not available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def gone(name: str, problem: Problem) -> Placement:
 
 
 def problem_of(exc: Exception, name: str) -> Problem:
-    """What a client is told of a model that could not be opened."""
+    """Return the problem for clients of a model that could not be opened."""
     if isinstance(exc, ServingError):
         return Problem.of(exc)
     if isinstance(exc, ModelError):

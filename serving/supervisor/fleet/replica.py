@@ -1,6 +1,6 @@
-"""Replica and Served: the fleet's books, and the actions that it asks the supervisor for.
+"""Replica and Served: the records of the fleet's books, and the actions that the fleet asks the supervisor for.
 
-A replica is one process life: a killed one is followed by a new one.
+A replica is the life of one process: a killed one is followed by a new one.
 
     STARTING → LOADING → WARMING → READY → RETIRING ─┐
         └─────────┴─────────┴────────┴──── DYING ────┴→ (exit: forgotten)
@@ -24,11 +24,11 @@ from serving.supervisor.fleet.spares import Dismiss, Spawn
 from serving.supervisor.fleet.warmtier import Discard
 from serving.supervisor.store.diskcache import Cost
 
-CLOSE_TIME = 5.0  # seconds for an idle worker that was told to go
-PARK_TIME = 60.0  # seconds for one that brings its weights to the host
-LEAVE_TIME = 330.0  # seconds for one with answers in pieces; the platform waits for 350 until its memory is back
-SLACK = 2 << 20  # bytes that a process may grow by between two looks; mostly it does so with its first requests
-CRASH_LIMIT = 10  # deaths in the fleet's window of time that still are replaced at once
+CLOSE_TIME = 5.0  # seconds for an idle worker to retire
+PARK_TIME = 60.0  # seconds for a worker to move its weights to the host
+LEAVE_TIME = 330.0  # seconds for a worker with streams to retire; the platform waits 350 for its memory
+SLACK = 2 << 20  # bytes that a process may grow by between two looks, mostly with its first requests
+CRASH_LIMIT = 10  # deaths within CRASH_WINDOW up to which workers are replaced at once
 
 
 class Status(enum.Enum):
@@ -52,7 +52,7 @@ NEXT = {
 
 
 class Owner(enum.Enum):
-    """Who asked for a model, and so who may send it away."""
+    """The origin of a model's load, which decides who may unload the model."""
 
     START = "start"  # the one model of a single-model server
     STORE = "store"  # a client's TargetModel
@@ -67,11 +67,11 @@ class Stage(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One worker process. ``since`` is when its status began, ``started`` when it was asked for.
+    """One worker process. ``started`` is the instant it was asked for, ``since`` that of its last change of status,
+    ``overdue`` that of an unanswered request, ``cut`` that of the end of its control connection.
 
-    ``overdue`` is when a request went unanswered, ``cut`` when its control connection ended. ``raised``: its loading
-    has raised an error. ``was_spare``: its process was there before; ``was_parked``: with the model; ``parks``: it is
-    on its way to the warm tier.
+    ``raised``: its load has raised an error. ``was_spare``: its process already ran; ``was_parked``: with this model.
+    ``parks``: it is moving to the warm tier.
     """
 
     served: Served
@@ -97,11 +97,11 @@ class Replica:
 
     @property
     def owes_a_reason(self) -> bool:
-        """Whether it has not served yet, nor said why it cannot."""
+        """Whether it has neither served yet nor reported why it cannot."""
         return self.status in (Status.STARTING, Status.LOADING, Status.WARMING) and not self.error
 
     def overstays(self, now: float) -> bool:
-        """Whether one that was told to go has had its time: a little when it is idle, a while if it has streams."""
+        """Return whether a retiring worker has had its time: a little when it is idle, longer with streams."""
         idle_since = max(self.since, self.row.last_used)
         if self.row.streams:
             return now > self.since + LEAVE_TIME
@@ -116,12 +116,12 @@ class Replica:
 @dataclass(slots=True, eq=False)
 class Served:
     """One model and its replicas. ``failures`` counts the starts in a row that never became ready, ``refusals`` those
-    of them whose loading raised an error.
+    of them whose load raised an error.
 
-    ``cost`` is what one replica takes, and ``is_guessed`` if it comes from the size of its files; ``wanted_until`` is
-    how long the one who waits longest for room does so.
-    ``devices`` are those of its replicas, where we choose them. ``held_up`` is since when the next start on a GPU
-    waits for a dead worker's memory; ``no_spare``: the next one is a new process, since a spare has died with it.
+    ``cost`` is the memory of one replica; ``is_guessed``: it is an estimate from the size of the files.
+    ``wanted_until`` is the latest instant until which a request waits for room. ``devices`` are those of its replicas,
+    where we choose them. ``held_up`` has, by GPU, the instant since which the next start waits for a dead worker's
+    memory; ``no_spare``: the next worker is a new process, since a spare died with the model.
     """
 
     key: int
@@ -166,7 +166,7 @@ class Served:
         return [replica for replica in self.replicas if replica.status is Status.READY]
 
     def missing(self) -> list[str]:
-        """A device for each replica that there should be and is not."""
+        """Return a device for each missing replica."""
         live = self.live()
         left = list(self.devices or (self.model.device,) * self.model.replicas)
         for replica in live:
@@ -175,11 +175,11 @@ class Served:
         return left[: max(0, self.model.replicas - len(live))]
 
     def device_need(self) -> int:
-        """Bytes that its next replica will take on a GPU, 0 while no replica was ever ready there."""
+        """Return the bytes that its next replica will take on a GPU, 0 while none was ever ready there."""
         return max(self.cost.device, max((one.row.device_memory for one in self.replicas), default=0))
 
     def learn(self, row: Row) -> bool:
-        """Take what a replica has measured for its cost; False where that was known."""
+        """Take a replica's measured memory as the cost; returns False where that is no news."""
         measured = Cost(row.memory, row.peak, row.device_memory)
         self.is_guessed = False
         if abs(measured.peak - self.cost.peak) <= self.cost.peak // 20 and measured.host <= self.cost.host:
@@ -188,18 +188,18 @@ class Served:
         return True
 
     def memory(self) -> int:
-        """Host bytes that it is charged with."""
+        """Return the host bytes that the model is charged with."""
         if self.stage is Stage.WAITING:
             return 0
         each = self.cost.host if self.was_ready else self.cost.peak
         return (max(each, self.grown()) + SLACK) * self._count()
 
     def grown(self) -> int:
-        """Host bytes of the largest replica at the last look."""
+        """Return the host bytes of the largest replica, as of the last look."""
         return max((replica.row.memory for replica in self.replicas), default=0)
 
     def device_memory(self) -> dict[str, int]:
-        """Bytes that it is charged with on each GPU."""
+        """Return the bytes that the model is charged with on each GPU."""
         charged: dict[str, int] = {}
         for index in range(self._count() if self.devices and self.stage is not Stage.WAITING else 0):
             name = self.devices[index % len(self.devices)]
@@ -224,14 +224,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Give the model to the process that the replica is: a spare, or one that has been parked with it."""
+    """Give the model to the replica's process, a spare or one that has this model parked."""
 
     replica: Replica
 
 
 @dataclass(frozen=True, slots=True)
 class TakenOut:
-    """A GPU is broken; nothing is started there any more."""
+    """A GPU is broken; nothing is started on it any more."""
 
     device: str
     reason: str
@@ -239,21 +239,21 @@ class TakenOut:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Have the worker finish what it has, close its handler and end."""
+    """Make the worker finish its requests, close its handler and end."""
 
     replica: Replica
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Have the worker finish what it has, bring its weights to the host, and wait."""
+    """Make the worker finish its requests, move its weights to the host, and wait."""
 
     replica: Replica
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """End the worker with its stacks in the log; ``reason`` is why."""
+    """End the worker, with its stacks and ``reason`` in the log."""
 
     replica: Replica
     reason: str
@@ -266,14 +266,14 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """HTTP workers need to hear of a change."""
+    """Tell HTTP workers of a change in a model's placement."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A load has come to its end: the model is ready, or there is a problem and it leaves."""
+    """A load has ended: the model is ready, or there is a problem and it leaves."""
 
     served: Served
     problem: Problem | None
@@ -287,14 +287,14 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The last process of a model has ended; its memory is back."""
+    """The last process of a model has ended, so its memory is released."""
 
     served: Served
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a replica costs is worth remembering."""
+    """A replica's cost has been measured and should be stored."""
 
     served: Served
 

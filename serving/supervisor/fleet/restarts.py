@@ -1,4 +1,4 @@
-"""When a model that has failed may start again: never in a tight loop, and not for ever."""
+"""Restarts: when a failed model may start again: never in a tight loop, and not for ever."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from serving.supervisor.fleet.replica import CRASH_LIMIT, Action, GiveUp, Owner,
 
 MAX_FAILURES = 5  # starts in a row that never became ready
 BACKOFF = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before the next start, by failures so far
-CRASH_WINDOW, CRASH_DELAY = 10.0, 1.0  # more deaths than the limit in the window: wait before the next
+CRASH_WINDOW, CRASH_DELAY = 10.0, 1.0  # seconds; after CRASH_LIMIT deaths in the window, starts wait for the delay
 
 
 def count_failure(served: Served, reason: str, now: float, raised: bool = False) -> None:
-    """One of its workers has ended before it was ready."""
+    """Count a worker that ended before it was ready."""
     served.failures += 1
     served.refusals += raised
     if served.failures >= MAX_FAILURES:
@@ -20,18 +20,18 @@ def count_failure(served: Served, reason: str, now: float, raised: bool = False)
 
 
 def is_hopeless(served: Served) -> bool:
-    """Whether the one model of a server cannot be loaded: its loading has raised an error again, in a second try."""
+    """Return whether a server's only model cannot be loaded: its load has raised an error again, in a second try."""
     return served.owner is Owner.START and not served.was_ready and served.refusals > served.model.replicas
 
 
 def give_up(served: Served, why: str) -> list[Action]:
-    """The server's one model can never be served: whoever waits for it hears so, and the server ends."""
+    """End a server whose only model can never be served; waiting requests get the reason."""
     served.failed = why
     return [Publish(served.name), GiveUp(why)]
 
 
 def count_death(served: Served, now: float) -> None:
-    """One of its workers has ended that had been ready."""
+    """Count a worker that ended after it had been ready."""
     served.deaths.append(now)
     if not is_calm(served, now):
         served.next_start = now + CRASH_DELAY

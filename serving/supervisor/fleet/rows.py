@@ -8,7 +8,9 @@ from serving.ipc.scoreboard import ROWS, Row, Scoreboard
 
 
 class Rows:
-    """A row that comes back is lent again last, so that what the dead were doing stays readable for a while."""
+    """The free rows. A returned row is lent again last, so that the state of a dead worker stays readable for a
+    while.
+    """
 
     def __init__(self, board: Scoreboard) -> None:
         self._board = board
@@ -16,11 +18,11 @@ class Rows:
         self._epoch = 0
 
     def __len__(self) -> int:
-        """How many can be lent."""
+        """Return the number of free rows."""
         return len(self._free)
 
     def claim(self) -> tuple[Row, int]:
-        """A row, and the epoch that tells its new owner from earlier ones."""
+        """Return a row, and the epoch that distinguishes its new owner from earlier ones."""
         self._epoch += 1
         row = self._board.row(self._free.popleft())
         row.claim(self._epoch)

@@ -1,4 +1,4 @@
-"""SpareRule: how many spare processes there should be on each device."""
+"""SpareRule: the number of spare processes on each device."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from serving.supervisor.fleet.devices import Devices
 from serving.supervisor.fleet.replica import Owner, Served
 
-ON_GPU, ON_CPU = 1, 0  # where the settings do not say: a CUDA context takes long to make, a process does not
+ON_GPU, ON_CPU = 1, 0  # defaults: a CUDA context takes long to create, a process does not
 
 
 @dataclass(frozen=True, slots=True)
 class SpareRule:
-    """``each`` is what the settings say, None if nothing; ``device`` is where models go that do not say."""
+    """The rule for spares. ``each`` is the setting, None if not set; ``device`` is where models without a device go."""
 
     each: int | None
     device: str
 
     def __call__(self, everything: Iterable[Served], devices: Devices) -> dict[str, int]:
-        """Where the one model is; with many of them wherever one may come to be."""
+        """Return the number of spares by device: where a server's only model is, or wherever one of many models may be
+        placed.
+        """
         single = [one for one in everything if one.owner is Owner.START]
         places = devices.homes(self.device)
         if single:

@@ -15,8 +15,8 @@ from serving.supervisor.fleet.rows import Rows
 
 START_TIME = 60.0  # seconds for a spare to open its device
 REFILL = 1.0  # seconds for which a load may keep the next spare from starting
-BACKOFF = (0.0, 1.0, 5.0, 30.0)  # seconds before the next one, by spares in a row that never became ready
-HOST = 8 << 20  # bytes of a spare's own until one is measured
+BACKOFF = (0.0, 1.0, 5.0, 30.0)  # seconds before the next start, by the spares in a row that never became ready
+HOST = 8 << 20  # bytes of a spare's own memory until one is measured
 CONTEXT = 512 << 20  # bytes of a CUDA context until one is measured
 CUT = 1.0  # seconds that a spare may live without its control connection
 
@@ -29,7 +29,7 @@ class Stage(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Spare:
-    """``started`` is when it was asked for, ``cut`` when its control connection ended."""
+    """One spare. ``started`` is the instant it was asked for, ``cut`` that of the end of its control connection."""
 
     device: str
     row: Row
@@ -41,7 +41,7 @@ class Spare:
 
     @property
     def is_there(self) -> bool:
-        """Whether it has opened its device and its process is known."""
+        """Whether it has opened its device and its pid is known."""
         return self.stage is Stage.READY and self.pid is not None
 
 
@@ -54,13 +54,13 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Dismiss:
-    """End a spare that nobody is to take."""
+    """End a spare that is not wanted."""
 
     spare: Spare
 
 
 class Spares:
-    """They live in ``rows`` of the scoreboard, as workers do."""
+    """All spares. They use ``rows`` of the scoreboard, as workers do."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -73,7 +73,7 @@ class Spares:
         self._device_memory: dict[str, int] = {}
         self._closed = False
 
-    # What there is.
+    # Lookups.
 
     def __len__(self) -> int:
         return len(self._all)
@@ -85,7 +85,7 @@ class Spares:
         return next((one for one in self._all if one.row.index == row and one.epoch == epoch), None)
 
     def wants(self, row: int, epoch: int) -> bool:
-        """Whether that process should live on."""
+        """Return whether the process should go on living."""
         spare = self.find(row, epoch)
         return spare is not None and spare.stage is not Stage.ENDING
 
@@ -93,43 +93,44 @@ class Spares:
         return next((one for one in self._all if one.pid == pid), None)
 
     def charge(self) -> tuple[int, Mapping[str, int]]:
-        """Bytes of host memory, and of each GPU, that are kept for those there should be."""
+        """Return the bytes of host memory, and of each GPU, that are kept for the wanted spares."""
         host = self._host * sum(self._wanted.values())
         return host, {name: self._device_memory.get(name, CONTEXT) * n for name, n in self._wanted.items()}
 
     def context(self) -> int:
-        """Bytes of a GPU that a process takes without a model, as measured where one was."""
+        """Return the bytes of a GPU that a process takes without a model, as measured where there was a spare."""
         return max(self._device_memory.values(), default=CONTEXT)
 
-    # What is wanted.
+    # The wanted number, starts and ends.
 
     def want(self, wanted: Mapping[str, int]) -> None:
         self._wanted = dict(wanted)
 
     def close(self) -> list[Dismiss]:
-        """No more from here on."""
+        """End all spares and start no more."""
         self._closed = True
         return [self._dismiss(one) for one in self._all if one.stage is not Stage.ENDING]
 
     def ready_on(self, device: str) -> Spare | None:
-        """One that waits on this device and may be taken."""
+        """Return a spare on this device that may be taken, or None."""
         return next((one for one in self._all if one.device == device and self._may_be_taken(one)), None)
 
     def take(self, spare: Spare) -> None:
-        """It is the caller's from here on, row and process."""
+        """Hand a spare over to the caller, row and process."""
         self._all.remove(spare)
 
     def _may_be_taken(self, spare: Spare) -> bool:
         return spare.is_there and spare.cut is None
 
     def tick(self, now: float, is_loading: bool) -> list[Spawn | Dismiss]:
-        """What is due: those that are missing start, one after the other, and not while a model loads if that is soon
-        over, since the model is waited for and the spare is not."""
+        """Return what is due. Missing spares start one after the other, and wait for a short load of a model, which is
+        more urgent.
+        """
         actions: list[Spawn | Dismiss] = [self._dismiss(one) for one in self._all if self._is_useless(one, now)]
         if self._closed or now < self._next_start or any(one.stage is Stage.STARTING for one in self._all):
             return actions
         for device, count in self._wanted.items():
-            # One that is told to go counts until it has, with all that it holds.
+            # A dismissed spare counts until it has ended, since it holds its memory until then.
             if sum(one.device == device for one in self._all) >= count:
                 self._missing_since.pop(device, None)
                 continue
@@ -155,7 +156,7 @@ class Spares:
         spare.stage = Stage.ENDING
         return Dismiss(spare)
 
-    # What spares say.
+    # The spares' reports.
 
     def forked(self, row: int, epoch: int, pid: int) -> bool:
         spare = self.find(row, epoch)
@@ -164,7 +165,9 @@ class Spares:
         return spare is not None
 
     def ready(self, row: int, epoch: int) -> Spare | None:
-        """It has opened its device; its row tells what that takes. Gives it, None where it is not expected."""
+        """Record that a spare has opened its device; its row has its memory. Returns the spare, None where it is not
+        expected.
+        """
         spare = self.find(row, epoch)
         if spare is None or spare.stage is not Stage.STARTING:
             return None
@@ -175,7 +178,7 @@ class Spares:
         return spare
 
     def exited(self, spare: Spare, now: float) -> None:
-        """Its process is gone, or there never was one."""
+        """Handle the end of a spare's process, or a failed fork."""
         self._all.remove(spare)
         self._rows.give_back(spare.row)
         if spare.stage is Stage.STARTING:

@@ -1,7 +1,6 @@
 """WarmTier: workers of evicted models that keep their weights in host memory, until the model is wanted again.
 
-A parked worker is a spare for one model alone: it keeps its row and its process, and gives its device back. Decides,
-never acts.
+A parked worker is a spare for one model: it keeps its row and its process, and frees its device. Decides, never acts.
 
 parked → taken by a replica of the same model
    └───→ ending → (exit: forgotten)
@@ -19,13 +18,13 @@ from serving.model.model import Model
 from serving.supervisor.fleet.rows import Rows
 from serving.supervisor.fleet.spares import CUT
 
-CLOSE_TIME = 5.0  # seconds for a parked worker that was told to go
-FULL = ("reduce-overhead", "max-autotune")  # ways to compile that record graphs, whose memory cannot be moved
+CLOSE_TIME = 5.0  # seconds for a parked worker to end
+FULL = ("reduce-overhead", "max-autotune")  # compile modes that record CUDA graphs, whose memory cannot be moved
 
 
 @dataclass(slots=True, eq=False)
 class Parked:
-    """``size`` is in bytes of host memory; ``ending`` is since when it has been told to go."""
+    """A parked worker. ``size`` is in bytes of host memory; ``ending`` is the instant at which it was told to end."""
 
     model: Model
     device: str
@@ -47,19 +46,19 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Have a parked worker close its handler and end; ``at_once`` leaves it no time for that."""
+    """Make a parked worker close its handler and end; ``at_once`` leaves it no time for that."""
 
     parked: Parked
     at_once: bool = False
 
 
 def essence(model: Model) -> Model:
-    """Of a model what its worker has made its own."""
+    """Return the part of a model that its worker depends on."""
     return msgspec.structs.replace(model, replicas=1, pin=False)
 
 
 class WarmTier:
-    """``limit`` is the bytes of host memory that parked workers may have together; 0 is no warm tier."""
+    """The parked workers. ``limit`` is the bytes of host memory that they may hold together; 0 means no warm tier."""
 
     def __init__(self, rows: Rows, limit: int = 0) -> None:
         self._rows = rows
@@ -67,13 +66,13 @@ class WarmTier:
         self._all: list[Parked] = []
         self._closed = False
 
-    # What there is.
+    # Lookups.
 
     def __len__(self) -> int:
         return len(self._all)
 
     def all(self) -> list[Parked]:
-        """The one parked longest ago first."""
+        """Return the parked workers, the one parked longest ago first."""
         return list(self._all)
 
     def find(self, row: int, epoch: int) -> Parked | None:
@@ -83,29 +82,29 @@ class WarmTier:
         return next((one for one in self._all if one.pid == pid), None)
 
     def wants(self, row: int, epoch: int) -> bool:
-        """Whether that process should live on."""
+        """Return whether the process should go on living."""
         parked = self.find(row, epoch)
         return parked is not None and parked.ending is None
 
     def charge(self) -> dict[str, int]:
-        """Bytes of each GPU that parked workers hold all the same: contexts."""
+        """Return the bytes of each GPU that parked workers still hold: their CUDA contexts."""
         held: dict[str, int] = {}
         for one in self._all:
             if one.row.device_memory:
                 held[one.device] = held.get(one.device, 0) + one.row.device_memory
         return held
 
-    # Who comes and goes.
+    # Arrivals and departures.
 
     def takes(self, model: Model, size: int) -> bool:
-        """Whether a worker of ``model`` that will hold about ``size`` bytes may be parked."""
+        """Return whether a worker of ``model`` that will hold about ``size`` bytes may be parked."""
         moves = model.gpus == 1 and not model.speed.cuda_graphs and model.speed.compile not in FULL
         return moves and not self._closed and 0 < size <= self._limit
 
     def add(self, parked: Parked, now: float, wanted: Collection[str] = ()) -> list[Discard]:
-        """It is ours from here on, row and process; where they are too many bytes, those parked longest ago go.
+        """Take over a worker, row and process. If all hold too many bytes, those parked longest ago end.
 
-        Models that are ``wanted`` are about to be called back.
+        Workers of ``wanted`` models stay, since they are about to be called back.
         """
         self._all.append(parked)
         actions: list[Discard] = [self._dismiss(parked, now)] if self._closed else []
@@ -115,17 +114,17 @@ class WarmTier:
         return actions
 
     def of(self, model: Model, device: str | None = None) -> Parked | None:
-        """One that holds just this model, on ``device`` where that is not None."""
+        """Return a worker that holds exactly this model, on ``device`` unless that is None; or None."""
         wanted = essence(model)
         fit = (one for one in self._all if one.is_useful and (device is None or one.device == device))
         return next((one for one in fit if essence(one.model) == wanted), None)
 
     def take(self, parked: Parked) -> None:
-        """It is the caller's from here on."""
+        """Hand a worker over to the caller."""
         self._all.remove(parked)
 
     def forget(self, model: Model, now: float) -> list[Discard]:
-        """Those of this name go that are not this model any more."""
+        """End the workers with the model's name that hold an older version of it."""
         wanted = essence(model)
         stale = [one for one in self._all if one.model.name == model.name and essence(one.model) != wanted]
         return [self._dismiss(one, now) for one in stale if one.ending is None]
@@ -134,8 +133,9 @@ class WarmTier:
         return [self._dismiss(one, now) for one in self._all if one.device == device and one.ending is None]
 
     def yield_one(self, now: float) -> list[Discard]:
-        """The one parked longest ago goes, for somebody who needs its row or what it holds on its GPU; one at a time,
-        so that no more go than have to."""
+        """End the worker parked longest ago, for its row or its memory on a GPU. At most one ends at a time, so that no
+        more end than necessary.
+        """
         if any(one.ending is not None for one in self._all):
             return []
         return [self._dismiss(one, now) for one in self._all[:1]]
@@ -145,12 +145,12 @@ class WarmTier:
         return any(one.ending is not None for one in self._all)
 
     def close(self, now: float) -> list[Discard]:
-        """All go, and no more come."""
+        """End all workers and take no more."""
         self._closed = True
         return [self._dismiss(one, now) for one in self._all if one.ending is None]
 
     def tick(self, now: float) -> list[Discard]:
-        """Those that were told to go and did not; they are to be killed."""
+        """Return the workers to kill, which were told to end and did not in time."""
         return [Discard(one, at_once=True) for one in self._all if one.overstays(now)]
 
     def exited(self, parked: Parked) -> None:
@@ -163,5 +163,5 @@ class WarmTier:
 
 
 def joined(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
-    """Bytes by device, added."""
+    """Return the sums of bytes by device."""
     return {name: first.get(name, 0) + second.get(name, 0) for name in {**first, **second}}

@@ -1,8 +1,8 @@
-"""Model archives, which are hostile until proven otherwise: gzipped tar or zip (a ``.mar`` is a zip).
+"""Archives: unpacks model archives, which are hostile until proven otherwise: gzipped tar or zip (a ``.mar`` is a zip).
 
-A program of its own, which imports the standard library alone: whoever opens an archive has this file run in another
-process, with little memory and for a time, so that the worst that an archive can do is to end it. ``unpack`` writes
-regular files and folders only; links are made last, from what was found, and only those that stay inside.
+A separate program that imports the standard library alone. Each archive is opened in a process that runs this file with
+little memory and limited time, so that the worst that an archive can do is to end that process. ``unpack`` writes
+regular files and folders only; links are created last, and only those that stay inside.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-TYPE_CHECKING = False  # every import is paid for by each archive; that of typing takes as long as the file's own
+TYPE_CHECKING = False  # every archive pays for the imports, and importing typing takes as long as this file
 if TYPE_CHECKING:
     from typing import IO, NoReturn
 
 CHUNK = 1 << 20  # bytes
-RATIO_FROM = 64 << 20  # bytes; below it no ratio makes a bomb
-LARGEST = 1 << 20  # bytes that tarfile may want at once; only a hostile header wants more
+RATIO_FROM = 64 << 20  # bytes; smaller trees are no bombs whatever the ratio
+LARGEST = 1 << 20  # bytes that tarfile may read at once; only a hostile header makes it read more
 HEADERS = 2 << 20  # bytes of all headers of one member
 LINK = 4096  # bytes of a link's target, PATH_MAX
 END, END64, LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"  # APPNOTE.TXT 4.3.14 to 4.3.16
 END_SIZE, END64_SIZE, LOCATOR64_SIZE = 22, 56, 20  # bytes
-COMMENT = 65535  # bytes at most behind the end record of a zip
+COMMENT = 65535  # bytes after the end record of a zip at most
 ENTRY = 1024  # bytes of memory for one entry of a zip; its name and extra fields in the table take less than half of it
-ROOM = 96 << 20  # bytes of memory beside the entries of a zip
+ROOM = 96 << 20  # bytes of memory besides the entries of a zip
 BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -48,16 +48,18 @@ BROKEN = (
     OverflowError,
     RuntimeError,  # an encrypted zip, a loop of links
 )
-# What the machine lacks; whatever else a disk says is about a name that the archive has made up.
+# Errors of the machine; any other OSError comes from a name in the archive.
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EACCES}
 
 
 class Refused(Exception):
-    """What is wrong with the archive, in words for its owner."""
+    """An archive that is refused, with the reason for its owner."""
 
 
 class Limits:
-    """``size`` in bytes and ``files`` of the extracted tree, ``ratio`` of its size to the archive's."""
+    """The limits of one archive: ``size`` in bytes and ``files`` of the extracted tree, ``ratio`` of its size to the
+    archive's.
+    """
 
     def __init__(self, size: int, files: int, ratio: float) -> None:
         self.size = size
@@ -66,8 +68,9 @@ class Limits:
 
 
 class Tree:
-    """A folder being filled, and what has been spent. ``packed`` is the archive's size in bytes; ``watch`` is called
-    now and then and may raise."""
+    """A folder that is being filled, with what it has used of its limits. ``packed`` is the archive's size in bytes;
+    ``watch`` is called now and then and may raise.
+    """
 
     def __init__(self, root: Path, limits: Limits, packed: int, watch: Callable[[], None] = lambda: None) -> None:
         self.root = root
@@ -80,7 +83,7 @@ class Tree:
         self._twins: dict[Path, Path] = {}
 
     def place(self, name: str) -> Path:
-        """Where a member belongs. Raises Refused for a name that would leave the folder."""
+        """Return the path of a member. Raises Refused for a name that would leave the folder."""
         self._watch()
         self.files += 1
         if self.files > self.limits.files:
@@ -99,7 +102,7 @@ class Tree:
     def file(self, path: Path, source: IO[bytes], executable: bool) -> None:
         self.folder(path.parent)
         path.unlink(missing_ok=True)
-        self._links.pop(path, None)  # of two entries with one name the last one counts
+        self._links.pop(path, None)  # the last of several entries with one name counts
         self._twins.pop(path, None)
         with path.open("xb") as target:
             while chunk := source.read(CHUNK):
@@ -121,15 +124,15 @@ class Tree:
         self._links[path] = target
 
     def twin(self, path: Path, name: str) -> None:
-        """A second name of a file in the archive: a relative link says the same and cannot be written through."""
+        """Add a hard link to a file in the archive, as a relative symbolic link, which cannot be written through."""
         other = self._inside(name, f"link {path.name[:100]!r} to {name[:100]!r} leaves its folder")
         other = self._twins.get(other, other)
-        if other != path:  # else it is listed twice, which tar writes as a link to itself
+        if other != path:  # tar writes a file that is listed twice as a link to itself
             self._twins[path] = other
             self.link(path, os.path.relpath(other, path.parent))
 
     def finish(self) -> None:
-        """Make the links. Raises Refused for one that leads out of the folder."""
+        """Create the links. Raises Refused for one that leads out of the folder."""
         for path, target in self._links.items():
             if not self._links.keys().isdisjoint(path.parents):
                 raise Refused(f"the archive's link {path.name[:100]!r} lies behind another link")
@@ -145,8 +148,9 @@ class Tree:
 def unpack(
     archive: IO[bytes], folder: Path, name: str, limits: Limits, watch: Callable[[], None] = lambda: None
 ) -> None:
-    """Fill ``folder``, which is empty and private, from an archive called ``name``. Raises Refused; OSError as it comes
-    where the machine is at fault. What has been written until then stays."""
+    """Fill ``folder``, which is empty and private, from an archive called ``name``. Raises Refused, or the OSError
+    where the machine is at fault. What has been written until then stays.
+    """
     tree = Tree(folder, limits, os.fstat(archive.fileno()).st_size, watch)
     try:
         read(archive, name, tree)
@@ -154,7 +158,7 @@ def unpack(
     except MemoryError:
         raise Refused(f"{name} takes more memory to read than an archive may") from None
     except BROKEN as exc:
-        # A loop of links is told with the whole path.
+        # The message about a loop of links has the whole path.
         told = str(exc).replace(str(folder), "") or "it ends too early"
         raise Refused(f"{name} is damaged or no archive: {told}") from exc
     except OSError as exc:
@@ -181,9 +185,9 @@ def read(archive: IO[bytes], name: str, tree: Tree) -> None:
 
 
 class Modest(gzip.GzipFile):
-    """A stream from which nothing is read into memory as a whole because a header says so.
+    """A gzip stream that never reads a large block into memory because a header asks for it.
 
-    ``allowance`` is how many bytes of headers may still be read; None while it is a file's content that is read.
+    ``allowance`` is the number of bytes of headers that may still be read; None while a file's content is read.
     """
 
     allowance: int | None = HEADERS
@@ -200,7 +204,7 @@ class Modest(gzip.GzipFile):
 
 
 class Member(tarfile.TarInfo):
-    """Without the ways of tarfile to read the map of a sparse file, which is as long as the archive says."""
+    """A tar member that refuses sparse files: tarfile would read their map, which is as long as the archive says."""
 
     def _refuse(self, *_: object) -> NoReturn:
         raise Refused(f"the archive's entry {self.name[:100]!r} is a sparse file: pack it as a whole one")
@@ -236,7 +240,7 @@ def unpack_tar(stream: Modest, tree: Tree) -> None:
 
 
 def members(tar: tarfile.TarFile, stream: Modest) -> Iterator[tarfile.TarInfo]:
-    """One after the other, without keeping a list that a hostile archive could grow."""
+    """Yield the members, without the list that tarfile keeps and a hostile archive could grow."""
     while True:
         stream.allowance = HEADERS
         member = tar.next()
@@ -248,7 +252,7 @@ def members(tar: tarfile.TarFile, stream: Modest) -> Iterator[tarfile.TarInfo]:
 
 
 def check_table(archive: IO[bytes], files: int) -> None:
-    """Look at a zip's end record before anybody makes an object of each entry. Raises Refused."""
+    """Check a zip's end record before zipfile creates an object for each entry. Raises Refused."""
     size = archive.seek(0, os.SEEK_END)
     start = archive.seek(max(0, size - END_SIZE - COMMENT - LOCATOR64_SIZE - END64_SIZE))
     tail = archive.read(size - start)
@@ -282,7 +286,7 @@ def unpack_zip(zipped: zipfile.ZipFile, tree: Tree) -> None:
 
 
 def confine(limits: Limits, seconds: int) -> None:
-    """Bound what this process can take, whatever it reads."""
+    """Limit the resources of this process, whatever it reads."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     memory = pages * os.sysconf("SC_PAGE_SIZE") + ROOM + ENTRY * limits.files
     for kind, amount in (
@@ -294,19 +298,20 @@ def confine(limits: Limits, seconds: int) -> None:
         _, hard = resource.getrlimit(kind)
         most = amount if hard == resource.RLIM_INFINITY else min(hard, amount)
         resource.setrlimit(kind, (most, most))
-    os.nice(5)  # what is served comes first
+    os.nice(5)  # serving has priority
 
 
 def main(words: list[str]) -> None:
-    """``ARCHIVE_FD ANSWER_FD FOLDER NAME SECONDS SIZE FILES RATIO``. What came of it is written to the answer's
-    descriptor: ``done``, ``refused`` and why, or ``errno`` and its number."""
+    """Unpack one archive; ``words`` are ``ARCHIVE_FD ANSWER_FD FOLDER NAME SECONDS SIZE FILES RATIO``. The result is
+    written to the answer's descriptor: ``done``, ``refused`` and the reason, or ``errno`` and its number.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     archive_fd, answer_fd, folder, name, seconds, size, files, ratio = words
     limits, parent = Limits(int(size), int(files), float(ratio)), os.getppid()
 
     def watch() -> None:
         if os.getppid() != parent:
-            sys.exit(1)  # nobody waits for it any more
+            sys.exit(1)  # the parent is gone, so nobody waits for the result
 
     answer = "done"
     confine(limits, int(seconds))

@@ -1,4 +1,4 @@
-"""Artifact: a model's folder or archive as it lies on the disk, and what tells one state of it from another."""
+"""Artifact: a model's folder or archive on disk, and digests that identify its content."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pathlib import Path
 from serving.errors import BadModel
 
 MAGIC = (b"\x1f\x8b", b"PK\3\4", b"PK\5\6")  # gzip, zip, an empty zip
-EDGE = 1 << 16  # bytes of an archive's beginning and of its end that tell it from another one
+EDGE = 1 << 16  # bytes of an archive's beginning and of its end that identify it
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A model's folder or archive. ``digest`` changes whenever it does, ``fingerprint`` is that of every copy of it;
-    ``size`` is in bytes."""
+    """A model's folder or archive. ``digest`` changes whenever the files do, ``fingerprint`` is the same for every
+    copy; ``size`` is in bytes.
+    """
 
     path: Path
     digest: str
@@ -28,7 +29,7 @@ class Artifact:
 
 
 def open_archive(path: Path) -> int:
-    """A descriptor of an archive, which may be a link to one. Raises OSError."""
+    """Open an archive, which may be a link to one, and return its descriptor. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
@@ -41,7 +42,7 @@ def has_magic(fd: int) -> bool:
 
 
 def artifact(path: Path) -> Artifact:
-    """What is at ``path`` now. Raises BadModel where nothing is."""
+    """Return what is at ``path`` now. Raises BadModel where there is nothing."""
     try:
         if not path.is_dir():
             return packed_at(path)
@@ -62,7 +63,9 @@ def packed_at(path: Path) -> Artifact:
 
 
 def packed(path: Path, fd: int) -> Artifact:
-    """An open archive. What it ends with, a checksum or the table of contents, tells of all that is in it."""
+    """Return the artifact of an open archive. Its end, a checksum or a table of contents, depends on all of its
+    content.
+    """
     status = os.fstat(fd)
     edges = [os.pread(fd, EDGE, at).hex() for at in (0, max(0, status.st_size - EDGE))]
     times = (status.st_mtime_ns, status.st_ctime_ns)
@@ -71,7 +74,7 @@ def packed(path: Path, fd: int) -> Artifact:
 
 
 def is_still(found: Artifact, fd: int) -> bool:
-    """Whether an open archive is what it was. Its last name may have gone, which counts as a change of the file."""
+    """Return whether an open archive is unchanged. Removing its last name changes its times, but not its content."""
     now = packed(found.path, fd)
     return now == found or (os.fstat(fd).st_nlink == 0 and now.fingerprint == found.fingerprint)
 
@@ -81,14 +84,16 @@ def digest_of(*parts: object) -> str:
 
 
 def stamp(path: Path, name: str) -> tuple[str, int, int, int]:
-    """Name, bytes, when its content was changed, and when anything of it: the last cannot be set to what it was."""
+    """Return name, bytes, and the times of the last change of content and of anything; the latter cannot be set
+    back.
+    """
     status = path.stat()
     return name, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def listing(folder: Path) -> Iterator[tuple[str, int, int, int]]:
     for parent, folders, files in os.walk(folder):
-        # Python writes these itself when a model is loaded.
+        # Python writes these folders when a model is loaded.
         folders[:] = [name for name in folders if name != "__pycache__"]
         for name in files:
             path = Path(parent, name)

@@ -1,4 +1,4 @@
-"""DiskCache: what outlives the server below the system's temporary folder: unpacked models, and what models cost."""
+"""DiskCache: files below the system's temporary folder that outlive the server: unpacked models, and models' costs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import msgspec
 
 from serving.system import private
 
-ARCHIVE = ".archive"  # in the home of an archive's unpacked states: its path
-PARTIAL = ".partial-"  # then a pid: the name of a folder that is being filled or removed
-KEPT = 30 * 24 * 3600.0  # seconds for which the cost of a model that nobody loads is remembered
-TRIES = 3  # where somebody else does something there at the same time
-LAST_WRITE = 0.05  # seconds
+ARCHIVE = ".archive"  # file with the archive's path, in the folder of its unpacked states
+PARTIAL = ".partial-"  # prefix, before a pid, of a folder that is being filled or removed
+KEPT = 30 * 24 * 3600.0  # seconds for which the cost of a model that is not loaded is kept
+TRIES = 3  # attempts where others change the folder at the same time
+LAST_WRITE = 0.05  # seconds for the last write of a killed process to arrive
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """Memory of one replica in bytes: ``host`` once loaded, ``peak`` on the way there, ``device`` on its GPU."""
+    """The memory of one replica in bytes: ``host`` once loaded, ``peak`` during the load, ``device`` on its GPU."""
 
     host: int
     peak: int
@@ -34,8 +34,9 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class DiskCache:
-    """Private to the user. Several servers may share it: whatever appears in it appears whole, and what one of them
-    holds no other removes. The kernel lets go of what a server that ended has held."""
+    """The cache of one user, private to that user. Several servers may share it: files and folders appear in it
+    complete, and what one server holds no other removes. The kernel releases the locks of a server that has ended.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,8 +47,9 @@ class DiskCache:
 
     @classmethod
     def open(cls, parent: Path | None = None) -> DiskCache:
-        """The user's cache folder; where that name belongs to somebody else, one with more to its name that is there
-        for the next start, too. Raises OSError, ModelError."""
+        """Return the user's cache. If its usual folder belongs to somebody else, a folder with a longer name is used,
+        which later starts find again. Raises OSError, ModelError.
+        """
         home = parent or Path(tempfile.gettempdir())
         name = f"serving-cache-{os.geteuid()}"
         with contextlib.suppress(FileExistsError):
@@ -58,8 +60,9 @@ class DiskCache:
         return cache
 
     def sweep(self) -> None:
-        """Remove what nobody will ask for and nobody holds: the half-unpacked models of servers that ended in the
-        middle, the models whose archive is gone, and what it once took to load something."""
+        """Remove what is of no use and nobody holds: half-unpacked models of servers that ended, models whose archive
+        is gone, and old costs.
+        """
         for partial in self.path.glob(f"models/*/{PARTIAL}*"):
             discard(partial)
         for note in self.path.glob(f"models/*/{ARCHIVE}"):
@@ -79,7 +82,7 @@ class DiskCache:
             shutil.rmtree(home, ignore_errors=True)
 
     def home(self, archive: Path) -> Path:
-        """The folder for the unpacked states of one archive, each under its digest."""
+        """Return the folder for the unpacked states of one archive, each under its digest."""
         path = os.fsencode(archive.resolve())
         home = self.path / "models" / hashlib.sha256(path).hexdigest()[:16]
         home.mkdir(mode=0o700, exist_ok=True)
@@ -88,11 +91,11 @@ class DiskCache:
         return home
 
     def states(self, home: Path) -> list[Path]:
-        """What has been unpacked of one archive."""
+        """Return the unpacked states of one archive."""
         return [state for state in home.iterdir() if not state.name.startswith(".")]
 
     def hold(self, folder: Path) -> bool:
-        """Keep an unpacked model from being removed by others; False where it is not there."""
+        """Keep other servers from removing an unpacked model; returns False where it is not there."""
         with self._lock:
             if folder in self._held and folder.is_dir():
                 return True
@@ -108,13 +111,13 @@ class DiskCache:
             os.close(fd)
 
     def close(self) -> None:
-        """Hold nothing any more."""
+        """Release all held folders."""
         with self._lock:
             for folder in list(self._held):
                 self._let_go(folder)
 
     def begin(self, home: Path) -> Path:
-        """A new folder to be filled, held. Raises OSError."""
+        """Return a new folder to be filled, held. Raises OSError."""
         for _ in range(TRIES):
             partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{os.getpid()}-", dir=home))
             if self.hold(partial):
@@ -122,8 +125,9 @@ class DiskCache:
         raise OSError("what is unpacked is taken away")
 
     def finish(self, partial: Path, folder: Path) -> None:
-        """What has been filled is a model from here on, and held; one that another server has brought counts as well.
-        Raises OSError."""
+        """Rename a filled folder to its final name, held; another server's equal folder serves as well. Raises
+        OSError.
+        """
         partial.chmod(0o755)
         try:
             partial.rename(folder)
@@ -142,7 +146,7 @@ class DiskCache:
         discard(folder)
 
     def recall(self, digest: str, device: str) -> Cost | None:
-        """What a replica of this artifact took on a device of this kind, if it was ever loaded."""
+        """Return the cost of a replica of this artifact on a device of this kind, if it was ever loaded."""
         file = self._cost_file(digest, device)
         try:
             cost = msgspec.json.decode(private.read_plain(file), type=Cost)
@@ -152,7 +156,7 @@ class DiskCache:
             return None
 
     def learn(self, digest: str, device: str, cost: Cost) -> None:
-        """Remember it. A full disk costs us the memory of it, no more."""
+        """Store a cost. On a full disk only the cost is lost."""
         with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=self.path / "costs", delete=False) as file:
             file.write(msgspec.json.encode(cost))
             Path(file.name).replace(self._cost_file(digest, device))
@@ -162,7 +166,7 @@ class DiskCache:
 
 
 def discard(folder: Path) -> None:
-    """Remove an unpacked model that nobody holds, at once as far as anybody can see."""
+    """Remove an unpacked model that nobody holds; others see it disappear at once."""
     fd = private.lock_folder(folder, alone=True)
     if fd is None:
         return
@@ -174,7 +178,9 @@ def discard(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """A process that was killed while it wrote there may have a last file on its way."""
+    """Remove a folder, more than once if need be: a process that was killed while it wrote there may still add a
+    file.
+    """
     for _ in range(TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""Listing: what a store has, loaded or not, and whether a request for each model would be served."""
+"""Listing: the models of a store, loaded or not, and whether a request for each would be served."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from serving.supervisor.fleet.replica import Stage
 from serving.supervisor.store.repository import ModelRepository
 
 REMEMBERED = 1000
-UNLOADED = "unloaded"  # the reason that Triton's own server gives
+UNLOADED = "unloaded"  # Triton's own reason
 
 
 class Listing:
-    """``resolve`` gives the name of a model that a client may call otherwise; ``hide`` takes out of a text what is not
-    for clients."""
+    """The models of a store with their states. ``hide`` removes from a text what clients must not see."""
 
     def __init__(
         self, fleet: Fleet, repository: ModelRepository, broken: BrokenModels, hide: Callable[[str], str]
@@ -33,13 +32,15 @@ class Listing:
         self._out: dict[str, str] = {}
 
     def out(self, name: str, reason: str = UNLOADED) -> None:
-        """A client had it unloaded, or loaded and it failed: it is not ready until it is loaded again."""
+        """Mark a model as not ready until it is loaded again: a client had it unloaded, or a client's load of it
+        failed.
+        """
         self._out[name] = reason
         if len(self._out) > REMEMBERED:
             del self._out[next(iter(self._out))]
 
     def begun(self, name: str) -> None:
-        """It is being loaded."""
+        """Mark a model as being loaded."""
         self._out.pop(name, None)
 
     async def all(self) -> list[Listed]:
@@ -47,7 +48,7 @@ class Listing:
         return [self._listed(name, version) for name, version in found]
 
     async def one(self, name: str) -> Listed:
-        """Raises ModelNotFound, BadRequest."""
+        """Return one model's entry. Raises ModelNotFound, BadRequest."""
         return self._listed(*await asyncio.to_thread(self._found, name))
 
     def _on_disk(self) -> list[tuple[str, str]]:
@@ -56,7 +57,7 @@ class Listing:
             try:
                 found.append(self._found(name))
             except (ServingError, OSError):
-                continue  # removed at this moment, or a link that leads out
+                continue  # removed meanwhile, or a link that leads out of the store
         return found
 
     def _found(self, target: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
-"""ModelRepository: the models on disk. Reads them only; archives are unpacked into a cache of its own.
+"""ModelRepository: the models on disk. Reads them only; archives are unpacked into a separate cache.
 
 A name is looked up below the store's root and never leaves it, links included. Everything here may block on the disk,
-so that it is called from threads.
+so it is called from threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORBIDDEN = ("/dev", "/proc", "/sys")  # as a model's address
 
 
 def open_models(config: Config, gpus: Sequence[str] = ()) -> tuple[list[Model], DiskCache | None]:
-    """The one model of a single-model server, or the cache for many. Raises ModelError, Stopped, OSError."""
+    """Return the model of a single-model server, or the cache for many models. Raises ModelError, Stopped, OSError."""
     if not config.many:
         return [open_one(config, gpus)], None
     if config.model_store is not None and not Path(config.store).is_dir():
@@ -45,14 +45,14 @@ def open_models(config: Config, gpus: Sequence[str] = ()) -> tuple[list[Model], 
 
 
 def open_one(config: Config, gpus: Sequence[str]) -> Model:
-    """The model of a single-model server. Raises ModelError, Stopped, OSError."""
+    """Return the model of a single-model server. Raises ModelError, Stopped, OSError."""
     path = Path(config.model_dir)
     archive = archive_in(path)
     if archive is None:
         return read_model(path, DEFAULT_MODEL, config, cores(), gpus)
     repository = ModelRepository(config, DiskCache.open(), lambda _: True, gpus)
     try:
-        # What it is unpacked to is held until this process ends.
+        # The unpacked folder is held until this process ends.
         model = repository.open(DEFAULT_MODEL, archive.absolute())
     except ServingError as exc:
         raise ModelError(f"{archive}: {exc.message}") from exc
@@ -60,8 +60,9 @@ def open_one(config: Config, gpus: Sequence[str]) -> Model:
 
 
 def archive_in(path: Path) -> Path | None:
-    """The archive that ``path`` is, or the only thing in that folder if it is one, as the platform unpacks a
-    ``model.tar.gz`` with another archive in it."""
+    """Return the archive at ``path``, or the archive that is the only file in that folder, as happens when the platform
+    unpacks a ``model.tar.gz`` that holds another archive.
+    """
     if path.is_file() and path.name.endswith(ARCHIVES):
         return path
     entries = [entry for entry in path.iterdir() if not is_hidden(entry.name)] if path.is_dir() else []
@@ -70,8 +71,9 @@ def archive_in(path: Path) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A model on its way: its ``folder``, and where that is still to be made ``partial``, the one to fill, and ``fd``,
-    the open archive."""
+    """A model that is being opened, with its final ``folder``. If it must be unpacked first, ``partial`` is the folder
+    to fill and ``fd`` the open archive.
+    """
 
     found: Artifact
     folder: Path
@@ -84,7 +86,9 @@ class Opening:
 
 
 class ModelRepository:
-    """``in_use`` tells whether a running model still needs an unpacked folder; ``gpus`` are those the server sees."""
+    """The models on disk. ``in_use`` returns whether a running model needs an unpacked folder; ``gpus`` are those of
+    this server.
+    """
 
     def __init__(
         self, config: Config, cache: DiskCache, in_use: Callable[[Path], bool], gpus: Sequence[str] = ()
@@ -98,19 +102,21 @@ class ModelRepository:
         self.limits = Limits(config.archive_max_bytes, config.archive_max_files, config.archive_max_ratio)
 
     def names(self) -> list[str]:
-        """Every model of the store, sorted; each of these names finds what it stands for."""
+        """Return the name of every model of the store, sorted; each is found by that name."""
         return self._store.names()
 
     def resolve(self, target: str) -> tuple[str, Path]:
-        """The name of the model that a client means, and its folder or archive. Raises ModelNotFound, BadRequest."""
+        """Return the own name of the model that ``target`` means, and its folder or archive. Raises ModelNotFound,
+        BadRequest.
+        """
         return self._store.resolve(target)
 
     def find(self, name: str) -> Path:
-        """The folder or archive of a model of the store. Raises ModelNotFound, BadRequest."""
+        """Return the folder or archive of a model of the store. Raises ModelNotFound, BadRequest."""
         return self.resolve(name)[1]
 
     def locate(self, name: str, url: str) -> Path:
-        """Where a model to be loaded by address is. Raises BadRequest, ModelNotFound."""
+        """Return the path of a model to load, by ``url`` or else by name. Raises BadRequest, ModelNotFound."""
         if not url:
             return self.find(name)
         path = Path(url.removeprefix("file://"))
@@ -131,9 +137,9 @@ class ModelRepository:
     # Opening.
 
     def begin(self, path: Path) -> Opening:
-        """The model's folder, or what to unpack for it. Raises BadModel, ModelNotFound, OSError."""
+        """Return the model's folder, or what to unpack first. Raises BadModel, ModelNotFound, OSError."""
         if path.is_dir():
-            self._read(path, path)  # what is no model may be as large as the whole disk
+            self._read(path, path)  # first, since a folder that is no model may be as large as the disk
             return Opening(artifact(path), path)
         fd = open_archive(path)
         try:
@@ -147,7 +153,7 @@ class ModelRepository:
 
     def _begin_archive(self, path: Path, fd: int) -> Opening:
         if not self._store.holds(path) and not has_magic(fd):
-            raise self._nothing_at(path)  # nobody is to learn what files there are
+            raise self._nothing_at(path)  # clients must not learn which files exist
         found = packed(path, fd)
         home = self._cache.home(path)
         folder = home / found.digest
@@ -159,20 +165,20 @@ class ModelRepository:
         return Opening(found, folder, self._cache.begin(home), fd)
 
     def end(self, opening: Opening) -> None:
-        """What was to be unpacked is there. Raises ModelFailed where the archive was changed meanwhile, OSError."""
+        """Make an unpacked folder final. Raises ModelFailed where the archive was changed meanwhile, OSError."""
         assert opening.partial is not None
         if not is_still(opening.found, opening.fd):
             raise ModelFailed(f"{opening.name} was changed while it was unpacked")
         self._cache.finish(opening.partial, opening.folder)
 
     def give_up(self, opening: Opening) -> None:
-        """Remove what was not unpacked to the end, if anything."""
+        """Close the archive, and remove the partial folder if it was not made final."""
         assert opening.partial is not None
         os.close(opening.fd)
         self._cache.drop(opening.partial)
 
     def read(self, name: str, opening: Opening) -> Model:
-        """The model, once its folder is there. Raises BadModel, ModelNotFound, OSError."""
+        """Return the model, whose folder is complete. Raises BadModel, ModelNotFound, OSError."""
         found = opening.found
         model = msgspec.structs.replace(self._read(opening.folder, found.path), name=name)
         return msgspec.structs.replace(
@@ -185,7 +191,9 @@ class ModelRepository:
         )
 
     def _read(self, folder: Path, path: Path) -> Model:
-        """Messages name what the client named: the archive or folder ``path``, below the store where it is there."""
+        """Read a model. Messages name the archive or folder ``path`` that the client named, relative to the store where
+        inside.
+        """
         try:
             return read_model(folder, path.name, self._config, cores(), self._gpus)
         except NoModel as exc:
@@ -202,8 +210,9 @@ class ModelRepository:
         return str(exc).replace(str(folder), shown).replace(str(folder.resolve()), shown)
 
     def open(self, name: str, path: Path) -> Model:
-        """The model at ``path``, unpacked if need be, where no event loop runs. Raises BadArchive, BadModel,
-        ModelNotFound, ModelFailed, Stopped, OSError."""
+        """Return the model at ``path``, unpacked first if need be, without an event loop. Raises BadArchive, BadModel,
+        ModelNotFound, ModelFailed, Stopped, OSError.
+        """
         opening = self.begin(path)
         if opening.partial is not None:
             try:
@@ -215,7 +224,7 @@ class ModelRepository:
         return self.read(name, opening)
 
     async def open_async(self, name: str, path: Path, unpacker: Unpacker) -> Model:
-        """As ``open``, in an event loop; threads are taken for what takes no time."""
+        """Open a model as ``open`` does, from an event loop; disk work runs in threads, unpacking in a process."""
         opening = await asyncio.to_thread(self.begin, path)
         if opening.partial is not None:
             try:

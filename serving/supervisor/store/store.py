@@ -1,4 +1,6 @@
-"""Store: the names of the models below a folder. A name never leaves it, links included; no two name one model."""
+"""Store: the names of the models below a folder. A name never leaves it, links included; no two names mean one
+model.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,21 @@ from serving.errors import BadRequest, ModelNotFound
 from serving.model.names import ARCHIVES, is_hidden, without_suffix
 
 DEPTH = 4  # folders below the store in which models are listed
-NAME_LIMIT = 255  # bytes that a file's name may have
+NAME_LIMIT = 255  # bytes of a file's name at most
 
 
 class Store:
-    """``root`` is an absolute path. Everything here may block on the disk."""
+    """The models below ``root``, an absolute path. Every method may block on the disk."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def holds(self, path: Path) -> bool:
-        """Whether it is below the root once links are followed."""
+        """Return whether ``path`` is below the root once links are followed."""
         return path.resolve().is_relative_to(self.root.resolve())
 
     def names(self) -> list[str]:
-        """Every model of the store, sorted; each of these names finds what it stands for."""
+        """Return the name of every model of the store, sorted; each is found by that name."""
         return sorted(set(self._walk(self.root, "", DEPTH)))
 
     def _walk(self, folder: Path, prefix: str, depth: int) -> Iterator[str]:
@@ -41,12 +43,14 @@ class Store:
                 yield from self._walk(entry, f"{prefix}{entry.name}/", depth - 1)
 
     def _name_of(self, file: str) -> str:
-        """An archive goes without its suffix, unless something else is called so."""
+        """Return an archive's name: without its suffix, unless something else has that name."""
         bare = without_suffix(file)
         return bare if self._at(bare) == self.root / file else file
 
     def _at(self, name: str) -> Path | None:
-        """What is called so: a folder, a file by its whole name, or an archive without its suffix, in this order."""
+        """Return the path with a name: a folder, a file by its whole name, or an archive without its suffix, in this
+        order.
+        """
         if is_folder_of_one(self._path(name)):
             return self._path(name)
         files = [name] if name.endswith(ARCHIVES) else []
@@ -56,9 +60,10 @@ class Store:
         return self.root / name
 
     def resolve(self, target: str) -> tuple[str, Path]:
-        """The name of the model that a client means, and its folder or archive. Raises ModelNotFound, BadRequest.
+        """Return the own name of the model that ``target`` means, and its folder or archive. Raises ModelNotFound,
+        BadRequest.
 
-        What is called so to the letter comes first. Where nothing is, one suffix may be too much.
+        An exact name comes first. If there is none, ``target`` may have one suffix too many.
         """
         self._check_place(target)
         path = self._at(target)
@@ -67,7 +72,7 @@ class Store:
             name = without_suffix(target)
             path = self._at(name)
             if path is not None and path.name == PurePosixPath(name).name and path.is_file():
-                path = None  # a second suffix on top of the file's own
+                path = None  # a second suffix after the file's own
         elif path == self._path(target) and path.is_file():
             name = self._name_of(target)
         if path is None:
@@ -77,14 +82,14 @@ class Store:
         return name, path
 
     def _check_place(self, name: str) -> None:
-        """Raises BadRequest for what is inside of a model."""
+        """Check that ``name`` is not inside a model. Raises BadRequest."""
         for parent in list(PurePosixPath(name).parents)[:-1]:
             if is_model(self.root / parent):
                 raise BadRequest(f"{name} is a part of model {parent}, and no model")
 
 
 def is_folder_of_one(path: Path) -> bool:
-    """Whether it is a folder, and not one that only holds folders of models."""
+    """Return whether it is the folder of one model, not one that only holds folders of models."""
     if not path.is_dir():
         return False
     return is_model(path) or any(not entry.is_dir() and not is_hidden(entry.name) for entry in path.iterdir())

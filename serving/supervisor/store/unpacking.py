@@ -1,4 +1,4 @@
-"""Unpacking: archives are read in processes of their own, a few at a time, which can be ended at any moment."""
+"""Unpacking: reads archives in separate processes, a few at a time, which can be ended at any moment."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from serving.supervisor import processes
 from serving.supervisor.store import archives
 from serving.supervisor.store.archives import Limits
 
-AT_A_TIME = 8  # processes; that many hostile archives hold up the next load of an archive, and no other
-# Isolated and without the site: nothing but the interpreter's own library can be imported, and one file of ours.
+AT_A_TIME = 8  # processes; this many hostile archives can delay loads of archives, but no other loads
+# Isolated and without site: only the standard library can be imported, and one file of ours.
 RUN = "import sys; sys.path.append(sys.argv[1]); import archives; archives.main(sys.argv[2:])"
 PROGRAM = [sys.executable, "-I", "-S", "-X", "utf8", "-c", RUN, str(Path(archives.__file__).parent)]
-ANSWER = 1 << 16  # bytes that a pipe takes at once
+ANSWER = 1 << 16  # bytes that a pipe holds
 LOOK = 0.05  # seconds between looks whether to go on
 
 
 class Unpacking:
-    """One process that fills ``folder`` from the open archive ``fd``; ``answer`` can be read once it has ended.
+    """One process that fills ``folder`` from the open archive ``fd``; ``answer`` becomes readable when it ends.
 
-    ``name`` is what messages call it. Its time in seconds bounds its work, not its waits. Raises OSError.
+    ``name`` is the archive's name in messages. ``seconds`` bounds the process's CPU time, not its waits. Raises
+    OSError.
     """
 
     def __init__(self, fd: int, folder: Path, name: str, limits: Limits, seconds: float) -> None:
@@ -49,7 +50,7 @@ class Unpacking:
         os.set_blocking(self.answer, False)
 
     def has_ended(self) -> bool:
-        """Whether it has; takes what it says meanwhile."""
+        """Return whether the process has ended; reads what it has written so far."""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.answer, ANSWER):
                 self._said += data
@@ -57,7 +58,7 @@ class Unpacking:
         return False
 
     def close(self) -> None:
-        """End it if it still works. While its end of the pipe is open its number is nobody else's."""
+        """End the process if it still works. Its pid cannot be reused while its end of the pipe is open."""
         if not self.has_ended():
             processes.kill_group(self._pid)
         os.close(self.answer)
@@ -65,7 +66,7 @@ class Unpacking:
             os.waitpid(self._pid, os.WNOHANG)
 
     def conclude(self) -> None:
-        """Raises BadArchive, OSError, or ModelFailed where it ended without a word."""
+        """Check the result. Raises BadArchive, OSError, or ModelFailed where the process ended without one."""
         kind, _, rest = self._said.decode(errors="replace").partition(" ")
         match kind:
             case "done":
@@ -81,7 +82,7 @@ class Unpacking:
 
 
 class Unpacker:
-    """For an event loop: ``seconds`` is the time of each, its wait for others included."""
+    """Unpacks archives from an event loop; ``seconds`` bounds each of them, including its wait for others."""
 
     def __init__(self, limits: Limits, seconds: float) -> None:
         self._limits = limits
@@ -90,7 +91,7 @@ class Unpacker:
         self._running: set[Unpacking] = set()
 
     async def unpack(self, fd: int, folder: Path, name: str) -> None:
-        """Raises BadArchive, ModelFailed, OSError. Whoever is cancelled here leaves no process behind."""
+        """Unpack one archive. Raises BadArchive, ModelFailed, OSError. Cancelling it ends its process."""
         try:
             async with asyncio.timeout(self._seconds), self._places:
                 await self._run(Unpacking(fd, folder, name, self._limits, self._seconds))
@@ -120,7 +121,7 @@ class Unpacker:
             unpacking.close()
 
     def close(self) -> None:
-        """End all of them at once; those who wait for them hear nothing any more."""
+        """End all processes at once; callers that wait for them are not woken."""
         for unpacking in list(self._running):
             self._end(unpacking)
 
@@ -128,7 +129,9 @@ class Unpacker:
 def unpack_now(
     fd: int, folder: Path, name: str, limits: Limits, seconds: float, check: Callable[[], None] = lambda: None
 ) -> None:
-    """As ``Unpacker.unpack``, where no event loop runs. ``check`` is called now and then and may raise."""
+    """Unpack one archive as ``Unpacker.unpack`` does, without an event loop. ``check`` is called now and then and may
+    raise.
+    """
     unpacking = Unpacking(fd, folder, name, limits, seconds)
     until = time.monotonic() + seconds
     try:
@@ -143,10 +146,10 @@ def unpack_now(
 
 
 class Stopped(Exception):
-    """A stop was asked for before the server was there."""
+    """A stop was requested before the server had started."""
 
 
 def check_stop() -> None:
-    """Raises Stopped where a signal that is held back asks for it; it stays there."""
+    """Raise Stopped if a blocked signal asks for a stop; the signal stays pending."""
     if signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
         raise Stopped

@@ -1,4 +1,4 @@
-"""GPUs without CUDA: which there are, what is free on them, who holds it, and which of them are broken."""
+"""GPUs without CUDA: which there are, how much memory is free, which processes hold it, and which GPUs are broken."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def find() -> Driver:
-    """The best border that there is here: NVML with the ``gpu`` extra, else the device nodes, else none at all.
+    """Return the best driver available: NVML with the ``gpu`` extra, otherwise the device nodes, otherwise none.
 
-    GPUs that no model could use, since this torch was built without CUDA, are none.
+    If this torch was built without CUDA no model could use a GPU, so there are none.
     """
     spec = importlib.util.find_spec("torch")  # which does not import it
     if spec is not None and spec.origin is not None and not has_cuda(Path(spec.origin).with_name("version.py")):
@@ -32,7 +32,7 @@ def find() -> Driver:
 
 
 def has_cuda(version: Path) -> bool:
-    """Whether torch was built with CUDA, by its ``version.py``; what cannot be read is taken for a yes."""
+    """Return whether torch was built with CUDA, by its ``version.py``; True if that cannot be read."""
     try:
         return re.search(r"^cuda\b[^=]*= *None", version.read_text(), re.MULTILINE) is None
     except OSError:

@@ -1,6 +1,7 @@
-"""Driver: the border to the GPUs as the supervisor and a worker's accounts see it. No CUDA, no torch.
+"""Driver: the interface to the GPUs for the supervisor and for a worker's memory accounts. No CUDA, no torch.
 
-Its verbs may block for as long as the driver does, which a broken GPU can make long: the supervisor asks from a thread.
+Its methods may block for as long as the driver does, which can be long with a broken GPU: the supervisor calls them
+from a thread.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One that this server may use, or one MIG instance of it. ``name`` is ``cuda:N``, counted over those alone;
-    ``visible`` is how ``CUDA_VISIBLE_DEVICES`` names it. Bytes are 0 where they cannot be told.
+    """A GPU that this server may use, or a MIG instance of one. ``name`` is ``cuda:N``, counted over those alone;
+    ``visible`` is its name in ``CUDA_VISIBLE_DEVICES``. ``total`` and ``free`` are bytes, 0 where unknown.
     """
 
     name: str
@@ -24,34 +25,38 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Xid:
-    """An error that the driver reports of a GPU, by its number in NVIDIA's catalogue."""
+    """An error of a GPU that the driver reports, by its number in NVIDIA's catalogue."""
 
     gpu: str
     code: int
 
 
 class Driver(Protocol):
+    """The driver of this machine's GPUs."""
+
     def gpus(self) -> list[Gpu]:
-        """Those that there are now, with their memory. One that is lost is left out; the others keep their names."""
+        """Return the GPUs that are there now, with their memory. A lost one is left out; the others keep their
+        names.
+        """
         ...
 
     def held(self, gpu: str) -> Mapping[int, int] | None:
-        """Bytes that each process holds there, its CUDA context included, by pid; None where that cannot be told."""
+        """Return the bytes that each process holds on a GPU, its CUDA context included, by pid; None where unknown."""
         ...
 
     def utilisation(self, gpu: str) -> int | None:
-        """Percent of the last moments in which something ran there; None where that cannot be told."""
+        """Return the percentage of recent time in which something ran on a GPU; None where unknown."""
         ...
 
     def xids(self) -> list[Xid]:
-        """What was reported since the last look. Never waits for more."""
+        """Return the errors reported since the last call. Never waits for more."""
         ...
 
     def close(self) -> None: ...
 
 
 class NoGpus:
-    """A machine without any that we could tell of."""
+    """The driver of a machine without GPUs, or without any that can be detected."""
 
     def gpus(self) -> list[Gpu]:
         return []

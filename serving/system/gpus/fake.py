@@ -1,4 +1,4 @@
-"""FakeGpus: a driver whose GPUs are numbers in memory, for tests of what is decided about real ones."""
+"""FakeGpus: a driver whose GPUs are numbers in memory, for tests of decisions about real ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from serving.system.gpus.driver import Gpu, Xid
 
 
 class FakeGpus:
-    """One GPU for each of ``sizes``, in bytes. Processes hold what they are told to; nothing ends by itself."""
+    """A driver with one GPU for each of ``sizes``, in bytes. Processes hold what ``hold`` says; nothing changes by
+    itself.
+    """
 
     def __init__(self, *sizes: int) -> None:
         self._sizes = {f"cuda:{index}": size for index, size in enumerate(sizes)}
@@ -17,10 +19,10 @@ class FakeGpus:
         self._lost: set[str] = set()
         self.closed = False
 
-    # What a test does.
+    # For tests.
 
     def hold(self, gpu: str, pid: int, size: int) -> None:
-        """A process has so many bytes there from now on; 0 is a process that is gone."""
+        """Set the bytes that a process holds on a GPU; 0 means that the process is gone."""
         self._held[gpu].pop(pid, None)
         if size:
             assert size <= self._free(gpu), "out of memory"
@@ -35,7 +37,7 @@ class FakeGpus:
     def _free(self, gpu: str) -> int:
         return self._sizes[gpu] - sum(self._held[gpu].values())
 
-    # What a driver does.
+    # The driver's methods.
 
     def gpus(self) -> list[Gpu]:
         names = [name for name in self._sizes if name not in self._lost]

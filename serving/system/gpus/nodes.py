@@ -1,4 +1,4 @@
-"""Nodes: GPUs counted by their device nodes, where there is no NVML. Nothing can be measured."""
+"""Nodes: GPUs counted by their device nodes, for machines without NVML. Nothing can be measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ NODE = re.compile("nvidia([0-9]+)")
 
 
 class Nodes:
-    """``visible`` is what ``CUDA_VISIBLE_DEVICES`` says. UUIDs there cannot be looked up and count as they are."""
+    """A driver by device nodes. ``visible`` is the value of ``CUDA_VISIBLE_DEVICES``. UUIDs in it cannot be looked up
+    and are taken as they are.
+    """
 
     def __init__(self, visible: str | None, folder: Path = Path("/dev")) -> None:
         matches = [NODE.fullmatch(path.name) for path in folder.glob("nvidia[0-9]*")]
@@ -22,7 +24,7 @@ class Nodes:
         if numbers and words and all(word.startswith(("GPU-", "MIG-")) for word in words):
             ids = words
         else:
-            # A container may have been given only some of the nodes; CUDA counts those that are there.
+            # A container may have only some of the nodes; CUDA counts those that are there.
             ids = [str(at) for at in chosen(visible, [(at, "") for at in range(len(numbers))])]
         self._gpus = [Gpu(f"cuda:{index}", id) for index, id in enumerate(ids)]
 

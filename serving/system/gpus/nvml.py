@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from serving.system.gpus.driver import Gpu, Xid
 from serving.system.gpus.visible import chosen
 
-NO_INSTANCE = 0xFFFFFFFF  # what an event says where no MIG instance is meant
-MANY = 1000  # events in one look; a GPU that reports more at a time is not worth more of our time
+NO_INSTANCE = 0xFFFFFFFF  # an event's instance where it concerns no MIG instance
+MANY = 1000  # events read in one call; a GPU that reports more must not keep us
 
 
 class Part(NamedTuple):
@@ -27,8 +27,8 @@ class Part(NamedTuple):
 
 
 class Nvml:
-    """``api`` is the module ``pynvml``; ``visible`` is what ``CUDA_VISIBLE_DEVICES`` says. Raises OSError where there
-    is no driver.
+    """The driver by NVML. ``api`` is the module ``pynvml``; ``visible`` is the value of ``CUDA_VISIBLE_DEVICES``.
+    Raises OSError where there is no driver.
     """
 
     def __init__(self, api: Any, visible: str | None) -> None:
@@ -50,7 +50,7 @@ class Nvml:
             yield from instances or [Part(number, uuid, handle, uuid)]
 
     def _instances(self, number: int, parent: str, handle: Any) -> Iterator[Part]:
-        """Nothing can run on a GPU in MIG mode but on its instances."""
+        """Yield the MIG instances of a GPU; in MIG mode nothing can run on the GPU itself."""
         try:
             most = self._api.nvmlDeviceGetMaxMigDeviceCount(handle)
         except self._api.NVMLError:
@@ -97,11 +97,11 @@ class Nvml:
                 if event.eventType & self._api.nvmlEventTypeXidCriticalError:
                     found += [Xid(name, event.eventData) for name in self._meant(event)]
         except self._api.NVMLError:
-            pass  # mostly that there are no more
+            pass  # usually the time-out: there are no more events
         return found
 
     def _listen(self) -> Any:
-        """From here on the driver keeps the events for us."""
+        """Register for the events of all GPUs; from now on the driver keeps them until they are read."""
         events = self._api.nvmlEventSetCreate()
         parents = {part.parent for part in self._parts_by_name.values()}
         for number in range(self._api.nvmlDeviceGetCount()):
@@ -114,7 +114,9 @@ class Nvml:
         return events
 
     def _meant(self, event: Any) -> list[str]:
-        """Of an event that names no MIG instance all of them are meant."""
+        """Return the names of the GPUs that an event concerns; without a MIG instance it concerns all of a GPU's
+        instances.
+        """
         uuid = self._api.nvmlDeviceGetUUID(event.device)
         return [
             name

@@ -1,4 +1,4 @@
-"""What ``CUDA_VISIBLE_DEVICES`` lets CUDA see, worked out without CUDA."""
+"""The GPUs that ``CUDA_VISIBLE_DEVICES`` makes visible to CUDA, worked out without CUDA."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def chosen(text: str | None, there: Sequence[tuple[int, str]]) -> list[int]:
-    """Positions in ``there``, in the order in which CUDA counts them; ``there`` is (number of the GPU, UUID).
+    """Return positions in ``there``, in the order in which CUDA counts them; ``there`` is (number of the GPU, UUID).
 
-    As CUDA reads it: GPUs by number or by UUID, which may be cut short, up to the first that is none of ours; one named
-    twice makes the whole list void. Of a GPU that is cut into MIG instances a number means the first of them.
+    As CUDA reads it: GPUs by number or by UUID, which may be cut short, up to the first that does not exist; a GPU
+    named twice makes the whole list empty. For a GPU that is split into MIG instances a number means the first of them.
     """
     if text is None:
         return list(range(len(there)))

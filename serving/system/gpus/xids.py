@@ -1,15 +1,15 @@
-"""What an Xid says of its GPU.
+"""Xids: which of a GPU's errors mean that it is broken.
 
 NVIDIA's Xid catalogue (https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html) names an immediate action
-for each. Where that is to reset the GPU or to restart the machine, nothing can run on it until somebody has done so.
-All others are met in the worker, which ends by itself if its CUDA context is lost: programs' own errors (13 exception,
-31 page fault, 43 reset channel, 45 cleanup, which our own kills leave too), and what the catalogue tells to ignore or
-to answer with a restart of the program (63 a row will be remapped at the next reset, 92 many corrected errors, 94 a
-memory error that was contained).
+for each. Where that is to reset the GPU or to restart the machine, nothing can run on the GPU until that is done. All
+others are handled in the worker, which ends by itself if its CUDA context is lost: programs' own errors (13 exception,
+31 page fault, 43 reset channel, 45 cleanup, which our own kills cause too), and those that the catalogue says to ignore
+or to answer with a restart of the program (63 a row will be remapped at the next reset, 92 many corrected errors, 94 a
+contained memory error).
 
-Not followed to the letter: 109, a context switch that took too long, which NVIDIA's own device plugin for Kubernetes
-counts among the programs' errors, and which a kernel without an end makes; and 74, NVLink, whose action depends on
-registers that NVML does not tell, and which a model on one GPU does not use.
+Two deviations: 109, a context switch that took too long, which NVIDIA's own device plugin for Kubernetes counts among
+the programs' errors, and which a kernel that never ends causes; and 74, NVLink, whose action depends on registers that
+NVML does not report, and which a model on one GPU does not use.
 """
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ HARDWARE = {
 
 
 def why_broken(code: int) -> str | None:
-    """Why the GPU that reports this cannot be used any more; None if it can."""
+    """Return why a GPU that reports this Xid cannot be used any more; None if it can."""
     return f"Xid {code}: {HARDWARE[code]}" if code in HARDWARE else None

@@ -26,7 +26,7 @@ __all__ = ["Alone", "Batcher", "Chore", "Item", "Live", "Taken"]
 
 
 class Batcher:
-    """``timeout`` is the model's, in seconds."""
+    """The queue between the I/O thread and the engine. ``timeout`` is the model's, in seconds."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Batcher:
         self._poked = False
         self._telling = False
         self.ordered = False
-        """Whether requests go by priority."""
+        """Whether requests are taken by priority."""
         self._bell: Bell = bell or PlainBell()
         self.caps = Caps(policy.max_size)
         seconds = policy.max_latency_ms
@@ -57,33 +57,34 @@ class Batcher:
         self.forecast = Forecast(policy.max_size, self.queue_size, timeout, tell)
         self.pace = self.forecast.pace
         self.refusal: ServingError | None = None
-        """Why the last one that was refused was."""
+        """The error of the request that was refused last."""
         self.is_awaited: Callable[[], bool] = lambda: False
-        """Whether there are requests that will be put in when others are answered, also after ``close``."""
+        """Return whether more requests follow once others are answered, also after ``close``."""
         self.on_wake: Callable[[], None] | None = None
-        """Told of what ``delay`` may see, while the engine waits elsewhere."""
+        """Called where ``delay`` may have changed, for an engine that waits elsewhere."""
 
     @property
     def size(self) -> int:
-        """Requests that wait, those included that are being decoded elsewhere, but no work of the worker's own."""
+        """The number of waiting requests, those under decoding included, those of the worker itself not."""
         return len(self._arrivals) - self._own + self._decoded + self._out
 
     def put(self, item: Item, accepted: bool = False) -> bool:
-        """Take a request in; False where the queue is full, unless it was ``accepted`` before, by one that died."""
+        """Queue a request and wake the engine. Returns False where the queue is full; a request that was ``accepted``
+        before, by a worker that died, is never refused."""
         if not self.add(item, accepted):
             return False
         self.tell()
         return True
 
     def add(self, item: Item, accepted: bool = False) -> bool:
-        """The same for one of many that come at once; ``tell_soon`` has the engine's thread hear of all."""
+        """Queue a request without waking the engine. Returns False where refused; call ``tell_soon`` after several."""
         size = self.size
         if size >= self.queue_size and not accepted:
             self.refusal = QueueFull(f"{self.queue_size} requests are waiting already")
             return False
         now = item.arrival = self._clock()
         if (latency := self.latency) is not None:
-            # Who finds nobody waiting is always taken, so that what is known of the model cannot grow old.
+            # A request that finds an empty queue is always taken, so that the measured times stay fresh.
             wait = latency.wait(size, now) if size and not accepted else 0.0
             if wait > latency.limit:
                 self.refusal = Overloaded(
@@ -99,8 +100,8 @@ class Batcher:
         return True
 
     def _may_keep(self, item: Item, ahead: int, now: float) -> bool:
-        """Whether a request may be answered by its deadline. Who finds nothing to do is always taken, so that what is
-        known of the model cannot grow old; by priority nobody can tell how many will be ahead."""
+        """Return whether a request can be answered by its deadline. Always so where it finds the model idle, so that
+        the measured times stay fresh, and with priorities, since nobody can tell how many will be ahead."""
         item.sure = not ahead and self.forecast.is_idle(now)
         if item.sure or self.ordered:
             return True
@@ -112,7 +113,7 @@ class Batcher:
         return False
 
     def tell_soon(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        """Once for all that come in one tick of the loop, on whose thread this is called."""
+        """Wake the engine once for all requests of one tick of the loop. Call on the loop's thread."""
         if not self._telling:
             self._telling = True
             call_soon(self.tell)
@@ -122,7 +123,7 @@ class Batcher:
         self._notify()
 
     def poke(self) -> None:
-        """Have ``wait`` come back."""
+        """Make ``wait`` return."""
         self._poked = True
         self._notify()
 
@@ -132,21 +133,21 @@ class Batcher:
             self.on_wake()
 
     def close(self) -> None:
-        """No more arrivals; what waits is still given out, and at once."""
+        """Accept no more requests; those that wait are given out at once, without delay."""
         self._closed = True
         self._notify()
 
     def look(self) -> None:
-        """Between two batches: what has come since."""
+        """Take in what has arrived since; called between two batches."""
         self._bell.look()
 
     def away(self, is_away: bool) -> None:
-        """Whether the engine has other things to do than to wait for requests."""
+        """Tell the bell whether the engine has other work than waiting for requests."""
         self._bell.away(is_away)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """The engine does many short things within, which others would come between."""
+        """Context in which the engine does many short things that other threads should not interrupt."""
         self._bell.alone(True)
         try:
             yield
@@ -158,26 +159,26 @@ class Batcher:
         return self._closed and self.size == 0 and not self._arrivals and not self.is_awaited()
 
     def wait(self, pending: bool = False) -> bool:
-        """Sleep until there is something to decode, a batch is due or ``poke``; False once closed and empty, unless
-        something else is ``pending``."""
+        """Sleep until there is something to decode, a batch is due or ``poke`` is called. Returns False once closed and
+        empty, unless something else is ``pending``."""
         while (pending or not self.is_done) and (seconds := self._delay()) != 0:
             self._bell.wait(seconds)
         self._poked = False
         return pending or not self.is_done
 
     def pause(self, seconds: float) -> None:
-        """Sleep until something comes or ``poke``, ``seconds`` at most, whatever waits already."""
+        """Sleep until the bell rings, at most ``seconds``, whatever is waiting already."""
         self._bell.wait(seconds)
         self._poked = False
 
     def rest(self, seconds: float) -> None:
-        """Sleep until a request arrives or ``poke``, ``seconds`` at most."""
+        """Sleep until a request arrives or ``poke`` is called, at most ``seconds``."""
         if not self._poked and not (self._arrivals and self._may_lend and not self._holds_back):
             self._bell.wait(seconds)
         self._poked = False
 
     def delay(self) -> float | None:
-        """Seconds until ``wait`` would come back; None if nothing is to come."""
+        """Return the seconds until ``wait`` would return; None if nothing is to come."""
         seconds, self._poked = self._delay(), False
         return seconds
 
@@ -188,11 +189,11 @@ class Batcher:
         return None if due is None else max(0.0, due - self._clock())
 
     def next_arrival(self) -> Item | None:
-        """A request to decode, unless some bucket is full already."""
+        """Return a request to decode, or None where a bucket is full already."""
         if not self._arrivals or (self._out and not self._may_lend):
             return None
         pace = self.pace
-        # Asked here and in what is called, since it is asked for each request.
+        # ``_full`` asks the same; asking here first saves that call for each request.
         may_be_full = self._decoded >= pace.most or self.latency is not None or self.caps.learned
         if may_be_full and not self.ordered and self._full() is not None and not self._may_decode_ahead:
             return None
@@ -205,7 +206,7 @@ class Batcher:
 
     @property
     def _holds_back(self) -> bool:
-        """Whether what has been decoded, for many buckets perhaps, should run before more is, where that is slow."""
+        """Whether decoded requests should run before more are decoded, where decoding is slow."""
         pace = self.pace
         if not pace.is_slow or pace.threads or self._decoded < pace.most:
             return False
@@ -213,14 +214,14 @@ class Batcher:
         return key is not None and self._is_due(key)
 
     def is_hopeless(self, item: Item, now: float) -> bool:
-        """Whether one that is to be decoded next, where that is slow, cannot be answered by its deadline."""
+        """Return whether the next request to decode cannot be answered by its deadline, where decoding is slow."""
         if not self.pace.is_slow or item.sure or item.chore is not None:
             return False
         enough = not self.ordered and self._decoded + len(self._arrivals) >= int(self.forecast.size)
         return self.forecast.is_hopeless(item.request.deadline.at - now, now, self._decoded, enough)
 
     def lend(self) -> None:
-        """An arrival is decoded elsewhere; it still waits. ``regain`` ends that."""
+        """Count an arrival that a thread decodes; it still waits. ``regain`` ends that."""
         self._out += 1
 
     def regain(self) -> None:
@@ -232,7 +233,7 @@ class Batcher:
 
     @property
     def _may_decode_ahead(self) -> bool:
-        """Whether there is to be more than a whole batch: threads would have nothing to do while that runs."""
+        """Whether to decode more than one batch: otherwise the decoding threads would idle while it runs."""
         return self.pace.threads > 0 and self._out + self._decoded < 2 * self.policy.max_size
 
     @property
@@ -241,8 +242,8 @@ class Batcher:
         return self._full() is not None
 
     def admit(self, item: Item, bucket: Hashable, priority: int = 0) -> None:
-        """A decoded request joins its bucket. A bucket that cannot be hashed raises TypeError."""
-        # Never None, whatever the handler says, and never equal to that of one that is alone.
+        """Put a decoded request into its bucket. Raises TypeError where ``bucket`` cannot be hashed."""
+        # Never None, whatever the handler returns, and never equal to the key of a request that runs alone.
         key = Alone(item.id) if item.alone else (bucket, "shared")
         queue = self._buckets.get(key)
         if queue is None:
@@ -257,8 +258,8 @@ class Batcher:
         self._decoded += 1
 
     def take(self, full: bool = False) -> Taken:
-        """The batch that is due now: from the bucket whose head has waited longest, else from a full one; only from one
-        of these where ``full``."""
+        """Return the batch that is due now: of the bucket whose head has waited longest, else of a full one. With
+        ``full`` only a full bucket counts."""
         taken = Taken()
         key = None if full else self._oldest()
         if key is None or not self._is_due(key):
@@ -275,8 +276,8 @@ class Batcher:
         return taken
 
     def _fill(self, taken: Taken, queue: deque[Item], busy: float) -> None:
-        """A batch from the front of a queue, to begin in ``busy`` seconds; none where others are to be decoded first,
-        for those without hope."""
+        """Move a batch, to begin in ``busy`` seconds, from the front of ``queue`` into ``taken``; none where others
+        have to be decoded first in place of hopeless requests."""
         now = self._clock()
         size = self._size(taken.bucket, queue, now)
         times = self.forecast.of(taken.bucket) if self.forecast.knows else None
@@ -295,8 +296,8 @@ class Batcher:
                     size = max(len(taken.batch), times.most(left - busy - self.forecast.way, size))
 
     def _pass_over(self, taken: Taken, queue: deque[Item], size: int, times: Times, begin: float) -> bool:
-        """Take out those that have less time left at ``begin`` than a batch of one takes, or one of all that wait,
-        where there are enough others for a whole one. Whether to come again, since others are to be decoded."""
+        """Move requests to ``taken.hopeless`` whose batch takes longer than they have left at ``begin``: a batch of
+        one, or of all that wait where enough others fill a whole one. Returns whether to decode others first."""
         one, enough = times.upper(1), len(queue) + len(self._arrivals) - size
         whole = times.upper(min(size, size + enough))
         stay = deque[Item]()
@@ -314,33 +315,34 @@ class Batcher:
         return len(queue) < size and bool(self._arrivals)
 
     def too_late(self, item: Item) -> Overloaded:
-        """What a hopeless one is answered."""
+        """Return the error for a hopeless request."""
         left = item.request.deadline.at - self._clock()
         message = f"there are {max(0.0, left):.1f} s left for an answer, and it takes longer"
         return Overloaded(message, self.forecast.again_after(self.forecast.batch()))
 
     def begins(self, bucket: Hashable, n: int, now: float) -> None:
-        """A batch is given to the model."""
+        """Record that the model begins a batch of ``n``."""
         if self.forecast.knows or self.forecast.held_from:
             self.forecast.begins(bucket, n, now, self.size)
         if self.latency is not None:
             self.latency.begins(bucket, n, now)
 
     def failed(self, behind: int) -> None:
-        """One is over without answers, and so many are on the device ``behind`` it."""
+        """Record that a batch ended without answers; ``behind`` batches are still on the device."""
         now = self._clock()
         self.forecast.failed(now, behind)
         if self.latency is not None:
             self.latency.failed(now)
 
     def ended(self, bucket: Hashable, n: int, since: float, now: float, behind: int = 0) -> None:
-        """One that was given to it at ``since`` has been answered, and so many are on the device ``behind`` it."""
+        """Record the answer to the batch of ``n`` that began at ``since``; ``behind`` batches are
+        still on the device."""
         self.forecast.ended(bucket, n, since, now, behind)
         if self.latency is not None:
             self.latency.ended(bucket, n, since, now)
 
     def _size(self, key: Hashable, queue: deque[Item], now: float) -> int:
-        """How many of a bucket make a batch."""
+        """Return the size of a whole batch of this bucket."""
         size = min(self.caps.of(key), self.pace.most)
         return size if self.latency is None else self.latency.size(key, queue[0].due - now, size)
 
@@ -367,7 +369,7 @@ class Batcher:
         return min(self._buckets, key=lambda key: self._buckets[key][0].arrival, default=None)
 
     def _since(self, key: Hashable) -> float:
-        """The first arrival of those that wait."""
+        """Return the earliest arrival in a bucket."""
         queue = self._buckets[key]
         return min(item.arrival for item in queue) if self.ordered else queue[0].arrival
 

@@ -1,4 +1,4 @@
-"""Bell: what the engine's thread waits at while there is nothing to do."""
+"""Bell: what the engine's thread waits on while it has nothing to do."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Protocol
 
 
 class Bell(Protocol):
-    """``wait`` may come back early: who waits looks for itself what there is."""
+    """An event that wakes the engine. ``wait`` may return early, so its caller checks for work itself."""
 
     def ring(self) -> None:
-        """From any thread: ``wait`` comes back, the next one if none is under way."""
+        """Make ``wait`` return, or the next one where none is under way. From any thread."""
         ...
 
     def wait(self, seconds: float | None) -> None:
-        """On the engine's thread: until it is rung or so many seconds are over."""
+        """Wait until rung, at most ``seconds``. On the engine's thread."""
         ...
 
     def look(self) -> None:
-        """On the engine's thread, between two batches."""
+        """Take in what has arrived. On the engine's thread, between two batches."""
         ...
 
     def away(self, is_away: bool) -> None:
-        """On the engine's thread: from now on it looks seldom, or often again."""
+        """Set whether the engine looks seldom, since it has other work. On the engine's thread."""
         ...
 
     def alone(self, is_alone: bool) -> None:
-        """On the engine's thread: from now on it does many short things that others would come between, or no more."""
+        """Set whether the engine does many short things that others should not interrupt. On the engine's thread."""
         ...
 
 
 class PlainBell:
-    """For an engine that is brought all its requests by another thread."""
+    """A bell for an engine whose requests are all brought by another thread."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[None] = SimpleQueue()  # the cheapest there is to wait for
+        self._queue: SimpleQueue[None] = SimpleQueue()  # the cheapest thing to wait on
 
     def ring(self) -> None:
         if self._queue.empty():  # else the engine is about to look anyway

@@ -1,4 +1,4 @@
-"""Caps: how large a batch of a bucket may be, learned from the batches that ran out of memory."""
+"""Caps: the largest batch of each bucket, learned from batches that ran out of memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from serving.system import log
 
 PATIENCE = 16  # batches of the capped size until a larger one is tried
-LONGEST = 16 * 64  # the same, once larger ones have failed again and again
+LONGEST = 16 * 64  # the most such batches, after repeated failures of larger ones
 KNOWN = 1024  # buckets whose caps are remembered
 
 
 @dataclass(slots=True)
 class Cap:
-    """``left`` batches of ``size`` until a larger one is tried, ``patience`` at the beginning."""
+    """The cap of one bucket.
+
+    After ``left`` more batches of ``size`` a larger one is tried; ``left`` begins at ``patience``.
+    """
 
     size: int
     left: int = PATIENCE
@@ -22,8 +25,10 @@ class Cap:
 
 
 class Caps:
-    """Down by half at once, up by an eighth now and then: half of the batches of a cap that is too high are lost work,
-    while one that is too low costs a little of the throughput."""
+    """The caps of all buckets: halved at once, raised by an eighth now and then.
+
+    Half of the batches above memory's limit are lost work, while too low a cap costs little throughput.
+    """
 
     def __init__(self, max_size: int) -> None:
         self._max = max_size
@@ -34,7 +39,7 @@ class Caps:
         return self._max if cap is None else cap.size
 
     def failed(self, bucket: Hashable, size: int) -> None:
-        """A batch of ``size`` ran out of memory."""
+        """Record that a batch of ``size`` ran out of memory."""
         if size < 2:
             return
         cap = self.learned.get(bucket)

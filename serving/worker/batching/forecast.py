@@ -1,8 +1,8 @@
-"""Forecast: what can still be answered by its deadline, by what the batches so far have taken. Pure.
+"""Forecast: which requests can still be answered by their deadline, judged by earlier batches. Pure.
 
-A deadline is a promise: under more load than the model can carry, what cannot keep it is refused as soon as that is
-known, so that all that is computed is also answered. What is not known is taken for good news: a forecast that errs
-that way is corrected by the next batch, while one that refuses too much may never learn better.
+A deadline is a promise: under more load than the model can carry, a request that cannot keep it is refused as soon as
+that is known, so that all that is computed is also answered. The unknown counts as good news: a forecast that errs that
+way is corrected by the next batch, while one that refuses too much may never learn better.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from serving.worker.batching.latency import KNOWN, MARGIN
 from serving.worker.batching.pace import Pace
 from serving.worker.batching.times import Times
 
-RECENT = 0.2  # weight of the newest in a mean
-QUICK = 16  # times a full queue of quick batches fits into the time-out
-WAY = 0.01  # seconds at least for an answer's way to its client
-SHARE = 100  # of the time-out, for that way and for a machine that has other things to do
-LONGEST = 60  # seconds that a client is asked to wait before it tries again
+RECENT = 0.2  # weight of the newest value in a mean
+QUICK = 16  # full queues of quick batches that fit into the time-out
+WAY = 0.01  # seconds, at least, that an answer takes to its client
+SHARE = 100  # the time-out divided by this is kept for that, and for a busy machine
+LONGEST = 60  # seconds, at most, in Retry-After
 
 
 class Forecast:
-    """``quick`` seconds are what a batch may take without being looked at: as long as all are quicker nothing has to be
-    refused, and nothing is learned."""
+    """Times of batches and decoding, and the waits that follow.
+
+    Learns nothing while all batches take less than ``quick``. ``quick`` is ``timeout`` / (``QUICK`` * ``queue_size``)
+    seconds: below it nothing has to be refused. ``tell`` is called with each mean of the decoding seconds.
+    """
 
     def __init__(
         self, max_size: int, queue_size: int, timeout: float, tell: Callable[[float], None] | None = None
@@ -34,18 +37,18 @@ class Forecast:
         self._all = Times()
         self._times: dict[Hashable, Times] = {}
         self.pace = Pace(max_size, timeout, self._quick, tell)
-        """Of decoding; ``tell`` hears of every mean of its seconds."""
+        """The pace of decoding."""
         self.way = max(WAY, timeout / SHARE)
-        """Seconds for an answer's way to its client."""
+        """Seconds that an answer takes to its client."""
         self._busy_until = self._last_end = 0.0
         self._hold = self._held_to = 0.0
         self.held_from = 0.0
-        """Since when answers in pieces have kept the next batch from beginning; 0 where none do."""
+        """The time since which streams have kept the next batch from beginning; 0 where none do."""
         self.knows = False
-        """Whether some batch was slow enough to matter."""
+        """Whether a batch was slow enough to matter."""
 
     def begins(self, bucket: Hashable, n: int, now: float, waiting: int = 0) -> None:
-        """A batch is given to the model, and so many others wait, perhaps in other buckets."""
+        """Record that the model begins a batch of ``n`` while ``waiting`` others wait, perhaps in other buckets."""
         held, self.held_from = (self._held_to - self.held_from, 0.0) if self.held_from else (0.0, 0.0)
         if held > self._quick:
             self.knows = True
@@ -59,26 +62,30 @@ class Forecast:
             self._busy_until = max(now, self._busy_until) + times.mean(n)
 
     def holds(self, now: float) -> None:
-        """Answers in pieces that have begun keep the next batch from beginning."""
+        """Record that running streams keep the next batch from beginning."""
         if not self.held_from:
             self.held_from = now
             self._busy_until = max(self._busy_until, now + self._hold)
         self._held_to = now
 
     def released(self, now: float) -> None:
-        """Nothing keeps it any more."""
+        """Record that no stream keeps the next batch back any more."""
         if self.held_from:
             self._busy_until = min(self._busy_until, now)
 
     def failed(self, now: float, behind: int) -> None:
-        """A batch is over without answers, which says nothing of how long one takes. So many are on the device
-        ``behind`` it."""
+        """Record that a batch ended without answers, which says nothing of how long one takes.
+
+        ``behind`` batches are still on the device.
+        """
         self._last_end = now
         self._busy_until = now + behind * self._all.mean(self._usual)
 
     def ended(self, bucket: Hashable, n: int, since: float, now: float, behind: int = 0) -> None:
-        """One that was given to it at ``since`` has been answered; until the one before it was, it had to wait. So many
-        are on the device ``behind`` it."""
+        """Record the answer to the batch of ``n`` that began at ``since``; ``behind`` batches are still on the device.
+
+        Its time counts from the end of the batch before it, if that is later.
+        """
         seconds = now - max(since, self._last_end)
         self._last_end = now
         if not self.knows and seconds < self._quick:
@@ -103,36 +110,38 @@ class Forecast:
         self._usual = float(self._max)
 
     def of(self, bucket: Hashable) -> Times | None:
-        """What is known of a bucket's batches, or of all; None where that is nothing."""
+        """Return the times of a bucket, else those of all buckets; None where nothing is known."""
         return self._times.get(bucket, self._all) if self.knows else None
 
     def busy(self, now: float) -> float:
-        """Seconds until the model is done with what it was given."""
+        """Return the seconds until the model has finished its batches."""
         return max(0.0, self._busy_until - now)
 
     def is_idle(self, now: float) -> bool:
-        """Whether the model is at nothing, as far as is known, or longer at it than was to be expected."""
+        """Return whether the model does nothing, as far as is known, or is overdue."""
         return self._busy_until <= now and not self.pace.is_running
 
     @property
     def size(self) -> float:
-        """Of a batch where enough wait."""
+        """The usual size of a batch where enough requests wait."""
         return min(self._usual, self.pace.most)
 
     def wait(self, ahead: int, now: float, undecoded: int = 0) -> float:
-        """Seconds until a request is answered that comes now behind ``ahead`` others, so many of them ``undecoded``; 0
-        where nothing is known."""
+        """Return the seconds until a request behind ``ahead`` others would be answered; 0 where nothing is known.
+
+        ``undecoded`` of those ``ahead`` are still to be decoded.
+        """
         pace = self.pace
         if not (self.knows or pace.is_slow):
             return 0.0
         all, size = self._all, self.size
         busy = self.busy(now)
         batches, rest = divmod(ahead, size)
-        # While the model is busy others come, and share its batch.
+        # While the model is busy more requests arrive and share the batch.
         own = size if busy or pace.is_running else rest + 1
         spread = MARGIN * all.deviation * math.sqrt(batches + 1)
         before = busy + batches * (all.mean(size) + self._hold)
-        if pace.threads:  # beside the next batch, if there is one of those that are decoded before
+        if pace.threads:  # beside the next batch, if enough are decoded for one
             behind = all.mean(own) if ahead > undecoded else 0.0
             decoding = (undecoded + pace.threads) * pace.each
             before = max(before, busy + (behind if decoding <= behind else decoding + behind))
@@ -141,15 +150,19 @@ class Forecast:
         return before + all.mean(own) + spread + self.way
 
     def is_hopeless(self, left: float, now: float, decoded: int, enough: bool) -> bool:
-        """Whether one with ``left`` seconds that is to be decoded next, behind ``decoded`` ones, cannot be answered in
-        time, or, where there are ``enough`` others, not in a whole batch."""
+        """Return whether the next request to decode, with ``left`` seconds, behind ``decoded`` others, must be late.
+
+        Where there are ``enough`` others the time of a whole batch counts.
+        """
         if left < self._least(1, decoded, now):
             return True
         return enough and not self.pace.threads and left < self._least(max(1, int(self.size)), decoded, now)
 
     def _least(self, n: int, decoded: int, now: float) -> float:
-        """Seconds until one is answered that is decoded next, in a batch of n. Of several buckets nobody knows yet
-        which is its own: others run before it, and more are decoded between."""
+        """Return the seconds until the request decoded next is answered, in a batch of ``n``.
+
+        With several buckets its own is not known yet: others run before it, and more are decoded in between.
+        """
         each, all = self.pace.each, self._all
         if self.pace.threads:
             return max(self.pace.alone, self.busy(now)) + all.mean(1) + self.way
@@ -158,10 +171,10 @@ class Forecast:
         return (decoded + 1) * each + (decoded / self.size + 1) * all.mean(self.size) + self.way
 
     def again_after(self, seconds: float) -> int:
-        """When a client that was refused may try again: in whole seconds, when so many more are over."""
+        """Return after how many whole seconds a refused client may retry, where ``seconds`` more have to pass."""
         return min(LONGEST, max(1, math.ceil(seconds)))
 
     def batch(self) -> float:
-        """Seconds until there is room for more."""
+        """Return the seconds until there is room for more."""
         size = self.size
         return size * self.pace.each + self._all.mean(size) + self._hold

@@ -1,4 +1,4 @@
-"""Items: requests on their way through a worker, and what its engine is to do with them."""
+"""Items: requests inside a worker, and what its engine does next with them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ Chore = Callable[[Handler, Session], Response]
 
 
 class Live(Protocol):
-    """An answer in pieces or a conversation, as the I/O thread sees it."""
+    """A stream or a conversation, as the I/O thread sees it."""
 
     flow: Flow
 
     def changed(self) -> None:
-        """More may be sent, or nobody listens any more. From any thread."""
+        """Report that more may be sent or that the client has left. From any thread."""
         ...
 
 
 class Item(msgspec.Struct, eq=False):
-    """One request on its way through the worker. ``arrival`` is an instant of the batcher's clock, as is ``due``, when
-    its answer is wanted. A ``sure`` one is begun whatever is known of the model: it came when there was nothing to do.
+    """One request on its way through the worker.
 
-    ``claim`` is the memory that its ``sample`` takes. ``opens``: its ``session`` begins with it, and ``opened``: the
-    handler has heard so. A ``chore`` is answered by the engine without the model; an ``own`` one is the worker's, no
-    client's. ``live`` is its answer while that comes in pieces, or the conversation that it began.
+    ``arrival`` and ``due``, when its answer is wanted, are instants of the batcher's clock. A ``sure`` request is begun
+    whatever the forecast says: it arrived at an idle model. ``claim`` is the memory that its ``sample`` takes.
+
+    ``opens``: the request begins its ``session``; ``opened``: the handler knows. A ``chore`` is answered by the engine
+    without the model; an ``own`` item is the worker's, without a client. ``live`` is its stream, or the conversation
+    that it began.
     """
 
     id: int
@@ -55,8 +57,11 @@ class Item(msgspec.Struct, eq=False):
 
 
 class Taken(msgspec.Struct):
-    """What the engine does next: run ``batch`` if there is one, which is of ``bucket``; ``expired`` get no more than an
-    error, ``hopeless`` have less time left than a batch takes, and nobody waits for ``cancelled``."""
+    """What the engine does next: run ``batch``, if any, of ``bucket``.
+
+    The ``expired`` get an error, the ``hopeless`` have less time left than a batch takes, and the ``cancelled`` get
+    nothing.
+    """
 
     bucket: Hashable = None
     batch: list[Item] = []

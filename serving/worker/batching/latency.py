@@ -1,4 +1,4 @@
-"""Latency: how long a batch takes, learned from those that ran, and what follows for the next one. Pure.
+"""Latency: how long batches take, learned from earlier ones, and the batch sizes that follow. Pure.
 
 The time of a batch of n is taken for a·n + b, with an a and a b for each bucket, fitted by least squares over recent
 batches (Crankshaw et al., "Clipper", NSDI 2017, and Gujarati et al., "Clockwork", OSDI 2020, found such times to be
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-DECAY = 0.97  # of what is known, with each batch: about 33 of them count
-ENOUGH = 8  # batches before anything is decided by them
-KNOWN = 1024  # buckets that are remembered
-MARGIN = 2.0  # mean deviations that are added to be safe
-SLOW = 8.0  # times the expected: something else happened, such as a pause of the machine
+DECAY = 0.97  # of the weight of earlier batches with each new one: about 33 of them count
+ENOUGH = 8  # batches before their times count
+KNOWN = 1024  # buckets with times of their own
+MARGIN = 2.0  # mean deviations added to be safe
+SLOW = 8.0  # times the expected time; beyond it something else happened, such as a pause of the machine
 
 
 class Fit:
-    """Of the batches of one bucket. Times are in seconds."""
+    """The fitted line of one bucket's batches. Times are in seconds."""
 
     __slots__ = ("_deviation", "_n", "_nn", "_nt", "_t", "_weight", "count")
 
@@ -38,14 +38,14 @@ class Fit:
         self._nt = DECAY * self._nt + n * seconds
 
     def line(self) -> tuple[float, float]:
-        """a and b, neither of them negative."""
+        """Return a and b of a·n + b, neither of them negative."""
         if not self._weight:
             return 0.0, 0.0
         mean_n, mean_t = self._n / self._weight, self._t / self._weight
         variance = self._nn / self._weight - mean_n * mean_n
         covariance = self._nt / self._weight - mean_n * mean_t
         if variance < 1e-3 * mean_n * mean_n:
-            # All were of about one size, so that nothing tells a from b: larger ones take longer in proportion.
+            # All were of about one size, which cannot tell a from b: assume time in proportion to size.
             return mean_t / mean_n, 0.0
         a = max(0.0, covariance / variance)
         b = mean_t - a * mean_n
@@ -53,7 +53,7 @@ class Fit:
 
     @property
     def deviation(self) -> float:
-        """The mean one of a batch from what was expected of it."""
+        """The mean absolute deviation of a batch's time from the line."""
         return self._deviation
 
     def mean(self, n: float) -> float:
@@ -61,11 +61,11 @@ class Fit:
         return a * n + b
 
     def upper(self, n: int) -> float:
-        """Longer than most batches of n take."""
+        """Return a time, in seconds, that most batches of ``n`` do not exceed."""
         return self.mean(n) + MARGIN * self._deviation
 
     def most(self, seconds: float, limit: int) -> int:
-        """The largest batch that is done in ``seconds``, at most ``limit``; 0 where not even one request is."""
+        """Return the largest batch, up to ``limit``, that takes at most ``seconds``; 0 if none does."""
         a, b = self.line()
         left = seconds - b - MARGIN * self._deviation
         if left < a:
@@ -74,7 +74,7 @@ class Fit:
 
 
 class Latency:
-    """``limit`` is the seconds within which a request should be answered, counted from its arrival here."""
+    """The times of all buckets. A request should be answered within ``limit`` seconds of its arrival here."""
 
     def __init__(self, limit: float, max_size: int) -> None:
         self.limit = limit
@@ -88,12 +88,15 @@ class Latency:
         self._decode += 0.05 * (min(seconds, self.limit) - self._decode)
 
     def begins(self, bucket: Hashable, n: int, now: float) -> None:
-        """A batch is given to the model."""
+        """Record that the model begins a batch of ``n``."""
         fit = self._fit(bucket)
         self._busy_until = max(now, self._busy_until) + (fit.mean(n) if fit is not None else 0.0)
 
     def ended(self, bucket: Hashable, n: int, since: float, now: float) -> None:
-        """One that was given to it at ``since`` has been answered; until the one before it was, it had to wait."""
+        """Record that the batch of ``n`` that began at ``since`` is answered.
+
+        Its time counts from the end of the batch before it, if that is later.
+        """
         seconds = now - max(since, self._last_end)
         self._last_end = now
         fit = self._fits.get(bucket)
@@ -105,20 +108,22 @@ class Latency:
         self._busy_until = min(self._busy_until, now)
 
     def failed(self, now: float) -> None:
-        """One is over without answers, which says nothing of how long one takes."""
+        """Record that a batch ended without answers, which says nothing of how long one takes."""
         self._last_end = now
         self._busy_until = min(self._busy_until, now)
 
     def _fit(self, bucket: Hashable) -> Fit | None:
-        """What is known of a bucket, or of all; None where that is too little."""
+        """Return the fit of a bucket, else that of all buckets; None where too little is known."""
         own = self._fits.get(bucket)
         if own is not None and own.count >= ENOUGH:
             return own
         return self._all if self._all.count >= ENOUGH else None
 
     def size(self, bucket: Hashable, left: float, limit: int) -> int:
-        """How many of a bucket to take when the most urgent one has ``left`` seconds. One that is late anyway is no
-        reason to be slow."""
+        """Return how many of a bucket to take when the most urgent has ``left`` seconds.
+
+        A request that is late anyway does not make the batch smaller.
+        """
         fit = self._fit(bucket)
         if fit is None:
             return limit
@@ -126,21 +131,24 @@ class Latency:
         return min(usual, fit.most(left, limit) or usual)
 
     def _usual(self, fit: Fit, limit: int) -> int:
-        """A batch may take half of the time: who comes just after one has begun waits for that one and for its own."""
+        """Return the usual size of a batch: one that takes half of the limit.
+
+        A request that arrives just after a batch began waits for that batch and its own.
+        """
         return fit.most(self.limit / 2, limit) or fit.most(self.limit, limit) or limit
 
     def start_by(self, bucket: Hashable, n: int, due: float) -> float:
-        """When a batch of n has to start to be done by ``due``."""
+        """Return when a batch of ``n`` has to start to be done by ``due``."""
         fit = self._fit(bucket)
         return due if fit is None else due - fit.upper(n)
 
     def wait(self, ahead: int, now: float) -> float:
-        """Seconds until a request is answered that arrives now behind ``ahead`` others; 0 where too little is known."""
+        """Return the seconds until a request behind ``ahead`` others would be answered; 0 where too little is known."""
         if self._all.count < ENOUGH:
             return 0.0
         size = self._usual(self._all, self._max)
         busy = max(0.0, self._busy_until - now)
         batches, rest = divmod(ahead, size)
-        # While the model is busy others come, and share its batch.
+        # While the model is busy more requests arrive and share the batch.
         own = size if busy else rest + 1
         return busy + batches * self._all.mean(size) + self._all.mean(own) + (ahead + 1) * self._decode

@@ -6,16 +6,18 @@ from collections.abc import Callable
 
 from serving.worker.batching.times import Times
 
-PARTS = 4  # times the decoding of a whole batch fits into the time-out
+PARTS = 4  # the time-out divided by this is the most for decoding a whole batch
 
 
 class Pace:
-    """``timeout`` is the model's, in seconds; ``quick`` seconds are what a sample may take without being looked at.
-    ``tell`` hears of every mean that is learned from."""
+    """The time that decoding a sample takes. Learns nothing while all samples take less than ``quick`` seconds.
+
+    ``timeout`` is the model's, in seconds. ``tell`` is called with each new mean, in seconds.
+    """
 
     def __init__(self, max_size: int, timeout: float, quick: float, tell: Callable[[float], None] | None) -> None:
         self._max = self.most = max_size
-        """How many make a batch at most: what is decoded must not be late before it runs."""
+        """The largest batch: its first samples must not be late before the last is decoded."""
         self._timeout = timeout
         self._quick = quick
         self._tell = tell
@@ -23,29 +25,29 @@ class Pace:
         self._count = 0
         self._seconds = 0.0
         self.threads = 0
-        """That decode beside the one that runs the batches; 0 where it is the same."""
+        """The number of decoding threads; 0 where the engine's own thread decodes."""
         self.each = 0.0
-        """Seconds from one sample to the next while many wait for it; 0 where all are quick."""
+        """Seconds from one decoded sample to the next under load; 0 where all are quick."""
         self.is_slow = self.is_running = False
 
     @property
     def alone(self) -> float:
-        """Seconds from the beginning of a sample to its end."""
+        """Seconds that decoding one sample takes from beginning to end."""
         return self.each * max(1, self.threads)
 
     def begins(self) -> None:
-        """One sample is made after the other now, on the thread that runs the batches."""
+        """Record that the engine's thread begins to decode."""
         self.is_running = True
 
     def add(self, seconds: float) -> None:
-        """A sample has been made."""
+        """Record that a sample took ``seconds`` to decode."""
         self._count += 1
         self._seconds += seconds
-        if self._seconds > self._quick:  # at once: it says how many more are to be decoded before they run
+        if self._seconds > self._quick:  # at once: it decides how many more are decoded before they run
             self._learn()
 
     def ended(self) -> None:
-        """No more are made for now."""
+        """Record that decoding stops for now."""
         self.is_running = False
         if self._count:
             self._learn()

@@ -1,4 +1,4 @@
-"""Times: what the batches of one bucket have taken, or those of all. Pure."""
+"""Times: how long batches of one bucket, or of all, have taken. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from bisect import bisect_right
 
 from serving.worker.batching.latency import ENOUGH, MARGIN, SLOW, Fit
 
-DECAY = 0.97  # of the largest batch that is remembered, with each one
-PATIENCE, LONGEST = 64, 4096  # smaller batches until one of the largest size is tried again, first and at last
-ODD = 1.5  # times more than in proportion: something may have been done for the first time
+DECAY = 0.97  # of the size of the largest recent batch, with each new one
+PATIENCE, LONGEST = 64, 4096  # smaller batches until the largest size is tried again, at first and at most
+ODD = 1.5  # times the proportional time; beyond it some work may have been done for the first time
 
 
 class Tried:
-    """How many seconds a batch of the largest ``size`` so far took, which is not forgotten as others come: to find out
-    anew may cost a whole batch."""
+    """The largest ``size`` of a batch so far and its ``seconds``.
+
+    It is kept for many smaller batches: to find out anew may cost a whole batch.
+    """
 
     __slots__ = ("_age", "_odd", "_patience", "seconds", "size")
 
@@ -24,7 +26,7 @@ class Tried:
         self._patience = PATIENCE
 
     def learn(self, n: int, seconds: float, largest: float) -> None:
-        """A batch of n has taken so long; of late the ``largest`` were not larger than that."""
+        """Record that a batch of ``n`` took ``seconds``; recent batches were at most ``largest``."""
         if n < self.size:
             self._age += 1
             if self._age > self._patience:
@@ -39,8 +41,10 @@ class Tried:
 
 
 class Times:
-    """Of the batches of one bucket, or of all. The first few are judged together: one of them is often slow, since
-    something was done for the first time."""
+    """The times of one bucket's batches, or of all.
+
+    The first few are judged together: one of them is often slow, since something was done for the first time.
+    """
 
     __slots__ = ("_first", "_fit", "_largest", "_tried")
 
@@ -51,7 +55,7 @@ class Times:
         self._tried = Tried()
 
     def learn(self, n: int, seconds: float) -> None:
-        """A batch of n has taken so many seconds."""
+        """Record that a batch of ``n`` took ``seconds``."""
         self._tried.learn(n, seconds, self._largest)
         self._largest = max(n, DECAY * self._largest)
         if self._fit.count:
@@ -65,7 +69,7 @@ class Times:
             self._first.clear()
 
     def mean(self, n: float) -> float:
-        """Seconds that a batch of n takes; one larger than any so far is not known to take longer."""
+        """Return the seconds that a batch of ``n`` takes; one larger than any so far is not assumed to take longer."""
         if self._fit.count:
             return self._fit.mean(min(n, self._largest))
         most = max((size for size, _ in self._first), default=0)
@@ -76,12 +80,14 @@ class Times:
         return self._fit.deviation if self._fit.count else 0.0
 
     def upper(self, n: float) -> float:
-        """Longer than most batches of n take."""
+        """Return a time, in seconds, that most batches of ``n`` do not exceed."""
         return self.mean(n) + MARGIN * self.deviation
 
     def most(self, seconds: float, limit: int) -> int:
-        """The largest batch, at most ``limit``, that is done in so many seconds; 1 at least. Where larger ones than any
-        so far might not be, as many as twice the largest are tried."""
+        """Return the largest batch, at most ``limit``, that takes up to ``seconds``; at least 1.
+
+        Where a size beyond any so far might take too long, up to twice the largest so far is tried.
+        """
         if not self._largest or seconds >= self._worst(limit):
             return limit
         size = self._tried.size
@@ -90,7 +96,7 @@ class Times:
         return max(1, bisect_right(range(1, min(limit, size) + 1), seconds, key=self._worst))
 
     def _worst(self, n: int) -> float:
-        """Seconds that a batch of n takes at most, as far as is known: in proportion, if it is larger than any."""
+        """Return the most seconds that a batch of ``n`` takes, in proportion beyond the largest size so far."""
         tried, largest = self._tried, min(self._largest, self._tried.size)
         usual = self.upper(min(n, largest))
         if n <= largest:

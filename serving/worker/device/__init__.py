@@ -1,4 +1,4 @@
-"""Which device a worker uses. CUDA is first touched here, after the fork."""
+"""Devices: which one a worker uses. CUDA is first touched here, after the fork."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from serving.worker.device.host import Host, Mps
 
 
 def resolve(device: str) -> str:
-    """``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N`` to ``cpu``, ``mps`` or ``cuda:N``. Raises ModelError for an
-    absent one."""
+    """Return ``cpu``, ``mps`` or ``cuda:N`` for ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+
+    Raises ModelError where the machine has no such device.
+    """
     import torch
 
     if device == "cpu":
@@ -32,7 +34,7 @@ def resolve(device: str) -> str:
 
 
 def find_device(wanted: str) -> Device:
-    """The device of that name, as ``resolve`` takes it, not yet opened. Raises ModelError."""
+    """Return the device with a name that ``resolve`` takes, not yet opened. Raises ModelError where there is none."""
     name = resolve(wanted)
     if name == "cpu":
         return Host()

@@ -1,4 +1,4 @@
-"""Device: the border to the hardware that one worker runs on. ``fake.py`` beside it is one for tests."""
+"""Device: the interface to the hardware of one worker. ``fake.py`` beside it has one for tests."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from typing import Any, Protocol
 from serving.ipc.faults import Fault
 
 Capture = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
-"""Runs a function and records its kernels: gives what replays them, and the outputs, which each replay overwrites, as
-does that of any other recording. Raises where they cannot be recorded; the device is as it was."""
+"""Runs a function and records its kernels. Returns a function that replays them, and the outputs, which each replay of
+any recording overwrites. Raises where the kernels cannot be recorded; the device is then as before."""
 
 
 class Landing(Protocol):
     """Outputs on their way to the host."""
 
     def done(self) -> bool:
-        """Whether ``wait`` would come back at once; may raise what ``wait`` would."""
+        """Return whether ``wait`` would return at once. May raise what ``wait`` would raise."""
         ...
 
     def wait(self) -> Any:
-        """The outputs, on the host. Raises what went wrong on the device."""
+        """Wait and return the outputs, in host memory. Raises the error of the device."""
         ...
 
 
 class Device(Protocol):
-    """``runs_ahead``: its calls come back before the work is done, so that the host can do something else meanwhile.
-    ``capture`` is None where there are no graphs of kernels."""
+    """The hardware of one worker.
+
+    ``runs_ahead``: calls return before the work is done, so that the host can do something else meanwhile. ``capture``
+    is None where the device has no graphs of kernels.
+    """
 
     name: str
     runs_ahead: bool
@@ -35,31 +38,35 @@ class Device(Protocol):
     def capture(self) -> Capture | None: ...
 
     def open(self, threads: int, tf32: bool = True) -> None:
-        """Make a context, once and after the fork; ``threads`` for one operation on the CPU. ``tf32``: products of
-        float32 may be made from the first ten bits behind the point."""
+        """Create the context, once and after the fork. ``threads`` is the number for one operation on the CPU.
+
+        With ``tf32`` matrix products of float32 may use the first ten bits of the fraction only.
+        """
         ...
 
     def prime(self) -> None:
-        """Load the libraries that models compute with, and what they keep."""
+        """Load the libraries that models compute with, and their workspaces."""
         ...
 
     def fetch(self, outputs: Any) -> Landing:
-        """Bring tensors in ``outputs``, also within tuples, lists and dicts, to the host."""
+        """Start to copy the tensors in ``outputs``, also within tuples, lists and dicts, to the host."""
         ...
 
     def fault(self, exc: BaseException) -> Fault:
-        """What an exception of user code says about the device; where that is doubtful, the device is tried."""
+        """Return what an exception of user code says about the device; where that is unclear, test the device."""
         ...
 
     def free(self) -> None:
-        """Give back memory that is kept for reuse, also that of the host through which copies go."""
+        """Free memory that is kept for reuse, also the host's buffers for copies."""
         ...
 
     def held(self) -> int:
-        """Bytes of the device that this process holds, context included; 0 where it is the host."""
+        """Return the bytes of device memory that this process holds, context included; 0 where that is host memory."""
         ...
 
     def evacuate(self) -> Callable[[], None] | None:
-        """Bring what this process holds there to the host's memory; gives what brings it back, or None where something
-        would stay."""
+        """Move all tensors on the device to host memory.
+
+        Returns a function that moves them back, or None where some stay.
+        """
         ...

@@ -1,4 +1,4 @@
-"""One NVIDIA GPU."""
+"""Cuda: one NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from serving.system.gpus.driver import Driver
 from serving.worker.device.recorder import Recorder
 from serving.worker.device.trees import map_tensors
 
-STAYS = 64 << 20  # bytes that may be left of a model whose weights are on the host
-FULL = 64 << 20  # bytes without an owner; with less a device is full
+STAYS = 64 << 20  # bytes of a model that may stay on the GPU once its weights have left
+FULL = 64 << 20  # free bytes below which a device counts as full
 CONTEXT = 512 << 20  # bytes; what a CUDA context takes where it cannot be measured
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """``event`` is when the copy to the host ends."""
+    """Outputs on their way to the host. ``event`` fires when the copy ends."""
 
     outputs: Any
     event: Any
 
     def done(self) -> bool:
-        return bool(self.event.query())  # raises what went wrong on the device, even if nobody has waited yet
+        return bool(self.event.query())  # raises an error of the device, even before any wait
 
     def wait(self) -> Any:
         self.event.synchronize()
@@ -65,8 +65,8 @@ class Cuda:
     def fetch(self, outputs: Any) -> Copy:
         import torch
 
-        # On the stream that computes: a model may give the same memory back each time, as a replayed graph does, so the
-        # copy has to be over before the next batch begins.
+        # On the stream that computes: a model may return the same memory each time, as a replayed graph does, so the
+        # copy has to end before the next batch begins.
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         outputs = map_tensors(to_host, outputs)
         event.record()
@@ -100,7 +100,7 @@ class Cuda:
     def held(self) -> int:
         import torch
 
-        measured = (driver().held(self.name) or {}).get(os.getpid())  # a container may hide which process is which
+        measured = (driver().held(self.name) or {}).get(os.getpid())  # a container may hide the pids
         return measured or torch.cuda.memory_reserved(self.name) + CONTEXT
 
     def evacuate(self) -> Callable[[], None] | None:
@@ -132,7 +132,7 @@ class Cuda:
 
         def come_back() -> None:
             leaving.come_back(torch.cuda.synchronize)
-            # It takes longer than the copy, and nobody has to wait for it.
+            # Freeing takes longer than the copy, and nothing depends on it.
             threading.Thread(target=pages.free, name="pages", daemon=True).start()
 
         return come_back
@@ -140,12 +140,12 @@ class Cuda:
 
 @functools.cache
 def driver() -> Driver:
-    """Of this process, which sees what ``CUDA_VISIBLE_DEVICES`` shows it."""
+    """Return the driver as this process sees it, with the GPUs that ``CUDA_VISIBLE_DEVICES`` shows."""
     return gpus.find()
 
 
 def set_tf32(wanted: bool) -> None:
-    """For products of matrices, which torch makes in full without it, and for convolutions, where it is torch's way."""
+    """Set TF32 for matrix products, where torch's default is full precision, and for convolutions, where it is TF32."""
     import torch
 
     torch.set_float32_matmul_precision("high" if wanted else "highest")
@@ -153,7 +153,7 @@ def set_tf32(wanted: bool) -> None:
 
 
 def empty_host_cache() -> None:
-    """Give back pinned memory, which torch keeps for ever."""
+    """Free pinned host memory, which torch otherwise keeps for ever."""
     import torch
 
     # The first name is that of newer releases.
@@ -164,7 +164,7 @@ def empty_host_cache() -> None:
 
 
 def to_host(tensor: Any) -> Any:
-    """A copy in pinned memory, which is there once the stream has come so far."""
+    """Return a copy in pinned memory, complete once the stream has reached it."""
     import torch
 
     if not tensor.is_cuda or tensor.layout is not torch.strided:
@@ -175,13 +175,17 @@ def to_host(tensor: Any) -> Any:
 
 
 def resolved(tensor: Any) -> Any:
-    """Without a lazy conjugate or negative, which would be resolved on the host at once, before the copy has come."""
+    """Return the tensor without lazy conjugate or negation, which the host would resolve before the
+    copy is complete.
+    """
     return tensor.detach().resolve_conj().resolve_neg()
 
 
 def probe(attempt: Callable[[], None], room: Callable[[], int]) -> Fault:
-    """Whether a device that has just failed still computes; ``attempt`` has it do the least that it can. ``room`` are
-    bytes that nobody has: libraries that got none for themselves do not say so."""
+    """Return what is wrong with a device that has just failed; ``attempt`` runs the smallest computation on it.
+
+    ``room`` returns the free bytes: libraries that could not allocate memory do not always say so.
+    """
     try:
         attempt()
         return Fault.MEMORY if room() < FULL else Fault.NONE

@@ -1,6 +1,6 @@
-"""Evacuation: what this process's tensors hold on a device goes to the host and comes back. The tensors are the same.
+"""Evacuation: this process's tensors on a device move to host memory and back, and stay the same objects.
 
-Their storages are emptied and filled again, so that views, tied weights and whoever else refers to them need no word.
+Their storages are emptied and filled again, so that views, tied weights and other references stay valid.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ CHUNK = 256 << 20  # bytes
 
 
 def storages(device: torch.device) -> list[torch.UntypedStorage]:
-    """All that the tensors of this process own there, each once."""
-    gc.unfreeze()  # what is frozen is not listed
+    """Return each storage once that tensors of this process own on ``device``."""
+    gc.unfreeze()  # frozen objects are not listed
     found: dict[int, torch.UntypedStorage] = {}
     for tensor in tensors():
         if tensor.device == device and tensor.layout is torch.strided:
@@ -29,15 +29,15 @@ def storages(device: torch.device) -> list[torch.UntypedStorage]:
 
 def tensors() -> Iterator[torch.Tensor]:
     for one in gc.get_objects():
-        # A type says what it is without running code of the object's.
+        # ``isinstance`` could run code of the object.
         if issubclass(type(one), torch.Tensor):
             yield one
-        elif issubclass(type(one), torch.nn.Module):  # a TorchScript module's live where Python does not see them
+        elif issubclass(type(one), torch.nn.Module):  # Python does not see those of TorchScript
             yield from itertools.chain(one.parameters(), one.buffers())
 
 
 class Evacuation:
-    """``allocate`` gives so many bytes of host memory, at most ``chunk`` at a time."""
+    """One move of the tensors on ``device``. ``allocate`` returns host memory of a size in bytes, at most ``chunk``."""
 
     def __init__(self, device: torch.device, allocate: Callable[[int], torch.Tensor], chunk: int = CHUNK) -> None:
         self._device = device
@@ -49,11 +49,14 @@ class Evacuation:
 
     @property
     def size(self) -> int:
-        """Bytes that are on the host."""
+        """Bytes in host memory."""
         return sum(self._sizes)
 
     def leave(self, synchronize: Callable[[], None]) -> None:
-        """Bring everything to the host. Raises RuntimeError, with all of it where it was, if something cannot move."""
+        """Move everything to the host.
+
+        Raises RuntimeError, with everything still in place, where some tensor cannot move.
+        """
         found = storages(self._device)
         fixed = [one for one in found if not one.resizable()]
         if fixed:
@@ -69,7 +72,7 @@ class Evacuation:
         self._storages, self._sizes, self._chunks = found, sizes, chunks
 
     def come_back(self, synchronize: Callable[[], None]) -> None:
-        """One copy, as fast as the bus. Raises torch.OutOfMemoryError where there is no room."""
+        """Copy everything back at the speed of the bus. Raises torch.OutOfMemoryError where the device has no room."""
         for storage, size in zip(self._storages, self._sizes, strict=True):
             storage.resize_(size)
         for here, there in pieces(self._storages, self._sizes, self._chunks, self._device, self._chunk):
@@ -85,7 +88,7 @@ def pieces(
     device: torch.device,
     length: int,
 ) -> Iterator[tuple[Any, Any]]:
-    """The bytes of storages, one behind the other in chunks of ``length``, as pairs of equally long byte tensors."""
+    """Yield pairs of equally long byte tensors: parts of storages and their places in chunks of ``length`` bytes."""
     at = 0
     for storage, size in zip(storages, sizes, strict=True):
         flat = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)

@@ -1,4 +1,4 @@
-"""A GPU for tests: it runs ahead of the host, has so much memory, and fails when it is told to."""
+"""FakeDevice: a GPU for tests, with limited memory and failures on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.worker.device.trees import map_tensors
 
 @dataclass(eq=False)
 class FakeLanding:
-    """``finish`` is the hardware's; with an error it is what waiting raises, and asking, as an event of CUDA does."""
+    """Outputs on their way. A test calls ``finish`` for the hardware; ``wait`` and ``done`` raise its error."""
 
     outputs: Any
     device: FakeDevice
@@ -50,11 +50,12 @@ def finish_now(landing: FakeLanding) -> None:
 
 @dataclass
 class FakeDevice:
-    """``capacity`` is how many samples one batch may have; beyond it ``allocate`` raises, and memory that is ``kept``
-    for reuse counts against it. ``lost`` is what every call raises once the context is gone. ``on_wait`` stands for
-    the time that passes while the host waits, ``takes`` is how often it can look until a batch is done.
-    ``stays``: it holds something that cannot leave it. ``unrecordable`` is what recording anything raises, ``room``
-    are bytes that nobody has.
+    """A device that runs ahead of the host, and fails where a field says so.
+
+    ``capacity`` is the most samples in a batch; beyond it ``allocate`` raises, and memory that is ``kept`` for reuse
+    counts against it. ``lost`` is raised by every call once the context is gone. ``on_wait`` stands for the time that
+    passes while the host waits; ``takes`` is the number of looks until a batch is done. ``stays``: something cannot
+    leave the device. ``unrecordable`` is raised by each recording. ``room`` are the free bytes.
     """
 
     name: str = "cuda:0"
@@ -78,10 +79,10 @@ class FakeDevice:
         self.threads = threads
 
     def prime(self) -> None:
-        """It has none."""
+        """Do nothing: there are no libraries."""
 
     def capture(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """A replay writes into the memory of the first outputs, as a graph's does, and over those of other graphs."""
+        """Record; each replay overwrites the first outputs, as a graph does, and zeroes those of other graphs."""
         if self.unrecordable is not None:
             raise self.unrecordable
         self.captures += 1
@@ -101,7 +102,7 @@ class FakeDevice:
         return replay, outputs
 
     def allocate(self, samples: int) -> None:
-        """What a handler's ``predict`` does first."""
+        """Take memory for a batch, as a handler's ``predict`` does first."""
         if self.lost is not None:
             raise self.lost
         if samples + self.kept > self.capacity:
@@ -128,7 +129,7 @@ class FakeDevice:
         return self.kept
 
     def evacuate(self) -> Callable[[], None] | None:
-        """The host's own tensors stand for those of the device."""
+        """Move the host's own tensors, which stand for those of a device."""
         if self.stays:
             return None
         leaving = Evacuation(torch.device("cpu"), lambda size: torch.empty(size, dtype=torch.uint8))

@@ -1,4 +1,4 @@
-"""The CPU, and other devices whose calls come back when the work is done."""
+"""Host: the CPU; and Mps, whose memory is the host's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Host:
         torch.set_num_threads(threads)
 
     def prime(self) -> None:
-        """They are there already."""
+        """Do nothing: the libraries are loaded."""
 
     def fetch(self, outputs: Any) -> Landed:
         return Landed(outputs)
@@ -41,13 +41,13 @@ class Host:
         return fault_of(exc) or Fault.NONE
 
     def free(self) -> None:
-        """The allocator of the host needs no word."""
+        """Do nothing: the host's allocator frees by itself."""
 
     def held(self) -> int:
         return 0
 
     def evacuate(self) -> Callable[[], None]:
-        """All is where it should be."""
+        """Do nothing: all tensors are in host memory already."""
         return lambda: None
 
 

@@ -1,4 +1,4 @@
-"""Recorder: kernels of CUDA recorded as graphs, all with one pool of memory and on one stream."""
+"""Recorder: CUDA kernels recorded as graphs, all with one memory pool and on one stream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WARMUPS = 3  # runs before one is recorded
 
 
 class Recorder:
-    """``check`` raises where the device does not compute any more."""
+    """The graphs of one device. ``check`` raises where the device does not compute any more."""
 
     def __init__(self, device: str, check: Callable[[], None]) -> None:
         self._device = device
@@ -20,19 +20,22 @@ class Recorder:
         self._broken: list[Any] = []
 
     def record(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """What replays the kernels of ``function``, and its outputs, which each replay of any graph of this recorder
-        may overwrite. Raises what ``function`` raises while it is recorded, or what has become of the device."""
+        """Return a function that replays the kernels of ``function``, and its outputs.
+
+        Each replay of any graph of this recorder may overwrite them. Raises what ``function`` raises while recorded, or
+        the error of a lost device.
+        """
         import torch
 
         if self._stream is None:
-            # Libraries keep memory for each stream that they have worked on, so that there is one for all graphs.
+            # Libraries keep memory for each stream that they have worked on, so all graphs share one.
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._pool = torch.cuda.graph_pool_handle()
         computing = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(computing)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream), uncached_casts():
-            # What is done on first use, such as workspaces and tuning, must not be part of the graph.
+            # First-use work, such as workspaces and tuning, must not be part of the graph.
             for _ in range(WARMUPS):
                 function()
             outputs = self._capture(graph, function)
@@ -51,31 +54,34 @@ class Recorder:
     def _trace(self, graph: Any, function: Callable[[], Any]) -> Any:
         import torch
 
-        # Only what this thread does counts: others may go on.
+        # Only this thread is recorded: others may go on.
         mode = "thread_local"
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode=mode):
             return function()
 
     def _abandon(self, graph: Any) -> None:
-        """A capture that the driver has broken off never ends for torch: its allocator would go on to keep back, for
-        as long as there is one, what several streams have used, and its random numbers would stay those of a graph."""
+        """Clean up after a capture that the driver has aborted, which for torch never ends.
+
+        Its allocator would keep back memory that several streams have used, and its random numbers would stay a
+        graph's.
+        """
         import torch
 
-        self._broken.append(graph)  # the allocator may still ask it what belongs to it
+        self._broken.append(graph)  # the allocator may still use it
         end = getattr(torch._C, "_cuda_endAllocateToPool", None)
-        with contextlib.suppress(RuntimeError):  # where it did end
+        with contextlib.suppress(RuntimeError):  # where the capture did end
             if end is not None:
                 end(torch.device(self._device).index, self._pool)
-        # What was recorded before lives on where it is; what comes next has memory of its own.
+        # Earlier graphs keep the old pool; later ones get a new one.
         self._pool = torch.cuda.graph_pool_handle()
         with contextlib.suppress(RuntimeError):
-            # One that ends well puts right what the broken one has left.
+            # A capture that ends well resets the state that the broken one has left.
             self._trace(torch.cuda.CUDAGraph(), lambda: torch.ones(1, device=self._device) + 1)
 
 
 @contextlib.contextmanager
 def uncached_casts() -> Iterator[None]:
-    """Copies of weights that autocast keeps for its block alone must not be what a graph reads after that."""
+    """Context without autocast's cache of cast weights, which a graph would read after the cache is gone."""
     import torch
 
     before = torch.is_autocast_cache_enabled()

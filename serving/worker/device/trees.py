@@ -1,4 +1,4 @@
-"""Tensors in what handlers give back: alone, or within tuples, lists and dicts of any depth."""
+"""Trees: tensors in a handler's results, alone or within tuples, lists and dicts of any depth."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 
 def map_tensors(function: Callable[[Any], Any], value: Any) -> Any:
-    """``value`` with ``function`` of each tensor in its place, or itself where there is none. Types are kept, also of
-    named tuples and of dicts such as the outputs of ``transformers``."""
+    """Return ``value`` with each tensor replaced by ``function`` of it, or ``value`` itself where there is none.
+
+    Types are kept, also of named tuples and of dicts such as the outputs of ``transformers``.
+    """
     import torch
 
     if isinstance(value, torch.Tensor):

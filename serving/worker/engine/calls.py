@@ -1,9 +1,9 @@
-"""Calls: the engine's thread in user code, as the supervisor sees it. Each call is announced when it begins, with the
-time that it may take from then on; the supervisor ends a worker whose call takes longer.
+"""Calls: the engine's calls of user code, announced to the supervisor with the time that each may take.
 
-That is another question than when its clients stop waiting: a call that begins just before a deadline does not hang
-just after it, and one that hangs is not excused by those that come later. Whoever waits hears at the deadline, from the
-HTTP worker. The requests stay listed as running until their answers are handed over.
+The supervisor ends a worker whose call takes longer. That is another question than when clients stop waiting: a call
+that begins just before a deadline does not hang just after it, and a hung one is not excused by later requests. Clients
+get their answer at the deadline, from the HTTP worker. Requests stay listed as running until their answers are handed
+over.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from serving.worker.batching.batcher import Item
 from serving.worker.engine.stamps import Stamps
 from serving.worker.engine.streams import Streams
 
-DROP_TIME = 5.0  # seconds that the destructor of a dropped request's sample may take
-FRESH = 0.05  # seconds for which a stamp is good for calls that are many and quick
+DROP_TIME = 5.0  # seconds that the destructor of a dropped sample may take
+FRESH = 0.05  # seconds for which one stamp serves many quick calls
 
 
 class Calls:
-    """``most`` seconds, the model's time-out, are what a call may take.
+    """The announcements of one engine. A call may take ``most`` seconds, the model's time-out.
 
-    Those of ``streams`` of which nothing has left yet are listed with each call, since they would be lost with it.
+    Each call also lists the ``streams`` of which nothing was sent yet, since they would be lost with it.
     """
 
     def __init__(self, stamps: Stamps, most: float, streams: Streams, clock: Clock) -> None:
@@ -32,23 +32,23 @@ class Calls:
         self._streams = streams
         self._clock = clock
         self.fresh_until = 0.0
-        """Until when a call that mostly is quick, one of many for the same requests, needs no stamp of its own."""
+        """The time until which quick calls for the same requests need no stamp of their own."""
 
     def one(self, item: Item, now: float) -> None:
-        """For one request: ``decode`` and ``bucket``, or what its session has the handler do."""
+        """Announce a call for one request: ``decode``, ``bucket`` or a session's hook."""
         if self._streams.unsent:
             self._start([item.id], now + self._most)
         else:
             self._stamps.start((item.id,), now + self._most)
 
     def batch(self, items: Sequence[Item]) -> None:
-        """For many: the model, ``split`` and ``encode``."""
+        """Announce calls for many requests: the model, ``split`` and ``encode``."""
         now = self._clock()
         self.fresh_until = now + FRESH
         self._start([item.id for item in items], now + self._most)
 
     def landing(self, items: Sequence[Item], until: float) -> None:
-        """The thread waits for the device."""
+        """Announce a wait for the device."""
         self._start([item.id for item in items], until)
 
     def _start(self, ids: list[int], until: float) -> None:
@@ -57,17 +57,17 @@ class Calls:
         self._stamps.start(ids, until)
 
     def again(self) -> None:
-        """One more, for the same requests."""
+        """Announce one more call for the same requests."""
         now = self._clock()
         self.fresh_until = now + FRESH
         self._stamps.renew(now + self._most)
 
     def finish(self, completed: int = 0) -> None:
-        """User code has returned, and with it the answers to so many requests."""
+        """Record that user code has returned, with the answers to ``completed`` requests."""
         self._stamps.finish(completed)
 
     def drop(self, items: Sequence[Item]) -> None:
-        """Let go of samples: what user code made, user code may destroy."""
+        """Drop samples, under watch: their destructors may be user code."""
         dropped = [item for item in items if item.sample is not None]
         for item in dropped:
             self._start([], self._clock() + DROP_TIME)

@@ -1,4 +1,4 @@
-"""What a handler gives back, checked before it is sent."""
+"""Checks: whether a handler's results can be sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ MAYBE_TEXT = (str, type(None))
 
 
 def check_size(session: Session, limit: int) -> None:
-    """Raises SessionTooLarge, which ends the session: what is too much in it only the handler could tell."""
+    """Check the size of a session's state. Raises SessionTooLarge, which ends the session.
+
+    What to drop of its state only the handler could know.
+    """
     size = size_of(session.state, limit) if limit else 0
     if size > limit:
         session.close()
@@ -26,14 +29,14 @@ def check_size(session: Session, limit: int) -> None:
 
 
 def sound(response: Response) -> Response:
-    """A response that can be sent. Raises HandlerError for what a handler put in wrongly."""
+    """Return a response that can be sent. Raises HandlerError for a wrong status, type or body."""
     if (
         type(response.body) is bytes
         and response.status == 200
         and response.content_type in USUAL
         and response.custom_attributes is None
     ):
-        return response  # as nearly all are
+        return response  # the common case
     check_head(response.status, response.content_type, response.custom_attributes)
     if type(response.body) is bytes:
         return response
@@ -45,7 +48,7 @@ def sound(response: Response) -> Response:
 
 
 def sound_stream(response: StreamingResponse) -> StreamingResponse:
-    """An answer in pieces that can be sent. Raises HandlerError."""
+    """Return a stream that can be sent. Raises HandlerError for a wrong status, type or pieces."""
     check_head(response.status, response.content_type or "", response.custom_attributes)
     if response.status in BODILESS:
         raise HandlerError(f"an answer with status {response.status} has no body, and so no pieces")
@@ -58,7 +61,7 @@ def sound_stream(response: StreamingResponse) -> StreamingResponse:
 
 
 def check_head(status: int, content_type: str, custom_attributes: str | None) -> None:
-    """Raises HandlerError. What a header cannot hold would be another type, or a header more."""
+    """Check a response's status and headers: a line break would add a header. Raises HandlerError."""
     if not isinstance(status, int) or not 200 <= status <= 599:
         raise HandlerError(f"the handler's response has status {status!r}; allowed: 200 to 599")
     if not isinstance(content_type, str) or not isinstance(custom_attributes, MAYBE_TEXT):

@@ -1,4 +1,4 @@
-"""Computing: the calls of the handler that take a batch through the model, and what they give back."""
+"""Computing: the handler's calls that take a batch through the model, and their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving.worker.device.border import Device
 
 
 class Computing:
-    """``on_padding`` hears, where samples are padded, how many values they have and how many the batch has."""
+    """The model's calls. ``on_padding`` is called with the number of values before and after a batch is padded."""
 
     def __init__(self, handler: Handler, device: Device, on_padding: Callable[[int, int], None]) -> None:
         import torch  # here, so that a process which never computes need not have it
@@ -23,17 +23,20 @@ class Computing:
         self._inference_mode = torch.inference_mode
 
     def predict(self, samples: list[Any]) -> Sequence[Any]:
-        """One output for each sample, on the host. Raises what user code raises, and HandlerError."""
-        with self._inference_mode():  # once: coming and going takes as long as a small model
+        """Return one output for each sample, on the host.
+
+        Raises what user code raises, and HandlerError for a wrong number.
+        """
+        with self._inference_mode():  # once: entering and leaving takes as long as a small model
             return self._split(self._device.fetch(self._compute(samples)).wait(), len(samples))
 
     def compute(self, samples: list[Any]) -> Any:
-        """The model's outputs, on the device, which may still be at them."""
+        """Return the model's outputs on the device, which may not have finished them yet."""
         with self._inference_mode():
             return self._compute(samples)
 
     def split(self, output: Any, n: int) -> Sequence[Any]:
-        """One output for each request. Raises HandlerError."""
+        """Return one output for each request. Raises HandlerError for a wrong number."""
         with self._inference_mode():
             return self._split(output, n)
 
@@ -44,7 +47,7 @@ class Computing:
         return self._handler.predict(self._handler.collate(samples))
 
     def _split(self, output: Any, n: int) -> Sequence[Any]:
-        # A generator is the answer to one request, in pieces.
+        # A generator is a stream for one request.
         if isgenerator(output) or isasyncgen(output):
             outputs: Sequence[Any] = [output]
         else:

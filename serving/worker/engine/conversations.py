@@ -1,4 +1,4 @@
-"""Conversations: a handler's ``converse`` run for one WebSocket, what comes for it, and what its end means."""
+"""Conversations: a handler's ``converse`` for one WebSocket, its messages and its end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from serving.worker.engine.streams import Part, Used
 
 _close_head = msgspec.msgpack.Decoder(CloseHead)
 
-GRACE = 5.0  # seconds that ``converse`` may go on when nobody listens any more
+GRACE = 5.0  # seconds that ``converse`` may go on once the connection is closed
 
 
 class Partner:
-    """The worker's end of a conversation; it is what the I/O thread sees of it."""
+    """The worker's end of a conversation, as the I/O thread sees it."""
 
     def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
@@ -40,8 +40,10 @@ class Partner:
         emit: Callable[[Item, Part], None],
         check: Callable[[BaseException], object],
     ) -> None:
-        """Run ``converse`` to its end, and for a little while only once either side has closed. ``check`` hears what it
-        raises, as that of Streams does."""
+        """Run ``converse`` to its end, and at most ``GRACE`` seconds longer once either side has closed.
+
+        ``check`` is called with the exception that it raises, as for Streams.
+        """
         work = asyncio.ensure_future(self._run(handler, item, check))
         closed = asyncio.ensure_future(self.conversation.wait_closed())
         try:
@@ -71,7 +73,7 @@ class Partner:
 
 
 def close_of(item: Item, exc: BaseException) -> Close:
-    """How to close for what ``converse`` has raised."""
+    """Return the close code and reason for an exception of ``converse``."""
     error = predict_error(item, exc)
     code = POLICY if error.status < 500 else TRY_LATER if error.status == 503 else INTERNAL
     return Close(code, shortened(f"{error.code}: {error.message}"))
@@ -87,7 +89,7 @@ def open_item(
     emit: Callable[[Item, Part], None],
     wake: Callable[[Callable[[], object]], None],
 ) -> Item:
-    """The item of a WebSocket that wants to converse. ``emit`` and ``wake`` may be called on any thread."""
+    """Return the item of a WebSocket that opens. ``emit`` and ``wake`` may be called on any thread."""
     item = Item(id, Request(request_id=head.request_id, model=head.model, path=head.path), channel)
     conversation = Conversation(
         lambda part: emit(item, part),
@@ -104,7 +106,7 @@ def open_item(
 
 
 def on_stream_frame(live: Live, frame: Frame) -> None:
-    """PIECE, CREDIT or END from the HTTP worker, for an answer in pieces or a conversation."""
+    """Handle PIECE, CREDIT or END from the HTTP worker, for a stream or a conversation."""
     if frame.kind == Kind.CREDIT:
         live.flow.used += CREDIT.unpack(frame.head)[0]
         live.changed()

@@ -1,4 +1,4 @@
-"""Decode threads: samples are made beside the thread that runs the model."""
+"""Decode threads: samples are decoded beside the thread that runs the model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from serving.worker.engine.stamps import Stamps
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """``item`` with its sample, or with what ``decode``, ``bucket`` or ``priority`` raised, after so many ``seconds``.
-    A ``hopeless`` one was not decoded, since there was no time for it."""
+    """``item`` with its sample, or the ``error`` of ``decode``, ``bucket`` or ``priority``, after ``seconds``.
+
+    A ``hopeless`` item was not decoded, since there was no time for it.
+    """
 
     item: Item
     bucket: Hashable = None
@@ -34,10 +36,10 @@ class Decoded(msgspec.Struct, frozen=True):
 
 
 class DecodeThreads:
-    """``on_done`` is called on a decode thread whenever ``next_done`` has one more.
+    """A pool of decode threads. ``on_done`` is called on one of them whenever ``next_done`` has a new item.
 
-    Each thread tells the supervisor what it works on, from when it begins, and that it may take ``most`` seconds; what
-    waits for a thread is not at risk. ``is_hopeless`` tells, on a decode thread, of an item and the time of now.
+    Each thread announces its request when it begins, and that it may take ``most`` seconds; a request that waits for a
+    thread is not at risk. ``is_hopeless`` is called on a decode thread, with an item and the current time.
     """
 
     def __init__(
@@ -91,14 +93,14 @@ class DecodeThreads:
             self._stamps.end(number)
 
     def skipped(self, item: Item, now: float) -> Decoded | None:
-        """What becomes of one that there is no use in decoding."""
+        """Return the outcome of an item that is not worth decoding, else None."""
         if item.cancelled or item.request.deadline.at <= now:
-            return Decoded(item)  # its turn in the queue ends it
+            return Decoded(item)  # the batcher drops it
         return Decoded(item, hopeless=True) if self._is_hopeless(item, now) else None
 
 
 def decode(handler: Handler, item: Item, here: claims.Here = claims.engine) -> Decoded:
-    """The item's sample and bucket; raises nothing. What the sample takes is claimed for the item, ``here``."""
+    """Decode an item and find its bucket; raises nothing. Claims the sample's memory for the item, through ``here``."""
     here.holder = item
     kept = 0
     try:

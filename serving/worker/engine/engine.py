@@ -1,8 +1,7 @@
-"""Engine: the one thread that runs user code, and the rule for each way in which user code can fail.
+"""Engine: the thread that runs user code, and the rule for each way in which that can fail.
 
 Every call of user code is announced on the scoreboard with the time that it may take, so that the supervisor can end
-it; the requests stay listed as running until their answers are handed over.
-"""
+it; requests stay listed as running until their answers are handed over."""
 
 from __future__ import annotations
 
@@ -42,10 +41,9 @@ Outcome = tuple[Item, Response | Part]
 
 
 class Engine:
-    """``deliver`` gets the outcomes of each batch, on the engine's thread; each request has exactly one outcome, or an
-    answer in pieces that ends with one. ``lost`` ends the process, whose ``device`` does not work for it any more;
-    ``sent`` waits until what was delivered has left it, ``room`` while that is much.
-    """
+    """The engine of one model. ``deliver`` gets the outcomes of each batch, on the engine's thread: exactly one for
+    each request, or a stream that ends with one. ``lost`` ends the process when its ``device`` is lost to it. ``sent``
+    waits until all that was delivered has left the process, ``room`` only while that is much."""
 
     def __init__(
         self,
@@ -90,7 +88,7 @@ class Engine:
             pass
 
     def turns(self) -> Iterator[None]:
-        """The same, one step at a time."""
+        """Run as ``run`` does, one step for each item."""
         while self._wait():
             self.step()
             yield
@@ -112,7 +110,7 @@ class Engine:
         return self.streams.can_step or self._batcher.wait(pending=len(self.streams) > 0)
 
     def step(self) -> None:
-        """Decode what has arrived, until a batch is full; run the batch that is due and one step of a stream."""
+        """Decode new requests until a batch is full; run the batch that is due and one step of a stream."""
         self._step_batch()
         if self._gathering.pending:
             self._gathering.step()
@@ -142,12 +140,12 @@ class Engine:
             item = self._batcher.next_arrival()
         if self._threads is None:
             self._pace.ended()
-        # Between two of them nothing runs but these lines, so that once is enough.
+        # No other code runs between two decodes, so once is enough.
         self._calls.finish()
 
     def _take(self) -> None:
         self._room()
-        # A batch behind one that is on the device already is a full one: others may still grow.
+        # Behind a batch on the device only a full one is added: others may still grow.
         taken = self._batcher.take(full=bool(self._flights.batches))
         outcomes: list[Outcome] = []
         if taken.expired or taken.hopeless or taken.cancelled:
@@ -161,7 +159,7 @@ class Engine:
             self._settle(outcomes)
 
     def _land(self) -> None:
-        """Answer what the device has done; wait for it where there is nothing else to do, or a stream has its turns."""
+        """Answer the batches that are done; wait for one if there is nothing else to do or a stream needs its turn."""
         waits = len(self.streams) > 0 or (self._batcher.is_full and not self._flights.has_room)
         while self._land_one(only_done=not waits):
             waits = len(self.streams) > 0
@@ -171,12 +169,12 @@ class Engine:
         if flight is None:
             return False
         outcomes = self._finish(flight)
-        del flight  # with its outputs, which user code has made, while the supervisor watches
+        del flight  # its outputs' destructors are user code: run them while the supervisor watches
         self._settle(outcomes)
         return True
 
     def _quiet(self) -> None:
-        """Wait until user code works on nothing."""
+        """Wait until no user code is working."""
         while self._flights:
             if self._threads is not None:
                 self._collect(self._threads)
@@ -184,14 +182,14 @@ class Engine:
                 self._batcher.rest(self._flights.pause())
 
     def _settle_cancelled(self, items: list[Item]) -> None:
-        """Nobody waits for these, but for the next call of their session."""
+        """Settle cancelled requests of sessions, since their session's next call waits for that."""
         outcomes: list[Outcome] = [expired(item) for item in items if item.session is not None]
         if outcomes:
             self._settle(outcomes)
 
     def _settle(self, outcomes: list[Outcome]) -> None:
-        # The answers are handed over before the scoreboard forgets the requests: if the worker dies in between they
-        # are tried again, never lost.
+        # Hand answers over before the scoreboard forgets the requests: if the worker dies in between, they are tried
+        # again, never lost.
         self._deliver(outcomes)
         self._calls.finish(len(outcomes))
 
@@ -245,7 +243,7 @@ class Engine:
             self._admit(decoded)
 
     def _collect(self, threads: DecodeThreads) -> None:
-        """What decode threads have done joins its bucket."""
+        """Put requests that decode threads have finished into their buckets."""
         while (decoded := threads.next_done()) is not None:
             self._batcher.regain()
             self._flights.end(decoded.item)
@@ -267,13 +265,13 @@ class Engine:
                 exc, decoded = unhashable, replace(decoded, in_decode=False)
         if exc is None:
             return
-        if fault_of(exc) is not None:  # many bad requests are no reason to have the device tried as often
+        if fault_of(exc) is not None:  # bad requests must not cause a device test each
             self._check_device(exc)
         error = decode_error(item, exc) if decoded.in_decode else predict_error(item, exc)
         self._settle([self._failed(item, error, exc)])
 
     def _failed(self, item: Item, error: ServingError, exc: BaseException) -> Outcome:
-        """What a request that failed by itself is answered; of many records in it some may be good."""
+        """Return the outcome of a request that failed by itself; of its records some may still be good."""
         forget(exc)
         claims.release([item])
         if self._records is None or item.session is not None or not has_records(item.request.content_type):
@@ -286,7 +284,7 @@ class Engine:
         return sound(value)
 
     def _begun(self, batch: list[Item], bucket: Hashable) -> tuple[list[Item], list[Outcome]]:
-        """Those that there is time for, which now are running, and the errors of the others."""
+        """Return the requests with time left, now running, and the errors of the others."""
         now = self._clock()
         late = [item for item in batch if item.request.deadline.at <= now]
         live = [item for item in batch if item.request.deadline.at > now] if late else batch
@@ -298,7 +296,7 @@ class Engine:
         return live, [expired(item) for item in late]
 
     def _launch(self, taken: Taken) -> list[Outcome]:
-        """Give a batch to a device that runs ahead. What it does not take is run at once."""
+        """Start a batch on a device that runs ahead. Where that fails, recover at once."""
         live, outcomes = self._begun(taken.batch, taken.bucket)
         if not live:
             return outcomes
@@ -312,7 +310,7 @@ class Engine:
         return outcomes
 
     def _finish(self, flight: Flight) -> list[Outcome]:
-        """The answers of a batch that was given to the device."""
+        """Return the answers of a batch that was started on the device."""
         items = flight.items
         self._calls.landing(items, flight.until)
         try:
@@ -324,7 +322,7 @@ class Engine:
         return self._answer(flight.bucket, items, outputs, flight.since)
 
     def _run(self, bucket: Hashable, batch: list[Item], again: bool = False) -> list[Outcome]:
-        """Run one batch; where it fails as a whole, its halves, so that only the bad request fails."""
+        """Run one batch; where it fails as a whole, run its halves, so that only the bad request fails."""
         live, outcomes = self._begun(batch, bucket)
         if not live:
             return outcomes
@@ -336,14 +334,14 @@ class Engine:
         return [*outcomes, *self._answer(bucket, live, outputs, since)]
 
     def _recover(self, bucket: Hashable, live: list[Item], exc: BaseException, again: bool = False) -> list[Outcome]:
-        """What becomes of a batch that has failed as a whole."""
+        """Retry a batch that has failed as a whole, apart or once more, and return the outcomes."""
         self._calls.batch(live)
         self._batcher.failed(behind=len(self._flights.batches))
         fault = self._check_device(exc)
         if fault is Fault.MEMORY:
             let_go(exc)
             self._make_room(bucket, live)
-        # Others had memory that now is free, or the device had its reasons.
+        # Memory that others held is free now, or the fault has passed.
         if self._device.runs_ahead and not again and fault in (Fault.MEMORY, Fault.TRANSIENT) and len(live) == 1:
             return self._run(bucket, live, again=True)
         if len(live) == 1:
@@ -362,7 +360,7 @@ class Engine:
         self._device.free()
 
     def _check_device(self, exc: BaseException) -> Fault:
-        """Does not come back where the device is lost to this process."""
+        """Return the device's fault, if any. Does not return where the device is lost to this process."""
         fault = self._device.fault(exc)
         if fault in (Fault.STICKY, Fault.HARDWARE):
             log.error("the device is lost to this process", exc=exc, device=self._device.name, fault=fault.value)
@@ -378,14 +376,14 @@ class Engine:
                 calls.again()
             if (outcome := self._encode(item, output)) is not None:
                 encoded.append(outcome)
-            item.sample = None  # while the supervisor still watches, and on this thread
+            item.sample = None  # its destructor runs here, while the supervisor watches
             if item.claim is not None:
                 claims.release([item])
         self._batcher.ended(bucket, len(live), since, self._clock(), len(self._flights.batches))
         return encoded
 
     def _encode(self, item: Item, output: Any) -> Outcome | None:
-        """The answer, or None where it comes in pieces from now on."""
+        """Return the outcome, or None where the answer is a stream, which begins now."""
         try:
             value = self._handler.encode(output, item.request)
             if type(value) is not Response and (pieces := streaming(value)) is not None:

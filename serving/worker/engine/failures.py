@@ -1,4 +1,7 @@
-"""How user code can fail, and what its clients hear of it. Told apart by type or code, never by text."""
+"""Failures: the ways in which user code fails, and the errors that clients see.
+
+They are told apart by type or code, never by text.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ _shows = False
 
 
 def show_details(shows: bool) -> None:
-    """Whether clients are told what user code raised, and where: on a desk they are its authors."""
+    """Set whether clients see what user code raised, and where: on a developer's machine they are its authors."""
     global _shows
     _shows = shows
 
@@ -45,8 +48,10 @@ def describe(exc: BaseException) -> str:
 
 
 def decode_error(item: Item, exc: BaseException) -> ServingError:
-    """What the client sees when ``decode`` fails: its own mistake, unless the exception says otherwise, or can come of
-    no body."""
+    """Return the client's error where ``decode`` fails.
+
+    That is a 400, unless the exception says otherwise or no body can cause it.
+    """
     if is_of_no_body(exc):
         return predict_error(item, exc)
     error = chosen_error(exc)
@@ -65,15 +70,17 @@ def decode_error(item: Item, exc: BaseException) -> ServingError:
 
 
 def is_of_no_body(exc: BaseException) -> bool:
-    """Whether it is the handler's mistake, or the machine's or the network's, whatever the client has sent."""
-    if isinstance(exc, OSError):  # what readers of files raise about bytes has no number of the system's
+    """Return whether an exception is the fault of the handler, the machine or the network, whatever the body."""
+    if isinstance(exc, OSError):  # file readers raise it without an errno about bad bytes
         return exc.errno is not None or isinstance(exc, ConnectionError | TimeoutError)
     return isinstance(exc, NEVER_OF_A_BODY) or not isinstance(exc, Exception)
 
 
 def predict_error(item: Item, exc: BaseException, fault: Fault = Fault.NONE) -> ServingError:
-    """What the client sees when anything after ``decode`` fails. The traceback goes to the log only. ``fault`` is what
-    the device said of it."""
+    """Return the client's error where anything after ``decode`` fails; the traceback goes to the log only.
+
+    ``fault`` is what the device reported.
+    """
     error = chosen_error(exc)
     if error is None and fault is Fault.MEMORY:
         error = OutOfMemory(SHORT)
@@ -85,7 +92,7 @@ def predict_error(item: Item, exc: BaseException, fault: Fault = Fault.NONE) -> 
 
 
 def detailed(error: ServingError) -> ServingError:
-    """The same with what user code raised behind it, where the message would not say so."""
+    """Return the error with its cause in the message, where the message does not name it."""
     cause = error.__cause__
     if error.status < 500 or cause is None:
         return error
@@ -94,7 +101,7 @@ def detailed(error: ServingError) -> ServingError:
 
 
 def chosen_error(exc: BaseException) -> ServingError | None:
-    """The error that the exception itself stands for, by its type or its ``status_code``."""
+    """Return the error that the exception itself names, by its type or its ``status_code``; else None."""
     if isinstance(exc, ServingError):
         return exc
     if is_out_of_memory(exc):
@@ -110,21 +117,27 @@ def chosen_error(exc: BaseException) -> ServingError | None:
 
 
 def let_go(exc: BaseException) -> None:
-    """Have the calls that failed drop what they had in hand: a traceback keeps their variables, and with them memory of
-    the device, for as long as somebody has the exception. Lines and names stay for the log."""
+    """Clear the variables of the failed calls.
+
+    The traceback would keep them, and their device memory, as long as the exception lives; lines and names stay for the
+    log.
+    """
     for one in chain(exc):
         traceback.clear_frames(one.__traceback__)
 
 
 def forget(exc: BaseException) -> None:
-    """Once it is logged: drop the calls that failed. One of those that called them may know the exception, so that each
-    keeps the other, and all that they have in hand, until cycles are looked for."""
+    """Drop the traceback once it is logged.
+
+    Where a caller of the failed calls holds the exception, each would keep the other, and all its variables, until
+    garbage collection.
+    """
     for one in chain(exc):
         one.__traceback__ = None
 
 
 def chain(exc: BaseException) -> list[BaseException]:
-    """The exception and those that it came of."""
+    """Return the exception with its causes and contexts."""
     found: list[BaseException] = []
     todo: list[BaseException | None] = [exc]
     while todo:
@@ -141,5 +154,5 @@ def report(item: Item, exc: BaseException) -> None:
 
 
 def end_process(fault: Fault) -> None:
-    """The device does not work for this process any more; the exit code says why."""
+    """End the process, whose device is lost to it, with the exit code for ``fault``."""
     os._exit(EXIT_HARDWARE if fault is Fault.HARDWARE else EXIT_STICKY)

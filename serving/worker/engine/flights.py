@@ -1,5 +1,4 @@
-"""Flights: requests that user code works on while the engine's thread is free: batches on a device that runs ahead, and
-samples that decode threads make."""
+"""Flights: requests under work while the engine's thread is free: batches on a device and samples in decode threads."""
 
 from __future__ import annotations
 
@@ -13,15 +12,14 @@ from serving.worker.batching.batcher import Item
 from serving.worker.device.border import Landing
 from serving.worker.engine.stamps import Row
 
-AHEAD = 2  # batches on a device at a time: it finds the next one there when it has done the first
-SOONEST, LATEST = 0.00005, 0.0005  # seconds between looks at whether a batch is done
-LANDING = 1.0  # seconds within which a batch that is done is taken off the device
+AHEAD = 2  # batches on a device at a time, so that it has the next one when the first is done
+SOONEST, LATEST = 0.00005, 0.0005  # seconds between checks whether a batch is done
+LANDING = 1.0  # seconds within which a finished batch is taken off the device
 
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """One batch on the device since ``since``; its outputs are on the way to the host, which may wait until ``until``
-    for them."""
+    """One batch, on the device since ``since``; its outputs may take until ``until`` to reach the host."""
 
     bucket: Hashable
     items: list[Item]
@@ -31,18 +29,19 @@ class Flight:
 
 
 class Flights:
-    """The engine's thread's alone. ``most`` seconds are what the device may take for one batch, counted from when it is
-    done with the one before.
+    """The flights of one engine, used on its thread only.
+
+    The device may take ``most`` seconds for one batch, counted from the end of the batch before.
     """
 
     def __init__(self, most: float, clock: Clock = time.monotonic) -> None:
         self._most = most
         self._clock = clock
         self.batches: deque[Flight] = deque()
-        """Those on the device, the first one first."""
+        """The batches on the device, in order of their start."""
         self._decoding: dict[int, Item] = {}
         self.changes = 0
-        """How often what ``items`` gives has become another."""
+        """The number of changes of ``items``."""
         self._until = 0.0
 
     def __bool__(self) -> bool:
@@ -59,7 +58,7 @@ class Flights:
         self.changes += 1
 
     def first(self, only_done: bool) -> Flight | None:
-        """The batch that has been there longest is to land now."""
+        """Remove and return the oldest batch on the device; None without one, or where it runs and ``only_done``."""
         if not self.batches or (only_done and not has_landed(self.batches[0].landing)):
             return None
         self.batches[0].until = self.until()
@@ -69,36 +68,38 @@ class Flights:
         return flight
 
     def begin(self, item: Item) -> None:
-        """A decode thread has been given a request, or will be."""
+        """Count a request that is queued for a decode thread."""
         self._decoding[item.id] = item
 
     def end(self, item: Item) -> None:
         self._decoding.pop(item.id, None)
 
     def pause(self) -> float:
-        """Seconds until it is worth looking again: a part of the time that the first batch has taken already."""
+        """Return the seconds until the next look: a fraction of the time that the first batch has taken so far."""
         if not self.batches:
             return 1.0
         return min(LATEST, max(SOONEST, (self._clock() - self.batches[0].since) / 8))
 
     def items(self) -> list[Item]:
-        """Those on the device."""
+        """Return the requests on the device."""
         return [item for flight in self.batches for item in flight.items]
 
     def until(self) -> float:
-        """Until when the device has time for the batch that it is at, if nothing else is looked after. One that it has
-        done, while the engine's thread was in user code, does not count as one that hangs."""
+        """Return the time until which the device may take for its current batch.
+
+        A batch that was done while the engine's thread was in user code does not count as hung.
+        """
         soon = self._clock() + LANDING
         return soon if self._until < soon and has_landed(self.batches[0].landing) else self._until
 
     @property
     def hang(self) -> bool:
-        """Whether the device has had its time and has not done the batch."""
+        """Whether the device has had its time without finishing the batch."""
         return bool(self.batches) and self._clock() >= self._until and not has_landed(self.batches[0].landing)
 
 
 def has_landed(landing: Landing) -> bool:
-    """Whether waiting for it comes back at once. What fails when it is asked has landed: waiting raises why."""
+    """Return whether waiting for ``landing`` returns at once. An error counts: waiting raises it."""
     try:
         return landing.done()
     except Exception:
@@ -106,8 +107,11 @@ def has_landed(landing: Landing) -> bool:
 
 
 class Merged:
-    """Stamps of the engine's thread, with the requests on the device among those that are running. While the thread is
-    in user code that call is watched, else the device; one that hangs is not excused by the next call of user code."""
+    """Stamps of the engine's thread that also list the requests on the device.
+
+    While the thread is in user code that call is watched, else the device; a hung device is not excused by the next
+    call.
+    """
 
     def __init__(self, stamps: Row, flights: Flights) -> None:
         self._stamps = stamps
@@ -127,7 +131,7 @@ class Merged:
         return self._flights.until() if self._flights.hang else until
 
     def _keep(self) -> None:
-        """Only where they have changed: there may be hundreds of them, and a stamp for each request is made."""
+        """List the requests on the device, only after changes: there may be hundreds, and a stamp for each request."""
         if self._seen != self._flights.changes:
             self._seen = self._flights.changes
             self._stamps.keep([item.id for item in self._flights.items()])

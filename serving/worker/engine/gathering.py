@@ -1,7 +1,7 @@
-"""Gathering: a body of many records for a handler that takes one at a time, and its answer, record for record.
+"""Gathering: a body of many records for a handler that takes one at a time.
 
 Each record of a CSV or JSON Lines body is decoded as a request of its own, they share batches among themselves, and
-their answers become one. This goes on between the batches of others, one batch of records at a time.
+their answers become one. This goes on between the batches of other requests, one batch of records at a time.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ from serving.worker.rules import Rules
 
 @dataclass(slots=True)
 class Gathered:
-    """One request: its ``records`` as they are below the ``header``, of which those that have their turn are made
-    requests like ``like``, and what became of those that had it. All at once would be many times the body."""
+    """One request of many records, and the ``outcomes`` so far.
+
+    ``records`` are below the ``header``; those of the next batch are made requests like ``like``. All at once would
+    take many times the body's memory.
+    """
 
     item: Item
     like: Request
@@ -46,8 +49,11 @@ class Gathered:
 
 
 class Gathering:
-    """``respond`` makes a Response of what a handler gave. ``check`` looks at what was raised and does not come back
-    where the device is lost. ``settle`` gets what a request is answered; until then it counts as waiting."""
+    """The bodies of many records that are being answered. ``respond`` makes a Response of a handler's result.
+
+    ``check`` inspects an exception and does not return where the device is lost. ``settle`` gets the answer to a
+    request; until then the request counts as waiting.
+    """
 
     def __init__(
         self,
@@ -72,10 +78,10 @@ class Gathering:
         self._rules = rules
         self._clock = clock
         self.pending: deque[Gathered] = deque()
-        """Those that are not answered yet; whose turn it is comes first."""
+        """The requests that are not answered yet, the next in turn first."""
 
     def take(self, item: Item) -> bool:
-        """Whether it is of many records, each of which is to be answered by itself."""
+        """Take the request if each of its records is to be answered by itself. Returns whether it was taken."""
         request = item.request
         if not self._splits or not has_records(request.content_type):
             return False
@@ -93,7 +99,7 @@ class Gathering:
         return True
 
     def _begin(self, item: Item) -> Gathered:
-        """Raises a ServingError for a body that has no records."""
+        """Split a body into its records. Raises a ServingError where it has none."""
         claims.engine.holder = item
         try:
             if item.request.content_encoding:
@@ -109,7 +115,7 @@ class Gathering:
         return Gathered(item, like, header.encode(), records, join)
 
     def step(self) -> None:
-        """One batch of the records whose turn it is."""
+        """Run one batch of the records whose turn it is."""
         one = self.pending.popleft()
         if one.item.cancelled:
             claims.release([one.item])
@@ -129,7 +135,7 @@ class Gathering:
         self._settle([(one.item, outcome)])
 
     def answer(self, request: Request) -> Response:
-        """A request by itself, at once. Raises a ServingError."""
+        """Answer one request at once, by itself. Raises a ServingError."""
         item = Item(0, request)
         self._calls.again()
         decoded = decode(self._handler, item)
@@ -142,12 +148,12 @@ class Gathering:
             raise predict_error(item, exc) from exc
 
     def finish(self) -> None:
-        """All that there is, with nothing in between."""
+        """Answer all, without other work in between."""
         while self.pending:
             self.step()
 
     def _go_on(self, one: Gathered) -> Response | None:
-        """Raises a ServingError."""
+        """Answer the next batch of records. Returns the response after the last, else None. Raises a ServingError."""
         if one.item.request.deadline.at <= self._clock():
             raise expired(one.item)[1]
         at = len(one.outcomes)
@@ -184,7 +190,7 @@ class Gathering:
         return outcomes
 
     def _run(self, items: list[Item], places: list[int], outcomes: list[Outcome], join: Join) -> None:
-        """One batch; where it fails as a whole its halves, so that only the bad record fails."""
+        """Run one batch; where it fails as a whole run its halves, so that only the bad record fails."""
         self._calls.again()
         try:
             outputs = self._computing.predict([items[place].sample for place in places])
@@ -219,6 +225,6 @@ class Gathering:
 
 
 def of_record(number: int, error: ServingError) -> ServingError:
-    """The same error with the number of the record, counted from 1."""
+    """Return the same error with the record's number, counted from 1, in its message."""
     again = getattr(error, "retry_after", 1)
     return CodedError(error.status, error.code, f"record {number}: {error.message}", again)

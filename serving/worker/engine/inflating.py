@@ -1,6 +1,6 @@
-"""Inflating: the body of a request that came packed, as it was before, within the bounds of all other memory.
+"""Inflating: the unpacking of compressed bodies, within the limits of memory.
 
-This is done where the body is decoded: bytes of strangers are not unpacked in a process that serves others, too.
+It happens where the body is decoded: bytes of strangers are not unpacked in a process that serves others too.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from serving.codecs.measuring import PIECE
 from serving.errors import BadRequest, BodyTooLarge
 from serving.request import Request
 
-GZIP, ZLIB, BARE = 31, 15, -15  # what zlib calls these forms: "windowBits"
-SLICE = 64 * 1024  # bytes that are given to zlib at a time, which copies what it leaves of them
-MEMBERS = 10_000  # parts of a gzip body, each packed by itself; those that split files for seeking make many
-DEFLATED = 8  # the low bits of the first byte, where deflate has the head that it should have (RFC 1950)
+GZIP, ZLIB, BARE = 31, 15, -15  # zlib's "windowBits" of these formats
+SLICE = 64 * 1024  # bytes that zlib gets at a time, since it copies the unused rest
+MEMBERS = 10_000  # members of a gzip body; tools that make gzip files seekable write many
+DEFLATED = 8  # the low bits of the first byte where deflate has its zlib header (RFC 1950)
 
 
 class Limit:
-    """Bytes that a body may have once it is unpacked; 0 is no limit."""
+    """The most bytes of an unpacked body; 0 is no limit."""
 
     most = 0
 
 
 def set_limit(most: int) -> None:
-    """For all requests of this process."""
+    """Set the limit for all requests of this process."""
     Limit.most = most
 
 
 def unpacked(request: Request) -> Request:
-    """Raises BadRequest for bytes that are not packed as they should be, BodyTooLarge and BodiesFull."""
+    """Return the request with its body unpacked. Raises BadRequest for a corrupt body, BodyTooLarge and BodiesFull."""
     body = inflate(memoryview(request.body), request.content_encoding, Limit.most)
     return replace(request, body=body, content_encoding="")
 
@@ -51,7 +51,7 @@ def inflate(packed: memoryview, encoding: str, most: int) -> bytearray:
 
 
 def inflate_one(packed: memoryview, at: int, form: int, body: bytearray, most: int, encoding: str) -> int:
-    """Add what is packed from ``at`` on to ``body``. Returns where it ends."""
+    """Unpack one member of ``packed``, from offset ``at``, onto ``body``. Returns the offset behind it."""
     inflater = zlib.decompressobj(form)
     data = b""
     while not inflater.eof:
@@ -74,6 +74,6 @@ def inflate_one(packed: memoryview, at: int, form: int, body: bytearray, most: i
 
 
 def form_of(start: bytes) -> int:
-    """Some clients leave out the head that deflate should have."""
+    """Return the format of a deflate body: some clients leave out the zlib header."""
     is_headed = len(start) == 2 and start[0] & 0x0F == DEFLATED and int.from_bytes(start) % 31 == 0
     return ZLIB if is_headed else BARE

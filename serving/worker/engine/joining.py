@@ -1,4 +1,4 @@
-"""Joining: the answers of many records to one answer, in which each has its place."""
+"""Joining: one answer made of the answers to many records."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ LINED = (CSV, *TEXT, *JSON_LINES)
 
 
 class Join:
-    """``asked`` is the Accept that each record's request has. Raises NotAcceptable for what many answers cannot be.
+    """One joined answer. ``asked`` is the Accept of each record's request.
 
-    Whose client has no wish is answered in what the handler gives by itself: a list of JSON, or lines of text or CSV.
+    Raises NotAcceptable for a type that many answers cannot have. A client without a preference gets what the handler
+    returns by itself: a JSON list, or lines of text or CSV.
     """
 
     def __init__(self, request: Request, default: str) -> None:
@@ -32,7 +33,10 @@ class Join:
         self.asked = JSON if self._kind in JSON_LINES else self._kind
 
     def line(self, response: Response) -> bytes:
-        """What stands for one record. Raises HandlerError for an answer that does not fit, and its own for an error."""
+        """Return the line of one record.
+
+        Raises HandlerError for an answer that does not fit, and the handler's own error.
+        """
         kind = media_type(response.content_type)
         if response.status >= 400:
             text = bytes(response.body[:200]).decode("utf-8", "replace")
@@ -58,7 +62,7 @@ class Join:
         return lines[0]
 
     def answer(self, outcomes: list[Outcome], placeholder: str) -> Response:
-        """Raises NotAcceptable."""
+        """Return the joined answer. Raises NotAcceptable where npy cannot hold it."""
         kind = self._kind or self._request.media_type
         first = self._first or Response(b"", kind)
         if kind == NPY:
@@ -74,7 +78,7 @@ def lines_in(body: bytes) -> list[bytes]:
 
 
 def compact(body: bytes) -> bytes:
-    """JSON on one line. Raises HandlerError."""
+    """Return JSON on one line. Raises HandlerError for invalid JSON."""
     if b"\n" not in body and b"\r" not in body:
         return body
     try:

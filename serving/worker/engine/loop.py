@@ -1,4 +1,4 @@
-"""UserLoop: the event loop on which a handler's async code runs, on the engine's thread and only between batches."""
+"""UserLoop: the event loop of a handler's async code, on the engine's thread and only between batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLOSE_TIME = 2.0  # seconds for tasks to end after they were cancelled
 
 
 class Watched(selectors.DefaultSelector):
-    """A loop runs code of others whenever it is not waiting here; ``before`` and ``after`` see it come and go."""
+    """A selector that calls ``before`` and ``after`` each wait; a loop runs user code whenever it is not waiting."""
 
     def __init__(self, before: Callable[[], None], after: Callable[[], None]) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Watched(selectors.DefaultSelector):
 
 
 class UserLoop:
-    """``on_wait`` is called where the loop begins to wait, ``on_run`` before it runs what is due."""
+    """The loop. ``on_wait`` is called before it waits, ``on_run`` before it runs tasks."""
 
     def __init__(self, on_wait: Callable[[], None], on_run: Callable[[], None]) -> None:
         self._loop = asyncio.SelectorEventLoop(Watched(on_wait, on_run))
@@ -37,11 +37,11 @@ class UserLoop:
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """From any thread: let ``turn`` come back."""
+        """Make ``turn`` return. From any thread."""
         self.call(self._woken.set)
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """From any thread: run this on the loop; nothing happens once it is closed."""
+        """Run a function on the loop, or nothing once that is closed. From any thread."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
 
@@ -49,7 +49,7 @@ class UserLoop:
         return self._loop.create_task(work)
 
     def turn(self, delay: Callable[[], float | None]) -> None:
-        """Run tasks until woken, but not longer than ``delay()`` seconds; each task that can gets one turn at least."""
+        """Run tasks until woken, at most ``delay()`` seconds; each ready task gets at least one turn."""
         import torch
 
         self._on_run()
@@ -70,7 +70,7 @@ class UserLoop:
                 await self._woken.wait()
 
     def close(self) -> None:
-        """End what still runs."""
+        """Cancel what still runs, and close the loop."""
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:
             task.cancel()

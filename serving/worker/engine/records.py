@@ -1,7 +1,7 @@
-"""Records: a body of many, CSV or JSON Lines, and what becomes of it where some are bad.
+"""Records: bodies of many records, CSV or JSON Lines, and their answers where some records are bad.
 
-A batch transform job loses a whole file to one error, so where that is wanted the good records are answered and a
-placeholder stands in place of each bad one. It stands for no other: what is not the fault of a record fails the body.
+A batch transform job loses a whole file to one error, so where wanted the good records are answered and a placeholder
+replaces each bad one. Other faults are not hidden by it: a fault that is no record's fails the body.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from serving.http.media import CSV, JSON, JSON_LINES, TEXT
 from serving.request import USUAL, Request, Response, media_type
 
 LINES = (CSV, *JSON_LINES, *TEXT)
-OTHERS = frozenset({401, 403, 404, 405, 406, 407, 408, 411, 415, 417, 426, 429, 431})  # faults of no record
+OTHERS = frozenset({401, 403, 404, 405, 406, 407, 408, 411, 415, 417, 426, 429, 431})  # never a record's fault
 
 Answer = Callable[[Request], Response]
 HasHeader = Callable[[list[str]], bool]
@@ -30,21 +30,21 @@ HasHeader = Callable[[list[str]], bool]
 
 @dataclass(slots=True)
 class Outcome:
-    """One record's: its line, or what was wrong with it."""
+    """The answer of one record: its line, or its error."""
 
     line: bytes = b""
     error: ServingError | None = None
 
 
 def takes(handler: Handler) -> str:
-    """What a handler takes of the records of a body: whose answers come in pieces is given one."""
+    """Return which records of a body the handler takes: one only, where its answers are streams."""
     functions = (handler.predict, handler.encode)
     in_pieces = any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in functions)
     return ONE if in_pieces and handler.records == EACH else handler.records
 
 
 def has_records(content_type: str) -> bool:
-    """Whether a body of this type can hold many records."""
+    """Return whether a body of this type can hold many records."""
     return _has_records(content_type) if len(content_type) <= USUAL else _has_records.__wrapped__(content_type)
 
 
@@ -55,30 +55,32 @@ def _has_records(content_type: str) -> bool:
 
 
 def is_theirs(error: ServingError) -> bool:
-    """Whether an error says that a record is bad: the client's error, or the model's with this one."""
+    """Return whether an error says that a record is bad: a client error, or a failure of the model."""
     if 400 <= error.status < 500:
         return error.status not in OTHERS
     return error.status == HandlerError.status and error.code == HandlerError.code
 
 
 def split(request: Request, has_header: HasHeader = lambda fields: False) -> tuple[str, list[bytes]]:
-    """What comes before the records, a CSV header with the end of its line, and each record, in UTF-8; none for other
-    types. ``has_header`` tells of the first row where the type does not. Raises what that does, BadRequest and
-    UnsupportedMediaType for bytes that are no text, BodyTooLarge and BodiesFull."""
+    """Return what precedes the records, a CSV header with its line end, and each record, in UTF-8.
+
+    There are none for other types. ``has_header`` judges the first row where the type does not say. Raises what that
+    raises, BadRequest and UnsupportedMediaType for bytes that are no text, BodyTooLarge and BodiesFull.
+    """
     claims.take(records_cost(request.body))
     if request.media_type in JSON_LINES:
         lines = codecs.utf8(request.body, request.content_type).splitlines()
         return "", [line for line in lines if line.strip()]
     if request.media_type != CSV:
         return "", []
-    cost = numbers_cost(request.body)  # of reading row by row
+    cost = numbers_cost(request.body)  # the memory of reading row by row
     claims.take(cost)
     text = codecs.decode_text(request.body, request.content_type)
     try:
         rows = [written or '""' for _, written, _ in codecs.split_rows(text)]
     except codecs.RowsUnclear:
         raise
-    except BadRequest:  # of one record, as will be seen; lines that end within quotes cannot be told then
+    except BadRequest:  # one record is bad, as decoding will show; a line break within quotes then splits
         rows = [line for line in text.splitlines() if line.strip()]
     claims.give(cost)
     told = codecs.header_of(request.content_type)
@@ -87,7 +89,7 @@ def split(request: Request, has_header: HasHeader = lambda fields: False) -> tup
 
 
 def fields_of(row: str) -> list[str]:
-    """The fields of one row of CSV; none where it cannot be read by itself."""
+    """Return the fields of one CSV row; none where the row cannot be read alone."""
     try:
         return next((fields for _, _, fields in codecs.split_rows(row)), [])
     except BadRequest:
@@ -95,21 +97,26 @@ def fields_of(row: str) -> list[str]:
 
 
 def requests_of(request: Request, header: bytes, records: list[bytes], first: int = 1) -> Iterator[Request]:
-    """Records that ``split`` gave, from the ``first`` on, counted from 1, each as a request of its own: a line of CSV,
-    below the header, or JSON."""
+    """Yield a request for each record: a line of CSV below the header, or JSON.
+
+    ``first`` is the number of the first, from 1.
+    """
     kind = type_of(request) if request.media_type == CSV else JSON
     for number, record in enumerate(records, first):
         yield replace(request, body=header + record, content_type=kind, record=number)
 
 
 def type_of(request: Request) -> str:
-    """The type of what ``split`` gives: without a charset."""
+    """Return the content type of what ``split`` returns: without a charset."""
     told = codecs.header_of(request.content_type) if request.media_type == CSV else ""
     return f"{request.media_type}; header={told}" if told else request.media_type
 
 
 class Records:
-    """``answer`` answers a request by itself, or raises a ServingError. ``placeholder`` stands for bad records."""
+    """The salvage of good records. ``answer`` answers a request by itself or raises a ServingError.
+
+    ``placeholder`` replaces bad records.
+    """
 
     def __init__(self, placeholder: str, answer: Answer, handler: Handler) -> None:
         self._placeholder = placeholder
@@ -117,8 +124,10 @@ class Records:
         self._has_header = handler.has_header
 
     def salvage(self, request: Request, error: ServingError) -> Response | ServingError:
-        """The answer to a request of records that has failed with ``error``; that again, where no record is good and
-        the fault is not theirs."""
+        """Return the answer to a request that failed with ``error``: its good records, and placeholders.
+
+        Returns ``error`` where no record is good and the fault is not theirs.
+        """
         if request.content_encoding or not is_theirs(error) or request.deadline.expired():
             return error
         first: list[Response] = []
@@ -157,7 +166,7 @@ class Records:
 
 
 def lines_of(response: Response) -> list[bytes]:
-    """An answer's records: its lines, or the elements of a JSON list. Raises HandlerError where it has none."""
+    """Return the records of an answer: lines, or elements of a JSON list. Raises HandlerError where it has none."""
     kind = media_type(response.content_type)
     if kind in LINES:
         return [line for line in bytes(response.body).splitlines() if line.strip()]
@@ -170,7 +179,7 @@ def lines_of(response: Response) -> list[bytes]:
 
 
 def joined(outcomes: list[Outcome], content_type: str, placeholder: bytes) -> bytes:
-    """The lines of all records in order."""
+    """Return the lines of all records in order."""
     lines = [placeholder if one.error is not None else one.line for one in outcomes]
     if media_type(content_type) == JSON:
         return b"[" + b",".join(lines) + b"]"
@@ -178,7 +187,7 @@ def joined(outcomes: list[Outcome], content_type: str, placeholder: bytes) -> by
 
 
 def text_of_placeholder(placeholder: str, content_type: str) -> bytes:
-    """As it stands in an answer of a type. In JSON one that is none becomes a string."""
+    """Return the placeholder as it is written in an answer of this type; in JSON, a string if it is not JSON itself."""
     text, kind = placeholder.encode(), media_type(content_type)
     if kind != JSON and kind not in JSON_LINES:
         return text

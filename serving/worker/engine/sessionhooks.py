@@ -1,4 +1,4 @@
-"""Session hooks: what the handler hears of sessions, on the engine's thread."""
+"""Session hooks: the handler's calls about sessions, on the engine's thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from serving.worker.engine.failures import predict_error
 
 
 class SessionHooks:
-    """``max_bytes`` is the largest state of a session, 0 for any; ``check`` hears what the handler raises."""
+    """The calls.
+
+    ``max_bytes`` limits the state of a session, 0 for no limit; ``check`` gets each exception of the handler.
+    """
 
     def __init__(
         self, handler: Handler, calls: Calls, max_bytes: int, check: Callable[[BaseException], object]
@@ -26,7 +29,7 @@ class SessionHooks:
         self._check = check
 
     def begin(self, item: Item, session: Session, now: float) -> Response | ServingError | None:
-        """What a session's call does before the model; the outcome where that was all."""
+        """Run what precedes the model in a session's call. Returns the outcome where that was all, else None."""
         self._calls.one(item, now)
         try:
             if item.opens:
@@ -43,7 +46,7 @@ class SessionHooks:
             return predict_error(item, exc)
 
     def end(self, item: Item) -> None:
-        """After a call: is the session's state too large, has the handler closed it? Raises SessionTooLarge."""
+        """Check the state's size and whether the handler closed the session, after a call. Raises SessionTooLarge."""
         session = item.session
         if session is None:
             return

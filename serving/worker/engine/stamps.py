@@ -8,45 +8,45 @@ from typing import Protocol
 
 class Stamps(Protocol):
     def start(self, ids: Sequence[int], until: float) -> None:
-        """User code is about to run, until ``until`` at the latest."""
+        """Record that user code begins and may take until ``until``."""
         ...
 
     def renew(self, until: float) -> None:
-        """Another call for the same requests is about to run."""
+        """Record that another call for the same requests begins."""
         ...
 
     def pause(self) -> None:
-        """User code has returned."""
+        """Record that user code has returned."""
         ...
 
     def finish(self, completed: int) -> None:
-        """User code has returned, and with it the answers to the requests that it was given."""
+        """Record that user code has returned, with the answers to ``completed`` requests."""
         ...
 
     def reserve(self, threads: int) -> None:
-        """So many decode threads there will be, at most as many as the row has room for."""
+        """Reserve places for decode threads, at most as many as the row has."""
         ...
 
     def begin(self, thread: int, id: int, until: float) -> None:
-        """On decode thread ``thread``, counted from 0: user code is about to work on this request."""
+        """Record that decode thread ``thread``, counted from 0, begins user code for request ``id``. On that thread."""
         ...
 
     def end(self, thread: int) -> None:
-        """On a decode thread: it has returned."""
+        """Record that user code on decode thread ``thread`` has returned. On that thread."""
         ...
 
     def hold(self, streams: int) -> None:
-        """So many answers and conversations are under way between calls of user code."""
+        """Record the number of streams and conversations under way between calls of user code."""
         ...
 
     def count_padding(self, values: int, padded: int) -> None:
-        """A batch of so many values was padded to so many."""
+        """Count a batch of ``values`` values that was padded to ``padded``."""
         ...
 
 
 class Row(Stamps, Protocol):
-    """Stamps that can list requests on the device beside those that user code is given."""
+    """Stamps that can list requests on the device beside those of the current call."""
 
     def keep(self, ids: Sequence[int]) -> None:
-        """The requests that run beside those of each ``start`` from now on."""
+        """Set the requests that run beside those of each later ``start``."""
         ...

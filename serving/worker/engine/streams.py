@@ -1,9 +1,8 @@
-"""Streams: answers that come piece by piece, many at a time, on the engine's thread.
+"""Streams: answers in chunks, many at a time, on the engine's thread.
 
-A generator is asked for one piece at a time, in turn with all others and with the batches; an async generator runs on
-an event loop between them. No more than a window of bytes of one stream is on its way to its client, so that a slow
-one holds up nobody and costs no memory.
-"""
+A generator is asked for one chunk at a time, in turn with all others and with the batches; an async generator runs on
+an event loop between them. At most a window of bytes of one stream is on its way to its client, so that a slow client
+holds up nobody and costs no memory."""
 
 from __future__ import annotations
 
@@ -38,26 +37,26 @@ TEXT, BYTES = "text/plain; charset=utf-8", "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The head of an answer in pieces and the first of them, in ``response``."""
+    """The head of a stream and its first chunk, in ``response``."""
 
     response: Response
 
 
 @dataclass(frozen=True, slots=True)
 class More:
-    """The next piece."""
+    """The next chunk."""
 
     body: Body
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """That was all."""
+    """The end of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """So many bytes of what the client sent were taken in; it may send more."""
+    """A count of bytes from the client that were taken in, so that it may send as many more."""
 
     count: int
 
@@ -66,7 +65,7 @@ NOBODY = Item(0, Request())
 
 
 def nothing() -> None:
-    """After the end."""
+    """Do nothing, after the end."""
 
 
 Part = Begin | More | End | Message | Used | Close | ServingError
@@ -74,7 +73,7 @@ Part = Begin | More | End | Message | Used | Close | ServingError
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One answer under way. ``on_end`` is called after its last piece."""
+    """One stream under way. ``on_end`` is called after its last chunk."""
 
     item: Item
     response: StreamingResponse
@@ -95,12 +94,12 @@ class Stream:
 
     @property
     def charset(self) -> str:
-        """Raises HandlerError for one that is not known."""
+        """The charset of the stream's text. Raises HandlerError for an unknown one."""
         return codecs.own_charset(self.response.content_type or "")
 
     def take(self, piece: Piece) -> Begin | More:
-        """What to send for a piece. Raises HandlerError for one that is neither text nor bytes, and for
-        text with a character that the charset lacks."""
+        """Return what to send for a chunk. Raises HandlerError where it is neither text nor bytes, or has a character
+        that the charset lacks."""
         if not isinstance(piece, str | bytes | bytearray | memoryview):
             raise HandlerError(f"the pieces of an answer are text or bytes, not {type(piece).__name__}")
         body = codecs.to_bytes(piece, self.charset) if isinstance(piece, str) else bytes(piece)
@@ -117,21 +116,20 @@ class Stream:
         return Begin(Response(body, kind, answer.status, answer.custom_attributes))
 
     def let_go(self) -> None:
-        """It is over. The request and its answer know each other, which would keep both until cycles are looked for."""
+        """Drop the request, which refers back to this stream: both would stay until garbage collection."""
         self.item, self.on_end = NOBODY, nothing
 
     def close(self) -> list[Begin | More | End]:
-        """What to send when there are no more pieces; an answer without any still has a head."""
+        """Return what to send at the end; a stream without chunks still has a head."""
         return [End()] if self.begun else [self.take(b""), End()]
 
 
 class Streams:
-    """``emit`` sends one part of an answer at once; all but ``call`` is for the engine's thread.
+    """The streams of one engine. ``emit`` sends one part at once; call all but ``call`` on the engine's thread.
 
-    One piece may take the ``stream_idle`` of ``rules``, from when it was asked for, and the first one the model's
-    time-out; the time for a whole answer, and for its beginning, is the client's HTTP worker's to watch.
-    ``check`` hears what user code raises before its client does: the device may be lost with it.
-    """
+    A chunk may take the ``stream_idle`` of ``rules``, counted from the request for it, the first one the model's
+    time-out; the HTTP worker watches the time of a whole answer and of its beginning. ``check`` gets an exception of
+    user code before the client does: the device may be lost with it."""
 
     def __init__(
         self,
@@ -152,7 +150,7 @@ class Streams:
         self._turns: deque[Stream] = deque()  # the generators
         self._tasks: dict[asyncio.Task[None], Item] = {}  # the async ones, and conversations
         self.unsent: dict[int, Item] = {}
-        """Those of which nothing has left yet, as far as was looked."""
+        """The requests with nothing sent so far, as of the last look."""
         self._loop: UserLoop | None = None
 
     def __len__(self) -> int:
@@ -160,12 +158,12 @@ class Streams:
 
     @property
     def answers(self) -> int:
-        """The answers in pieces among them; the others are conversations."""
+        """The number of streams; the others under way are conversations."""
         return len(self._turns) + sum(isinstance(item.live, Stream) for item in self._tasks.values())
 
     @property
     def can_step(self) -> bool:
-        """Whether some generator can be asked, or is to be closed."""
+        """Whether a generator can be asked for a chunk, or has to be closed."""
         return any(stream.flow.is_open or stream.item.cancelled for stream in self._turns)
 
     @property
@@ -173,10 +171,10 @@ class Streams:
         return bool(self._tasks)
 
     def begin(self, item: Item, response: StreamingResponse, on_end: Callable[[], None]) -> None:
-        """Take on an answer; ``on_end`` may raise what replaces its end."""
+        """Start a stream; ``on_end`` may raise an error that replaces its end."""
         if hasattr(response.pieces, "__anext__"):
             item.live = stream = Stream(item, response, on_end, self._wake_task)
-            if item.cancelled:  # none of its code has run, and a task that is cancelled now would never begin
+            if item.cancelled:  # none of its code has run, and a task cancelled now would never begin
                 self._abandon(stream)
                 return
             self.unsent[item.id] = item
@@ -188,7 +186,7 @@ class Streams:
         self._stamps.hold(len(self))
 
     def step(self) -> None:
-        """Ask the generator whose turn it is for one piece."""
+        """Ask the next generator in turn for one chunk."""
         if not self._turns:
             return
         for _ in range(len(self._turns)):
@@ -205,7 +203,7 @@ class Streams:
         self._stamps.hold(len(self))
 
     def _advance(self, stream: Stream) -> bool:
-        """Whether there may be more."""
+        """Ask a generator for one chunk. Returns whether there may be more."""
         import torch
 
         self._stamps.start(self.at_risk(), self._clock() + (self._idle if stream.begun else self._first))
@@ -225,7 +223,7 @@ class Streams:
         return False
 
     def at_risk(self) -> list[int]:
-        """Ids of those that user code works on, or may, and of which nothing has left this process yet."""
+        """Return the ids of requests that user code may be working on and of which nothing was sent yet."""
         if not self.unsent:
             return []
         for id in [id for id, item in self.unsent.items() if item.begun or item.cancelled]:
@@ -255,7 +253,7 @@ class Streams:
         stream.let_go()
 
     def _close(self, stream: Stream) -> None:
-        """Nobody listens any more."""
+        """Close a generator whose client has left."""
         self._stamps.start(self.at_risk(), self._clock() + CLOSE_TIME)
         try:
             close = getattr(stream.response.pieces, "close", None)
@@ -275,7 +273,7 @@ class Streams:
         if stream.begun:
             self._emit(stream.item, End())
         else:
-            self._emit(*expired(stream.item))  # a session that was to begin with it has not
+            self._emit(*expired(stream.item))  # also tells a session that it did not begin
         stream.let_go()
 
     # Async.
@@ -292,16 +290,16 @@ class Streams:
         return task
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """From any thread: on the event loop, if there is one."""
+        """Call a function on the event loop, if there is one. From any thread."""
         if self._loop is not None:
             self._loop.call(function, *args)
 
     def wait(self) -> None:
-        """Let async code run until there is something else to do."""
+        """Run async code until there is something else to do."""
         self._turn(self._batcher.delay)
 
     def go_on(self, seconds: float) -> None:
-        """What is under way goes on by a step, and nothing else; waits for that, ``seconds`` at most."""
+        """Advance what is under way by one step, and nothing else; waits at most ``seconds``."""
         self._batcher.away(True)
         self.step()
         if self.is_async:
@@ -313,7 +311,7 @@ class Streams:
         assert self._loop is not None
         try:
             self._loop.turn(lambda: 0.0 if self.can_step or not self._tasks else delay())
-        except (SystemExit, KeyboardInterrupt) as exc:  # which asyncio lets through, whatever task it comes from
+        except (SystemExit, KeyboardInterrupt) as exc:  # asyncio lets these through from any task
             log.error("a task of the handler's wanted to end the process", exc=exc)
         self._stamps.finish(0)
 
@@ -323,8 +321,7 @@ class Streams:
             self._loop.close()
 
     def _stamp(self) -> None:
-        """Async code is about to run, and has to give way again in time. Which of it runs nobody knows: what has begun
-        has more time than what has not."""
+        """Announce async code. Which task runs is unknown; a stream that has begun has more time than others."""
         has_begun = any(not isinstance(item.live, Stream) or item.live.begun for item in self._tasks.values())
         self._stamps.start(self.at_risk(), self._clock() + (self._idle if has_begun else min(self._idle, self._first)))
 
@@ -349,7 +346,7 @@ class Streams:
             asyncio.get_running_loop().call_later(CLOSE_TIME, self._give_up, stream.task)
 
     def _give_up(self, task: asyncio.Task[None]) -> None:
-        """One that does not end when it is told to keeps neither its place nor its session."""
+        """Drop a task that does not end after it was cancelled, with its place and its session."""
         if not task.done():
             log.error("an async generator does not end though nobody listens any more")
             self._forget(task)
@@ -374,8 +371,8 @@ class Streams:
     async def _pass_on(self, stream: Stream, pieces: AsyncIterator[Piece]) -> None:
         async for piece in pieces:
             self._emit(stream.item, stream.take(piece))
-            self._stamp()  # whoever comes next in this turn of the loop has its own time
-            await asyncio.sleep(0)  # a generator that never waits must let others have their turn
+            self._stamp()  # the next task in this turn of the loop has its own time
+            await asyncio.sleep(0)  # a generator that never waits must give others a turn
             while not stream.flow.is_open:
                 stream.room.clear()
                 await stream.room.wait()
@@ -392,7 +389,7 @@ class Streams:
 
 
 def streaming(value: Any) -> StreamingResponse | None:
-    """What ``encode`` gave, if it is to be sent in pieces."""
+    """Return the result of ``encode`` as a stream, or None where it is none."""
     if type(value) is Response:
         return None
     if isinstance(value, StreamingResponse):

@@ -1,4 +1,4 @@
-"""A frame to the request that it brings."""
+"""Arrivals: requests read from frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _request_head = msgspec.msgpack.Decoder(RequestHead)
 
 
 def item_of(frame: Frame, channel: Channel) -> tuple[Item, bool]:
-    """And whether a worker that died had accepted it before."""
+    """Return the frame's request, and whether a worker that died had accepted it before."""
     head = _request_head.decode(frame.head)
     request = Request(
         body=frame.body,

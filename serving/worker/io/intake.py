@@ -1,7 +1,6 @@
 """Intake: a worker's connections, on the loop's thread: frames in, frames out. It never touches user code.
 
-What arrives is put into the batcher, with the rules of sessions and conversations; what the engine gives goes back.
-"""
+Requests go into the batcher, by the rules of sessions and conversations; the engine's outcomes go back."""
 
 from __future__ import annotations
 
@@ -40,9 +39,9 @@ from serving.worker.io.reading import Reading
 from serving.worker.io.sessioncalls import SessionCalls
 from serving.worker.parking import Parking
 
-LOST = 10.0  # seconds beyond its time after which an answer in pieces is given up here
-UNSENT = 64 << 20  # bytes of answers that wait here to leave before no more are made
-SETTLE = 1.0  # seconds for what was delivered to leave before a request runs that may end the process
+LOST = 10.0  # seconds beyond its time-out after which a stream is given up here
+UNSENT = 64 << 20  # bytes of unsent answers from which on the engine waits
+SETTLE = 1.0  # seconds for answers to leave before a request runs that may end the process
 BEAT = 0.25  # seconds between stamps of the I/O thread
 
 REQUEST, CANCEL = int(Kind.REQUEST), int(Kind.CANCEL)  # an enum's members are slow to compare
@@ -52,9 +51,10 @@ _open_head = msgspec.msgpack.Decoder(OpenHead)
 
 
 class Intake:
-    """``measure`` looks at what the process holds, on any thread, and so does ``measure_idle`` once it has had nothing
-    to do for a while. ``control`` is connected to the supervisor.
-    """
+    """The connections of one worker; ``control`` is the socket to the supervisor.
+
+    ``measure`` reads the memory of the process, on any thread; ``measure_idle`` does so once it has been idle for a
+    while."""
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class Intake:
         self._batcher: Batcher | None = None
         self._takes = False
         self._streams: Streams
-        self._items: dict[int, Item] = {}  # by id: those of one HTTP worker never meet those of another
+        self._items: dict[int, Item] = {}  # by id; no two HTTP workers use the same one
         self._channels: set[Channel] = set()
-        self._behind: set[Channel] = set()  # the engine's thread's: where answers could not leave at once
+        self._behind: set[Channel] = set()  # with unsent answers; for the engine's thread only
         self._conversations = 0
         self._ending = False
         self._closing: set[Channel] = set()
@@ -98,7 +98,7 @@ class Intake:
         self._beat()
 
     def open(self, batcher: Batcher, streams: Streams, ready: WorkerPhase) -> None:
-        """Take requests from now on; ``ready`` says so to the supervisor."""
+        """Take requests from now on; ``ready`` tells the supervisor."""
         self._batcher, self._streams = batcher, streams
         batcher.is_awaited = lambda: self.sessions.are_waited_for
         self.reading.watch(False)
@@ -121,7 +121,7 @@ class Intake:
         self._control.send_raw([pack(message)])
 
     def flush(self) -> None:
-        """Close all connections, after what is on its way; ``flushed`` is set when that is over."""
+        """Close all connections after their pending writes; ``flushed`` is set at the end."""
         self.flushed.clear()
         self._ending, self._takes = True, False
         self._closing = {self._control, *self._channels}
@@ -129,13 +129,13 @@ class Intake:
             channel.close()
 
     def settle(self) -> None:
-        """On the engine's thread: wait until what was delivered has left the process, or nobody reads it."""
+        """Wait, on the engine's thread, until delivered answers have left the process, or nobody reads them."""
         until = time.monotonic() + SETTLE
         while self._is_sending() and time.monotonic() < until:
             time.sleep(SETTLE / 1000)
 
     def make_room(self) -> None:
-        """On the engine's thread: wait while much of what was delivered is still here, as long as some of it leaves."""
+        """Wait, on the engine's thread, while too many delivered bytes are unsent, as long as some of them leave."""
         if not self._behind:
             return
         least, until = math.inf, 0.0
@@ -155,7 +155,7 @@ class Intake:
         return bool(waiting)
 
     def part(self) -> None:
-        """Close those of HTTP workers alone, and take nothing until it is opened again; sessions are over."""
+        """Close the connections of HTTP workers, end all sessions and take nothing until ``open``."""
         self.flushed.clear()
         self.sessions.forget()
         self._batcher, self._takes = None, False
@@ -226,7 +226,8 @@ class Intake:
             item.live.changed()
 
     def take(self, channel: Channel, frame: Frame) -> bool:
-        """On the engine's thread: plain requests, and the news that nobody waits for one any more."""
+        """Take a plain request, or the cancelling of one, on the engine's thread. Returns False for frames for
+        ``on_frame``."""
         if frame.kind == REQUEST:
             return self._takes and self._take(channel, frame)
         if frame.kind != CANCEL:
@@ -245,7 +246,7 @@ class Intake:
         item, accepted = item_of(frame, channel)
         if self.sessions.concern(item.request):
             return False
-        self._items[item.id] = item  # before the loop's thread may hear that nobody waits for it
+        self._items[item.id] = item  # before the loop's thread may cancel it
         assert self._batcher is not None
         if not self._batcher.add(item, accepted) and self._items.pop(item.id, None) is not None:
             channel.send_now(replies.frame_of(item, self._refusal()))
@@ -270,10 +271,10 @@ class Intake:
             replies.send(item, error)
 
     def _put(self, item: Item, accepted: bool = False) -> None:
-        """Queue a request, behind the other calls of its session. Raises QueueFull."""
+        """Queue a request, behind earlier calls of its session. Raises QueueFull."""
         assert self._batcher is not None
         is_first = self.sessions.is_first(item)
-        self._items[item.id] = item  # before the engine can have it
+        self._items[item.id] = item  # before the engine can take it
         if is_first and not self._batcher.add(item, accepted):
             del self._items[item.id]
             self._leave_session(item, failed=True)
@@ -300,14 +301,14 @@ class Intake:
         channel.send(Kind.BEGIN, item.id)
 
     def _reply_soon(self, item: Item, part: Part) -> None:
-        """From any thread."""
+        """Reply on the loop's thread. From any thread."""
         outcomes: list[Outcome] = [(item, part)]
         self.io.loop.call_soon_threadsafe(self.reply, outcomes)
 
     # Sessions, on the loop's thread.
 
     def _leave_session(self, item: Item, failed: bool) -> None:
-        """A call of a session is over: let the next one go on."""
+        """End a call of a session, so that the next one can run."""
         if item.session is None:
             return
         following = self.sessions.leave(item, failed)
@@ -326,7 +327,7 @@ class Intake:
                 self._batcher.put(chore, accepted=True)
 
     def _sweep_streams(self) -> None:
-        """An answer in pieces that nobody has ended in time was lost on the way to its client."""
+        """Cancel streams that did not end in time: their end was lost on the way to the client."""
         extra = max(0.0, self._config.stream_timeout - self._model.timeout) + LOST
         now = time.monotonic()
         for key, item in list(self._items.items()):
@@ -334,8 +335,8 @@ class Intake:
                 self._cancel(self._items.pop(key))
 
     def deliver(self, outcomes: list[Outcome]) -> None:
-        """On the engine's thread: whole answers are sent from here, since waking the loop takes longer than that; what
-        changes more than the list of requests is for the loop."""
+        """Send whole answers from the engine's thread, since waking the loop takes longer; the loop
+        sends all others."""
         frames: dict[Channel, list[Body]] = {}
         others: list[Outcome] = []
         for item, outcome in outcomes:

@@ -17,7 +17,10 @@ class IoThread:
     loop: asyncio.AbstractEventLoop
 
     def start(self, begin: Callable[[], Coroutine[None, None, None]]) -> None:
-        """Run ``begin`` on the loop, then the loop for ever. Raises TimeoutError."""
+        """Run ``begin`` on the loop, then the loop for ever.
+
+        Raises TimeoutError where that takes more than ``START_TIME``.
+        """
         ready = threading.Event()
         threading.Thread(target=self._run, args=(begin, ready), name="io", daemon=True).start()
         if not ready.wait(START_TIME):
@@ -32,12 +35,12 @@ class IoThread:
             self.loop.call_soon(ready.set)
             self.loop.run_forever()
         except BaseException as exc:
-            # Without this thread the replica is dead but does not know it.
+            # Without this thread the replica would look alive and answer nothing.
             log.error("the worker's event loop failed", exc=exc)
             os._exit(70)
 
     def call(self, function: Callable[..., None], *args: object) -> None:
-        """From another thread: run on the loop, and wait for it."""
+        """Run a function on the loop and wait for it, at most ``CALL_TIME`` seconds. From another thread."""
         done = threading.Event()
 
         def step() -> None:

@@ -1,4 +1,4 @@
-"""Measures: when a worker looks at how much memory it holds."""
+"""Measures: when a worker measures its memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from serving.ipc.scoreboard import Row
 
-MEASURE = 2.0  # seconds at least between looks at the memory of a worker that works, and until one is idle
+MEASURE = 2.0  # seconds, at least, between measurements of a busy worker, and until one counts as idle
 
 
 class Measures:
-    """``busy`` is for now and then while requests are answered, ``idle`` for once after the last of them."""
+    """The schedule: ``busy`` now and then while requests are answered, ``idle`` once after the last of them."""
 
     def __init__(self, row: Row, busy: Callable[[], None], idle: Callable[[], None]) -> None:
         self._row = row
@@ -21,7 +21,7 @@ class Measures:
         self._is_idle = True
 
     def due(self, now: float) -> Callable[[], None] | None:
-        """What to do now. Asked some times a second."""
+        """Return what to call now, if anything. Asked several times a second."""
         if now < self._next:
             return None
         if self._row.completed != self._completed:

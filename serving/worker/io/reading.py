@@ -1,11 +1,11 @@
-"""Reading: who reads what HTTP workers send.
+"""Reading: which thread reads the sockets of HTTP workers.
 
-The engine's thread does, wherever it would wait for requests and between two batches: so a request wakes one thread and
-not two, which then would wait for each other's hold of the interpreter. While it is at something else the loop's thread
-reads: it looks now and then whether the engine is away, and is told by the kernel as long as it is. While large bodies
-come it reads all the time: the kernel holds so little of them that the next batch would be read only after this one.
-But it keeps still while the engine launches the kernels of a batch on a GPU: the engine lets go of the interpreter for
-each of hundreds, and would get it back each time only when another body is read.
+The engine's thread reads where it waits for requests and between two batches, so that a request wakes one thread
+instead of two that contend for the GIL. While the engine is busy elsewhere the loop's thread reads: it checks now and
+then whether the engine is away, and uses epoll as long as it is. While large bodies arrive it reads all the time: the
+kernel buffers so little of them that the next batch would be read only after this one. But it stays quiet while the
+engine launches the kernels of a batch on a GPU: the engine releases the GIL for each of hundreds, and would get it back
+each time only after another body is read.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ from serving.ipc.channel import Channel
 from serving.ipc.wire import Frame
 from serving.system import log
 
-TICK = 0.005  # seconds between looks of the loop's thread, and for how long the engine may be away before that reads
-ALONE = 0.05  # seconds for which that thread keeps still at most
-FINE = 0.02  # seconds up to which a time to wait is kept to the microsecond; epoll rounds it up to milliseconds
-QUIET = 0.1  # seconds of waiting after which the loop's thread looks no more
+TICK = 0.005  # seconds between checks by the loop's thread, and of the engine's absence until that reads
+ALONE = 0.05  # seconds, at most, for which that thread stays quiet
+FINE = 0.02  # seconds; shorter waits need microseconds, while epoll rounds up to milliseconds
+QUIET = 0.1  # seconds of the engine's waiting after which the loop's thread stops checking
 
 
 class Taker(Protocol):
     def take(self, channel: Channel, frame: Frame) -> bool:
-        """On the engine's thread; False for a frame that is for ``on_frame``, as then is all that comes behind it."""
+        """Take a frame on the engine's thread. Returns False where it, and all behind it, is for ``on_frame``."""
         ...
 
     def took(self) -> None:
-        """On the engine's thread: that was all for now."""
+        """Finish a round of ``take``, on the engine's thread."""
         ...
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
-        """On the loop's thread."""
+        """Take a frame on the loop's thread."""
         ...
 
 
 class Way:
-    """Of one channel's frames from who reads to the loop's thread: how many set out, by who reads, and how many were
-    dealt with there, by the loop's thread alone."""
+    """One channel's frames that were handed to the loop's thread: counts of those ``sent`` and of those ``dealt_with``.
+
+    The reading thread counts the former, the loop's thread the latter.
+    """
 
     def __init__(self) -> None:
         self.sent = 0
@@ -56,8 +58,10 @@ class Way:
 
 
 class Reading:
-    """``add``, ``remove`` and ``watch`` are for the loop's thread; the rest is the engine's Bell. One of the two reads
-    at a time, and the frames of one channel go their way in order."""
+    """The sockets, read by one thread at a time; the frames of a channel stay in order.
+
+    ``add``, ``remove`` and ``watch`` are for the loop's thread; the rest is the engine's Bell.
+    """
 
     def __init__(self, taker: Taker) -> None:
         self._taker = taker
@@ -67,10 +71,10 @@ class Reading:
         self._ways: dict[Channel, Way] = {}
         self._sockets = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._both = select.epoll()  # one system call to wait, and to hear which they are
+        self._both = select.epoll()  # one system call to wait and to list the ready ones
         self._both.register(self._bell, select.EPOLLIN)
         self._rung = False
-        self._watched = False  # by the loop's thread, for one of three reasons; it is that thread's to know
+        self._watched = False  # by the loop's thread, for one of the three reasons below; used on that thread only
         self._always = False
         self._stands_in = False
         self._is_away = False
@@ -96,7 +100,7 @@ class Reading:
             self._both.register(descriptor, select.EPOLLIN)
 
     def remove(self, channel: Channel) -> None:
-        """Before its descriptor is closed."""
+        """Forget a channel; call it before its descriptor is closed."""
         with self._lock:
             if self._ways.pop(channel, None) is not None:
                 self._forget(channel)
@@ -122,7 +126,7 @@ class Reading:
         if self._bell in ready:
             ready.remove(self._bell)
             os.eventfd_read(self._bell)
-            self._rung = False  # not before, or a ring in between were read with this one and no later one would ring
+            self._rung = False  # after the read, or it could swallow a ring in between and block all later ones
         if ready:
             self._read_all(ready)
             self._has_looked = True
@@ -130,7 +134,7 @@ class Reading:
             self._loop.call_soon_threadsafe(self._begin_ticks)
 
     def _wait(self, seconds: float | None) -> list[int]:
-        """The descriptors that have something."""
+        """Wait, and return the descriptors that are ready."""
         if self._is_away:
             return select.select([self._bell], (), (), seconds)[0]
         if seconds is not None and seconds < FINE:
@@ -148,7 +152,7 @@ class Reading:
             self._read_at = time.monotonic()
             for descriptor in descriptors:
                 channel = self._channels.get(descriptor)
-                if channel is None:  # the loop's thread has seen its end
+                if channel is None:  # the loop's thread has removed it
                     continue
                 try:
                     for frame in self._read(channel):
@@ -181,17 +185,17 @@ class Reading:
 
     def _take_over(self, channel: Channel, frame: Frame) -> None:
         way = self._ways.get(channel)
-        if way is None:  # it is lost by now
+        if way is None:  # the channel was lost meanwhile
             return
         try:
             self._taker.on_frame(channel, frame)
         except Exception as exc:
             with self._lock:
                 self._give_up(channel, exc)
-        way.dealt_with += 1  # not before, or the engine's thread could take what comes next before this is done
+        way.dealt_with += 1  # after the frame, or the engine's thread could take the next one first
 
     def watch(self, always: bool) -> None:
-        """From now on the loop's thread reads, whatever the engine's does; or no more."""
+        """Set whether the loop's thread always reads, whatever the engine does."""
         self._always = always
         self._set_watched()
         self._begin_ticks()
@@ -218,7 +222,7 @@ class Reading:
             self._tick()
 
     def _tick(self) -> None:
-        self._ticking = False  # before it is seen whether the engine waits: who stops to wait sees whether this goes on
+        self._ticking = False  # before looking at the engine, which starts ticks after a wait unless this is set
         since, now = self._waits_since, time.monotonic()
         much = now - self._much_at < QUIET
         self._stands_in = much or (since is None and now - self._read_at > TICK)
@@ -262,7 +266,7 @@ class Reading:
         return []
 
     def _give_up(self, channel: Channel, exc: Exception) -> None:
-        """A channel whose frames cannot be read, or with which nothing can be done; the others go on."""
+        """Abort a channel whose frames cannot be read or handled; the others go on."""
         if isinstance(exc, WireError):
             log.error("a channel broke the frame format", error=str(exc))
         else:

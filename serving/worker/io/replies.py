@@ -1,4 +1,4 @@
-"""Replies: what the engine has come to, as frames for the HTTP worker that asked."""
+"""Replies: the engine's outcomes as frames for the HTTP worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _heads: dict[tuple[int, str, str | None], bytes] = {}
 
 
 def send(item: Item, outcome: Response | ServingError, kind: Kind = Kind.REPLY) -> None:
-    """An answer or an error, whole or, as ``kind`` says, the beginning or the end of one in pieces."""
+    """Send an answer or error, whole or, by ``kind``, as the beginning or end of a stream."""
     channel: Channel = item.reply_to
     try:
         head, body = packed(outcome, item.session, item.opens)
@@ -34,7 +34,7 @@ def send(item: Item, outcome: Response | ServingError, kind: Kind = Kind.REPLY) 
 
 
 def mended(item: Item, outcome: Response | ServingError, exc: Exception) -> tuple[bytes, Body]:
-    """An answer is kept though what stands above it cannot be sent."""
+    """Return an answer without the headers that cannot be sent, so that its body is kept."""
     request_id = item.request.request_id
     if isinstance(outcome, Response):
         with contextlib.suppress(Exception):
@@ -79,7 +79,7 @@ def send_last(item: Item, outcome: Response | End | Close | ServingError) -> Non
 
 
 def frame_of(item: Item, outcome: Response | ServingError) -> list[Body]:
-    """The whole answer to a request without a session."""
+    """Return the frame of a whole answer to a request without a session."""
     if isinstance(outcome, Response):
         head = _heads.get((outcome.status, outcome.content_type, outcome.custom_attributes))
         if head is not None:
@@ -92,7 +92,7 @@ def frame_of(item: Item, outcome: Response | ServingError) -> list[Body]:
 
 
 def packed(outcome: Response | ServingError, session: Session | None = None, opens: bool = False) -> tuple[bytes, Body]:
-    """Head and body of a REPLY. Raises whatever comes of values that user code has put in and nobody could read."""
+    """Return head and body of a REPLY. Raises any error of values from user code that cannot be encoded."""
     if isinstance(outcome, ServingError):
         again = getattr(outcome, "retry_after", Unavailable.retry_after)
         head = _encoder.encode(ReplyHead(int(outcome.status), code=str(outcome.code), retry_after=int(again)))
@@ -112,7 +112,7 @@ def packed(outcome: Response | ServingError, session: Session | None = None, ope
 
 
 def remember(outcome: Response, head: bytes) -> None:
-    """Most answers of a model have the same head."""
+    """Keep the head: most answers of a model have the same one."""
     if len(_heads) >= KNOWN:
         _heads.clear()
     _heads[outcome.status, outcome.content_type, outcome.custom_attributes] = head

@@ -1,6 +1,6 @@
-"""Session calls: the rules of sessions for requests on their way into a worker and answers on their way out.
+"""Session calls: the rules of sessions for incoming requests and outgoing answers.
 
-All of it runs on the loop's thread, but for what says otherwise.
+All of it runs on the loop's thread, except where a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from serving.worker.io.sessions import CLOSE, Sessions, closed, created, request
 
 
 class SessionCalls:
-    """``items`` are all requests of this worker by id, its own and others.
+    """The calls of all sessions. ``items`` are all requests of this worker by id, also those without a session.
 
-    ``takes_requests``: sessions are opened and closed here, not by the handler. ``one_by_one``: so go the calls of a
-    session.
+    ``takes_requests``: sessions are opened and closed here, not by the handler. ``one_by_one``: the calls of one
+    session do not overlap.
     """
 
     def __init__(self, config: Config, row: Row, address: SessionAddress, items: dict[int, Item]) -> None:
@@ -39,26 +39,26 @@ class SessionCalls:
         return Sessions(lambda: make_id(self._address), self._config.session_ttl, self._config.session_limit)
 
     def open_sessions(self) -> list[Session]:
-        """From any thread."""
+        """Return the open sessions. From any thread."""
         return list(self._sessions)
 
     @property
     def are_waited_for(self) -> bool:
-        """Whether some call is not answered yet. From any thread."""
+        """Whether a call is not answered yet. From any thread."""
         return self._sessions.are_called
 
     def forget(self) -> None:
-        """All sessions are over."""
+        """Drop all sessions."""
         self._sessions, self._row.sessions = self._none(), 0
 
     def concern(self, request: Request) -> bool:
-        """Whether this is a session's request. From any thread."""
+        """Return whether a request is a session's. From any thread."""
         if not self._config.sessions:
             return False
         return "session-id" in request.sagemaker or (self.takes_requests and request_type(request) == NEW_SESSION)
 
     def enter(self, item: Item) -> None:
-        """Find or open the session that a request is about. Raises a ServingError where that cannot be."""
+        """Find or open the session of a request. Raises a ServingError where there is none."""
         if not self._config.sessions:
             return
         id = item.request.session_id
@@ -74,13 +74,13 @@ class SessionCalls:
             item.request = msgspec.structs.replace(item.request, session=item.session)
 
     def is_first(self, item: Item) -> bool:
-        """Whether a request need not wait for an earlier call of its session. Raises QueueFull."""
+        """Return whether a request need not wait for an earlier call of its session. Raises QueueFull."""
         return item.session is None or not self.one_by_one or self._sessions.enter(item)
 
     def leave(self, item: Item, failed: bool) -> Item | None:
-        """A call of a session is over: end the session if that is due. Gives the call that may go on now.
+        """End a call of a session, and the session if that is due. Returns the next call to run.
 
-        ``failed``: it was answered with an error, or nobody was there to take its answer.
+        ``failed``: the answer was an error, or the client had left.
         """
         session = item.session
         assert session is not None
@@ -91,24 +91,24 @@ class SessionCalls:
             if self._items.pop(waiting.id, None) is not None:
                 replies.send(waiting, SessionClosed("the session was closed by a call before this one"))
         if item.opened and not session.is_closed:
-            self._sessions.expire(session)  # the handler is to hear of it, on its own thread
+            self._sessions.expire(session)  # the engine's thread tells the handler
             return None
         self._sessions.end(session, SessionClosed)
         self._row.sessions = len(self._sessions)
         return None
 
     def opened_by(self, request: int) -> bool:
-        """Whether a session began with the request of this id. From any thread."""
+        """Return whether the request with this id opened a session. From any thread."""
         return self._sessions.opened_by(request) is not None
 
     def disown(self, request: int, id: str) -> None:
-        """Nobody has taken the answer that told the id of a session: it ends."""
+        """End a session whose id never reached its client."""
         session = self._sessions.get(id) if id else self._sessions.opened_by(request)
         if session is not None and not session.is_closed:
             self._sessions.expire(session)
 
     def expire(self) -> list[Item]:
-        """Sessions whose time is over end. Gives what the handler is to hear of it, on its own thread."""
+        """End expired sessions. Returns items with which the engine's thread tells the handler."""
         chores = []
         for session in self._sessions.expired():
             self._sessions.end(session, SessionExpired)

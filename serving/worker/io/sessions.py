@@ -1,4 +1,4 @@
-"""Sessions: those that this replica holds. A session lives in one replica epoch; it ends when closed, expired or lost.
+"""Sessions: the sessions of this replica. One lives in one replica epoch and ends when closed, expired or lost.
 
 All of it runs on the loop's thread; only a session's ``state`` belongs to the engine's.
 """
@@ -24,12 +24,12 @@ from serving.worker.batching.batcher import Item
 CLOSE = "CLOSE"
 BYTES = (bytes, bytearray)
 REQUEST_LIMIT = 4096  # bytes; a body that asks for a session or its end is short
-CALLS = 256  # of one session at a time
-REMEMBERED = 4096  # ended sessions whose fate can still be told
+CALLS = 256  # pending in one session
+REMEMBERED = 4096  # ended sessions whose end can still be explained
 
 
 class SessionRequest(msgspec.Struct):
-    """The body convention of AWS's containers."""
+    """The body with which AWS's containers ask for a session or its end."""
 
     request_type: str = msgspec.field(name="requestType", default="")
 
@@ -38,7 +38,7 @@ _body = msgspec.json.Decoder(SessionRequest)
 
 
 def request_type(request: Request) -> str:
-    """``NEW_SESSION`` or ``CLOSE`` for a body that asks for that and nothing else, else ``""``."""
+    """Return ``NEW_SESSION`` or ``CLOSE`` for a body that asks for that and nothing else, else ``""``."""
     body = request.body
     if len(body) > REQUEST_LIMIT or b"requestType" not in (body if isinstance(body, BYTES) else bytes(body)):
         return ""
@@ -51,8 +51,10 @@ def request_type(request: Request) -> str:
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A session here: when it ends on our clock, the id of the request that opened it, and its calls in order of their
-    arrival, the first of which is at work."""
+    """An open session: ``ends`` is an instant of the clock, ``opener`` the id of the request that opened it.
+
+    ``calls`` are in order of arrival; the first one is running.
+    """
 
     session: Session
     ends: float
@@ -61,7 +63,7 @@ class Held:
 
 
 class Sessions:
-    """``ttl`` in seconds; at most ``limit`` sessions at a time."""
+    """The open sessions, at most ``limit``, each for ``ttl`` seconds."""
 
     def __init__(self, make_id: Callable[[], str], ttl: float, limit: int, clock: Clock = time.monotonic) -> None:
         self._make_id = make_id
@@ -80,14 +82,14 @@ class Sessions:
 
     @property
     def are_called(self) -> bool:
-        """Whether some call is not answered yet. From any thread."""
+        """Whether a call is not answered yet. From any thread."""
         return any(held.calls for held in list(self._held.values()))
 
     def open(self, opener: int) -> Session:
-        """``opener`` is the id of the request for it. Raises SessionLimit."""
+        """Open a session for the request with id ``opener``. Raises SessionLimit."""
         if len(self._held) >= self._limit:
             raise SessionLimit(f"{self._limit} sessions are open here, which is the limit")
-        # A whole second later than announced at the most, never earlier.
+        # A session ends up to a second later than announced, never earlier.
         expires = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(seconds=self._ttl)
         session = Session(self._make_id(), expires)
         self._held[session.id] = Held(session, self._clock() + self._ttl, opener)
@@ -95,7 +97,7 @@ class Sessions:
         return session
 
     def opened_by(self, opener: int) -> Session | None:
-        """The session that began with a request. From any thread."""
+        """Return the session that a request opened. From any thread."""
         return self._by_opener.get(opener)
 
     def get(self, id: str) -> Session | None:
@@ -103,12 +105,12 @@ class Sessions:
         return held.session if held is not None else None
 
     def expire(self, session: Session) -> None:
-        """Its time is over."""
+        """Set the session's end to now."""
         if (held := self._held.get(session.id)) is not None:
             held.ends = self._clock()
 
     def find(self, id: str) -> Session:
-        """Raises SessionNotFound, SessionExpired, SessionClosed."""
+        """Return an open session. Raises SessionNotFound, SessionExpired or SessionClosed."""
         held = self._held.get(id)
         if held is not None and self._clock() < held.ends and not held.session.is_closed:
             return held.session
@@ -125,12 +127,12 @@ class Sessions:
                 self._ended.popitem(last=False)
 
     def expired(self) -> list[Session]:
-        """Sessions whose time is over and that no call works on."""
+        """Return expired sessions without a running call."""
         now = self._clock()
         return [held.session for held in self._held.values() if now >= held.ends and not held.calls]
 
     def enter(self, item: Item) -> bool:
-        """A call of a session arrives; False where it has to wait for the ones before it. Raises QueueFull."""
+        """Add a call of a session. Returns False where it waits for earlier ones. Raises QueueFull."""
         assert item.session is not None
         calls = self._held[item.session.id].calls
         if len(calls) >= CALLS:
@@ -139,7 +141,7 @@ class Sessions:
         return len(calls) == 1
 
     def leave(self, item: Item) -> Item | None:
-        """A call is answered; the next one that somebody still waits for."""
+        """Remove an answered call. Returns the next one whose client still waits."""
         held = self._held.get(item.session.id) if item.session is not None else None
         if held is None:
             return None
@@ -149,7 +151,7 @@ class Sessions:
         return held.calls[0] if held.calls else None
 
     def waiting(self, session: Session) -> list[Item]:
-        """The calls behind the one at work."""
+        """Return the calls behind the running one."""
         held = self._held.get(session.id)
         return list(held.calls)[1:] if held is not None else []
 
@@ -162,12 +164,12 @@ FATES: dict[type[ServingError], str] = {
 
 
 def created(handler: Handler, session: Session) -> Response:
-    """The answer to a body that asks for a session. The engine has called ``on_session_open`` before."""
+    """Return the answer to a request for a session. The engine has called ``on_session_open`` before."""
     body = {"session_id": session.id, "expires": f"{session.expires:%Y-%m-%dT%H:%M:%SZ}"}
     return Response(msgspec.json.encode(body), "application/json")
 
 
 def closed(handler: Handler, session: Session) -> Response:
-    """The answer to a body that closes a session."""
+    """Close the session and return the answer to a request for that."""
     session.close()
     return Response(msgspec.json.encode({"session_id": session.id, "closed": True}), "application/json")

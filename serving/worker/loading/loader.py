@@ -1,4 +1,7 @@
-"""From a Model to a loaded Handler: finds the class by name, checks its options, applies the model's overrides."""
+"""Loader: from a Model to a loaded Handler.
+
+Finds the class by name, checks its options, applies the model's overrides.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ METHODS = ("load", "decode", "bucket", "collate", "predict", "split", "encode", 
 
 
 def create_handler(model: Model) -> Handler:
-    """Import and make the handler, not yet loaded. Raises ModelError: nothing here gets better by trying again."""
+    """Import and create the handler, not yet loaded. Raises ModelError, which no retry can mend."""
     sys.path[:0] = [path for path in (model.code, model.path) if path not in sys.path]
     origin.set_homes(model.path, model.code)
     namesakes.settle(model)
@@ -48,7 +51,7 @@ def create_handler(model: Model) -> Handler:
 
 
 def open_device(model: Model) -> Device:
-    """Raises ModelError for one that is not there."""
+    """Open the model's device. Raises ModelError where the machine has none such."""
     device = find_device(model.device)
     device.open(model.threads, model.tf32)
     return device
@@ -64,7 +67,7 @@ def load(handler: Handler, model: Model, device: str) -> None:
 
 
 def warm(handler: Handler, model: Model, hastened: Hastened | Automatic | None, device: str = "cpu") -> None:
-    # As batches are made: with gradients other kernels would be warmed, and activations kept.
+    # As for requests: with gradients other kernels would be warmed and activations kept.
     with inference_mode():
         handler.warmup()
     if hastened is not None:
@@ -75,11 +78,11 @@ def warm(handler: Handler, model: Model, hastened: Hastened | Automatic | None, 
         with inference_mode():
             warm_script(handler, Path(model.path), device)
     gc.collect()
-    gc.freeze()  # what is there now stays, and need not be looked at again while requests wait
+    gc.freeze()  # all of this stays: garbage collection need not look at it again while requests wait
 
 
 def inference_mode() -> AbstractContextManager[Any]:
-    """torch's own, where the handler has imported torch."""
+    """Return torch's inference mode where the handler has imported torch, else a null context."""
     torch = sys.modules.get("torch")
     return contextlib.nullcontext() if torch is None else torch.inference_mode()
 
@@ -110,7 +113,7 @@ def find_class(model: Model) -> type[Handler]:
 
 
 def advice(exc: BaseException, model: Model) -> str:
-    """What may help where a module is not there: the name of one that is, or how packages come."""
+    """Return a hint for a missing module: the nearest name, or how to install packages."""
     missing = exc.name if isinstance(exc, ModuleNotFoundError) else None
     if missing is None:
         return ""
@@ -139,7 +142,7 @@ def check_options(handler: Handler, model: Model) -> None:
 
 
 def check_methods(handler: Handler, ranked: bool = False) -> None:
-    """Async code is for streams alone, and what is called must take what it is called with. Raises ModelError."""
+    """Check that async code is for streams only and that signatures fit the server's calls. Raises ModelError."""
     name = type(handler).__name__
     for method in METHODS:
         if inspect.iscoroutinefunction(function := getattr(handler, method)):
@@ -161,7 +164,7 @@ def check_methods(handler: Handler, ranked: bool = False) -> None:
 
 
 def paths_of(handler: Handler) -> Paths:
-    """The paths that it takes beside ``/invocations``. Raises ModelError for one that cannot be."""
+    """Return the paths that the handler takes beside ``/invocations``. Raises ModelError for a path not allowed."""
     for path in (*handler.post_paths, *handler.websocket_paths):
         if not may_be_taken(path):
             raise ModelError(f"{path!r} of {type(handler).__name__} is the server's own or not {PATTERN.pattern}")
@@ -173,7 +176,7 @@ def paths_of(handler: Handler) -> Paths:
 
 
 def headers_of(handler: Handler) -> tuple[str, ...]:
-    """The names of the headers that it wants to see, in lower case. Raises ModelError for what names none."""
+    """Return the names of the headers that the handler reads, in lower case. Raises ModelError for an invalid name."""
     name, found = type(handler).__name__, cast(Any, handler.headers)
     if isinstance(found, str) or len(found) > MAX_HEADERS:
         raise ModelError(f"{name}.headers is {found!r:.200}; allowed: a tuple of at most {MAX_HEADERS} names")

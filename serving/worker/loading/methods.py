@@ -1,4 +1,4 @@
-"""Methods: whether a handler's own can be called as the server calls them, and whether there is one to ask at all."""
+"""Methods: whether a handler's methods accept the server's calls, and whether it answers requests at all."""
 
 from __future__ import annotations
 
@@ -25,20 +25,23 @@ ARGUMENTS = {
     "warmup": (),
     "close": (),
 }
-ASKED = ("predict", "converse")  # a handler has one of them, or answers nobody
+ASKED = ("predict", "converse")  # a handler needs at least one of them
 
 
 def check_arguments(handler: Handler) -> None:
-    """Raises ModelError, with file and line, for a method that does not take the arguments it is called with."""
+    """Check each method's signature.
+
+    Raises ModelError, with file and line, where it does not take the server's arguments.
+    """
     for method, arguments in ARGUMENTS.items():
         function, name = getattr(handler, method), f"{type(handler).__name__}.{method}"
         if not callable(function):
             raise ModelError(f"{name} is {type(function).__name__}, which cannot be called")
         try:
-            # The function that is really called counts: a decorator's may add or take away arguments.
+            # The function that is called counts: a decorator's may add or remove arguments.
             signature = inspect.signature(function, follow_wrapped=False)
         except (TypeError, ValueError):
-            continue  # code that is not Python's does not tell
+            continue  # code in C may have no signature
         try:
             signature.bind(*arguments)
         except TypeError as exc:
@@ -51,7 +54,7 @@ def check_arguments(handler: Handler) -> None:
 
 
 def check_asked(handler: Handler) -> None:
-    """Raises ModelError, with the name that may be meant, where neither ``predict`` nor ``converse`` is there."""
+    """Check that there is ``predict`` or ``converse``. Raises ModelError, with the nearest name."""
     kind = type(handler)
     if any(is_own(handler, method) for method in ASKED):
         return
@@ -66,7 +69,7 @@ def check_asked(handler: Handler) -> None:
 
 
 def is_own(handler: Handler, method: str) -> bool:
-    """Whether it is not the one of Handler, or some code of its class may put another in its place as it loads."""
+    """Return whether ``method`` is not Handler's own, or code of its class may replace it while it loads."""
     if getattr(getattr(handler, method), "__func__", None) is not getattr(Handler, method):
         return True
     return any(sets(code, method) for one in classes_of(type(handler)) for code in codes_of(one))
@@ -84,7 +87,7 @@ def codes_of(kind: type) -> Iterator[CodeType]:
 
 
 def sets(code: CodeType, name: str) -> bool:
-    """Whether there is ``self.name = …``, or the name as a text, as for ``setattr``."""
+    """Return whether the code assigns ``self.name``, or has the name as a constant, as for ``setattr``."""
     return name in code.co_consts or any(
         one.opname == "STORE_ATTR" and one.argval == name for one in dis.get_instructions(code)
     )

@@ -1,7 +1,7 @@
 """Ranks: several processes that run one model together, each with a part of it, on a GPU of its own.
 
-Rank 0 is the worker: it takes batches, has all ranks predict each, and answers with its own output. The others are its
-children. Each has one socket to rank 0, on which it hears that a batch is coming and says how it went; the batch's
+Rank 0 is the worker: it takes batches, has all ranks predict each, and answers with its own output. The other ranks are
+its children. Each has a socket to rank 0, for the head of each batch and for its result, good or bad; the batch's
 tensors, and what the model exchanges, go through ``torch.distributed``. All live and die together.
 """
 
@@ -31,7 +31,7 @@ from serving.worker.loading.shipping import pack, unpack
 
 EXIT_RANK = 77  # exit code of a worker that lost one of its ranks, or that is out of step with them
 JOIN = 300.0  # seconds for all ranks to find each other
-STEP = 5.0  # seconds that the others may take longer than rank 0 over a batch that failed
+STEP = 5.0  # seconds that other ranks may take longer than rank 0 for a failed batch
 LENGTH = struct.Struct("<I")
 GOOD, BAD = b"+", b"-"
 
@@ -39,7 +39,7 @@ _group: Group | None = None
 
 
 class Group:
-    """Rank 0's side. ``sockets`` lead to the others, ``meeting`` is the file where all find each other."""
+    """Rank 0's side. ``sockets`` lead to the other ranks, ``meeting`` is the file through which all find each other."""
 
     def __init__(self, sockets: list[socket.socket], pids: list[int], meeting: Path) -> None:
         self._sockets = sockets
@@ -58,19 +58,19 @@ class Group:
         join(self._meeting, 0, self.size, device)
 
     def lead(self, handler: Handler) -> None:
-        """From now on the handler's ``predict`` and ``close`` are those of all ranks."""
+        """Replace the handler's ``predict`` and ``close`` by those of all ranks."""
         self._predict, self._close = handler.predict, handler.close
         handler.predict, handler.close = self.predict, self.close  # type: ignore[method-assign]
 
     def predict(self, batch: Any) -> Any:
-        """Raises what rank 0 raised, else HandlerError where another one failed."""
+        """Predict on all ranks. Raises what rank 0 raised, else HandlerError where another rank failed."""
         import torch
 
         parcel = pack(batch)
         self._tell(parcel.head)
         parcel.send()
         try:
-            with torch.inference_mode():  # all alike, or torch does not exchange the same things in the same order
+            with torch.inference_mode():  # on all ranks, or torch would exchange other things in another order
                 output = self._predict(batch)
         except BaseException:
             self._hear(time.monotonic() + STEP)
@@ -81,7 +81,7 @@ class Group:
 
     def close(self) -> None:
         self._closing = True
-        self._tell(b"")  # let the others go
+        self._tell(b"")  # an empty head ends the other ranks
         self._close()
 
     def _tell(self, head: bytes) -> None:
@@ -93,8 +93,10 @@ class Group:
                     self._ends()
 
     def _hear(self, until: float | None) -> list[bool]:
-        """How each of the others fared. Without an ``until`` the requests' own deadline bounds this: it is user code
-        that is waited for."""
+        """Return whether each of the other ranks succeeded. Ends the group where one has not answered by ``until``.
+
+        Without ``until`` the requests' own deadline bounds the wait, since it is for user code.
+        """
         found = []
         for one in self._sockets:
             if until is not None and not select.select([one], [], [], max(0.0, until - time.monotonic()))[0]:
@@ -104,8 +106,10 @@ class Group:
         return found
 
     def _word(self, one: socket.socket) -> bytes:
-        """What a rank says. One that has ended, or is about to, ends the group: its exit code says why, and ``_watch``
-        hears of that a little later than this thread sees its socket closed."""
+        """Return a rank's result byte. A rank that has ended, or is about to, ends the group.
+
+        Its exit code says why; ``_watch`` gets that a little later than this thread sees the socket closed.
+        """
         try:
             word = one.recv(1)
         except OSError:
@@ -117,7 +121,7 @@ class Group:
         os._exit(EXIT_RANK)
 
     def _watch(self) -> None:
-        """Ends the worker when one of its ranks has ended."""
+        """End the worker when one of its ranks has ended."""
         poll = select.poll()
         ranks = {os.pidfd_open(pid): pid for pid in self._pids}
         for fd in ranks:
@@ -127,7 +131,7 @@ class Group:
             poll.unregister(fd)
             os.close(fd)
             pid = ranks.pop(fd)
-            _, status = os.waitpid(pid, 0)  # not just any child: the handler may have some of its own
+            _, status = os.waitpid(pid, 0)  # by pid: the handler may have children of its own
             if not self._closing:
                 code = os.waitstatus_to_exitcode(status)
                 log.error("a rank has ended, and the worker with it", rank_pid=pid, code=code)
@@ -135,8 +139,7 @@ class Group:
 
 
 def begin(model: Model, meeting: Path, follow: Callable[[int, socket.socket], None]) -> None:
-    """Fork the other ranks of a model that has some, while this process has one thread and no device. ``follow`` is the
-    life of each."""
+    """Fork the other ranks of a model, while this process has one thread and no device. Each runs ``follow``."""
     global _group
     sockets: list[socket.socket] = []
     pids: list[int] = []
@@ -164,35 +167,35 @@ def begin(model: Model, meeting: Path, follow: Callable[[int, socket.socket], No
 
 
 def group() -> Group | None:
-    """Of this process, if it leads one."""
+    """Return the group that this process leads, if any."""
     return _group
 
 
 def join(meeting: Path, rank: int, size: int, device: str) -> None:
-    """Blocks until all are there."""
+    """Join the process group. Blocks until all ranks are there, at most ``JOIN`` seconds."""
     import torch
     import torch.distributed as dist
 
     on_gpu = device.startswith("cuda")
-    # A batch may have tensors on the host beside those on the GPU, which NCCL does not send.
+    # A batch may also have tensors on the host, which NCCL does not send.
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         init_method=f"file://{meeting}",
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=JOIN),
-        device_id=torch.device(device) if on_gpu else None,  # what does not work shows here, not in the first batch
+        device_id=torch.device(device) if on_gpu else None,  # connects at once, so failures show here
     )
 
 
 def device_of(model: Model, rank: int) -> str:
-    """Each rank has the GPU of its number among those that the worker sees."""
+    """Return the device of a rank: the GPU of that number among those that the worker sees."""
     found = resolve(model.device)
     return f"cuda:{rank}" if found.startswith("cuda") else found
 
 
 def follow(model: Model, rank: int, meeting: Path, leader: socket.socket, make: Callable[[], Handler]) -> None:
-    """The life of a rank but 0; never returns. ``make`` gives the handler, which is not loaded yet."""
+    """Run a rank other than 0; never returns. ``make`` returns the handler, not yet loaded."""
     import torch
 
     handler = make()
@@ -212,17 +215,17 @@ def follow(model: Model, rank: int, meeting: Path, leader: socket.socket, make: 
             if os.getpid() != pid:
                 break
             log.error("a rank failed in predict", exc=exc, rank=rank, model=model.name)
-            # Which GPU is broken the driver tells: the supervisor would take it for rank 0's.
+            # Not EXIT_HARDWARE: the supervisor would blame rank 0's GPU; the driver names the broken one.
             if (fault := device.fault(exc)) in (Fault.STICKY, Fault.HARDWARE):
                 os._exit(EXIT_STICKY if fault is Fault.STICKY else EXIT_RANK)
             leader.sendall(BAD)
-    if os.getpid() == pid:  # else the handler has forked this one, and it has come back
+    if os.getpid() == pid:  # else this is a fork by the handler that has returned
         handler.close()
     os._exit(0)
 
 
 def receive(leader: socket.socket) -> bytes:
-    """The next batch's head; empty where there is none to come."""
+    """Return the next batch's head; empty where no more comes."""
     size = read_exactly(leader, LENGTH.size)
     return read_exactly(leader, LENGTH.unpack(size)[0]) if size else b""
 

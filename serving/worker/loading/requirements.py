@@ -1,7 +1,7 @@
-"""requirements.txt of a model: installed once, beside the packages of the image, for that model alone.
+"""Requirements: a model's requirements.txt, installed once, beside the packages of the image, for that model alone.
 
-What the image has already counts as installed. Each file has a folder of its own below the temporary one, so that two
-models may want two versions; with a folder ``requirements/`` of wheels in the model nothing is asked of the network.
+Packages of the image count as installed. Each file has a folder of its own below the temporary one, so that two models
+may need two versions; with a folder ``requirements/`` of wheels in the model the network is not used.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from serving.model.model import Model
 from serving.system import interpreter, log, private
 
 FILE = "requirements.txt"
-SHOWN = 300  # characters of what pip says last
+SHOWN = 300  # characters of pip's last message
 PIP = ["install", "--no-input", "--disable-pip-version-check", "--quiet"]
 BOUNDED = ["--retries", "1", "--timeout", "10"]
 
 
 def prepare(model: Model, install: bool) -> None:
-    """Make what the model needs importable. Raises ModelError where pip fails."""
+    """Install what the model needs and make it importable. Raises ModelError where pip fails."""
     path, file = Path(model.path), find(model)
     if file is None:
         return
@@ -46,8 +46,10 @@ def prepare(model: Model, install: bool) -> None:
 
 
 def find(model: Model) -> Path | None:
-    """Return the file that the model's convention names, else that of the code, else that of the model. Raises
-    ModelError."""
+    """Return the file that the model's convention names, else that of the code, else that of the model.
+
+    Raises ModelError.
+    """
     path, code = Path(model.path), Path(model.code)
     convention = convention_named(model.convention)
     named = convention.requirements(path) if convention is not None else None
@@ -60,7 +62,7 @@ def find(model: Model) -> Path | None:
 
 
 def home_of(file: Path, wheels: Path) -> Path:
-    """The folder for this file's packages, private to the user."""
+    """Return the folder for this file's packages, private to the user."""
     names = sorted(one.name for one in wheels.iterdir()) if wheels.is_dir() else []
     digest = hashlib.sha256(file.read_bytes() + "\n".join([sys.version, *names]).encode()).hexdigest()[:16]
     parent = private.make_own(Path(tempfile.gettempdir()) / f"serving-packages-{os.geteuid()}")
@@ -69,7 +71,7 @@ def home_of(file: Path, wheels: Path) -> Path:
 
 @contextmanager
 def locked(home: Path) -> Iterator[None]:
-    """One replica installs, the others wait; the supervisor bounds all of it by the load's time."""
+    """Context in which one replica installs while others wait; the supervisor bounds it by the time to load."""
     with open(private.open_plain(home / "lock", os.O_RDWR | os.O_CREAT), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -90,7 +92,7 @@ def run_pip(file: Path, wheels: Path, home: Path) -> None:
 
 
 def sites(home: Path) -> list[Path]:
-    """Where pip puts packages below a prefix; some distributions have a scheme of their own for that."""
+    """Return where pip puts packages below a prefix; some distributions have a scheme of their own."""
     base = {"base": str(home), "platbase": str(home)}
     schemes = dict.fromkeys([sysconfig.get_preferred_scheme("prefix"), "posix_prefix"])
     found = [sysconfig.get_path(kind, scheme, base) for scheme in schemes for kind in ("purelib", "platlib")]

@@ -1,4 +1,4 @@
-"""Shipping: a batch from rank 0 to the others, without pickle: a head that says what it is made of, and its tensors."""
+"""Shipping: a batch sent from rank 0 to the other ranks without pickle: a head with its structure, then its tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Parcel:
     tensors: list[Any]
 
     def send(self) -> None:
-        """All ranks are to receive it now."""
+        """Broadcast the tensors; all ranks have to receive them now."""
         import torch.distributed as dist
 
         for tensor in self.tensors:
@@ -29,7 +29,7 @@ class Parcel:
 
 
 def pack(batch: Any) -> Parcel:
-    """Raises HandlerError for a batch that is not of tensors and plain values, in tuples, lists and dicts."""
+    """Pack a batch of tensors and plain values, in tuples, lists and dicts. Raises HandlerError for any other."""
     tensors: list[Any] = []
     head = msgspec.msgpack.encode(describe(batch, tensors))
     return Parcel(head, tensors)
@@ -55,7 +55,7 @@ def describe(value: Any, tensors: list[Any]) -> Any:
 
 
 def unpack(head: bytes, device: str) -> Any:
-    """The batch, its tensors received from rank 0, on ``device`` but for those that are on the host there."""
+    """Return the batch with its tensors received from rank 0, on ``device`` unless rank 0 has them on the host."""
     import torch
     import torch.distributed as dist
 

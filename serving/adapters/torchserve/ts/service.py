@@ -1,4 +1,4 @@
-"""``ts.service``: the one function in it that handlers call."""
+"""``ts.service``: the one function of it that handlers call."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from serving.system import log
 
 
 def emit_metrics(metrics: Iterable[Any] | None) -> None:
-    """Log each metric, at level debug as those of ``context.metrics``."""
+    """Log each metric at level debug, like those of ``context.metrics``."""
     for metric in metrics or ():
         log.debug("metric", metric=str(metric))

@@ -1,4 +1,4 @@
-"""What ``serving.toml`` says of a model's speed: types of numbers, memory order, compilation, graphs, freezing."""
+"""Speed: a model's ``serving.toml`` settings for dtype, memory format, compilation, CUDA graphs and freezing."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from serving.worker.loading.speed.wrapped import Wrapped
 
 __all__ = ["Automatic", "Hastened", "hasten"]
 
-ROUNDS = 3  # calls of one shape until a recording mode replays: one makes ready, one records
+ROUNDS = 3  # calls of one shape until a recording mode replays: one warms up, one records
 
 
 def hasten(
     handler: Handler, model: Model, device: Device, on_recompile: Callable[[], None], by_itself: bool = True
 ) -> Hastened | Automatic | None:
-    """Give a loaded handler a faster module in place of its own; None where nothing is wanted.
+    """Replace a loaded handler's module by a faster one; returns None where nothing is wanted.
 
-    The module is what the handler keeps as ``self.module`` or ``self.model``. With ``by_itself`` one that nothing is
-    said of is recorded where that changes no answer. Raises ModelError where something is said and there is no module,
-    or where it cannot be changed.
+    The module is the handler's ``self.module`` or ``self.model``. With ``by_itself`` a module without settings is
+    recorded where that changes no answer. Raises ModelError where there are settings and no module, or it cannot be
+    changed.
     """
     speed = model.speed
     may_record = by_itself and speed.cuda_graphs is None and speed.compile == "off" and model.gpus == 1
@@ -58,7 +58,7 @@ def hasten(
             log.warning("cuda_graphs has no effect here", model=model.name, device=device.name)
         else:
             call = graphed = Graphed(call, device.capture, device.name)
-    recording = automatic(handler, device) if may_record else None  # before the handler keeps another one
+    recording = automatic(handler, device) if may_record else None  # before the handler's module is replaced
     sized = Sized(call, sizes_for(speed.batch_sizes, handler.policy.max_size))
     setattr(handler, name, Wrapped(module, sized if compiled or graphed else call))
     rounds = ROUNDS if speed.compile in RECORDING and device.capture is not None else 1
@@ -77,8 +77,7 @@ def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
 
 
 class Hastened:
-    """Has every batch size run ``rounds`` times before the first request; what is compiled after that is a
-    recompilation."""
+    """A faster module. ``warm`` runs every batch size ``rounds`` times; later compilations count as recompilations."""
 
     def __init__(
         self, handler: Handler, sized: Sized, compiled: Compiled | None, graphed: Graphed | None, rounds: int = 1
@@ -90,7 +89,7 @@ class Hastened:
         self._graphed = graphed
 
     def warm(self, folder: Path) -> None:
-        """After the handler's own ``warmup``; where that ran nothing, samples show what the model's input is like."""
+        """Warm up after the handler's own ``warmup``; where that ran nothing, the samples show the model's input."""
         if self._compiled is None and self._graphed is None:
             return
         if not self._sized.seen:

@@ -7,17 +7,17 @@ from typing import Any
 from serving.worker.device.trees import map_tensors
 
 PIECE = 1 << 22  # numbers
-# Parts of the largest value by which sums may differ that are made in another order, by bits of the type of numbers.
+# Fractions of the largest value by which sums in another order may differ, by bits of the dtype.
 TOLERANCES = {8: 0.25, 16: 0.02, 32: 0.002, 64: 1e-9}
 
 
 def halved(tensor: Any) -> Any:
-    """Other numbers where there are fractions; integers may be indices, of which others may not exist."""
+    """Return half of floating-point numbers; integers stay, since other indices may not exist."""
     return tensor * 0.5 if tensor.is_floating_point() else tensor
 
 
 def difference(wanted: Any, found: Any) -> str | None:
-    """Say where the tensors of the second tree are not those of the first one; None where all are."""
+    """Return where the tensors of the second tree differ from those of the first; None where they do not."""
     if len(flat(wanted)) != len(flat(found)):
         return f"there are {len(flat(wanted))} outputs and {len(flat(found))}"
     for number, (one, other) in enumerate(zip(flat(wanted), flat(found), strict=True)):
@@ -41,9 +41,9 @@ def flat(tree: Any) -> list[Any]:
 
 
 def distance(one: Any, other: Any) -> float:
-    """The largest difference, as a part of the largest value; infinite where one is no number and the other is."""
+    """Return the largest difference as a fraction of the largest value; infinite where NaN or infinity do not match."""
     gap = size = 0.0
-    # Piece by piece, since the difference of two large outputs needs memory that the model has not asked for.
+    # In parts, since the difference of two large outputs needs memory beyond the model's.
     for left, right in zip(one.reshape(-1).split(PIECE), other.reshape(-1).split(PIECE), strict=True):
         finite = left.isfinite()
         if not finite.equal(right.isfinite()) or not left[~finite].isnan().equal(right[~finite].isnan()):
@@ -57,7 +57,7 @@ def distance(one: Any, other: Any) -> float:
 
 
 def exact(tensor: Any) -> Any:
-    """In numbers whose difference is not rounded much."""
+    """Return the tensor in double precision, so that differences are hardly rounded."""
     import torch
 
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

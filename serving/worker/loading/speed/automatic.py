@@ -1,4 +1,4 @@
-"""Automatic: a module whose kernels are recorded though nobody asked for it, where no answer can change by that."""
+"""Automatic: CUDA graphs of a module without settings, where no answer can change by that."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from serving.worker.loading.speed.kinds import casting
 from serving.worker.loading.speed.sizes import Seen, Sized, sizes_for, tuning
 
 ATTRIBUTES = ("module", "model")
-KINDS = 8  # kinds of input; a module that is called with more is called with ever new ones
+KINDS = 8  # kinds of input; with more, new ones are likely to keep coming
 SECONDS = 20.0  # for all recordings
-OURS = "serving.adapters."  # handlers that hand a module on to somebody else's code
+OURS = "serving.adapters."  # handlers that pass a module on to user code
 
 
 def automatic(handler: Handler, device: Device) -> Automatic | None:
-    """The recording of the module that ``handler`` keeps, or None where there is none that can be recorded.
+    """Return the recording of the handler's module, or None where none can be recorded.
 
-    The module stays what it is: only its ``forward`` is another one, so that hooks, names and types are as before.
+    The module stays the same object: only its ``forward`` is replaced, so that hooks, names and types are as before.
     """
     import torch
 
@@ -43,7 +43,7 @@ def automatic(handler: Handler, device: Device) -> Automatic | None:
 
 
 def reason_against(module: Any, device: str) -> str | None:
-    """Say what in the module itself stands against recording it; None if nothing does."""
+    """Return what about the module itself prevents recording; None if nothing does."""
     import torch
 
     if "forward" in vars(module) or hasattr(module, "_orig_mod"):
@@ -58,7 +58,7 @@ def reason_against(module: Any, device: str) -> str | None:
 
 
 class Automatic:
-    """Records in ``warm`` what the module was called with until then."""
+    """A module whose kinds of call so far are recorded in ``warm``."""
 
     def __init__(self, handler: Handler, module: Any, device: Device) -> None:
         assert device.capture is not None
@@ -71,7 +71,7 @@ class Automatic:
         module.forward = self._sized
 
     def warm(self, folder: Path) -> None:
-        """Record each batch size of each kind of call; where that may change an answer the module is as it was."""
+        """Record each batch size of each kind of call; restore the module where that may change an answer."""
         import torch
 
         if not self._sized.seen:
@@ -93,7 +93,7 @@ class Automatic:
         log.info("the model's kernels are recorded", graphs=self._graphed.count, fills_batches=self._sized.pads)
 
     def _reason_against(self, seen: list[Seen]) -> str | None:
-        """Say what the calls show that stands against recording them; None if nothing does."""
+        """Return what in the module's calls prevents recording; None if nothing does."""
         if not seen:
             return "no warmup and no sample.* show what its input is like"
         if len(seen) > KINDS:
@@ -107,7 +107,7 @@ class Automatic:
 
 
 def keeps_something(module: Any, call: Callable[[], Any]) -> bool:
-    """Whether the second of two calls leaves other values on the module, or on a part of it, than were there."""
+    """Return whether a second call changes values on the module or on a part of it."""
     call()
     before = list(state_of(module))
     call()
@@ -118,7 +118,7 @@ def keeps_something(module: Any, call: Callable[[], Any]) -> bool:
 
 
 def state_of(module: Any) -> Iterator[tuple[str, int, Any]]:
-    """Name, number of entries, and value of all that a module and its parts keep."""
+    """Yield name, number of entries and value of each attribute of a module and its parts."""
     for one in module.modules():
         for name, value in vars(one).items():
             yield name, len(value) if isinstance(value, dict | list | set) else 0, value
@@ -127,13 +127,13 @@ def state_of(module: Any) -> Iterator[tuple[str, int, Any]]:
 
 
 def are_alone(call: Callable[..., Any], args: Any, kwargs: Any) -> bool:
-    """Whether each of three rows gives beside the others what it gives by itself: that of the call and two others."""
+    """Return whether each of three rows gives the same in a batch as by itself: the call's and two made from it."""
     import torch
 
     calls = [(args, kwargs), *(map_tensors(change, (args, kwargs)) for change in (scattered, emptied))]
     rows = [flat(one) for one in calls]
     if all(torch.equal(*pair) for other in rows[1:] for pair in zip(rows[0], other, strict=True)):
-        return False  # no other row is known
+        return False  # no different row could be made
     beside = zip(*rows, strict=True)
 
     def joined(_: Any) -> Any:
@@ -159,19 +159,19 @@ def row_of(tensor: Any, place: int, rows: int) -> Any:
 
 
 def scattered(tensor: Any) -> Any:
-    """Other numbers that a module can take as well: integers may be indices, so that they only change places."""
+    """Return other numbers that the module can take as well: integers may be indices, so they only change places."""
     import torch
 
     if not tensor.is_floating_point():
         return tensor.reshape(-1).roll(1).reshape(tensor.shape)
-    own = torch.Generator().manual_seed(1)  # so that nobody's random numbers change
+    own = torch.Generator().manual_seed(1)  # leaves the global random state as it is
     scale = (tensor.abs().max().item() if tensor.numel() else 0.0) or 1.0
     found = torch.rand(tensor.shape, generator=own) * scale
     return found.to(tensor.device, tensor.dtype)
 
 
 def emptied(tensor: Any) -> Any:
-    """Again others; an index of zero always exists."""
+    """Return other numbers once more: integers become zero, an index that always exists."""
     if tensor.is_floating_point() or tensor.is_complex():
         return tensor * 0.5 + 0.25
     if tensor.ndim < 2 or not tensor.numel():

@@ -1,4 +1,4 @@
-"""Compiled: a module through ``torch.compile``, and without it where that fails."""
+"""Compiled: a module run through ``torch.compile``, or without it where that fails."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 from serving.system import log
 from serving.worker.device.trees import map_tensors
 
-RECORDING = ("reduce-overhead", "max-autotune")  # modes with graphs of kernels
-SPARE = 8  # kinds of input that may be compiled while requests wait, before others run as they are
+RECORDING = ("reduce-overhead", "max-autotune")  # modes with CUDA graphs
+SPARE = 8  # kinds of input that may be compiled while requests wait; more run uncompiled
 
 
 class Compiled:
-    """``mode`` is one of ``torch.compile``. Runs the module as it is before ``warming``. ``on_recompile`` is called
-    when something is compiled after ``settle``. ``threads`` bounds how many compilers run at a time."""
+    """The compiled module; runs uncompiled before ``warming``. ``mode`` is one of ``torch.compile``.
+
+    ``on_recompile`` is called when something is compiled after ``settle``. ``threads`` bounds the number of compilers.
+    """
 
     def __init__(self, call: Callable[..., Any], mode: str, on_recompile: Callable[[], None], threads: int = 1) -> None:
         import torch
@@ -45,25 +47,25 @@ class Compiled:
             self._count = count
             log.warning("the model was compiled again while requests waited", graphs=count)
             self._on_recompile()
-        # The next call would write over what these modes give, so that the caller gets copies.
+        # In these modes the next call overwrites the outputs, so the caller gets copies.
         return map_tensors(copy_of, outputs) if self._records else outputs
 
     @contextmanager
     def warming(self, kinds: int) -> Iterator[None]:
-        """Within this block each of so many kinds of input is compiled for itself."""
+        """Context in which each of ``kinds`` kinds of input is compiled by itself."""
         import torch._dynamo
 
         self._begun = True
         config = torch._dynamo.config
-        # Beyond this number the module would run as it is, and nobody would know.
+        # Beyond this number the module would silently run uncompiled.
         config.recompile_limit = max(config.recompile_limit, kinds + SPARE)
         config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, kinds + SPARE)
-        # Sizes are fixed: code for any size, which is made where a second one is seen, would be slower for each.
+        # Sizes are fixed: code for any size, torch's default from the second on, would be slower for each.
         with config.patch(automatic_dynamic_shapes=False):
             yield
 
     def settle(self) -> None:
-        """All that is to be compiled is."""
+        """End the warm-up: everything is compiled."""
         self._count = compilations()
         end_compilers()
 
@@ -73,21 +75,21 @@ def copy_of(tensor: Any) -> Any:
 
 
 def end_compilers() -> None:
-    """The compiler's processes would sleep beside the model for ever; they come again when there is something to do."""
+    """End the compiler's processes, which would sleep beside the model for ever; they start again when needed."""
     module = sys.modules.get("torch._inductor.async_compile")
     if module is not None:
         module.shutdown_compile_workers()
 
 
 def compilations() -> int:
-    """How many graphs have been compiled in this process."""
-    from torch._dynamo.utils import counters  # the only place where torch says it
+    """Return how many graphs this process has compiled."""
+    from torch._dynamo.utils import counters  # torch has no public name for it
 
     return int(counters["stats"]["unique_graphs"])
 
 
 def is_of_the_compiler(exc: BaseException) -> bool:
-    """Whether the compiler failed and not the model, by the type of the error or of what led to it."""
+    """Return whether the compiler failed, not the model, by the type of the error or of its causes."""
     seen: set[int] = set()
     one: BaseException | None = exc
     while one is not None and id(one) not in seen:

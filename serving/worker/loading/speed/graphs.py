@@ -1,4 +1,4 @@
-"""Graphed: a module's kernels recorded once for each kind of call and replayed as one."""
+"""Graphed: a module's kernels, recorded once for each kind of call and replayed as one graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serving.worker.loading.speed.kinds import kind_of
 
 
 class Graph:
-    """``inputs`` and ``outputs`` are the memory that the recorded kernels read and write."""
+    """One recording. Its kernels read and write the memory of ``inputs`` and ``outputs``."""
 
     def __init__(self, call: Callable[..., Any], capture: Capture, args: Any, kwargs: Any) -> None:
         self._inputs: list[Any] = []
@@ -35,7 +35,7 @@ class Graph:
         for own, tensor in zip(self._inputs, given, strict=True):
             own.copy_(tensor)
         self._replay()
-        # Copies: the next replay, of this graph or of another that has the same memory, writes where these were.
+        # Copies: the next replay of this graph, or of another with the same memory, overwrites the outputs.
         return map_tensors(lambda tensor: tensor.clone(), self._outputs)
 
 
@@ -44,12 +44,12 @@ class Differs(Exception):
 
 
 class Graphed:
-    """Records between ``begin`` and ``settle``, and compares each recording with the module: where one differs, none is
-    used, since the module does what no recording can repeat, such as drawing random numbers.
+    """A module whose calls are recorded between ``begin`` and ``settle``; each recording is compared with the module.
 
-    A call of no kind that was recorded runs without a graph, as do one with tensors that are not on ``device``, whose
-    numbers would be recorded, one that is to have gradients, and one of another thread, as its replay could overwrite
-    this one's. ``asked``: somebody wants it, and is warned where it does not come to be.
+    Where one differs none is used, since the module then does what no recording can repeat, such as drawing random
+    numbers. These calls run without a graph: those of a kind not recorded; those with tensors outside ``device``, whose
+    numbers would be recorded; those with gradients; those of another thread, whose replay could overwrite this one's.
+    ``asked``: a setting wants the recording, so its failure is a warning.
     """
 
     def __init__(self, call: Callable[..., Any], capture: Capture, device: str, asked: bool = True) -> None:
@@ -75,7 +75,7 @@ class Graphed:
         graph = None if kind is None else self._graphs.get(kind)
         if graph is not None:
             return graph(args, kwargs)
-        outputs = self._call(*args, **kwargs)  # raises what is the model's own error
+        outputs = self._call(*args, **kwargs)  # raises the model's own errors
         if self._records and kind is not None and kind not in self._failed and time.monotonic() < self._until:
             self._record(kind, args, kwargs)
         elif not self._records:
@@ -87,12 +87,12 @@ class Graphed:
         return len(self._graphs)
 
     def has(self, args: Any, kwargs: Any) -> bool:
-        """Whether this call is of a kind that is recorded, or may be now."""
+        """Return whether this call is of a kind that is recorded, or may be now."""
         kind = self._kind(args, dict(sorted(kwargs.items())))
         return kind is not None and (self._records or kind in self._graphs)
 
     def begin(self, seconds: float = math.inf) -> None:
-        """Record what comes within so many seconds."""
+        """Record the kinds of call of the next ``seconds``."""
         self._records = True
         self._thread = threading.get_ident()
         self._until = time.monotonic() + seconds
@@ -121,7 +121,7 @@ class Graphed:
             self._say_why("a recording gives other values than the model, which runs without a graph", error=str(exc))
         except Exception as exc:
             self._failed.add(kind)
-            if fault_of(exc) is not Fault.MEMORY:  # else a smaller one may have room
+            if fault_of(exc) is not Fault.MEMORY:  # after MEMORY a smaller one may fit
                 self._records = False
             self._said = True
             self.reason = f"{type(exc).__name__}: {exc}"[:500]
@@ -132,19 +132,19 @@ class Graphed:
             )
 
     def _compare(self, graph: Graph, args: Any, kwargs: Any) -> None:
-        """Replay the call that was recorded, and one with other numbers. Raises Differs."""
+        """Replay the recorded call, and the same with other numbers. Raises Differs."""
         for given in ((args, kwargs), map_tensors(halved, (args, kwargs))):
             try:
                 wanted = self._call(*given[0], **given[1])
             except Exception as exc:
                 if fault_of(exc) is not None:
                     raise
-                return  # such numbers are none for this module
+                return  # the module does not take such numbers
             if (words := difference(wanted, graph(*given))) is not None:
                 raise Differs(words)
 
     def _say(self) -> None:
-        """Once: somebody wonders why it is slow."""
+        """Log once why a call is slow."""
         if self._graphs and not self._said:
             self._said = True
             self._say_why("a call is of no kind that was recorded and runs without a graph", recorded=len(self._graphs))

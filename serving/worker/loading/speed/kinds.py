@@ -1,4 +1,4 @@
-"""Kinds: what makes two calls of a module so much alike that what was recorded of the one is true of the other."""
+"""Kinds: whether two calls of a module are alike, so that a recording of one holds for the other."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ PLAIN = (type(None), bool, int, str, bytes, Enum)
 
 
 class Unknown(Exception):
-    """Of this nobody can tell whether it is the same the next time."""
+    """A value of which nobody can tell whether it is the same the next time."""
 
 
 def kind_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable | None:
-    """All that a recording of this call depends on but the numbers in its tensors: where each value stands, its name,
-    what it is if it is no tensor, and a tensor's device, type, shape and order in memory. None where that cannot be
-    told, as for objects of somebody's own, which may change without a sign."""
-    # Names in order, since that in which they are written makes no difference.
+    """Return all that a recording of this call depends on, except the numbers in its tensors.
+
+    That is each value's place and name, its value if it is no tensor, and a tensor's device, dtype, shape and strides.
+    None where that cannot be known, as for objects of user classes, which may change unseen.
+    """
+    # Sorted, since the order of keyword arguments makes no difference.
     named = sorted(kwargs.items())
     try:
         return casts(), part_of(args), *((name, part_of(value)) for name, value in named)
@@ -27,14 +29,14 @@ def kind_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable | None:
 
 
 def casts() -> tuple[tuple[str, Any], ...]:
-    """Kinds of device on which autocast is on now, each with its type of numbers."""
+    """Return the device types with autocast on, each with its dtype."""
     import torch
 
     return tuple((name, torch.get_autocast_dtype(name)) for name in ("cuda", "cpu") if torch.is_autocast_enabled(name))
 
 
 def casting(wanted: Iterable[tuple[str, Any]]) -> ExitStack:
-    """A context in which ``casts`` gives this again."""
+    """Return a context in which ``casts`` returns ``wanted``."""
     import torch
 
     with ExitStack() as stack:
@@ -44,7 +46,7 @@ def casting(wanted: Iterable[tuple[str, Any]]) -> ExitStack:
 
 
 def part_of(value: Any) -> Hashable:
-    """Raises Unknown."""
+    """Return one value's part of the kind. Raises Unknown."""
     import torch
 
     kind = type(value)
@@ -66,5 +68,5 @@ def part_of(value: Any) -> Hashable:
 
 
 def order_of(tensor: Any) -> Hashable:
-    """Strides, those aside over which nothing is ever stepped."""
+    """Return the strides, 0 for dimensions of size 1, where they do not matter."""
     return tuple(step if size > 1 else 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))

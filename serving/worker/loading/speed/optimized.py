@@ -1,4 +1,4 @@
-"""Optimized: a TorchScript module frozen and optimised for inference, and as it is where that fails."""
+"""Optimized: a TorchScript module frozen and optimised for inference, or as it is where that fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving.system import log
 
 
 class Optimized:
-    """Raises ModelError for a module that is no TorchScript."""
+    """The frozen module. Raises ModelError for a module that is not TorchScript."""
 
     def __init__(self, module: Any, model: Model) -> None:
         import torch
@@ -22,7 +22,7 @@ class Optimized:
         self._frozen: Any = None
         try:
             self._frozen = freeze(module)
-        except RuntimeError as exc:  # also what torch.jit.Error is
+        except RuntimeError as exc:  # torch.jit.Error is one
             self._say(exc)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -31,7 +31,7 @@ class Optimized:
         try:
             return self._frozen(*args, **kwargs)
         except RuntimeError as exc:
-            outputs = self._module(*args, **kwargs)  # raises what is the model's own error
+            outputs = self._module(*args, **kwargs)  # raises the model's own errors
             self._frozen = None
             self._say(exc)
             return outputs
@@ -41,10 +41,10 @@ class Optimized:
 
 
 def freeze(module: Any) -> Any:
-    """Its weights become constants of its graph, which is then rewritten. ``module`` stays as it is."""
+    """Return an optimised copy with the weights as constants of its graph. ``module`` stays as it is."""
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is old, its files are many
-        # The latter freezes too, but puts the caller's module into evaluation mode for it.
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is deprecated, but many models use it
+        # The outer call freezes too, but would set the caller's module to evaluation mode for it.
         return torch.jit.optimize_for_inference(torch.jit.freeze(module))

@@ -1,4 +1,4 @@
-"""Types of numbers and the order of memory."""
+"""Precision: a module's dtype and memory format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving.worker.device.trees import map_tensors
 
 
 def to_precision(module: Any, speed: Speed, model: Model) -> None:
-    """Weights and buffers of floating point, changed in place. Raises ModelError."""
+    """Change floating-point weights and buffers in place. Raises ModelError where the module cannot be changed."""
     import torch
 
     try:
@@ -24,7 +24,7 @@ def to_precision(module: Any, speed: Speed, model: Model) -> None:
 
 
 class Cast:
-    """Inputs of floating point to the module's type, outputs back to float32, so that nobody outside has to know."""
+    """A module with its inputs cast to its dtype, and its outputs to float32, so that callers need not know."""
 
     def __init__(self, call: Callable[..., Any], speed: Speed) -> None:
         import torch

@@ -1,5 +1,4 @@
-"""TorchScript on a GPU: it looks at its input in the first calls of a size and makes kernels for it, so samples go
-first."""
+"""Scripts: warm-up of TorchScript on a GPU, which compiles kernels in the first calls of each size."""
 
 from __future__ import annotations
 
@@ -12,12 +11,14 @@ from serving.model.samples import requests_of
 from serving.system import log
 from serving.worker.loading.speed.wrapped import Wrapped
 
-CALLS = 3  # of one size: it looks, it makes kernels, it uses them
+CALLS = 3  # of one size: TorchScript profiles, compiles, then runs the kernels
 
 
 def warm_script(handler: Handler, folder: Path, device: str) -> None:
-    """Run the samples beside the model, in batches of one, of two, which stand for all, and of the most there can be.
-    One that fails is a warning: it is requests that count."""
+    """Run the samples beside the model in batches of 1, of 2, which stands for all sizes, and of the largest.
+
+    A sample that fails is only logged.
+    """
     module = getattr(handler, "module", None) or getattr(handler, "model", None)
     if isinstance(module, Wrapped):
         module = module._module

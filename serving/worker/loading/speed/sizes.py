@@ -14,15 +14,17 @@ KNOWN = 64  # kinds of input that are warmed
 
 
 def sizes_for(wanted: Sequence[int], most: int) -> tuple[int, ...]:
-    """What is wanted, else the powers of two, and always the largest batch that there can be."""
+    """Return the ``wanted`` sizes, else the powers of two, up to the largest batch ``most``, and always that."""
     sizes = {size for size in wanted or [1 << power for power in range(most.bit_length())] if size <= most}
     return tuple(sorted(sizes | {most}))
 
 
 @contextmanager
 def tuning() -> Iterator[None]:
-    """Within this block cuDNN tries which of its ways is the fastest for each shape that it meets, and keeps to that
-    later; shapes that come later are not worth that much time."""
+    """Context in which cuDNN benchmarks its algorithms for each new shape and keeps the fastest.
+
+    Later shapes are not worth that time.
+    """
     import torch
 
     cudnn = torch.backends.cudnn
@@ -34,7 +36,7 @@ def tuning() -> Iterator[None]:
 
 
 class Seen(NamedTuple):
-    """One row of a call, and what ``casts`` gave then."""
+    """One row of a call, and what ``casts`` returned then."""
 
     args: Any
     kwargs: Any
@@ -42,11 +44,11 @@ class Seen(NamedTuple):
 
 
 class Sized:
-    """Fills a batch up to the next size by repeating its last row, and cuts the outputs to what was asked for.
+    """A module with a few batch sizes: it repeats a batch's last row up to the next size, and cuts the outputs.
 
-    The batch is the first dimension of every tensor that has the first one's length there, of the inputs and of the
-    outputs; more rows than the largest size go as they are. With ``replays``, which says whether a call was recorded,
-    so does a batch that filled up would be of no use, and one of a module that does not treat rows alone.
+    The batch is the first dimension of each input and output that is as long there as the first tensor. Batches above
+    the largest size run as they are. With ``replays``, which returns whether a call is recorded, so do batches whose
+    filled-up size is not, and those of a module that does not treat rows independently.
     """
 
     def __init__(
@@ -56,9 +58,9 @@ class Sized:
         self._replays = replays
         self.sizes = tuple(sizes)
         self.pads = True
-        """Whether batches are filled up."""
+        """Whether to fill batches up."""
         self.seen: dict[Hashable, Seen] = {}
-        """One row of each kind of call that has come."""
+        """One row of each kind of call so far."""
         self._is_warm = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -76,16 +78,18 @@ class Sized:
     def _note(self, rows: int, args: Any, kwargs: Any) -> None:
         one = map_tensors(lambda tensor: cut(tensor, rows, 1), (args, kwargs))
         kind = kind_of(*one)
-        if kind is not None or self._replays is None:  # else it is one that is never recorded
+        if kind is not None or self._replays is None:  # an unknown kind is never recorded
             self.seen.setdefault(kind or shapes_of(one), Seen(one[0], one[1], casts()))
 
     def warm(self, rounds: int = 1) -> None:
-        """Run each size of every kind of call that has come, ``rounds`` times, the largest first: recorded graphs have
-        one pool of memory, which then is as large as it has to be from the start."""
+        """Run each size of every kind of call so far ``rounds`` times, largest first.
+
+        Recorded graphs share one pool of memory, which then has its full size from the start.
+        """
         import torch
 
         self._is_warm = True
-        # Within inference mode, as the batches of requests are made: the compiler tells such tensors from others.
+        # In inference mode, as for requests: the compiler treats such tensors as a kind of their own.
         with torch.inference_mode():
             for args, kwargs, wanted in list(self.seen.values()):
                 for size in reversed(self.sizes):
@@ -97,21 +101,21 @@ class Sized:
 
 
 def rows_of(tree: Any) -> int | None:
-    """The first dimension of the first tensor that has one."""
+    """Return the first dimension of the first tensor that has one."""
     found: list[int] = []
     map_tensors(lambda tensor: found.append(int(tensor.shape[0])) if tensor.ndim else None, tree)
     return found[0] if found and found[0] > 0 else None
 
 
 def shapes_of(tree: Any) -> Hashable:
-    """For a call whose kind cannot be told."""
+    """Return the shapes and dtypes of a call whose kind is unknown."""
     found: list[Any] = []
     map_tensors(lambda tensor: found.append((tensor.shape, tensor.dtype)), tree)
     return tuple(found)
 
 
 def fill(tensor: Any, rows: int, size: int) -> Any:
-    """Its last row repeated until there are ``size``, in the same order in memory."""
+    """Repeat the last row until there are ``size``, with the same memory format."""
     import torch
 
     if tensor.ndim == 0 or tensor.shape[0] != rows or size == rows:

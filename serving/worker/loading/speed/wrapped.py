@@ -1,4 +1,4 @@
-"""Wrapped: stands in for a module and calls it another way."""
+"""Wrapped: a stand-in for a module that replaces its call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Wrapped:
-    """All but the call is the module's own."""
+    """The module with another ``__call__``; all else is the module's own."""
 
     def __init__(self, module: Any, call: Callable[..., Any]) -> None:
         self._module = module

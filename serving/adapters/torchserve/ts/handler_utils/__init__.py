@@ -1,1 +1,1 @@
-"""A name of TorchServe's, as this server has it."""
+"""``ts.handler_utils``."""

@@ -1,4 +1,4 @@
-"""``ts.handler_utils.micro_batching``: a batch in smaller ones, one after the other."""
+"""``ts.handler_utils.micro_batching``: a batch run as smaller ones, one after the other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HANDLER_METHODS = ("preprocess", "inference", "postprocess")
 
 
 class MicroBatching:
-    """In place of a handler's ``handle``. ``parallelism`` is kept and has no effect: user code runs on one thread."""
+    """A replacement for a handler's ``handle``. ``parallelism`` has no effect: user code runs on one thread."""
 
     def __init__(
         self, parent_handler: Any, micro_batch_size: int = 1, parallelism: dict[str, int] | None = None
@@ -36,13 +36,13 @@ class MicroBatching:
         return results
 
     def _tell(self) -> None:
-        """Handlers set ``parallelism`` after they have made this."""
+        """Warn of ``parallelism`` once, at the first call, since handlers set it after construction."""
         if not self._told and any(count > 1 for count in self.parallelism.values()):
             log.warning("micro batches run one after the other; parallelism has no effect")
         self._told = True
 
     def shutdown(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: there are no threads to end."""
 
     def __call__(self, data: list[Any], context: Any) -> list[Any]:
         self.handler.context = context

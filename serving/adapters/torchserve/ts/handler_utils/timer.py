@@ -9,8 +9,10 @@ from typing import Any
 
 
 def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator for a handler's methods: with ``handler: {profile: true}`` in ``model-config.yaml`` the time of each
-    call, in ms and on a GPU until it is done, becomes the metric ``ts_handler_<method>``."""
+    """Decorate a handler's method to measure each call as the metric ``ts_handler_<method>``, in ms.
+
+    Needs ``handler: {profile: true}`` in ``model-config.yaml``. On a GPU the time lasts until its work is done.
+    """
 
     @functools.wraps(function)
     def wrapper(self: Any, *args: Any, **options: Any) -> Any:

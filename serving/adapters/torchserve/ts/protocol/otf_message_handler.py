@@ -1,4 +1,4 @@
-"""``ts.protocol.otf_message_handler``: where older handlers find what sends pieces."""
+"""``ts.protocol.otf_message_handler``: an older place of ``send_intermediate_predict_response``."""
 
 from ..handler_utils.utils import send_intermediate_predict_response
 

@@ -1,4 +1,4 @@
-"""``ts.torch_handler.base_handler``: a model from its files, and the steps of a prediction to override."""
+"""``ts.torch_handler.base_handler``: a model loaded from its files, and the steps of a prediction to override."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..handler_utils.timer import timed
 from ..utils.util import PredictionException, load_label_mapping
 
 
-class BaseHandler(abc.ABC):  # noqa: B024  handlers list ABC beside it, and the bases must agree
-    """``handle`` runs ``preprocess``, ``inference`` and ``postprocess`` on a batch.
+class BaseHandler(abc.ABC):  # noqa: B024  handlers also list ABC, and the base classes must be compatible
+    """A handler whose ``handle`` runs ``preprocess``, ``inference`` and ``postprocess`` on a batch.
 
     Loads what the manifest names: a class in ``modelFile`` with the state dict ``serializedFile``, or by the suffix of
     ``serializedFile`` TorchScript or a ``torch.export`` ``.pt2``.
@@ -37,7 +37,7 @@ class BaseHandler(abc.ABC):  # noqa: B024  handlers list ABC beside it, and the 
         self.profiler_args: dict[str, Any] = {}
 
     def initialize(self, context: Any) -> None:
-        """Raises ModelError for files that can never be loaded."""
+        """Load the model. Raises ModelError for files that can never be loaded."""
         self.model_yaml_config = getattr(context, "model_yaml_config", None) or {}
         self.manifest = context.manifest
         properties = context.system_properties
@@ -75,7 +75,7 @@ class BaseHandler(abc.ABC):  # noqa: B024  handlers list ABC beside it, and the 
 
     @timed
     def preprocess(self, data: Any) -> Any:
-        """The batch as one tensor."""
+        """Return the batch as one tensor."""
         return torch.as_tensor(data, device=self.device)
 
     @timed
@@ -85,7 +85,7 @@ class BaseHandler(abc.ABC):  # noqa: B024  handlers list ABC beside it, and the 
 
     @timed
     def postprocess(self, data: Any) -> Any:
-        """A list with one answer for each request."""
+        """Return a list with one answer for each request."""
         return data.tolist()
 
     def handle(self, data: Any, context: Any) -> Any:
@@ -103,7 +103,7 @@ class BaseHandler(abc.ABC):  # noqa: B024  handlers list ABC beside it, and the 
         return self.postprocess(self.inference(inputs))
 
     def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
-        """``get_insights`` of the handler, if it has that. Raises PredictionException."""
+        """Return the handler's ``get_insights``. Raises PredictionException where it has none."""
         row = raw_data[0]
         fields = row if isinstance(row, dict) else {}
         inputs, target = fields.get("data") or fields.get("body"), fields.get("target") or 0

@@ -1,4 +1,4 @@
-"""``ts.torch_handler.image_classifier``: the most likely classes of images, as ImageNet's models give them."""
+"""``ts.torch_handler.image_classifier``: the most likely classes of images, by models of ImageNet's kind."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ class ImageClassifier(VisionHandler):
 
     @timed
     def postprocess(self, data: Any) -> Any:
-        """For each image a dict of its ``topk`` labels and probabilities, the likeliest first."""
+        """Return for each image a dict of its ``topk`` labels and probabilities, most likely first."""
         top, classes = torch.topk(torch.nn.functional.softmax(data, dim=1), self.topk, dim=1)
         return map_class_to_label(top.tolist(), self.mapping, classes.tolist())

@@ -1,4 +1,4 @@
-"""``ts.torch_handler.object_detector``: boxes of what a detector of torchvision's kind finds."""
+"""``ts.torch_handler.object_detector``: boxes found by a detector of torchvision's kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ObjectDetector(VisionHandler):
     threshold = 0.5
 
     def postprocess(self, data: Any) -> Any:
-        """For each image a list of ``{label: box, "score": score}`` whose score reaches ``threshold``."""
+        """Return for each image a list of ``{label: box, "score": score}`` with scores of at least ``threshold``."""
         return [self._found(row) for row in data]
 
     def _found(self, row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""``ts.torch_handler.text_classifier``: the class of a text, by a bag of its words and pairs of words."""
+"""``ts.torch_handler.text_classifier``: the class of a text, from its words and pairs of words."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .text_handler import TextHandler
 
 
 class TextClassifier(TextHandler):
-    """One text at a time: with a larger batch the server runs each request by itself."""
+    """A classifier of one text at a time: with a larger batch the server runs each request alone."""
 
     ngrams = 2
 
     def preprocess(self, data: Any) -> Any:
-        """The numbers of the text's tokens, int64 [n], and the tokens."""
+        """Return the numbers of the text's tokens, int64 [n], and the tokens."""
         line = data[0]
         text = line.get("data") or line.get("body")
         if isinstance(text, bytes | bytearray):
@@ -31,14 +31,14 @@ class TextClassifier(TextHandler):
         return torch.as_tensor(numbers, dtype=torch.int64, device=self.device), tokens
 
     def _number(self, token: str) -> int:
-        """A plain dict knows no token for what it does not know, but ``<unk>`` if that is in it."""
+        """Return a token's number; for unknown tokens a plain dict has none, except under ``<unk>``."""
         vocabulary = self.source_vocab
         if isinstance(vocabulary, dict) and token not in vocabulary and "<unk>" in vocabulary:
             return int(vocabulary["<unk>"])
         return int(vocabulary[token])
 
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """The model is called with the numbers and with where the only text begins, 0."""
+        """Call the model with the numbers and the offset of the only text, 0."""
         numbers, _ = data
         return super().inference(numbers, torch.as_tensor([0], device=self.device))
 
@@ -46,7 +46,7 @@ class TextClassifier(TextHandler):
         return map_class_to_label(torch.nn.functional.softmax(data, dim=1).tolist(), self.mapping)
 
     def get_insights(self, text_preprocess: Any, _: Any, target: Any = 0) -> Any:
-        """The text's words and what they add to ``target``. Raises CodedError without captum."""
+        """Return the text's words and their contributions to ``target``. Raises CodedError without captum."""
         numbers, tokens = text_preprocess
         offsets = torch.zeros(1, dtype=torch.int64, device=self.device)
         found = self.lig.attribute(numbers, torch.zeros_like(numbers), additional_forward_args=offsets, target=target)

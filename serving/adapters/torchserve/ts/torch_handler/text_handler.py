@@ -19,7 +19,7 @@ from .base_handler import BaseHandler
 
 
 class TextHandler(BaseHandler, ABC):
-    """``source_vocab.pt`` is what ``vocab[token]`` gives a number of."""
+    """A handler with ``source_vocab.pt``, whose ``vocab[token]`` is a number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class TextHandler(BaseHandler, ABC):
         return attribution("LayerIntegratedGradients")(self.model, self.model.embedding)
 
     def get_source_vocab_path(self, ctx: Any) -> str:
-        """Raises ModelError where there is no such file."""
+        """Return the vocabulary's path. Raises ModelError where there is no such file."""
         name = ctx.manifest["model"].get("sourceVocab") or "source_vocab.pt"
         path = Path(ctx.system_properties["model_dir"]) / name
         if not path.is_file():
@@ -58,19 +58,19 @@ class TextHandler(BaseHandler, ABC):
         return text.translate(str.maketrans("", "", string.punctuation))
 
     def _remove_puncutation(self, text: str) -> str:
-        """The name that handlers written for the oldest TorchServe call."""
+        """Remove punctuation; handlers for the oldest TorchServe call this misspelled name."""
         return self._remove_punctuation(text)
 
     def _tokenize(self, text: str) -> list[str]:
         return self.tokenizer(text)
 
     def get_word_token(self, input_tokens: list[str]) -> list[str]:
-        """Tokens without the mark that byte-pair encoders put where a word begins."""
+        """Return tokens without the mark that byte-pair encoders put before words."""
         return [token.replace("\u0120", "") for token in input_tokens]
 
     def summarize_attributions(self, attributions: Any) -> Any:
         import torch
 
-        # The dimension that torch takes where nobody names one, as there.
+        # The dimension that torch takes by default, as in TorchServe.
         shares = torch.nn.functional.softmax(attributions, dim=0 if attributions.dim() in (0, 1, 3) else 1)
         return shares / torch.norm(shares.sum(dim=-1))

@@ -1,4 +1,4 @@
-"""``ts.torch_handler.vision_handler``: images in, one tensor out."""
+"""``ts.torch_handler.vision_handler``: images as one tensor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .base_handler import BaseHandler
 
 
 class VisionHandler(BaseHandler, ABC):
-    """``image_processing`` makes a tensor of a Pillow image; those of a batch have one shape."""
+    """A handler of images. ``image_processing`` turns a Pillow image into a tensor; those of a batch have one shape."""
 
     image_processing: Any
 
@@ -30,7 +30,7 @@ class VisionHandler(BaseHandler, ABC):
 
     @timed
     def preprocess(self, data: Any) -> Any:
-        """Images as files, as base64 text, or as nested lists of numbers. [n, …] on the device."""
+        """Return images as [n, …] on the device; each is a file, base64 text, or nested lists of numbers."""
         return torch.stack([self._tensor(row.get("data") or row.get("body")) for row in data]).to(self.device)
 
     @functools.cached_property
@@ -39,7 +39,7 @@ class VisionHandler(BaseHandler, ABC):
         return attribution("IntegratedGradients")(self.model)
 
     def get_insights(self, tensor_data: Any, _: Any, target: Any = 0) -> Any:
-        """For each image what each of its numbers adds to ``target``. Raises CodedError without captum."""
+        """Return the contribution of each number of each image to ``target``. Raises CodedError without captum."""
         return self.ig.attribute(tensor_data, target=target, n_steps=15).tolist()
 
     def _tensor(self, image: Any) -> Any:

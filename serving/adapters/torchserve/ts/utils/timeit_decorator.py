@@ -11,7 +11,7 @@ from serving.system import log
 
 
 def timeit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator: the time of each call is logged at level debug."""
+    """Decorate a function to log the time of each call at level debug."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **options: Any) -> Any:

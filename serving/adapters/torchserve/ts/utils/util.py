@@ -1,4 +1,4 @@
-"""``ts.utils.util``: labels, classes of a module, and the exception that chooses its status."""
+"""``ts.utils.util``: labels, classes of a module, and the exception with a status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLEANUP_REGEX = re.compile(r"<[^>]*>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});
 
 
 class PT2Backend(enum.StrEnum):
-    """Backends of ``torch.compile`` that a ``pt2`` section may name."""
+    """The backends of ``torch.compile`` that a ``pt2`` section may name."""
 
     EAGER = "eager"
     AOT_EAGER = "aot_eager"
@@ -39,7 +39,7 @@ class PT2Backend(enum.StrEnum):
 
 
 class PredictionException(Exception):
-    """Answers the batch with ``error_code`` and ``message``."""
+    """An error that answers the batch with ``error_code`` and ``message``."""
 
     def __init__(self, message: str, error_code: int = 500) -> None:
         super().__init__(message)
@@ -58,15 +58,16 @@ def check_valid_pt2_backend(backend: str) -> bool:
 
 
 def list_classes_from_module(module: ModuleType, parent_class: type | None = None) -> list[type]:
-    """The classes that the module itself defines, by name; only subclasses of ``parent_class``, if given."""
+    """Return the classes that the module itself defines, by name; only subclasses of ``parent_class``, if given."""
     own = [one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == module.__name__]
     return [one for one in own if parent_class is None or issubclass(one, parent_class)]
 
 
 def load_label_mapping(mapping_file_path: str | Path) -> dict[str, str] | None:
-    """``index_to_name.json``: index to label, or to a list whose last entry is the label. None where there is none.
+    """Read ``index_to_name.json``: index to label, or to a list whose last entry is the label. None without the file.
 
-    Raises ValueError for a file of another shape."""
+    Raises ValueError for another structure.
+    """
     path = Path(mapping_file_path)
     if not path.is_file():
         log.info("there is no such file, so that answers name classes by their numbers", path=str(path))
@@ -86,9 +87,11 @@ def load_label_mapping(mapping_file_path: str | Path) -> dict[str, str] | None:
 def map_class_to_label(
     probs: list[list[Any]], mapping: dict[str, str] | None = None, lbl_classes: list[list[Any]] | None = None
 ) -> list[dict[str, Any]]:
-    """For each row of ``probs`` a dict from label to number; ``lbl_classes`` are its columns' classes, 0, 1, … without.
+    """Return for each row of ``probs`` a dict from label to number.
 
-    Raises TypeError, KeyError for a class without a label."""
+    ``lbl_classes`` are the classes of its columns, 0, 1, … by default. Raises TypeError, and KeyError for a class
+    without label.
+    """
     if not isinstance(probs, list) or not isinstance(mapping, dict | None):
         raise TypeError("probs is a list of lists, mapping a dict or None")
     rows = [list(range(len(row))) for row in probs] if lbl_classes is None else lbl_classes
@@ -107,7 +110,7 @@ def get_yaml_config(yaml_file_path: str | Path) -> Any:
 def deprecated(
     version: Any, replacement: str = "", klass: type[Warning] = PendingDeprecationWarning
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator: each call warns."""
+    """Decorate a function to warn at each call."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

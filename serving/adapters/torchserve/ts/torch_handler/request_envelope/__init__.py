@@ -1,1 +1,1 @@
-"""A name of TorchServe's, as this server has it."""
+"""``ts.torch_handler.request_envelope``."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from serving import claims
+from serving.codecs.hollow import check_hollow
+from serving.codecs.letters import check_letters
 from serving.codecs.measuring import archive_cost, entries_cost
 from serving.codecs.npy import is_npy, native, open_npy, read_npy
 from serving.errors import BadRequest, HandlerError, ServingError
@@ -69,7 +71,10 @@ def decode_raw(body: Body, content_type: str = "") -> Any:
         shape = [int(part) for part in options["shape"].split(",")] if "shape" in options else [-1]
         if dtype.hasobject:
             raise ValueError("objects")
-        return native(np.frombuffer(body, dtype).reshape(shape))
+        array = np.frombuffer(body, dtype).reshape(shape)
+        check_hollow(array.shape, dtype)
+        check_letters(array)
+        return native(array)
     except ServingError:
         raise
     except (ValueError, TypeError, SyntaxError, OverflowError) as exc:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
 from serving import claims
+from serving.codecs.hollow import check_hollow
+from serving.codecs.letters import check_letters
 from serving.codecs.measuring import GLANCED, PIECE, array_size
 from serving.errors import BadRequest, ServingError
 from serving.request import Body
@@ -124,14 +126,18 @@ def open_npy(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]
         raise BadRequest("the body is no npy array: it holds pickled objects")
     there -= file.tell()
     size = array_size(shape, dtype.itemsize, there)
+    check_hollow(shape, dtype)
     check_end(there - size)
 
     def read() -> np.ndarray:
         if version > (2, 0) or not size or dtype.subdtype is not None:
             file.seek(0)
-            return np.lib.format.read_array(file, allow_pickle=False)
+            found = np.lib.format.read_array(file, allow_pickle=False)
+            check_letters(found)
+            return found
         array = np.ndarray(shape[::-1] if fortran else shape, dtype)
         fill(file, array.reshape(-1).view(np.uint8).data)
+        check_letters(array)
         return array.transpose() if fortran else array
 
     return size, read
@@ -148,8 +154,11 @@ def fill(file: IO[bytes], room: memoryview) -> None:
 
 
 def remember(head: bytes, array: np.ndarray) -> None:
-    """Cache the layout of ``array``, which numpy has read from a body that begins with ``head``."""
-    if not head or array.dtype.kind not in NUMBERS:
+    """Cache the layout of ``array``, which numpy has read from a body that begins with ``head``.
+
+    That of an empty array is not: its head says how much memory is claimed.
+    """
+    if not head or array.dtype.kind not in NUMBERS or not array.nbytes:
         return
     if len(_layouts) >= KNOWN:
         _layouts.clear()

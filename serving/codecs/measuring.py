@@ -43,8 +43,7 @@ def lines_cost(body: Body) -> int:
     if len(body) < GLANCED:
         return 0
     data = bytes(body) if isinstance(body, memoryview) else body
-    # Lines that end in a bare CR are all split before the first one is parsed.
-    return len(data) + json_cost(data) + 144 * (data.count(b"\r") - data.count(b"\r\n"))
+    return len(data) + json_cost(data)
 
 
 def csv_cost(body: Body) -> int:

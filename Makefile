@@ -1,5 +1,5 @@
 # Everything by hand and in CI goes through these targets: serve, test, test-asgi, slow, flake, compat, image-test, check,
-# bench, clean.
+# bench, docs, clean.
 
 PYTHON ?= python3
 # The port of make serve; unset, the server's own setting holds.
@@ -35,7 +35,7 @@ LIBRARIES := xgboost-cpu pandas tzdata pytz
 PACKAGED := sagemaker-containers==2.8.6.post2 psutil retrying flask werkzeug itsdangerous blinker protobuf==3.20.3 six
 CAPTUM := captum tqdm matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
 
-.PHONY: serve test test-asgi slow flake compat image-test check bench venv clean
+.PHONY: serve test test-asgi slow flake compat image-test check bench docs venv clean
 .DEFAULT_GOAL := serve
 
 serve: .demo/model/.trained
@@ -85,6 +85,11 @@ bench: .demo/model/.trained
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/compare.py
 
+# README.md and docs/ as a site, in .site/. The packages that build it come first; building it fetches nothing.
+docs: .venv/.docs
+	$(BIN)/python docs/hooks.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 venv: .venv/.ready
 
 # torch goes first and by itself: whoever brings one, or the index of a CPU build, decides which.
@@ -93,6 +98,12 @@ venv: .venv/.ready
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "installing $(strip $(TORCH))"; $(PIP) install $(TORCH); }
 	@echo "installing the server and its tools"
 	@$(PIP) install -e '.[dev,demo,bench]'
+	@touch $@
+
+# torch is there already, so that pip keeps it.
+.venv/.docs: .venv/.ready
+	@echo "installing what builds the documentation"
+	@$(PIP) install -e '.[docs]'
 	@touch $@
 
 .compat/toolkits: | .venv/.ready
@@ -123,5 +134,5 @@ venv: .venv/.ready
 
 # .venv and .compat stay: they are slow to make again and nothing in them goes stale.
 clean:
-	rm -rf .demo .flake .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .demo .flake .site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from handlers.built import BuiltHandler
 from handlers.expected import converted, expected_of
+from handlers.firstuse import first_use_of
 from handlers.options import overridable
 from serving import BadRequest, BatchPolicy, Request, codecs
 from serving.transfer import to_device
@@ -53,7 +54,7 @@ class ModuleHandler(BuiltHandler):
         if static is not None:
             # The batch dimension was fixed when the model was exported, so requests cannot be joined.
             self.policy = replace(self.policy, max_size=1)
-        self.expected = expected_of(self.module)
+        self.expected = expected_of(self.module) or first_use_of(self.module)
         self.takes = "" if self.expected is None else str(self.expected)
 
     def fit(self, rows: Tensor) -> Tensor:

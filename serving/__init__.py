@@ -15,6 +15,8 @@ from serving.request import Request, Response, StreamingResponse
 from serving.session import Session
 from serving.weights.statedict import load_weights
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BadRequest",
     "BatchPolicy",

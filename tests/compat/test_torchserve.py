@@ -1,5 +1,5 @@
 """The same archives and the same requests under TorchServe as released and here: statuses, bodies and content types
-are equal byte for byte, but for what ``docs/torchserve.md`` lists as different on purpose."""
+are equal byte for byte, but for what ``docs/migrating/torchserve.md`` lists as different on purpose."""
 
 from __future__ import annotations
 

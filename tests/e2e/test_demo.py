@@ -1,9 +1,8 @@
-"""The main job: the demo model, served as the README shows it."""
+"""The main job: the demo model; tests/e2e/test_pages.py calls it as the README shows it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import time
@@ -41,27 +40,6 @@ def test_a_fresh_process_serves_its_first_invocation_within_4_seconds() -> None:
         assert seconds < max(4, 3 * max(before, importing_torch()))
     finally:
         assert server.stop() == 0
-
-
-def test_the_curl_of_the_readme_prints_what_the_readme_says() -> None:
-    readme = (ROOT / "README.md").read_text()
-    command, printed = readme.partition("$ curl ")[2].split("\n")[:2]
-    with serving(DEMO) as server:
-        words = command.replace("localhost:8080", f"127.0.0.1:{server.port}")
-        result = subprocess.run(f"curl -s -m 10 {words}", shell=True, capture_output=True, cwd=ROOT, check=True)
-    got, said = json.loads(result.stdout), json.loads(printed)
-    assert got.keys() == said.keys()
-    assert got["class"] == said["class"]
-    assert got["probabilities"] == pytest.approx(said["probabilities"], abs=0.05)
-
-
-def test_the_boto3_snippet_of_the_readme_runs_as_it_stands() -> None:
-    readme = (ROOT / "README.md").read_text()
-    snippet = readme[readme.index("import boto3") : readme.index("```", readme.index("import boto3"))]
-    with serving(DEMO, local="true") as server:
-        code = snippet.replace("localhost:8080", f"127.0.0.1:{server.port}")
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert '"class":3' in result.stdout, result.stderr
 
 
 def test_pictures_and_arrays_that_arrive_together_get_their_own_answers() -> None:

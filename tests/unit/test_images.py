@@ -97,13 +97,13 @@ def test_an_image_of_ones_own_begins_with_the_servers_and_leaves_its_entry_point
     assert not {word for word, _ in found} & {"ENTRYPOINT", "CMD", "USER", "LABEL", "HEALTHCHECK"}
 
 
-def test_the_readme_shows_the_example_and_every_build_argument() -> None:
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.partition("```dockerfile\n")[2].partition("```")[0]
+def test_the_page_shows_the_example_and_every_build_argument() -> None:
+    page = (ROOT / "docs" / "images.md").read_text()
+    shown = page.partition("```dockerfile\n")[2].partition("```")[0]
     assert instructions(shown) == instructions((CUSTOM / "Dockerfile").read_text())
     for text in OURS.values():
         for name in {rest.partition("=")[0] for word, rest in instructions(text) if word == "ARG"}:
-            assert f"| `{name}` |" in readme
+            assert f"| `{name}` |" in page
 
 
 def test_the_example_copies_what_is_there_and_says_where_its_code_is() -> None:

@@ -40,4 +40,4 @@ def test_what_is_no_such_body_is_refused(body: bytes) -> None:
 
 def test_others_are_read() -> None:
     assert decode(b'{"name": "a", "more": [{"x": 1}, {"x": 2}]}', Body) == Body("a", [{"x": 1}, {"x": 2}])
-    assert decode(b'{"more": ' + b"9" * 5000 + b"}", Body).more is not None
+    assert decode(b'{"unknown": 1e5, "name": "a"}', Body) == Body("a")

@@ -130,7 +130,7 @@ def are_alone(call: Callable[..., Any], args: Any, kwargs: Any) -> bool:
     """Return whether each of three rows gives the same in a batch as by itself: the call's and two made from it."""
     import torch
 
-    calls = [(args, kwargs), *(map_tensors(change, (args, kwargs)) for change in (scattered, emptied))]
+    calls = [(args, kwargs), *(map_tensors(altered, (args, kwargs)) for altered in (scattered, emptied))]
     rows = [flat(one) for one in calls]
     if all(torch.equal(*pair) for other in rows[1:] for pair in zip(rows[0], other, strict=True)):
         return False  # no different row could be made

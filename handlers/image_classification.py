@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,8 +113,13 @@ def only_one(static: int) -> int:
     return static
 
 
-def channels(name: str, values: Sequence[float]) -> Tensor:
+def is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def channels(name: str, values: Any) -> Tensor:
     """Return [3, 1, 1]. Raises ModelError unless there are three valid numbers."""
-    if len(values) != 3 or (name == "std" and min(values) <= 0):
-        raise ModelError(f"[options] {name} is {list(values)}; allowed: three numbers, for red, green and blue")
+    numbers = [one for one in values if is_finite(one)] if isinstance(values, list | tuple) else []
+    if not len(numbers) == len(values if numbers else ()) == 3 or (name == "std" and min(numbers) <= 0):
+        raise ModelError(f"[options] {name} is {values!r}; allowed: three numbers, for red, green and blue")
     return torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)

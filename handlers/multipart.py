@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from serving import BadRequest
 
+PARTS = 10_000
 NAME = re.compile(rb'content-disposition:[^\r\n]*?;\s*name=(?:"([^"\r\n]*)"|([^\s";,]+))', re.IGNORECASE)
 
 
@@ -17,8 +18,10 @@ def name_of(head: bytes) -> str:
 
 
 def parts_of(body: bytes, boundary: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield headers and content of each part (RFC 7578, RFC 2046 §5.1.1). Raises BadRequest."""
-    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary)
+    """Yield headers and content of each part (RFC 7578, RFC 2046 §5.1.1). Raises BadRequest, also for too many."""
+    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, PARTS + 2)
+    if len(parts) > PARTS + 1:
+        raise BadRequest(f"the form has more than {PARTS} parts")
     if not parts or not parts[-1].startswith(b"--"):
         raise BadRequest("the form does not end with its boundary")
     for part in parts[:-1]:

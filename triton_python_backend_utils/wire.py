@@ -25,6 +25,7 @@ from triton_python_backend_utils.tensor import Tensor
 
 BINARY_SIZE = "binary_data_size"
 MAX_RANK = 32
+MAX_HOLLOW = 1 << 20  # positions without a value that the tensors of a message may have together
 
 
 class WireError(ValueError):
@@ -97,8 +98,15 @@ def decode(decoder: msgspec.json.Decoder[Header], header: memoryview | bytes) ->
 def read_tensors(entries: Sequence[TensorEntry], binary: memoryview) -> list[Tensor]:
     """The tensors of a message, each on memory of its own. Raises WireError."""
     tensors: list[Tensor] = []
+    hollow = 0
     for entry in entries:
         check_entry(entry)
+        hollow += math.prod(one for one in entry.shape if one) if 0 in entry.shape else 0
+        if hollow > MAX_HOLLOW:
+            raise WireError(
+                f"input {entry.name!r}: shape is {str(entry.shape)[:100]}, which has {hollow} positions without a "
+                f"value with the inputs before it; allowed: {MAX_HOLLOW}"
+            )
         check_parameters(entry)
         size = entry.parameters.get(BINARY_SIZE)
         if size is None:

@@ -57,7 +57,8 @@ KNOWN = f"{JSON}, {JSON_LINES[0]}, {CSV}, {NPY}, {NPZ}, {RAW}, text/plain, image
 def decode(body: Body, content_type: str) -> Any:
     """Decode a body: numbers become arrays, anything else the value that JSON has.
 
-    JSON and CSV numbers become float32, or int64 where all numbers in JSON are integers. npy keeps its dtype except the
+    JSON and CSV numbers become float32, or int64 where all numbers in JSON are integers, or float64 where float32
+    would change an integer. npy keeps its dtype except the
     byte order; the array of a bytearray, as large bodies are, shares its memory. An image is uint8 [height, width] if
     grey, else [height, width, 3]. ``application/octet-stream`` stays bytes unless the type has a ``dtype`` (and
     ``shape``) parameter. A body without a content type is read as JSON. Text has the ``charset`` of the type, else

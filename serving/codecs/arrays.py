@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from serving import claims
+from serving.codecs.hollow import check_hollow
+from serving.codecs.letters import check_letters
 from serving.codecs.measuring import archive_cost, entries_cost
 from serving.codecs.npy import is_npy, native, open_npy, read_npy
 from serving.errors import BadRequest, HandlerError, ServingError
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 LONG = "gG"  # long doubles, and complex numbers of two
 EXTENDED = 63  # fraction bits of an x86 long double, whose value takes
 TEN = 10  # bytes; it is stored in more
+END, END_SIZE, COMMENT = b"PK\x05\x06", 22, 0xFFFF  # a zip's last record, its bytes, and the most of its comment
 FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of zip's calendar: a fixed date, so that the same arrays give the same bytes
 
 
@@ -33,6 +36,7 @@ def decode_npz(body: Body, _: object = None) -> dict[str, Any]:
     try:
         claims.take(entries_cost(body))
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            check_edges(archive, body)
             claims.take(archive_cost(archive))
             found = [(one.filename.removesuffix(".npy"), read_member(archive, one)) for one in archive.infolist()]
     except ServingError:
@@ -43,6 +47,15 @@ def decode_npz(body: Body, _: object = None) -> dict[str, Any]:
     if len(arrays) < len(found):
         raise BadRequest("the npz body has two arrays of one name")
     return arrays
+
+
+def check_edges(archive: zipfile.ZipFile, body: Body) -> None:
+    """Raise BadRequest for bytes before or behind an archive, which a reader of zip files passes over."""
+    first = min((one.header_offset for one in archive.infolist()), default=archive.start_dir)
+    tail = bytes(body[-END_SIZE - COMMENT :])
+    end = tail.rfind(END)
+    if first or end + END_SIZE + int.from_bytes(tail[end + 20 : end + 22], "little") != len(tail):
+        raise BadRequest("there are bytes before or behind the archive of the npz body")
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
@@ -69,7 +82,10 @@ def decode_raw(body: Body, content_type: str = "") -> Any:
         shape = [int(part) for part in options["shape"].split(",")] if "shape" in options else [-1]
         if dtype.hasobject:
             raise ValueError("objects")
-        return native(np.frombuffer(body, dtype).reshape(shape))
+        array = np.frombuffer(body, dtype).reshape(shape)
+        check_hollow(array.shape, dtype)
+        check_letters(array)
+        return native(array)
     except ServingError:
         raise
     except (ValueError, TypeError, SyntaxError, OverflowError) as exc:

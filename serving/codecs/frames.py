@@ -73,12 +73,17 @@ def unmasked(array: Any, walk: Lister, at: str, depth: int) -> Any:
     return values.tolist()
 
 
+def item(part: Any) -> Any:
+    """Return the value of an array without dimensions; a text of numpy has none either, but is no array."""
+    return part[()] if getattr(part, "ndim", 1) == 0 and not isinstance(part, str | bytes) else part
+
+
 def records(array: Any, walk: Lister, at: str, depth: int) -> Any:
     """Convert each record to a dict of its fields."""
     if array.ndim:
         return [records(one, walk, at, depth) for one in array]
     names = array.dtype.names
-    return walk.table(((name, array[name][()] if array.ndim == 0 else array[name]) for name in names), at, depth)
+    return walk.table(((name, item(array[name])) for name in names), at, depth)
 
 
 def from_pandas(value: Any) -> Any:

@@ -10,6 +10,7 @@ import msgspec
 
 from serving import claims
 from serving.codecs.doubles import check_keys
+from serving.codecs.exact import LONG, SURE, has_boolean, has_long, may_have_booleans, narrowed
 from serving.codecs.measuring import json_cost, lines_cost
 from serving.codecs.texts import json_text, utf8
 from serving.errors import BadRequest
@@ -17,7 +18,6 @@ from serving.request import Body
 
 WRAPPERS = ("instances", "inputs")
 NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-LONG = 2.0**63  # the first integer beyond 64 bits
 
 
 def parse_json(body: Body, content_type: str = "") -> Any:
@@ -51,24 +51,26 @@ def decode_json(body: Body, content_type: str = "") -> Any:
     if isinstance(value, dict):
         for name in WRAPPERS:
             if name in value:
-                return alone(to_array(value[name]), json_cost(body))
+                return alone(to_array(value[name], body), json_cost(body))
         return value
-    return alone(to_array(value), json_cost(body))
+    return alone(to_array(value, body), json_cost(body))
 
 
 def decode_lines(body: Body, content_type: str = "") -> Any:
-    return alone(to_array(list(lines_of(body, content_type))), lines_cost(body))
+    return alone(to_array(list(lines_of(body, content_type)), body), lines_cost(body))
 
 
 def lines_of(body: Body, content_type: str = "") -> Iterator[Any]:
     """Yield the values of JSON Lines without blank lines.
+
+    A line ends with LF or CR LF; any other CR is white space.
 
     Raises BadRequest with the line number, from 1; BodyTooLarge and BodiesFull before it takes too much memory.
     """
     claims.take(lines_cost(body))
     data = utf8(body, content_type)
     decode, has_keys = msgspec.json.Decoder().decode, b":" in data
-    for number, line in enumerate(cut(data) if b"\r" in data else io.BytesIO(data), 1):
+    for number, line in enumerate(io.BytesIO(data), 1):
         try:
             value = decode(line)
         except NO_JSON as exc:
@@ -80,12 +82,6 @@ def lines_of(body: Body, content_type: str = "") -> Iterator[Any]:
         yield value
 
 
-def cut(data: bytes) -> Iterator[bytes]:
-    """Yield lines as ``splitlines`` cuts them, one at a time: all at once would take several times their size."""
-    for line in io.BytesIO(data):
-        yield from line.splitlines()
-
-
 def alone(value: Any, cost: int) -> Any:
     """Return ``value``; if it is an array, give back the memory of its ``cost`` that it does not need."""
     if cost and hasattr(value, "nbytes"):
@@ -93,10 +89,12 @@ def alone(value: Any, cost: int) -> Any:
     return value
 
 
-def to_array(value: Any) -> Any:
+def to_array(value: Any, text: Body | None = None) -> Any:
     """Convert a number, or nested lists of numbers that form a rectangle, to an array; return anything else unchanged.
 
-    The array is int64 where all are integers, else float32. Raises BadRequest for a number beyond float32.
+    The array is int64 where all are integers, else float32; float64 where that would change an integer. One of
+    booleans is bool, and booleans among numbers are something else. ``text`` is JSON with all of ``value``, if there
+    is any. Raises BadRequest for a number beyond float32, and an integer among others that float64 does not hold.
     """
     if not isinstance(value, list | int | float) or not is_numeric(value):
         return value
@@ -106,30 +104,14 @@ def to_array(value: Any) -> Any:
         array = np.asarray(value)
     except (ValueError, OverflowError):
         return value  # ragged
+    if array.dtype.kind in "if" and may_have_booleans(text) and has_boolean(value):
+        return value
     if array.dtype.kind != "f":
         return array if array.dtype.kind in "bi" else value
-    if np.vdot(array, array) < LONG**2:  # the quickest test that all are small
+    size = np.vdot(array, array)
+    if size < SURE**2:  # the quickest test that all are small
         return array.astype(np.float32)
-    return value if has_long(value) else float32(array)
-
-
-def float32(array: Any) -> Any:
-    """Convert to float32. Raises BadRequest for a number out of range."""
-    import numpy as np
-
-    with np.errstate(over="raise"):
-        try:
-            return array.astype(np.float32)
-        except FloatingPointError as exc:
-            worst = max(array[np.isfinite(array)].ravel().tolist(), key=abs)
-            raise BadRequest(f"{worst!r} is beyond the numbers of 32 bits that the body becomes") from exc
-
-
-def has_long(value: Any) -> bool:
-    """Return whether a number is an integer beyond 64 bits, which no array type holds."""
-    if isinstance(value, list):
-        return any(map(has_long, value))
-    return isinstance(value, int) and not -LONG <= value < LONG
+    return value if size >= LONG**2 and has_long(value) else narrowed(array, value)
 
 
 def is_numeric(value: Any) -> bool:

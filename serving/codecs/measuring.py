@@ -43,8 +43,7 @@ def lines_cost(body: Body) -> int:
     if len(body) < GLANCED:
         return 0
     data = bytes(body) if isinstance(body, memoryview) else body
-    # Lines that end in a bare CR are all split before the first one is parsed.
-    return len(data) + json_cost(data) + 144 * (data.count(b"\r") - data.count(b"\r\n"))
+    return len(data) + json_cost(data)
 
 
 def csv_cost(body: Body) -> int:
@@ -127,9 +126,25 @@ def take_picture(image: Any, body: Body) -> int:
         raise BadRequest(f"the image has {image.width} x {image.height} pixels; allowed: 1 to {PIXEL_LIMIT} in all")
     cost: int = COPIES * pixels
     claims.take(cost)
+    if image.format == "PNG" and not is_whole_png(body):
+        raise BadRequest("the image is damaged, or not all of it is there")
     if (image.format == "PNG" and not fills_png(bytes(body))) or (image.format == "GIF" and pixels > CODES * len(body)):
         raise BadRequest(f"the image has {image.width} x {image.height} pixels by its head, which its data do not give")
     return cost
+
+
+def is_whole_png(body: Body) -> bool:
+    """Return whether all chunks of a PNG to its last one are there with their checksums; Pillow ignores most."""
+    view, at = memoryview(body), 8
+    while at + 12 <= len(view):
+        length, kind = struct.unpack_from(">I4s", view, at)
+        end = at + 8 + length
+        if end + 4 > len(view) or zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            return False
+        if kind == b"IEND":
+            return True
+        at = end + 4
+    return False
 
 
 def fills_png(body: bytes) -> bool:

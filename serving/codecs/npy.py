@@ -6,11 +6,15 @@ each header anew takes numpy forty times as long.
 
 from __future__ import annotations
 
+import ast
 import io
+import re
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
 from serving import claims
+from serving.codecs.hollow import check_hollow
+from serving.codecs.letters import check_letters
 from serving.codecs.measuring import GLANCED, PIECE, array_size
 from serving.errors import BadRequest, ServingError
 from serving.request import Body
@@ -23,6 +27,7 @@ VERSIONS = ((1, 0), (2, 0), (3, 0))
 WIDTHS = {1: 2, 2: 4, 3: 4}  # bytes of the header's length field, by version
 LONGEST = 512  # bytes; longer headers are not cached
 KNOWN = 1024  # cached headers
+OLD_INTEGER = re.compile(rb"(?<=[0-9])L\b")  # as Python 2 writes them
 NUMBERS = "biufc"  # kinds of dtypes whose values are plain bytes
 
 
@@ -120,21 +125,40 @@ def open_npy(file: IO[bytes], there: int) -> tuple[int, Callable[[], np.ndarray]
         raise BadRequest("the body is no npy array: its version is unknown")
     head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = head(file)
+    check_keys(file, WIDTHS[version[0]])
     if dtype.hasobject:
         raise BadRequest("the body is no npy array: it holds pickled objects")
     there -= file.tell()
     size = array_size(shape, dtype.itemsize, there)
+    check_hollow(shape, dtype)
     check_end(there - size)
 
     def read() -> np.ndarray:
         if version > (2, 0) or not size or dtype.subdtype is not None:
             file.seek(0)
-            return np.lib.format.read_array(file, allow_pickle=False)
+            found = np.lib.format.read_array(file, allow_pickle=False)
+            check_letters(found)
+            return found
         array = np.ndarray(shape[::-1] if fortran else shape, dtype)
         fill(file, array.reshape(-1).view(np.uint8).data)
+        check_letters(array)
         return array.transpose() if fortran else array
 
     return size, read
+
+
+def check_keys(file: IO[bytes], width: int) -> None:
+    """Raise BadRequest for a header, which ends where the file stands, that has a key twice.
+
+    The header's length has ``width`` bytes.
+    """
+    end = file.tell()
+    file.seek(8 + width)
+    text = OLD_INTEGER.sub(b"", file.read(end - 8 - width)).strip()
+    made = ast.parse(text.decode("latin-1" if width == 2 else "utf-8"), mode="eval").body
+    keys = [key.value for key in made.keys if isinstance(key, ast.Constant)] if isinstance(made, ast.Dict) else []
+    if len(set(keys)) < len(keys):
+        raise BadRequest(f"the head of the npy body has the key {max(keys, key=keys.count)!r} twice")
 
 
 def fill(file: IO[bytes], room: memoryview) -> None:
@@ -148,8 +172,11 @@ def fill(file: IO[bytes], room: memoryview) -> None:
 
 
 def remember(head: bytes, array: np.ndarray) -> None:
-    """Cache the layout of ``array``, which numpy has read from a body that begins with ``head``."""
-    if not head or array.dtype.kind not in NUMBERS:
+    """Cache the layout of ``array``, which numpy has read from a body that begins with ``head``.
+
+    That of an empty array is not: its head says how much memory is claimed.
+    """
+    if not head or array.dtype.kind not in NUMBERS or not array.nbytes:
         return
     if len(_layouts) >= KNOWN:
         _layouts.clear()

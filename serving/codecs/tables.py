@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from array import array as machine_array
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from serving import claims
-from serving.codecs.jsons import alone, float32
+from serving.codecs.exact import chosen, doubtful, float32
+from serving.codecs.jsons import alone
 from serving.codecs.measuring import numbers_cost, text_cost
 from serving.codecs.texts import decode_text
 from serving.errors import BadRequest
@@ -20,6 +22,7 @@ from serving.request import Body
 if TYPE_CHECKING:
     import numpy as np
 
+INTEGER = re.compile("[+-]?[0-9]+")
 HEADERS = ("", "present", "absent")
 
 
@@ -112,7 +115,26 @@ def to_numbers(text: str, header: str, place: str) -> np.ndarray:
                 f"the rows of the CSV body differ in length: line {line} has {len(row)} columns, the first row {width}"
             )
         count += 1
-    return float32(np.asarray(numbers)).reshape(count, width)  # type: ignore[no-any-return]
+    array = np.asarray(numbers)
+    found = float32(array)
+    if places := doubtful(array, found):
+        found = chosen(array, found, integers_at(places, text, header))
+    return found.reshape(count, width)
+
+
+def integers_at(places: list[int], text: str, header: str) -> Iterator[tuple[int, int]]:
+    """Yield those ``places`` of CSV, fields in order without the header, that hold an integer, and the integer."""
+    rows = split_rows(text)
+    if header == "present":
+        next(rows, None)
+    fields = (field for _, _, row in rows for field in row)
+    wanted = iter(places)
+    place = next(wanted, None)
+    for at, field in enumerate(fields):
+        if at == place:
+            if INTEGER.fullmatch(field.strip()):
+                yield at, int(field)
+            place = next(wanted, None)
 
 
 def number_of(field: str, where: str, column: int) -> float:

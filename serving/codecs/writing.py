@@ -88,7 +88,8 @@ def encode_object(value: Any, accept: str, default: str) -> Response:
     if kind == CSV and rows is not None:
         return Response(encode_rows(rows), kind)
     if kind in JSON_LINES:
-        return Response(b"\n".join(map(to_json, value if isinstance(value, list | tuple) else to_plain(value))), kind)
+        parts = value if isinstance(value, list | tuple) else to_plain(value)
+        return Response(b"".join(to_json(one) + b"\n" for one in parts), kind)
     return Response(to_json(value), kind)
 
 

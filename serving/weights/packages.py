@@ -12,6 +12,7 @@ from serving.errors import ModelError
 from serving.weights import ALLOW, variable
 
 CODE = "/aotinductor/"
+ROWS = 2  # rows that a single one is made
 MODEL = "model"  # the default name of the model in a package
 # Makes the code check its inputs' shapes; without it a shorter input is read beyond its end.
 CHECK = "AOTI_RUNTIME_CHECK_INPUTS"
@@ -68,12 +69,14 @@ class Packaged:
         return self._twice(args)
 
     def _twice(self, args: Any) -> Any:
-        return first_row(self._call(*(one.expand(2, *one.shape[1:]).contiguous() for one in args)))
+        return first_row(self._call(*(one.expand(ROWS, *one.shape[1:]).contiguous() for one in args)))
 
 
 def first_row(outputs: Any) -> Any:
+    """Return the outputs without the second of two rows; whatever has not two rows is no output by row, and stays."""
     if isinstance(outputs, dict):
         return {name: first_row(one) for name, one in outputs.items()}
     if isinstance(outputs, tuple | list):
-        return type(outputs)(first_row(one) for one in outputs)
-    return outputs[:1]
+        rows = [first_row(one) for one in outputs]
+        return outputs._make(rows) if hasattr(outputs, "_make") else type(outputs)(rows)
+    return outputs[:1] if tuple(getattr(outputs, "shape", ()))[:1] == (ROWS,) else outputs

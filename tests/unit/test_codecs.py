@@ -211,6 +211,8 @@ def test_any_accept_gives_an_offered_type_or_not_acceptable(accept: str) -> None
         ({"a": np.int64(1), "b": [torch.ones(1)]}, "", b'{"a":1,"b":[[1.0]]}', "application/json"),
         (np.array([[1, 2], [3, 4]]), "text/csv", b"1,2\n3,4\n", "text/csv"),
         (np.array([[1], [2]]), "application/jsonlines", b"[1]\n[2]\n", "application/jsonlines"),
+        ([[1], {"a": 2}], "application/jsonlines", b'[1]\n{"a":2}\n', "application/jsonlines"),
+        ([], "application/jsonlines", b"", "application/jsonlines"),
         (np.array([1], np.uint8), "application/octet-stream", b"\1", "application/octet-stream"),
         ("hi", "", b"hi", "text/plain"),
         ("hi", "application/json", b'"hi"', "application/json"),

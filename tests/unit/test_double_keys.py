@@ -41,7 +41,7 @@ def test_a_double_key_is_named(text: str, encoding: str, form: Any) -> None:
 
 
 @pytest.mark.parametrize("text", [one for one in DOUBLES if "\n" not in one])
-@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_double_key_in_lines_is_named_with_its_line(text: str, end: str) -> None:
     body = f'{{"a": 1}}{end}{end}{text}{end}'.encode()
     with pytest.raises(BadRequest, match="line 3 of the body has an object with the key"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import BadRequest, BatchPolicy, Handler, Request
+from serving import BadRequest, BatchPolicy, Handler, Request, codecs
 from serving.deadline import Deadline
 from serving.errors import ModelError, ServingError
 from serving.handler import EACH, ONE, ROWS
@@ -20,6 +21,7 @@ from serving.request import Response
 from serving.testing import Client
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.engine.engine import Engine
+from serving.worker.engine.records import lines_of
 from serving.worker.loading.loader import check_methods, paths_of
 from serving.worker.rules import Rules
 from tests.unit.test_engine import Stamps
@@ -288,3 +290,62 @@ def test_what_init_writes_answers_a_batch_transform() -> None:
     with Client(names["Model"]) as client:
         assert bytes(client.invoke(b"[1, 2]\n[3]\n", LINES, LINES).body) == b"[2.0,4.0]\n[6.0]\n"
         assert bytes(client.invoke(b"1,2\n3,4\n", CSV, CSV).body) == b"2.0,4.0\n6.0,8.0\n"
+
+
+class Same(Handler):
+    """What comes goes back; objects with a ``csv`` as CSV."""
+
+    policy = BatchPolicy(max_size=2)
+
+    def bucket(self, sample: Any) -> Any:
+        return str(type(sample))
+
+    def collate(self, samples: Any) -> Any:
+        return samples
+
+    def predict(self, batch: Any) -> Any:
+        return list(batch)
+
+    def encode(self, output: Any, request: Request) -> Any:
+        return Response(output["csv"].encode(), CSV) if isinstance(output, dict) and "csv" in output else output
+
+
+PARTS = ["[1]", '"x"', '{"a":2}', '"two\\nlines"', '""', '"é"', '{"csv":"1,2\\n"}', '"x"', "null"]
+MIXED = [one for size in (2, 3) for one in itertools.permutations(PARTS[:7], size)] + [tuple(PARTS)]
+
+
+@pytest.mark.parametrize("accept", ["", "*/*"])
+def test_answers_of_many_kinds_are_a_line_of_json_each_where_no_type_is_asked_for(accept: str) -> None:
+    handler = Same()
+    for records in MIXED:
+        body, kind = one("\n".join(records).encode(), LINES, accept, handler)
+        values = [json.loads(record) for record in records]
+        wanted = [one["csv"].strip() if isinstance(one, dict) and "csv" in one else one for one in values]
+        if kind == JSON:  # all are
+            assert json.loads(body) == wanted
+        elif kind.startswith("text/"):  # all are, in a line each
+            assert body.decode().split("\n") == [*wanted, ""]
+        else:
+            assert (kind, [json.loads(line) for line in body.decode().split("\n")[:-1]]) == (LINES, wanted)
+
+
+def test_a_stand_in_among_answers_of_many_kinds_is_json_too() -> None:
+    body, kind = one(b'"x"\n[nope\n[1]\n', LINES, "", Same(), "ERROR")
+    assert (body, kind) == (b'"x"\n"ERROR"\n[1]\n', LINES)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_carriage_return_within_a_record_of_json_ends_none(end: str) -> None:
+    body = f"[1,\r2]{end}\r{end}\r[3, 4]\r{end}[5,\r\r6]".encode()
+    assert codecs.decode(body, LINES).tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert json.loads(one(body, LINES, JSON, Same())[0]) == [[1, 2], [3, 4], [5, 6]]
+    assert one(body, LINES, LINES, Same())[0] == b"[1,2]\n[3,4]\n[5,6]\n"
+    assert one(b"[1]\r[2]", LINES, "", Same())[0] == 400
+    with pytest.raises(BadRequest, match="line 1 of the body is no JSON"):
+        codecs.decode(b"[1]\r[2]", LINES)
+
+
+def test_lines_of_an_answer_end_as_those_of_a_body_do() -> None:
+    found = lines_of(Response(b"[1,\r2]\r\n\r\n[3]\n", LINES))
+    assert [json.loads(line) for line in found] == [[1, 2], [3]]
+    assert lines_of(Response(b"a\rb\n", "text/plain")) == [b"a", b"b"]

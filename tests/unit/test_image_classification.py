@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,20 @@ def test_a_cut_off_file_and_other_types_are_refused(folder: Path) -> None:
         ({"size": 64, "resize": 32}, "resize is 32; allowed: 64 to"),
         ({"std": [1, 1, 0]}, "std is"),
         ({"mean": [1]}, "mean is"),
+        *[
+            ({name: value}, f"{name} is")
+            for name in ("mean", "std")
+            for value in (
+                0.5,
+                None,
+                "abc",
+                [1, 2, "x"],
+                [1, True, 1],
+                [1, None, 1],
+                [1, 2, math.nan],
+                {"a": 1, "b": 2, "c": 3},
+            )
+        ],
         ({"outputs": "odds"}, "outputs is 'odds'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zipfile
 from typing import Any
 
@@ -156,3 +157,49 @@ def test_what_comes_behind_an_array_is_refused_with_its_size() -> None:
             archive.writestr("a.npy", body + b"bytes")
         with pytest.raises(BadRequest, match="5 bytes come behind the array"):
             codecs.decode(file.getvalue(), codecs.NPZ)
+
+
+def test_a_head_with_a_key_twice_is_refused() -> None:
+    for first, padding in itertools.product(("'descr': '<f8'", "'shape': (1,)", "'fortran_order': False"), (0, 600)):
+        text = f"{{{first}, 'descr': '<i8', 'fortran_order': False, 'shape': (1,), }}" + " " * padding + "\n"
+        body = npy.MAGIC + b"\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(8)
+        for data, kind in ((body, codecs.NPY), (archived(body), codecs.NPZ)):
+            for _ in range(2):
+                with pytest.raises(BadRequest, match=r"key .* twice"):
+                    codecs.decode(data, kind)
+
+
+def test_fields_may_be_called_like_keys() -> None:
+    array = np.array([(1, 2, 3)], [("shape", "<i4"), ("descr", "<i4"), ("3L", "<i4")])
+    assert codecs.decode(npy_of(array, (1, 0)), codecs.NPY).tolist() == [(1, 2, 3)]
+
+
+def archived(*bodies: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number, body in enumerate(bodies):
+            archive.writestr(f"{number}.npy", body)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_what_comes_before_or_behind_an_archive_is_refused(count: int) -> None:
+    body = archived(*[npy_of(np.arange(n), (1, 0)) for n in range(count)])
+    assert len(codecs.decode(body, codecs.NPZ)) == count
+    moved = io.BytesIO()
+    moved.write(b"#!")
+    with zipfile.ZipFile(moved, "a") as archive:  # which counts from the beginning of the file
+        for n in range(count):
+            archive.writestr(f"{n}.npy", npy_of(np.arange(n), (1, 0)))
+    for bad in (b"xx" + body, body + b"x", body + b"\0" * 30, body + body, moved.getvalue()):
+        with pytest.raises(BadRequest, match="before or behind"):
+            codecs.decode(bad, codecs.NPZ)
+
+
+def test_archives_of_other_writers_are_read() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = b"a comment"
+        with archive.open("a.npy", "w", force_zip64=True) as member:
+            member.write(npy_of(np.arange(3), (1, 0)))
+    assert codecs.decode(file.getvalue(), codecs.NPZ)["a"].tolist() == [0, 1, 2]

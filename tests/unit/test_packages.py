@@ -7,6 +7,7 @@ import shutil
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -119,3 +120,25 @@ def test_what_the_code_takes_neither_way_is_an_error_and_decides_nothing() -> No
         with pytest.raises(RuntimeError):
             call(torch.ones(1, 3))
     assert code.rows == [1, 2, 1, 2]
+
+
+class Both(NamedTuple):
+    left: Any
+    right: Any
+
+
+def test_what_a_program_gives_beside_rows_stays_as_it_is() -> None:
+    def call(x: Tensor) -> Any:
+        if len(x) < 2:
+            raise RuntimeError("unmatched dim value")
+        return Both((x.sum(1), None), [{"mean": x.mean(), "names": torch.arange(5), "none": torch.zeros(0)}, 7, "text"])
+
+    for _ in range(2):
+        found = Packaged(call)(torch.ones(1, 3))
+        assert type(found) is Both
+        assert found.left[0].tolist() == [3.0]
+        assert found.left[1] is None
+        assert found.right[0]["mean"].item() == 1
+        assert found.right[0]["names"].tolist() == [0, 1, 2, 3, 4]
+        assert found.right[0]["none"].shape == (0,)
+        assert found.right[1:] == [7, "text"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -181,3 +183,41 @@ def test_a_grey_picture_of_16_bits_stands_upright_too() -> None:
     exif[274] = 3
     body = saved(Image.fromarray(sixteen()).transpose(Image.Transpose.ROTATE_180), "PNG", exif=exif)
     close(both(body)[0], RAMP * 255)
+
+
+def chunked(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", len(content), kind) + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def noisy_png() -> bytes:
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 6, 3), np.uint8)
+    body = saved(Image.fromarray(pixels), "PNG")
+    return body[:33] + chunked(b"teXt", b"a note") + body[33:]
+
+
+def refused(body: bytes) -> bool:
+    for read in (lambda: codecs.decode(body, "image/png"), lambda: open_image(Request(body, "image/png"))):
+        try:
+            read()
+        except BadRequest:
+            continue
+        return False
+    return True
+
+
+def test_a_png_with_any_byte_changed_is_refused() -> None:
+    body = noisy_png()
+    both(body)
+    changed = [body[:at] + bytes([body[at] ^ 0x20]) + body[at + 1 :] for at in range(len(body))]
+    assert [at for at, one in enumerate(changed) if not refused(one)] == []
+
+
+def test_a_png_cut_anywhere_is_refused() -> None:
+    body = noisy_png()
+    assert [size for size in range(len(body)) if not refused(body[:size])] == []
+
+
+def test_junk_behind_a_picture_is_harmless() -> None:
+    for format in ("PNG", "JPEG", "GIF"):
+        body = saved(colours(), format)
+        assert np.array_equal(both(body)[0], both(body + b"junk")[0])

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import json
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from handlers.image_classification import ImageClassificationHandler
+from handlers.multipart import PARTS
 from handlers.object_detection import ObjectDetectionHandler
 from handlers.wrapped import parts_of, sniff, unwrapped
 from serving import BadRequest, Request, UnsupportedMediaType
@@ -191,3 +193,17 @@ def test_the_parts_of_a_form_are_what_was_put_in(bodies: list[bytes]) -> None:
 def test_every_kind_of_picture_that_is_known_is_told_by_its_bytes(tmp_path: Path) -> None:
     kinds = {kind: sniff(picture(kind)) for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000")}
     assert kinds == {kind: f"image/{kind.lower().replace('jpeg2000', 'jp2')}" for kind in kinds}
+
+
+def test_a_form_has_no_more_parts_than_are_counted() -> None:
+    part = b"--b\r\n\r\n\r\n"
+    assert len(list(parts_of(part * PARTS + b"--b--", b"b"))) == PARTS
+    for count in (PARTS + 1, 2 * PARTS, 1_000_000):
+        body = part * count + b"--b--"
+        tracemalloc.start()
+        try:
+            with pytest.raises(BadRequest, match="more than 10000 parts"):
+                list(parts_of(body, b"b"))
+            assert tracemalloc.get_traced_memory()[1] < 3 * len(body) + (8 << 20)
+        finally:
+            tracemalloc.stop()

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving import codecs
+from serving.codecs.hollow import check_hollow
 from serving.errors import BadRequest, HandlerError
 
 Array = NDArray[Any]
@@ -72,6 +73,7 @@ def read_array(reader: Reader) -> Array:
     data = reader.take(reader.number("i"))
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
         raise BadRequest(f"tensor/ndlist: an array of {datatype} with shape {shape} has {len(data)} bytes")
+    check_hollow(tuple(shape), dtype)
     try:
         return np.frombuffer(data, dtype).reshape(shape).astype(TYPES[datatype])
     except ValueError as exc:  # too many axes

@@ -17,7 +17,7 @@ from serving import claims, codecs
 from serving.adapters.toolkit import sagemaker_containers, sagemaker_xgboost
 from serving.adapters.toolkit import sagemaker_inference as toolkit
 from serving.adapters.toolkit.sagemaker_inference import CSV, JSON, NPY, UnsupportedFormatError
-from serving.codecs.jsons import float32
+from serving.codecs.exact import float32
 from serving.codecs.measuring import csv_cost, json_cost
 from serving.errors import BadRequest, UnsupportedMediaType
 from serving.request import Request, Response

@@ -18,7 +18,7 @@ import numpy as np
 from serving import claims, codecs
 from serving.adapters import shims
 from serving.adapters.toolkit import sagemaker_environment
-from serving.codecs.jsons import float32
+from serving.codecs.exact import float32
 from serving.codecs.measuring import GLANCED, csv_cost, json_cost, npz_cost
 from serving.errors import BadRequest, ModelError
 from serving.model.names import is_hidden

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving.adapters.context import Context
+from serving.codecs.hollow import check_hollow
 from serving.errors import BadRequest, ModelError, ServingError
 from serving.usercode import origin
 
@@ -139,7 +140,9 @@ def only_one(data: Any) -> None:
 def shaped(one: Any) -> Any:
     if one["datatype"] == "BYTES":
         return one["data"][0]
-    return np.array(one["data"]).reshape(one["shape"]).tolist()
+    array = np.array(one["data"]).reshape(one["shape"])
+    check_hollow(array.shape, array.dtype)
+    return array.tolist()
 
 
 def output_of(value: Any, name: str) -> dict[str, Any]:

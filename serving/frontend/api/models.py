@@ -15,7 +15,6 @@ import asyncio
 import base64
 import os
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect
@@ -25,6 +24,7 @@ from starlette.routing import BaseRoute, Route
 
 from serving import errors
 from serving.errors import BadRequest, BodyTooLarge, DeadlineExceeded, Draining, ServingError
+from serving.frontend.api.calls import decode
 from serving.frontend.supervisor import SupervisorLink
 from serving.ipc.messages import DescribeModels, LoadModel, ModelInfo, PinModel, UnloadModel
 from serving.model.names import model_name
@@ -37,7 +37,6 @@ UNLOAD_TIME = 350.0  # seconds; the platform waits a little longer
 GRACE = 30.0  # seconds that a load takes besides loading: waiting for room, unpacking
 JSON = "application/json"
 
-T = TypeVar("T")
 Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 
@@ -147,13 +146,6 @@ async def read(request: HttpRequest, seconds: float) -> bytes:
     except TimeoutError:
         raise DeadlineExceeded("the body did not arrive in time") from None
     return data
-
-
-def decode(data: bytes, type: type[T]) -> T:
-    try:
-        return msgspec.json.decode(data, type=type)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise BadRequest(f"the body is not what this call takes: {exc}") from exc
 
 
 def page_size(text: str | None) -> int:

@@ -39,6 +39,7 @@ from serving.errors import (
 )
 from serving.frontend.answers import JSON, Answers, log_error, retry_after
 from serving.frontend.api import tritonwords
+from serving.frontend.api.calls import decode
 from serving.frontend.api.models import GRACE, UNLOAD_TIME
 from serving.frontend.bodies import Bodies, Held
 from serving.frontend.health import is_healthy
@@ -343,10 +344,7 @@ class IndexBody(msgspec.Struct, forbid_unknown_fields=True):
 
 def index_filter(body: bytes) -> bool:
     """Return whether the request asks for ready models only. Raises BadRequest."""
-    try:
-        return msgspec.json.decode(body or b"{}", type=IndexBody).ready
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise BadRequest(f"the body is not what this call takes: {exc}") from exc
+    return decode(body or b"{}", IndexBody).ready
 
 
 class ChangeBody(msgspec.Struct):
@@ -355,10 +353,7 @@ class ChangeBody(msgspec.Struct):
 
 def check_change(verb: str, body: bytes) -> None:
     """Check a load or unload request. Raises BadRequest for parameters that would be ignored."""
-    try:
-        given = msgspec.json.decode(body or b"{}", type=ChangeBody).parameters
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise BadRequest(f"the body is not what this call takes: {exc}") from exc
+    given = decode(body or b"{}", ChangeBody).parameters
     extra = sorted(given.keys() - ({"unload_dependents"} if verb == "unload" else set()))
     if extra:
         raise BadRequest(f"parameter {extra[0]!r} of {verb} is not supported: what is served lies in the store")

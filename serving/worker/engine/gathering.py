@@ -207,7 +207,7 @@ class Gathering:
         for place, output in zip(places, outputs, strict=True):
             self._calls.again()
             try:
-                outcomes[place].line = join.line(self._encode(output, items[place].request))
+                join.fill(outcomes[place], self._encode(output, items[place].request))
             except BaseException as exc:
                 outcomes[place].error = self._failed(items[place], exc, False)
 

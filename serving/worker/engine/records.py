@@ -30,9 +30,10 @@ HasHeader = Callable[[list[str]], bool]
 
 @dataclass(slots=True)
 class Outcome:
-    """The answer of one record: its line, or its error."""
+    """The answer of one record: its line and the media type of that, or its error."""
 
     line: bytes = b""
+    kind: str = ""
     error: ServingError | None = None
 
 
@@ -69,8 +70,7 @@ def split(request: Request, has_header: HasHeader = lambda fields: False) -> tup
     """
     claims.take(records_cost(request.body))
     if request.media_type in JSON_LINES:
-        lines = codecs.utf8(request.body, request.content_type).splitlines()
-        return "", [line for line in lines if line.strip()]
+        return "", lines_in(codecs.utf8(request.body, request.content_type), JSON_LINES[0])
     if request.media_type != CSV:
         return "", []
     cost = numbers_cost(request.body)  # the memory of reading row by row
@@ -169,13 +169,21 @@ def lines_of(response: Response) -> list[bytes]:
     """Return the records of an answer: lines, or elements of a JSON list. Raises HandlerError where it has none."""
     kind = media_type(response.content_type)
     if kind in LINES:
-        return [line for line in bytes(response.body).splitlines() if line.strip()]
+        return lines_in(bytes(response.body), kind)
     if kind == JSON:
         try:
             return [bytes(one) for one in msgspec.json.decode(response.body, type=list[msgspec.Raw])]
         except msgspec.DecodeError:
             pass
     raise HandlerError(f"an answer of type {kind} has no records")
+
+
+def lines_in(body: bytes, content_type: str) -> list[bytes]:
+    """Return the lines that are not blank. Those of JSON, in which a CR is white space, end with LF or CR LF."""
+    if content_type not in JSON_LINES:
+        return [line for line in body.splitlines() if line.strip()]
+    lines = body.split(b"\n")
+    return [line.removesuffix(b"\r") for line in lines if line.strip()]
 
 
 def joined(outcomes: list[Outcome], content_type: str, placeholder: bytes) -> bytes:

@@ -25,10 +25,9 @@ from serving.errors import ModelError
 class GenerationHandler(Handler):
     """A handler of prompts: ``{"prompt" or "inputs": "…", …}`` with the fields of Sampling, or plain text.
 
-    The fields may be below ``parameters``. Chat requests go to ``/v1/chat/completions``. The answer is one JSON object,
-    or a stream of events, JSON Lines or plain text by ``Accept`` or ``"stream": true``. Requests take turns, a token
-    each. The folder holds a checkpoint of ``transformers``, or a tokenizer of it beside a module that maps ids [1, n]
-    to logits [1, n, vocabulary].
+    The fields may be below ``parameters``; ``/v1/chat/completions`` takes chats. The answer is one JSON object, or by
+    ``Accept`` or ``"stream": true`` a stream of events, JSON Lines or text. Requests take turns, a token each. A folder
+    has a checkpoint of ``transformers``, or its tokenizer and a module of ids [1, n] to logits [1, n, vocabulary].
     """
 
     records = "one"
@@ -48,11 +47,8 @@ class GenerationHandler(Handler):
         top_p: float = 1.0,
         dtype: str = "float32",
     ) -> None:
-        """Load the model.
-
-        ``context`` is the most tokens of prompt and answer together, by default the model's own limit. Beyond
-        ``max_running`` answers at a time new requests get 503. The rest are defaults of requests. Raises ModelError.
-        """
+        """Load. ``context``: most tokens of prompt and answer together, by default the model's limit; beyond
+        ``max_running`` answers at a time requests get 503. The rest are defaults of requests. Raises ModelError."""
         self.device = device
         self.kind = dtype_of(dtype, "float32", "bfloat16", "float16")
         self.tokenizer = self.load_tokenizer(model_dir / checkpoint)
@@ -69,9 +65,7 @@ class GenerationHandler(Handler):
         self.running: WeakSet[Any] = WeakSet()  # async generators
 
     def load_tokenizer(self, folder: Path) -> Any:
-        """Return a tokenizer with ``decode``, ``eos_token_id`` and ``chat_template``; a call returns ``{"input_ids":
-        […]}``.
-        """
+        """Return a tokenizer with ``decode``, ``eos_token_id``, ``chat_template``; a call has the key ``input_ids``."""
         return load_pretrained("AutoTokenizer", folder)
 
     def load_model(self, folder: Path) -> Any:

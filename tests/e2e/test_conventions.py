@@ -72,7 +72,8 @@ def model_fn(model_dir): return Path("words.txt").read_text()
 def transform_fn(model, data, content_type, accept, context):
     if data:
         context.set_response_header(0, "X-Amzn-SageMaker-Custom-Attributes", data)
-        context.set_response_content_type(0, "text/" + data)
+        if data.isascii() and data.isprintable():
+            context.set_response_content_type(0, "text/" + data)
         context.set_response_header(0, "X-Other", data)
     return model
 """
@@ -86,7 +87,8 @@ class Reader:
             word = bytes(row["body"]).decode()
             if word:
                 context.set_response_header(index, "X-Amzn-SageMaker-Custom-Attributes", word)
-                context.set_response_content_type(index, "text/" + word)
+                if word.isascii() and word.isprintable():
+                    context.set_response_content_type(index, "text/" + word)
                 context.set_response_header(index, "X-Other", word)
         return [self.words] * len(data)
 """

@@ -34,7 +34,7 @@ GOOD = [
     ("np.array([1.0])", JSON, b"[1.0]"),
     ("{1: {2}}", JSON, b'{"1":[2]}'),
     ("[1, 2]", "application/vnd.mine+json", b"[1,2]"),
-    ("[1, 2]", LINES, b"1\n2"),
+    ("[1, 2]", LINES, b"1\n2\n"),
     ("'caf\\xe9'", "text/plain; charset=iso-8859-1", b"caf\xe9"),
     ("'caf\\xe9'", "text/plain", "café".encode()),
     ("'[1]'", JSON, b"[1]"),

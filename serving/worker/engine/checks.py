@@ -32,6 +32,7 @@ def sound(response: Response) -> Response:
     """Return a response that can be sent. Raises HandlerError for a wrong status, type or body."""
     if (
         type(response.body) is bytes
+        and type(response.status) is int
         and response.status == 200
         and response.content_type in USUAL
         and response.custom_attributes is None

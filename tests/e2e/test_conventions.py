@@ -72,7 +72,8 @@ def model_fn(model_dir): return Path("words.txt").read_text()
 def transform_fn(model, data, content_type, accept, context):
     if data:
         context.set_response_header(0, "X-Amzn-SageMaker-Custom-Attributes", data)
-        if data.isascii() and data.isprintable():
+        word = data
+        if word.isascii() and word.isprintable():
             context.set_response_content_type(0, "text/" + data)
         context.set_response_header(0, "X-Other", data)
     return model

@@ -147,6 +147,7 @@ def test_a_stream_is_not_cut_since_another_one_has_not_begun(tmp_path: Path) -> 
         assert kills(server) == 0
 
 
+@pytest.mark.slow
 def test_more_load_than_can_be_carried_costs_only_what_is_too_much(tmp_path: Path) -> None:
     """Five times as much as a model can do that takes a sixth of its time-out."""
     seconds, timeout, load = 0.2, 1.2, 5.0

@@ -246,6 +246,7 @@ def is_open(client: ClientConnection) -> bool:
     return client.protocol.close_code is None
 
 
+@pytest.mark.slow
 def test_idle_and_long_ones_are_closed_with_1001(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"conversation_idle_timeout": 1, "conversation_timeout": 4}
     with serving(model_folder(tmp_path, "talker:Talker"), **settings) as server:

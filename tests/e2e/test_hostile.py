@@ -111,6 +111,7 @@ def test_a_destructor_that_hangs_is_ended_like_any_user_code(tmp_path: Path) -> 
         eventually(lambda: server.lines(message="ending a worker", reason="a call of its handler took too long"))
 
 
+@pytest.mark.slow
 def test_prints_that_nobody_reads_hold_up_neither_kills_nor_the_end(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, "nasty:Nasty")
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -285,6 +285,7 @@ def test_a_folder_that_this_user_may_not_read_is_named(faulty_folder: Path) -> N
         ends_with(server, 1, f"cannot serve: Permission denied: {folder}")
 
 
+@pytest.mark.slow
 def test_a_close_that_hangs_does_not_keep_the_container(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, "faulty:Faulty", "[options]\nclose_seconds = 60\n")
     with serving(folder) as server:

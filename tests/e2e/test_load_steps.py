@@ -93,6 +93,7 @@ def test_a_worker_that_cannot_begin_says_why(tmp_path: Path) -> None:
         assert "FileNotFoundError" in line["traceback"]
 
 
+@pytest.mark.slow
 def test_kill_9_of_a_worker_that_is_on_its_way_out(tmp_path: Path, private_tmp: Path) -> None:
     add_model(tmp_path / "store", "a", stop_at="close")
     environment = {"TMPDIR": str(private_tmp)}

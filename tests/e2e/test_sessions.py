@@ -213,6 +213,7 @@ def test_a_killed_replica_loses_its_own_sessions_and_each_is_told(tmp_path: Path
         assert asyncio.run(say(server.port, {"do": "crash"}, ids[-1])).code == "session_lost", "and is not repeated"
 
 
+@pytest.mark.slow
 def test_a_model_with_sessions_is_not_evicted_unless_that_is_wanted(tmp_path: Path) -> None:
     for name in ("a", "b"):
         folder = add_model(tmp_path, name, handler="memo:Memo")

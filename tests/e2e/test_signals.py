@@ -99,6 +99,7 @@ def test_what_a_dead_masters_workers_have_accepted_is_answered(tmp_path: Path) -
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_fork_server_that_cannot_be_kept_alive_ends_the_server_after_a_drain(tmp_path: Path) -> None:
     async def run(server: Server) -> None:
         asking = asyncio.create_task(once(server.port, {"do": "sleep", "seconds": 10, "id": 1}))
@@ -117,6 +118,7 @@ def test_a_fork_server_that_cannot_be_kept_alive_ends_the_server_after_a_drain(t
         assert server.log[-1]["message"] == "cannot serve: the fork server ended 6 times in a row"
 
 
+@pytest.mark.slow
 def test_ping_says_so_when_the_supervisor_is_stopped(tmp_path: Path) -> None:
     with serving(model_folder(tmp_path, "faulty:Faulty"), http_workers=1) as server:
         assert asyncio.run(answers(server.port))  # from now on it is known where the model is

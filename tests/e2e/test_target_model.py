@@ -226,6 +226,7 @@ def test_two_models_have_their_own_code_and_environment(tmp_path: Path) -> None:
             assert ask(server, name).json() == [name, name, name]
 
 
+@pytest.mark.slow
 def test_a_broken_neighbour_does_not_slow_a_healthy_model(tmp_path: Path) -> None:
     """One crashes at every request, one cannot even load, one hangs: no request to the healthy one waits for them."""
     add_model(tmp_path, "healthy")
@@ -297,6 +298,7 @@ def test_a_changed_model_is_loaded_beside_the_old_one_and_no_request_fails(tmp_p
         assert get(server, "a").json()["error"] is None
 
 
+@pytest.mark.slow
 def test_a_request_that_holds_the_interpreter_while_its_model_is_replaced_runs_once(tmp_path: Path) -> None:
     add_model(tmp_path, "a", name="old")
     with serving(tmp_path, model_store=tmp_path, reload="on-change") as server, ThreadPoolExecutor() as pool:

@@ -37,7 +37,7 @@ class ModuleHandler(BuiltHandler):
     """A handler of one or more rows a request: JSON ``{"instances": [[…], […]]}``, CSV, npy, raw tensors or one image.
 
     A flat list of numbers is one row, and its answer one row. An image is float32 [1, 3 or 1, height, width], 0 … 1.
-    Requests are batched by joining their rows; float64 input becomes float32.
+    Requests are batched by joining their rows; float64 input becomes float32 unless the module takes float64.
     """
 
     policy = BatchPolicy(max_size=32)
@@ -66,7 +66,7 @@ class ModuleHandler(BuiltHandler):
         if not hasattr(value, "shape"):
             raise BadRequest(f"the body holds no rectangular array of numbers{odd_record(value)}")
         tensor = torch.tensor(value)
-        if tensor.dtype == torch.float64:
+        if tensor.dtype == torch.float64 and (self.expected is None or self.expected.dtype != torch.float64):
             tensor = converted(tensor, torch.float32)
         if request.media_type.startswith("image/"):
             channels = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)

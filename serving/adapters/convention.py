@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Folder:
         return self.code / self.config.program
 
 
-class Convention:
+class Convention(abc.ABC):
     """One layout of model folders. Subclass it and name the subclass as an entry point of the group
     ``serving.conventions``.
 
@@ -59,13 +60,13 @@ class Convention:
     expected: ClassVar[tuple[str, ...]] = ()
     """The same for the error about a folder without a model."""
 
+    @abc.abstractmethod
     def matches(self, folder: Folder) -> bool:
         """Return whether this convention serves the folder. The first convention that does is used."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read(self, folder: Folder) -> Choice:
         """Return how the folder is served. Raises ModelError for invalid files."""
-        raise NotImplementedError
 
     def refine(self, root: Path, settings: Settings) -> Settings:
         """Return ``serving.toml``'s settings with what the folder's own files add. Raises ModelError."""

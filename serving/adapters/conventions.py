@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from serving.adapters.convention import Convention, Folder
 from serving.adapters.djl.convention import Djl
@@ -28,32 +28,38 @@ SETTINGS = "serving.toml"
 
 
 def conventions() -> Iterator[Convention]:
-    """Yield our conventions, those of installed packages, and last that of weights alone.
-
-    Raises ModelError for one that cannot be loaded.
-    """
+    """Yield our conventions, those of installed packages, and last that of weights alone."""
     yield from OURS
-    yield from installed()  # only when reached: searching all packages takes about 20 ms
+    yield from installed().usable  # only when reached: searching all packages takes about 20 ms
     yield WEIGHTS
 
 
+class Installed(NamedTuple):
+    """Conventions of installed packages, and what is wrong with those that cannot be used."""
+
+    usable: tuple[Convention, ...]
+    problems: tuple[str, ...]
+
+
 @functools.cache
-def installed() -> tuple[Convention, ...]:
-    """Return the conventions of installed packages, by name. Raises ModelError for one that cannot be loaded."""
+def installed() -> Installed:
+    """Return the conventions of installed packages, by name."""
     from importlib.metadata import entry_points
 
-    return tuple(map(loaded, sorted(entry_points(group=GROUP), key=lambda point: point.name)))
+    found = [loaded(point) for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)]
+    usable = tuple(one for one in found if isinstance(one, Convention))
+    return Installed(usable, tuple(one for one in found if isinstance(one, str)))
 
 
-def loaded(point: EntryPoint) -> Convention:
-    """Load a convention. Raises ModelError that names the entry point."""
+def loaded(point: EntryPoint) -> Convention | str:
+    """Return a convention, or what is wrong with it."""
     try:
         found = point.load()
+        if isinstance(found, type) and issubclass(found, Convention):
+            return found()
+        return f"the convention {point.name} = {point.value} is no subclass of Convention"
     except Exception as exc:
-        raise ModelError(f"the convention {point.name} = {point.value} cannot be imported: {exc}") from exc
-    if not (isinstance(found, type) and issubclass(found, Convention)):
-        raise ModelError(f"the convention {point.name} = {point.value} is no subclass of Convention")
-    return found()
+        return f"the convention {point.name} = {point.value} cannot be used: {exc}"
 
 
 def convention_of(folder: Folder) -> Convention:
@@ -62,6 +68,8 @@ def convention_of(folder: Folder) -> Convention:
     if folder.config.sources["program"] != "default" and not folder.script.is_file():
         log.warning("the program that is set is not there; the model's other files count", program=str(folder.script))
     for convention in conventions():
+        if convention is WEIGHTS and installed().problems:
+            raise ModelError("; ".join(installed().problems))  # one of them may be for this folder
         if convention.matches(folder):
             return convention
     expected = [f"code/{folder.config.program}", *(name for one in conventions() for name in one.expected)]
@@ -77,7 +85,7 @@ def convention_named(name: str) -> Convention | None:
     if not name:
         return None
     ours = next((one for one in (*OURS, WEIGHTS) if one.name == name), None)
-    return ours or next((one for one in installed() if one.name == name), None)
+    return ours or next((one for one in installed().usable if one.name == name), None)
 
 
 def is_marked(root: Path) -> bool:
@@ -98,6 +106,7 @@ def is_model(folder: Path) -> bool:
 
 def version_of(path: Path) -> str:
     """Return the served version of the model at a path of the store."""
-    if not path.is_dir():
-        return "1"
-    return next((one.version(path) for one in conventions() if one.is_model(path)), "1")
+    try:
+        return next((one.version(path) for one in conventions() if path.is_dir() and one.is_model(path)), "1")
+    except OSError:
+        return "1"  # its load says what is wrong

@@ -146,10 +146,11 @@ def prepare(folder: Path) -> None:
     import numpy.random  # noqa: F401  its import is not part of numpy's, and costs 6 MB in each worker
     import torch
 
-    for name in (one.handler.partition(":")[0] for one in (*OURS, WEIGHTS)):
-        importlib.import_module(name)
+    for one in (*OURS, WEIGHTS):
+        module, _, name = one.handler.partition(":")
+        cls = getattr(importlib.import_module(module), name)
 
-    handler = getattr(importlib.import_module(WEIGHTS.handler.partition(":")[0]), WEIGHTS.handler.partition(":")[2])()
+    handler = cls()  # of weights alone
     request = Request(b"[[[0.5, 1.5, 2.5, 3.5]]]", "application/json")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more would start a pool

@@ -260,7 +260,74 @@ def test_another_thread_runs_beside_the_recording(tmp_path: Path) -> None:
     assert calls == [3]
 
 
+class Pairs(Net):
+    """One row is not enough for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, 2, 4)).reshape(len(x), 2)
+
+
+class Fours(Net):
+    """Its largest batch is smaller than the handler's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 4:
+            raise ValueError("more than four")
+        return super().forward(x)
+
+
+class Large(Net):
+    """There is no room for its largest batch, which requests may never make."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 4:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().forward(x)
+
+
+class Even(Small):
+    def warmup(self) -> None:
+        self.predict(torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("module", [Pairs, Fours, Large])
+def test_what_only_the_recording_asks_for_never_fails_a_load(module: Callable[[], nn.Module], tmp_path: Path) -> None:
+    handler, device = warmed(module(), tmp_path, Even)
+    assert "forward" not in vars(handler.module)
+    assert handler.predict(X[:2]).shape == (2, 2)
+    assert device.kept == 0
+
+
+def test_a_sample_that_the_handler_cannot_take_fails_no_load(tmp_path: Path) -> None:
+    class Cold(Small):
+        warm = False
+
+        def decode(self, request: Any) -> Any:
+            raise ValueError("of another model")
+
+    (tmp_path / "sample.json").write_text("[1.0, 2.0, 3.0, 4.0]")
+    handler, device = warmed(Net(), tmp_path, Cold)
+    assert "forward" not in vars(handler.module)
+    assert device.captures == 0
+
+
+def test_a_device_that_is_lost_meanwhile_is_no_reason_to_go_on(tmp_path: Path) -> None:
+    error = torch.AcceleratorError("an assert in a kernel")
+    error.error_code = 710
+
+    class Lost(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.is_inference_mode_enabled() and len(x) == 1:
+                raise error
+            return super().forward(x)
+
+    with pytest.raises(torch.AcceleratorError, match="assert in a kernel"):
+        warmed(Lost(), tmp_path)
+
+
 def test_zeros_show_nothing_of_other_rows_so_that_batches_are_not_filled_up(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
     class Ids(Small):
         def warmup(self) -> None:
             self.predict(torch.zeros(2, 3, dtype=torch.long))
@@ -271,11 +338,14 @@ def test_zeros_show_nothing_of_other_rows_so_that_batches_are_not_filled_up(tmp_
             self.table = nn.Embedding(1, 2)  # an index of one would not exist
 
         def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
             found: Tensor = self.table(x)
             return found + x.sum()
 
     module = Embed().eval()
     handler, device = warmed(module, tmp_path, Ids)
     assert device.captures == 4
+    del sizes[:]
     with torch.inference_mode():
         assert handler.predict(torch.zeros(3, 3, dtype=torch.long)).shape == (3, 3, 2)
+    assert sizes == [3]

@@ -34,6 +34,9 @@ class Flow(Convention):
 
 class Other:
     pass
+
+class Half(Convention):
+    name = "half"
 """
 
 
@@ -80,12 +83,33 @@ def test_who_finds_no_model_hears_what_the_package_expects(site: Path, tmp_path:
         read_model(tmp_path / "empty", "m", load({}, {}), 4)
 
 
-@pytest.mark.parametrize("value", ["flow_of_a_package:Other", "flow_of_a_package:Nobody", "not_there:Flow"])
+@pytest.mark.parametrize(
+    "value", ["flow_of_a_package:Other", "flow_of_a_package:Half", "flow_of_a_package:Nobody", "not_there:Flow"]
+)
 def test_a_convention_that_cannot_be_had_is_named(site: Path, tmp_path: Path, value: str) -> None:
     install(site, value)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=f"the convention flow = {value}"):
         read_model(tmp_path / "empty", "m", load({}, {}), 4)
+
+
+def test_a_store_is_listed_whatever_becomes_of_a_package(site: Path, tmp_path: Path) -> None:
+    install(site, "not_there:Flow")
+    model, other = tmp_path / "weights", tmp_path / "folder"
+    for folder in (model, other):
+        folder.mkdir()
+    (model / "model.pt").touch()
+    assert conventions.is_model(model)
+    assert not conventions.is_model(other)
+    assert [conventions.version_of(folder) for folder in (model, other)] == ["1", "1"]
+
+
+def test_a_folder_that_goes_meanwhile_has_a_version_all_the_same(tmp_path: Path) -> None:
+    class Going(type(tmp_path)):  # type: ignore[misc]
+        def is_dir(self) -> bool:
+            return True
+
+    assert conventions.version_of(Going(tmp_path / "gone")) == "1"
 
 
 def test_what_is_plain_from_the_files_never_looks_through_all_packages(site: Path, tmp_path: Path) -> None:

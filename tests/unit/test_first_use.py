@@ -115,6 +115,14 @@ def test_numbers_of_every_type_are_those_that_it_takes(folder: Path, dtype: str)
     assert found.body == wanted.body
 
 
+def test_a_model_of_doubles_gets_the_doubles_that_were_sent(tmp_path: Path) -> None:
+    linear = nn.Linear(1, 1, bias=False).double()
+    nn.init.ones_(linear.weight)
+    torch.jit.save(script(nn.Sequential(linear)), str(tmp_path / "model.pt"))
+    with Client(ModuleHandler(), str(tmp_path)) as client:
+        assert bytes(client.invoke(b"[[0.1], [16777217]]", "application/json").body) == b"[[0.1],[16777217.0]]"
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "status", "words"),
     [

@@ -242,6 +242,17 @@ def test_a_size_too_large_to_be_recorded_is_no_reason_not_to_record_the_others(
     assert caplog.text.count("cannot be recorded") == 1
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, IndexError])
+def test_other_numbers_that_a_module_cannot_take_say_nothing_of_the_recording(kind: type[Exception]) -> None:
+    def picky(x: Tensor) -> Tensor:
+        if x.max() < 4:
+            raise kind("too small")
+        return x * 2
+
+    graphed, device = recorded(picky, X)
+    assert (device.captures, graphed.count) == (1, 1)
+
+
 def test_a_device_that_is_lost_while_it_records_is_not_served_from(tmp_path: Path) -> None:
     error = torch.AcceleratorError("gone")
     error.error_code = Cuda.ILLEGAL_ADDRESS

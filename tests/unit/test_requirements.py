@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from serving.config.config import load
 from serving.errors import ModelError
-from serving.worker.loading.requirements import home_of, locked
+from serving.model.folder import read_model
+from serving.worker.loading.requirements import find, home_of, locked
 
 
 @pytest.fixture
@@ -54,3 +56,14 @@ def test_something_else_in_the_place_of_the_lock_is_neither_followed_nor_waited_
     with pytest.raises(OSError, match=r"regular file|symbolic links"), locked(home):
         pass
     assert file.read_text() == "six"
+
+
+def test_an_archive_that_is_served_by_a_handler_of_its_own_keeps_what_its_manifest_names(tmp_path: Path) -> None:
+    (tmp_path / "MAR-INF").mkdir()
+    manifest = '{"model": {"handler": "base_handler", "requirementsFile": "needs.txt"}}'
+    (tmp_path / "MAR-INF" / "MANIFEST.json").write_text(manifest)
+    (tmp_path / "needs.txt").touch()
+    for toml, convention in (("", "torchserve"), ('handler = "mine:Mine"\n', "")):
+        (tmp_path / "serving.toml").write_text(toml)
+        model = read_model(tmp_path, "m", load({}, {}), 1)
+        assert (model.convention, find(model)) == (convention, tmp_path / "needs.txt")

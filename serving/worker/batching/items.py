@@ -57,7 +57,7 @@ class Item(msgspec.Struct, eq=False):
 
 
 class Taken(msgspec.Struct):
-    """What the engine does next: run ``batch``, if any, of ``bucket``.
+    """The engine's next work: run ``batch``, if any, of ``bucket``.
 
     The ``expired`` get an error, the ``hopeless`` have less time left than a batch takes, and the ``cancelled`` get
     nothing.

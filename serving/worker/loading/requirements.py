@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving.adapters.conventions import convention_named
+from serving.adapters.conventions import OURS, convention_named
 from serving.errors import ModelError
 from serving.model.model import Model
 from serving.system import interpreter, log, private
@@ -51,9 +51,10 @@ def find(model: Model) -> Path | None:
     Raises ModelError.
     """
     path, code = Path(model.path), Path(model.code)
+    # A folder of a known kind may be served by a handler of its own.
     convention = convention_named(model.convention)
-    named = convention.requirements(path) if convention is not None else None
-    places = [named] if named else []
+    known = OURS if convention is None else (convention,)
+    places = [file for one in known if (file := one.requirements(path)) is not None]
     found = [file for file in [*places, code / FILE, path / FILE] if file.is_file()]
     for other in dict.fromkeys(found[1:]):
         if other != found[0]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.handler import Handler
+from serving.ipc.faults import Fault
 from serving.model.samples import requests_of
 from serving.system import log
 from serving.system.devicefaults import fault_of
@@ -63,6 +64,7 @@ class Automatic:
     def __init__(self, handler: Handler, module: Any, device: Device) -> None:
         assert device.capture is not None
         self._handler = handler
+        self._device = device
         self._module = module
         self._forward = module.forward
         self._graphed = Graphed(self._forward, device.capture, device.name, asked=False)
@@ -71,7 +73,26 @@ class Automatic:
         module.forward = self._sized
 
     def warm(self, folder: Path) -> None:
-        """Record each batch size of each kind of call; restore the module where that may change an answer."""
+        """Record each batch size of each kind of call; restore the module where that may change an answer.
+
+        Nobody asked for these calls, so only the loss of the device is an error.
+        """
+        try:
+            reason = self._record(folder)
+        except Exception as exc:
+            if self._device.fault(exc) in (Fault.STICKY, Fault.HARDWARE):
+                raise
+            reason = f"{type(exc).__name__}: {exc}"[:500]
+        if reason is None:
+            log.info("the model's kernels are recorded", graphs=self._graphed.count, fills_batches=self._sized.pads)
+            return
+        del self._module.forward
+        self._graphed.forget()
+        self._device.free()
+        log.info("the model's kernels are not recorded", reason=reason)
+
+    def _record(self, folder: Path) -> str | None:
+        """Return why nothing is recorded; None where something is."""
         import torch
 
         if not self._sized.seen:
@@ -79,18 +100,13 @@ class Automatic:
                 self._handler.predict(self._handler.collate([self._handler.decode(request)]))
         with torch.inference_mode():
             reason = self._reason_against(list(self._sized.seen.values()))
-        if reason is None:
-            with tuning():
-                self._graphed.begin(SECONDS)
-                self._sized.warm()
-                self._graphed.settle()
-            if not self._graphed.count:
-                reason = self._graphed.reason
         if reason is not None:
-            del self._module.forward
-            log.info("the model's kernels are not recorded", reason=reason)
-            return
-        log.info("the model's kernels are recorded", graphs=self._graphed.count, fills_batches=self._sized.pads)
+            return reason
+        with tuning():
+            self._graphed.begin(SECONDS)
+            self._sized.warm()
+            self._graphed.settle()
+        return None if self._graphed.count else self._graphed.reason
 
     def _reason_against(self, seen: list[Seen]) -> str | None:
         """Return what in the module's calls prevents recording; None if nothing does."""
@@ -148,7 +164,7 @@ def are_alone(call: Callable[..., Any], args: Any, kwargs: Any) -> bool:
             if difference(call(*own, **named), found) is not None:
                 return False
     except Exception as exc:
-        if fault_of(exc) is not None:
+        if fault_of(exc) not in (None, Fault.NONE):
             raise
         return False  # it takes one row at a time
     return True

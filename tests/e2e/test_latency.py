@@ -46,7 +46,7 @@ async def flood(port: int) -> list[Answer]:
     return found
 
 
-@pytest.mark.parametrize("bounded", [True, False])
+@pytest.mark.parametrize("bounded", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_what_is_taken_is_answered_within_max_latency_ms_and_the_rest_is_refused_at_once(
     tmp_path: Path, bounded: bool
 ) -> None:

@@ -46,7 +46,7 @@ def refused(body: bytes, kind: str) -> str:
     begun = time.monotonic()
     with pytest.raises(BadRequest) as told:
         codecs.decode(body, kind)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10
     return told.value.message
 
 

@@ -1,4 +1,4 @@
-# Everything by hand and in CI goes through these targets: serve, test, test-asgi, slow, flake, compat, image-test, check,
+# Everything by hand and in CI goes through these targets: serve, test, slow, flake, compat, image-test, check,
 # bench, docs, clean.
 
 PYTHON ?= python3
@@ -35,7 +35,7 @@ LIBRARIES := xgboost-cpu pandas tzdata pytz
 PACKAGED := sagemaker-containers==2.8.6.post2 psutil retrying flask werkzeug itsdangerous blinker protobuf==3.20.3 six
 CAPTUM := captum tqdm matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
 
-.PHONY: serve test test-asgi slow flake compat image-test check bench docs venv clean
+.PHONY: serve test slow flake compat image-test check bench docs venv clean
 .DEFAULT_GOAL := serve
 
 serve: .demo/model/.trained
@@ -47,10 +47,6 @@ test: .demo/model/.trained
 # What takes long: examples that train before they are served, backing off, many models, longer floods.
 slow: .demo/model/.trained
 	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile $(ARGS)
-
-# All of the server's behaviour with plain invocations through ASGI, as make test has it without.
-test-asgi: .demo/model/.trained
-	TEST_HTTP=asgi $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/e2e $(ARGS)
 
 # Finds tests that fail now and then: all those with processes, several times, beside two busy loops; at the end it
 # prints what failed how often. ARGS="tests/e2e/test_http.py -k chunked" takes some of them, TIMES=50 more runs.

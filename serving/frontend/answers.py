@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import msgspec
@@ -35,7 +36,6 @@ LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
 # Extensions of the ASGI scope.
 CUT = "serving.cut"  # close the connection once everything is sent; takes an error's code, "" for none
 TRANSPORT = "serving.transport"  # the connection's transport, where there is one
-IS_THERE = "serving.is_there"  # awaited: whether the client is still connected, as far as can be told
 HAS_LEFT = "serving.has_left"  # of a WebSocket: whether its client has left, also before all its messages are read
 UNTIL_CLOSE = "serving.until_close"  # end the body with the connection, as for HTTP/1.0
 STOPPED = "the server stopped before the answer was there"
@@ -138,9 +138,14 @@ class Answers:
         """
         response = streamed.response
         error: ServingError | None = None
+
+        async def write(chunk: Body) -> None:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
         try:
             await self._start_stream(scope, send, response, request)
-            await watch(self._pass_on(scope, streamed, send, until, held), receive)
+            hold = lambda chunk: self.hold(scope, chunk, held)  # noqa: E731
+            await watch(self.pass_on(streamed, write, hold, until), receive)
             if scope["http_version"] != "1.0":
                 await send({"type": "http.response.body", "body": b""})
                 return
@@ -160,7 +165,7 @@ class Answers:
             log_error(error, request.request_id)
             record = record_of(error, response.content_type, request.request_id, streamed.tail)
             with contextlib.suppress(DeadlineExceeded):
-                await send_piece(send, record, time.monotonic() + RECORD_TIME)
+                await send_chunk(write, record, time.monotonic() + RECORD_TIME)
         scope["extensions"][CUT](error.code if error is not None else "")
         # Returning before the connection is closed would make uvicorn report an incomplete response.
         with contextlib.suppress(TimeoutError):
@@ -169,29 +174,40 @@ class Answers:
                     pass
 
     async def _start_stream(self, scope: Scope, send: Send, response: Response, request: Request) -> None:
-        headers = [(b"content-type", header_value(response.content_type)), (b"cache-control", b"no-cache")]
+        headers = self.stream_headers(response, request.custom_attributes, request.request_id)
         if scope["http_version"] == "1.0":
             scope["extensions"][UNTIL_CLOSE]()
             headers.append((b"connection", b"close"))
-        headers += self._headers(response, request.custom_attributes, request.request_id)
-        if self._board.is_draining:
-            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
-    async def _pass_on(self, scope: Scope, streamed: Streamed, send: Send, until: float, held: Held) -> None:
-        """Send every chunk of the response, but not the end of the body. Raises the ServingError that ends it early."""
-        body = streamed.response.body
-        self.hold(scope, body, held)
-        streamed.passed(body)
-        await send_piece(send, body, until)
-        while True:
-            piece = await self._next(streamed.stream, until)
-            if isinstance(piece, Close):
-                return
-            self.hold(scope, piece.body, held)
-            streamed.passed(piece.body)
-            await send_piece(send, piece.body, until)
-            streamed.stream.use(piece)
+    def stream_headers(self, response: Response, attributes: str | None, request_id: str) -> Headers:
+        """Return the headers of a streamed response. ``attributes`` are the request's custom attributes."""
+        headers = [(b"content-type", header_value(response.content_type)), (b"cache-control", b"no-cache")]
+        headers += self._headers(response, attributes, request_id)
+        if self._board.is_draining:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    async def pass_on(
+        self,
+        streamed: Streamed,
+        write: Callable[[Body], Awaitable[None]],
+        hold: Callable[[Body], None],
+        until: float,
+    ) -> None:
+        """Write every chunk of a streamed response. Raises the ServingError that ends it early, DeadlineExceeded at the
+        instant ``until`` at the latest. ``hold`` counts a chunk as held until the client has read it.
+        """
+
+        async def send(chunk: Body) -> None:
+            hold(chunk)
+            streamed.passed(chunk)
+            await send_chunk(write, chunk, until)
+
+        await send(streamed.response.body)
+        while not isinstance(message := await self._next(streamed.stream, until), Close):
+            await send(message.body)
+            streamed.stream.use(message)
 
     async def _next(self, stream: Stream, until: float) -> Message | Close:
         try:
@@ -213,13 +229,13 @@ def retry_after(error: ServingError) -> Headers:
     return [(b"retry-after", str(seconds).encode())] if seconds else []
 
 
-async def send_piece(send: Send, body: Body, until: float) -> None:
+async def send_chunk(write: Callable[[Body], Awaitable[None]], chunk: Body, until: float) -> None:
     """Send one chunk; waits while the client reads slowly. Raises DeadlineExceeded at the instant ``until``."""
-    if not body:
+    if not chunk:
         return
     try:
         async with asyncio.timeout(until - time.monotonic()):
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await write(chunk)
     except TimeoutError:
         raise DeadlineExceeded("the client did not read the answer in time") from None
 

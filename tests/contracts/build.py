@@ -598,8 +598,8 @@ async def door(**settings: Any) -> AsyncIterator[Door]:
         uvicorn = copy.copy(UVICORN)
         uvicorn.loaded_app = app
         clock = the_loop().time
-        app.direct.clock, app.direct.expiries, app.direct.invocations.clock = clock, Expiries(clock), clock
-        one = Door(built, app, http_protocol(config, app), uvicorn)
+        app.endpoint.clock, app.endpoint.expiries, app.endpoint.invocations.clock = clock, Expiries(clock), clock
+        one = Door(built, app, http_protocol(app), uvicorn)
         await one.open()
         try:
             yield one

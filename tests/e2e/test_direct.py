@@ -19,10 +19,10 @@ from tests.e2e.server import Server, eventually, model_folder, serving
 BIG = 3_000_000
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def roomy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = model_folder(tmp_path_factory.mktemp("roomy"), "echo:Echo")
-    with serving(folder, http=request.param, request_timeout=2, http_workers=1) as server:
+    with serving(folder, request_timeout=2, http_workers=1) as server:
         yield server
 
 
@@ -154,11 +154,10 @@ def test_a_websocket_asked_for_before_an_answer_is_read_is_answered_behind_that_
     eventually(lambda: "serving_requests_in_flight 0" in metrics(roomy))
 
 
-@pytest.mark.parametrize("http", ["direct", "asgi"])
-def test_an_answer_that_its_client_does_not_read_holds_the_memory_of_its_body(tmp_path: Path, http: str) -> None:
+def test_an_answer_that_its_client_does_not_read_holds_the_memory_of_its_body(tmp_path: Path) -> None:
     body = bytes(7_000_000)
     folder = model_folder(tmp_path, "echo:Echo")
-    with serving(folder, http=http, http_workers=1, body_memory="16MB") as server, connect(server) as slow:
+    with serving(folder, http_workers=1, body_memory="16MB") as server, connect(server) as slow:
         slow.sendall(post(body))
         eventually(lambda: slow.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200")
         assert refused(server)
@@ -231,10 +230,9 @@ def test_headers_that_change_on_one_connection_are_each_requests_own(roomy: Serv
             assert headers.get("x-amzn-sagemaker-custom-attributes", "") == attributes
 
 
-@pytest.mark.parametrize("http", ["direct", "asgi"])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_large_bodies_beyond_the_memory_for_them_are_refused_until_others_are_answered(
-    tmp_path: Path, http: str, chunked: bool
+    tmp_path: Path, chunked: bool
 ) -> None:
     body = os.urandom(BIG)
     data = post(body)
@@ -242,7 +240,7 @@ def test_large_bodies_beyond_the_memory_for_them_are_refused_until_others_are_an
         lines = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
         data = lines + b"%x\r\n%b\r\n0\r\n\r\n" % (BIG, body)
     with (
-        serving(model_folder(tmp_path, "echo:Echo"), http=http, http_workers=1, body_memory="8MB") as server,
+        serving(model_folder(tmp_path, "echo:Echo"), http_workers=1, body_memory="8MB") as server,
         connect(server) as first,
         connect(server) as second,
     ):
@@ -280,14 +278,13 @@ def refused(server: Server) -> bool:
     return True
 
 
-@pytest.mark.parametrize("http", ["direct", "asgi"])
-def test_an_idle_connection_does_not_keep_its_last_body_nor_its_memory(tmp_path: Path, http: str) -> None:
+def test_an_idle_connection_does_not_keep_its_last_body_nor_its_memory(tmp_path: Path) -> None:
     def held(server: Server) -> int:
         return sum(held_by(pid).private for pid in server.children())
 
     # Its answer is a short one: that the body is no JSON.
     folder = model_folder(tmp_path, "memo:Memo")
-    with serving(folder, http=http, http_workers=1) as server, connect(server) as connection:
+    with serving(folder, http_workers=1) as server, connect(server) as connection:
         connection.sendall(post(b"small", "content-type: application/json"))
         assert answer(connection)[0] == 400
         before = held(server)

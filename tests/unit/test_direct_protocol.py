@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from serving.frontend.http.direct_protocol import DirectProtocol
+
 from serving.frontend.http.sending import Sending
 
 

@@ -6,8 +6,8 @@ import httptools
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
 from serving.frontend.http.plain import Plain
+
 from serving.frontend.http.repeat import MAX_HEAD, Repeat
 
 PLAIN = Plain(b"/invocations", [], "", False, "text/csv", "", {}, None, "")

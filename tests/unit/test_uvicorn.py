@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import pytest
+from serving.frontend.http.exchange import Exchange
 from uvicorn import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
-
-from serving.frontend.http.exchange import Exchange
 
 ROOT = Path(__file__).parents[2]
 CALLBACKS = ("on_body", "on_message_complete")

@@ -33,7 +33,7 @@ THOUGHT = 10.0  # the same if the last message was the client's: the handler may
 LEFT = 10.0  # seconds in which the handler must take some of the messages that a client left behind
 OPEN_TIME = 25.0  # seconds to find a replica
 
-Target = Callable[[Scope], Awaitable[str]]
+Target = Callable[[Headers], Awaitable[str]]
 
 
 @dataclass(slots=True, eq=False)
@@ -150,7 +150,7 @@ class Conversations:
         if self._board.is_draining:
             raise Draining("the server is stopping")
         arrival = time.monotonic()
-        model = await self._target(scope)
+        model = await self._target(scope["headers"])
         deadline = await self._invocations.deadline(model, self._many, arrival)
         query = scope["query_string"].decode("latin-1")
         head = OpenHead(request_id, model, scope["path"], query, headers_of(scope["headers"]))

@@ -1,0 +1,441 @@
+"""Exchange: one invocation and its response, from the first byte of the body to the last byte that the client reads.
+
+This is the only way for an invocation. What needs no wait is done at once, in callbacks; what needs one is a task that
+the same exchange starts: to find the model, to ask a replica that is not at hand, to ask again after a loss, to pass on
+a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import MappingProxyType
+from typing import TypeVar
+
+import msgspec
+
+from serving.deadline import EARLY, Deadline
+from serving.errors import BodiesFull, BodyTooLarge, CodedError, DeadlineExceeded, Draining, ServingError
+from serving.frontend.answers import LARGE, STOPPED, Whole, log_error, record_of
+from serving.frontend.bodies import COUNTED, Held
+from serving.frontend.http.headers import SentHeaders, picked
+from serving.frontend.invocation.border import (
+    ANSWERED,
+    ASKED,
+    FAILED,
+    FINDING,
+    GONE,
+    LEAVING,
+    READING,
+    STREAMING,
+    Border,
+    Reader,
+    State,
+)
+from serving.frontend.invocation.endpoint import Endpoint
+from serving.frontend.invocation.invocation_head import InvocationHead
+from serving.frontend.routing.connection import Connection, ReplicaLost, reply_head, response_of
+from serving.frontend.routing.stream import Streamed
+from serving.http.paths import INVOCATIONS
+from serving.ipc.wire import RequestHead
+from serving.request import Body, Request, Response
+from serving.system import log
+
+Result = TypeVar("Result")
+STILL_BODY = "nothing came of the body while others needed its room"
+CUT_SHORT = "the server stopped before the answer was complete"
+
+
+class Exchange(msgspec.Struct, eq=False):
+    """One request, whose response goes to ``border``. It is settled once.
+
+    ``arrival`` and ``expires`` are instants, ``timeout`` is in seconds. ``length`` is the Content-Length in bytes, 0
+    where there is none, and ``size`` what has arrived. ``headers`` are the names of the request headers that the
+    handler asks for. ``is_old``: the client speaks HTTP/1.0. ``reader`` reads the rest of a large body. ``refusal`` is
+    the response to a request that came while the server is stopping, once its body has arrived. ``sent`` is the number
+    of chunks sent. ``error`` is the response, where it is an error.
+    """
+
+    endpoint: Endpoint
+    border: Border
+    head: InvocationHead
+    request_id: str
+    arrival: float
+    timeout: float
+    expires: float
+    state: State = READING
+    length: int = 0
+    headers: tuple[str, ...] = ()
+    size: int = 0
+    keep_alive: bool = True
+    is_old: bool = False
+    is_whole: bool = False
+    sent: int = 0
+    reader: Reader | None = None
+    refusal: ServingError | None = None
+    error: ServingError | None = None
+    _held: Held | None = None
+    _buffers: list[Body] = []
+    _connection: Connection | None = None
+    _id: int = 0
+    _task: asyncio.Task[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _streamed: Streamed | None = None
+    _session: str | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        return self.state >= STREAMING
+
+    @property
+    def streams(self) -> bool:
+        return self.state is STREAMING
+
+    # The model, where it must be found first.
+
+    def find(self) -> None:
+        """Begin to find the model. What has arrived of the body is read before anything can come of it."""
+        error = self.head.error
+        if error is not None:
+            asyncio.get_running_loop().call_soon(self.fail, error)
+        else:
+            is_draining = self.refusal is not None
+            self._start(lambda: self.endpoint.find(self.head, self.arrival, is_draining), self._found)
+
+    def _found(self, found: tuple[str, Deadline]) -> None:
+        endpoint = self.endpoint
+        model, deadline = found
+        self.head = self.head._replace(model=model)
+        self.expires = deadline.at
+        if endpoint.limit and self.length > endpoint.limit:
+            self.fail(BodyTooLarge(f"the body has {self.length} bytes; at most {endpoint.limit} are taken"))
+            return
+        placement = endpoint.replicas.known(model)
+        self.headers = placement.paths.headers if placement is not None else ()
+        self.state = READING
+        left = max(0.0, self.expires - endpoint.clock())
+        self._timer = asyncio.get_running_loop().call_later(left, self.expire)
+        if self.is_whole:
+            self._ask()
+        else:
+            self.border.go_ahead()
+
+    # The body.
+
+    def on_body(self, part: Body) -> None:
+        self._buffers.append(part)
+        size = self.size = self.size + len(part)
+        if size >= COUNTED or size > self.length:
+            self._count_part(size)
+
+    def _count_part(self, size: int) -> None:
+        limit = self.endpoint.limit
+        if limit and size > limit:
+            self.fail(BodyTooLarge(f"the body has more than {limit} bytes, which is the limit"))
+        elif size >= COUNTED:
+            self.count(size)
+
+    def count(self, size: int) -> None:
+        """Count ``size`` bytes of the body as arrived. The request fails where there is no room for them."""
+        try:
+            self._holding().grow(size)
+        except BodiesFull as error:
+            self.fail(error)
+
+    def _holding(self) -> Held:
+        if self._held is None:
+            self._held = Held(self.endpoint.bodies, lambda: self.fail(BodiesFull(STILL_BODY)))
+        return self._held
+
+    def replace(self, body: bytearray) -> None:
+        """Replace the buffers by ``body``, which has the final size and begins with what has arrived."""
+        self._buffers = [body]
+        self.size = len(body)
+
+    @property
+    def body(self) -> Body:
+        """The body, as far as it has arrived."""
+        if len(self._buffers) != 1:
+            self._buffers = [b"".join(self._buffers)]
+        return self._buffers[0]
+
+    def on_body_end(self) -> None:
+        self.is_whole = True
+        if self._held is not None:
+            self._held.keep()
+        if self.state is READING:
+            self._ask()
+
+    def refuse(self, error: ServingError) -> bool:
+        if self.is_whole or self.state > READING:
+            return False
+        self.fail(error)
+        return True
+
+    # The replica.
+
+    def _ask(self) -> None:
+        """Send the request, whose body is complete, to a replica."""
+        head, endpoint = self.head, self.endpoint
+        try:
+            connection = endpoint.replicas.at_hand(head.model) if head.is_plain else None
+            if connection is None:
+                self._ask_later(None)
+                return
+            sent = RequestHead(
+                self.expires, self.request_id, head.content_type, head.accept, head.model, False, head.sagemaker
+            )
+            if self.headers:
+                sent = msgspec.structs.replace(sent, headers=picked(SentHeaders(head.headers), self.headers))
+            self._id, self._connection = connection.next_id(), connection
+            self.state = ASKED
+            connection.send(sent, self.body, self._id, self)
+        except ServingError as error:
+            self.fail(error)
+
+    def _ask_later(self, lost: ReplicaLost | None) -> None:
+        """Have a task send the request. ``lost`` is the failure of a first try, if there was one."""
+        if self.refusal is not None:
+            self.fail(self.refusal)
+            return
+        self.state = ASKED
+        self._start(lambda: self.endpoint.invocations.invoke(self._request(), self.head.load, lost), self._take)
+
+    def _take(self, response: Response | Streamed) -> None:
+        if isinstance(response, Streamed):
+            self.on_begin(response)
+        else:
+            self._respond(response)
+
+    def _request(self) -> Request:
+        head = self.head
+        return Request(
+            self.body,
+            head.content_type,
+            head.accept,
+            self.request_id,
+            Deadline(self.expires),
+            head.model,
+            MappingProxyType(head.sagemaker),
+            path=head.path or INVOCATIONS,
+            content_encoding=head.encoding,
+            headers=SentHeaders(head.headers),
+        )
+
+    # The replica's reply: one of these, once.
+
+    def on_reply(self, head: bytes, body: Body) -> None:
+        self._connection = None
+        start = self.endpoint.start_of(head)
+        if start is not None and not self.head.attributes and self.border.joins:
+            self.border.reply(self, start, body)
+            return
+        reply = reply_head(head)
+        if reply.code is None:
+            self._respond(response_of(reply, body))
+        else:
+            message = bytes(body).decode("utf-8", "replace")
+            self.fail(CodedError(reply.status, reply.code, message, reply.retry_after))
+
+    def on_begin(self, streamed: Streamed) -> None:
+        self._connection = None
+        self._streamed = streamed
+        until = max(self.expires, self.arrival + self.endpoint.stream_timeout)
+        self._start(lambda: self._stream(streamed, until), lambda _: self._end_stream(streamed, until))
+
+    def on_lost(self, lost: ReplicaLost) -> None:
+        self._connection = None
+        self._ask_later(lost)
+
+    # The response.
+
+    def _respond(self, response: Response) -> None:
+        if response.new_session is not None:
+            self._session = response.new_session
+            self._start(self.border.is_there, lambda is_there: self._announce(response, is_there))
+        else:
+            self._answer(self.endpoint.answers.whole(response, self.head.attributes, self.request_id))
+
+    def _announce(self, response: Response, is_there: bool) -> None:
+        """Send a response that announces a new session, if the client is still there to know of it."""
+        if is_there:
+            self._answer(self.endpoint.answers.whole(response, self.head.attributes, self.request_id))
+        else:
+            self.disconnect()
+
+    def _answer(self, whole: Whole) -> None:
+        if not self.is_whole:  # the rest of its body would be read as the next request
+            self.keep_alive = False
+        if len(whole.body) < LARGE or self.holds(whole.body):
+            self.border.answer(self, whole)
+
+    def holds(self, body: Body) -> bool:
+        """Return whether there is room for a large response until its client has read it; the request fails where
+        not.
+        """
+        self._buffers = []
+        try:
+            self._hold(body)
+        except BodiesFull as error:
+            self.fail(error)
+            return False
+        return True
+
+    def _hold(self, body: Body) -> None:
+        """Count ``body`` in place of what was held, until the client has read it. Raises BodiesFull."""
+        unread = self.border.unread
+        self._holding().answer(len(body) + unread(), unread, self.border.abort)
+
+    async def _stream(self, streamed: Streamed, until: float) -> None:
+        """Pass on the response, which must be complete at the instant ``until``. Raises a ServingError."""
+        answers, response = self.endpoint.answers, streamed.response
+        headers = answers.stream_headers(response, self.head.attributes, self.request_id)
+        self.border.begin(self, response.status, headers)
+        self.state = STREAMING
+        self._buffers = []
+        self._stop_timer()
+        await answers.pass_on(streamed, self._write, self._hold, until)
+
+    def _end_stream(self, streamed: Streamed, until: float) -> None:
+        self._streamed = None
+        streamed.stream.cancel()
+        self.border.end(self, until - self.endpoint.clock())
+
+    async def _write(self, chunk: Body) -> None:
+        await self.border.write(self, chunk)
+
+    def _break(self, error: ServingError) -> None:
+        """End a streamed response with ``error``, since its status and headers have already been sent."""
+        streamed = self._streamed
+        assert streamed is not None
+        self._forget()
+        self.error = error
+        log_error(error, self.request_id)
+        record = record_of(error, streamed.response.content_type, self.request_id, streamed.tail)
+        self.border.cut(self, record, error.code)
+
+    # The end.
+
+    def fail(self, error: ServingError) -> None:
+        """Answer with ``error``. Does nothing once there is a response."""
+        if self.state >= LEAVING:
+            return
+        if self.state is STREAMING:
+            self._break(error)
+            return
+        self._forget()
+        self.error = error
+        self._answer(self.endpoint.answers.failure(error, self.request_id, []))
+
+    def expire(self) -> None:
+        """Answer that the deadline has passed."""
+        if not self.is_whole:
+            self.fail(DeadlineExceeded("the body did not arrive in time"))
+            return
+        connection = self._connection
+        if self._forget() and connection is not None and self.expires - self.endpoint.clock() < EARLY:
+            self.endpoint.replicas.report_overdue(connection)
+        self.fail(self.endpoint.invocations.timed_out(self.head.model))
+
+    def give_up(self) -> None:
+        self.fail(Draining(CUT_SHORT if self.state is STREAMING else STOPPED))
+
+    def disconnect(self) -> None:
+        if self.state < ANSWERED:
+            log.debug("the client went away", request_id=self.request_id)
+            self._forget()
+            self._end(GONE if self.error is None else FAILED)
+
+    def leave(self) -> None:
+        """Note that the response is written; ``settle`` follows once the client has read most of it."""
+        self.state = LEAVING
+        self._let_go()
+
+    def settle(self) -> None:
+        """Complete the exchange: the response has left. Does nothing a second time."""
+        if self.state < ANSWERED:
+            self._end(ANSWERED if self.error is None else FAILED)
+
+    def _end(self, state: State) -> None:
+        self.state = state
+        self._let_go()
+        self.endpoint.slot.leave()
+        if self._held is not None:
+            self._held.release()
+
+    def _let_go(self) -> None:
+        """Release what is needed only until there is a response."""
+        self._buffers = []
+        if self.reader is not None:
+            self.reader.drop()
+            self.reader = None
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        if self._timer is None:
+            self.endpoint.expiries.discard(self)
+        else:
+            self._timer.cancel()
+
+    def end_within(self, seconds: float) -> None:
+        """Cut the connection if the client does not read the rest of the response within ``seconds``."""
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.border.abort)
+
+    def _forget(self) -> bool:
+        """Tell the replica that nobody waits for its reply. Returns False where it had no such request from here."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._streamed is not None:
+            self._streamed.stream.cancel()
+            self._streamed = None
+        if self._session is not None:
+            self.endpoint.replicas.disown(self.head.model, self._session)
+            self._session = None
+        connection, self._connection = self._connection, None
+        return connection is not None and connection.forget(self._id)
+
+    def _start(self, work: Callable[[], Coroutine[None, None, Result]], then: Callable[[Result], None]) -> None:
+        """Have a task do ``work``; ``then`` gets its result, unless the exchange is settled before."""
+        self._task = asyncio.get_running_loop().create_task(self._await(work, then))
+
+    async def _await(self, work: Callable[[], Coroutine[None, None, Result]], then: Callable[[Result], None]) -> None:
+        try:
+            result = await work()
+            self._task = None
+            then(result)
+        except ServingError as error:
+            self._task = None
+            self.fail(error)
+        except Exception as exc:
+            self._task = None
+            log.error("an invocation failed", exc=exc, request_id=self.request_id)
+            self.fail(CodedError(500, "internal", "internal error"))
+
+
+def open_exchange(endpoint: Endpoint, border: Border, head: InvocationHead, length: int) -> Exchange:
+    """Accept a request whose body has ``length`` bytes, 0 where unknown. ``find`` must be called where the exchange is
+    FINDING.
+    """
+    placement = endpoint.replicas.known(head.model)
+    limit = endpoint.limit
+    if placement is None or not head.is_plain or endpoint.board.is_draining or (limit and length > limit):
+        return _open_unready(endpoint, border, head, length)
+    arrival, timeout = endpoint.clock(), placement.timeout
+    exchange = Exchange(endpoint, border, head, head.id or endpoint.new_id(), arrival, timeout, arrival + timeout)
+    exchange.length, exchange.headers = length, placement.paths.headers
+    endpoint.slot.enter()
+    endpoint.expiries.add(exchange)
+    return exchange
+
+
+def _open_unready(endpoint: Endpoint, border: Border, head: InvocationHead, length: int) -> Exchange:
+    """Accept a request about which something must be found out before its body can be awaited."""
+    arrival, timeout = endpoint.clock(), endpoint.timeout
+    request_id = head.id or endpoint.new_id()
+    exchange = Exchange(endpoint, border, head, request_id, arrival, timeout, arrival + timeout, FINDING, length)
+    if endpoint.board.is_draining:  # "accepted" is decided here: what comes after a SIGTERM is refused
+        exchange.refusal = Draining("the server is stopping")
+        exchange.head = head._replace(is_plain=False, load=False)
+    endpoint.slot.enter()
+    return exchange

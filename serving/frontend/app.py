@@ -20,7 +20,6 @@ from starlette.responses import Response as HttpResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import errors
 from serving.config.config import Config
 from serving.deadline import Deadline
 from serving.errors import (
@@ -29,12 +28,12 @@ from serving.errors import (
     MethodNotAllowed,
     ModelLoading,
     NotFound,
-    ServingError,
 )
-from serving.frontend.answers import IS_THERE, JSON, STOPPED, Answers
+from serving.frontend.answers import IS_THERE, JSON, Answers
 from serving.frontend.api import metrics, models
 from serving.frontend.api.open_inference import OpenInference
 from serving.frontend.bodies import Bodies, Held, Tidy, rest
+from serving.frontend.error_responses import CAUGHT, Failure, json_body
 from serving.frontend.health import ping
 from serving.frontend.http.direct import Direct
 from serving.frontend.http.headers import SentHeaders, id_of, read_encoding, read_headers, request_id_header
@@ -54,7 +53,7 @@ from serving.ipc.scoreboard import Scoreboard, Slot
 from serving.model.model import DEFAULT_MODEL
 from serving.model.names import model_name, target_name
 from serving.request import Request, Response
-from serving.system import log, memory
+from serving.system import memory
 
 PAYLOAD = 6  # megabytes of one batch transform request, which is also the platform's default
 PAYLOAD_LIMIT = 100  # megabytes of all concurrent requests together
@@ -308,17 +307,8 @@ class App:
             ask.request = msgspec.structs.replace(ask.request, body=b"")  # it need not be sent once more
             if not isinstance(response, Streamed):
                 self._answers.hold(scope, response.body, held)
-        except ClientGone:
-            log.debug("the client went away", request_id=ask.request_id)
-        except asyncio.CancelledError:
-            # The time for draining is over: uvicorn cancels the remaining requests, and their clients get a 503.
-            await self._answers.send_error(send, Draining(STOPPED), ask.request_id or self._new_id())
-        except ServingError as error:
-            await self._answers.send_error(send, error, ask.request_id or self._new_id())
-        except Exception as exc:
-            log.error("an invocation failed", exc=exc, request_id=ask.request_id)
-            internal = CodedError(500, "internal", "internal error")
-            await self._answers.send_error(send, internal, ask.request_id or self._new_id())
+        except CAUGHT as exc:
+            await self._answers.send_error(send, exc, ask.request_id or self._new_id())
         else:
             if isinstance(response, Streamed):
                 until = max(ask.request.deadline.at, ask.arrival + self._stream_timeout)
@@ -393,7 +383,7 @@ async def refuse(request: HttpRequest, exc: Exception) -> HttpResponse:
     """Answer 404 and 405 for what no route takes, in the same form as every other error."""
     assert isinstance(exc, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code, "bad_request")
-    error = CodedError(exc.status_code, code, f"{request.method} {request.url.path} is not served here")
+    failure = Failure(exc.status_code, code, f"{request.method} {request.url.path} is not served here")
     request_id = os.urandom(8).hex()
     headers = {**(exc.headers or {}), "x-request-id": request_id}
-    return HttpResponse(errors.body(error, request_id), exc.status_code, headers, JSON)
+    return HttpResponse(json_body(failure, request_id), exc.status_code, headers, JSON)

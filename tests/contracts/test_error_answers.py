@@ -160,6 +160,9 @@ EVENTS: dict[str, dict[str, Told | None]] = {
         "deadline": Told(503, "unavailable", "this takes longer than a call may; it goes on", 1),
         "slow": Told(504, "deadline_exceeded", "the body did not arrive in time", closes=True),
         "large": Told(413, "body_too_large", "the body has more than 32768 bytes"),
+        "fault": INTERNAL._replace(fault="a call of the multi-model API failed"),
+        "no path": Told(404, "not_found", "GET /nothing is not served here"),
+        "no method": Told(405, "method_not_allowed", "PUT /models is not served here"),
     },
     "websocket": {
         "stop": Told(503, "draining", "the server is stopping", 1),
@@ -235,6 +238,13 @@ def multi_model(told: Told) -> str:
     return head(told, retry(told), size, kind, f"x-request-id: {ID}", closes) + body
 
 
+def no_route(told: Told) -> str:
+    body = error(told)
+    allow = "allow: POST" if told.status == 405 else ""
+    lines = (allow, f"x-request-id: {ID}", f"content-length: {len(body)}", "content-type: application/json")
+    return head(told, *lines) + body
+
+
 def streamed(kind: str, *chunks: str) -> str:
     lines = (f"content-type: {kind}", "cache-control: no-cache", f"x-request-id: {ID}", "transfer-encoding: chunked")
     return head(Told(200, "", ""), *lines) + "".join(f"{len(one):x}\r\n{one}\r\n" for one in chunks) + "END"
@@ -271,7 +281,8 @@ def conversation(told: Told) -> str:
 def lines_of(told: Told, api: str) -> list[Line]:
     if api == "models":
         fields = {"request_id": ID, "code": told.code, "error": told.message}
-        return [Line(INFO, "a call of the multi-model API failed", fields)]
+        level, raised = (ERROR, "IndexError") if told.fault else (INFO, "")
+        return [Line(level, "a call of the multi-model API failed", fields, raised)]
     if api == "conversation" and not told.code:
         return []
     status = 500 if api == "conversation" else told.status
@@ -297,6 +308,8 @@ BY_THE_PROTOCOL = {
     ("asgi", "torn"): refused,
     ("v2", "torn"): refused,
     ("direct", "fault"): asgi,
+    ("models", "no path"): no_route,
+    ("models", "no method"): no_route,
     ("websocket", "stop"): no_handshake,
     ("websocket", "torn"): no_handshake,
     ("websocket", "fault"): no_handshake,
@@ -340,6 +353,11 @@ BODY = b"x" * 150_000
 LONG = 2000.0  # seconds, after which a load has taken too long
 HEADER = f"x-amzn-sagemaker-inference-id: {ID}"
 UPGRADE = ["host: x", HEADER, "upgrade: websocket", "connection: upgrade", "sec-websocket-version: 13"]
+LINES = {
+    ("models", "fault"): "GET /models/a",
+    ("models", "no path"): "GET /nothing",
+    ("models", "no method"): "PUT /models",
+}
 KEY = f"sec-websocket-key: {'A' * 22}=="
 NOISE = "a replica cannot be reached"
 
@@ -373,6 +391,8 @@ class Play:
         await settle()
 
     def request(self) -> bytes:
+        if line := LINES.get((self.api, self.event)):
+            return f"{line} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
         if self.api == "models":
             body = b'{"model_name": "a", "url": "b"}' if self.event != "large" else b"x" * 40_000
             return post(body, "/models")[: -5 if self.event in ("slow", "leave") else None]
@@ -391,11 +411,15 @@ class Play:
         """The replica, or the supervisor, answers so."""
         again = getattr(error, "retry_after", 1)
         if self.api == "models":
-            desk = self.door.house.desk
-            desk.replies[-1](Answer(cast(Ask, desk.words[-1]).id, Problem.of(error)))
+            self.answer(Problem.of(error))
         else:
             kind = Kind.END if self.api in ("text", "records") else Kind.REPLY
             self.reply(kind, ReplyHead(error.status, code=error.code, retry_after=again), error.message.encode())
+
+    def answer(self, problem: Problem | None = None) -> None:
+        """The supervisor answers, with nothing in it but perhaps a problem."""
+        desk = self.door.house.desk
+        desk.replies[-1](Answer(cast(Ask, desk.words[-1]).id, problem))
 
     async def happen(self) -> None:
         if self.event == "stop":
@@ -414,6 +438,8 @@ class Play:
         elif self.event == "fault" and self.api in ("text", "records"):
             self.door.app.bodies.clock = broken
             self.worker.piece(self.worker.asked[-1], b"z" * 100_000)
+        elif self.event == "fault" and self.api == "models":
+            self.answer()
 
     async def finish(self) -> str:
         """What the client has read, with the same id each time and without the date."""
@@ -485,6 +511,8 @@ def expected(api: str, event: str, told: Told | None) -> tuple[str, list[Line]]:
     if told is None:
         return "", LEAVES.get(api, LEFT)
     shape = BY_THE_PROTOCOL.get((api, event), SHAPES[api])
+    if shape is no_route:
+        return shape(told), []
     return shape(told), lines_of(told, api) + (LEFT if shape is refused else [])
 
 

@@ -25,7 +25,7 @@ def test_all_errors_that_pass_have_the_header_and_no_others(kind: type[ServingEr
     error = kind("because")
     expected = issubclass(kind, Unavailable) and kind is not errors.ModelBroken
     assert bool(Failure.of(error).retry_header) is expected
-    assert ("retry-after" in refusal(Failure.of(error), "id").headers) is expected
+    assert ("retry-after" in refusal(Failure.of(error), "id", error).headers) is expected
     again = CodedError(error.status, error.code, error.message, getattr(error, "retry_after", 1))
     assert Failure.of(again) == Failure.of(error), "so it is behind a border between processes"
 

@@ -37,10 +37,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import msgspec
-
-MESSAGE_LIMIT = 700  # characters; with code, id and JSON escapes an error body stays below 1 KB
-
 
 class ServingError(Exception):
     """A failure with an HTTP status. ``message`` is shown to the client, so it never holds a traceback."""
@@ -228,18 +224,3 @@ class NoModel(ModelError):
 
 class WireError(Exception):
     """Bytes that are no frame."""
-
-
-def body(error: ServingError, request_id: str) -> bytes:
-    """Return the JSON body of an error response, below 1 KB: ``{"error": {"code", "message", "request_id"}}``."""
-    message = error.message
-    while True:
-        data = msgspec.json.encode({"error": {"code": error.code, "message": message, "request_id": request_id}})
-        if len(data) < 1024 or not message:
-            return data
-        message = message[: min(MESSAGE_LIMIT, len(message) // 2)]
-
-
-def seconds_to_wait(error: ServingError) -> int:
-    """Return the value of Retry-After for an error, in seconds; 0 for no header."""
-    return int(getattr(error, "retry_after", Unavailable.retry_after)) if error.status == Unavailable.status else 0

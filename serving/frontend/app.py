@@ -18,10 +18,8 @@ from starlette.responses import Response as HttpResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from serving import errors
 from serving.config.config import Config
 from serving.errors import (
-    CodedError,
     MethodNotAllowed,
     ModelLoading,
 )
@@ -29,6 +27,7 @@ from serving.frontend.answers import JSON, Answers
 from serving.frontend.api import metrics, models
 from serving.frontend.api.open_inference import OpenInference
 from serving.frontend.bodies import Bodies, Tidy, rest
+from serving.frontend.error_responses import Failure, json_body
 from serving.frontend.health import ping
 from serving.frontend.http.headers import id_of, read_headers, request_id_header
 from serving.frontend.invocation.asgi_border import AsgiInvocations
@@ -42,7 +41,6 @@ from serving.http.paths import INVOCATIONS, invoked_model
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Scoreboard, Slot
 from serving.model.model import DEFAULT_MODEL
-from serving.request import Request
 from serving.system import memory
 
 PAYLOAD = 6  # megabytes of one batch transform request, which is also the platform's default
@@ -50,8 +48,6 @@ PAYLOAD_LIMIT = 100  # megabytes of all concurrent requests together
 MEGABYTE = 1_000_000
 KNOWN_TIME = 5.0  # seconds for the supervisor to say where the model is
 GARBAGE = 20_000  # new objects before a garbage collection; requests leave no cycles
-MODELS, INVOKE = "/models/", "/invoke"
-NO_REQUEST = Request()
 
 
 class App:
@@ -190,7 +186,7 @@ async def refuse(request: HttpRequest, exc: Exception) -> HttpResponse:
     """Answer 404 and 405 for what no route takes, in the same form as every other error."""
     assert isinstance(exc, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(exc.status_code, "bad_request")
-    error = CodedError(exc.status_code, code, f"{request.method} {request.url.path} is not served here")
+    failure = Failure(exc.status_code, code, f"{request.method} {request.url.path} is not served here")
     request_id = os.urandom(8).hex()
     headers = {**(exc.headers or {}), "x-request-id": request_id}
-    return HttpResponse(errors.body(error, request_id), exc.status_code, headers, JSON)
+    return HttpResponse(json_body(failure, request_id), exc.status_code, headers, JSON)

@@ -8,14 +8,12 @@ from typing import ClassVar
 
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.errors import CodedError
 from serving.frontend.answers import CUT, Whole
 from serving.frontend.http.headers import Headers
 from serving.frontend.invocation.border import FINDING, Outgoing
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.exchange import Exchange, open_exchange
 from serving.request import Body
-from serving.system import log
 
 
 class AsgiBorder:
@@ -131,8 +129,7 @@ async def listen(exchange: Exchange, border: AsgiBorder, receive: Receive) -> No
                 if not message.get("more_body", False):
                     exchange.on_body_end()
     except Exception as exc:
-        log.error("a request's body could not be read", exc=exc, request_id=exchange.request_id)
-        exchange.fail(CodedError(500, "internal", "internal error"))
+        exchange.fail(exc)
     else:
         exchange.disconnect()
         border.close()

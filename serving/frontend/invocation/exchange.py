@@ -16,8 +16,9 @@ import msgspec
 
 from serving.deadline import EARLY, Deadline
 from serving.errors import BodiesFull, BodyTooLarge, CodedError, DeadlineExceeded, Draining, ServingError
-from serving.frontend.answers import LARGE, STOPPED, Whole, log_error, record_of
+from serving.frontend.answers import INVOCATION, LARGE, STREAM, Whole, record_of
 from serving.frontend.bodies import COUNTED, Held
+from serving.frontend.error_responses import report
 from serving.frontend.http.headers import SentHeaders, picked
 from serving.frontend.invocation.border import (
     ANSWERED,
@@ -43,7 +44,6 @@ from serving.system import log
 
 Result = TypeVar("Result")
 STILL_BODY = "nothing came of the body while others needed its room"
-CUT_SHORT = "the server stopped before the answer was complete"
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -73,7 +73,7 @@ class Exchange(msgspec.Struct, eq=False):
     sent: int = 0
     reader: Reader | None = None
     refusal: ServingError | None = None
-    error: ServingError | None = None
+    error: Exception | None = None
     _held: Held | None = None
     _buffers: list[Body] = []
     _connection: Connection | None = None
@@ -304,19 +304,20 @@ class Exchange(msgspec.Struct, eq=False):
     async def _write(self, chunk: Body) -> None:
         await self.border.write(self, chunk)
 
-    def _break(self, error: ServingError) -> None:
+    def _break(self, error: Exception) -> None:
         """End a streamed response with ``error``, since its status and headers have already been sent."""
         streamed = self._streamed
         assert streamed is not None
         self._forget()
         self.error = error
-        log_error(error, self.request_id)
-        record = record_of(error, streamed.response.content_type, self.request_id, streamed.tail)
-        self.border.cut(self, record, error.code)
+        failure = report(error, STREAM, self.request_id)
+        assert failure is not None
+        record = record_of(failure, streamed.response.content_type, self.request_id, streamed.tail)
+        self.border.cut(self, record, failure.code)
 
     # The end.
 
-    def fail(self, error: ServingError) -> None:
+    def fail(self, error: Exception) -> None:
         """Answer with ``error``. Does nothing once there is a response."""
         if self.state >= LEAVING:
             return
@@ -325,7 +326,7 @@ class Exchange(msgspec.Struct, eq=False):
             return
         self._forget()
         self.error = error
-        self._answer(self.endpoint.answers.failure(error, self.request_id, []))
+        self._answer(self.endpoint.answers.failure(error, self.request_id))
 
     def expire(self) -> None:
         """Answer that the deadline has passed."""
@@ -338,7 +339,7 @@ class Exchange(msgspec.Struct, eq=False):
         self.fail(self.endpoint.invocations.timed_out(self.head.model))
 
     def give_up(self) -> None:
-        self.fail(Draining(CUT_SHORT if self.state is STREAMING else STOPPED))
+        self.fail(Draining((STREAM if self.state is STREAMING else INVOCATION).stopped))
 
     def disconnect(self) -> None:
         if self.state < ANSWERED:
@@ -404,13 +405,9 @@ class Exchange(msgspec.Struct, eq=False):
             result = await work()
             self._task = None
             then(result)
-        except ServingError as error:
-            self._task = None
-            self.fail(error)
         except Exception as exc:
             self._task = None
-            log.error("an invocation failed", exc=exc, request_id=self.request_id)
-            self.fail(CodedError(500, "internal", "internal error"))
+            self.fail(exc)
 
 
 def open_exchange(endpoint: Endpoint, border: Border, head: InvocationHead, length: int) -> Exchange:

@@ -12,7 +12,8 @@ from starlette.types import Scope
 from websockets.exceptions import InvalidHeader
 from websockets.http11 import Request, Response
 
-from serving.errors import BadRequest, CodedError, ServingError, Unavailable
+from serving.errors import BadRequest, CodedError, ServingError
+from serving.frontend.error_responses import Failure
 from serving.frontend.http.headers import Headers
 from serving.frontend.websocket.framing import Framing
 
@@ -45,13 +46,11 @@ def refusal(reason: BaseException | None) -> ServingError:
     return CodedError(426, "upgrade_required", message) if is_version else BadRequest(message)
 
 
-def refusal_headers(error: ServingError) -> Headers:
+def refusal_headers(failure: Failure) -> Headers:
     headers = [(b"content-type", b"application/json")]
-    if error.status == http.HTTPStatus.UPGRADE_REQUIRED:  # RFC 6455 §4.4, RFC 9110 §15.5.22
+    if failure.status == http.HTTPStatus.UPGRADE_REQUIRED:  # RFC 6455 §4.4, RFC 9110 §15.5.22
         headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", VERSION)]
-    if error.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.append((b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode()))
-    return headers
+    return headers + failure.retry_header
 
 
 def scope_of(head: bytes, root_path: str, **more: Any) -> Scope:

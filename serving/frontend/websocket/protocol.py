@@ -20,10 +20,10 @@ from uvicorn.server import ServerState
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SEND_EOF, State
 
-from serving import errors
-from serving.errors import BodiesFull, CodedError, DeadlineExceeded, Draining, ServingError
+from serving.errors import BodiesFull, DeadlineExceeded, Draining, ServingError
 from serving.frontend.answers import HAS_LEFT
 from serving.frontend.bodies import Bodies, Held
+from serving.frontend.error_responses import INTERNAL, Api, json_body, report
 from serving.frontend.http.absence import Lookout
 from serving.frontend.http.headers import Headers, request_id_header
 from serving.frontend.http.protocol import READ_TIME
@@ -38,6 +38,7 @@ PIECE = 4096  # bytes parsed at once; even tiny frames take only milliseconds
 PING_TIME = 10.0  # seconds between pings to a client that may have left
 TURN = 256  # frames after which other callbacks of the event loop run
 NOTHING = memoryview(b"")
+API = Api(answered="a WebSocket was refused")
 
 
 class Stage(Enum):
@@ -172,9 +173,9 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _abandon(self) -> None:
         if self._stage is Stage.OPEN:
-            self._close(CloseCode.INTERNAL_ERROR, "internal error")
+            self._close(CloseCode.INTERNAL_ERROR, INTERNAL)
         else:
-            self._refuse(CodedError(500, "internal", "internal error"))
+            self._refuse(ServingError(INTERNAL))
 
     # 3. The handshake
 
@@ -234,10 +235,9 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._stage is Stage.CLOSED:
             return
         request_id = os.urandom(8).hex()
-        level = log.warning if error.status >= 500 and error.status != 503 else log.debug
-        level("a WebSocket was refused", request_id=request_id, status=error.status, code=error.code)
-        headers = [request_id_header(request_id), *refusal_headers(error)]
-        self._answer(error.status, headers, errors.body(error, request_id))
+        failure = report(error, API, request_id)
+        headers = [request_id_header(request_id), *refusal_headers(failure)]
+        self._answer(failure.status, headers, json_body(failure, request_id))
 
     def _answer(self, status: int, headers: Headers, body: bytes) -> None:
         self._flow.write(http_answer(status, self._server.default_headers + headers, body))

@@ -6,6 +6,7 @@ each API says it.
 
 from __future__ import annotations
 
+import asyncio
 import http
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -13,9 +14,11 @@ from typing import NamedTuple
 import pytest
 
 from serving import errors
+from serving.conversation import ABNORMAL, Close
 from serving.errors import CodedError, ServingError
+from serving.frontend.websocket.conversations import outcome
 from tests.contracts.build import run, the_loop
-from tests.contracts.failing import ID, Line, Play, opened, play
+from tests.contracts.failing import ID, Line, Play, logged, opened, play
 
 DEBUG, INFO, WARNING, ERROR = "debug", "info", "warning", "error"
 
@@ -342,3 +345,14 @@ def test_every_error_of_a_replica_or_the_supervisor(api: str) -> None:
 @pytest.mark.parametrize(("api", "event"), [(api, event) for api, known in EVENTS.items() for event in known])
 def test_everything_else_that_goes_wrong(api: str, event: str) -> None:
     assert run(once(api, event)) == expected(api, event, EVENTS[api][event])
+
+
+def test_a_client_that_is_gone_from_its_conversation_is_told_nothing_and_the_log_neither() -> None:
+    async def work() -> None:
+        direction: asyncio.Future[Close] = asyncio.get_running_loop().create_future()
+        direction.set_exception(ConnectionResetError())
+        with logged() as log:
+            assert outcome(direction, ID) == Close(ABNORMAL)
+        assert log.lines == []
+
+    run(work())

@@ -84,10 +84,12 @@ class Answers:
         """Return the response for a request that failed with ``error``, and log the error."""
         failure = report(error, INVOCATION, request_id)
         assert failure is not None
-        return self._failure(failure, request_id, [])
+        return self._failure(failure, request_id)
 
-    def _failure(self, failure: Failure, request_id: str, extra: Headers) -> Whole:
-        headers = [request_id_header(request_id), *failure.retry_header, *extra]
+    def _failure(self, failure: Failure, request_id: str, allow: bytes = b"POST") -> Whole:
+        headers = [request_id_header(request_id), *failure.retry_header]
+        if failure.status == 405:
+            headers.append((b"allow", allow))
         return self.with_body(failure.status, JSON, json_body(failure, request_id), headers)
 
     def with_body(self, status: int, content_type: str, body: Body, extra: Headers) -> Whole:
@@ -112,8 +114,7 @@ class Answers:
         """Send the response for a request that failed with ``exc``, unless its client has left, and log the error."""
         failure = report(exc, INVOCATION, request_id)
         if failure is not None:
-            extra: Headers = [(b"allow", allow)] if failure.status == 405 else []
-            await self._send(send, self._failure(failure, request_id, extra))
+            await self._send(send, self._failure(failure, request_id, allow))
 
     async def send_body(
         self, send: Send, status: int, content_type: str, body: Body, extra: Headers | None = None

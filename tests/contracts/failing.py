@@ -59,7 +59,7 @@ def broken() -> float:
     raise ZeroDivisionError("a fault of ours")
 
 
-PATHS = Paths(("/v2",), ("/talk",))
+PATHS = Paths(("/v2", "/own"), ("/talk",))
 BODY = b"x" * 150_000
 LONG = 2000.0  # seconds, after which a load has taken too long
 HEADER = f"x-amzn-sagemaker-inference-id: {ID}"
@@ -90,8 +90,8 @@ class Play:
                 other = await self.door.client()
                 other.send(post(b"y" * 140_000)[:-10])
                 await settle()
-        if self.event == "fault" and self.api in ("asgi", "v2", "websocket"):
-            self.door.app.direct.invocations.clock = broken
+        if self.event == "fault" and self.api in ("own", "v2", "websocket"):
+            self.door.app.endpoint.invocations.clock = broken
         self.client.send(self.request())
         await settle()
         if self.api in ("text", "records"):
@@ -110,7 +110,7 @@ class Play:
         if self.api in ("websocket", "conversation"):
             lines = ["GET /talk HTTP/1.1", *UPGRADE, *([KEY] if self.event != "torn" else []), "", ""]
             return "\r\n".join(lines).encode()
-        path = "/v2/models/m/infer" if self.api == "v2" else "/invocations"
+        path = {"v2": "/v2/models/m/infer", "own": "/own"}.get(self.api, "/invocations")
         if self.event in ("slow", "torn", "large", "full"):
             return post(BODY, path, HEADER)[: None if self.event == "large" else 100_000]
         return post(b"body", path, HEADER)
@@ -143,8 +143,8 @@ class Play:
             await the_loop().turn(LONG if self.api == "models" and self.event == "deadline" else TIMEOUT + 0.1)
         elif self.event == "torn" and self.api != "websocket":
             self.client.half_close()
-        elif self.event == "died" or (self.event == "fault" and self.api == "direct"):
-            self.door.app.direct.invocations.clock = broken if self.event == "fault" else the_loop().time
+        elif self.event == "died" or (self.event == "fault" and self.api == "exchange"):
+            self.door.app.endpoint.invocations.clock = broken if self.event == "fault" else the_loop().time
             self.worker.die(self.worker.asked[-1])
         elif self.event == "fault" and self.api in ("text", "records"):
             self.door.app.bodies.clock = broken
@@ -165,8 +165,7 @@ class Play:
 @asynccontextmanager
 async def opened(api: str, event: str) -> AsyncIterator[tuple[Door, Worker]]:
     limit = 1000 if event == "large" else 0
-    mode = "asgi" if api == "asgi" else "direct"
-    async with door(http=mode, multi_model=api == "models", max_body=limit, body_memory=600_000) as one:
+    async with door(multi_model=api == "models", max_body=limit, body_memory=600_000) as one:
         one._config.ws_protocol_class = websocket_protocol(CONFIG, one.app)
         if api != "models":
             await learn(one)

@@ -84,7 +84,7 @@ ANSWERED, REFUSED = "a request was answered with an error", "a WebSocket was ref
 LEFT = [Line(DEBUG, "the client went away", {"request_id": ID})]
 BEFORE = [Line(DEBUG, "a client left before its conversation began", {"request_id": ID})]
 PARTED = [Line(DEBUG, ANSWERED, {"request_id": ID, "status": 400, "code": "bad_request"})]
-LEAVES: dict[str, list[Line]] = {"direct": [], "models": PARTED, "websocket": BEFORE, "conversation": []}
+LEAVES: dict[str, list[Line]] = {"models": PARTED, "websocket": BEFORE, "conversation": []}
 INTERNAL = Told(500, "internal", "internal error", level=WARNING)
 EARLY_STOP = Told(503, "draining", "the server stopped before the answer was there", 1, closes=True)
 LATE_STOP = EARLY_STOP._replace(message="the server stopped before the answer was complete")
@@ -98,23 +98,23 @@ DIED = Told(500, "worker_died", "the model's process died before it had answered
 
 # What becomes of it; None where nobody is there to be told.
 EVENTS: dict[str, dict[str, Told | None]] = {
-    "direct": {
+    "exchange": {
         "stop": EARLY_STOP,
         "leave": None,
         "deadline": LATE,
         "slow": LATE_BODY,
         "torn": TORN,
-        "large": LARGE,
+        "large": LARGE._replace(closes=True),
         "full": FULL._replace(closes=True),
         "fault": INTERNAL._replace(fault="an invocation failed"),
     },
-    "asgi": {
+    "own": {
         "stop": EARLY_STOP,
         "leave": None,
         "deadline": LATE,
         "slow": LATE_BODY,
         "torn": TORN,
-        "large": LARGE,
+        "large": LARGE._replace(closes=True),
         "full": FULL._replace(closes=True),
         "fault": INTERNAL._replace(fault="an invocation failed"),
     },
@@ -201,7 +201,7 @@ def json(told: Told, *more: str) -> str:
     return head(told, kind, size, f"x-request-id: {ID}", retry(told), *more, closes) + body
 
 
-def asgi(told: Told) -> str:
+def invocation(told: Told) -> str:
     return json(told, "allow: POST" if told.status == 405 else "")
 
 
@@ -283,8 +283,8 @@ def lines_of(told: Told, api: str) -> list[Line]:
 
 
 SHAPES: dict[str, Callable[[Told], str]] = {
-    "direct": json,
-    "asgi": asgi,
+    "exchange": invocation,
+    "own": invocation,
     "v2": open_inference,
     "text": text,
     "records": records,
@@ -293,9 +293,7 @@ SHAPES: dict[str, Callable[[Told], str]] = {
     "conversation": conversation,
 }
 BY_THE_PROTOCOL = {
-    ("asgi", "torn"): refused,
     ("v2", "torn"): refused,
-    ("direct", "fault"): asgi,
     ("models", "no path"): no_route,
     ("models", "no method"): no_route,
     ("websocket", "stop"): no_handshake,

@@ -95,7 +95,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def find(self) -> None:
         """Begin to find the model. What has arrived of the body is read before anything can come of it."""
-        error = self.head.error
+        error = self._too_large() or self.head.error
         if error is not None:
             asyncio.get_running_loop().call_soon(self.fail, error)
         else:
@@ -107,9 +107,6 @@ class Exchange(msgspec.Struct, eq=False):
         model, deadline = found
         self.head = self.head._replace(model=model)
         self.expires = deadline.at
-        if endpoint.limit and self.length > endpoint.limit:
-            self.fail(BodyTooLarge(f"the body has {self.length} bytes; at most {endpoint.limit} are taken"))
-            return
         placement = endpoint.replicas.known(model)
         self.headers = placement.paths.headers if placement is not None else ()
         self.state = READING
@@ -129,11 +126,20 @@ class Exchange(msgspec.Struct, eq=False):
             self._count_part(size)
 
     def _count_part(self, size: int) -> None:
-        limit = self.endpoint.limit
-        if limit and size > limit:
-            self.fail(BodyTooLarge(f"the body has more than {limit} bytes, which is the limit"))
+        error = self._too_large()
+        if error is not None:
+            self.fail(error)
         elif size >= COUNTED:
             self.count(size)
+
+    def _too_large(self) -> ServingError | None:
+        """Return the error for a body that is, or will be, over the limit."""
+        limit = self.endpoint.limit
+        if not limit or max(self.length, self.size) <= limit:
+            return None
+        if self.length > limit:
+            return BodyTooLarge(f"the body has {self.length} bytes; at most {limit} are taken")
+        return BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
 
     def count(self, size: int) -> None:
         """Count ``size`` bytes of the body as arrived. The request fails where there is no room for them."""
@@ -343,7 +349,8 @@ class Exchange(msgspec.Struct, eq=False):
 
     def disconnect(self) -> None:
         if self.state < ANSWERED:
-            log.debug("the client went away", request_id=self.request_id)
+            if self.error is None:
+                log.debug(INVOCATION.left, request_id=self.request_id)
             self._forget()
             self._end(GONE if self.error is None else FAILED)
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import pytest
 
 from serving.frontend.http.head import MAX_FIELDS, MAX_HEAD
-from serving.frontend.http.idle import IdleTimer
-from serving.frontend.http.lingering import LINGER_BYTES
 from serving.frontend.invocation.border import State
 from serving.frontend.invocation.exchange import Exchange
+from serving.frontend.watch.idle import IdleTimer
+from serving.frontend.watch.lingering import LINGER_BYTES
 from tests.unit.browser import MODES, Browser, chunked, post
 
 OK = (200, b"fine")

@@ -10,7 +10,7 @@ Invocations are exchanges, and pings are answered at once; everything else goes 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -20,23 +20,21 @@ from serving.frontend.http.body_reader import LARGEST, STRAIGHT, BodyReader
 from serving.frontend.http.chunked import Chunked
 from serving.frontend.http.flow import Flow
 from serving.frontend.http.head import Head
-from serving.frontend.http.idle import IdleTimer
-from serving.frontend.http.lingering import Lingering
-from serving.frontend.http.presence import Presence
-from serving.frontend.http.reader import ReaderWatch
+from serving.frontend.http.outlet import Outlet
 from serving.frontend.http.refusal import refusal
-from serving.frontend.http.repeat import Repeat
-from serving.frontend.http.sending import Sending
+from serving.frontend.http.repeat import HeadCache
 from serving.frontend.http.turn import Turn
+from serving.frontend.http.upgrade import upgrade
 from serving.frontend.http.writer import ResponseWriter
 from serving.frontend.invocation.border import FINDING, READING
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.exchange import Exchange, open_exchange
 from serving.frontend.invocation.invocation_head import InvocationHead
+from serving.frontend.watch.idle import IdleTimer
+from serving.frontend.watch.lingering import Lingering
 
 HEAD_TIME = 30.0  # seconds from a head's first byte to its last
 IDLE_TIME = 90.0  # seconds from a connection's beginning to its first byte
-READ_TIME = 60.0  # seconds in which a client that is sent an answer must read some of it
 BLANK = b"\r\n"  # bytes that may come before a head
 PING = b"/ping"
 
@@ -45,47 +43,40 @@ class HttpProtocol(HttpToolsProtocol):
     """One HTTP connection. ``turn`` is the request that is not answered yet, None between requests.
 
     ``_head`` is the head being read. ``_left`` bytes of the body are yet to come, or it is chunked and read by
-    ``_chunks``. ``_is_open`` until nothing more is read or written here. ``_repeat`` is set while nothing has arrived
-    since one whole invocation: a next one like it is not parsed. ``_known`` is the parsed head of the last invocation.
+    ``_chunks``. ``_is_open`` until nothing more is read or written here.
     """
 
     endpoint: ClassVar[Endpoint]
     flow: Flow
+    _is_open = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.parser = None  # type: ignore[assignment]  # each head has its own
         self.turn: Turn | None = None
-        self._sending = Sending(transport, self.end)
-        self._presence = Presence(
-            transport, self.loop, self._sending, lambda: self._is_open and self.flow.read_paused, self._on_doubt
-        )
-        self.flow = Flow(transport, self._presence.on_blind)
-        self._writer = ResponseWriter(
-            self.endpoint, self.server_state, transport, self._sending, self.flow, self._presence, self._on_end
-        )
-        self._reader = ReaderWatch(transport, self.loop, READ_TIME)
-        self._idle = IdleTimer(self.loop, lambda: self.timeout_keep_alive, self._is_within_request, transport.close)
+        is_blind = lambda: self._is_open and self.flow.read_paused  # noqa: E731
+        self._outlet = Outlet(transport, self.loop, self.end, is_blind, self._on_doubt)
+        self.flow = self._outlet.flow
+        self._writer = ResponseWriter(self.endpoint, self.server_state, self._outlet, self._on_end)
+        self._cache = HeadCache(self.endpoint)
+        self._idle = IdleTimer(self.loop, lambda: self.timeout_keep_alive, self._is_asking, transport.close)
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
         self._head: Head | None = None
         self._left = 0
         self._chunks: Chunked | None = None
         self._unread = b""
         self._unread_at = 0
-        self._is_open = True
-        self._known: tuple[bytes, InvocationHead] | None = None
-        self._repeat: Repeat | None = None
-        self._opened: Exchange | None = None
+        self._has_eof = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timers()
-        self._reader.stop()
+        self._outlet.stop()
         if self._head is not None:
             self._head.drop()
-        self._head = self._chunks = self._repeat = self._opened = None
+        self._head = self._chunks = None
         self._unread = b""
         self._is_open = False
-        self._sending.end()
+        self._outlet.end()
         super().connection_lost(exc)
         turn, self.turn = self.turn, None
         if turn is not None:
@@ -106,22 +97,23 @@ class HttpProtocol(HttpToolsProtocol):
     # Reading.
 
     def data_received(self, data: bytes) -> None:
-        repeat = self._repeat
+        cache = self._cache
+        repeat = cache.repeat
         if repeat is not None and self.turn is None:
             body = repeat.body_of(data)
             if body is not None:
                 self._open_again(repeat.head, body)
                 return
-        self._repeat = self._opened = None
+        cache.forget()
         if self._unread:
             data, self._unread = self._unread[self._unread_at :] + data, b""
-            self._read(data, 0)
-        elif self._left or self._chunks is not None or self._head is not None:
-            self._read(data, 0)
-        else:
-            self._read(data, 0)
-            self._remember(data)
-        self._read_straight()
+        is_first = not self._is_within
+        self._read(data, 0)
+        turn = self.turn
+        if is_first and isinstance(turn, Exchange) and turn.is_whole and not self._unread:
+            cache.remember(data, turn.size)
+        elif self._left >= STRAIGHT:
+            self._read_straight()
 
     def _open_again(self, head: InvocationHead, body: bytes) -> None:
         exchange = self.turn = open_exchange(self.endpoint, self._writer, head, len(body))
@@ -130,18 +122,10 @@ class HttpProtocol(HttpToolsProtocol):
         exchange.on_body(body)
         exchange.on_body_end()
 
-    def _remember(self, data: bytes) -> None:
-        """Remember the head in ``data``, where that is one whole invocation."""
-        exchange, self._opened = self._opened, None
-        if exchange is not None and exchange.is_whole and not self._unread:
-            self._repeat = Repeat.of(exchange.head, data, exchange.size)
-
     def _read_straight(self) -> None:
         """Have the rest of a large body read directly into its buffer."""
         exchange = self.turn
-        if self._left < STRAIGHT or not isinstance(exchange, Exchange) or exchange.length > LARGEST:
-            return
-        if exchange.state <= READING and not self._sending.is_closing():
+        if isinstance(exchange, Exchange) and exchange.state <= READING and exchange.length <= LARGEST:
             BodyReader(self, self.transport, exchange, self._end_of_straight)
 
     def _end_of_straight(self) -> None:
@@ -175,7 +159,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether part of a request has arrived, but not all of it."""
         return self._head is not None or self._left > 0 or self._chunks is not None
 
-    def _is_within_request(self) -> bool:
+    def _is_asking(self) -> bool:
         return self._head is not None or self.turn is not None
 
     def _read_head(self, data: bytes, at: int) -> int:
@@ -195,7 +179,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         head.check()
         if head.upgrade and head.is_websocket and self._should_upgrade_to_ws():
-            self._upgrade(head, data[at:])
+            self._stop_timers()
+            self._outlet.stop()
+            self._is_open = False
+            self._outlet.end()
+            upgrade(self, head, data[at:])
             return len(data)
         self._head = None
         self._left = head.length
@@ -234,59 +222,30 @@ class HttpProtocol(HttpToolsProtocol):
     def _start(self, head: Head) -> None:
         """Begin to answer. Raises BadRequest."""
         if head.method == b"POST":
-            known = self._read_invocation(head)
+            known = self._cache.read(head)
             if known is not None:
                 self._open(head, known)
                 return
         elif head.method == b"GET" and head.url == PING and head.keep_alive and not (head.has_body or head.is_foreign):
-            self._on_end(self._writer.ping())
+            self._writer.ping()
             return
-        turn = turn_of(self, self._sending, head, self._on_asgi_end)
-        self.turn = turn
+        turn = self.turn = turn_of(self, self._outlet.sending, head, self._on_asgi_end)
         self._start_asgi_task(turn, self.app)
 
-    def _read_invocation(self, head: Head) -> InvocationHead | None:
-        known = self._known
-        if known is not None and known[0] == head.url and known[1].headers == head.headers:
-            return known[1]
-        found = self.endpoint.read(head.url, head.headers)
-        self._known = None if found is None else (head.url, found)
-        return found
-
     def _open(self, head: Head, known: InvocationHead) -> None:
-        exchange = open_exchange(self.endpoint, self._writer, known, head.length)
+        exchange = self.turn = open_exchange(self.endpoint, self._writer, known, head.length)
         exchange.keep_alive, exchange.is_old = head.keep_alive, head.version == "1.0"
-        self.turn = exchange
-        if not (head.closes or head.is_foreign or head.is_chunked or exchange.is_old):
-            self._opened = exchange
         self._writer.expects = head.expects
         if exchange.state is FINDING:
             exchange.find()
         elif head.expects:
             self._writer.go_ahead()
 
-    def _upgrade(self, head: Head, rest: bytes) -> None:
-        """Pass the connection to the WebSocket protocol, with the data that came after the head."""
-        self._stop_timers()
-        self._reader.stop()
-        self._is_open = False
-        self._sending.end()
-        self.connections.discard(self)
-        protocol: Any = self.ws_protocol_class(  # type: ignore[call-arg, misc]
-            config=self.config, server_state=self.server_state, app_state=self.app_state
-        )
-        lines = [head.method, b" ", head.url, b" HTTP/1.1\r\n", *(b"%b: %b\r\n" % one for one in head.headers), b"\r\n"]
-        protocol.connection_made(self.transport)
-        protocol.data_received(b"".join(lines))
-        self.transport.set_protocol(protocol)
-        if rest:
-            protocol.data_received(rest)
-
     # The client's end of file, and what is no request.
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Handle the client's end of file: it sends no more, but may still read."""
-        self._presence.has_eof = True
+        self._has_eof = self._outlet.presence.has_eof = True
         self._stop_timer()
         if not self._unread:
             self._at_end()
@@ -299,12 +258,12 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._is_within and (turn is None or not turn.has_begun):
             self._refuse(BadRequest("the request ended before it was whole"))
         elif turn is not None:
-            self._presence.suspect(turn)
+            self._outlet.presence.suspect(turn)
 
     def _on_doubt(self, sends_no_more: bool) -> None:
         """Check whether the client has left, while nothing is read."""
         if self.turn is not None and not self._is_within:  # reading on with the rest of a request tells more
-            self._presence.suspect(self.turn, sends_no_more)
+            self._outlet.presence.suspect(self.turn, sends_no_more)
 
     def _refuse(self, error: ServingError) -> None:
         """Answer what is no request, and close the connection."""
@@ -315,16 +274,16 @@ class HttpProtocol(HttpToolsProtocol):
             turn.disconnect()
         if turn is None or not turn.has_begun:
             headers = self._head.headers if self._head is not None else []
-            self._sending.write(refusal(error, headers, self.server_state.default_headers))
+            self._outlet.sending.write(refusal(error, headers, self.server_state.default_headers))
         self.end(lingers=True)
 
     def end(self, lingers: bool = False) -> None:
         """Close the connection after what was written. It ``lingers`` also where more of a request is to come."""
         self._stop_timers()
         self._is_open = False
-        self._sending.end()
+        self._outlet.end()
         more = lingers or self._is_within or self._unread
-        if more and not self._presence.has_eof and not self.transport.is_closing():
+        if more and not self._has_eof and not self.transport.is_closing():
             Lingering(self, self.transport, self.loop)
         else:
             self.transport.close()
@@ -339,7 +298,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.end()
         if not self._is_open:
             return
-        if self._unread or self._presence.has_eof:
+        if self._unread or self._has_eof:
             self.loop.call_soon(self._read_on)
         self._idle.start()
 
@@ -350,25 +309,23 @@ class HttpProtocol(HttpToolsProtocol):
     def _read_on(self) -> None:
         """Parse the data that came too early."""
         if self.turn is None:
-            self._presence.stop_watch()
+            self._outlet.presence.stop_watch()
         if self._is_busy or not self._is_open:
             return
         data, self._unread = self._unread, b""
         self.flow.release()
         self._read(data, self._unread_at)
         self._read_straight()
-        if self._presence.has_eof and not self._unread and self._is_open:
+        if self._has_eof and not self._unread and self._is_open:
             self._at_end()
 
     def pause_writing(self) -> None:
-        super().pause_writing()
-        self._reader.start()
+        self._outlet.pause()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
-        self._reader.stop()
+        self._outlet.resume()
         self._writer.on_writable()
-        if self._unread or self._presence.has_eof:
+        if self._unread or self._has_eof:
             self.loop.call_soon(self._read_on)
 
     def _stop_timer(self) -> None:
@@ -379,4 +336,4 @@ class HttpProtocol(HttpToolsProtocol):
     def _stop_timers(self) -> None:
         self._stop_timer()
         self._idle.stop()
-        self._presence.stop()
+        self._outlet.presence.stop()

@@ -1,4 +1,4 @@
-"""Repeat: the head of the last invocation, so that an equal one need not be parsed.
+"""HeadCache: the head of the last invocation on a connection, so that an equal one need not be parsed.
 
 A client sends the same head again and again on its connection, except for the length of the body.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from serving.frontend.http.head import Head
+from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.invocation_head import InvocationHead
 
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
@@ -57,3 +59,37 @@ class Repeat:
             return None
         body = end + len(after)
         return data[body:] if len(data) - body == int(digits) else None
+
+
+class HeadCache:
+    """The head of the last invocation on one connection. ``repeat`` is set while nothing has arrived since one whole
+    invocation.
+    """
+
+    __slots__ = ("_endpoint", "_head", "_may_repeat", "_url", "repeat")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._url = b""
+        self._head: InvocationHead | None = None
+        self._may_repeat = False
+        self.repeat: Repeat | None = None
+
+    def read(self, head: Head) -> InvocationHead | None:
+        """Return the parsed head of a POST; None where it is no invocation. Raises BadRequest."""
+        known = self._head
+        if known is None or known.headers != head.headers or self._url != head.url:
+            known = self._head = self._endpoint.read(head.url, head.headers)
+            self._url = head.url
+        self._may_repeat = not (head.closes or head.is_foreign or head.is_chunked) and head.keep_alive
+        return known
+
+    def forget(self) -> None:
+        """Note that something arrives that is no repetition."""
+        self.repeat = None
+        self._may_repeat = False
+
+    def remember(self, data: bytes, size: int) -> None:
+        """Remember the head in ``data``, where that is one whole invocation with a body of ``size`` bytes."""
+        if self._may_repeat and self._head is not None:
+            self.repeat = Repeat.of(self._head, data, size)

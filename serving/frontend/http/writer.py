@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -10,10 +9,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from serving.frontend.answers import LARGE, Whole
-from serving.frontend.http.flow import Flow
 from serving.frontend.http.headers import Headers
-from serving.frontend.http.presence import Presence
-from serving.frontend.http.sending import CUT_TIME, Sending
+from serving.frontend.http.outlet import Outlet
+from serving.frontend.http.sending import CUT_TIME
 from serving.frontend.invocation.border import Outgoing
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.request import BODILESS, Body
@@ -37,24 +35,21 @@ class ResponseWriter:
         self,
         endpoint: Endpoint,
         state: ServerState,
-        transport: asyncio.Transport,
-        sending: Sending,
-        flow: Flow,
-        presence: Presence,
+        outlet: Outlet,
         on_end: Callable[[bool], None],
     ) -> None:
         self._endpoint = endpoint
         self._state = state
-        self._transport = transport
-        self._sending = sending
-        self._flow = flow
+        self._transport = outlet.transport
+        self._sending = outlet.sending
+        self._flow = outlet.flow
         self._on_end = on_end
         self._leaving: Outgoing | None = None
         self._is_framed = True
         self.expects = False
-        self.is_there = presence.is_there
-        self.unread: Callable[[], int] = transport.get_write_buffer_size
-        self.abort: Callable[[], None] = transport.abort
+        self.is_there = outlet.presence.is_there
+        self.unread: Callable[[], int] = outlet.transport.get_write_buffer_size
+        self.abort: Callable[[], None] = outlet.transport.abort
 
     def go_ahead(self) -> None:
         if self.expects:
@@ -120,8 +115,8 @@ class ResponseWriter:
         if exchange is not None:
             self._has_left(exchange)
 
-    def ping(self) -> bool:
-        """Write the response to GET /ping. Returns whether the connection outlives it."""
+    def ping(self) -> None:
+        """Write the response to GET /ping."""
         endpoint = self._endpoint
         status, body = endpoint.ping()
         ends = endpoint.board.is_draining
@@ -129,7 +124,7 @@ class ResponseWriter:
         size, id = b"%d" % len(body), b"\r\nx-request-id: " + endpoint.new_id().encode()
         defaults = endpoint.default_lines(self._state.default_headers)
         self._sending.write(b"".join((STATUS_LINE[status], defaults, PING_LINES, size, id, tail, body)))
-        return not ends
+        self._on_end(not ends)
 
     # Streamed responses.
 

@@ -16,9 +16,8 @@ import msgspec
 
 from serving.deadline import EARLY, Deadline
 from serving.errors import BodiesFull, BodyTooLarge, CodedError, DeadlineExceeded, Draining, ServingError
-from serving.frontend.answers import INVOCATION, LARGE, STREAM, Whole, record_of
+from serving.frontend.answers import INVOCATION, LARGE, STREAM, Whole
 from serving.frontend.bodies import COUNTED, Held
-from serving.frontend.error_responses import report
 from serving.frontend.http.headers import SentHeaders, picked
 from serving.frontend.invocation.border import (
     ANSWERED,
@@ -35,6 +34,7 @@ from serving.frontend.invocation.border import (
 )
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.invocation_head import InvocationHead
+from serving.frontend.invocation.streamed_reply import StreamedReply
 from serving.frontend.routing.connection import Connection, ReplicaLost, reply_head, response_of
 from serving.frontend.routing.stream import Streamed
 from serving.http.paths import INVOCATIONS
@@ -80,7 +80,7 @@ class Exchange(msgspec.Struct, eq=False):
     _id: int = 0
     _task: asyncio.Task[None] | None = None
     _timer: asyncio.TimerHandle | None = None
-    _streamed: Streamed | None = None
+    _stream: StreamedReply | None = None
     _session: str | None = None
 
     @property
@@ -245,9 +245,9 @@ class Exchange(msgspec.Struct, eq=False):
 
     def on_begin(self, streamed: Streamed) -> None:
         self._connection = None
-        self._streamed = streamed
-        until = max(self.expires, self.arrival + self.endpoint.stream_timeout)
-        self._start(lambda: self._stream(streamed, until), lambda _: self._end_stream(streamed, until))
+        endpoint, until = self.endpoint, max(self.expires, self.arrival + self.endpoint.stream_timeout)
+        stream = self._stream = StreamedReply(self, self.border, endpoint.answers, streamed, until)
+        self._start(lambda: self._pass_on(stream), self._end_stream)
 
     def on_lost(self, lost: ReplicaLost) -> None:
         self._connection = None
@@ -292,34 +292,17 @@ class Exchange(msgspec.Struct, eq=False):
         unread = self.border.unread
         self._holding().answer(len(body) + unread(), unread, self.border.abort)
 
-    async def _stream(self, streamed: Streamed, until: float) -> None:
-        """Pass on the response, which must be complete at the instant ``until``. Raises a ServingError."""
-        answers, response = self.endpoint.answers, streamed.response
-        headers = answers.stream_headers(response, self.head.attributes, self.request_id)
-        self.border.begin(self, response.status, headers)
+    async def _pass_on(self, stream: StreamedReply) -> StreamedReply:
+        stream.begin(self.head.attributes)
         self.state = STREAMING
         self._buffers = []
         self._stop_timer()
-        await answers.pass_on(streamed, self._write, self._hold, until)
+        await stream.pass_on(self._hold)
+        return stream
 
-    def _end_stream(self, streamed: Streamed, until: float) -> None:
-        self._streamed = None
-        streamed.stream.cancel()
-        self.border.end(self, until - self.endpoint.clock())
-
-    async def _write(self, chunk: Body) -> None:
-        await self.border.write(self, chunk)
-
-    def _break(self, error: Exception) -> None:
-        """End a streamed response with ``error``, since its status and headers have already been sent."""
-        streamed = self._streamed
-        assert streamed is not None
-        self._forget()
-        self.error = error
-        failure = report(error, STREAM, self.request_id)
-        assert failure is not None
-        record = record_of(failure, streamed.response.content_type, self.request_id, streamed.tail)
-        self.border.cut(self, record, failure.code)
+    def _end_stream(self, stream: StreamedReply) -> None:
+        self._stream = None
+        stream.end()
 
     # The end.
 
@@ -327,12 +310,13 @@ class Exchange(msgspec.Struct, eq=False):
         """Answer with ``error``. Does nothing once there is a response."""
         if self.state >= LEAVING:
             return
-        if self.state is STREAMING:
-            self._break(error)
-            return
+        stream = self._stream if self.state is STREAMING else None
         self._forget()
         self.error = error
-        self._answer(self.endpoint.answers.failure(error, self.request_id))
+        if stream is not None:
+            stream.cut(error)
+        else:
+            self._answer(self.endpoint.answers.failure(error, self.request_id))
 
     def expire(self) -> None:
         """Answer that the deadline has passed."""
@@ -394,9 +378,9 @@ class Exchange(msgspec.Struct, eq=False):
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        if self._streamed is not None:
-            self._streamed.stream.cancel()
-            self._streamed = None
+        if self._stream is not None:
+            self._stream.cancel()
+            self._stream = None
         if self._session is not None:
             self.endpoint.replicas.disown(self.head.model, self._session)
             self._session = None

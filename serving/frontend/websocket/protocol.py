@@ -24,10 +24,10 @@ from serving.errors import BodiesFull, DeadlineExceeded, Draining, ServingError
 from serving.frontend.answers import HAS_LEFT
 from serving.frontend.bodies import Bodies, Held
 from serving.frontend.error_responses import INTERNAL, Api, json_body, report
-from serving.frontend.http.absence import Lookout
 from serving.frontend.http.headers import Headers, request_id_header
-from serving.frontend.http.protocol import READ_TIME
-from serving.frontend.http.reader import ReaderWatch
+from serving.frontend.http.outlet import READ_TIME
+from serving.frontend.watch.absence import Lookout
+from serving.frontend.watch.reader import ReaderWatch
 from serving.frontend.websocket.flow import Flow
 from serving.frontend.websocket.framing import Framing, Incoming, MessageTooBig, Outgoing, cut
 from serving.frontend.websocket.handshake import add_headers, http_answer, open_handshake, refusal_headers, scope_of

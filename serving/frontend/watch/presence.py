@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from serving.frontend.http.absence import Absence, Lookout, Silence, has_left, see
 from serving.frontend.http.sending import Sending
 from serving.frontend.http.turn import Turn
+from serving.frontend.watch.absence import Absence, Lookout, Silence, has_left, see
 
 
 class Presence:

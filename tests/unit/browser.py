@@ -190,9 +190,9 @@ class Browser:
         invocations: Any = Invocations(self.seen, self.heads, self.replicas.placement.timeout)
         made = Endpoint(config, BOARD, replicas, invocations, answers, lambda: "an-id", bodies)
         made.slot = cast(Any, self.slot)
-        read = made.read
+        read = made.heads.read
         is_for_asgi = lambda url: mode == "asgi" or url.startswith(b"/early/")  # noqa: E731
-        setup: Any = made
+        setup: Any = made.heads
         setup.read = lambda url, headers: None if is_for_asgi(url) else read(url, headers)
         return made
 

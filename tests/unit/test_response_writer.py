@@ -52,7 +52,9 @@ class State:
 @pytest.mark.parametrize("size", [4, 200_000])
 def test_a_response_to_a_connection_that_closes_is_over_at_once(size: int) -> None:
     ended: list[bool] = []
-    outlet = Outlet(Closing(), asyncio.new_event_loop(), lambda: None, lambda: False, lambda _: None)
+    loop = asyncio.new_event_loop()
+    loop.close()
+    outlet = Outlet(Closing(), loop, lambda: None, lambda: False, lambda _: None)
     shared: Any = (Shared(), State())
     writer = ResponseWriter(*shared, outlet, ended.append)
     exchange = Leaving()

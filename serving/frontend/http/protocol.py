@@ -18,7 +18,6 @@ from serving.errors import BadRequest, ServingError
 from serving.frontend.http.asgi import turn_of
 from serving.frontend.http.body_reader import LARGEST, STRAIGHT, BodyReader
 from serving.frontend.http.chunked import Chunked
-from serving.frontend.http.flow import Flow
 from serving.frontend.http.head import Head
 from serving.frontend.http.outlet import Outlet
 from serving.frontend.http.refusal import refusal
@@ -26,10 +25,8 @@ from serving.frontend.http.repeat import HeadCache
 from serving.frontend.http.turn import Turn
 from serving.frontend.http.upgrade import upgrade
 from serving.frontend.http.writer import ResponseWriter
-from serving.frontend.invocation.border import FINDING, READING
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.exchange import Exchange, open_exchange
-from serving.frontend.invocation.invocation_head import InvocationHead
 from serving.frontend.watch.idle import IdleTimer
 from serving.frontend.watch.lingering import Lingering
 
@@ -47,18 +44,18 @@ class HttpProtocol(HttpToolsProtocol):
     """
 
     endpoint: ClassVar[Endpoint]
-    flow: Flow
+    _outlet: Outlet
     _is_open = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.parser = None  # type: ignore[assignment]  # each head has its own
         self.turn: Turn | None = None
-        is_blind = lambda: self._is_open and self.flow.read_paused  # noqa: E731
+        is_blind = lambda: self._is_open and self._outlet.flow.read_paused  # noqa: E731
         self._outlet = Outlet(transport, self.loop, self.end, is_blind, self._on_doubt)
         self.flow = self._outlet.flow
         self._writer = ResponseWriter(self.endpoint, self.server_state, self._outlet, self._on_end)
-        self._cache = HeadCache(self.endpoint)
+        self._cache = HeadCache(self.endpoint.heads)
         self._idle = IdleTimer(self.loop, lambda: self.timeout_keep_alive, self._is_asking, transport.close)
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
         self._head: Head | None = None
@@ -102,7 +99,9 @@ class HttpProtocol(HttpToolsProtocol):
         if repeat is not None and self.turn is None:
             body = repeat.body_of(data)
             if body is not None:
-                self._open_again(repeat.head, body)
+                exchange = self.turn = open_exchange(self.endpoint, self._writer, repeat.head, len(body))
+                exchange.on_body(body)
+                exchange.on_body_end()
                 return
         cache.forget()
         if self._unread:
@@ -115,17 +114,10 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._left >= STRAIGHT:
             self._read_straight()
 
-    def _open_again(self, head: InvocationHead, body: bytes) -> None:
-        exchange = self.turn = open_exchange(self.endpoint, self._writer, head, len(body))
-        if exchange.state is FINDING:
-            exchange.find()
-        exchange.on_body(body)
-        exchange.on_body_end()
-
     def _read_straight(self) -> None:
         """Have the rest of a large body read directly into its buffer."""
         exchange = self.turn
-        if isinstance(exchange, Exchange) and exchange.state <= READING and exchange.length <= LARGEST:
+        if isinstance(exchange, Exchange) and exchange.is_receiving and exchange.length <= LARGEST:
             BodyReader(self, self.transport, exchange, self._end_of_straight)
 
     def _end_of_straight(self) -> None:
@@ -142,7 +134,7 @@ class HttpProtocol(HttpToolsProtocol):
                     at = self._read_chunks(self._chunks, data, at)
                 elif self._is_busy:
                     self._unread, self._unread_at = data, at
-                    self.flow.hold()
+                    self._outlet.flow.hold()
                     return
                 else:
                     at = self._read_head(data, at)
@@ -152,7 +144,7 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def _is_busy(self) -> bool:
         """Whether a response is under way, or much of one has yet to be read by the client."""
-        return self.turn is not None or self.flow.write_paused
+        return self.turn is not None or self._outlet.flow.write_paused
 
     @property
     def _is_within(self) -> bool:
@@ -224,22 +216,17 @@ class HttpProtocol(HttpToolsProtocol):
         if head.method == b"POST":
             known = self._cache.read(head)
             if known is not None:
-                self._open(head, known)
+                exchange = self.turn = open_exchange(self.endpoint, self._writer, known, head.length)
+                exchange.keep_alive, exchange.is_old = head.keep_alive, head.version == "1.0"
+                self._writer.expects = head.expects
+                if head.expects and exchange.is_ready:
+                    self._writer.go_ahead()
                 return
         elif head.method == b"GET" and head.url == PING and head.keep_alive and not (head.has_body or head.is_foreign):
             self._writer.ping()
             return
         turn = self.turn = turn_of(self, self._outlet.sending, head, self._on_asgi_end)
         self._start_asgi_task(turn, self.app)
-
-    def _open(self, head: Head, known: InvocationHead) -> None:
-        exchange = self.turn = open_exchange(self.endpoint, self._writer, known, head.length)
-        exchange.keep_alive, exchange.is_old = head.keep_alive, head.version == "1.0"
-        self._writer.expects = head.expects
-        if exchange.state is FINDING:
-            exchange.find()
-        elif head.expects:
-            self._writer.go_ahead()
 
     # The client's end of file, and what is no request.
 
@@ -303,7 +290,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle.start()
 
     def _on_asgi_end(self) -> None:
-        self.flow.resume_reading()
+        self._outlet.flow.resume_reading()
         self._on_end(True)  # a connection that ends here is closed already
 
     def _read_on(self) -> None:
@@ -313,9 +300,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_busy or not self._is_open:
             return
         data, self._unread = self._unread, b""
-        self.flow.release()
+        self._outlet.flow.release()
         self._read(data, self._unread_at)
-        self._read_straight()
+        if self._left >= STRAIGHT:
+            self._read_straight()
         if self._has_eof and not self._unread and self._is_open:
             self._at_end()
 

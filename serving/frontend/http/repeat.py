@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from serving.frontend.http.head import Head
-from serving.frontend.invocation.endpoint import Endpoint
+from serving.frontend.invocation.head_reader import HeadReader
 from serving.frontend.invocation.invocation_head import InvocationHead
 
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
@@ -66,10 +66,10 @@ class HeadCache:
     invocation.
     """
 
-    __slots__ = ("_endpoint", "_head", "_may_repeat", "_url", "repeat")
+    __slots__ = ("_head", "_may_repeat", "_reader", "_url", "repeat")
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, reader: HeadReader) -> None:
+        self._reader = reader
         self._url = b""
         self._head: InvocationHead | None = None
         self._may_repeat = False
@@ -79,7 +79,7 @@ class HeadCache:
         """Return the parsed head of a POST; None where it is no invocation. Raises BadRequest."""
         known = self._head
         if known is None or known.headers != head.headers or self._url != head.url:
-            known = self._head = self._endpoint.read(head.url, head.headers)
+            known = self._head = self._reader.read(head.url, head.headers)
             self._url = head.url
         self._may_repeat = not (head.closes or head.is_foreign or head.is_chunked) and head.keep_alive
         return known

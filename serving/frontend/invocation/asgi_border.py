@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serving.frontend.answers import CUT, Whole
 from serving.frontend.http.headers import Headers
-from serving.frontend.invocation.border import FINDING, Outgoing
+from serving.frontend.invocation.border import Outgoing
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.exchange import Exchange, open_exchange
 from serving.request import Body
@@ -102,13 +102,11 @@ class AsgiInvocations:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = scope["headers"]
-        head = self._endpoint.read(scope["raw_path"], headers)
+        head = self._endpoint.heads.read(scope["raw_path"], headers)
         assert head is not None, "this is no invocation"
         border = AsgiBorder(scope, send)
         length = next((int(value) for name, value in headers if name == b"content-length"), 0)
         exchange = open_exchange(self._endpoint, border, head, length)
-        if exchange.state is FINDING:
-            exchange.find()
         listening = asyncio.get_running_loop().create_task(listen(exchange, border, receive))
         try:
             await border.pump()

@@ -9,39 +9,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
 
 from serving.deadline import EARLY, Deadline
-from serving.errors import BodiesFull, BodyTooLarge, CodedError, DeadlineExceeded, Draining, ServingError
+from serving.errors import BodiesFull, CodedError, DeadlineExceeded, Draining, ServingError
 from serving.frontend.answers import INVOCATION, LARGE, STREAM, Whole
 from serving.frontend.bodies import COUNTED, Held
 from serving.frontend.http.headers import SentHeaders, picked
-from serving.frontend.invocation.border import (
-    ANSWERED,
-    ASKED,
-    FAILED,
-    FINDING,
-    GONE,
-    LEAVING,
-    READING,
-    STREAMING,
-    Border,
-    Reader,
-    State,
-)
+from serving.frontend.invocation.border import Border, Reader, State
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.invocation_head import InvocationHead
 from serving.frontend.invocation.streamed_reply import StreamedReply
 from serving.frontend.routing.connection import Connection, ReplicaLost, reply_head, response_of
 from serving.frontend.routing.stream import Streamed
-from serving.http.paths import INVOCATIONS
 from serving.ipc.wire import RequestHead
-from serving.request import Body, Request, Response
+from serving.request import Body, Response
 from serving.system import log
 
+FINDING, READING, ASKED, STREAMING, LEAVING, ANSWERED, FAILED, GONE = State
 Result = TypeVar("Result")
 STILL_BODY = "nothing came of the body while others needed its room"
 
@@ -94,8 +81,10 @@ class Exchange(msgspec.Struct, eq=False):
     # The model, where it must be found first.
 
     def find(self) -> None:
-        """Begin to find the model. What has arrived of the body is read before anything can come of it."""
-        error = self._too_large() or self.head.error
+        """Begin to find the model. Nothing comes of it before the loop's next turn: what the client has sent already
+        belongs to the request.
+        """
+        error = self.endpoint.too_large(self.length, self.size) or self.head.error
         if error is not None:
             asyncio.get_running_loop().call_soon(self.fail, error)
         else:
@@ -126,20 +115,11 @@ class Exchange(msgspec.Struct, eq=False):
             self._count_part(size)
 
     def _count_part(self, size: int) -> None:
-        error = self._too_large()
+        error = self.endpoint.too_large(self.length, self.size)
         if error is not None:
             self.fail(error)
         elif size >= COUNTED:
             self.count(size)
-
-    def _too_large(self) -> ServingError | None:
-        """Return the error for a body that is, or will be, over the limit."""
-        limit = self.endpoint.limit
-        if not limit or max(self.length, self.size) <= limit:
-            return None
-        if self.length > limit:
-            return BodyTooLarge(f"the body has {self.length} bytes; at most {limit} are taken")
-        return BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
 
     def count(self, size: int) -> None:
         """Count ``size`` bytes of the body as arrived. The request fails where there is no room for them."""
@@ -172,11 +152,20 @@ class Exchange(msgspec.Struct, eq=False):
         if self.state is READING:
             self._ask()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a client that asks before it sends the body may send it."""
+        return self.state is READING
+
+    @property
+    def is_receiving(self) -> bool:
+        return not self.is_whole and self.state <= READING
+
     def refuse(self, error: ServingError) -> bool:
-        if self.is_whole or self.state > READING:
-            return False
-        self.fail(error)
-        return True
+        is_receiving = self.is_receiving
+        if is_receiving:
+            self.fail(error)
+        return is_receiving
 
     # The replica.
 
@@ -205,28 +194,17 @@ class Exchange(msgspec.Struct, eq=False):
             self.fail(self.refusal)
             return
         self.state = ASKED
-        self._start(lambda: self.endpoint.invocations.invoke(self._request(), self.head.load, lost), self._take)
+        self._start(lambda: self._invoke(lost), self._take)
+
+    async def _invoke(self, lost: ReplicaLost | None) -> Response | Streamed:
+        request = self.head.request(self.body, self.request_id, Deadline(self.expires))
+        return await self.endpoint.invocations.invoke(request, self.head.load, lost)
 
     def _take(self, response: Response | Streamed) -> None:
         if isinstance(response, Streamed):
             self.on_begin(response)
         else:
             self._respond(response)
-
-    def _request(self) -> Request:
-        head = self.head
-        return Request(
-            self.body,
-            head.content_type,
-            head.accept,
-            self.request_id,
-            Deadline(self.expires),
-            head.model,
-            MappingProxyType(head.sagemaker),
-            path=head.path or INVOCATIONS,
-            content_encoding=head.encoding,
-            headers=SentHeaders(head.headers),
-        )
 
     # The replica's reply: one of these, once.
 
@@ -256,18 +234,14 @@ class Exchange(msgspec.Struct, eq=False):
     # The response.
 
     def _respond(self, response: Response) -> None:
-        if response.new_session is not None:
+        if response.new_session is None:
+            self._send(response)
+        else:  # it is announced only to a client that is still there
             self._session = response.new_session
-            self._start(self.border.is_there, lambda is_there: self._announce(response, is_there))
-        else:
-            self._answer(self.endpoint.answers.whole(response, self.head.attributes, self.request_id))
+            self._start(self.border.is_there, lambda is_there: self._send(response) if is_there else self.disconnect())
 
-    def _announce(self, response: Response, is_there: bool) -> None:
-        """Send a response that announces a new session, if the client is still there to know of it."""
-        if is_there:
-            self._answer(self.endpoint.answers.whole(response, self.head.attributes, self.request_id))
-        else:
-            self.disconnect()
+    def _send(self, response: Response) -> None:
+        self._answer(self.endpoint.answers.whole(response, self.head.attributes, self.request_id))
 
     def _answer(self, whole: Whole) -> None:
         if not self.is_whole:  # the rest of its body would be read as the next request
@@ -276,9 +250,6 @@ class Exchange(msgspec.Struct, eq=False):
             self.border.answer(self, whole)
 
     def holds(self, body: Body) -> bool:
-        """Return whether there is room for a large response until its client has read it; the request fails where
-        not.
-        """
         self._buffers = []
         try:
             self._hold(body)
@@ -339,12 +310,10 @@ class Exchange(msgspec.Struct, eq=False):
             self._end(GONE if self.error is None else FAILED)
 
     def leave(self) -> None:
-        """Note that the response is written; ``settle`` follows once the client has read most of it."""
         self.state = LEAVING
         self._let_go()
 
     def settle(self) -> None:
-        """Complete the exchange: the response has left. Does nothing a second time."""
         if self.state < ANSWERED:
             self._end(ANSWERED if self.error is None else FAILED)
 
@@ -370,7 +339,6 @@ class Exchange(msgspec.Struct, eq=False):
             self._timer.cancel()
 
     def end_within(self, seconds: float) -> None:
-        """Cut the connection if the client does not read the rest of the response within ``seconds``."""
         self._timer = asyncio.get_running_loop().call_later(seconds, self.border.abort)
 
     def _forget(self) -> bool:
@@ -402,9 +370,7 @@ class Exchange(msgspec.Struct, eq=False):
 
 
 def open_exchange(endpoint: Endpoint, border: Border, head: InvocationHead, length: int) -> Exchange:
-    """Accept a request whose body has ``length`` bytes, 0 where unknown. ``find`` must be called where the exchange is
-    FINDING.
-    """
+    """Accept a request whose body has ``length`` bytes, 0 where unknown."""
     placement = endpoint.replicas.known(head.model)
     limit = endpoint.limit
     if placement is None or not head.is_plain or endpoint.board.is_draining or (limit and length > limit):
@@ -426,4 +392,5 @@ def _open_unready(endpoint: Endpoint, border: Border, head: InvocationHead, leng
         exchange.refusal = Draining("the server is stopping")
         exchange.head = head._replace(is_plain=False, load=False)
     endpoint.slot.enter()
+    exchange.find()
     return exchange

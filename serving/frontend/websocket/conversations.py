@@ -122,7 +122,7 @@ class Conversations:
         self._patience = min(OPEN_TIME, config.request_timeout)
         self._board = board
         self._invocations = invocations
-        self._target = target
+        self.model_of = target
         self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,7 +150,7 @@ class Conversations:
         if self._board.is_draining:
             raise Draining("the server is stopping")
         arrival = time.monotonic()
-        model = await self._target(scope["headers"])
+        model = await self.model_of(scope["headers"])
         deadline = await self._invocations.deadline(model, self._many, arrival)
         query = scope["query_string"].decode("latin-1")
         head = OpenHead(request_id, model, scope["path"], query, headers_of(scope["headers"]))

@@ -40,7 +40,7 @@ class Exchange(msgspec.Struct, eq=False):
     where there is none, and ``size`` what has arrived. ``headers`` are the names of the request headers that the
     handler asks for. ``is_old``: the client speaks HTTP/1.0. ``reader`` reads the rest of a large body. ``refusal`` is
     the response to a request that came while the server is stopping, once its body has arrived. ``sent`` is the number
-    of chunks sent. ``error`` is the response, where it is an error.
+    of chunks sent. ``has_failed``: the response is an error.
     """
 
     endpoint: Endpoint
@@ -60,7 +60,7 @@ class Exchange(msgspec.Struct, eq=False):
     sent: int = 0
     reader: Reader | None = None
     refusal: ServingError | None = None
-    error: Exception | None = None
+    has_failed: bool = False
     _held: Held | None = None
     _buffers: list[Body] = []
     _connection: Connection | None = None
@@ -283,7 +283,7 @@ class Exchange(msgspec.Struct, eq=False):
             return
         stream = self._stream if self.state is STREAMING else None
         self._forget()
-        self.error = error
+        self.has_failed = True
         if stream is not None:
             stream.cut(error)
         else:
@@ -304,10 +304,10 @@ class Exchange(msgspec.Struct, eq=False):
 
     def disconnect(self) -> None:
         if self.state < ANSWERED:
-            if self.error is None:
+            if not self.has_failed:
                 log.debug(INVOCATION.left, request_id=self.request_id)
             self._forget()
-            self._end(GONE if self.error is None else FAILED)
+            self._end(FAILED if self.has_failed else GONE)
 
     def leave(self) -> None:
         self.state = LEAVING
@@ -315,7 +315,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def settle(self) -> None:
         if self.state < ANSWERED:
-            self._end(ANSWERED if self.error is None else FAILED)
+            self._end(FAILED if self.has_failed else ANSWERED)
 
     def _end(self, state: State) -> None:
         self.state = state

@@ -290,7 +290,9 @@ class Exchange(msgspec.Struct, eq=False):
             self._answer(self.endpoint.answers.failure(error, self.request_id))
 
     def expire(self) -> None:
-        """Answer that the deadline has passed."""
+        """Answer that the deadline has passed. Does nothing once the response has begun."""
+        if self.state >= STREAMING:
+            return
         if not self.is_whole:
             self.fail(DeadlineExceeded("the body did not arrive in time"))
             return

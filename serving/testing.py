@@ -9,6 +9,7 @@ with Client.of("model") as client, client.session() as session:
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -329,8 +330,13 @@ class Client:
         waiting = list(items)
         while waiting:
             outcomes: list[Outcome] = []
-            batcher = Batcher(self.handler.policy, max(1, len(waiting)))
-            batcher.queue_size = max(1, len(waiting))
+            room = max(1, len(waiting))
+            batcher = Batcher(
+                dataclasses.replace(self.handler.policy, queue_size=room),
+                room,
+                by_priority=self.handler.prioritizes,
+                threads=self.handler.decode_threads,
+            )
             for item in waiting:
                 batcher.put(item)
             waiting = []

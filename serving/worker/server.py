@@ -93,7 +93,13 @@ class Worker:
         claims.set_limit(max(1, room // max(1, self._model.replicas)))
         inflating.set_limit(self._config.max_body)
         batcher = Batcher(
-            handler.policy, self._model.queue_size, bell=self._intake.reading, timeout=self._model.timeout
+            handler.policy,
+            self._model.queue_size,
+            bell=self._intake.reading,
+            timeout=self._model.timeout,
+            by_priority=handler.prioritizes,
+            threads=handler.decode_threads,
+            is_awaited=lambda: self._intake.sessions.are_waited_for,
         )
         rules = Rules.of(self._config, self._model.timeout)
         engine = Engine(

@@ -84,7 +84,7 @@ class Rig:
         """Let things go on, without waiting for anything."""
         for _ in range(count):
             self.engine.step()
-            self.batcher.poke()
+            self.batcher.wake()
             if self.engine.streams.is_async:
                 self.engine.streams.wait()
 

@@ -20,6 +20,7 @@ from serving.request import Request, Response
 from serving.system import log
 from serving.system.devicefaults import fault_of
 from serving.worker.batching.batcher import Alone, Batcher, Item, Taken
+from serving.worker.batching.bell import uninterrupted
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
 from serving.worker.engine.apart import Apart
@@ -61,7 +62,6 @@ class Engine:
         self._rules = rules
         self._handler = handler
         self._batcher = batcher
-        batcher.ordered = handler.prioritizes
         self._device = device or Host()
         self._lost = lost or end_process
         self._clock = clock
@@ -73,8 +73,7 @@ class Engine:
         self._hooks = SessionHooks(handler, self._calls, rules.session_max_bytes, self._check_device)
         self._threads = None
         if handler.decode_threads:
-            batcher.pace.threads = handler.decode_threads
-            self._threads = DecodeThreads(handler, batcher.poke, stamps, rules.timeout, clock, batcher.is_hopeless)
+            self._threads = DecodeThreads(handler, batcher.wake, stamps, rules.timeout, clock, batcher.is_hopeless)
         self._computing = Computing(handler, self._device, stamps.count_padding)
         self._pace = batcher.pace
         self._deliver, self._room = deliver, room
@@ -119,7 +118,7 @@ class Engine:
             self._batcher.forecast.released(self._clock())
 
     def _step_batch(self) -> None:
-        self._batcher.look()
+        self._batcher.bell.look()
         if self._threads is not None:
             self._collect(self._threads)
         if (item := self._batcher.next_arrival()) is not None:
@@ -152,7 +151,7 @@ class Engine:
             self._calls.drop([*taken.expired, *taken.hopeless, *taken.cancelled])
             self._settle_cancelled(taken.cancelled)
             outcomes += [expired(item) for item in taken.expired]
-            outcomes += [(item, self._batcher.too_late(item)) for item in taken.hopeless]
+            outcomes += [(item, self._batcher.promises.too_late(item, self._clock())) for item in taken.hopeless]
         if taken.batch:
             outcomes += self._launch(taken) if self._device.runs_ahead else self._run(taken.bucket, taken.batch)
         if outcomes:
@@ -212,7 +211,7 @@ class Engine:
             self._apart.run(item, self._run_alone, lambda error: self._settle([(item, error)]))
             return
         if self._pace.is_slow and self._batcher.is_hopeless(item, now):
-            self._settle([(item, self._batcher.too_late(item))])
+            self._settle([(item, self._batcher.promises.too_late(item, self._clock()))])
             return
         if item.session is not None:
             if (outcome := self._hooks.begin(item, item.session, now)) is not None:
@@ -248,7 +247,7 @@ class Engine:
             self._batcher.regain()
             self._flights.end(decoded.item)
             if decoded.hopeless:
-                self._settle([(decoded.item, self._batcher.too_late(decoded.item))])
+                self._settle([(decoded.item, self._batcher.promises.too_late(decoded.item, self._clock()))])
                 continue
             if decoded.seconds:
                 self._pace.add(decoded.seconds)
@@ -292,7 +291,7 @@ class Engine:
             self._calls.drop(late)
         if live:
             self._calls.batch(live)
-            self._batcher.begins(bucket, len(live), now)
+            self._batcher.promises.begins(bucket, len(live), now)
         return live, [expired(item) for item in late]
 
     def _launch(self, taken: Taken) -> list[Outcome]:
@@ -301,7 +300,7 @@ class Engine:
         if not live:
             return outcomes
         try:
-            with self._batcher.alone():
+            with uninterrupted(self._batcher.bell):
                 landing = self._device.fetch(self._computing.compute([item.sample for item in live]))
         except BaseException as exc:
             return [*outcomes, *self._recover(taken.bucket, live, exc)]
@@ -336,7 +335,7 @@ class Engine:
     def _recover(self, bucket: Hashable, live: list[Item], exc: BaseException, again: bool = False) -> list[Outcome]:
         """Retry a batch that has failed as a whole, apart or once more, and return the outcomes."""
         self._calls.batch(live)
-        self._batcher.failed(behind=len(self._flights.batches))
+        self._batcher.promises.failed(self._clock(), len(self._flights.batches))
         fault = self._check_device(exc)
         if fault is Fault.MEMORY:
             let_go(exc)
@@ -379,7 +378,7 @@ class Engine:
             item.sample = None  # its destructor runs here, while the supervisor watches
             if item.claim is not None:
                 claims.release([item])
-        self._batcher.ended(bucket, len(live), since, self._clock(), len(self._flights.batches))
+        self._batcher.promises.ended(bucket, len(live), since, self._clock(), len(self._flights.batches))
         return encoded
 
     def _encode(self, item: Item, output: Any) -> Outcome | None:

@@ -181,7 +181,7 @@ class Streams:
             stream.task = self.start(item, self._pump(stream))
             return
         self.unsent[item.id] = item
-        item.live = stream = Stream(item, response, on_end, lambda _: self._batcher.poke())
+        item.live = stream = Stream(item, response, on_end, lambda _: self._batcher.wake())
         self._turns.append(stream)
         self._stamps.hold(len(self))
 
@@ -282,7 +282,7 @@ class Streams:
         """Run async user code for ``item`` until it is done."""
         if self._loop is None:
             self._loop = UserLoop(self._stamps.pause, self._stamp)
-            self._batcher.on_wake = self._loop.wake
+            self._batcher.wakes_also(self._loop.wake)
         task = self._loop.start(work)
         self._tasks[task] = item
         task.add_done_callback(self._forget)
@@ -317,7 +317,7 @@ class Streams:
 
     def close(self) -> None:
         if self._loop is not None:
-            self._batcher.on_wake = None
+            self._batcher.wakes_also(None)
             self._loop.close()
 
     def _stamp(self) -> None:

@@ -38,6 +38,7 @@ from serving.worker.io.iothread import IoThread
 from serving.worker.io.measures import Measures
 from serving.worker.io.reading import Reading
 from serving.worker.io.sessioncalls import SessionCalls
+from serving.worker.io.soon import Soon
 from serving.worker.parking import Parking
 
 LOST = 10.0  # seconds beyond its time-out after which a stream is given up here
@@ -85,6 +86,7 @@ class Intake:
         self._batcher: Batcher | None = None
         self._takes = False
         self._streams: Streams
+        self._waking: Soon
         self._items: dict[int, Item] = {}  # by id; no two HTTP workers use the same one
         self._channels: set[Channel] = set()
         self._behind: set[Channel] = set()  # with unsent answers; for the engine's thread only
@@ -101,8 +103,7 @@ class Intake:
 
     def open(self, batcher: Batcher, streams: Streams, ready: WorkerPhase) -> None:
         """Take requests from now on; ``ready`` tells the supervisor."""
-        self._batcher, self._streams = batcher, streams
-        batcher.is_awaited = lambda: self.sessions.are_waited_for
+        self._batcher, self._streams, self._waking = batcher, streams, Soon(batcher.wake)
         self.reading.watch(False)
         self._listening = self.io.loop.create_task(self._begin(ready))
 
@@ -290,7 +291,7 @@ class Intake:
             self._leave_session(item, failed=True)
             raise self._refusal()
         self._row.queued = self._batcher.size
-        self._batcher.tell_soon(self.io.loop.call_soon)
+        self._waking.ask()
 
     # Conversations, on the loop's thread.
 
@@ -329,7 +330,7 @@ class Intake:
         elif item.opens and failed:
             self._sweep()
         if not self._takes:
-            self._batcher.tell()  # this may have been the last
+            self._batcher.wake()  # this may have been the last
 
     def _sweep(self) -> None:
         for chore in self.sessions.expire():

@@ -32,8 +32,8 @@ from serving.session import Session, SessionAddress
 from serving.usercode import environment, origin
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.device import find_device
-from serving.worker.engine.engine import Engine, Outcome
-from serving.worker.engine.streams import Begin, End, More
+from serving.worker.engine.engine import Engine
+from serving.worker.engine.streams.parts import Begin, End, More, Outcome
 from serving.worker.io.sessioncalls import SessionCalls
 from serving.worker.loading import requirements
 from serving.worker.loading.loader import create_handler, inference_mode, load, paths_of

@@ -14,12 +14,14 @@ from typing import Any, NoReturn
 from serving.ipc.channel import Channel
 from serving.ipc.scoreboard import Row
 from serving.system import log
-from serving.worker.engine import conversations, decoding, failures
+from serving.worker.engine import decoding, failures
+from serving.worker.engine.answering import Answers
+from serving.worker.engine.batches import Batches
 from serving.worker.engine.calls import Calls
-from serving.worker.engine.engine import Engine
-from serving.worker.engine.loop import Watched
+from serving.worker.engine.computing import Computing
+from serving.worker.engine.handover import Handover
 from serving.worker.engine.sessionhooks import SessionHooks
-from serving.worker.engine.streams import Stream, Streams
+from serving.worker.engine.streams.doors import STREAM_DOORS
 from serving.worker.io.iothread import IoThread
 from serving.worker.io.reading import Reading
 from serving.worker.server import Worker
@@ -28,14 +30,14 @@ from serving.worker.server import Worker
 DOORS: list[tuple[Any, list[str]]] = [
     (Worker, ["_report", "_fail", "_serve", "_flush"]),
     (IoThread, ["call"]),
-    (Engine, ["_answer", "_check_device", "_encode", "_recover", "_settle"]),
+    (Handover, ["settle"]),
+    (Batches, ["_answer", "_recover"]),
+    (Answers, ["encode"]),
+    (Computing, ["check"]),
     (SessionHooks, ["_close"]),
     (Calls, ["_start", "again", "finish"]),
     (decoding, ["Decoded"]),
-    (Stream, ["take"]),
-    (Streams, ["_fail", "_finish", "_end", "_forget"]),
-    (Watched, ["select"]),
-    (conversations, ["close_of"]),
+    *STREAM_DOORS,
     (failures, ["chosen_error"]),
     (log, ["warning", "error"]),
     (Row, ["start", "renew", "pause", "finish", "hold", "begin", "end", "keep"]),

@@ -22,7 +22,7 @@ from serving.worker.device.border import Landing
 from serving.worker.device.host import Host
 from serving.worker.engine.decoding import Decoded, decode
 from serving.worker.engine.engine import Engine
-from serving.worker.engine.streams import Begin, End, More
+from serving.worker.engine.streams.parts import Begin, End, More
 from serving.worker.rules import Rules
 
 Time = Callable[[list[float]], float]
@@ -84,14 +84,14 @@ class Pool:
     """In the place of an engine's decode threads, as many. ``ends`` are when those are done with what they are at."""
 
     def __init__(self, simulation: Simulation) -> None:
-        assert simulation.engine._threads is not None
+        assert simulation.engine._entrance.threads is not None
         self.simulation = simulation
-        self.real = simulation.engine._threads
+        self.real = simulation.engine._entrance.threads
         self.ends: list[float] = []
         self.items: list[Item] = []
         self.waiting: deque[Item] = deque()
         self.done: deque[Decoded] = deque()
-        simulation.engine._threads = self  # type: ignore[assignment]
+        simulation.engine._entrance.threads = self  # type: ignore[assignment]
 
     def submit(self, item: Item) -> None:
         self.waiting.append(item)

@@ -24,7 +24,7 @@ from serving.worker.device.fake import FakeDevice, FakeLanding
 from serving.worker.device.host import Host
 from serving.worker.engine.calls import DROP_TIME
 from serving.worker.engine.engine import Engine
-from serving.worker.engine.streams import CLOSE_TIME
+from serving.worker.engine.streams.generators import CLOSE_TIME
 from serving.worker.io.sessions import closed
 from serving.worker.rules import Rules
 

@@ -32,7 +32,7 @@ from serving.worker.device.host import Host
 from serving.worker.device.trees import map_tensors
 from serving.worker.engine.engine import Engine
 from serving.worker.engine.flights import has_landed
-from serving.worker.engine.streams import Begin, End, More
+from serving.worker.engine.streams.parts import Begin, End, More
 
 
 class Stamps:
@@ -226,7 +226,7 @@ def test_streams_and_flights_go_on_beside_each_other() -> None:
     device = FakeDevice()
     rig = Rig(Piecewise(device, max_size=1), device)
     parts: list[tuple[int, object]] = []
-    rig.engine._deliver = lambda outcomes: parts.extend((item.id, outcome) for item, outcome in outcomes)
+    rig.engine._handover.deliver = lambda outcomes: parts.extend((item.id, outcome) for item, outcome in outcomes)
     rig.put(1, 2, 3, 4, 5)
     device.takes = 3
     rig.batcher.close()

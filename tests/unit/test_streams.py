@@ -18,7 +18,7 @@ from serving.ipc.messages import Paths
 from serving.testing import Client
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.engine.engine import Engine
-from serving.worker.engine.streams import Begin, More
+from serving.worker.engine.streams.parts import Begin, More
 from serving.worker.loading.loader import check_methods, paths_of
 from tests.unit.test_engine import Stamps
 

@@ -29,9 +29,9 @@ from serving.session import SessionAddress
 from serving.system import log
 from serving.usercode import surroundings
 from serving.worker.batching.batcher import Batcher, Item
-from serving.worker.engine.conversations import Partner, on_stream_frame, open_item
-from serving.worker.engine.engine import Outcome
-from serving.worker.engine.streams import Begin, More, Part, Streams, Used
+from serving.worker.engine.streams.conversations import Partner, on_stream_frame, open_item
+from serving.worker.engine.streams.parts import Begin, More, Outcome, Part, Used
+from serving.worker.engine.streams.streams import Streams
 from serving.worker.io import replies
 from serving.worker.io.arrivals import item_of
 from serving.worker.io.iothread import IoThread

@@ -15,7 +15,7 @@ from serving.request import Body, Response
 from serving.session import Session
 from serving.system import log
 from serving.worker.batching.batcher import Item
-from serving.worker.engine.streams import Begin, End, More, Used
+from serving.worker.engine.streams.parts import Begin, End, More, Used
 
 KNOWN = 1024  # heads that are remembered
 

@@ -106,12 +106,12 @@ class Worker:
             handler,
             batcher,
             self._row,
-            self._intake.deliver,
+            self._intake.sides.engine.deliver,
             rules,
             self._device,
             self._lose_device,
-            sent=self._intake.settle,
-            room=self._intake.make_room,
+            sent=self._intake.sides.engine.settle,
+            room=self._intake.sides.engine.make_room,
         )
         keep_freed()  # only now, so that what the load needed is not kept
         self._measure()
@@ -137,7 +137,7 @@ class Worker:
         try:
             self._end_sessions(handler)
             self._intake.io.call(self._intake.part)
-            self._intake.flushed.wait(FLUSH)
+            self._intake.sides.connections.flushed.wait(FLUSH)
             come_back = self._device.evacuate()
         except BaseException as exc:
             log.error("the model cannot be parked", exc=exc, model=self._model.name)
@@ -203,4 +203,4 @@ class Worker:
 
     def _flush(self, seconds: float) -> None:
         self._intake.io.call(self._intake.flush)
-        self._intake.flushed.wait(seconds)
+        self._intake.sides.connections.flushed.wait(seconds)

@@ -23,7 +23,7 @@ from serving.worker.engine.handover import Handover
 from serving.worker.engine.sessionhooks import SessionHooks
 from serving.worker.engine.streams.doors import STREAM_DOORS
 from serving.worker.io.iothread import IoThread
-from serving.worker.io.reading import Reading
+from serving.worker.io.reading import SocketReader
 from serving.worker.server import Worker
 
 # Where a child may return: what the worker calls next after each kind of user call, whether that returned or raised.
@@ -41,7 +41,7 @@ DOORS: list[tuple[Any, list[str]]] = [
     (failures, ["chosen_error"]),
     (log, ["warning", "error"]),
     (Row, ["start", "renew", "pause", "finish", "hold", "begin", "end", "keep"]),
-    (Reading, ["look", "ring", "wait"]),
+    (SocketReader, ["look", "ring", "wait"]),
     (Channel, ["send", "send_now", "send_raw"]),
 ]
 

@@ -302,7 +302,9 @@ class Replica:
         self.intake = Intake(model, config, Runtime(folder), self.row, 1, ours, lambda: None, lambda: None)
         sessions, bell = self.intake.sessions, self.intake.reading
         self.batcher = Batcher(handler.policy, queue_size, bell=bell, is_awaited=lambda: sessions.are_waited_for)
-        self.engine = Engine(handler, self.batcher, self.row, self.intake.deliver, Rules.of(config, TIMEOUT))
+        self.engine = Engine(
+            handler, self.batcher, self.row, self.intake.sides.engine.deliver, Rules.of(config, TIMEOUT)
+        )
 
     async def open(self) -> None:
         self.intake.io.loop = asyncio.get_running_loop()

@@ -14,31 +14,18 @@ from typing import Any, NoReturn
 from serving.ipc.channel import Channel
 from serving.ipc.scoreboard import Row
 from serving.system import log
-from serving.worker.engine import decoding, failures
-from serving.worker.engine.answering import Answers
-from serving.worker.engine.batches import Batches
-from serving.worker.engine.calls import Calls
-from serving.worker.engine.computing import Computing
-from serving.worker.engine.handover import Handover
-from serving.worker.engine.sessionhooks import SessionHooks
-from serving.worker.engine.streams.doors import STREAM_DOORS
+from serving.worker.engine.doors import ENGINE_DOORS
 from serving.worker.io.iothread import IoThread
 from serving.worker.io.reading import SocketReader
+from serving.worker.reports import Reports
 from serving.worker.server import Worker
 
 # Where a child may return: what the worker calls next after each kind of user call, whether that returned or raised.
 DOORS: list[tuple[Any, list[str]]] = [
-    (Worker, ["_report", "_fail", "_serve", "_flush"]),
+    (Worker, ["_serve"]),
+    (Reports, ["enter", "fail_to_load", "fail_to_resume", "flush"]),
     (IoThread, ["call"]),
-    (Handover, ["settle"]),
-    (Batches, ["_answer", "_recover"]),
-    (Answers, ["encode"]),
-    (Computing, ["check"]),
-    (SessionHooks, ["_close"]),
-    (Calls, ["_start", "again", "finish"]),
-    (decoding, ["Decoded"]),
-    *STREAM_DOORS,
-    (failures, ["chosen_error"]),
+    *ENGINE_DOORS,
     (log, ["warning", "error"]),
     (Row, ["start", "renew", "pause", "finish", "hold", "begin", "end", "keep"]),
     (SocketReader, ["look", "ring", "wait"]),

@@ -96,7 +96,7 @@ LISTED = {
         "as long as the streams that it waits for, which have a time"
     ),
     "worker/engine/batches.py: _landed: flight.landing.wait()": USER,
-    "worker/io/control.py: connect: loop.create_unix_connection(": BEGINS,
+    "worker/io/controllink.py: connect: loop.create_unix_connection(": BEGINS,
     "worker/parking.py: wait: self._word.wait()": LIFE,
     "worker/server.py: _park: self._intake.parking.wait()": LIFE,
     "worker/engine/streams/asyncgenerators.py: _pass_on: pieces": USER,

@@ -25,7 +25,7 @@ from serving.worker.footprint import Footprint
 from serving.worker.io.intake import Intake
 from serving.worker.loading.bring import bring
 from serving.worker.reports import FLUSH, Reports
-from serving.worker.service import serve
+from serving.worker.serve import serve
 
 
 class Worker:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from serving.ipc.channel import Channel
 from serving.ipc.scoreboard import Row
 from serving.system import log
-from serving.worker.engine.doors import ENGINE_DOORS
+from serving.worker.engine.enginedoors import ENGINE_DOORS
 from serving.worker.io.iothread import IoThread
 from serving.worker.io.reading import SocketReader
 from serving.worker.reports import Reports

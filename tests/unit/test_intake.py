@@ -21,7 +21,7 @@ from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Phase, Scoreboard
 from serving.system import log
 from serving.worker.batching.batcher import Batcher
-from serving.worker.io.gate import Gate, State
+from serving.worker.io.gate import Gate, GateState
 from serving.worker.io.intake import Intake
 from tests.contracts.build import CONFIG, FOLDER, Replica, settle
 from tests.contracts.test_executor import MODEL
@@ -78,18 +78,18 @@ async def retire_while_opening(folder: Path) -> None:
 def test_a_gate_opens_closes_and_ends_in_this_order_only() -> None:
     gate = Gate()
     with pytest.raises(ValueError, match="CLOSED does not become RETIRING"):
-        gate.become(State.RETIRING)
+        gate.become(GateState.RETIRING)
     batcher = Batcher(BatchPolicy(), 10)
     gate.open_for(batcher)
-    assert (gate.state, gate.takes, gate.batcher) == (State.OPENING, False, batcher)
-    gate.become(State.OPEN)
+    assert (gate.state, gate.takes, gate.batcher) == (GateState.OPENING, False, batcher)
+    gate.become(GateState.OPEN)
     assert gate.takes
     with pytest.raises(ValueError, match="OPEN does not become CLOSED"):
-        gate.become(State.CLOSED)
-    for state in (State.RETIRING, State.RETIRING, State.CLOSED):
+        gate.become(GateState.CLOSED)
+    for state in (GateState.RETIRING, GateState.RETIRING, GateState.CLOSED):
         gate.become(state)
         assert not gate.takes
     assert gate.batcher is not batcher
-    gate.become(State.ENDING)
+    gate.become(GateState.ENDING)
     with pytest.raises(ValueError, match="ENDING does not become OPENING"):
         gate.open_for(batcher)

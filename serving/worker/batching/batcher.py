@@ -13,12 +13,12 @@ from collections.abc import Callable, Hashable
 from serving.deadline import Clock
 from serving.errors import QueueFull, ServingError
 from serving.handler import BatchPolicy
+from serving.worker.batching.batchsizes import sizes_of
 from serving.worker.batching.bell import Bell, PlainBell
 from serving.worker.batching.caps import Caps
 from serving.worker.batching.items import Alone, Chore, Item, Live, Taken
 from serving.worker.batching.order import order_of
 from serving.worker.batching.promises import Promises, drop_hopeless
-from serving.worker.batching.sizes import sizes_of
 
 __all__ = ["Alone", "Batcher", "Chore", "Item", "Live", "Taken"]
 

@@ -19,7 +19,7 @@ from serving.handler import BatchPolicy
 from serving.worker.batching.batcher import Batcher
 
 
-class State(Enum):
+class GateState(Enum):
     CLOSED = auto()
     OPENING = auto()
     OPEN = auto()
@@ -28,11 +28,15 @@ class State(Enum):
 
 
 NEXT = {
-    State.CLOSED: {State.OPENING, State.ENDING},
-    State.OPENING: {State.OPEN, State.RETIRING, State.ENDING},
-    State.OPEN: {State.RETIRING, State.ENDING},
-    State.RETIRING: {State.RETIRING, State.CLOSED, State.ENDING},  # once more: one that is to park has to end after all
-    State.ENDING: {State.ENDING},
+    GateState.CLOSED: {GateState.OPENING, GateState.ENDING},
+    GateState.OPENING: {GateState.OPEN, GateState.RETIRING, GateState.ENDING},
+    GateState.OPEN: {GateState.RETIRING, GateState.ENDING},
+    GateState.RETIRING: {
+        GateState.RETIRING,
+        GateState.CLOSED,
+        GateState.ENDING,
+    },  # once more: one that is to park has to end after all
+    GateState.ENDING: {GateState.ENDING},
 }
 
 
@@ -40,7 +44,7 @@ class Gate:
     """The gate of one worker. Its state changes on the loop's thread; the engine's reads it."""
 
     def __init__(self) -> None:
-        self.state = State.CLOSED
+        self.state = GateState.CLOSED
         self.takes = False
         """Whether requests are taken."""
         self._close()
@@ -51,16 +55,16 @@ class Gate:
 
     def open_for(self, batcher: Batcher) -> None:
         """Make ``batcher`` the queue of requests, which are taken once the state is OPEN."""
-        self.become(State.OPENING)
+        self.become(GateState.OPENING)
         self.batcher, self.waking = batcher, Soon(batcher.wake)
 
-    def become(self, state: State) -> None:
+    def become(self, state: GateState) -> None:
         """Change the state. Raises ValueError for a change that there is not."""
         if state not in NEXT[self.state]:
             raise ValueError(f"a worker that is {self.state.name} does not become {state.name}")
         self.state = state
-        self.takes = state is State.OPEN
-        if state is State.CLOSED:
+        self.takes = state is GateState.OPEN
+        if state is GateState.CLOSED:
             self._close()
 
     @property

@@ -1,7 +1,7 @@
 """Intake: a worker's connections, from the first to the last. It never touches user code.
 
 Two threads take frames of HTTP workers and send answers: the engine's, by the EngineSide, and the loop's, by the
-LoopSide. The SocketReader decides which of them reads. What the supervisor says comes by the Control.
+LoopSide. The SocketReader decides which of them reads. What the supervisor says comes by the ControlLink.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from serving.system import log
 from serving.worker.batching.batcher import Batcher
 from serving.worker.engine.streams.streams import Streams
 from serving.worker.io.beat import Beat
-from serving.worker.io.control import Control
-from serving.worker.io.gate import Gate, State
+from serving.worker.io.controllink import ControlLink
+from serving.worker.io.gate import Gate, GateState
 from serving.worker.io.sides import Sides
 from serving.worker.parking import Parking
 
@@ -56,15 +56,15 @@ class Intake:
         self.io, self.reading, self.sessions = sides.io, sides.reading, sides.sessions
         self.on_frame = sides.loop.on_frame  # of HTTP workers, as long as the SocketReader does not read
         self._beat = Beat(row, sides.loop, measure, measure_idle)
-        self._control = Control(control, self._on_word, self._on_control_lost)
-        self.tell = self._control.tell
+        self._supervisor = ControlLink(control, self._on_word, self._on_supervisor_lost)
+        self.tell = self._supervisor.tell
         self._server: asyncio.Server | None = None
         self._listening: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         """Connect to the supervisor, before anything else."""
         self.reading.start(self.io.loop)
-        await self._control.connect(WorkerHello(self._row.index, self._epoch))
+        await self._supervisor.connect(WorkerHello(self._row.index, self._epoch))
         self._beat.start()
 
     # Connections of HTTP workers.
@@ -83,9 +83,9 @@ class Intake:
             # Nobody could reach this replica, and the supervisor would wait for it in vain.
             log.error("the worker cannot listen", exc=exc)
             os._exit(70)
-        if self._gate.state is State.OPENING:  # it may have been told to retire meanwhile
+        if self._gate.state is GateState.OPENING:  # it may have been told to retire meanwhile
             self._row.phase = Phase.READY
-            self._gate.become(State.OPEN)
+            self._gate.become(GateState.OPEN)
             self.tell(ready)
 
     async def _listen(self) -> None:
@@ -107,13 +107,13 @@ class Intake:
     def part(self) -> None:
         """Close the connections of HTTP workers, end all sessions and take nothing until ``open``."""
         self.sessions.forget()
-        self._gate.become(State.CLOSED)
+        self._gate.become(GateState.CLOSED)
         self.sides.connections.close()
 
     def flush(self) -> None:
         """Close all connections after their pending writes; ``flushed`` of the connections is set at the end."""
-        self._gate.become(State.ENDING)
-        self.sides.connections.close(self._control.channel)
+        self._gate.become(GateState.ENDING)
+        self.sides.connections.close(self._supervisor.channel)
 
     # The supervisor's words.
 
@@ -123,16 +123,16 @@ class Intake:
         elif isinstance(message, Park):
             self.parking.ask()
             self._retire()
-        elif isinstance(message, Retire) and not (self.parking.dismiss() and self._gate.state is State.CLOSED):
+        elif isinstance(message, Retire) and not (self.parking.dismiss() and self._gate.state is GateState.CLOSED):
             self._retire()
 
     def _retire(self) -> None:
         """Answer what was taken, and take no more; end at once where there is no engine."""
-        if self._gate.state is State.CLOSED:
+        if self._gate.state is GateState.CLOSED:
             os._exit(0)
-        if self._gate.state is State.ENDING:
+        if self._gate.state is GateState.ENDING:
             return
-        self._gate.become(State.RETIRING)
+        self._gate.become(GateState.RETIRING)
         self._row.phase = Phase.RETIRING
         self.reading.watch(True)
         self.sides.loop.go_away()
@@ -140,7 +140,7 @@ class Intake:
             channel.send_raw([pack(Retire())])
         self._gate.batcher.close()
 
-    def _on_control_lost(self, channel: Channel) -> None:
-        if self._gate.state is not State.ENDING:
+    def _on_supervisor_lost(self, channel: Channel) -> None:
+        if self._gate.state is not GateState.ENDING:
             os._exit(71)  # no supervisor, no worker
         self.sides.connections.remove(channel)

@@ -1,4 +1,4 @@
-"""Service: the time in which a worker takes and answers requests."""
+"""Serve: the time in which a worker takes and answers requests."""
 
 from __future__ import annotations
 

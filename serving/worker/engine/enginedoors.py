@@ -11,7 +11,7 @@ from serving.worker.engine.calls import Calls
 from serving.worker.engine.computing import Computing
 from serving.worker.engine.handover import Handover
 from serving.worker.engine.sessionhooks import SessionHooks
-from serving.worker.engine.streams.doors import STREAM_DOORS
+from serving.worker.engine.streams.streamdoors import STREAM_DOORS
 
 # What the engine calls next after each kind of user call, whether that returned or raised: see ``worker.strays``.
 ENGINE_DOORS: list[tuple[Any, list[str]]] = [

@@ -1,4 +1,4 @@
-"""Control: a worker's connection to the supervisor."""
+"""Control link: a worker's connection to the supervisor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving.ipc.messages import Message, WorkerHello, WorkerPhase, pack, unpack
 from serving.ipc.wire import Frame
 
 
-class Control:
+class ControlLink:
     """The connection on ``sock``. ``on_word`` gets what the supervisor says, ``on_lost`` its end."""
 
     channel: Channel

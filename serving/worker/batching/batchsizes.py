@@ -1,4 +1,4 @@
-"""Sizes: how many requests make a whole batch of a bucket, and when a smaller one has to start."""
+"""Batch sizes: how many requests make a whole batch of a bucket, and when a smaller one has to start."""
 
 from __future__ import annotations
 

@@ -31,11 +31,8 @@ NEXT = {
     GateState.CLOSED: {GateState.OPENING, GateState.ENDING},
     GateState.OPENING: {GateState.OPEN, GateState.RETIRING, GateState.ENDING},
     GateState.OPEN: {GateState.RETIRING, GateState.ENDING},
-    GateState.RETIRING: {
-        GateState.RETIRING,
-        GateState.CLOSED,
-        GateState.ENDING,
-    },  # once more: one that is to park has to end after all
+    # Once more, since one that was to park may have to end after all.
+    GateState.RETIRING: {GateState.RETIRING, GateState.CLOSED, GateState.ENDING},
     GateState.ENDING: {GateState.ENDING},
 }
 

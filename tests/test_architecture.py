@@ -37,7 +37,12 @@ def room_of(path: Path) -> str | None:
 def test_the_three_kinds_of_process_never_import_each_other(path: Path) -> None:
     room = room_of(path)
     # These begin, or stand in for, what another process does.
-    desk = {"cli.py": {"supervisor"}, "testing.py": {"worker"}, "check.py": {"supervisor", "worker"}}
+    desk = {
+        "cli.py": {"supervisor"},
+        "testing.py": {"worker"},
+        "check.py": {"supervisor", "worker"},
+        "tryout.py": {"worker"},
+    }
     allowed = desk.get(path.name, {room} if room else set())
     for name in imports(path):
         parts = name.split(".")
@@ -156,7 +161,7 @@ def test_what_is_too_large_only_becomes_less() -> None:
     known = {one.name for one in found}
     classes = [length for one in found for length, _ in house.lengths(one, (ast.ClassDef,))]
     fans = [len(house.imports(one, known)) for one in found]
-    assert max(classes) <= 363
-    assert sum(length > 250 for length in classes) <= 11
+    assert max(classes) <= 348
+    assert sum(length > 250 for length in classes) <= 7
     assert max(fans) <= 29
-    assert sum(fan > 15 for fan in fans) <= 14
+    assert sum(fan > 15 for fan in fans) <= 8

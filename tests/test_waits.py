@@ -91,20 +91,20 @@ LISTED = {
     "supervisor/supervisor.py: run: self._exit": LIFE,
     "supervisor/store/unpacking.py: _run: ended": "Unpacker.unpack gives it its time",
     "weights/ring.py: _run: self.empty.get()": "Readers.__exit__ ends it",
-    "worker/engine/computing.py: predict: self._device.fetch(": USER,
-    "worker/engine/conversations.py: converse: asyncio.wait(": (
+    "worker/engine/computing.py: predict: self.device.fetch(": USER,
+    "worker/engine/streams/conversations.py: converse: asyncio.wait(": (
         "the HTTP worker ends a conversation that is idle or too long"
     ),
-    "worker/engine/conversations.py: converse: work.result()": DONE,
+    "worker/engine/streams/conversations.py: converse: work.result()": DONE,
     "worker/engine/engine.py: _wait: self.streams.wait()": (
         "as long as the streams that it waits for, which have a time"
     ),
-    "worker/engine/engine.py: _finish: flight.landing.wait()": USER,
-    "worker/io/intake.py: connect: self.io.loop.create_unix_connection(": BEGINS,
+    "worker/engine/batches.py: _landed: flight.landing.wait()": USER,
+    "worker/io/controllink.py: connect: loop.create_unix_connection(": BEGINS,
     "worker/parking.py: wait: self._word.wait()": LIFE,
     "worker/server.py: _park: self._intake.parking.wait()": LIFE,
-    "worker/engine/streams.py: _pass_on: pieces": USER,
-    "worker/engine/streams.py: _pass_on: stream.room.wait()": (
+    "worker/engine/streams/asyncgenerators.py: _pass_on: pieces": USER,
+    "worker/engine/streams/asyncgenerators.py: _pass_on: stream.room.wait()": (
         "the HTTP worker cancels an answer that is not read in time"
     ),
     "adapters/torchserve/streaming.py: _run: self._go.acquire()": TAKES_TURNS,

@@ -300,8 +300,11 @@ class Replica:
         model = Model(DEFAULT_MODEL, "/m", "/m/code", "a:B", TIMEOUT, 1, "cpu", 1, queue_size)
         config = msgspec.structs.replace(CONFIG, **settings)
         self.intake = Intake(model, config, Runtime(folder), self.row, 1, ours, lambda: None, lambda: None)
-        self.batcher = Batcher(handler.policy, queue_size, bell=self.intake.reading)
-        self.engine = Engine(handler, self.batcher, self.row, self.intake.deliver, Rules.of(config, TIMEOUT))
+        sessions, bell = self.intake.sessions, self.intake.reading
+        self.batcher = Batcher(handler.policy, queue_size, bell=bell, is_awaited=lambda: sessions.are_waited_for)
+        self.engine = Engine(
+            handler, self.batcher, self.row, self.intake.sides.engine.deliver, Rules.of(config, TIMEOUT)
+        )
 
     async def open(self) -> None:
         self.intake.io.loop = asyncio.get_running_loop()

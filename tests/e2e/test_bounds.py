@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from serving.system.memory import KEPT, held_by
-from serving.worker.io.intake import UNSENT
+from serving.worker.io.engineside import UNSENT
 from tests.e2e.client import Answer, once
 from tests.e2e.server import Server, eventually, model_folder, serving
 from tests.e2e.test_direct import answer, connect, post

@@ -22,8 +22,8 @@ from serving.adapters.torchserve.ts.utils.util import load_label_mapping
 from serving.adapters.triton.convention import Triton
 from serving.adapters.weights import Weights
 from serving.config.config import Config, load
-from serving.desk.check import missing, pickles
 from serving.desk.pack import members
+from serving.desk.risks import missing, pickles
 from serving.model.folder import read_model
 from serving.model.model import Model
 from serving.model.samples import samples

@@ -19,7 +19,7 @@ from serving.ipc.messages import Paths
 from serving.testing import Client
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.engine.engine import Engine
-from serving.worker.engine.streams import Begin, More
+from serving.worker.engine.streams.parts import Begin, More
 from serving.worker.loading.loader import check_methods, paths_of
 from tests.unit.test_engine import Stamps
 
@@ -85,7 +85,7 @@ class Rig:
         """Let things go on, without waiting for anything."""
         for _ in range(count):
             self.engine.step()
-            self.batcher.poke()
+            self.batcher.wake()
             if self.engine.streams.is_async:
                 self.engine.streams.wait()
 

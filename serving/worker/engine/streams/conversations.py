@@ -16,7 +16,7 @@ from serving.request import Request
 from serving.system import log
 from serving.worker.batching.batcher import Item, Live
 from serving.worker.engine.failures import predict_error
-from serving.worker.engine.streams import Part, Used
+from serving.worker.engine.streams.parts import Part, Used
 
 _close_head = msgspec.msgpack.Decoder(CloseHead)
 

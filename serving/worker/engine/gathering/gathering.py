@@ -7,9 +7,7 @@ their answers become one. This goes on between the batches of other requests, on
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -18,17 +16,15 @@ from serving.deadline import Clock
 from serving.errors import BadRequest, CodedError, ServingError
 from serving.handler import EACH, Handler
 from serving.http.paths import INVOCATIONS
-from serving.ipc.faults import Fault
 from serving.request import Request, Response
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.engine.calls import Calls
-from serving.worker.engine.computing import Computing
-from serving.worker.engine.decoding import decode
-from serving.worker.engine.failures import decode_error, expired, let_go, predict_error
+from serving.worker.engine.failures import decode_error, expired
+from serving.worker.engine.gathering.joining import Join
+from serving.worker.engine.gathering.recordbatches import RecordBatches
+from serving.worker.engine.handover import Handover
 from serving.worker.engine.inflating import unpacked
-from serving.worker.engine.joining import Join
 from serving.worker.engine.records import Outcome, has_records, is_theirs, requests_of, split, takes
-from serving.worker.engine.streams import Part, streaming
 from serving.worker.rules import Rules
 
 
@@ -49,32 +45,28 @@ class Gathered:
 
 
 class Gathering:
-    """The bodies of many records that are being answered. ``respond`` makes a Response of a handler's result.
+    """The bodies of many records that are being answered, by ``batches`` of their records.
 
-    ``check`` inspects an exception and does not return where the device is lost. ``settle`` gets the answer to a
-    request; until then the request counts as waiting.
+    Until its answer is handed over a request counts as waiting.
     """
 
     def __init__(
         self,
         handler: Handler,
-        computing: Computing,
-        respond: Callable[[Any, Request], Response],
-        check: Callable[[BaseException], Fault],
+        batches: RecordBatches,
         calls: Calls,
         batcher: Batcher,
-        settle: Callable[[list[tuple[Item, Response | Part]]], None],
+        handover: Handover,
         rules: Rules,
         clock: Clock,
     ) -> None:
-        self._handler = handler
         self._splits = takes(handler) == EACH
-        self._computing = computing
-        self._respond = respond
-        self._check = check
+        self._has_header = handler.has_header
+        self._size = handler.policy.max_size
+        self._batches = batches
         self._calls = calls
         self._batcher = batcher
-        self._settle = settle
+        self._handover = handover
         self._rules = rules
         self._clock = clock
         self.pending: deque[Gathered] = deque()
@@ -89,16 +81,16 @@ class Gathering:
             return False
         self._calls.one(item, self._clock())
         try:
-            self.pending.append(self._begin(item))
+            self.pending.append(self._split(item))
         except BaseException as exc:
             claims.release([item])
-            self._settle([(item, decode_error(item, exc))])
+            self._handover.settle([(item, decode_error(item, exc))])
             return True
         self._calls.finish()
         self._batcher.lend()
         return True
 
-    def _begin(self, item: Item) -> Gathered:
+    def _split(self, item: Item) -> Gathered:
         """Split a body into its records. Raises a ServingError where it has none."""
         claims.engine.holder = item
         try:
@@ -106,7 +98,7 @@ class Gathering:
                 item.request = unpacked(item.request)
             request = item.request
             join = Join(request, self._rules.default_accept)
-            header, records = split(request, self._handler.has_header)
+            header, records = split(request, self._has_header)
         finally:
             claims.engine.holder = None
         if not records:
@@ -132,20 +124,7 @@ class Gathering:
             return
         claims.release([one.item])
         self._batcher.regain()
-        self._settle([(one.item, outcome)])
-
-    def answer(self, request: Request) -> Response:
-        """Answer one request at once, by itself. Raises a ServingError."""
-        item = Item(0, request)
-        self._calls.again()
-        decoded = decode(self._handler, item)
-        if decoded.error is not None and decoded.in_decode:
-            raise decode_error(item, decoded.error) from decoded.error
-        try:
-            [output] = self._computing.predict([item.sample])
-            return self._respond(self._handler.encode(output, request), request)
-        except BaseException as exc:
-            raise predict_error(item, exc) from exc
+        self._handover.settle([(one.item, outcome)])
 
     def finish(self) -> None:
         """Answer all, without other work in between."""
@@ -157,9 +136,9 @@ class Gathering:
         if one.item.request.deadline.at <= self._clock():
             raise expired(one.item)[1]
         at = len(one.outcomes)
-        turn = one.records[at : at + self._handler.policy.max_size]
+        turn = one.records[at : at + self._size]
         requests = list(requests_of(one.like, one.header, turn, at + 1))
-        for number, outcome in enumerate(self._answer(one.item, requests, one.join), at + 1):
+        for number, outcome in enumerate(self._batches.run(one.item, requests, one.join), at + 1):
             if outcome.error is not None and (self._rules.bad_record is None or not is_theirs(outcome.error)):
                 raise of_record(number, outcome.error)
             one.outcomes.append(outcome)
@@ -170,58 +149,6 @@ class Gathering:
         if broken and len(errors) == len(one.outcomes):
             raise broken[0]
         return one.join.answer(one.outcomes, self._rules.bad_record or "")
-
-    def _answer(self, parent: Item, requests: list[Request], join: Join) -> list[Outcome]:
-        items = [Item(parent.id, request) for request in requests]
-        outcomes = [Outcome() for _ in items]
-        buckets: dict[Hashable, list[int]] = {}
-        try:
-            for place, item in enumerate(items):
-                self._calls.again()
-                decoded = decode(self._handler, item)
-                if decoded.error is None:
-                    buckets.setdefault((decoded.bucket,), []).append(place)
-                else:
-                    outcomes[place].error = self._failed(item, decoded.error, decoded.in_decode)
-            for places in buckets.values():
-                self._run(items, places, outcomes, join)
-        finally:
-            claims.release(items)
-        return outcomes
-
-    def _run(self, items: list[Item], places: list[int], outcomes: list[Outcome], join: Join) -> None:
-        """Run one batch; where it fails as a whole run its halves, so that only the bad record fails."""
-        self._calls.again()
-        try:
-            outputs = self._computing.predict([items[place].sample for place in places])
-        except BaseException as exc:
-            error = self._failed(items[places[0]], exc, False)
-            let_go(exc)
-            if len(places) == 1:
-                outcomes[places[0]].error = error
-                return
-            middle = len(places) // 2
-            self._run(items, places[:middle], outcomes, join)
-            self._run(items, places[middle:], outcomes, join)
-            return
-        for place, output in zip(places, outputs, strict=True):
-            self._calls.again()
-            try:
-                join.fill(outcomes[place], self._encode(output, items[place].request))
-            except BaseException as exc:
-                outcomes[place].error = self._failed(items[place], exc, False)
-
-    def _encode(self, output: Any, request: Request) -> Response:
-        value = self._handler.encode(output, request)
-        if type(value) is not Response and streaming(value) is not None:
-            raise BadRequest(
-                "the model answers in pieces, which a body of many records cannot: send one record a request"
-            )
-        return self._respond(value, request)
-
-    def _failed(self, item: Item, exc: BaseException, in_decode: bool) -> ServingError:
-        fault = self._check(exc)
-        return decode_error(item, exc) if in_decode else predict_error(item, exc, fault)
 
 
 def of_record(number: int, error: ServingError) -> ServingError:

@@ -39,10 +39,11 @@ from serving.ipc.messages import (
 from serving.model.model import Model
 from serving.model.names import TARGET_MODEL, without_suffix
 from serving.supervisor.broken import Broken, BrokenModels
+from serving.supervisor.fleet.actions import Action
+from serving.supervisor.fleet.deployment import Deployment, Owner, Stage
 from serving.supervisor.fleet.describe import describe, shown
 from serving.supervisor.fleet.fleet import Fleet
 from serving.supervisor.fleet.problems import gone, problem_of
-from serving.supervisor.fleet.replica import Action, Owner, Served, Stage
 from serving.supervisor.store.artifact import artifact
 from serving.supervisor.store.diskcache import Cost, DiskCache
 from serving.supervisor.store.listing import Listing
@@ -87,6 +88,7 @@ class Catalog:
         self._listing = Listing(fleet, repository, self._broken, lambda text: text.replace(root, ""))
         self._changed: dict[str, str] = {}
         self._looked = 0.0
+        self._tried: dict[int, str] = {}
         self._looking: set[int] = set()
         self._preloading: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,7 +112,7 @@ class Catalog:
     def locate(self, message: Locate) -> Placement | None:
         """Return where a model is; None where that will be told later."""
         name = message.model
-        if without_suffix(name) == name or self._fleet.get(name) is not None or name in self._opening:
+        if without_suffix(name) == name or self._fleet.state.get(name) is not None or name in self._opening:
             return self._locate(message)
         self._spawn(self._look_up(message))  # only the disk shows whether the suffix belongs to the name
         return None
@@ -135,14 +137,14 @@ class Catalog:
 
     def _locate(self, message: Locate) -> Placement | None:
         name, now = message.model, time.monotonic()
-        served = self._fleet.get(name)
-        if served is not None and served.stage is not Stage.LEAVING:
-            self._fleet.touch(served, now, message.until)
+        deployment = self._fleet.state.get(name)
+        if deployment is not None and deployment.stage is not Stage.LEAVING:
+            deployment.touch(now, message.until)
             return self._placement(name)
         if not message.load:
             return gone(name, Problem.of(ModelNotLoaded(f"model {name} is not loaded")))
-        if served is not None:
-            if served.problem is not None:
+        if deployment is not None:
+            if deployment.problem is not None:
                 return self._placement(name)
             self._again[name] = max(self._again.get(name, 0.0), message.until)
             return None
@@ -185,7 +187,7 @@ class Catalog:
                 self._loaded(name).pinned = pinned
                 return Answer(id)
             case DescribeModels(id=id, model=name):
-                found = self._fleet.served() if name is None else [self._loaded(name)]
+                found = self._fleet.state.current() if name is None else [self._loaded(name)]
                 now = time.monotonic()
                 told = [describe(one, now) for one in found if one.stage is not Stage.LEAVING]
                 return Answer(id, models=told if self._config.local else [shown(one, self._config) for one in told])
@@ -197,14 +199,14 @@ class Catalog:
 
     def _called(self, name: str) -> str:
         """Return a model's own name where it was loaded by another one."""
-        return name if self._fleet.get(name) is not None else self._names.get(name, name)
+        return name if self._fleet.state.get(name) is not None else self._names.get(name, name)
 
-    def _loaded(self, name: str) -> Served:
-        served = self._fleet.get(self._called(name))
-        if served is None or served.stage is Stage.LEAVING:
+    def _loaded(self, name: str) -> Deployment:
+        deployment = self._fleet.state.get(self._called(name))
+        if deployment is None or deployment.stage is Stage.LEAVING:
             reason = self._broken.reason(name)
             raise ModelNotLoaded(f"model {name} is not loaded{f'; the last time: {reason}' if reason else ''}")
-        return served
+        return deployment
 
     async def _default(self) -> str:
         if self._config.default_model is not None:
@@ -217,15 +219,15 @@ class Catalog:
     # Loads.
 
     async def _load(self, name: str, url: str) -> Problem | None:
-        if not url and self._fleet.get(name) is None:
+        if not url and self._fleet.state.get(name) is None:
             name = await self._resolve(name)
         while True:
-            served = self._fleet.get(name)
-            if served is None and name not in self._opening:
+            deployment = self._fleet.state.get(name)
+            if deployment is None and name not in self._opening:
                 break
-            if served is not None and served.stage is Stage.LEAVING:
-                await self._end_of(served)
-            elif served is not None and served.was_ready:
+            if deployment is not None and deployment.stage is Stage.LEAVING:
+                await self._end_of(deployment)
+            elif deployment is not None and deployment.was_ready:
                 raise AlreadyLoaded(f"model {name} is loaded already")
             else:
                 await self._outcome(name)  # of the load under way; if it fails, this call loads
@@ -254,7 +256,7 @@ class Catalog:
         now = time.monotonic()
         self._fleet.add(model, now, owner, until, cost)
         self._act(self._fleet.admit(now))
-        if self._fleet.get(name) is not None:
+        if self._fleet.state.get(name) is not None:
             self._tell(self._placement(name))
 
     async def _read(self, name: str, url: str) -> tuple[Model, Cost | None]:
@@ -266,7 +268,7 @@ class Catalog:
         """Load the model if its files have changed, otherwise tell the waiting workers the same problem again."""
         if not await self._broken.has_changed(name, broken):
             self._tell(gone(name, broken.problem))
-        elif self._fleet.get(name) is None and name not in self._opening:
+        elif self._fleet.state.get(name) is None and name not in self._opening:
             self._begin(name, "", Owner.STORE, until)
         else:
             self._tell(self._placement(name))
@@ -290,18 +292,18 @@ class Catalog:
         if problem is not None:
             self._tell(gone(name, problem))
 
-    def on_settled(self, served: Served, problem: Problem | None) -> None:
+    def on_settled(self, deployment: Deployment, problem: Problem | None) -> None:
         """Handle the end of a load by the fleet."""
-        if served.predecessor is not None:
+        if deployment.predecessor is not None:
             error = problem.message if problem else None
-            log.error("a changed model could not be loaded; the old one goes on", model=served.name, error=error)
+            log.error("a changed model could not be loaded; the old one goes on", model=deployment.name, error=error)
             return
         if problem is None:
-            self._broken.forget(served.name)
-            log.info("model loaded", model=served.name, bytes=served.memory())
-        elif served.devices or served.made_room or problem.code != OutOfMemory.code:
-            self._failure(served.name, served.owner, problem)
-        self._finish(served.name, problem)
+            self._broken.forget(deployment.name)
+            log.info("model loaded", model=deployment.name, bytes=deployment.memory())
+        elif deployment.devices or deployment.made_room or problem.code != OutOfMemory.code:
+            self._failure(deployment.name, deployment.owner, problem)
+        self._finish(deployment.name, problem)
 
     # Ends.
 
@@ -310,29 +312,29 @@ class Catalog:
         if name in self._opening:
             await self._outcome(name)
         # Includes its replacement and its predecessor, so that all memory is back before any answer.
-        ends = [self._end_of(one) for one in self._fleet.everything() if one.name == name]
-        served = self._fleet.get(name)
-        if served is None or served.stage is Stage.LEAVING:
+        ends = [self._end_of(one) for one in self._fleet.state.everything() if one.name == name]
+        deployment = self._fleet.state.get(name)
+        if deployment is None or deployment.stage is Stage.LEAVING:
             await asyncio.gather(*ends)
             raise ModelNotLoaded(f"model {name} is not loaded")
         log.info("unloading", model=name)
         self._listing.out(name)
-        self._act(self._fleet.leave(served, time.monotonic()))
+        self._act(self._fleet.leave(deployment, time.monotonic()))
         await asyncio.gather(*ends)
 
-    def _end_of(self, served: Served) -> asyncio.Future[None]:
-        future = self._ends.get(served.key)
+    def _end_of(self, deployment: Deployment) -> asyncio.Future[None]:
+        future = self._ends.get(deployment.key)
         if future is None:
-            future = self._ends[served.key] = asyncio.get_running_loop().create_future()
+            future = self._ends[deployment.key] = asyncio.get_running_loop().create_future()
         return asyncio.shield(future)
 
-    def on_gone(self, served: Served) -> None:
+    def on_gone(self, deployment: Deployment) -> None:
         """Handle the end of a model's last process."""
-        future = self._ends.pop(served.key, None)
+        future = self._ends.pop(deployment.key, None)
         if future is not None:
             future.set_result(None)
-        name = served.name
-        if self._fleet.get(name) is not None or name in self._opening:
+        name = deployment.name
+        if self._fleet.state.get(name) is not None or name in self._opening:
             return
         if name in self._outcomes:
             self._finish(name, Problem.of(ModelFailed(f"model {name} was unloaded while it was loaded")))
@@ -342,10 +344,10 @@ class Catalog:
         elif until is not None:
             self._tell(self._placement(name))  # gone: HTTP workers with waiting requests ask again
 
-    def on_learned(self, served: Served) -> None:
-        model = served.model
+    def on_learned(self, deployment: Deployment) -> None:
+        model = deployment.model
         if model.fingerprint:
-            self._spawn(asyncio.to_thread(self._disk.learn, model.fingerprint, model.device, served.cost))
+            self._spawn(asyncio.to_thread(self._disk.learn, model.fingerprint, model.device, deployment.cost))
 
     # Changes on disk.
 
@@ -353,44 +355,46 @@ class Catalog:
         """Look now and then whether the files of models in use have changed."""
         if self._config.reload == "on-change" and now > self._looked + LOOK:
             since, self._looked = self._looked, now
-            for served in self._fleet.served():
+            for deployment in self._fleet.state.current():
                 # A failed model is not used, so look at it until its files are mended.
-                used = served.last_used() > since or served.name in self._changed or served.failed is not None
-                if used and served.was_ready and served.stage is Stage.SERVING and served.model.url:
-                    self._look_at(served)
+                used = (
+                    deployment.last_used() > since or deployment.name in self._changed or deployment.failed is not None
+                )
+                if used and deployment.was_ready and deployment.stage is Stage.SERVING and deployment.model.url:
+                    self._look_at(deployment)
 
-    def _look_at(self, served: Served) -> None:
-        if served.key not in self._looking:
-            self._looking.add(served.key)
-            self._spawn(self._compare(served)).add_done_callback(lambda _: self._looking.discard(served.key))
+    def _look_at(self, deployment: Deployment) -> None:
+        if deployment.key not in self._looking:
+            self._looking.add(deployment.key)
+            self._spawn(self._compare(deployment)).add_done_callback(lambda _: self._looking.discard(deployment.key))
 
-    async def _compare(self, served: Served) -> None:
-        name = served.name
+    async def _compare(self, deployment: Deployment) -> None:
+        name = deployment.name
         try:
-            digest = (await asyncio.to_thread(artifact, Path(served.model.url))).digest
+            digest = (await asyncio.to_thread(artifact, Path(deployment.model.url))).digest
         except BadModel:
             return  # it is being replaced, or was deleted: the loaded one goes on
-        if digest in (served.model.digest, served.tried):
+        if digest in (deployment.model.digest, self._tried.get(deployment.key)):
             self._changed.pop(name, None)
         elif self._changed.get(name) != digest:
             self._changed[name] = digest  # loaded if the next look finds the same
         elif name not in self._opening:
             del self._changed[name]
-            served.tried = digest
-            await self._reload(served)
+            self._tried[deployment.key] = digest
+            await self._reload(deployment)
 
-    async def _reload(self, served: Served) -> None:
-        name = served.name
+    async def _reload(self, deployment: Deployment) -> None:
+        name = deployment.name
         log.info("the files of a model have changed; loading it beside the old one", model=name)
         try:
-            model, cost = await self._read(name, served.model.url)
+            model, cost = await self._read(name, deployment.model.url)
         except Exception as exc:
-            served.reload_error = problem_of(exc, name).message
-            log.error("a changed model could not be read", model=name, error=served.reload_error)
+            deployment.reload_error = problem_of(exc, name).message
+            log.error("a changed model could not be read", model=name, error=deployment.reload_error)
             return
-        if self._fleet.get(name) is served and served.stage is Stage.SERVING:
+        if self._fleet.state.get(name) is deployment and deployment.stage is Stage.SERVING:
             now = time.monotonic()
-            self._fleet.add(model, now, served.owner, now + self._config.load_timeout, cost)
+            self._fleet.add(model, now, deployment.owner, now + self._config.load_timeout, cost)
             self._act(self._fleet.admit(now))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -21,15 +21,12 @@ from serving.model.model import Model
 from serving.supervisor import processes
 from serving.supervisor.catalog import Catalog
 from serving.supervisor.control import Control
-from serving.supervisor.fleet.admission import Admission, budget_of, log_decision
-from serving.supervisor.fleet.describe import counts, server_state
-from serving.supervisor.fleet.devices import Devices, Look
-from serving.supervisor.fleet.fleet import Fleet
-from serving.supervisor.fleet.pace import pause
-from serving.supervisor.fleet.replica import (
+from serving.supervisor.fleet.actions import (
     Abort,
     Action,
     Assign,
+    Discard,
+    Dismiss,
     Evicted,
     GiveUp,
     Gone,
@@ -37,17 +34,20 @@ from serving.supervisor.fleet.replica import (
     Learned,
     Park,
     Publish,
-    Replica,
     Retire,
-    Served,
     Settled,
+    Spawn,
     Start,
-    Status,
     TakenOut,
 )
-from serving.supervisor.fleet.sparerule import SpareRule
-from serving.supervisor.fleet.spares import Dismiss, Spare, Spawn
-from serving.supervisor.fleet.warmtier import Discard, Parked
+from serving.supervisor.fleet.admission import Admission, budget_of, log_ruling
+from serving.supervisor.fleet.deployment import Role, Status, WorkerProcess
+from serving.supervisor.fleet.describe import counts, server_state
+from serving.supervisor.fleet.devices import Devices, Look
+from serving.supervisor.fleet.fleet import Fleet
+from serving.supervisor.fleet.lifecycle import Progress
+from serving.supervisor.fleet.pace import pause
+from serving.supervisor.fleet.spares import SpareRule
 from serving.supervisor.gpuwatch import GpuWatch
 from serving.supervisor.processes import Exit
 from serving.supervisor.store.diskcache import DiskCache
@@ -88,7 +88,7 @@ class Models:
         self._devices = Devices(driver.gpus())
         self._watch = GpuWatch(driver, self._on_look)
         budget = None if disk is None else budget_of(config, FORK_SERVER, self._devices.gpus())
-        self._admission = Admission(budget, log_decision, not config.session_evict)
+        self._admission = Admission(budget, log_ruling, not config.session_evict)
         rule = SpareRule(config.spares, config.device)
         warm_bytes = 0 if disk is None else config.warm_tier_bytes
         self._fleet = Fleet(board, config.load_timeout, self._admission, self._devices, rule, warm_bytes)
@@ -105,8 +105,9 @@ class Models:
         return Catalog(self._config, self._fleet, repository, disk, self._act, self._control.tell, self._placement)
 
     def _is_in_use(self, folder: Path) -> bool:
-        holders: list[Served | Parked] = [*list(self._fleet.everything()), *self._fleet.warm.all()]
-        return any(Path(one.model.path).is_relative_to(folder) for one in holders)
+        models = [deployment.model for deployment in self._fleet.state.everything()]
+        models += [parked.model for parked in self._fleet.warm.all()]
+        return any(Path(model.path).is_relative_to(folder) for model in models)
 
     async def start(self) -> None:
         await self._control.start()
@@ -133,10 +134,10 @@ class Models:
 
     def pause(self, now: float) -> float:
         """Return the seconds until ``tick`` should be called again."""
-        return pause(self._fleet.everything(), now)
+        return pause(self._fleet.state.everything(), now)
 
     def waits_for_fork(self, now: float, limit: float) -> bool:
-        return self._fleet.waits_for_fork(now, limit)
+        return self._fleet.workers.waits_for_fork(now, limit)
 
     def on_fork_server(self, pid: int) -> None:
         """Set the memory budget, for which the ready fork server is measured. Raises ModelError where it leaves models
@@ -156,7 +157,7 @@ class Models:
 
     def on_fork_server_lost(self) -> None:
         """Give up the forks that a dead fork server may or may not have carried out, and ask for them again."""
-        for replica in self._fleet.replicas():
+        for replica in self._fleet.workers.of(Role.SERVING):
             if replica.pid is None:
                 # The worker may live, and have said hello, although its fork was never reported.
                 self._control.retire(replica.row.index, replica.epoch)
@@ -167,33 +168,33 @@ class Models:
 
     def on_forked(self, message: Forked) -> None:
         if message.pid:
-            self._fleet.forked(message.row, message.epoch, message.pid)
-            replica = self._fleet.by_pid(message.pid)
-            if replica is not None:
-                log.info("a worker begins", model=replica.name, worker=message.pid, device=replica.device)
-            spare = self._fleet.spares.find(message.row, message.epoch)
-            if spare is not None and not self.wants(message.row, message.epoch):
-                self._kill(message.pid)  # it was dismissed before it was forked
-            self._tell_of(spare)
+            worker = self._fleet.workers.forked(message.row, message.epoch, message.pid)
+            if worker is not None and worker.role is Role.SERVING:
+                log.info("a worker begins", model=worker.name, worker=message.pid, device=worker.device)
+            elif worker is not None:
+                if not worker.is_wanted:
+                    self._kill(message.pid)  # it was dismissed before it was forked
+                self._tell_of(worker)
             return
-        spare = self._fleet.spares.find(message.row, message.epoch)
+        spare = self._fleet.workers.find(message.row, message.epoch, Role.SPARE)
         if spare is not None:
             self._fleet.spares.exited(spare, time.monotonic())
-        replica = self._fleet.find(message.row, message.epoch)
+        replica = self._fleet.workers.find(message.row, message.epoch, Role.SERVING)
         if replica is not None:
             log.error("no process could be made for a worker", model=replica.name)
             self._act(self._fleet.exited(replica, "no process could be made", time.monotonic(), out_of_memory=True))
 
-    def worker(self, pid: int) -> Replica | Spare | Parked | None:
-        return self._fleet.worker(pid)
+    def worker(self, pid: int) -> WorkerProcess | None:
+        return self._fleet.workers.by_pid(pid)
 
     def pids(self) -> list[int]:
-        return self._fleet.pids()
+        return self._fleet.workers.pids()
 
     def retire(self) -> None:
         """Ask all workers to finish and exit."""
-        self._act([*self._fleet.spares.close(), *self._fleet.warm.close(time.monotonic())])
-        for replica in self._fleet.retire(time.monotonic()):
+        now = time.monotonic()
+        self._act([*self._fleet.spares.close(now), *self._fleet.warm.close(now)])
+        for replica in self._fleet.retire(now):
             if not self._control.retire(replica.row.index, replica.epoch):
                 self._kill(replica.pid)
 
@@ -204,29 +205,29 @@ class Models:
 
     @property
     def are_gone(self) -> bool:
-        return self._fleet.is_empty
+        return self._fleet.workers.is_empty
 
     def counts(self) -> tuple[int, int, float]:
         """Return the number of replicas ready, the number wanted, and the instant at which one was last ready."""
-        return counts(self._fleet.everything())
+        return counts(self._fleet.state.everything())
 
     def state(self, can_start: bool, could_start: bool) -> tuple[State, str]:
         """Return the server's state and why. ``can_start``: the fork server is ready; ``could_start``: it has run
         before.
         """
         if self._catalog is None:
-            return server_state(self._fleet.everything())
+            return server_state(self._fleet.state.everything())
         blocked = self._devices.blocked(self._config.device)
-        if blocked is not None and not any(one.ready() for one in self._fleet.everything()):
+        if blocked is not None and not any(one.ready() for one in self._fleet.state.everything()):
             return State.FAILED, blocked
         # One failed model of many does not make the server unhealthy; without the fork server no model can load.
         if can_start:
             return (State.LOADING, "") if self._catalog.is_preloading else (State.READY, "")
         return (State.DEGRADED, "the fork server is starting") if could_start else (State.STARTING, "")
 
-    def on_exit(self, replica: Replica | Spare | Parked, gone: Exit, looks: int = LOOKS) -> None:
+    def on_exit(self, replica: WorkerProcess, gone: Exit, looks: int = LOOKS) -> None:
         """Handle the end of a worker's process; up to ``looks`` more looks wait for the reason of an orderly end."""
-        if not isinstance(replica, Replica):
+        if replica.role is not Role.SERVING:
             self._on_waiting_exit(replica, gone)
             return
         if gone.code == 0 and replica.owes_a_reason and looks:
@@ -247,11 +248,11 @@ class Models:
         self._killed.discard(gone.pid)
         self._act(self._fleet.exited(replica, cause, time.monotonic(), short, fault))
 
-    def _on_waiting_exit(self, worker: Spare | Parked, gone: Exit) -> None:
+    def _on_waiting_exit(self, worker: WorkerProcess, gone: Exit) -> None:
         stacks = self._runtime.forget_worker(worker.row.index, worker.epoch)
-        expected = gone.pid in self._killed or (isinstance(worker, Parked) and worker.ending is not None)
+        expected = gone.pid in self._killed or (worker.role is Role.PARKED and not worker.is_wanted)
         level = log.debug if expected else log.warning
-        name = "a spare" if isinstance(worker, Spare) else "a parked worker"
+        name = "a spare" if worker.role is Role.SPARE else "a parked worker"
         level(f"{name} ended", worker=gone.pid, device=worker.device, cause=str(gone), stacks=stacks or None)
         self._killed.discard(gone.pid)
         self._fleet.waiting_exited(worker, time.monotonic())
@@ -278,7 +279,7 @@ class Models:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Start(replica):
-                visible = self._devices.visible(replica.device, replica.served.model.gpus)
+                visible = self._devices.visible(replica.device, replica.deployment.model.gpus)
                 self._fork(Fork(replica.row.index, replica.epoch, self._model_of(replica), visible=visible))
             case Assign(replica):
                 self._assign(replica)
@@ -300,8 +301,8 @@ class Models:
                 self._kill(replica.pid)
             case Publish(name):
                 self._control.tell(self._placement(name))
-            case Evicted(served, reason):
-                log.info("evicting", model=served.name, bytes=served.memory(), reason=reason)
+            case Evicted(deployment, reason):
+                log.info("evicting", model=deployment.name, bytes=deployment.memory(), reason=reason)
             case TakenOut(device, reason):
                 log.error("a GPU is taken out", device=device, reason=reason)
             case GiveUp(reason):
@@ -313,20 +314,20 @@ class Models:
         if self._catalog is None:
             return
         match action:
-            case Settled(served, problem):
-                self._catalog.on_settled(served, problem)
-            case Gone(served):
-                self._catalog.on_gone(served)
-            case Learned(served):
-                self._catalog.on_learned(served)
+            case Settled(deployment, problem):
+                self._catalog.on_settled(deployment, problem)
+            case Gone(deployment):
+                self._catalog.on_gone(deployment)
+            case Learned(deployment):
+                self._catalog.on_learned(deployment)
 
-    def _model_of(self, replica: Replica) -> Model:
+    def _model_of(self, replica: WorkerProcess) -> Model:
         """Return the replica's model with the device as its worker sees it."""
-        model = replica.served.model
+        model = replica.deployment.model
         return msgspec.structs.replace(model, device=self._devices.inside(replica.device, model.device))
 
-    def _assign(self, replica: Replica) -> None:
-        waiting = "a parked worker" if replica.was_parked else "a spare"
+    def _assign(self, replica: WorkerProcess) -> None:
+        waiting = "a parked worker" if replica.taken_from is Role.PARKED else "a spare"
         log.info(f"{waiting} takes over", model=replica.name, worker=replica.pid, device=replica.device)
         if not self._control.assign(replica.row.index, replica.epoch, self._model_of(replica)):
             self._kill(replica.pid)  # it is ending; its end starts another worker
@@ -336,11 +337,11 @@ class Models:
             self._killed.add(pid)
             processes.kill_group(pid)
 
-    def _retire(self, replica: Replica) -> None:
+    def _retire(self, replica: WorkerProcess) -> None:
         """Ask a worker to exit. If it has not said hello yet, it is asked when it does."""
         self._control.retire(replica.row.index, replica.epoch)
 
-    def _abort(self, replica: Replica, reason: str) -> None:
+    def _abort(self, replica: WorkerProcess, reason: str) -> None:
         log.error("ending a worker", model=replica.name, worker=replica.pid, reason=reason)
         if replica.pid is not None:
             self._killed.add(replica.pid)
@@ -349,7 +350,7 @@ class Models:
     # Messages from other processes.
 
     def _placement(self, name: str) -> Placement:
-        placement = self._fleet.placement(name)
+        placement = self._fleet.state.placement(name)
         paths = [
             msgspec.structs.replace(address, path=str(self._runtime.worker_path(address.row, address.epoch)))
             for address in placement.replicas
@@ -364,36 +365,37 @@ class Models:
             self._catalog.ask(message, reply)
 
     def wants(self, row: int, epoch: int) -> bool:
-        return self._fleet.wants(row, epoch)
+        return self._fleet.workers.wants(row, epoch)
 
     def on_phase(self, message: WorkerPhase) -> None:
         now = time.monotonic()
         if message.phase == "spare":
-            self._tell_of(self._fleet.spares.ready(message.row, message.epoch))
+            self._tell_of(self._fleet.spares.ready(message.row, message.epoch, now))
             return
         if message.phase == "parked":
-            replica = self._fleet.find(message.row, message.epoch)
+            replica = self._fleet.workers.find(message.row, message.epoch, Role.SERVING)
             if replica is not None:
                 held = replica.row.memory
                 log.info("a worker is parked", model=replica.name, worker=replica.pid, bytes=held)
             self._act(self._fleet.parked(message.row, message.epoch, now))
             return
         if message.phase != "failed":
-            status = Status(message.phase)
-            ready = (message.queue_size, message.device, message.batch_size, message.paths)
-            self._act(self._fleet.phase(message.row, message.epoch, status, now, *ready))
+            progress = Progress(
+                Status(message.phase), message.queue_size, message.device, message.batch_size, message.paths
+            )
+            self._act(self._fleet.progress(message.row, message.epoch, progress, now))
             return
         error = message.error or "unknown"
         log.error("a model failed to load", error=error, permanent=message.permanent)
         self._act(self._fleet.load_failed(message.row, message.epoch, error, message.permanent, message.out_of_memory))
 
-    def _tell_of(self, spare: Spare | None) -> None:
+    def _tell_of(self, spare: WorkerProcess | None) -> None:
         """Log that a spare is ready, once both its phase and its pid are known, in whichever order they arrive."""
-        if spare is not None and spare.is_there:
+        if spare is not None and spare.is_ready:
             log.info("a spare is ready", worker=spare.pid, device=spare.device)
 
     def on_cut(self, row: int, epoch: int) -> None:
-        self._fleet.cut(row, epoch, time.monotonic())
+        self._fleet.workers.cut(row, epoch, time.monotonic())
 
     def on_overdue(self, message: Overdue) -> None:
-        self._fleet.overdue(message.row, message.epoch, time.monotonic())
+        self._fleet.workers.overdue(message.row, message.epoch, time.monotonic())

@@ -9,8 +9,10 @@ from serving.config.config import load
 from serving.ipc.scoreboard import Phase, Scoreboard
 from serving.model.model import Model
 from serving.supervisor.catalog import Catalog
+from serving.supervisor.fleet.actions import Action
+from serving.supervisor.fleet.deployment import Owner, Status
 from serving.supervisor.fleet.fleet import Fleet
-from serving.supervisor.fleet.replica import Action, Owner, Status
+from serving.supervisor.fleet.lifecycle import Progress
 from serving.supervisor.store.diskcache import DiskCache
 from serving.supervisor.store.repository import ModelRepository
 
@@ -25,7 +27,7 @@ class Rig:
         repository = ModelRepository(config, disk, lambda _: True)
         self.actions: list[Action] = []
         self.catalog = Catalog(
-            config, self.fleet, repository, disk, self.actions.extend, lambda _: None, self.fleet.placement
+            config, self.fleet, repository, disk, self.actions.extend, lambda _: None, self.fleet.state.placement
         )
         model = Model("a", "/m", "/m/code", "a:B", 60.0, 1, "cpu", 1, 100, url=str(path))
         self.served = self.fleet.add(model, 1.0, Owner.STORE, 10.0)
@@ -33,7 +35,7 @@ class Rig:
         [replica] = self.served.replicas
         for status in (Status.LOADING, Status.WARMING, Status.READY):
             replica.row.phase = Phase[status.name]
-            self.fleet.phase(replica.row.index, replica.epoch, status, 1.0)
+            self.fleet.progress(replica.row.index, replica.epoch, Progress(status), 1.0)
 
 
 def test_looks_at_a_slow_disk_do_not_pile_up(tmp_path: Path) -> None:

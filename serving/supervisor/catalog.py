@@ -43,7 +43,7 @@ from serving.supervisor.fleet.actions import Action
 from serving.supervisor.fleet.deployment import Deployment, Owner, Stage
 from serving.supervisor.fleet.describe import describe, shown
 from serving.supervisor.fleet.fleet import Fleet
-from serving.supervisor.fleet.problems import gone, problem_of
+from serving.supervisor.problems import gone, problem_of
 from serving.supervisor.store.artifact import artifact
 from serving.supervisor.store.diskcache import Cost, DiskCache
 from serving.supervisor.store.listing import Listing

@@ -15,7 +15,7 @@ from serving.errors import ModelFailed, OutOfMemory
 from serving.ipc.faults import EXIT_HARDWARE, Fault, told_by
 from serving.ipc.scoreboard import ROWS, Phase, Scoreboard, State
 from serving.model.model import Model
-from serving.supervisor.fleet.actions import Action, Assign, Evicted, Publish, Settled, Spawn, Start, TakenOut
+from serving.supervisor.fleet.actions import Action, Assign, Evicted, Gone, Publish, Settled, Spawn, Start, TakenOut
 from serving.supervisor.fleet.admission import Admission
 from serving.supervisor.fleet.cache import Budget
 from serving.supervisor.fleet.deployment import LIVE, Deployment, Owner, Role, Stage, Status, WorkerProcess
@@ -41,6 +41,7 @@ class Rig:
     otherwise."""
 
     def __init__(self, *gpus: int, many: bool = False, spares: int = 0, warm: int = 0) -> None:
+        self.many = many
         self.driver = FakeGpus(*(size * GIB for size in gpus))
         self.devices = Devices(self.driver.gpus())
         budget = Budget(HOST, {gpu.name: gpu.free for gpu in self.driver.gpus()}) if many else None
@@ -413,6 +414,42 @@ def test_one_that_waits_for_room_on_a_gpu_that_breaks_is_told_at_once() -> None:
     assert waits.problem.code == ModelFailed.code
 
 
+def test_a_successor_that_waits_leaves_once_with_the_model_whose_gpu_breaks() -> None:
+    rig = Rig(10, 10, many=True)
+    old, busy = (rig.add(model(name, "cuda:1"), Owner.STORE) for name in "ab")
+    rig.up(old)
+    rig.up(busy)
+    rig.tick(2.0)
+    busy.replicas[0].row.queued = 1
+    new = rig.add(model("a", "cuda:1"), Owner.STORE)
+    rig.tick()
+    assert new.stage is Stage.WAITING
+    rig.driver.report("cuda:1", 79)
+    rig.look()
+    assert [one.stage for one in (old, busy, new)] == [Stage.LEAVING] * 3
+    assert [action.deployment for action in rig.of(Gone)] == [new]
+    assert [action.deployment for action in rig.of(Settled) if action.problem is not None] == [old, busy]
+
+
+def test_a_successor_that_waits_leaves_once_with_a_model_that_finds_no_other_gpu() -> None:
+    rig = Rig(10, 10, many=True)
+    old, busy = rig.add(model("a"), Owner.STORE, 4), rig.add(model("b", "cuda:1"), Owner.STORE, 8)
+    rig.up(old, 4)
+    rig.up(busy, 8)
+    rig.tick(2.0)
+    busy.replicas[0].row.queued = 1
+    new = rig.add(model("a"), Owner.STORE, 4)
+    new.wanted_until = rig.now + MOVE_TIME
+    rig.driver.report("cuda:0", 48)
+    rig.look()
+    rig.exits(old.replicas[0])
+    rig.tick()
+    assert [one.stage for one in (old, new)] == [Stage.WAITING] * 2
+    rig.tick(MOVE_TIME + 1)
+    assert [action.deployment for action in rig.of(Gone)] == [new, old]
+    assert list(rig.fleet.state.everything()) == [busy]
+
+
 def test_a_first_load_that_breaks_the_gpu_goes_on_elsewhere() -> None:
     rig = Rig(10, 10, many=True)
     served = rig.add(model("a"), Owner.STORE)
@@ -530,6 +567,40 @@ steps = st.lists(
 )
 
 
+def play(rig: Rig, what: str, number: int, device: str) -> None:
+    """One step of a story."""
+    replicas = rig.fleet.workers.of(Role.SERVING)
+    replica = replicas[number % len(replicas)] if replicas else None
+    if what == "want" and rig.many and rig.fleet.state.get(f"m{number}") is None:
+        rig.add(model(f"m{number}", device, 1 + number % 2), Owner.STORE, 1 + number)
+    elif what == "ready" and replica is not None and replica.status is Status.STARTING:
+        come_up(rig, replica)
+    elif what in ("crash", "hardware", "sticky") and replica is not None:
+        rig.exits(replica, {"crash": 1, "hardware": EXIT_HARDWARE, "sticky": 74}[what], keeps=True)
+    elif what == "end" and replica is not None and replica.pid is not None:
+        rig.act(rig.fleet.end(replica, "it hangs", rig.now))
+    elif what == "xid" and device in rig.devices:
+        rig.driver.report(device, 79 if number else 13)
+    elif what == "spare":
+        for spare in rig.fleet.spares.all():
+            if spare.pid is None:
+                rig.fleet.workers.forked(spare.row.index, spare.epoch, next(rig.pids))
+                rig.fleet.spares.ready(spare.row.index, spare.epoch, rig.now)
+            elif number == 0:
+                rig.fleet.spares.exited(spare, rig.now)
+    elif what == "look":
+        rig.look()
+    rig.tick(number / 4)
+
+
+def come_up(rig: Rig, replica: WorkerProcess) -> None:
+    pid = replica.pid or next(rig.pids)
+    rig.fleet.workers.forked(replica.row.index, replica.epoch, pid)
+    for status in (Status.LOADING, Status.WARMING, Status.READY):
+        replica.row.phase = Phase[status.name]
+        rig.act(rig.fleet.progress(replica.row.index, replica.epoch, Progress(status, 100), rig.now))
+
+
 @given(steps, st.booleans(), st.integers(0, 2))
 def test_whatever_happens_nothing_starts_on_a_broken_gpu_and_all_rows_come_back(
     story: list[tuple[str, int, str]], many: bool, spares: int
@@ -539,38 +610,9 @@ def test_whatever_happens_nothing_starts_on_a_broken_gpu_and_all_rows_come_back(
     if not many:
         rig.add(model(replicas=2))
     broken: set[str] = set()
-
-    def come_up(replica: WorkerProcess) -> None:
-        pid = replica.pid or next(rig.pids)
-        rig.fleet.workers.forked(replica.row.index, replica.epoch, pid)
-        for status in (Status.LOADING, Status.WARMING, Status.READY):
-            replica.row.phase = Phase[status.name]
-            rig.act(rig.fleet.progress(replica.row.index, replica.epoch, Progress(status, 100), rig.now))
-
     for what, number, device in story:
-        replicas = rig.fleet.workers.of(Role.SERVING)
-        replica = replicas[number % len(replicas)] if replicas else None
         rig.seen.clear()
-        if what == "want" and many and rig.fleet.state.get(f"m{number}") is None:
-            rig.add(model(f"m{number}", device, 1 + number % 2), Owner.STORE, 1 + number)
-        elif what == "ready" and replica is not None and replica.status is Status.STARTING:
-            come_up(replica)
-        elif what in ("crash", "hardware", "sticky") and replica is not None:
-            rig.exits(replica, {"crash": 1, "hardware": EXIT_HARDWARE, "sticky": 74}[what], keeps=True)
-        elif what == "end" and replica is not None and replica.pid is not None:
-            rig.act(rig.fleet.end(replica, "it hangs", rig.now))
-        elif what == "xid" and device in rig.devices:
-            rig.driver.report(device, 79 if number else 13)
-        elif what == "spare":
-            for spare in rig.fleet.spares.all():
-                if spare.pid is None:
-                    rig.fleet.workers.forked(spare.row.index, spare.epoch, next(rig.pids))
-                    rig.fleet.spares.ready(spare.row.index, spare.epoch, rig.now)
-                elif number == 0:
-                    rig.fleet.spares.exited(spare, rig.now)
-        elif what == "look":
-            rig.look()
-        rig.tick(number / 4)
+        play(rig, what, number, device)
         started = [action.replica for action in rig.seen if isinstance(action, Start | Assign)]
         broken |= {action.device for action in rig.of(TakenOut)}
         assert not [one for one in started if one.device in broken]

@@ -470,6 +470,27 @@ steps = st.lists(
 )
 
 
+def play(rig: Rig, what: str, number: int, size: int) -> None:
+    """One step of a story."""
+    replicas = rig.fleet.workers.of(Role.SERVING)
+    replica = replicas[number % len(replicas)] if replicas else None
+    if what == "want" and rig.fleet.state.get(f"m{number}") is None:
+        rig.want(f"m{number}", size)
+    elif what == "ready" and replica is not None and replica.status is Status.STARTING:
+        rig.bring_up(replica)
+    elif what in ("fail", "oom") and replica is not None:
+        rig.exit(replica, out_of_memory=what == "oom")
+    elif what == "exit" and replica is not None and replica.status in (Status.RETIRING, Status.DYING):
+        rig.exit(replica)
+    elif what == "work" and replica is not None and replica.status is Status.READY:
+        replica.row.queued = 1
+    elif what == "rest" and replica is not None:
+        replica.row.queued = 0
+    elif what == "leave" and replica is not None and replica.deployment.stage is not Stage.LEAVING:
+        rig.act(rig.fleet.leave(replica.deployment, rig.now))
+    rig.tick(size / 20)
+
+
 @given(steps)
 def test_whatever_happens_the_budget_holds_and_there_is_one_load_a_name(
     story: list[tuple[str, int, int]],
@@ -478,25 +499,9 @@ def test_whatever_happens_the_budget_holds_and_there_is_one_load_a_name(
     rig = Rig(host=100, models=5)
     for what, number, size in story:
         everything = list(rig.fleet.state.everything())
-        replicas = rig.fleet.workers.of(Role.SERVING)
-        replica = replicas[number % len(replicas)] if replicas else None
         before = {served.key for served in everything if served.has_work()}
         seen = len(rig.seen)
-        if what == "want" and rig.fleet.state.get(f"m{number}") is None:
-            rig.want(f"m{number}", size)
-        elif what == "ready" and replica is not None and replica.status is Status.STARTING:
-            rig.bring_up(replica)
-        elif what in ("fail", "oom") and replica is not None:
-            rig.exit(replica, out_of_memory=what == "oom")
-        elif what == "exit" and replica is not None and replica.status in (Status.RETIRING, Status.DYING):
-            rig.exit(replica)
-        elif what == "work" and replica is not None and replica.status is Status.READY:
-            replica.row.queued = 1
-        elif what == "rest" and replica is not None:
-            replica.row.queued = 0
-        elif what == "leave" and replica is not None and replica.deployment.stage is not Stage.LEAVING:
-            rig.act(rig.fleet.leave(replica.deployment, rig.now))
-        rig.tick(size / 20)
+        play(rig, what, number, size)
         assert sum(served.memory() for served in rig.fleet.state.everything()) <= 100 * MIB
         held = [served for served in rig.fleet.state.everything() if served.stage is not Stage.WAITING]
         assert len(held) <= 5

@@ -111,7 +111,7 @@ def test_no_file_is_longer_than_400_lines(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["serving.cli", "serving.supervisor.supervisor", "serving.frontend.server", "serving.handler"]
+    "module", ["serving.cli", "serving.supervisor.main", "serving.frontend.server", "serving.handler"]
 )
 def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> None:
     code = f"import {module}, sys; print([name for name in ('torch', 'numpy') if name in sys.modules])"
@@ -124,7 +124,7 @@ def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> N
     [
         ("serving.cli", 290),
         ("serving.supervisor.launch", 250),
-        ("serving.supervisor.supervisor", 330),
+        ("serving.supervisor.main", 330),
         ("serving.frontend.server", 480),
     ],
 )
@@ -166,6 +166,6 @@ def test_what_is_too_large_only_becomes_less() -> None:
     classes = [length for one in found for length, _ in house.lengths(one, (ast.ClassDef,))]
     fans = [len(house.imports(one, known)) for one in found]
     assert max(classes) <= 363
-    assert sum(length > 250 for length in classes) <= 11
+    assert sum(length > 250 for length in classes) <= 7
     assert max(fans) <= 29
-    assert sum(fan > 15 for fan in fans) <= 14
+    assert sum(fan > 15 for fan in fans) <= 10

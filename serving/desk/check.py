@@ -32,7 +32,7 @@ from serving.model.names import is_hidden
 from serving.model.samples import content_type, samples
 from serving.request import Request
 from serving.supervisor.store.archives import Limits
-from serving.supervisor.store.repository import archive_in
+from serving.supervisor.store.initial import archive_in
 from serving.supervisor.store.unpacking import unpack_now
 from serving.system import log
 from serving.testing import Client

@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -143,13 +142,3 @@ def unpack_now(
         unpacking.conclude()
     finally:
         unpacking.close()
-
-
-class Stopped(Exception):
-    """A stop was requested before the server had started."""
-
-
-def check_stop() -> None:
-    """Raise Stopped if a blocked signal asks for a stop; the signal stays pending."""
-    if signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
-        raise Stopped

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from serving.adapters.conventions import version_of
 from serving.errors import ServingError
 from serving.ipc.messages import Listed
-from serving.supervisor.broken import BrokenModels
 from serving.supervisor.fleet.deployment import Stage
 from serving.supervisor.fleet.describe import state_of
-from serving.supervisor.fleet.fleet import Fleet
+from serving.supervisor.fleet.state import FleetState
+from serving.supervisor.loading.broken import BrokenModels
 from serving.supervisor.store.repository import ModelRepository
 
 REMEMBERED = 1000
@@ -23,9 +23,9 @@ class Listing:
     """The models of a store with their states. ``hide`` removes from a text what clients must not see."""
 
     def __init__(
-        self, fleet: Fleet, repository: ModelRepository, broken: BrokenModels, hide: Callable[[str], str]
+        self, state: FleetState, repository: ModelRepository, broken: BrokenModels, hide: Callable[[str], str]
     ) -> None:
-        self._fleet = fleet
+        self._fleet = state
         self._repository = repository
         self._broken = broken
         self._hide = hide
@@ -69,7 +69,7 @@ class Listing:
         return Listed(name, version, state, self._hide(reason))
 
     def _state(self, name: str) -> tuple[str, str]:
-        deployment = self._fleet.state.get(name)
+        deployment = self._fleet.get(name)
         if deployment is not None and deployment.stage is not Stage.LEAVING:
             state = state_of(deployment)
             if state == "failed":

@@ -17,7 +17,7 @@ from serving.supervisor.fleet.actions import Action, Kill, Publish, TakenOut
 from serving.supervisor.fleet.admission import Admission, estimate
 from serving.supervisor.fleet.deployment import LIVE, Deployment, Owner, Role, Stage, Status, WorkerProcess
 from serving.supervisor.fleet.devices import Devices, Look
-from serving.supervisor.fleet.lifecycle import End, Lifecycle, Progress
+from serving.supervisor.fleet.lifecycle import Lifecycle, Progress, WorkerEnd
 from serving.supervisor.fleet.overrun import has_answered, overrun
 from serving.supervisor.fleet.spares import SpareRule
 from serving.supervisor.fleet.starting import Admitting, Replacing, cannot_be_served
@@ -203,7 +203,7 @@ class Fleet:
         moves = self.take_out([(replica.device, cause)] if broken else [], now)
         if replica.deployment not in self.state.everything():
             return moves
-        return [*moves, *self._lifecycle.ended(replica, End(cause, out_of_memory, broken), now)]
+        return [*moves, *self._lifecycle.ended(replica, WorkerEnd(cause, out_of_memory, broken), now)]
 
     def waiting_exited(self, worker: WorkerProcess, now: float) -> None:
         """Handle the end of a process that served no model."""

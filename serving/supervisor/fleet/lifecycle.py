@@ -29,7 +29,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class WorkerEnd:
     """The end of a replica's process, by ``cause`` in words. ``out_of_memory``: memory was short; ``broke_gpu``: its
     GPU was taken out for it.
     """
@@ -90,7 +90,7 @@ class Lifecycle:
 
     # Ends.
 
-    def ended(self, replica: WorkerProcess, end: End, now: float) -> list[Action]:
+    def ended(self, replica: WorkerProcess, end: WorkerEnd, now: float) -> list[Action]:
         """Return what to do for a deployment that has lost a replica."""
         deployment = replica.deployment
         if deployment.stage is Stage.LEAVING:
@@ -115,7 +115,7 @@ class Lifecycle:
             return self._unloading.give_up_load(deployment, error, now)
         return actions + self._replacing.replace(deployment, now)
 
-    def _count_failure(self, replica: WorkerProcess, end: End, now: float) -> str | None:
+    def _count_failure(self, replica: WorkerProcess, end: WorkerEnd, now: float) -> str | None:
         """Count a start that failed; returns the reason to give up the server, whose only model cannot be loaded: its
         load has raised an error again, in a second try.
         """
@@ -129,7 +129,7 @@ class Lifecycle:
             return f"model {deployment.name} failed to load, twice: {replica.error}"
         return None
 
-    def _load_ended(self, replica: WorkerProcess, end: End, now: float) -> list[Action]:
+    def _load_ended(self, replica: WorkerProcess, end: WorkerEnd, now: float) -> list[Action]:
         """Handle a failed first load. If memory was short it is tried once more, after another model is evicted."""
         deployment, reason = replica.deployment, replica.error or end.cause
         if not (end.out_of_memory or replica.out_of_memory):

@@ -8,9 +8,9 @@ from serving.config.config import Config
 from serving.supervisor.executor import Executor
 from serving.supervisor.fleet.fleet import Fleet
 from serving.supervisor.loading.broken import BrokenModels
-from serving.supervisor.loading.calls import Calls
 from serving.supervisor.loading.listing import Listing
 from serving.supervisor.loading.loader import ModelLoader
+from serving.supervisor.loading.modelsapi import ModelsApi
 from serving.supervisor.loading.opener import Opener
 from serving.supervisor.loading.reloads import Reloads
 from serving.supervisor.loading.storemodels import StoreModels
@@ -35,5 +35,5 @@ def store_models(config: Config, fleet: Fleet, executor: Executor, disk: DiskCac
     listing = Listing(state, repository, broken, lambda text: text.replace(root, ""))
     loader = ModelLoader(fleet, executor, opener, broken, listing, tasks)
     reloads = Reloads(fleet, executor, opener, loader, tasks, config.load_timeout)
-    calls = Calls(config, state, loader, opener, listing, broken)
-    return StoreModels(config, state, opener, loader, reloads, calls, tasks)
+    api = ModelsApi(config, state, loader, opener, listing, broken)
+    return StoreModels(config, state, opener, loader, reloads, api, tasks)

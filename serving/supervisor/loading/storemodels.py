@@ -13,8 +13,8 @@ from serving.supervisor.executor import News
 from serving.supervisor.fleet.actions import Gone, Learned, Settled
 from serving.supervisor.fleet.admission import budget_of
 from serving.supervisor.fleet.state import FleetState
-from serving.supervisor.loading.calls import Calls
 from serving.supervisor.loading.loader import ModelLoader
+from serving.supervisor.loading.modelsapi import ModelsApi
 from serving.supervisor.loading.opener import Opener
 from serving.supervisor.loading.reloads import Reloads
 from serving.supervisor.tasks import Tasks
@@ -33,7 +33,7 @@ class StoreModels:
         opener: Opener,
         loader: ModelLoader,
         reloads: Reloads,
-        calls: Calls,
+        api: ModelsApi,
         tasks: Tasks,
     ) -> None:
         self._config = config
@@ -41,7 +41,7 @@ class StoreModels:
         self._opener = opener
         self._loader = loader
         self._reloads = reloads
-        self._calls = calls
+        self._api = api
         self._tasks = tasks
         self._state.admission.set_budget(budget_of(config, FORK_SERVER, state.devices.gpus()))
 
@@ -60,7 +60,7 @@ class StoreModels:
         return self._loader.locate(message)
 
     def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None:
-        self._tasks.spawn(self._calls.answer(message, reply))
+        self._tasks.spawn(self._api.answer(message, reply))
 
     def on_news(self, news: News) -> None:
         match news:

@@ -48,8 +48,8 @@ class Unpacking:
             os.close(theirs)
         os.set_blocking(self.answer, False)
 
-    def has_ended(self) -> bool:
-        """Return whether the process has ended; reads what it has written so far."""
+    def read_answer(self) -> bool:
+        """Read what the process has written so far; returns whether it has ended."""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.answer, ANSWER):
                 self._said += data
@@ -58,7 +58,7 @@ class Unpacking:
 
     def close(self) -> None:
         """End the process if it still works. Its pid cannot be reused while its end of the pipe is open."""
-        if not self.has_ended():
+        if not self.read_answer():
             processes.kill_group(self._pid)
         os.close(self.answer)
         with contextlib.suppress(ChildProcessError):
@@ -102,7 +102,7 @@ class Unpacker:
         ended = loop.create_future()
 
         def look() -> None:
-            if unpacking.has_ended() and not ended.done():
+            if unpacking.read_answer() and not ended.done():
                 ended.set_result(None)
 
         self._running.add(unpacking)
@@ -134,7 +134,7 @@ def unpack_now(
     unpacking = Unpacking(fd, folder, name, limits, seconds)
     until = time.monotonic() + seconds
     try:
-        while not unpacking.has_ended():
+        while not unpacking.read_answer():
             check()
             if time.monotonic() > until:
                 raise unpacking.overdue()

@@ -1,4 +1,4 @@
-"""Calls: answers the calls of the multi-model API: load, unload, pin, describe, list."""
+"""ModelsApi: answers the calls of the multi-model API: load, unload, pin, describe, list."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LONGEST = 350.0  # seconds that the platform waits for a call
 GRACE = 60.0  # seconds more, after which nobody waits for the answer to a call
 
 
-class Calls:
+class ModelsApi:
     def __init__(
         self,
         config: Config,

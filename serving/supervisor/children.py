@@ -9,13 +9,13 @@ from collections.abc import Callable
 from serving.errors import ModelError
 from serving.ipc.messages import Fork, Forked
 from serving.supervisor import processes
+from serving.supervisor.background import Background
 from serving.supervisor.dispatcher import Dispatcher
 from serving.supervisor.forkserver import ForkServerLink
 from serving.supervisor.launch import Launched
 from serving.supervisor.processes import Exit
 from serving.supervisor.services import Service
 from serving.supervisor.setup import Setup
-from serving.supervisor.tasks import Tasks
 from serving.system import log
 
 FORK_TIME = 120.0  # seconds for the fork server to import torch and to fork; slow disks included
@@ -44,7 +44,7 @@ class Children:
         self._frontends = 0
         self._unclaimed: dict[int, Exit] = {}
         self._restarts = True
-        self._tasks = Tasks()
+        self._background = Background()
 
     async def start(self) -> None:
         """Start both services. Raises OSError."""
@@ -149,7 +149,7 @@ class Children:
         elif service is self._http_service:
             self._restart_http()
         else:
-            self._tasks.spawn(self._restart_forks())
+            self._background.spawn(self._restart_forks())
 
     def restart_no_more(self) -> None:
         """From now on the end of a service is expected."""

@@ -12,13 +12,13 @@ from serving.ipc.messages import Fork
 from serving.ipc.scoreboard import Header, State
 from serving.supervisor import processes
 from serving.supervisor.announcements import cannot_serve, welcome
+from serving.supervisor.background import Background
 from serving.supervisor.children import Children
 from serving.supervisor.dispatcher import Dispatcher
 from serving.supervisor.fleet.describe import counts
 from serving.supervisor.fleet.pace import TICK, pause
 from serving.supervisor.launch import Launched
 from serving.supervisor.setup import Setup
-from serving.supervisor.tasks import Tasks
 from serving.system import log
 from serving.system.signals import OTHERS, STOPS
 
@@ -43,7 +43,7 @@ class Supervisor:
         self._signals = 0
         self._why = ""
         self._exit: asyncio.Future[int]
-        self._tasks = Tasks()
+        self._background = Background()
 
     def _fork(self, request: Fork) -> None:
         self._children.fork(request)
@@ -136,7 +136,7 @@ class Supervisor:
         self._stopping = True
         self._children.restart_no_more()
         self._write_state()
-        self._tasks.spawn(self._stop(code))
+        self._background.spawn(self._stop(code))
 
     async def _stop(self, code: int) -> None:
         """Stop in order: the accepted requests, the HTTP workers, the handlers' close()."""

@@ -40,6 +40,8 @@ class WorkerEnd:
 
 
 class Lifecycle:
+    """The reports of replicas: how their loads go on, and what to do for a deployment that has lost one."""
+
     def __init__(self, state: FleetState, unloading: Unloading, replacing: Replacing) -> None:
         self._state = state
         self._unloading = unloading

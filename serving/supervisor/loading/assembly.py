@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from serving.config.config import Config
+from serving.supervisor.background import Background
 from serving.supervisor.executor import Executor
 from serving.supervisor.fleet.fleet import Fleet
 from serving.supervisor.loading.broken import BrokenModels
@@ -16,12 +17,11 @@ from serving.supervisor.loading.reloads import Reloads
 from serving.supervisor.loading.storemodels import StoreModels
 from serving.supervisor.store.diskcache import DiskCache
 from serving.supervisor.store.repository import ModelRepository
-from serving.supervisor.tasks import Tasks
 
 
 def store_models(config: Config, fleet: Fleet, executor: Executor, disk: DiskCache) -> StoreModels:
     """Return the source of the models of a store, with a ``disk`` cache for unpacked ones."""
-    state, tasks = fleet.state, Tasks()
+    state, background = fleet.state, Background()
 
     def is_in_use(folder: Path) -> bool:
         models = [deployment.model for deployment in state.everything()]
@@ -33,7 +33,7 @@ def store_models(config: Config, fleet: Fleet, executor: Executor, disk: DiskCac
     broken = BrokenModels(repository.locate)
     root = f"{Path(config.store).absolute()}/"
     listing = Listing(state, repository, broken, lambda text: text.replace(root, ""))
-    loader = ModelLoader(fleet, executor, opener, broken, listing, tasks)
-    reloads = Reloads(fleet, executor, opener, loader, tasks, config.load_timeout)
+    loader = ModelLoader(fleet, executor, opener, broken, listing, background)
+    reloads = Reloads(fleet, executor, opener, loader, background, config.load_timeout)
     api = ModelsApi(config, state, loader, opener, listing, broken)
-    return StoreModels(config, state, opener, loader, reloads, api, tasks)
+    return StoreModels(config, state, opener, loader, reloads, api, background)

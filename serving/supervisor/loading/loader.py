@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from serving.errors import AlreadyLoaded, ModelFailed, ModelNotFound, ModelNotLoaded, OutOfMemory, ServingError
 from serving.ipc.messages import Locate, Placement, Problem
 from serving.model.names import without_suffix
+from serving.supervisor.background import Background
 from serving.supervisor.executor import Executor
 from serving.supervisor.fleet.deployment import Deployment, Owner, Stage
 from serving.supervisor.fleet.fleet import Fleet
@@ -20,7 +21,6 @@ from serving.supervisor.loading.broken import Broken, BrokenModels
 from serving.supervisor.loading.listing import Listing
 from serving.supervisor.loading.opener import Opener
 from serving.supervisor.loading.problems import gone, problem_of
-from serving.supervisor.tasks import Tasks
 from serving.system import log
 
 
@@ -67,7 +67,7 @@ class ModelLoader:
         opener: Opener,
         broken: BrokenModels,
         listing: Listing,
-        tasks: Tasks,
+        background: Background,
     ) -> None:
         self._fleet = fleet
         self._state = fleet.state
@@ -75,7 +75,7 @@ class ModelLoader:
         self._opener = opener
         self._broken = broken
         self._listing = listing
-        self._tasks = tasks
+        self._background = background
         self._loads: dict[str, Load] = {}
         self._ends: dict[int, asyncio.Future[None]] = {}
 
@@ -102,7 +102,7 @@ class ModelLoader:
         name = message.model
         if without_suffix(name) == name or self._state.get(name) is not None or self.is_opening(name):
             return self._locate(message)
-        self._tasks.spawn(self._look_up(message))  # only the disk shows whether the suffix belongs to the name
+        self._background.spawn(self._look_up(message))  # only the disk shows whether the suffix belongs to the name
         return None
 
     async def _look_up(self, message: Locate) -> None:
@@ -132,7 +132,7 @@ class ModelLoader:
         if (broken := self._broken.of(name, now)) is not None:
             if not self._broken.begin_look(broken, now):
                 return gone(name, broken.problem)
-            self._tasks.spawn(self._look_at_broken(name, broken, message.until))
+            self._background.spawn(self._look_at_broken(name, broken, message.until))
         elif self.is_opening(name):
             load = self._loads[name]
             load.until = max(load.until, message.until)
@@ -204,7 +204,7 @@ class ModelLoader:
         load.become(Step.OPENING)
         load.until = until
         self._listing.begun(name)
-        self._tasks.spawn(self._open(name, url, owner))
+        self._background.spawn(self._open(name, url, owner))
 
     async def _open(self, name: str, url: str, owner: Owner) -> None:
         load = self._loads[name]
@@ -229,7 +229,7 @@ class ModelLoader:
         if problem.code != ModelNotFound.code:
             self._broken.note(name, problem.message)
             if owner is Owner.STORE:
-                self._tasks.spawn(self._broken.remember_files(name, self._broken.add(name, problem)))
+                self._background.spawn(self._broken.remember_files(name, self._broken.add(name, problem)))
             else:
                 self._listing.out(name, problem.message)
         return problem

@@ -34,6 +34,8 @@ GRACE = 60.0  # seconds more, after which nobody waits for the answer to a call
 
 
 class ModelsApi:
+    """The calls of the platform and of clients that list models."""
+
     def __init__(
         self,
         config: Config,

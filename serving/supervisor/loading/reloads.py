@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.errors import BadModel
+from serving.supervisor.background import Background
 from serving.supervisor.executor import Executor
 from serving.supervisor.fleet.deployment import Deployment, Stage
 from serving.supervisor.fleet.fleet import Fleet
@@ -15,7 +16,6 @@ from serving.supervisor.loading.loader import ModelLoader
 from serving.supervisor.loading.opener import Opener
 from serving.supervisor.loading.problems import problem_of
 from serving.supervisor.store.artifact import artifact
-from serving.supervisor.tasks import Tasks
 from serving.system import log
 
 LOOK = 0.5  # seconds between looks at the files of models that are in use
@@ -36,13 +36,19 @@ class Reloads:
     """The looks at the files of a store's models. ``seconds`` is how long a changed model waits for room."""
 
     def __init__(
-        self, fleet: Fleet, executor: Executor, opener: Opener, loader: ModelLoader, tasks: Tasks, seconds: float
+        self,
+        fleet: Fleet,
+        executor: Executor,
+        opener: Opener,
+        loader: ModelLoader,
+        background: Background,
+        seconds: float,
     ) -> None:
         self._fleet = fleet
         self._executor = executor
         self._opener = opener
         self._loader = loader
-        self._tasks = tasks
+        self._background = background
         self._seconds = seconds
         self._files: dict[int, Files] = {}
         self._looked = 0.0
@@ -68,7 +74,7 @@ class Reloads:
         files = self._files.setdefault(deployment.key, Files())
         if not files.is_looked_at:
             files.is_looked_at = True
-            self._tasks.spawn(self._compare(deployment, files)).add_done_callback(lambda _: self._looked_at(files))
+            self._background.spawn(self._compare(deployment, files)).add_done_callback(lambda _: self._looked_at(files))
 
     def _looked_at(self, files: Files) -> None:
         files.is_looked_at = False

@@ -9,6 +9,7 @@ from serving.config.config import Config
 from serving.errors import ModelError
 from serving.ipc.messages import Answer, Ask, Locate, Placement
 from serving.ipc.scoreboard import State
+from serving.supervisor.background import Background
 from serving.supervisor.executor import News
 from serving.supervisor.fleet.actions import Gone, Learned, Settled
 from serving.supervisor.fleet.admission import budget_of
@@ -17,7 +18,6 @@ from serving.supervisor.loading.loader import ModelLoader
 from serving.supervisor.loading.modelsapi import ModelsApi
 from serving.supervisor.loading.opener import Opener
 from serving.supervisor.loading.reloads import Reloads
-from serving.supervisor.tasks import Tasks
 from serving.system import log, memory
 
 FORK_SERVER = 256 << 20  # bytes; the fork server's memory until it is measured
@@ -34,7 +34,7 @@ class StoreModels:
         loader: ModelLoader,
         reloads: Reloads,
         api: ModelsApi,
-        tasks: Tasks,
+        background: Background,
     ) -> None:
         self._config = config
         self._state = state
@@ -42,10 +42,11 @@ class StoreModels:
         self._loader = loader
         self._reloads = reloads
         self._api = api
-        self._tasks = tasks
+        self._background = background
         self._state.admission.set_budget(budget_of(config, FORK_SERVER, state.devices.gpus()))
 
     def preload(self) -> None:
+        """Begin to load the models that the settings name."""
         names = self._opener.own_names(self._config.preload or ())
         self._loader.preload(names, time.monotonic() + self._config.load_timeout)
 
@@ -60,7 +61,7 @@ class StoreModels:
         return self._loader.locate(message)
 
     def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None:
-        self._tasks.spawn(self._api.answer(message, reply))
+        self._background.spawn(self._api.answer(message, reply))
 
     def on_news(self, news: News) -> None:
         match news:
@@ -71,7 +72,7 @@ class StoreModels:
                 self._loader.on_gone(deployment)
             case Learned(deployment):
                 if deployment.model.fingerprint:
-                    self._tasks.spawn(self._opener.learn(deployment.model, deployment.cost))
+                    self._background.spawn(self._opener.learn(deployment.model, deployment.cost))
 
     def on_fork_server(self, pid: int) -> None:
         # GPUs count with what was free at the start: models may have taken some of it by now.

@@ -1,4 +1,4 @@
-"""Tasks: work of the supervisor that nobody waits for, held until it is done."""
+"""Background: work of the supervisor that nobody waits for, held until it is done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-class Tasks:
+class Background:
     """The running tasks of one owner; the event loop itself would not keep them alive."""
 
     def __init__(self) -> None:

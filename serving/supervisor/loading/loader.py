@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serving.errors import AlreadyLoaded, ModelFailed, ModelNotFound, ModelNotLoaded, OutOfMemory, ServingError
 from serving.ipc.messages import Locate, Placement, Problem
@@ -40,21 +40,25 @@ class Load:
     set at the end of the load, for calls that wait for it. ``is_preload``: the settings asked for it.
     """
 
-    step: Step = Step.IDLE
     until: float = 0.0
     again: float | None = None
     outcome: asyncio.Future[Problem | None] | None = None
     is_preload: bool = False
+    _step: Step = field(default=Step.IDLE, init=False)
+
+    @property
+    def step(self) -> Step:
+        return self._step
 
     def become(self, step: Step) -> None:
         """Change the step. Raises ValueError where the table forbids that."""
-        if step not in NEXT[self.step]:
-            raise ValueError(f"a load that is {self.step.value} cannot go on to be {step.value}")
-        self.step = step
+        if step not in NEXT[self._step]:
+            raise ValueError(f"a load that is {self._step.value} cannot go on to be {step.value}")
+        self._step = step
 
     @property
     def is_over(self) -> bool:
-        return self.step is Step.IDLE and self.again is None and self.outcome is None and not self.is_preload
+        return self._step is Step.IDLE and self.again is None and self.outcome is None and not self.is_preload
 
 
 class ModelLoader:

@@ -107,7 +107,7 @@ def test_no_file_is_longer_than_400_lines(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["serving.cli", "serving.supervisor.supervisor", "serving.frontend.server", "serving.handler"]
+    "module", ["serving.cli", "serving.supervisor.main", "serving.frontend.server", "serving.handler"]
 )
 def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> None:
     code = f"import {module}, sys; print([name for name in ('torch', 'numpy') if name in sys.modules])"
@@ -120,7 +120,7 @@ def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> N
     [
         ("serving.cli", 290),
         ("serving.supervisor.launch", 250),
-        ("serving.supervisor.supervisor", 330),
+        ("serving.supervisor.main", 330),
         ("serving.frontend.server", 495),
     ],
 )

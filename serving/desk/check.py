@@ -18,7 +18,7 @@ from serving.desk.tryout import try_out
 from serving.errors import ModelError, ServingError
 from serving.model.folder import read_model
 from serving.supervisor.store.archives import Limits
-from serving.supervisor.store.repository import archive_in
+from serving.supervisor.store.initial import archive_in
 from serving.supervisor.store.unpacking import unpack_now
 from serving.system import log
 from serving.worker.engine import failures

@@ -377,7 +377,7 @@ class House:
         self.runtime = Runtime(path)
         self.board = Scoreboard.create()
         self.desk = Desk()
-        self.control = Control(self.runtime, self.board, self.desk)
+        self.control = Control(self.runtime, self.board)
         self.workers: list[Worker] = []
         self._epoch = 0
 
@@ -406,7 +406,7 @@ class House:
 async def house() -> AsyncIterator[House]:
     with tempfile.TemporaryDirectory(prefix="c-", dir=FOLDER) as folder:
         built = House(Path(folder))
-        await built.control.start()
+        await built.control.start(built.desk)
         try:
             yield built
         finally:

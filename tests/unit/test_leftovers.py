@@ -29,7 +29,8 @@ from serving.model.model import Model
 from serving.model.samples import samples
 from serving.supervisor.store.archives import Limits, unpack
 from serving.supervisor.store.diskcache import DiskCache
-from serving.supervisor.store.repository import ModelRepository, open_one
+from serving.supervisor.store.initial import open_one
+from serving.supervisor.store.repository import ModelRepository
 from serving.supervisor.store.store import Store
 from tests.mar import write_archive
 

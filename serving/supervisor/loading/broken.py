@@ -75,15 +75,19 @@ class BrokenModels:
         self._all.pop(name, None)
         self._reasons.pop(name, None)
 
-    def is_to_be_looked_at(self, broken: Broken, now: float) -> bool:
-        """Return whether to look at the model's files again; true at most once every ``LOOK`` seconds."""
+    def begin_look(self, broken: Broken, now: float) -> bool:
+        """Record a look at the model's files, where one is due: at most once every ``LOOK`` seconds. Returns whether it
+        is.
+        """
         if now < broken.looked + LOOK:
             return False
         broken.looked = now
         return True
 
-    async def has_changed(self, name: str, broken: Broken) -> bool:
-        """Return whether the files differ from those that failed, in which case the model may be tried at once."""
+    async def look_again(self, name: str, broken: Broken) -> bool:
+        """Look at the files; where they differ from those that failed, the model may be tried at once. Returns whether
+        they do.
+        """
         if await asyncio.to_thread(self._digest, name) == broken.digest:
             return False
         if self._all.get(name) is broken:

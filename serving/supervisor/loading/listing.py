@@ -1,4 +1,4 @@
-"""Listing: the models of a store, loaded or not, and whether a request for each would be served."""
+"""Listing: the models of a store, loaded or not, and whether a request for each would be deployment."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 from serving.adapters.conventions import version_of
 from serving.errors import ServingError
 from serving.ipc.messages import Listed
-from serving.supervisor.broken import BrokenModels
+from serving.supervisor.fleet.deployment import Stage
 from serving.supervisor.fleet.describe import state_of
-from serving.supervisor.fleet.fleet import Fleet
-from serving.supervisor.fleet.replica import Stage
+from serving.supervisor.fleet.state import FleetState
+from serving.supervisor.loading.broken import BrokenModels
 from serving.supervisor.store.repository import ModelRepository
 
 REMEMBERED = 1000
@@ -23,9 +23,9 @@ class Listing:
     """The models of a store with their states. ``hide`` removes from a text what clients must not see."""
 
     def __init__(
-        self, fleet: Fleet, repository: ModelRepository, broken: BrokenModels, hide: Callable[[str], str]
+        self, state: FleetState, repository: ModelRepository, broken: BrokenModels, hide: Callable[[str], str]
     ) -> None:
-        self._fleet = fleet
+        self._fleet = state
         self._repository = repository
         self._broken = broken
         self._hide = hide
@@ -69,11 +69,11 @@ class Listing:
         return Listed(name, version, state, self._hide(reason))
 
     def _state(self, name: str) -> tuple[str, str]:
-        served = self._fleet.get(name)
-        if served is not None and served.stage is not Stage.LEAVING:
-            state = state_of(served)
+        deployment = self._fleet.get(name)
+        if deployment is not None and deployment.stage is not Stage.LEAVING:
+            state = state_of(deployment)
             if state == "failed":
-                return "unavailable", served.failed or ""
+                return "unavailable", deployment.failed or ""
             return ("ready" if state == "ready" else "loading"), ""
         if name in self._out:
             return "unavailable", self._out[name]

@@ -120,7 +120,6 @@ UNTESTED = {
     "serving.frontend.local.stream",
     "serving.frontend.supervisor",
     "serving.frontend.websocket.flow",
-    "serving.frontend.websocket.handshake",
     "serving.supervisor.fleet.books",
     "serving.supervisor.fleet.departures",
     "serving.supervisor.store.listing",
@@ -183,7 +182,7 @@ def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> N
         ("serving.cli", 290),
         ("serving.supervisor.launch", 250),
         ("serving.supervisor.supervisor", 330),
-        ("serving.frontend.server", 483),  # three of them since starlette imports multipart where it is installed
+        ("serving.frontend.server", 486),  # three of them since starlette imports multipart where it is installed
     ],
 )
 def test_imports_before_the_first_answer_have_a_budget(module: str, most: int) -> None:
@@ -228,7 +227,7 @@ def test_what_is_too_large_only_becomes_less() -> None:
     classes = [length for one in found for length, _ in house.lengths(one, (ast.ClassDef,))]
     fans = [len(house.imports(one, known)) for one in found]
     assert max(classes) <= 363
-    assert sum(length > 250 for length in classes) <= 11
+    assert sum(length > 250 for length in classes) <= 10
     assert max(fans) <= 29
     assert sum(fan > 15 for fan in fans) <= 14
 

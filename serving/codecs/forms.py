@@ -36,7 +36,7 @@ library = load_library()
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FormPart:
     """One part: ``filename`` is None for what is no file, ``content_type`` is "" where the part declares none."""
 
     name: str | None
@@ -58,7 +58,7 @@ def boundary_of(content_type: str) -> bytes:
     return (found[1] or found[2]).encode("latin-1", "replace") if found else b""
 
 
-def parts_of(body: Body, content_type: str) -> list[Part]:
+def parts_of(body: Body, content_type: str) -> list[FormPart]:
     """Return the parts of a form. Raises BadRequest for a malformed one, more than PARTS parts, and too large heads."""
     boundary = boundary_of(content_type)
     if not boundary:
@@ -75,7 +75,7 @@ def parts_of(body: Body, content_type: str) -> list[Part]:
         raise BadRequest(f"the form is malformed: {exc}") from exc
 
 
-def read(parser: Parser, body: bytes) -> Iterator[Part]:
+def read(parser: Parser, body: bytes) -> Iterator[FormPart]:
     """Yield the parts of a whole body. Raises BadRequest for too many or no end, MultipartError for malformed ones."""
     segment, value, count = None, b"", 0
     for event in parser.parse(body) if body else ():
@@ -93,9 +93,9 @@ def read(parser: Parser, body: bytes) -> Iterator[Part]:
         raise BadRequest("the form does not end with its boundary") from exc
 
 
-def part_of(segment: Any, value: bytes) -> Part:
+def part_of(segment: Any, value: bytes) -> FormPart:
     kind = str(segment.header("Content-Type", "")).rstrip()
-    return Part(text(segment.name), text(segment.filename), kind, value)
+    return FormPart(text(segment.name), text(segment.filename), kind, value)
 
 
 def text(value: str | None) -> str | None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.adapters.torchserve.forms import Field, multipart
-from serving.codecs.forms import HEADER, HEADERS, Part, boundary_of, parts_of
+from serving.codecs.forms import HEADER, HEADERS, FormPart, boundary_of, parts_of
 from serving.errors import BadRequest
 
 NAMES = st.text(
@@ -16,12 +16,12 @@ NAMES = st.text(
 KINDS = st.sampled_from(["", "image/png", "text/plain; charset=utf-8", "Image/PNG;a=b"])
 CHUNKS = [b"\r\n", b"--", b"\r\n--", b"\r", b"\n", b"x", b"\r\n\r\n", b"\x00\xff", b"Content-Type: a/b"]
 VALUES = st.lists(st.sampled_from(CHUNKS), max_size=9).map(b"".join)
-PARTS = st.lists(st.builds(Part, NAMES, st.none() | NAMES, KINDS, VALUES), max_size=5)
+PARTS = st.lists(st.builds(FormPart, NAMES, st.none() | NAMES, KINDS, VALUES), max_size=5)
 BOUNDARY = "a-b.c d"
 KIND = f'multipart/form-data; boundary="{BOUNDARY}"'
 
 
-def written(parts: list[Part]) -> bytes:
+def written(parts: list[FormPart]) -> bytes:
     lines = []
     for part in parts:
         file = "" if part.filename is None else f'; filename="{part.filename}"'
@@ -32,14 +32,14 @@ def written(parts: list[Part]) -> bytes:
 
 
 @given(PARTS, st.sampled_from([b"", b"\r\n", b"\r\nepilogue"]), st.sampled_from([b"", b"\r\n", b"preamble\r\n"]))
-def test_what_is_written_is_read(parts: list[Part], after: bytes, before: bytes) -> None:
+def test_what_is_written_is_read(parts: list[FormPart], after: bytes, before: bytes) -> None:
     assert parts_of(before + written(parts) + after, KIND) == parts
 
 
 @given(
     PARTS, st.lists(st.tuples(st.integers(0, 400), st.integers(0, 9), st.binary(max_size=4)), min_size=1, max_size=3)
 )
-def test_what_is_damaged_is_read_or_refused(parts: list[Part], damages: list[tuple[int, int, bytes]]) -> None:
+def test_what_is_damaged_is_read_or_refused(parts: list[FormPart], damages: list[tuple[int, int, bytes]]) -> None:
     body = written(parts)
     for start, size, new in damages:
         body = body[:start] + new + body[start + size :]
@@ -72,15 +72,15 @@ def part(head: str, value: str = "1") -> bytes:
 @pytest.mark.parametrize(
     ("head", "found"),
     [
-        ('Content-Disposition: form-data; name="a;b"', Part("a;b", None, "", b"1")),
-        ("Content-Disposition: form-data; name=a; filename=b", Part("a", "b", "", b"1")),
-        ('Content-Disposition: form-data; name="%22"', Part('"', None, "", b"1")),
-        ('Content-Disposition: form-data; name="\xe9"', Part("\ufffd", None, "", b"1")),
-        ('Content-Disposition: attachment; name="a"', Part("a", None, "", b"1")),
-        ("Content-Type: image/png ", Part(None, None, "image/png", b"1")),
+        ('Content-Disposition: form-data; name="a;b"', FormPart("a;b", None, "", b"1")),
+        ("Content-Disposition: form-data; name=a; filename=b", FormPart("a", "b", "", b"1")),
+        ('Content-Disposition: form-data; name="%22"', FormPart('"', None, "", b"1")),
+        ('Content-Disposition: form-data; name="\xe9"', FormPart("\ufffd", None, "", b"1")),
+        ('Content-Disposition: attachment; name="a"', FormPart("a", None, "", b"1")),
+        ("Content-Type: image/png ", FormPart(None, None, "image/png", b"1")),
     ],
 )
-def test_the_head_of_a_part_is_read_as_clients_write_it(head: str, found: Part) -> None:
+def test_the_head_of_a_part_is_read_as_clients_write_it(head: str, found: FormPart) -> None:
     assert parts_of(memoryview(part(head)), KIND) == [found]
 
 
@@ -102,7 +102,11 @@ def test_a_form_that_is_none_is_refused_with_a_reason(body: bytes, said: str) ->
 
 
 def test_a_field_of_torchserve_has_a_type_if_it_is_a_file_and_always_a_name() -> None:
-    parts = [Part("a", None, "text/plain", b"1"), Part("b", "", "", b"2"), Part("c", "f", "image/png; q=1", b"3")]
+    parts = [
+        FormPart("a", None, "text/plain", b"1"),
+        FormPart("b", "", "", b"2"),
+        FormPart("c", "f", "image/png; q=1", b"3"),
+    ]
     fields = [Field("a", b"1"), Field("b", b"2", "application/octet-stream"), Field("c", b"3", "image/png")]
     assert multipart(written(parts), KIND) == fields
     with pytest.raises(BadRequest, match="no name"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from serving.errors import BadRequest, CodedError
+from serving.frontend.websocket.denial import Denial
 from serving.frontend.websocket.framing import Framing
 from serving.frontend.websocket.handshake import complete, open_handshake, scope_of
-from serving.frontend.websocket.refusal import Refusal
 
 HEAD = (
     b"GET /a%%20b?c=d HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -47,7 +47,7 @@ def test_a_header_that_could_split_the_response_is_an_error_of_the_app(header: t
     with pytest.raises(RuntimeError, match="is no header"):
         complete(response, {"headers": [header]}, [])
     with pytest.raises(RuntimeError, match="is no header"):
-        Refusal(400, [header]).encoded([])
+        Denial(400, [header]).encoded([])
 
 
 def test_another_version_of_the_protocol_is_told_which_one_is_spoken() -> None:
@@ -55,7 +55,7 @@ def test_another_version_of_the_protocol_is_told_which_one_is_spoken() -> None:
     with pytest.raises(CodedError) as caught:
         open_handshake(framing, HEAD % b"8")
     assert framing.data_to_send() == [b""] or framing.data_to_send() == []
-    sent = Refusal.of(caught.value).encoded([])
+    sent = Denial.of(caught.value).encoded([])
     assert sent.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
     assert b"\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n" in sent
 
@@ -68,9 +68,9 @@ def test_what_is_no_handshake_is_400(head: bytes) -> None:
 
 def test_a_refusals_own_length_and_connection_replace_those_of_the_app() -> None:
     start = {"status": 299, "headers": [(b"Content-Length", b"9"), (b"connection", b"keep-alive"), (b"x-a", b"b")]}
-    refusal = Refusal.begin(start)
-    refusal.body += b"no"
-    assert refusal.encoded([]) == b"HTTP/1.1 299 \r\nx-a: b\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno"
+    denial = Denial.begin(start)
+    denial.body += b"no"
+    assert denial.encoded([]) == b"HTTP/1.1 299 \r\nx-a: b\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno"
     for status in (199, 600):
         with pytest.raises(RuntimeError, match="no status"):
-            Refusal.begin({"status": status})
+            Denial.begin({"status": status})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from serving.codecs.forms import PARTS, Part, parts_of
+from serving.codecs.forms import PARTS, FormPart, parts_of
 from serving.errors import BadRequest
 
 URLENCODED = "application/x-www-form-urlencoded"
@@ -37,7 +37,7 @@ def multipart(body: bytes, content_type: str) -> list[Field]:
     return [field_of(part) for part in parts_of(body, content_type)]
 
 
-def field_of(part: Part) -> Field:
+def field_of(part: FormPart) -> Field:
     if part.name is None:
         raise BadRequest("a part of the multipart form has no name")
     if part.filename is None:

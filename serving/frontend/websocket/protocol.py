@@ -26,11 +26,11 @@ from serving.frontend.error_responses import INTERNAL
 from serving.frontend.http.absence import Lookout
 from serving.frontend.http.protocol import READ_TIME
 from serving.frontend.http.reader import ReaderWatch
+from serving.frontend.websocket.denial import Denial
 from serving.frontend.websocket.flow import Flow
 from serving.frontend.websocket.framing import Framing, Outgoing, Unacceptable, cut
 from serving.frontend.websocket.handshake import complete, connection_scope, open_handshake, scope_of
 from serving.frontend.websocket.received import DATA, Received
-from serving.frontend.websocket.refusal import Refusal
 from serving.frontend.websocket.running import run_app
 from serving.system import log
 
@@ -71,7 +71,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._has_head = False
         self._has_left = False
         self._pinged = -PING_TIME  # when, by the loop's clock
-        self._refusal = Refusal(500)
+        self._denial = Denial(500)
 
     # 1. What the transport calls
 
@@ -190,23 +190,23 @@ class WebSocketProtocol(asyncio.Protocol):
         self._parse()
 
     def _on_forbid(self, message: Message) -> None:
-        self._answer(Refusal(403))
+        self._answer(Denial(403))
 
     def _on_refusal(self, message: Message) -> None:
-        self._refusal = Refusal.begin(message)
+        self._denial = Denial.begin(message)
         self._stage = Stage.REFUSING
 
     def _on_refusal_body(self, message: Message) -> None:
-        self._refusal.body += message.get("body", b"")
+        self._denial.body += message.get("body", b"")
         if not message.get("more_body", False):
-            self._answer(self._refusal)
+            self._answer(self._denial)
 
     def _refuse(self, error: ServingError) -> None:
         if self._stage is not Stage.CLOSED:
-            self._answer(Refusal.of(error))
+            self._answer(Denial.of(error))
 
-    def _answer(self, refusal: Refusal) -> None:
-        self._flow.write(refusal.encoded(self._server.default_headers))
+    def _answer(self, denial: Denial) -> None:
+        self._flow.write(denial.encoded(self._server.default_headers))
         self._end(CloseCode.ABNORMAL_CLOSURE)
         self._received.drop_unread()
         self._flow.end()

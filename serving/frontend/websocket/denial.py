@@ -1,4 +1,4 @@
-"""Refusal: the HTTP response to a WebSocket handshake that is not accepted, the last one on its connection."""
+"""Denial: the HTTP response to a WebSocket handshake that is not accepted, the last one on its connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ API = Api(answered="a WebSocket was refused")
 
 
 @dataclass(slots=True)
-class Refusal:
+class Denial:
     """One response. The app may send its body in pieces."""
 
     status: int
@@ -28,14 +28,14 @@ class Refusal:
 
     @classmethod
     def begin(cls, message: Message) -> Self:
-        """Return the refusal that ``websocket.http.response.start`` begins. Raises RuntimeError for another status."""
+        """Return the denial that ``websocket.http.response.start`` begins. Raises RuntimeError for another status."""
         if not 200 <= message["status"] < 600:
             raise RuntimeError(f"{message['status']} is no status of a refusal")
         return cls(message["status"], list(message.get("headers", [])))
 
     @classmethod
     def of(cls, error: ServingError) -> Self:
-        """Report an error, and return the refusal that tells the client of it."""
+        """Report an error, and return the denial that tells the client of it."""
         request_id = os.urandom(8).hex()
         failure = report(error, API, request_id)
         headers = [request_id_header(request_id), *headers_of(failure)]

@@ -86,7 +86,7 @@ LISTED = {
     "frontend/websocket/inbox.py: get: self._arrived.wait()": CONVERSATION,
     "frontend/websocket/protocol.py: receive: self._inbox.get()": CONVERSATION,
     "frontend/websocket/protocol.py: send: self._flow.drain()": READS,
-    "frontend/websocket/protocol.py: _run: self._config.loaded_app(": INSIDE,
+    "frontend/websocket/running.py: run_app: app(": INSIDE,
     "supervisor/forkserver.py: start: asyncio.get_running_loop().create_connection(": BEGINS,
     "supervisor/supervisor.py: run: self._exit": LIFE,
     "supervisor/store/unpacking.py: _run: ended": "Unpacker.unpack gives it its time",

@@ -31,7 +31,7 @@ def model_folder(tmp_path: Path, handler: str, toml: str = "") -> Path:
     return folder
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """The first true value of ``condition``; AssertionError if there is none in time."""
     give_up = time.monotonic() + seconds
     while True:

@@ -103,7 +103,7 @@ def test_trailers_are_bounded(server: Server, trailers: bytes) -> None:
             pass  # what comes behind the answer is dropped up to a bound
         started = time.monotonic()
         assert server.ping() == 200
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
         connection.shutdown(socket.SHUT_WR)
         assert everything(connection).startswith(b"HTTP/1.1 431 ")
     assert http_memory(server) < before + 10 * MB
@@ -127,17 +127,17 @@ def test_requests_that_come_too_early_stay_with_their_client(server: Server) -> 
 
 
 def test_a_request_is_accepted_once_and_has_its_time_once(tmp_path: Path) -> None:
-    """Its body grows beyond what is read without ASGI."""
+    """Its body comes in two parts, the second just before the end of its time."""
     rest = b"%x\r\n%b\r\n" % (100_000, b"x" * 100_000)
-    with serving(model_folder(tmp_path, "echo:Echo"), http_workers=1, request_timeout=1) as server:
+    with serving(model_folder(tmp_path, "echo:Echo"), http_workers=1, request_timeout=3) as server:
         assert asyncio.run(once(server.port, b"known")).status == 200
         with connect(server) as late:
             started = time.monotonic()
             late.sendall(CHUNKED + b"5\r\nhello\r\n")
-            eventually(lambda: time.monotonic() - started > 0.7)
+            eventually(lambda: time.monotonic() - started > 2.5)
             late.sendall(rest)
             assert late.recv(12) == b"HTTP/1.1 504"
-            assert time.monotonic() - started < 1.5
+            assert time.monotonic() - started < 5.0
         with connect(server) as connection:
             connection.sendall(CHUNKED + b"5\r\nhello\r\n")
             eventually(lambda: "serving_requests_in_flight 1" in metrics(server))

@@ -15,9 +15,10 @@ from serving.errors import DeadlineExceeded
 from serving.frontend.answers import Answers, Whole
 from serving.frontend.bodies import Bodies
 from serving.frontend.http.headers import Headers
-from serving.frontend.invocation.border import ENDS, NEXT, Outgoing, State
+from serving.frontend.invocation.border import Outgoing
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.exchange import Exchange, open_exchange
+from serving.frontend.invocation.state import ENDS, NEXT, State
 from serving.frontend.routing.connection import ReplicaLost
 from serving.frontend.routing.stream import Stream, Streamed
 from serving.ipc.messages import Placement

@@ -9,8 +9,8 @@ from typing import ClassVar
 import pytest
 
 from serving.frontend.http.head import MAX_FIELDS, MAX_HEAD
-from serving.frontend.invocation.border import State
 from serving.frontend.invocation.exchange import Exchange
+from serving.frontend.invocation.state import State
 from serving.frontend.watch.idle import IdleTimer
 from serving.frontend.watch.lingering import LINGER_BYTES
 from tests.unit.browser import MODES, Browser, chunked, post

@@ -81,7 +81,7 @@ class HeadCache:
         if known is None or known.headers != head.headers or self._url != head.url:
             known = self._head = self._reader.read(head.url, head.headers)
             self._url = head.url
-        self._may_repeat = not (head.closes or head.is_foreign or head.is_chunked) and head.keep_alive
+        self._may_repeat = not (head.has_connection or head.is_foreign or head.is_chunked) and head.keep_alive
         return known
 
     def forget(self) -> None:

@@ -1,46 +1,12 @@
-"""Border: where the response of an exchange goes, and the states of an exchange."""
+"""Border: where the response of an exchange goes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import IntEnum
 from typing import Protocol
 
 from serving.frontend.answers import Whole
 from serving.frontend.http.headers import Headers
 from serving.request import Body
-
-
-class State(IntEnum):
-    """The states of an exchange.
-
-        FINDING → READING → ASKED → STREAMING → LEAVING → ANSWERED | FAILED | GONE
-
-    Each may be left out, and each leads to the end: FAILED with an error, GONE where the client has disconnected.
-    """
-
-    FINDING = 0  # the model is being found; the body may be arriving
-    READING = 1  # the body is arriving
-    ASKED = 2  # a replica has the request, or one is being found
-    STREAMING = 3  # chunks of the response are being sent
-    LEAVING = 4  # the response is written, and the client has yet to read it
-    ANSWERED = 5
-    FAILED = 6
-    GONE = 7
-
-
-FINDING, READING, ASKED, STREAMING, LEAVING, ANSWERED, FAILED, GONE = State
-ENDS = frozenset({ANSWERED, FAILED, GONE})
-NEXT: Mapping[State, frozenset[State]] = {
-    FINDING: frozenset({READING, LEAVING, FAILED, GONE}),
-    READING: frozenset({ASKED, LEAVING, FAILED, GONE}),
-    ASKED: frozenset({STREAMING, LEAVING}) | ENDS,
-    STREAMING: frozenset({LEAVING}) | ENDS,
-    LEAVING: ENDS,
-    ANSWERED: frozenset(),
-    FAILED: frozenset(),
-    GONE: frozenset(),
-}
 
 
 class Reader(Protocol):

@@ -1,4 +1,5 @@
-"""Exchange: one invocation and its response, from the first byte of the body to the last byte that the client reads.
+"""Exchange: one invocation and its response, from the end of its head to the last byte of the
+response that the client reads.
 
 This is the only way for an invocation. What needs no wait is done at once, in callbacks; what needs one is a task that
 the same exchange starts: to find the model, to ask a replica that is not at hand, to ask again after a loss, to pass on
@@ -18,9 +19,10 @@ from serving.errors import BodiesFull, CodedError, DeadlineExceeded, Draining, S
 from serving.frontend.answers import INVOCATION, LARGE, STREAM, Whole
 from serving.frontend.bodies import COUNTED, Held
 from serving.frontend.http.headers import SentHeaders, picked
-from serving.frontend.invocation.border import Border, Reader, State
+from serving.frontend.invocation.border import Border, Reader
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.invocation_head import InvocationHead
+from serving.frontend.invocation.state import State
 from serving.frontend.invocation.streamed_reply import StreamedReply
 from serving.frontend.routing.connection import Connection, ReplicaLost, reply_head, response_of
 from serving.frontend.routing.stream import Streamed
@@ -39,8 +41,8 @@ class Exchange(msgspec.Struct, eq=False):
     ``arrival`` and ``expires`` are instants, ``timeout`` is in seconds. ``length`` is the Content-Length in bytes, 0
     where there is none, and ``size`` what has arrived. ``headers`` are the names of the request headers that the
     handler asks for. ``is_old``: the client speaks HTTP/1.0. ``reader`` reads the rest of a large body. ``refusal`` is
-    the response to a request that came while the server is stopping, once its body has arrived. ``sent`` is the number
-    of chunks sent. ``has_failed``: the response is an error.
+    the error for a request that came while the server was stopping; it is sent once the body has arrived. ``sent`` is
+    the number of chunks sent. ``has_failed``: the response is an error.
     """
 
     endpoint: Endpoint

@@ -43,7 +43,9 @@ class StreamedReply:
         self._border.end(self._exchange, self._until - monotonic())
 
     def cut(self, error: Exception) -> None:
-        """Send the end of a response that fails with ``error``, since its status has been sent already."""
+        """Log ``error`` and cut the response, whose status has been sent already. Its last record says why, if its type
+        has records.
+        """
         self.cancel()
         request_id, streamed = self._exchange.request_id, self._streamed
         failure = report(error, STREAM, request_id)

@@ -21,8 +21,8 @@ COMING = (Status.STARTING, Status.LOADING, Status.WARMING)
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The driver's answers at one time: ``at`` is the instant before the first question; ``held`` lacks GPUs it cannot
-    tell.
+    """The driver's answers at one time. ``at`` is the instant before the first question. ``held`` has the bytes of each
+    pid, by GPU; GPUs for which the driver does not report this are missing.
     """
 
     at: float

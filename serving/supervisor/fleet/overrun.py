@@ -1,4 +1,6 @@
-"""Overrun: the reasons to end a worker whose handler call, load or retirement takes too long. Decides by its row."""
+"""Overrun: the reasons to end a worker whose call, load or retirement takes too long, that has stopped, or that has
+lost its control connection. Judges by the worker's record and its scoreboard row.
+"""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Admitting:
         return [*actions, *state.warm.yield_one(now)] if stuck and state.warm.charge() else actions
 
     def _record(self, ruling: Ruling) -> None:
-        """Take what was decided by into the books, and log it unless it is one more wait."""
+        """Book the cost that the decision was based on, and log the decision unless it repeats a wait."""
         deployment = ruling.deployment
         if ruling.cost is not deployment.cost:
             deployment.cost, deployment.is_guessed = ruling.cost, False

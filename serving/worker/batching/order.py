@@ -24,7 +24,7 @@ class Order(Protocol):
         ...
 
     def since(self, queue: deque[Item]) -> float:
-        """Return the earliest arrival in a bucket, from which the delay of its batch counts."""
+        """Return the arrival from which the delay of a bucket's batch counts."""
         ...
 
 

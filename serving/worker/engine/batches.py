@@ -2,7 +2,8 @@
 
 taken ─ run ──────────────────────→ answered
     └── launched ─ landed ──────────→ answered
-at any of these: failed → once more, if memory or the moment was to blame, else its halves; one alone gets its error
+at any of these: failed → its halves. One alone runs once more if the device runs ahead and memory or a passing fault
+was to blame, else it gets its error
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ class Batches:
         return outcomes
 
     def land(self, only_done: bool) -> bool:
-        """Answer the oldest batch on the device, if any, and if it is done or not ``only_done``. Returns whether."""
+        """Answer the oldest batch on the device; with ``only_done``, only if it is done. Returns whether there was
+        one.
+        """
         flight = self._flights.first(only_done)
         if flight is None:
             return False

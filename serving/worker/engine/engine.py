@@ -67,7 +67,7 @@ class Engine:
             pass
 
     def turns(self) -> Iterator[None]:
-        """Run as ``run`` does, one step for each item."""
+        """Run as ``run`` does, one step each time the iterator is advanced."""
         while self._wait():
             self.step()
             yield

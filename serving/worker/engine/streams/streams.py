@@ -25,9 +25,9 @@ from serving.worker.rules import Rules
 class Streams:
     """The streams of one engine. ``emit`` sends one part at once; call all but ``call`` on the engine's thread.
 
-    A chunk may take the ``stream_idle`` of ``rules``, counted from the request for it, the first one the model's
-    time-out; the HTTP worker watches the time of a whole answer and of its beginning. ``check`` gets an exception of
-    user code before the client does: the device may be lost with it.
+    A chunk may take the ``stream_idle`` of ``rules``, counted from the request for it; the first one may take the
+    model's time-out, or in async code the smaller of the two. The HTTP worker watches the time of a whole answer and of
+    its beginning. ``check`` gets an exception of user code before the client does: the device may be lost with it.
     """
 
     def __init__(

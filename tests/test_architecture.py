@@ -117,7 +117,6 @@ UNTESTED = {
     "serving.frontend.http.body_reader",
     "serving.frontend.http.chunked",
     "serving.frontend.invocation.asgi_border",
-    "serving.frontend.invocation.head_reader",
     "serving.frontend.local.answers",
     "serving.frontend.local.runtime",
     "serving.frontend.local.stream",

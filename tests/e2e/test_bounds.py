@@ -20,7 +20,7 @@ from serving.system.memory import KEPT, held_by
 from serving.worker.io.engineside import UNSENT
 from tests.e2e.client import Answer, once
 from tests.e2e.server import Server, eventually, model_folder, serving
-from tests.e2e.test_direct import answer, connect, post
+from tests.e2e.test_exchanges import answer, connect, post
 
 MEGABYTE = 1_000_000
 MEMORY = 48 * MEGABYTE  # of which bodies and answers get a half, since each is held twice

@@ -1,4 +1,4 @@
-"""Plain invocations, answered by the protocol itself, beside all that goes through ASGI on the same connection."""
+"""Invocations on connections of their own making, beside all that goes through ASGI on the same connection."""
 
 from __future__ import annotations
 

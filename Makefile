@@ -1,5 +1,5 @@
-# Everything by hand and in CI goes through these targets: serve, test, test-asgi, slow, flake, compat, image-test, check,
-# bench, docs, clean.
+# Everything by hand and in CI goes through these targets: serve, test, slow, coverage, flake, compat,
+# image-test, check, bench, docs, clean.
 
 PYTHON ?= python3
 # The port of make serve; unset, the server's own setting holds.
@@ -35,7 +35,7 @@ LIBRARIES := xgboost-cpu pandas tzdata pytz
 PACKAGED := sagemaker-containers==2.8.6.post2 psutil retrying flask werkzeug itsdangerous blinker protobuf==3.20.3 six
 CAPTUM := captum tqdm matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
 
-.PHONY: serve test test-asgi slow flake compat image-test check bench docs venv clean
+.PHONY: serve test slow coverage flake compat image-test check bench docs venv clean
 .DEFAULT_GOAL := serve
 
 serve: .demo/model/.trained
@@ -48,9 +48,13 @@ test: .demo/model/.trained
 slow: .demo/model/.trained
 	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile $(ARGS)
 
-# All of the server's behaviour with plain invocations through ASGI, as make test has it without.
-test-asgi: .demo/model/.trained
-	TEST_HTTP=asgi $(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/e2e $(ARGS)
+# Branch coverage of all tests, with the processes that they start, by folder; fails below the floor in pyproject.toml.
+# Measuring takes time and imports, so that tests of both may fail here: make test decides about those.
+coverage: .demo/model/.trained
+	rm -rf .coverage
+	-$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python tests/covered.py
 
 # Finds tests that fail now and then: all those with processes, several times, beside two busy loops; at the end it
 # prints what failed how often. ARGS="tests/e2e/test_http.py -k chunked" takes some of them, TIMES=50 more runs.
@@ -134,5 +138,5 @@ venv: .venv/.ready
 
 # .venv and .compat stay: they are slow to make again and nothing in them goes stale.
 clean:
-	rm -rf .demo .flake .site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .coverage .demo .flake .site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

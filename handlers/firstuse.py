@@ -42,17 +42,32 @@ class FirstUse(NamedTuple):
         return tensor if tensor.dtype == self.dtype else converted(tensor, self.dtype)
 
 
+def inputs_of(module: Any) -> list[Any]:
+    """Return the values that a TorchScript module's graph begins with, itself first; [] for what has no such graph."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        return []
+    try:
+        return list(module.inlined_graph.inputs())
+    except (RuntimeError, AttributeError):
+        return []
+
+
+def use_of(kind: str, inputs: list[Any], weight: Tensor) -> FirstUse:
+    """Return what a layer of this kind does with its input, which nothing has reshaped."""
+    if kind == LINEAR:
+        return FirstUse(weight.dtype, -1, int(weight.shape[1]))
+    groups: Any = inputs[GROUPS[kind]].toIValue()
+    size = None if groups is None else int(weight.shape[1]) * int(groups)
+    return FirstUse(weight.dtype, 1, size, CONVOLUTIONS.get(kind, weight.ndim))
+
+
 def first_use_of(module: Any) -> FirstUse | None:
     """Return what a TorchScript module of one input does with that first; None where it is no layer that is known."""
-    if not isinstance(module, torch.jit.ScriptModule):
+    values = inputs_of(module)
+    if len(values) != 2:
         return None
-    try:
-        found, *given = list(module.inlined_graph.inputs())
-    except (RuntimeError, AttributeError, ValueError):  # a module without such a graph
-        return None
-    if len(given) != 1:
-        return None
-    value, is_reshaped = given[0], False
+    found, value = values
+    is_reshaped = False
     while len(uses := value.uses()) == 1:
         node = uses[0].user
         kind = node.kind()
@@ -60,19 +75,13 @@ def first_use_of(module: Any) -> FirstUse | None:
             is_reshaped = is_reshaped or kind in RESHAPING
             value = node.output()
             continue
-        inputs = list(node.inputs())
         if kind not in (LINEAR, TRACED, *CONVOLUTIONS) or uses[0].offset != 0:
             return None
+        inputs = list(node.inputs())
         weight = tensor_of(inputs[1], module, found)
         if weight is None or not (weight.is_floating_point() or weight.is_complex()):
             return None
-        if is_reshaped:
-            return FirstUse(weight.dtype)
-        if kind == LINEAR:
-            return FirstUse(weight.dtype, -1, int(weight.shape[1]))
-        groups: Any = inputs[GROUPS[kind]].toIValue()
-        size = None if groups is None else int(weight.shape[1]) * int(groups)
-        return FirstUse(weight.dtype, 1, size, CONVOLUTIONS.get(kind, weight.ndim))
+        return FirstUse(weight.dtype) if is_reshaped else use_of(kind, inputs, weight)
     return None
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from typing import Any
 
 import msgspec
 
-from handlers.multipart import name_of, parts_of
 from serving import BadRequest, Request, UnsupportedMediaType, claims, codecs
+from serving.codecs.forms import boundary_of, parts_of
 
 UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's default
 FORM = "multipart/form-data"
-BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s";,]+))', re.IGNORECASE)
 PARAMETERS = "parameters"
 KEYS = ("b64", "image_bytes", "image", "audio", "data", "body", "bytes", "inputs", "instances")
 DEPTH = 4  # levels of objects and lists around a base64 text
@@ -55,8 +53,7 @@ def unwrapped(request: Request, what: str) -> Request:
     """
     kind = request.media_type
     if kind == FORM:
-        found = BOUNDARY.search(request.content_type)
-        body, told = file_of(bytes(request.body), found[1] or found[2] if found else "", what)
+        body, told = file_of(request, what)
     elif kind == codecs.JSON:
         value = codecs.parse_json(request.body, request.content_type)
         body, told = from_text(text_of(value, what), what), ""
@@ -103,32 +100,25 @@ def from_text(text: str, what: str) -> bytes:
         raise BadRequest(f"the {what} is no base64: {exc}") from exc
 
 
-def file_of(body: bytes, boundary: str, what: str) -> tuple[bytes, str]:
+def file_of(request: Request, what: str) -> tuple[bytes, str]:
     """Return the only file of a form, and its content type. Raises BadRequest."""
-    if not boundary:
-        raise BadRequest("the form's content type names no boundary")
-    claims.take(2 * len(body))
-    parts = [one for one in parts_of(body, boundary.encode("latin-1", "replace")) if name_of(one[0]) != PARAMETERS]
-    files = [one for one in parts if b"filename" in one[0].lower()] or parts
+    claims.take(2 * len(request.body))
+    parts = [part for part in parts_of(request.body, request.content_type) if part.name != PARAMETERS]
+    files = [part for part in parts if part.filename is not None] or parts
     if len(files) != 1:
         raise BadRequest(f"the form has {len(files)} files; one {what} is expected")
     if len(parts) > 1:
-        names = [name_of(one[0])[:80] for one in parts if one is not files[0]]
+        names = [(part.name or "")[:80] for part in parts if part is not files[0]]
         raise BadRequest(f"the form has a field {names[0]!r}; known beside the {what}: {PARAMETERS}")
-    head, content = files[0]
-    lines = [line.partition(b":") for line in head.split(b"\r\n")]
-    told = [value.strip() for name, _, value in lines if name.strip().lower() == b"content-type"]
-    return content, told[0].decode("latin-1") if told else ""
+    return files[0].value, files[0].content_type
 
 
 def parameters_in(body: bytes, content_type: str) -> Any:
     """Return a form's field ``parameters`` as parsed JSON, None without it. Raises BadRequest."""
-    boundary = BOUNDARY.search(content_type)
-    if boundary is None:
+    if not boundary_of(content_type):
         return None
     claims.take(2 * len(body))
-    parts = parts_of(body, (boundary[1] or boundary[2]).encode("latin-1", "replace"))
-    found = [content for head, content in parts if name_of(head) == PARAMETERS]
+    found = [part.value for part in parts_of(body, content_type) if part.name == PARAMETERS]
     claims.give(2 * len(body))
     if len(found) > 1:
         raise BadRequest(f"the form has {len(found)} fields {PARAMETERS}; one is expected")

@@ -84,9 +84,9 @@ def start_supervisor(config: Config) -> int:
     from serving.supervisor.launch import launch
 
     forks = launch()  # first, since the fork server imports torch, which takes longest
-    from serving.supervisor import supervisor
+    from serving.supervisor.main import main
 
-    return supervisor.main(config, forks=forks)
+    return main(config, forks=forks)
 
 
 @cli.command()

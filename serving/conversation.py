@@ -108,6 +108,7 @@ class Conversation:
 
     @property
     def is_closed(self) -> bool:
+        """Whether either side has closed."""
         return self._has_closed or self.close_code is not None
 
     async def send(self, data: str | bytes, fin: bool = True) -> None:
@@ -155,6 +156,7 @@ class Conversation:
     # For the worker, from any thread.
 
     def feed(self, message: Message) -> None:
+        """Add a message of the client."""
         self._incoming.append(message)
         self.changed()
 
@@ -171,6 +173,7 @@ class Conversation:
             await self._ended.wait()
 
     def changed(self) -> None:
+        """Wake whoever waits for a message, credit or the end."""
         self._wake(self._changed.set)
 
 
@@ -183,4 +186,5 @@ def encoded(text: str, what: str) -> bytes:
 
 
 def shortened(reason: str) -> str:
+    """Return as much of a reason as fits into a close frame."""
     return reason.encode("utf-8", "replace")[:REASON].decode("utf-8", "ignore")

@@ -37,10 +37,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import msgspec
-
-MESSAGE_LIMIT = 700  # characters; with code, id and JSON escapes an error body stays below 1 KB
-
 
 class ServingError(Exception):
     """A failure with an HTTP status. ``message`` is shown to the client, so it never holds a traceback."""
@@ -54,46 +50,68 @@ class ServingError(Exception):
 
 
 class BadRequest(ServingError):
+    """The request itself is wrong."""
+
     status, code = 400, "bad_request"
 
 
 class BadArchive(BadRequest):
+    """A model archive is damaged, or would do harm."""
+
     code = "bad_archive"
 
 
 class BadModel(BadRequest):
+    """A folder or archive holds no model, or its settings are wrong."""
+
     code = "bad_model"
 
 
 class NotFound(BadRequest):
+    """There is nothing of that name."""
+
     status, code = 404, "not_found"
 
 
 class ModelNotFound(NotFound):
+    """The model store has no model of that name."""
+
     code = "model_not_found"
 
 
 class ModelNotLoaded(NotFound):
+    """The model is not loaded, and this request does not load it."""
+
     code = "model_not_loaded"
 
 
 class MethodNotAllowed(BadRequest):
+    """The path does not take this method."""
+
     status, code = 405, "method_not_allowed"
 
 
 class NotAcceptable(BadRequest):
+    """No offered type satisfies ``Accept``."""
+
     status, code = 406, "not_acceptable"
 
 
 class SessionNotFound(BadRequest):
+    """The session is unknown."""
+
     code = "session_not_found"
 
 
 class SessionExpired(BadRequest):
+    """The session was not used for longer than its time."""
+
     code = "session_expired"
 
 
 class SessionClosed(BadRequest):
+    """The session was closed by the handler or the client."""
+
     code = "session_closed"
 
 
@@ -104,18 +122,26 @@ class SessionLost(BadRequest):
 
 
 class SessionsDisabled(BadRequest):
+    """The model's handler keeps no sessions."""
+
     code = "sessions_disabled"
 
 
 class AlreadyLoaded(BadRequest):
+    """A model of that name is loaded."""
+
     status, code = 409, "already_loaded"
 
 
 class BodyTooLarge(BadRequest):
+    """The body is larger than the limit."""
+
     status, code = 413, "body_too_large"
 
 
 class UnsupportedMediaType(BadRequest):
+    """The body has a type or an encoding that is not read."""
+
     status, code = 415, "unsupported_media_type"
 
 
@@ -126,19 +152,27 @@ class HeadTooLarge(BadRequest):
 
 
 class HandlerError(ServingError):
+    """User code failed."""
+
     status, code = 500, "handler_error"
 
 
 class WorkerDied(ServingError):
+    """The process that worked on the request died, at both tries."""
+
     status, code = 500, "worker_died"
 
 
 class Unavailable(ServingError):
+    """The request may be tried again, after ``retry_after`` seconds."""
+
     status, code = 503, "unavailable"
     retry_after: ClassVar[int] = 1  # seconds; 0 where trying again is of no use
 
 
 class QueueFull(Unavailable):
+    """The model's queue is full."""
+
     code = "queue_full"
 
 
@@ -161,11 +195,15 @@ class Overloaded(Unavailable):
 
 
 class ModelLoading(Unavailable):
+    """The model is being loaded."""
+
     code = "model_loading"
     retry_after = 5
 
 
 class ModelFailed(Unavailable):
+    """The model could not be loaded."""
+
     code = "model_failed"
     retry_after = 30
 
@@ -177,26 +215,38 @@ class ModelBroken(ModelFailed):
 
 
 class SessionLimit(Unavailable):
+    """The most sessions are open."""
+
     code = "session_limit"
 
 
 class ConversationLimit(Unavailable):
+    """The most conversations are open."""
+
     code = "conversation_limit"
 
 
 class Draining(Unavailable):
+    """The server is stopping."""
+
     code = "draining"
 
 
 class DeadlineExceeded(ServingError):
+    """The request was not answered by its deadline."""
+
     status, code = 504, "deadline_exceeded"
 
 
 class OutOfMemory(ServingError):
+    """The device has no memory left for the request."""
+
     status, code = 507, "out_of_memory"
 
 
 class SessionTooLarge(OutOfMemory):
+    """The session's state takes more memory than is allowed."""
+
     code = "session_too_large"
 
 
@@ -228,18 +278,3 @@ class NoModel(ModelError):
 
 class WireError(Exception):
     """Bytes that are no frame."""
-
-
-def body(error: ServingError, request_id: str) -> bytes:
-    """Return the JSON body of an error response, below 1 KB: ``{"error": {"code", "message", "request_id"}}``."""
-    message = error.message
-    while True:
-        data = msgspec.json.encode({"error": {"code": error.code, "message": message, "request_id": request_id}})
-        if len(data) < 1024 or not message:
-            return data
-        message = message[: min(MESSAGE_LIMIT, len(message) // 2)]
-
-
-def seconds_to_wait(error: ServingError) -> int:
-    """Return the value of Retry-After for an error, in seconds; 0 for no header."""
-    return int(getattr(error, "retry_after", Unavailable.retry_after)) if error.status == Unavailable.status else 0

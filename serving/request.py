@@ -71,6 +71,7 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def media_type(self) -> str:
+        """The type of the body, in lower case and without parameters."""
         return media_type(self.content_type)
 
     @property
@@ -99,38 +100,47 @@ class Request(msgspec.Struct, frozen=True):
 
     @property
     def target_model(self) -> str | None:
+        """``X-Amzn-SageMaker-Target-Model``."""
         return self.sagemaker.get("target-model")
 
     @property
     def target_variant(self) -> str | None:
+        """``X-Amzn-SageMaker-Target-Variant``."""
         return self.sagemaker.get("target-variant")
 
     @property
     def target_container_hostname(self) -> str | None:
+        """``X-Amzn-SageMaker-Target-Container-Hostname``."""
         return self.sagemaker.get("target-container-hostname")
 
     @property
     def inference_id(self) -> str | None:
+        """``X-Amzn-SageMaker-Inference-Id``."""
         return self.sagemaker.get("inference-id")
 
     @property
     def inference_component(self) -> str | None:
+        """``X-Amzn-SageMaker-Inference-Component``."""
         return self.sagemaker.get("inference-component")
 
     @property
     def enable_explanations(self) -> str | None:
+        """``X-Amzn-SageMaker-Enable-Explanations``."""
         return self.sagemaker.get("enable-explanations")
 
     @property
     def session_id(self) -> str | None:
+        """``X-Amzn-SageMaker-Session-Id``."""
         return self.sagemaker.get("session-id")
 
     @property
     def adapter_identifier(self) -> str | None:
+        """``X-Amzn-SageMaker-Adapter-Identifier``."""
         return self.sagemaker.get("adapter-identifier")
 
     @property
     def forwarded_api(self) -> str | None:
+        """``X-Amzn-SageMaker-Forwarded-Api``."""
         return self.sagemaker.get("forwarded-api")
 
 

@@ -49,6 +49,7 @@ class SessionAddress(NamedTuple):
 
 
 def make_id(address: SessionAddress) -> str:
+    """Return a new id of a session at this address, which nobody can guess."""
     return f"{secrets.token_hex(16)}-{address.instance}-{address.row}-{address.epoch}"
 
 

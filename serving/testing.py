@@ -9,6 +9,7 @@ with Client.of("model") as client, client.session() as session:
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +32,8 @@ from serving.session import Session, SessionAddress
 from serving.usercode import environment, origin
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.device import find_device
-from serving.worker.engine.engine import Engine, Outcome
-from serving.worker.engine.streams import Begin, End, More
+from serving.worker.engine.engine import Engine
+from serving.worker.engine.streams.parts import Begin, End, More, Outcome
 from serving.worker.io.sessioncalls import SessionCalls
 from serving.worker.loading import requirements
 from serving.worker.loading.loader import create_handler, inference_mode, load, paths_of
@@ -329,8 +330,13 @@ class Client:
         waiting = list(items)
         while waiting:
             outcomes: list[Outcome] = []
-            batcher = Batcher(self.handler.policy, max(1, len(waiting)))
-            batcher.queue_size = max(1, len(waiting))
+            room = max(1, len(waiting))
+            batcher = Batcher(
+                dataclasses.replace(self.handler.policy, queue_size=room),
+                room,
+                by_priority=self.handler.prioritizes,
+                threads=self.handler.decode_threads,
+            )
             for item in waiting:
                 batcher.put(item)
             waiting = []

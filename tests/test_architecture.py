@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -37,7 +38,12 @@ def room_of(path: Path) -> str | None:
 def test_the_three_kinds_of_process_never_import_each_other(path: Path) -> None:
     room = room_of(path)
     # These begin, or stand in for, what another process does.
-    desk = {"cli.py": {"supervisor"}, "testing.py": {"worker"}, "check.py": {"supervisor", "worker"}}
+    desk = {
+        "cli.py": {"supervisor"},
+        "testing.py": {"worker"},
+        "check.py": {"supervisor", "worker"},
+        "tryout.py": {"worker"},
+    }
     allowed = desk.get(path.name, {room} if room else set())
     for name in imports(path):
         parts = name.split(".")
@@ -81,10 +87,82 @@ def nearest(names: set[str]) -> set[str]:
     return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
 
 
-# They settle one request together, until there is one way for it.
-ENTANGLED = {
-    f"serving.frontend.http.{name}"
-    for name in ["cycle", "protocol", "direct_protocol", "body_reader", "exchange", "direct"]
+# What is tested through the module beside it that uses it, or with whole processes.
+UNTESTED = {
+    "handlers.expected",
+    "handlers.forms",
+    "handlers.prompts",
+    "serving.adapters.djl.inputs",
+    "serving.adapters.djl.outputs",
+    "serving.adapters.djl.pairs",
+    "serving.adapters.toolkit.sagemaker_environment",
+    "serving.adapters.toolkit.sagemaker_xgboost",
+    "serving.adapters.toolkit.signatures",
+    "serving.adapters.torchserve.entry",
+    "serving.adapters.torchserve.outputs",
+    "serving.adapters.torchserve.ts.torch_handler.base_handler",
+    "serving.adapters.torchserve.ts.torch_handler.text_handler",
+    "serving.adapters.triton.runner",
+    "serving.adapters.triton.script",
+    "serving.adapters.triton.warmup",
+    "serving.codecs.exact",
+    "serving.codecs.frames",
+    "serving.codecs.times",
+    "serving.config.kinds",
+    "serving.desk.check",
+    "serving.desk.tryout",
+    "serving.frontend.api.open_inference",
+    "serving.frontend.api.tritonwords",
+    "serving.frontend.http.asgi",
+    "serving.frontend.http.body_reader",
+    "serving.frontend.http.chunked",
+    "serving.frontend.invocation.asgi_border",
+    "serving.frontend.local.answers",
+    "serving.frontend.local.runtime",
+    "serving.frontend.local.stream",
+    "serving.frontend.supervisor",
+    "serving.frontend.watch.presence",
+    "serving.frontend.websocket.flow",
+    "serving.supervisor.children",
+    "serving.supervisor.executor",
+    "serving.supervisor.exits",
+    "serving.supervisor.fleet.unloading",
+    "serving.supervisor.loading.listing",
+    "serving.supervisor.loading.modelsapi",
+    "serving.supervisor.loading.reloads",
+    "serving.supervisor.loading.storemodels",
+    "serving.supervisor.main",
+    "serving.supervisor.reports",
+    "serving.supervisor.source",
+    "serving.supervisor.supervisor",
+    "serving.usercode.environment",
+    "serving.usercode.surroundings",
+    "serving.usercode.userlogs",
+    "serving.weights",
+    "serving.weights.bus",
+    "serving.worker.batching.promises",
+    "serving.worker.device.recorder",
+    "serving.worker.engine.batches",
+    "serving.worker.engine.checks",
+    "serving.worker.engine.computing",
+    "serving.worker.engine.entrance",
+    "serving.worker.engine.gathering.gathering",
+    "serving.worker.engine.gathering.joining",
+    "serving.worker.engine.gathering.recordbatches",
+    "serving.worker.engine.sessionhooks",
+    "serving.worker.engine.streams.asyncgenerators",
+    "serving.worker.engine.streams.conversations",
+    "serving.worker.engine.streams.loop",
+    "serving.worker.engine.streams.stream",
+    "serving.worker.engine.streams.streams",
+    "serving.worker.engine.streams.tasks",
+    "serving.worker.io.engineside",
+    "serving.worker.io.loopside",
+    "serving.worker.io.sessioncalls",
+    "serving.worker.io.websockets",
+    "serving.worker.loading.methods",
+    "serving.worker.serve",
+    "serving.worker.server",
 }
 
 
@@ -92,8 +170,6 @@ def test_imports_go_one_way() -> None:
     """Those for types alone and those within functions count, too."""
     modules = {module_of(path): path for path in ROOT.glob("serving/**/*.py")}
     graph = {name: nearest(imports(path) & modules.keys()) - {name} for name, path in modules.items()}
-    for name in ENTANGLED:
-        graph[name] -= ENTANGLED
     while leaves := {name for name, others in graph.items() if not others & graph.keys()}:
         for name in leaves:
             del graph[name]
@@ -111,7 +187,7 @@ def test_no_file_is_longer_than_400_lines(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["serving.cli", "serving.supervisor.supervisor", "serving.frontend.server", "serving.handler"]
+    "module", ["serving.cli", "serving.supervisor.main", "serving.frontend.server", "serving.handler"]
 )
 def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> None:
     code = f"import {module}, sys; print([name for name in ('torch', 'numpy') if name in sys.modules])"
@@ -124,14 +200,17 @@ def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> N
     [
         ("serving.cli", 290),
         ("serving.supervisor.launch", 250),
-        ("serving.supervisor.supervisor", 330),
-        ("serving.frontend.server", 480),
+        ("serving.supervisor.main", 330),
+        ("serving.frontend.server", 500),  # three of them since starlette imports multipart where it is installed
     ],
 )
 def test_imports_before_the_first_answer_have_a_budget(module: str, most: int) -> None:
     """Of modules, those of the interpreter included: each costs some 0.2 to 1 ms of every start."""
     code = f"import {module}, sys; print(len(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=plain
+    )
     assert int(result.stdout) <= most
 
 
@@ -142,8 +221,8 @@ def test_only_config_reads_the_environment() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    # cli hands the environment to Config, processes and forkserver to a child, environment sets a model's own table,
-    # weights and packages have switches that torch reads from there alone, gpus looks at one of CUDA's, and
+    # cli hands the environment to Config, processes, forkserver and uv to a child, environment sets a model's own
+    # table, weights and packages have switches that torch reads from there alone, gpus looks at one of CUDA's, and
     # sagemaker_environment tells scripts what they would see in a container.
     assert readers <= {
         "serving/cli.py",
@@ -155,6 +234,7 @@ def test_only_config_reads_the_environment() -> None:
         "serving/weights/__init__.py",
         "serving/weights/packages.py",
         "serving/worker/forkserver.py",
+        "serving/worker/loading/uv.py",
     }
 
 
@@ -165,7 +245,35 @@ def test_what_is_too_large_only_becomes_less() -> None:
     known = {one.name for one in found}
     classes = [length for one in found for length, _ in house.lengths(one, (ast.ClassDef,))]
     fans = [len(house.imports(one, known)) for one in found]
-    assert max(classes) <= 363
-    assert sum(length > 250 for length in classes) <= 11
+    assert max(classes) <= 348
+    assert sum(length > 250 for length in classes) <= 7
     assert max(fans) <= 29
-    assert sum(fan > 15 for fan in fans) <= 14
+    assert sum(fan > 15 for fan in fans) <= 8
+
+
+def exports(package: house.Source, known: set[str]) -> set[str]:
+    """Return the modules whose names a package hands on in its ``__init__``."""
+    return house.imports(package, known) if package.path.name == "__init__.py" else set()
+
+
+def test_every_larger_module_is_imported_by_a_unit_or_contract_test() -> None:
+    """By itself, or by a package that hands on its names."""
+    found = house.sources(ROOT, house.FOLDERS)
+    known = {one.name for one in found}
+    tests = house.sources(ROOT, ("tests/unit", "tests/contracts"))
+    direct = set().union(*(imports(one.path) & known for one in tests))
+    tested = direct | set().union(*(exports(one, known) for one in found if one.name in direct))
+    large = {one.name for one in found if len(one.text.splitlines()) >= 60}
+    assert large - tested - UNTESTED == set(), "write a test, or name the reason in UNTESTED"
+    assert UNTESTED - (large - tested) == set(), "these have one now, or are gone"
+
+
+def test_a_docstring_begins_with_a_verb_or_a_noun() -> None:
+    found = [
+        f"{source.name}: {text[:60]}"
+        for source in house.sources(ROOT, house.FOLDERS)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if (text := ast.get_docstring(node) or "").startswith(("Of ", "And ", "The same"))
+    ]
+    assert found == []

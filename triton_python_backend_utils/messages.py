@@ -180,7 +180,7 @@ class InferenceRequest:
         return server.current().exec_decoupled(self) if decoupled else server.current().exec(self)
 
     def async_exec(self, decoupled: bool = False) -> Awaitable[Any]:
-        """The same beside other work of the running event loop."""
+        """Ask the other model as ``exec`` does, while the running event loop does other work. Raises as that does."""
         return asyncio.get_running_loop().run_in_executor(None, lambda: self.exec(decoupled))  # type: ignore[call-overload]
 
 

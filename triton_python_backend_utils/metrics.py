@@ -35,7 +35,7 @@ class Metric:
             raise TritonModelException(f"a {self._kind.value} does not support {what}")
 
     def increment(self, value: float) -> None:
-        """Of a counter or gauge; a counter does not go down."""
+        """Add ``value`` to a counter or gauge. Raises TritonModelException for a counter that would go down."""
         self._only("increment", MetricKind.COUNTER, MetricKind.GAUGE)
         if self._kind is MetricKind.COUNTER and value < 0:
             raise TritonModelException(f"a counter cannot be incremented by {value}")

@@ -58,7 +58,7 @@ class Convention(abc.ABC):
     files: ClassVar[tuple[str, ...]] = ()
     """Names of files and folders, at the top, that mark a model."""
     expected: ClassVar[tuple[str, ...]] = ()
-    """The same for the error about a folder without a model."""
+    """Names of files and folders that the error about a folder without a model mentions."""
 
     @abc.abstractmethod
     def matches(self, folder: Folder) -> bool:

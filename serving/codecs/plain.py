@@ -14,7 +14,7 @@ import sys
 import uuid
 from array import array as machine_array
 from collections import deque
-from collections.abc import ItemsView, Iterable, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, ValuesView
 from collections.abc import Set as AnySet
 from decimal import Decimal
 from fractions import Fraction
@@ -30,6 +30,13 @@ LISTS = (list, tuple, deque, range, machine_array, KeysView, ValuesView, ItemsVi
 LEAVES = frozenset({str, int, float, bool, type(None)})
 BYTES = (bytes, bytearray, memoryview)
 TEXTS = (Decimal, Fraction, uuid.UUID)  # exact as text, inexact as a JSON number
+# What becomes a number or a text by itself.
+SIMPLE: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (int, int),
+    (float, float),
+    (TEXTS, str),
+    ((dt.date, dt.time), lambda value: value.isoformat()),
+)
 DEPTH = 200  # of nesting
 ODD = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, ImportError, AssertionError)
 
@@ -134,16 +141,11 @@ class Walk:
             return NotImplemented  # subclasses of Python's types that mean more
         if isinstance(value, str):
             return self._text(str.__str__(value), at)
-        if isinstance(value, int):
-            return int(value)
-        if isinstance(value, float):
-            return float(value)
-        if isinstance(value, TEXTS):
-            return str(value)
+        for base, convert in SIMPLE:
+            if isinstance(value, base):
+                return convert(value)
         if isinstance(value, os.PathLike):
             return self._text(os.fsdecode(value), at)
-        if isinstance(value, dt.datetime | dt.date | dt.time):
-            return value.isoformat()
         if isinstance(value, dt.timedelta):
             return duration((value.days * 86_400 + value.seconds) * 10**6 + value.microseconds, 6)
         return NotImplemented

@@ -64,7 +64,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     http_workers: int
-    http: str
     replicas: int | None
     device: str
     spares: int | None

@@ -93,12 +93,6 @@ SETTINGS: tuple[Setting, ...] = (
         automatic="half the cores up to 4, a sixth of 24 and more up to 16",
     ),
     Setting(
-        "http",
-        kinds.choice("direct", "asgi"),
-        "direct",
-        "How plain invocations are answered: by the HTTP protocol itself, or through ASGI as all else",
-    ),
-    Setting(
         "replicas",
         kinds.integer(1, REPLICAS_LIMIT),
         None,

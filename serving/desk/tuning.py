@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from serving.config.config import cores as usable_cores
 from serving.desk.curve import draw
+from serving.desk.flood import Measured
 from serving.desk.tune import CURVE, grid, need, table, tune, write_best
 from serving.errors import ModelError
 from serving.handler import MAX_BATCH
@@ -24,6 +26,13 @@ def sizes(text: str) -> list[int]:
             f"{text!r}: give sizes from 1 to {MAX_BATCH}, separated by commas", param_hint="--batch"
         )
     return found
+
+
+def show(curves: Mapping[str, Sequence[Measured]]) -> None:
+    for name, points in curves.items():
+        click.echo(f"{name}, by connections:")
+        for one in points:
+            click.echo(f"  {one.connections:>4}: {one.rate:>9,.0f} requests/s, p99 {one.p99 * 1e3:.2f} ms")
 
 
 def run(
@@ -45,10 +54,7 @@ def run(
             need("matplotlib")
         tuned = tune(folder, shapes, seconds, latency, click.echo)
         click.echo(f"\n{table(tuned)}\n")
-        for name, points in tuned.curves.items():
-            click.echo(f"{name}, by connections:")
-            for one in points:
-                click.echo(f"  {one.connections:>4}: {one.rate:>9,.0f} requests/s, p99 {one.p99 * 1e3:.2f} ms")
+        show(tuned.curves)
         if plot is not None:
             for file in draw(tuned.curves, f"{folder.name}, {CURVE[0]} to {CURVE[-1]} connections", plot):
                 click.echo(f"drawn: {file}")

@@ -10,24 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from serving import errors
 from serving.config.config import Config
 from serving.conversation import Close, Message
 from serving.deadline import EARLY
-from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
+from serving.errors import DeadlineExceeded
 from serving.frontend.bodies import Held
+from serving.frontend.error_responses import CAUGHT, Api, Failure, json_body, report
 from serving.frontend.http.headers import Headers, custom_attributes, header_value, request_id_header, session_headers
-from serving.frontend.receiving import ClientGone, watch
+from serving.frontend.receiving import watch
 from serving.frontend.routing.stream import Stream, Streamed
 from serving.http.media import JSON_LINES
 from serving.ipc.scoreboard import Scoreboard
 from serving.request import BODILESS, Body, Request, Response, media_type
-from serving.system import log
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -35,12 +35,13 @@ LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
 # Extensions of the ASGI scope.
 CUT = "serving.cut"  # close the connection once everything is sent; takes an error's code, "" for none
 TRANSPORT = "serving.transport"  # the connection's transport, where there is one
-IS_THERE = "serving.is_there"  # awaited: whether the client is still connected, as far as can be told
 HAS_LEFT = "serving.has_left"  # of a WebSocket: whether its client has left, also before all its messages are read
 UNTIL_CLOSE = "serving.until_close"  # end the body with the connection, as for HTTP/1.0
 STOPPED = "the server stopped before the answer was there"
 CUT_TIME = 7.0  # seconds to wait for a cut connection to close
 RECORD_TIME = 1.0  # seconds for the last record before a cut
+INVOCATION = Api(STOPPED, "an invocation failed")
+STREAM = Api("the server stopped before the answer was complete", "an answer in pieces failed")
 
 
 class Whole(NamedTuple):
@@ -79,11 +80,17 @@ class Answers:
         extra = self._headers(response, attributes, request_id)
         return self.with_body(response.status, response.content_type, response.body, extra)
 
-    def failure(self, error: ServingError, request_id: str, extra: Headers) -> Whole:
+    def failure(self, error: Exception, request_id: str) -> Whole:
         """Return the response for a request that failed with ``error``, and log the error."""
-        log_error(error, request_id)
-        headers = [request_id_header(request_id), *retry_after(error), *extra]
-        return self.with_body(error.status, JSON, errors.body(error, request_id), headers)
+        failure = report(error, INVOCATION, request_id)
+        assert failure is not None
+        return self._failure(failure, request_id)
+
+    def _failure(self, failure: Failure, request_id: str, allow: bytes = b"POST") -> Whole:
+        headers = [request_id_header(request_id), *failure.retry_header]
+        if failure.status == 405:
+            headers.append((b"allow", allow))
+        return self.with_body(failure.status, JSON, json_body(failure, request_id), headers)
 
     def with_body(self, status: int, content_type: str, body: Body, extra: Headers) -> Whole:
         headers = [(b"content-type", header_value(content_type))]
@@ -103,9 +110,11 @@ class Answers:
         found.append(request_id_header(request_id))
         return found
 
-    async def send_error(self, send: Send, error: ServingError, request_id: str, allow: bytes = b"POST") -> None:
-        extra: Headers = [(b"allow", allow)] if error.status == 405 else []
-        await self._send(send, self.failure(error, request_id, extra))
+    async def send_error(self, send: Send, exc: BaseException, request_id: str, allow: bytes = b"POST") -> None:
+        """Send the response for a request that failed with ``exc``, unless its client has left, and log the error."""
+        failure = report(exc, INVOCATION, request_id)
+        if failure is not None:
+            await self._send(send, self._failure(failure, request_id, allow))
 
     async def send_body(
         self, send: Send, status: int, content_type: str, body: Body, extra: Headers | None = None
@@ -137,61 +146,70 @@ class Answers:
         replica is cancelled. ``held`` counts the memory of the request's body.
         """
         response = streamed.response
-        error: ServingError | None = None
+        failure: Failure | None = None
+
+        async def write(chunk: Body) -> None:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
         try:
             await self._start_stream(scope, send, response, request)
-            await watch(self._pass_on(scope, streamed, send, until, held), receive)
+            hold = lambda chunk: self.hold(scope, chunk, held)  # noqa: E731
+            await watch(self.pass_on(streamed, write, hold, until), receive)
             if scope["http_version"] != "1.0":
                 await send({"type": "http.response.body", "body": b""})
                 return
-        except ClientGone:
-            log.debug("the client went away", request_id=request.request_id)
-            return
-        except asyncio.CancelledError:
-            error = Draining("the server stopped before the answer was complete")
-        except ServingError as exc:
-            error = exc
-        except Exception as exc:
-            log.error("an answer in pieces failed", exc=exc, request_id=request.request_id)
-            error = CodedError(500, "internal", "internal error")
+        except CAUGHT as exc:
+            failure = report(exc, STREAM, request.request_id)
+            if failure is None:
+                return
         finally:
             streamed.stream.cancel()
-        if error is not None:
-            log_error(error, request.request_id)
-            record = record_of(error, response.content_type, request.request_id, streamed.tail)
+        if failure is not None:
+            record = record_of(failure, response.content_type, request.request_id, streamed.tail)
             with contextlib.suppress(DeadlineExceeded):
-                await send_piece(send, record, time.monotonic() + RECORD_TIME)
-        scope["extensions"][CUT](error.code if error is not None else "")
+                await send_chunk(write, record, time.monotonic() + RECORD_TIME)
+        scope["extensions"][CUT](failure.code if failure is not None else "")
         # Returning before the connection is closed would make uvicorn report an incomplete response.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CUT_TIME if error is not None else max(CUT_TIME, until - time.monotonic())):
+            async with asyncio.timeout(CUT_TIME if failure is not None else max(CUT_TIME, until - time.monotonic())):
                 while (await receive())["type"] != "http.disconnect":
                     pass
 
     async def _start_stream(self, scope: Scope, send: Send, response: Response, request: Request) -> None:
-        headers = [(b"content-type", header_value(response.content_type)), (b"cache-control", b"no-cache")]
+        headers = self.stream_headers(response, request.custom_attributes, request.request_id)
         if scope["http_version"] == "1.0":
             scope["extensions"][UNTIL_CLOSE]()
             headers.append((b"connection", b"close"))
-        headers += self._headers(response, request.custom_attributes, request.request_id)
-        if self._board.is_draining:
-            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
-    async def _pass_on(self, scope: Scope, streamed: Streamed, send: Send, until: float, held: Held) -> None:
-        """Send every chunk of the response, but not the end of the body. Raises the ServingError that ends it early."""
-        body = streamed.response.body
-        self.hold(scope, body, held)
-        streamed.passed(body)
-        await send_piece(send, body, until)
-        while True:
-            piece = await self._next(streamed.stream, until)
-            if isinstance(piece, Close):
-                return
-            self.hold(scope, piece.body, held)
-            streamed.passed(piece.body)
-            await send_piece(send, piece.body, until)
-            streamed.stream.use(piece)
+    def stream_headers(self, response: Response, attributes: str | None, request_id: str) -> Headers:
+        """Return the headers of a streamed response. ``attributes`` are the request's custom attributes."""
+        headers = [(b"content-type", header_value(response.content_type)), (b"cache-control", b"no-cache")]
+        headers += self._headers(response, attributes, request_id)
+        if self._board.is_draining:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    async def pass_on(
+        self,
+        streamed: Streamed,
+        write: Callable[[Body], Awaitable[None]],
+        hold: Callable[[Body], None],
+        until: float,
+    ) -> None:
+        """Write every chunk of a streamed response. Raises the ServingError that ends it early, DeadlineExceeded at the
+        instant ``until`` at the latest. ``hold`` counts a chunk as held until the client has read it.
+        """
+
+        async def send(chunk: Body) -> None:
+            hold(chunk)
+            streamed.passed(chunk)
+            await send_chunk(write, chunk, until)
+
+        await send(streamed.response.body)
+        while not isinstance(message := await self._next(streamed.stream, until), Close):
+            await send(message.body)
+            streamed.stream.use(message)
 
     async def _next(self, stream: Stream, until: float) -> Message | Close:
         try:
@@ -203,32 +221,22 @@ class Answers:
             raise DeadlineExceeded(why) from None
 
 
-def log_error(error: ServingError, request_id: str) -> None:
-    level = log.warning if error.status >= 500 and error.status != 503 else log.debug
-    level("a request was answered with an error", request_id=request_id, status=error.status, code=error.code)
-
-
-def retry_after(error: ServingError) -> Headers:
-    seconds = errors.seconds_to_wait(error)
-    return [(b"retry-after", str(seconds).encode())] if seconds else []
-
-
-async def send_piece(send: Send, body: Body, until: float) -> None:
+async def send_chunk(write: Callable[[Body], Awaitable[None]], chunk: Body, until: float) -> None:
     """Send one chunk; waits while the client reads slowly. Raises DeadlineExceeded at the instant ``until``."""
-    if not body:
+    if not chunk:
         return
     try:
         async with asyncio.timeout(until - time.monotonic()):
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await write(chunk)
     except TimeoutError:
         raise DeadlineExceeded("the client did not read the answer in time") from None
 
 
-def record_of(error: ServingError, content_type: str, request_id: str, tail: bytes) -> bytes:
+def record_of(failure: Failure, content_type: str, request_id: str, tail: bytes) -> bytes:
     """Return the failure as one more record of the response, starting on its own line after ``tail``, the last bytes
     sent. Returns b"" where the content type has no records.
     """
-    body = errors.body(error, request_id)
+    body = json_body(failure, request_id)
     kind = media_type(content_type)
     if kind == EVENTS:
         return ending(tail) + b"event: error\ndata: " + body + b"\n\n"

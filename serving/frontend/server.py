@@ -21,7 +21,6 @@ from uvicorn_worker import UvicornWorker
 from serving.config.config import Config
 from serving.frontend.app import App
 from serving.frontend.drain import HttpServer
-from serving.frontend.http.direct_protocol import DirectProtocol
 from serving.frontend.http.protocol import HttpProtocol
 from serving.frontend.websocket.protocol import WebSocketProtocol
 from serving.ipc.runtime import BACKLOG, Runtime, set_parent_death_signal
@@ -145,13 +144,11 @@ def post_fork(arbiter: Any, worker: Any) -> None:
     set_parent_death_signal(signal.SIGTERM)
 
 
-def http_protocol(config: Config, app: App) -> type[HttpProtocol]:
+def http_protocol(app: App) -> type[HttpProtocol]:
     """Return the HTTP protocol class. Uvicorn creates the protocols, so dependencies are attributes of the class."""
-    if config.http == "asgi":
-        return HttpProtocol
 
-    class Bound(DirectProtocol):
-        direct = app.direct
+    class Bound(HttpProtocol):
+        endpoint = app.endpoint
 
     return Bound
 
@@ -176,7 +173,7 @@ def main() -> None:
     app = App(config, runtime, Scoreboard(board_fd))
     HttpWorker.CONFIG_KWARGS = {
         **HttpWorker.CONFIG_KWARGS,
-        "http": http_protocol(config, app),
+        "http": http_protocol(app),
         "ws": websocket_protocol(config, app),
     }
     HttpMaster(config, listener_fd, app).run()

@@ -31,7 +31,7 @@ from serving.ipc.wire import Frame
 from serving.model.model import Model
 
 
-class Desk(Protocol):
+class ControlHandler(Protocol):
     """The receiver of what HTTP workers ask and model workers report."""
 
     def locate(self, message: Locate) -> Placement | None:
@@ -56,10 +56,10 @@ class Desk(Protocol):
 class Control:
     """The control socket, with the connections of HTTP workers and model workers."""
 
-    def __init__(self, runtime: Runtime, board: Scoreboard, desk: Desk) -> None:
+    def __init__(self, runtime: Runtime, board: Scoreboard) -> None:
         self._runtime = runtime
         self._board = board
-        self._desk = desk
+        self._handler: ControlHandler
         self._free_slots = list(range(SLOTS))
         self._slots: dict[Channel, int] = {}
         self._interest: dict[str, set[Channel]] = {}
@@ -68,7 +68,9 @@ class Control:
         self.frontends = 0
         """The number of HTTP workers that have ever said hello."""
 
-    async def start(self) -> None:
+    async def start(self, handler: ControlHandler) -> None:
+        """Accept connections; ``handler`` is called with what comes."""
+        self._handler = handler
         path = self._runtime.control_path
         self._server = await asyncio.get_running_loop().create_unix_server(
             lambda: Channel(self), str(path), backlog=512
@@ -113,19 +115,19 @@ class Control:
         elif isinstance(message, Locate):
             self._locate(channel, message)
         elif isinstance(message, Ask):
-            self._desk.ask(message, lambda answer: self._send(channel, answer))
+            self._handler.ask(message, lambda answer: self._send(channel, answer))
         elif isinstance(message, Overdue):
-            self._desk.on_overdue(message)
+            self._handler.on_overdue(message)
         elif isinstance(message, WorkerHello):
             self._workers[message.row, message.epoch] = channel
-            if not self._desk.wants(message.row, message.epoch):
+            if not self._handler.wants(message.row, message.epoch):
                 # It was retired before it could be told, or its fork server died before it reported the fork.
                 self.retire(message.row, message.epoch)
         elif isinstance(message, WorkerPhase):
-            self._desk.on_phase(message)
+            self._handler.on_phase(message)
 
     def _locate(self, channel: Channel, message: Locate) -> None:
-        placement = self._desk.locate(message)
+        placement = self._handler.locate(message)
         if placement is None or not placement.gone:
             self._interest.setdefault(message.model, set()).add(channel)
         if placement is not None:
@@ -142,7 +144,7 @@ class Control:
         self._interest = {name: channels for name, channels in self._interest.items() if channels}
         for row, epoch in [key for key, one in self._workers.items() if one is channel]:
             del self._workers[row, epoch]
-            self._desk.on_cut(row, epoch)
+            self._handler.on_cut(row, epoch)
 
     def _welcome(self, channel: Channel) -> None:
         slot = self._free_slots.pop(0)

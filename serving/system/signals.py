@@ -28,6 +28,16 @@ OTHERS = (
 )
 
 
+class Stopped(Exception):
+    """A stop was requested before the server had started."""
+
+
+def check_stop() -> None:
+    """Raise Stopped if a blocked signal asks for a stop; the signal stays pending."""
+    if signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
+        raise Stopped
+
+
 def overhear(numbers: Iterable[int]) -> None:
     """Ignore these signals from now on. In processes that this one starts or forks they have their default action
     again, since their parent ends them by these signals.

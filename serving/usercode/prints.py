@@ -1,7 +1,7 @@
-"""Prints: what user code writes to ``sys.stdout`` and ``sys.stderr``, as lines of the log.
+r"""Prints: what user code writes to ``sys.stdout`` and ``sys.stderr``, as lines of the log.
 
 A line is logged when it ends. An unfinished line is logged when it is flushed or a second old, but at most once a
-second, since dots and progress bars come often. A progress bar, which returns to the start of its line with ``\\r``, is
+second, since dots and progress bars come often. A progress bar, which returns to the start of its line with ``\r``, is
 logged in its latest state. The unfinished text is also in a file, for a reader after the process has died.
 """
 

@@ -76,6 +76,7 @@ def load_saved(path: Path, device: str, bus: Bus | None = None, ring: Ring | Non
 
 
 def map_saved(path: Path, device: str) -> dict[str, Tensor]:
+    """Read a file of ``torch.save``, mapped where it can be. Raises ModelError for other than tensors."""
     import torch
 
     try:

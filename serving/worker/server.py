@@ -11,32 +11,21 @@ import os
 import socket
 import time
 
-from serving import claims
 from serving.config.config import Config
 from serving.errors import ModelError
 from serving.handler import Handler
 from serving.ipc.faults import Fault
-from serving.ipc.messages import WorkerPhase
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Phase, Row
 from serving.model.model import Model
-from serving.system import log, memory
-from serving.system.devicefaults import is_out_of_memory
-from serving.system.memory import held_by, keep_freed, release_freed
-from serving.usercode import origin, surroundings
-from serving.worker.batching.batcher import Batcher
-from serving.worker.device.border import Device
-from serving.worker.device.host import Host
-from serving.worker.engine import inflating
-from serving.worker.engine.engine import Engine
+from serving.system import log
+from serving.usercode import surroundings
 from serving.worker.engine.failures import end_process, show_details
+from serving.worker.footprint import Footprint
 from serving.worker.io.intake import Intake
-from serving.worker.loading.loader import create_handler, load, open_device, paths_of, warm
-from serving.worker.loading.requirements import prepare
-from serving.worker.loading.speed import hasten
-from serving.worker.rules import Rules
-
-FLUSH = 4.0  # seconds for the last answers to leave
+from serving.worker.loading.bring import bring
+from serving.worker.reports import FLUSH, Reports
+from serving.worker.serve import serve
 
 
 class Worker:
@@ -50,8 +39,10 @@ class Worker:
         self._runtime = runtime
         self._row = row
         self._epoch = epoch
-        self._device: Device = Host()
-        self._intake = Intake(model, config, runtime, row, epoch, control, self._measure, self._measure_idle)
+        self._footprint = footprint = Footprint(row)
+        measure, measure_idle = footprint.measure, footprint.measure_idle
+        self._intake = Intake(model, config, runtime, row, epoch, control, measure, measure_idle)
+        self._reports = Reports(row, epoch, self._intake)
 
     def run(self) -> None:
         """Serve until retired, and again after each return from parking; then close the handler. Raises nothing."""
@@ -66,62 +57,19 @@ class Worker:
         self._close(handler)
 
     def _load(self) -> Handler | None:
+        model, row = self._model, self._row
+        home = self._runtime.home(row.index, self._epoch)
         try:
-            prepare(self._model, self._config.install_requirements)
-            handler = create_handler(self._model)
-            handler.home = self._runtime.home(self._row.index, self._epoch)
-            self._device = open_device(self._model)
-            self._report(Phase.LOADING)
-            load(handler, self._model, self._device.name)
-            self._device.free()  # give back what only the load needed
-            # A model of a store must load soon and may be parked in host memory, which one with CUDA graphs cannot.
-            alone = not self._config.many
-            hastened = hasten(handler, self._model, self._device, self._row.count_recompilation, by_itself=alone)
-            self._report(Phase.WARMING)
-            warm(handler, self._model, hastened, self._device.name)
+            return bring(model, self._config, home, self._footprint, self._reports, row.count_recompilation)
         except BaseException as exc:
-            permanent = isinstance(exc, ModelError)
-            if not permanent:
-                log.error("the model failed to load", exc=exc, model=self._model.name)
-            self._fail(origin.reason(exc) if permanent else surroundings.told(exc), permanent, is_out_of_memory(exc))
+            if not isinstance(exc, ModelError):
+                log.error("the model failed to load", exc=exc, model=model.name)
+            self._reports.fail_to_load(exc)
             return None
-        return handler
 
     def _serve(self, handler: Handler) -> None:
-        """Take and answer requests until told to retire or to park."""
-        room = memory.share(self._config.decoded_memory, memory.total())
-        claims.set_limit(max(1, room // max(1, self._model.replicas)))
-        inflating.set_limit(self._config.max_body)
-        batcher = Batcher(
-            handler.policy, self._model.queue_size, bell=self._intake.reading, timeout=self._model.timeout
-        )
-        rules = Rules.of(self._config, self._model.timeout)
-        engine = Engine(
-            handler,
-            batcher,
-            self._row,
-            self._intake.deliver,
-            rules,
-            self._device,
-            self._lose_device,
-            sent=self._intake.settle,
-            room=self._intake.make_room,
-        )
-        keep_freed()  # only now, so that what the load needed is not kept
-        self._measure()
-        ready = WorkerPhase(
-            self._row.index,
-            self._epoch,
-            "ready",
-            queue_size=batcher.queue_size,
-            batch_size=batcher.policy.max_size,
-            device=self._device.name,
-            paths=paths_of(handler),
-        )
-        self._intake.sessions.takes_requests = not handler.session_requests
-        self._intake.sessions.one_by_one = not handler.concurrent_sessions
-        self._intake.io.call(self._intake.open, batcher, engine.streams, ready)
-        engine.run()
+        where = (self._row, self._epoch, self._footprint, self._intake)
+        serve(handler, self._model, self._config, *where, self._lose_device)
 
     def _park(self, handler: Handler) -> bool:
         """Move the weights off the device and wait.
@@ -131,28 +79,28 @@ class Worker:
         try:
             self._end_sessions(handler)
             self._intake.io.call(self._intake.part)
-            self._intake.flushed.wait(FLUSH)
-            come_back = self._device.evacuate()
+            self._intake.sides.connections.flushed.wait(FLUSH)
+            come_back = self._footprint.device.evacuate()
         except BaseException as exc:
             log.error("the model cannot be parked", exc=exc, model=self._model.name)
             return False
         if come_back is None:
             return False
-        self._measure()
-        self._tell("parked")
+        self._footprint.measure()
+        self._reports.tell("parked")
         if not self._intake.parking.wait():
             return False
-        self._report(Phase.LOADING)
+        self._reports.enter(Phase.LOADING)
         started = time.monotonic()
         try:
             come_back()
         except BaseException as exc:
             log.error("the model's weights did not come back", exc=exc, model=self._model.name)
-            self._fail(f"{type(exc).__name__}: {exc}"[:500], False, is_out_of_memory(exc))
+            self._reports.fail_to_resume(exc)
             os._exit(1)
         gc.freeze()  # the search for the weights unfroze the heap
         log.info("the weights are back", model=self._model.name, seconds=round(time.monotonic() - started, 4))
-        self._report(Phase.WARMING)
+        self._reports.enter(Phase.WARMING)
         return True
 
     def _end_sessions(self, handler: Handler) -> None:
@@ -166,35 +114,9 @@ class Worker:
         except BaseException as exc:
             log.error("the handler failed to close", exc=exc, model=self._model.name)
         surroundings.leave()
-        self._flush(FLUSH)
-
-    def _fail(self, error: str, permanent: bool, out_of_memory: bool) -> None:
-        self._tell("failed", error, permanent, out_of_memory)
-        self._flush(FLUSH)
+        self._reports.flush(FLUSH)
 
     def _lose_device(self, fault: Fault) -> None:
         """End at once, after a second for answers on their way out; the scoreboard says which requests were running."""
-        self._flush(1.0)
+        self._reports.flush(1.0)
         end_process(fault)
-
-    def _measure_idle(self) -> None:
-        release_freed()
-        self._measure()
-
-    def _measure(self) -> None:
-        host = held_by("self")
-        self._row.stamp_memory(host.private, host.peak, self._device.held())
-
-    # To the loop's thread.
-
-    def _report(self, phase: Phase) -> None:
-        self._row.phase = phase
-        self._tell(phase.name.lower())
-
-    def _tell(self, phase: str, error: str | None = None, permanent: bool = False, out_of_memory: bool = False) -> None:
-        message = WorkerPhase(self._row.index, self._epoch, phase, error, permanent, out_of_memory)
-        self._intake.io.call(self._intake.tell, message)
-
-    def _flush(self, seconds: float) -> None:
-        self._intake.io.call(self._intake.flush)
-        self._intake.flushed.wait(seconds)

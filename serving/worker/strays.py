@@ -14,32 +14,21 @@ from typing import Any, NoReturn
 from serving.ipc.channel import Channel
 from serving.ipc.scoreboard import Row
 from serving.system import log
-from serving.worker.engine import conversations, decoding, failures
-from serving.worker.engine.calls import Calls
-from serving.worker.engine.engine import Engine
-from serving.worker.engine.loop import Watched
-from serving.worker.engine.sessionhooks import SessionHooks
-from serving.worker.engine.streams import Stream, Streams
+from serving.worker.engine.enginedoors import ENGINE_DOORS
 from serving.worker.io.iothread import IoThread
-from serving.worker.io.reading import Reading
+from serving.worker.io.reading import SocketReader
+from serving.worker.reports import Reports
 from serving.worker.server import Worker
 
 # Where a child may return: what the worker calls next after each kind of user call, whether that returned or raised.
 DOORS: list[tuple[Any, list[str]]] = [
-    (Worker, ["_report", "_fail", "_serve", "_flush"]),
+    (Worker, ["_serve"]),
+    (Reports, ["enter", "fail_to_load", "fail_to_resume", "flush"]),
     (IoThread, ["call"]),
-    (Engine, ["_answer", "_check_device", "_encode", "_recover", "_settle"]),
-    (SessionHooks, ["_close"]),
-    (Calls, ["_start", "again", "finish"]),
-    (decoding, ["Decoded"]),
-    (Stream, ["take"]),
-    (Streams, ["_fail", "_finish", "_end", "_forget"]),
-    (Watched, ["select"]),
-    (conversations, ["close_of"]),
-    (failures, ["chosen_error"]),
+    *ENGINE_DOORS,
     (log, ["warning", "error"]),
     (Row, ["start", "renew", "pause", "finish", "hold", "begin", "end", "keep"]),
-    (Reading, ["look", "ring", "wait"]),
+    (SocketReader, ["look", "ring", "wait"]),
     (Channel, ["send", "send_now", "send_raw"]),
 ]
 

@@ -300,8 +300,11 @@ class Replica:
         model = Model(DEFAULT_MODEL, "/m", "/m/code", "a:B", TIMEOUT, 1, "cpu", 1, queue_size)
         config = msgspec.structs.replace(CONFIG, **settings)
         self.intake = Intake(model, config, Runtime(folder), self.row, 1, ours, lambda: None, lambda: None)
-        self.batcher = Batcher(handler.policy, queue_size, bell=self.intake.reading)
-        self.engine = Engine(handler, self.batcher, self.row, self.intake.deliver, Rules.of(config, TIMEOUT))
+        sessions, bell = self.intake.sessions, self.intake.reading
+        self.batcher = Batcher(handler.policy, queue_size, bell=bell, is_awaited=lambda: sessions.are_waited_for)
+        self.engine = Engine(
+            handler, self.batcher, self.row, self.intake.sides.engine.deliver, Rules.of(config, TIMEOUT)
+        )
 
     async def open(self) -> None:
         self.intake.io.loop = asyncio.get_running_loop()
@@ -374,7 +377,7 @@ class House:
         self.runtime = Runtime(path)
         self.board = Scoreboard.create()
         self.desk = Desk()
-        self.control = Control(self.runtime, self.board, self.desk)
+        self.control = Control(self.runtime, self.board)
         self.workers: list[Worker] = []
         self._epoch = 0
 
@@ -403,7 +406,7 @@ class House:
 async def house() -> AsyncIterator[House]:
     with tempfile.TemporaryDirectory(prefix="c-", dir=FOLDER) as folder:
         built = House(Path(folder))
-        await built.control.start()
+        await built.control.start(built.desk)
         try:
             yield built
         finally:
@@ -598,8 +601,8 @@ async def door(**settings: Any) -> AsyncIterator[Door]:
         uvicorn = copy.copy(UVICORN)
         uvicorn.loaded_app = app
         clock = the_loop().time
-        app.direct.clock, app.direct.expiries, app.direct.invocations.clock = clock, Expiries(clock), clock
-        one = Door(built, app, http_protocol(config, app), uvicorn)
+        app.endpoint.clock, app.endpoint.expiries, app.endpoint.invocations.clock = clock, Expiries(clock), clock
+        one = Door(built, app, http_protocol(app), uvicorn)
         await one.open()
         try:
             yield one

@@ -28,13 +28,8 @@ from tests.contracts.build import (
     the_loop,
 )
 
-MODES = ("direct", "asgi")
 LARGE = b"y" * 200_000  # an answer that does not leave at once
-LEADS = [
-    *(("direct", lead) for lead in range(6)),
-    ("asgi", 1),
-    ("asgi", 3),
-]  # turns of the loop between two events: what the first has begun is everywhere by then
+LEADS = range(6)  # turns of the loop between two events: what the first has begun is everywhere by then
 NOTICED = 4.0  # seconds after which it is known everywhere that a client that sends no more has left
 
 ENDS = ("reply", "large", "error", "give_back", "die_idle", "die_at_work", "deadline", "leave", "stop")
@@ -198,8 +193,8 @@ class Play:
         assert self.door.holds_nothing, "its body counts as there for ever"
 
 
-async def play(mode: str, events: Sequence[str], lead: int | None = None) -> None:
-    async with door(http=mode) as one:
+async def play(events: Sequence[str], lead: int | None = None) -> None:
+    async with door() as one:
         await learn(one)
         first, second = await one.house.worker(), await one.house.worker()
         one.house.place(first, second)
@@ -224,29 +219,27 @@ def orders(events: Sequence[str], length: int) -> list[tuple[str, ...]]:
     return [one for one in permutations(events, length) if "piece" not in one[:1] and "end" not in one[:1]]
 
 
-def failures(mode: str, plays: Iterable[Sequence[str]], lead: int | None = None) -> dict[str, str]:
+def failures(plays: Iterable[Sequence[str]], lead: int | None = None) -> dict[str, str]:
     """What is wrong after which events: nothing."""
     found = {}
     for events in plays:
         try:
-            run(play(mode, events, lead))
+            run(play(events, lead))
         except AssertionError as exc:
             found[", ".join(events)] = str(exc).partition("\nassert")[0]
     return found
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("first", ENDS)
-def test_whatever_comes_first_ends_it_and_all_that_comes_later_is_ignored(mode: str, first: str) -> None:
-    assert failures(mode, [(first, second) for second in ENDS if second != first]) == {}
+def test_whatever_comes_first_ends_it_and_all_that_comes_later_is_ignored(first: str) -> None:
+    assert failures([(first, second) for second in ENDS if second != first]) == {}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_an_answer_in_pieces_ends_once_too(mode: str) -> None:
+def test_an_answer_in_pieces_ends_once_too() -> None:
     rest = [one for n in (1, 2, 3) for one in permutations(IN_PIECES[1:], n)]
-    assert failures(mode, [("begin", *one) for one in rest]) == {}
+    assert failures([("begin", *one) for one in rest]) == {}
 
 
-@pytest.mark.parametrize(("mode", "lead"), LEADS)
-def test_two_events_at_almost_the_same_instant_have_the_outcome_of_one_order(mode: str, lead: int) -> None:
-    assert failures(mode, permutations((*ENDS, "begin"), 2), lead) == {}
+@pytest.mark.parametrize("lead", LEADS)
+def test_two_events_at_almost_the_same_instant_have_the_outcome_of_one_order(lead: int) -> None:
+    assert failures(permutations((*ENDS, "begin"), 2), lead) == {}

@@ -26,8 +26,9 @@ from serving.ipc.messages import Fork, Forked, Locate, Overdue, Park, Placement,
 from serving.ipc.scoreboard import Phase
 from serving.model.model import DEFAULT_MODEL, Model
 from serving.supervisor import processes
-from serving.supervisor.models import Models
+from serving.supervisor.dispatcher import Dispatcher
 from serving.supervisor.processes import Exit
+from serving.supervisor.setup import Setup
 from serving.system import log
 from serving.system.gpus.driver import NoGpus
 from tests.contracts.build import CONFIG, House, Loop, Peer, house, orders, settle
@@ -65,9 +66,8 @@ class Rig:
         config = msgspec.structs.replace(CONFIG, spares=spares, device="cpu", load_timeout=60.0)
         house.control.close()
         self.runtime.control_path.unlink(missing_ok=True)
-        self.models = Models(
-            config, [MODEL], self.runtime, self.board, None, NoGpus(), self.fork, lambda: None, self.ends.append
-        )
+        setup = Setup(config, [MODEL], self.runtime, NoGpus(), board=self.board)
+        self.models = Dispatcher(setup, self.fork, lambda: None, self.ends.append)
 
     def fork(self, message: Fork) -> None:
         assert message.epoch not in [life.fork.epoch for life in self.lives], "two workers of one epoch"
@@ -87,7 +87,7 @@ class Rig:
         life.pid = processes.spawn(command, [], {"PATH": "/usr/bin:/bin"}) if works else 0
         life.has_ended = not works
         self.asked.remove(life.fork)
-        self.models.on_forked(Forked(*life.key, life.pid))
+        self.models.reports.on_forked(Forked(*life.key, life.pid))
 
     # The worker.
 
@@ -127,9 +127,9 @@ class Rig:
                 assert time.monotonic() < until, "a process that was killed lives on"
             if found != (0, 0):
                 life.has_ended = True
-                worker = self.models.worker(life.pid)
+                worker = self.models.workers.by_pid(life.pid)
                 if worker is not None:
-                    self.models.on_exit(worker, Exit(life.pid, os.waitstatus_to_exitcode(found[1])))
+                    self.models.exits.on_exit(worker, Exit(life.pid, os.waitstatus_to_exitcode(found[1])))
 
     def wait_for_end(self, life: Life) -> None:
         self.reap(life)
@@ -138,7 +138,7 @@ class Rig:
     # What can be seen.
 
     def placement(self) -> Placement:
-        found = self.models.locate(Locate(DEFAULT_MODEL))
+        found = self.models.reports.locate(Locate(DEFAULT_MODEL))
         assert found is not None
         return found
 
@@ -168,14 +168,14 @@ class Rig:
         self.models.retire()
         await settle()
         for _ in range(20):
-            if self.models.are_gone:
+            if self.models.workers.is_empty:
                 break
             await self.cooperate()
             await self.turn(10.0)
-        assert self.models.are_gone
-        assert self.models.pids() == []
+        assert self.models.workers.is_empty
+        assert self.models.workers.pids() == []
         assert all(life.has_ended or not life.pid for life in self.lives), "a process is left"
-        assert not any(self.models.wants(*life.key) for life in self.lives)
+        assert not any(self.models.reports.wants(*life.key) for life in self.lives)
 
     async def clean_up(self) -> None:
         for life in self.lives:
@@ -274,7 +274,7 @@ class Machine(RuleBasedStateMachine):
     def overdue(self, number: int) -> None:
         """Of one that may long be gone."""
         if self.rig.lives:
-            self.rig.models.on_overdue(Overdue(*self.rig.lives[number % len(self.rig.lives)].key))
+            self.rig.models.reports.on_overdue(Overdue(*self.rig.lives[number % len(self.rig.lives)].key))
             self.do(settle())
 
     @rule(number=st.integers(0, 30), phase=st.sampled_from(["parked", "spare"]))
@@ -284,8 +284,8 @@ class Machine(RuleBasedStateMachine):
         if gone:
             key = gone[number % len(gone)].key
             for word in (phase, "loading", "ready"):
-                self.rig.models.on_phase(WorkerPhase(*key, word))
-            self.rig.models.on_cut(*key)
+                self.rig.models.reports.on_phase(WorkerPhase(*key, word))
+            self.rig.models.reports.on_cut(*key)
             self.do(settle())
 
     @rule()
@@ -293,7 +293,7 @@ class Machine(RuleBasedStateMachine):
         lost, self.rig.asked[:] = list(self.rig.asked), []
         for life in self.rig.lives:
             life.has_ended = life.has_ended or life.fork in lost
-        self.rig.models.on_fork_server_lost()
+        self.rig.models.reports.on_fork_server_lost()
         self.do(settle())
 
     def check(self) -> None:
@@ -304,11 +304,11 @@ class Machine(RuleBasedStateMachine):
         for key in placed:
             assert by_key[key].phase == "ready"
             assert not by_key[key].has_ended, "requests are sent to a worker that is dead"
-        known = set(rig.models.pids())
+        known = set(rig.models.workers.pids())
         for life in rig.lives:
             if life.pid and not life.has_ended:
                 assert life.pid in known, "a process of which nobody knows"
-        live = [one for one in rig.lives if rig.models.wants(*one.key)]
+        live = [one for one in rig.lives if rig.models.reports.wants(*one.key)]
         assert len(live) <= REPLICAS, "more are started than are wanted"
 
     def teardown(self) -> None:
@@ -356,7 +356,7 @@ def test_one_that_is_of_no_use_is_ended_and_another_takes_its_place_at_once(why:
                 if why == "hangs":
                     row.start([1], time.monotonic())
                 elif why == "is silent":
-                    rig.models.on_overdue(Overdue(*bad.key))
+                    rig.models.reports.on_overdue(Overdue(*bad.key))
                 else:
                     cast(Peer, bad.peer).cut()
                     await settle()

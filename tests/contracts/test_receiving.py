@@ -8,7 +8,7 @@ from itertools import permutations
 import msgspec
 import pytest
 
-from serving.frontend.http.exchange import Exchange
+from serving.frontend.invocation.exchange import Exchange
 from serving.frontend.routing.stream import Stream
 from serving.ipc.wire import Kind
 from tests.contracts.build import (
@@ -27,7 +27,6 @@ from tests.contracts.build import (
     the_loop,
 )
 
-MODES = ("direct", "asgi")
 SIZES = {"small": 100, "large": 150_000}  # a large one is read straight into its place
 EVENTS = ("rest", "deadline", "leave", "half_close", "stop")
 NOTICED = 4.0  # seconds after which it is known everywhere that a client has left
@@ -70,8 +69,8 @@ async def happen(event: str, client: Client, one: Door, rest: bytes) -> None:
         await the_loop().turn(NOTICED)
 
 
-async def play(mode: str, size: int, events: Sequence[str]) -> None:
-    async with door(http=mode) as one:
+async def play(size: int, events: Sequence[str]) -> None:
+    async with door() as one:
         await learn(one)
         worker = await one.house.worker()
         one.house.place(worker)
@@ -105,24 +104,22 @@ async def leave_nothing(one: Door, client: Client) -> None:
     assert one.holds_nothing
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", SIZES)
-def test_a_body_that_is_on_its_way_has_one_end(mode: str, size: str) -> None:
+def test_a_body_that_is_on_its_way_has_one_end(size: str) -> None:
     wrong = {}
     for events in [one for n in (1, 2, 3) for one in permutations(EVENTS, n)]:
         try:
-            run(play(mode, SIZES[size], events))
+            run(play(SIZES[size], events))
         except AssertionError as exc:
             wrong[", ".join(events)] = str(exc).partition("\nassert")[0]
     assert wrong == {}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_bodies_that_stand_still_make_room_once_and_each_is_answered(mode: str) -> None:
+def test_bodies_that_stand_still_make_room_once_and_each_is_answered() -> None:
     """The room is that of two bodies; the third one finds it where the first stands still."""
 
     async def work() -> None:
-        async with door(http=mode, body_memory=600_000) as one:
+        async with door(body_memory=600_000) as one:
             await learn(one)
             worker = await one.house.worker()
             one.house.place(worker)
@@ -159,13 +156,12 @@ def broken(worker: Worker, id: int, kind: str) -> None:
     worker.send(Kind.REPLY, id, head, b"what?")
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["garbage", "no status", "an error of no status", "an answer of no status"])
-def test_a_reply_of_which_nobody_can_make_sense_is_that_of_a_replica_that_is_lost(mode: str, kind: str) -> None:
+def test_a_reply_of_which_nobody_can_make_sense_is_that_of_a_replica_that_is_lost(kind: str) -> None:
     """Whoever waits for it hears so at once, and goes on to the next replica with all others."""
 
     async def work() -> None:
-        async with door(http=mode) as one:
+        async with door() as one:
             await learn(one)
             first, second = await one.house.worker(), await one.house.worker()
             one.house.place(first)
@@ -189,10 +185,9 @@ def test_a_reply_of_which_nobody_can_make_sense_is_that_of_a_replica_that_is_los
     run(work())
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_left_of_requests_that_are_over(mode: str) -> None:
+def test_nothing_is_left_of_requests_that_are_over() -> None:
     kinds = (Exchange, Stream)
     before = alive(*kinds)
     for events in (("rest",), ("rest", "deadline"), ("leave",), ("rest", "leave"), ("half_close",)):
-        run(play(mode, 150_000, events))
+        run(play(150_000, events))
     assert alive(*kinds) == before

@@ -9,11 +9,11 @@ from tests.e2e.frames import LIMIT, Host, hosting
 from tests.e2e.server import Server, model_folder, serving
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def echo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One echo server for a module's tests that do it no harm, on each of its paths; small body limit."""
     folder = model_folder(tmp_path_factory.mktemp("echo"), "echo:Echo")
-    with serving(folder, max_body=200_000, http=request.param) as server:
+    with serving(folder, max_body=200_000) as server:
         yield server
 
 

@@ -8,7 +8,8 @@ import http.client
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import boto3
 import uvicorn
@@ -17,6 +18,8 @@ from botocore.eventstream import EventStreamBuffer
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.frontend.http.protocol import HttpProtocol
+from serving.frontend.invocation.endpoint import Endpoint
+from serving.frontend.invocation.head_reader import HeadReader
 from serving.frontend.local.runtime import LocalRuntime
 from tests.e2e.server import eventually
 
@@ -53,6 +56,12 @@ class Exchange:
 
 
 Script = Callable[[Exchange], Awaitable[None]]
+
+
+class Bound(HttpProtocol):
+    """The protocol in front of an application that answers every path."""
+
+    endpoint = cast(Endpoint, SimpleNamespace(heads=HeadReader(many=False)))
 
 
 class Scripted:
@@ -124,9 +133,7 @@ def desk(script: Script, **settings: Any) -> Iterator[Desk]:
             running.remove(scope)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(
-            counted, http=HttpProtocol, lifespan="off", log_config=None, timeout_graceful_shutdown=5
-        )
+        config = uvicorn.Config(counted, http=Bound, lifespan="off", log_config=None, timeout_graceful_shutdown=5)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         thread.start()

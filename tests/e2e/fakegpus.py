@@ -10,7 +10,7 @@ import sys
 import threading
 
 from serving.config.config import load
-from serving.supervisor.supervisor import main
+from serving.supervisor.main import main
 from serving.system.gpus.fake import FakeGpus
 
 GPUS = (16 << 30, 16 << 30)

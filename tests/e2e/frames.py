@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import uvicorn
 
-from serving.frontend.http.protocol import HttpProtocol
 from serving.frontend.websocket.protocol import WebSocketProtocol
+from tests.e2e.desk import Bound
 from tests.e2e.server import eventually
 
 LIMIT = 300_000  # bytes of a message, where a test does not set another
@@ -55,7 +55,7 @@ class Host:
             self._app,
             interface="asgi3",
             loop="uvloop",
-            http=HttpProtocol,
+            http=Bound,
             ws=self.protocol,
             lifespan="off",
             server_header=False,

@@ -31,7 +31,7 @@ def model_folder(tmp_path: Path, handler: str, toml: str = "") -> Path:
     return folder
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """The first true value of ``condition``; AssertionError if there is none in time."""
     give_up = time.monotonic() + seconds
     while True:
@@ -40,9 +40,6 @@ def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
             return value
         assert time.monotonic() < give_up, f"not true within {seconds} s"
         time.sleep(0.01)
-
-
-HTTP = os.environ.get("TEST_HTTP", "")  # the path that plain invocations take where a test does not say
 
 
 class Server:
@@ -60,8 +57,6 @@ class Server:
         """``command`` instead of this Python's server: whatever it starts has its settings from there."""
         variables = {key: value for key, value in os.environ.items() if not key.startswith(("SERVING_", "SAGEMAKER_"))}
         variables |= {"SERVING_MODEL_DIR": str(model_dir), "SERVING_HOST": "127.0.0.1", "SERVING_PORT": "0"}
-        if HTTP:
-            variables["SERVING_HTTP"] = HTTP
         variables |= {f"SERVING_{key.upper()}": str(value) for key, value in settings.items()}
         variables |= environment or {}
         self.log: list[dict[str, Any]] = []

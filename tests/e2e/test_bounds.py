@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from serving.system.memory import KEPT, held_by
-from serving.worker.io.intake import UNSENT
+from serving.worker.io.engineside import UNSENT
 from tests.e2e.client import Answer, once
 from tests.e2e.server import Server, eventually, model_folder, serving
-from tests.e2e.test_direct import answer, connect, post
+from tests.e2e.test_exchanges import answer, connect, post
 
 MEGABYTE = 1_000_000
 MEMORY = 48 * MEGABYTE  # of which bodies and answers get a half, since each is held twice
@@ -40,10 +40,10 @@ class Tight:
         return held(self.server) - self.before
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def tight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tight]:
+@pytest.fixture(scope="module")
+def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tight]:
     folder = model_folder(tmp_path_factory.mktemp("tight"), "sizes:Sizes")
-    with serving(folder, http=request.param, http_workers=1, body_memory=MEMORY, request_timeout=20) as server:
+    with serving(folder, http_workers=1, body_memory=MEMORY, request_timeout=20) as server:
         try_again(server, post(b"1"), 10)
         yield Tight(server, held(server))
 
@@ -185,10 +185,9 @@ def test_a_model_worker_makes_no_more_answers_than_leave_it(tmp_path: Path) -> N
         assert all(one.recv(12, socket.MSG_PEEK) for one in connections)
 
 
-@pytest.mark.parametrize("http", ["direct", "asgi"])
-def test_a_body_whose_time_is_over_lets_go_of_its_memory_while_its_client_stays(tmp_path: Path, http: str) -> None:
+def test_a_body_whose_time_is_over_lets_go_of_its_memory_while_its_client_stays(tmp_path: Path) -> None:
     size = 40 * MEGABYTE
-    with serving(model_folder(tmp_path, "sizes:Sizes"), http=http, http_workers=1, request_timeout=1.5) as server:
+    with serving(model_folder(tmp_path, "sizes:Sizes"), http_workers=1, request_timeout=1.5) as server:
         try_again(server, post(bytes(100_000)), 10)
         before = held(server)
         with connect(server) as connection:

@@ -21,10 +21,10 @@ CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 SLOW = b'{"do": "sleep", "seconds": 0.3, "id": 7}'
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = model_folder(tmp_path_factory.mktemp("faulty"), "faulty:Faulty")
-    with serving(folder, http=request.param, http_workers=1) as one:
+    with serving(folder, http_workers=1) as one:
         yield one
 
 
@@ -103,7 +103,7 @@ def test_trailers_are_bounded(server: Server, trailers: bytes) -> None:
             pass  # what comes behind the answer is dropped up to a bound
         started = time.monotonic()
         assert server.ping() == 200
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
         connection.shutdown(socket.SHUT_WR)
         assert everything(connection).startswith(b"HTTP/1.1 431 ")
     assert http_memory(server) < before + 10 * MB
@@ -126,19 +126,18 @@ def test_requests_that_come_too_early_stay_with_their_client(server: Server) -> 
     assert asyncio.run(once(server.port, {"id": 1})).status == 200
 
 
-@pytest.mark.parametrize("http", ["direct", "asgi"])
-def test_a_request_is_accepted_once_and_has_its_time_once(tmp_path: Path, http: str) -> None:
-    """Its body grows beyond what is read without ASGI."""
+def test_a_request_is_accepted_once_and_has_its_time_once(tmp_path: Path) -> None:
+    """Its body comes in two parts, the second just before the end of its time."""
     rest = b"%x\r\n%b\r\n" % (100_000, b"x" * 100_000)
-    with serving(model_folder(tmp_path, "echo:Echo"), http=http, http_workers=1, request_timeout=1) as server:
+    with serving(model_folder(tmp_path, "echo:Echo"), http_workers=1, request_timeout=3) as server:
         assert asyncio.run(once(server.port, b"known")).status == 200
         with connect(server) as late:
             started = time.monotonic()
             late.sendall(CHUNKED + b"5\r\nhello\r\n")
-            eventually(lambda: time.monotonic() - started > 0.7)
+            eventually(lambda: time.monotonic() - started > 2.5)
             late.sendall(rest)
             assert late.recv(12) == b"HTTP/1.1 504"
-            assert time.monotonic() - started < 1.5
+            assert time.monotonic() - started < 5.0
         with connect(server) as connection:
             connection.sendall(CHUNKED + b"5\r\nhello\r\n")
             eventually(lambda: "serving_requests_in_flight 1" in metrics(server))

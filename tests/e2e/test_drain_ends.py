@@ -58,9 +58,8 @@ def is_told(name: str, answer: tuple[int, str]) -> bool:
     return (status, text) == (503, "draining") or status == 200
 
 
-@pytest.mark.parametrize("http", ["direct", pytest.param("asgi", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("do", ["echo", "stream"])
-def test_everything_hears_something_soon_after_the_drain(tmp_path: Path, http: str, do: str) -> None:
+def test_everything_hears_something_soon_after_the_drain(tmp_path: Path, do: str) -> None:
     hang = wish("echo", "h", seconds=50) if do == "echo" else wish("stream", "h", delay=50)
 
     async def run(server: Server) -> None:
@@ -73,7 +72,7 @@ def test_everything_hears_something_soon_after_the_drain(tmp_path: Path, http: s
         wrong = {name: answer for name, answer in zip(asked, answers, strict=True) if not is_told(name, answer)}
         assert not wrong
 
-    with serving(model_folder(tmp_path, "mixed:Mixed"), http=http, http_workers=2, drain_timeout=2) as server:
+    with serving(model_folder(tmp_path, "mixed:Mixed"), http_workers=2, drain_timeout=2) as server:
         asyncio.run(run(server))
         assert server.wait(10) == 0
 

@@ -31,10 +31,10 @@ ODD_ANSWERS = (
 )
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def nasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = model_folder(tmp_path_factory.mktemp("nasty"), "nasty:Nasty")
-    with serving(folder, request_timeout=5, http=request.param) as server:
+    with serving(folder, request_timeout=5) as server:
         yield server
 
 

@@ -28,9 +28,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
+@pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest, store: Path) -> Iterator[Server]:
-    with serving(store, model_store=store, http=request.param) as server:
+    with serving(store, model_store=store) as server:
         yield server
 
 

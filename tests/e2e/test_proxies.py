@@ -25,12 +25,12 @@ LIMIT = 3_000_000  # bytes of a body
 FORGED = b"slow FORGED"
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def witness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def witness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("witness")
     trace = folder / "trace"
     model = model_folder(folder, "witness:Witness", f'[options]\ntrace = "{trace}"\n')
-    with serving(model, http=request.param, http_workers=1, max_body=LIMIT) as server:
+    with serving(model, http_workers=1, max_body=LIMIT) as server:
         server.trace = trace  # type: ignore[attr-defined]
         yield server
 

@@ -23,10 +23,10 @@ TYPE = {"content-type": "application/json"}
 GIVEN = {"x-amzn-sagemaker-inference-id": "mine-1 2"}
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = model_folder(tmp_path_factory.mktemp("teller"), "teller:Teller")
-    with serving(folder, max_body=200_000, http=request.param, http_workers=1) as one:
+    with serving(folder, max_body=200_000, http_workers=1) as one:
         yield one
 
 

@@ -17,11 +17,11 @@ from tests.e2e.test_sessions import ID, say
 LIMIT = 2
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
     log = tmp_path_factory.mktemp("leavers") / "log"
     folder = model_folder(log.parent, "memo:Memo", f'[options]\nlog = "{log}"\n')
-    with serving(folder, http_workers=1, session_limit=LIMIT, http=request.param) as one:
+    with serving(folder, http_workers=1, session_limit=LIMIT) as one:
         yield one, log
 
 

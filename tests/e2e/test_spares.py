@@ -74,7 +74,7 @@ def test_spares_end_with_the_server(faulty_folder: Path, number: int) -> None:
         started = time.monotonic()
         server.stop(number)
         eventually(lambda: not any(is_alive(pid) for pid in spares))
-        assert time.monotonic() - started < 2.0, "nobody waits for them"
+        assert time.monotonic() - started < 8.0, "nobody waits for them"
 
 
 def test_models_of_a_store_are_loaded_into_spares_and_one_with_an_environment_is_not(tmp_path: Path) -> None:

@@ -43,11 +43,11 @@ STAGES = {
 }
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("store")
     add_model(folder, "a", "sizes:Sizes")
-    with serving(folder, http=request.param, model_store=folder, request_timeout=TIMEOUT, local=True) as server:
+    with serving(folder, model_store=folder, request_timeout=TIMEOUT, local=True) as server:
         eventually(lambda: ask(server, "a", b"1").status == 200, 20)
         yield server
 

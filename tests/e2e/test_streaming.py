@@ -197,7 +197,7 @@ def test_an_answer_that_stands_still_is_cut_and_the_server_goes_on(server: Serve
     started = time.monotonic()
     data = Raw(server, {"n": 3, "hang_at": 1, "type": "text/event-stream"}).read_all()
     assert b'"code":"deadline_exceeded"' in data
-    assert 1.9 < time.monotonic() - started < 3.0
+    assert 1.9 < time.monotonic() - started < 8.0
     eventually(lambda: post(server, {"n": 1}).body == b"0\n", 5)
 
 
@@ -245,11 +245,11 @@ def test_streams_run_side_by_side(server: Server) -> None:
 
 
 def test_plain_requests_are_answered_between_pieces(server: Server) -> None:
-    raw = Raw(server, {"n": 100, "delay": 0.01})
+    raw = Raw(server, {"n": 1000, "delay": 0.01})
     raw.socket.recv(100)
     started = time.monotonic()
     assert post(server, {"n": 1}).body == b"0\n"
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5.0
     raw.socket.close()
 
 

@@ -17,10 +17,10 @@ AT_A_TIME = 8
 ENOUGH = 20  # complaints, after which no more are looked for
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def tortured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def tortured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder: Path = model_folder(tmp_path_factory.mktemp("tortured"), "dawdler:Dawdler")
-    with serving(folder, max_body=MOST, http=request.param, http_workers=1) as server:
+    with serving(folder, max_body=MOST, http_workers=1) as server:
         yield server
 
 

@@ -52,16 +52,11 @@ def leave(client: socket.socket, resets: bool) -> None:
     client.close()
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def server(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
     log = tmp_path_factory.mktemp("unread") / "log"
     folder = model_folder(log.parent, "memo:Memo", f'[options]\nlog = "{log}"\n')
-    with serving(folder, http_workers=1, http=mode) as one:
+    with serving(folder, http_workers=1) as one:
         yield one, log
 
 
@@ -123,8 +118,8 @@ def test_a_client_that_closed_its_half_behind_what_is_not_read_has_all_answers(
     eventually(lambda: one.metric("sessions_open") == 0, 5)
 
 
-def test_answers_in_pieces_end_with_their_client(mode: str, tmp_path: Path) -> None:
-    with serving(model_folder(tmp_path, "streamer:AsyncStreamer"), http_workers=1, http=mode) as server:
+def test_answers_in_pieces_end_with_their_client(tmp_path: Path) -> None:
+    with serving(model_folder(tmp_path, "streamer:AsyncStreamer"), http_workers=1) as server:
         for resets in (False, True):
             for ahead in AHEAD.values():
                 client = connect(server, post({"n": 2, "hang_at": 1}))

@@ -154,7 +154,7 @@ def test_parked_workers_end_with_the_server(folder: Path, number: int) -> None:
         started = time.monotonic()
         code = server.stop(number)
         eventually(lambda: not any(is_alive(one) for one in workers))
-        assert time.monotonic() - started < 3.0
+        assert time.monotonic() - started < 8.0
         assert code == (0 if number == signal.SIGTERM else -signal.SIGKILL)
         if number == signal.SIGTERM:
             assert not server.lines(level="error"), "they have closed their handlers and gone"

@@ -16,18 +16,19 @@ from uvicorn import Config as UvicornConfig
 from uvicorn.server import ServerState
 
 from serving.config.config import load
+from serving.deadline import Deadline
+from serving.errors import NotFound
 from serving.frontend.answers import Answers
 from serving.frontend.bodies import Bodies
-from serving.frontend.http.direct import Direct
-from serving.frontend.http.direct_protocol import DirectProtocol
-from serving.frontend.http.plain import Plain
 from serving.frontend.http.protocol import HttpProtocol
+from serving.frontend.invocation.endpoint import Endpoint
+from serving.frontend.routing.connection import ReplicaLost
 from serving.ipc.messages import Placement
 from serving.ipc.scoreboard import Scoreboard
 from serving.ipc.wire import ReplyHead
-from serving.request import Body
+from serving.request import Body, Request, Response
 
-MODES = ("direct", "asgi")
+MODES = ("exchange", "asgi")  # who answers POST /invocations here: an exchange, or the application, as all other paths
 TURNS = 6  # of the event loop, more than anything here takes to settle
 REPLY = msgspec.msgpack.encode(ReplyHead(200, "text/plain"))
 
@@ -131,6 +132,29 @@ class Replicas:
     def report_overdue(self, connection: Any) -> None: ...
 
 
+class Invocations:
+    """What is asked of a replica later, here at once. ``heads`` are the requests' headers."""
+
+    def __init__(self, seen: list[bytes], heads: list[list[tuple[str, str]]], timeout: float) -> None:
+        self._seen = seen
+        self._heads = heads
+        self._timeout = timeout
+
+    async def deadline(self, model: str, load: bool, arrival: float, continues: bool = False) -> Deadline:
+        return Deadline(arrival + self._timeout)
+
+    async def takes(self, model: str, path: str, load: bool, deadline: Deadline) -> None:
+        raise NotFound(f"POST {path} is not served here")
+
+    async def invoke(self, request: Request, load: bool, lost: ReplicaLost | None) -> Response:
+        self._seen.append(bytes(request.body))
+        self._heads.append(list(request.headers.items()))
+        return Response(bytes(request.body), "text/plain")
+
+    def timed_out(self, model: str) -> Exception:
+        raise AssertionError("nothing here is late")
+
+
 class Slot:
     in_flight = 0
 
@@ -142,47 +166,38 @@ class Slot:
 
 
 class Browser:
-    """Within a running event loop. ``seen`` is each body that the model was asked with, ``heads`` the headers that
-    ASGI saw."""
+    """Within a running event loop. ``seen`` is each body that the model was asked with, ``heads`` the headers of those
+    requests that were not answered at once."""
 
     def __init__(self, mode: str, is_slow: bool = False, timeout: float = 60.0, limit: int = 0) -> None:
         loop = asyncio.get_running_loop()
         self.seen: list[bytes] = []
-        self.heads: list[list[tuple[bytes, bytes]]] = []
+        self.heads: list[list[tuple[str, str]]] = []
         self.slot = Slot()
         self.gate = asyncio.Event()
         self.gate.set()
         self.replicas = Replicas(Echo(self.seen, is_slow), timeout)
         self.wire = Wire(loop)
-        self.protocol = (DirectProtocol if mode == "direct" else HttpProtocol)(UVICORN, ServerState(), {}, loop)
+        self.protocol = HttpProtocol(UVICORN, ServerState(), {}, loop)
         self.wire.protocol = self.protocol
         setup: Any = self.protocol
-        setup.app, setup.direct = self._app, self._direct(limit)
+        setup.app, setup.endpoint = self._app, self._endpoint(mode, limit)
         self.protocol.connection_made(self.wire)
 
-    def _direct(self, limit: int) -> Direct:
+    def _endpoint(self, mode: str, limit: int) -> Endpoint:
         config = msgspec.structs.replace(CONFIG, max_body=limit)
-        answers, bodies, replicas, nobody = (
-            Answers(config, BOARD),
-            Bodies(1 << 30),
-            cast(Any, self.replicas),
-            cast(Any, self),
-        )
-        made = Direct(config, BOARD, replicas, nobody, answers, lambda: "an-id", bodies, nobody, self._go_on)
+        answers, bodies, replicas = Answers(config, BOARD), Bodies(1 << 30), cast(Any, self.replicas)
+        invocations: Any = Invocations(self.seen, self.heads, self.replicas.placement.timeout)
+        made = Endpoint(config, BOARD, replicas, invocations, answers, lambda: "an-id", bodies)
         made.slot = cast(Any, self.slot)
+        read = made.heads.read
+        is_for_asgi = lambda url: mode == "asgi" or url.startswith(b"/early/")  # noqa: E731
+        setup: Any = made.heads
+        setup.read = lambda url, headers: None if is_for_asgi(url) else read(url, headers)
         return made
 
-    def _go_on(self, plain: Plain, arrival: float, request_id: str, expires: float, length: int) -> Any:
-        async def accepted(scope: Scope, receive: Receive, send: Send) -> None:
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                self.slot.leave()
-
-        return accepted
-
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.heads.append(list(scope["headers"]))
+        self.heads.append([(name.decode(), value.decode()) for name, value in scope["headers"]])
         status, body = 404, b"early"
         if scope["path"].startswith("/early/"):
             status = int(scope["path"][len("/early/") :])
@@ -257,9 +272,6 @@ class Browser:
             found.append((status, headers, rest[:size]))
             rest = rest[size:]
         return found
-
-    def timed_out(self, model: str) -> Exception:
-        raise AssertionError("nothing here is late")
 
 
 async def nothing(scope: Scope, receive: Receive, send: Send) -> None: ...

@@ -22,7 +22,7 @@ from serving.worker.device.border import Landing
 from serving.worker.device.host import Host
 from serving.worker.engine.decoding import Decoded, decode
 from serving.worker.engine.engine import Engine
-from serving.worker.engine.streams import Begin, End, More
+from serving.worker.engine.streams.parts import Begin, End, More
 from serving.worker.rules import Rules
 
 Time = Callable[[list[float]], float]
@@ -84,14 +84,14 @@ class Pool:
     """In the place of an engine's decode threads, as many. ``ends`` are when those are done with what they are at."""
 
     def __init__(self, simulation: Simulation) -> None:
-        assert simulation.engine._threads is not None
+        assert simulation.engine._entrance.threads is not None
         self.simulation = simulation
-        self.real = simulation.engine._threads
+        self.real = simulation.engine._entrance.threads
         self.ends: list[float] = []
         self.items: list[Item] = []
         self.waiting: deque[Item] = deque()
         self.done: deque[Decoded] = deque()
-        simulation.engine._threads = self  # type: ignore[assignment]
+        simulation.engine._entrance.threads = self  # type: ignore[assignment]
 
     def submit(self, item: Item) -> None:
         self.waiting.append(item)
@@ -110,14 +110,14 @@ class Pool:
             item = self.items.pop(0)
             seconds = self.simulation.decode_time(item.reply_to.weight)
             self.done.append(replace(decode(self.simulation, item), seconds=seconds))
-            self.simulation.batcher.poke()
+            self.simulation.batcher.wake()
         while self.waiting and len(self.ends) < self.simulation.decode_threads:
             self._begin(self.waiting.popleft(), now)
 
     def _begin(self, item: Item, now: float) -> None:
         if (skipped := self.real.skipped(item, now)) is not None:
             self.done.append(skipped)
-            self.simulation.batcher.poke()
+            self.simulation.batcher.wake()
             return
         end = now + self.simulation.decode_time(item.reply_to.weight)
         at = bisect_right(self.ends, end)
@@ -161,7 +161,7 @@ class Simulation(Handler):
         self._known: dict[str, Arrival] = {}
         self.row = Scoreboard.create().row(0)
         self.row.claim(1)
-        self.batcher = Batcher(self.policy, 1024, self.clock, timeout=timeout)
+        self.batcher = Batcher(self.policy, 1024, self.clock, timeout=timeout, threads=self.decode_threads)
         rules = Rules(timeout=timeout)
         self.chip = Ahead(self) if ahead else None
         self.engine = Engine(self, self.batcher, self.row, self._deliver, rules, self.chip, clock=self.clock)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from serving.frontend.http.absence import QUIET, Silence
+from serving.frontend.watch.absence import QUIET, Silence
 
 
 class Loop:

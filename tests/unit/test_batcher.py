@@ -95,8 +95,7 @@ def test_a_full_bucket_overtakes_an_older_one_that_is_still_waiting() -> None:
 
 def test_by_priority_the_lowest_number_goes_first_and_of_these_the_oldest() -> None:
     clock = FakeClock()
-    batcher = Batcher(BatchPolicy(max_size=2), 100, clock)
-    batcher.ordered = True
+    batcher = Batcher(BatchPolicy(max_size=2), 100, clock, by_priority=True)
     for n, (bucket, priority) in enumerate([("a", 3), ("a", 1), ("b", 2), ("a", 1), ("a", 3)]):
         clock.now += 1
         batcher.put(item(n))
@@ -108,8 +107,7 @@ def test_by_priority_the_lowest_number_goes_first_and_of_these_the_oldest() -> N
 
 def test_by_priority_the_delay_counts_from_the_first_arrival_whoever_goes_first() -> None:
     clock = FakeClock()
-    batcher = Batcher(BatchPolicy(max_size=8, max_delay_ms=50), 100, clock)
-    batcher.ordered = True
+    batcher = Batcher(BatchPolicy(max_size=8, max_delay_ms=50), 100, clock, by_priority=True)
     for n in (2, 1):
         batcher.put(item(n))
         one = batcher.next_arrival()

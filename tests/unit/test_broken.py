@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from serving.ipc.messages import Problem
-from serving.supervisor.broken import COOL_DOWN, LOOK, BrokenModels
+from serving.supervisor.loading.broken import COOL_DOWN, LOOK, BrokenModels
 
 PROBLEM = Problem(503, "model_failed", "no weights")
 
@@ -29,7 +29,7 @@ def test_its_files_are_looked_at_once_in_a_while() -> None:
     broken = BrokenModels(lambda name, url: Path("/nowhere"))
     one = broken.add("a", PROBLEM)
     now = one.looked
-    assert [broken.is_to_be_looked_at(one, now + LOOK * part) for part in (0.5, 1.0, 1.5, 2.0)] == [
+    assert [broken.begin_look(one, now + LOOK * part) for part in (0.5, 1.0, 1.5, 2.0)] == [
         False,
         True,
         False,
@@ -46,10 +46,10 @@ def test_one_whose_files_have_changed_or_gone_is_tried_at_once(tmp_path: Path) -
         for change in (lambda: file.write_text("better"), file.unlink):
             one = broken.add("a", PROBLEM)
             await broken.remember_files("a", one)
-            assert not await broken.has_changed("a", one)
+            assert not await broken.look_again("a", one)
             assert broken.of("a", time.monotonic()) is one
             change()
-            assert await broken.has_changed("a", one)
+            assert await broken.look_again("a", one)
             assert broken.of("a", time.monotonic()) is None
 
     asyncio.run(run())

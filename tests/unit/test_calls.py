@@ -24,7 +24,7 @@ from serving.worker.device.fake import FakeDevice, FakeLanding
 from serving.worker.device.host import Host
 from serving.worker.engine.calls import DROP_TIME
 from serving.worker.engine.engine import Engine
-from serving.worker.engine.streams import CLOSE_TIME
+from serving.worker.engine.streams.generators import CLOSE_TIME
 from serving.worker.io.sessions import closed
 from serving.worker.rules import Rules
 
@@ -127,7 +127,7 @@ class Rig:
         self.row = Scoreboard.create().row(0)
         self.row.claim(1)
         self.handler = Watched(self.clock, self.row, takes, max_size)
-        self.batcher = Batcher(self.handler.policy, 1000, self.clock)
+        self.batcher = Batcher(self.handler.policy, 1000, self.clock, threads=self.handler.decode_threads)
         self.answers: dict[int, object] = {}
         rules = Rules(stream_idle=IDLE, timeout=TIMEOUT)
         self.device = device = Slow(self.handler) if device is None else device
@@ -223,7 +223,7 @@ def test_no_call_is_ended_among_a_thousand_that_are_slow_but_alive() -> None:
         if dice.random() < 0.5:
             rig.engine.step()
         if dice.random() < 0.3:
-            rig.batcher.poke()
+            rig.batcher.wake()
             if rig.engine.streams.is_async:
                 rig.engine.streams.wait()
         item.cancelled = dice.random() < 0.1
@@ -347,7 +347,7 @@ class ThreadedRig(Rig):
         handler = Threaded()
         handler.decode_threads = threads
         self.threaded = handler
-        self.batcher = Batcher(handler.policy, 1000, self.clock)
+        self.batcher = Batcher(handler.policy, 1000, self.clock, threads=handler.decode_threads)
         self.engine = Engine(handler, self.batcher, self.row, self._deliver, Rules(timeout=TIMEOUT), clock=self.clock)
 
 

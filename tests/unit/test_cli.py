@@ -275,6 +275,6 @@ def test_the_package_can_be_run_as_a_module() -> None:
 
 
 def test_the_command_line_imports_neither_torch_nor_numpy_nor_the_supervisor() -> None:
-    code = "import serving.cli, sys; print({'torch', 'numpy', 'serving.supervisor.supervisor'} & set(sys.modules))"
+    code = "import serving.cli, sys; print({'torch', 'numpy', 'serving.supervisor.main'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout == "set()\n"

@@ -44,7 +44,6 @@ def test_without_any_variable_everything_has_its_default() -> None:
         host="0.0.0.0",
         port=8080,
         http_workers=workers_for(cores()),
-        http="direct",
         replicas=None,
         device="auto",
         spares=None,

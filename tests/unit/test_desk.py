@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from serving.cli import cli
-from serving.supervisor.welcome import welcome
+from serving.supervisor.announcements import welcome
 from tests.e2e.server import eventually, serving
 from tests.e2e.test_requirements import make_wheel
 from tests.mar import pack, write_archive

@@ -52,8 +52,8 @@ class Ends(Simulation):
         self.took = self.part = 1.0
         super().__init__([], lambda _: self.took, ahead=ahead, **policy)
         if self.chip is not None:
-            self.engine._device = self.engine._computing._device = self.chip = Breaks(self)
-        self.engine._lost = lambda fault: None
+            self.engine._computing.device = self.chip = Breaks(self)
+        self.engine._computing._lost = lambda fault: None
 
     def decode(self, request: Request) -> Arrival:
         if self.end == "decode":

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving import errors
+from serving.frontend.error_responses import MESSAGE_LIMIT, Failure, json_body
 
 
 @given(st.text(max_size=3000), st.text(max_size=64))
 def test_an_error_body_is_json_below_1_kb_whatever_the_message(message: str, request_id: str) -> None:
-    data = errors.body(errors.HandlerError(message), request_id)
+    data = json_body(Failure.of(errors.HandlerError(message)), request_id)
     assert len(data) < 1024
     error = json.loads(data)["error"]
     assert (error["code"], error["request_id"]) == ("handler_error", request_id)
@@ -18,5 +19,5 @@ def test_an_error_body_is_json_below_1_kb_whatever_the_message(message: str, req
 
 
 def test_a_short_message_is_kept_whole() -> None:
-    message = "x" * errors.MESSAGE_LIMIT
-    assert json.loads(errors.body(errors.BadRequest(message), "id"))["error"]["message"] == message
+    message = "x" * MESSAGE_LIMIT
+    assert json.loads(json_body(Failure.of(errors.BadRequest(message)), "id"))["error"]["message"] == message

@@ -124,13 +124,13 @@ def test_what_the_handler_chose_to_say_stays(local: bool) -> None:
 
 
 def test_the_body_of_an_error_stays_below_a_kilobyte(local: bool) -> None:
-    from serving import errors
+    from serving.frontend.error_responses import Failure, json_body
 
     def shout(text: str) -> Any:
         raise ValueError("ö\n" * 5000)
 
     [outcome] = Client(Fails("predict", shout)).batch([Request(b"1")])
     assert isinstance(outcome, ServingError)
-    body = errors.body(outcome, "1")
+    body = json_body(Failure.of(outcome), "1")
     assert len(body) < 1024
     assert json.loads(body)["error"]["code"] == "handler_error"

@@ -8,9 +8,11 @@ import pytest
 
 from serving.ipc.scoreboard import Phase, Scoreboard, State
 from serving.model.model import Model
+from serving.supervisor.fleet.actions import Abort, Action, GiveUp, Kill, Publish, Start
+from serving.supervisor.fleet.deployment import Role, Status, WorkerProcess
 from serving.supervisor.fleet.describe import counts, server_state
 from serving.supervisor.fleet.fleet import Fleet
-from serving.supervisor.fleet.replica import Abort, Action, GiveUp, Kill, Publish, Replica, Start, Status
+from serving.supervisor.fleet.lifecycle import Progress
 
 LOAD_TIMEOUT = 10.0
 
@@ -33,35 +35,35 @@ class Rig:
         self.now += seconds
         return self.fleet.tick(self.now)
 
-    def fork(self, replica: Replica) -> int:
+    def fork(self, replica: WorkerProcess) -> int:
         pid = next(self.pids)
-        self.fleet.forked(replica.row.index, replica.epoch, pid)
+        self.fleet.workers.forked(replica.row.index, replica.epoch, pid)
         return pid
 
-    def phase(self, replica: Replica, status: Status) -> list[Action]:
+    def phase(self, replica: WorkerProcess, status: Status) -> list[Action]:
         replica.row.phase = Phase[status.name]
-        return self.fleet.phase(replica.row.index, replica.epoch, status, self.now, 100)
+        return self.fleet.progress(replica.row.index, replica.epoch, Progress(status, 100), self.now)
 
-    def bring_up(self, replica: Replica) -> int:
+    def bring_up(self, replica: WorkerProcess) -> int:
         pid = self.fork(replica)
         for status in (Status.LOADING, Status.WARMING, Status.READY):
             self.phase(replica, status)
         return pid
 
-    def up(self) -> Replica:
+    def up(self) -> WorkerProcess:
         [start] = self.starts(self.tick())
         self.bring_up(start)
         return start
 
-    def starts(self, actions: list[Action]) -> list[Replica]:
+    def starts(self, actions: list[Action]) -> list[WorkerProcess]:
         return [action.replica for action in actions if isinstance(action, Start)]
 
-    def exits(self, replica: Replica, cause: str = "signal SIGSEGV") -> list[Action]:
+    def exits(self, replica: WorkerProcess, cause: str = "signal SIGSEGV") -> list[Action]:
         return self.fleet.exited(replica, cause, self.now)
 
     @property
     def state(self) -> State:
-        return server_state(self.fleet.everything())[0]
+        return server_state(self.fleet.state.everything())[0]
 
 
 def test_the_wanted_number_of_replicas_is_started_once() -> None:
@@ -92,7 +94,7 @@ def test_the_last_instant_with_a_ready_replica_is_that_of_its_end_however_often_
     def ask() -> None:
         for _ in range(reads):
             rig.now += 10.0
-            assert counts(rig.fleet.everything())[2] <= rig.now
+            assert counts(rig.fleet.state.everything())[2] <= rig.now
             assert isinstance(rig.state, State)
 
     ask()
@@ -106,7 +108,7 @@ def test_the_last_instant_with_a_ready_replica_is_that_of_its_end_however_often_
     else:
         rig.fleet.lost(replica, "the fork server ended", rig.now)
     ask()
-    assert counts(rig.fleet.everything()) == (0, 1, ended)
+    assert counts(rig.fleet.state.everything()) == (0, 1, ended)
 
 
 def test_user_code_past_its_deadline_is_ended_and_its_replacement_starts_in_the_same_step() -> None:
@@ -133,7 +135,7 @@ def test_one_that_survives_the_abort_is_killed_a_second_later() -> None:
 def test_a_stopped_worker_that_owes_an_answer_is_replaced() -> None:
     rig = Rig()
     replica = rig.up()
-    rig.fleet.overdue(replica.row.index, replica.epoch, rig.now)
+    rig.fleet.workers.overdue(replica.row.index, replica.epoch, rig.now)
     assert rig.tick(0.9) == []
     assert any(isinstance(action, Abort) for action in rig.tick(0.2))
 
@@ -141,7 +143,7 @@ def test_a_stopped_worker_that_owes_an_answer_is_replaced() -> None:
 def test_a_worker_whose_heart_beats_is_left_alone_though_a_request_expired_in_its_queue() -> None:
     rig = Rig()
     replica = rig.up()
-    rig.fleet.overdue(replica.row.index, replica.epoch, rig.now)
+    rig.fleet.workers.overdue(replica.row.index, replica.epoch, rig.now)
     replica.row.stamp_beat()
     rig.board._floats[replica.row._at + 3] = rig.now + 0.1
     assert rig.tick(60.0) == []
@@ -151,7 +153,7 @@ def test_a_worker_that_holds_the_interpreter_within_its_deadline_is_not_taken_fo
     rig = Rig()
     replica = rig.up()
     replica.row.start([1], rig.now + 50)
-    rig.fleet.overdue(replica.row.index, replica.epoch, rig.now)
+    rig.fleet.workers.overdue(replica.row.index, replica.epoch, rig.now)
     assert rig.tick(40.0) == []
 
 
@@ -182,8 +184,8 @@ def test_a_model_that_keeps_failing_backs_off_and_is_declared_failed_after_five(
     assert attempts == 5
     assert rig.now - began > 7
     assert rig.state is State.FAILED
-    assert "exit code 3" in server_state(rig.fleet.everything())[1]
-    placement = rig.fleet.placement("m")
+    assert "exit code 3" in server_state(rig.fleet.state.everything())[1]
+    placement = rig.fleet.state.placement("m")
     assert placement is not None
     assert placement.failed is not None
 
@@ -193,7 +195,7 @@ def test_a_model_that_crashes_after_ready_again_and_again_is_not_restarted_in_a_
     starts, replica = 0, rig.up()
     for _ in range(500):  # five seconds
         rig.now += 0.01
-        fresh = rig.starts(rig.exits(replica)) if replica in rig.fleet.replicas() else []
+        fresh = rig.starts(rig.exits(replica)) if replica in rig.fleet.workers.of(Role.SERVING) else []
         fresh += rig.starts(rig.tick())
         starts += len(fresh)
         if fresh:
@@ -255,7 +257,7 @@ def test_a_replica_cannot_go_back() -> None:
 def test_messages_about_an_earlier_epoch_of_the_row_are_ignored() -> None:
     rig = Rig()
     replica = rig.up()
-    rig.fleet.phase(replica.row.index, replica.epoch - 1, Status.LOADING, 1, rig.now)
-    rig.fleet.overdue(replica.row.index, replica.epoch - 1, rig.now)
+    rig.fleet.progress(replica.row.index, replica.epoch - 1, Progress(Status.LOADING, 1), rig.now)
+    rig.fleet.workers.overdue(replica.row.index, replica.epoch - 1, rig.now)
     assert rig.tick(30.0) == []
     assert rig.state is State.READY

@@ -15,28 +15,15 @@ from serving.errors import ModelFailed, OutOfMemory
 from serving.ipc.faults import EXIT_HARDWARE, Fault, told_by
 from serving.ipc.scoreboard import ROWS, Phase, Scoreboard, State
 from serving.model.model import Model
+from serving.supervisor.fleet.actions import Action, Assign, Evicted, Gone, Publish, Settled, Spawn, Start, TakenOut
 from serving.supervisor.fleet.admission import Admission
 from serving.supervisor.fleet.cache import Budget
+from serving.supervisor.fleet.deployment import LIVE, Deployment, Owner, Role, Stage, Status, WorkerProcess
 from serving.supervisor.fleet.describe import server_state
 from serving.supervisor.fleet.devices import RETURN_TIME, Devices
 from serving.supervisor.fleet.fleet import MOVE_TIME, Fleet
-from serving.supervisor.fleet.replica import (
-    LIVE,
-    Action,
-    Assign,
-    Evicted,
-    Owner,
-    Publish,
-    Replica,
-    Served,
-    Settled,
-    Stage,
-    Start,
-    Status,
-    TakenOut,
-)
-from serving.supervisor.fleet.sparerule import SpareRule
-from serving.supervisor.fleet.spares import CONTEXT, Spawn
+from serving.supervisor.fleet.lifecycle import Progress
+from serving.supervisor.fleet.spares import CONTEXT, SpareRule
 from serving.supervisor.gpuwatch import look_at
 from serving.supervisor.store.diskcache import Cost
 from serving.system.gpus.fake import FakeGpus
@@ -54,6 +41,7 @@ class Rig:
     otherwise."""
 
     def __init__(self, *gpus: int, many: bool = False, spares: int = 0, warm: int = 0) -> None:
+        self.many = many
         self.driver = FakeGpus(*(size * GIB for size in gpus))
         self.devices = Devices(self.driver.gpus())
         budget = Budget(HOST, {gpu.name: gpu.free for gpu in self.driver.gpus()}) if many else None
@@ -73,7 +61,7 @@ class Rig:
         self.seen += actions
         return actions
 
-    def add(self, one: Model, owner: Owner = Owner.START, size: int = 4) -> Served:
+    def add(self, one: Model, owner: Owner = Owner.START, size: int = 4) -> Deployment:
         cost = Cost(1 << 20, 1 << 20, size * GIB)
         return self.fleet.add(one, self.now, owner, self.now + 10, cost)
 
@@ -86,22 +74,24 @@ class Rig:
         self.now += 0.01
         return self.act(self.fleet.look(replace(look_at(self.driver), at=self.now), self.now))
 
-    def up(self, served: Served, size: int = 4) -> list[Replica]:
+    def up(self, served: Deployment, size: int = 4) -> list[WorkerProcess]:
         """All its replicas that have no process yet come up and hold ``size`` GiB each."""
         self.tick()
         found = [one for one in served.live() if one.status is not Status.READY]
         for replica in found:
             pid = replica.pid or next(self.pids)
-            self.fleet.forked(replica.row.index, replica.epoch, pid)
+            self.fleet.workers.forked(replica.row.index, replica.epoch, pid)
             for status in (Status.LOADING, Status.WARMING, Status.READY):
                 replica.row.phase = Phase[status.name]
                 if status is Status.READY and replica.device in self.devices:
                     self.driver.hold(replica.device, pid, size * GIB)
                     replica.row.stamp_memory(1 << 20, 1 << 20, size * GIB)
-                self.act(self.fleet.phase(replica.row.index, replica.epoch, status, self.now, 100, "cuda:0"))
+                self.act(
+                    self.fleet.progress(replica.row.index, replica.epoch, Progress(status, 100, "cuda:0"), self.now)
+                )
         return found
 
-    def exits(self, replica: Replica, code: int = 1, keeps: bool = False) -> list[Action]:
+    def exits(self, replica: WorkerProcess, code: int = 1, keeps: bool = False) -> list[Action]:
         """Its process ends; if it ``keeps`` its memory the driver is late."""
         if replica.device in self.devices and not keeps:
             self.driver.hold(replica.device, replica.pid or 0, 0)
@@ -113,10 +103,10 @@ class Rig:
 
     @property
     def state(self) -> tuple[State, str]:
-        return server_state(self.fleet.everything())
+        return server_state(self.fleet.state.everything())
 
 
-def places(served: Served) -> list[str]:
+def places(served: Deployment) -> list[str]:
     return sorted(replica.device for replica in served.live())
 
 
@@ -142,9 +132,9 @@ def test_one_that_could_not_use_its_gpu_is_on_the_cpu_in_the_books_too() -> None
     served = rig.add(model())
     rig.tick()
     [replica] = served.replicas
-    rig.fleet.forked(replica.row.index, replica.epoch, 7)
+    rig.fleet.workers.forked(replica.row.index, replica.epoch, 7)
     for status in (Status.LOADING, Status.WARMING, Status.READY):
-        rig.fleet.phase(replica.row.index, replica.epoch, status, rig.now, 100, "cpu")
+        rig.fleet.progress(replica.row.index, replica.epoch, Progress(status, 100, "cpu"), rig.now)
     assert places(served) == ["cpu"]
     assert rig.tick() == [], "and no other one is missing"
 
@@ -166,7 +156,7 @@ def test_models_of_a_store_go_where_most_memory_is_left_and_the_oldest_leaves() 
     assert [places(found[name]) for name in "abc"] == [["cuda:0"], ["cuda:1"], ["cuda:0"]]
     rig.add(model("d", "cuda:1"), Owner.STORE, 6)
     rig.tick()
-    assert [action.served.name for action in rig.of(Evicted)] == ["b"], "older ones are on the other GPU"
+    assert [action.deployment.name for action in rig.of(Evicted)] == ["b"], "older ones are on the other GPU"
 
 
 def test_without_bytes_to_count_models_of_a_store_are_spread_by_number() -> None:
@@ -317,8 +307,8 @@ def test_one_pinned_to_a_broken_gpu_fails_with_the_reason_and_others_go_on() -> 
     rig.up(other)
     rig.driver.report("cuda:1", 95)
     assert Publish("pinned") in rig.look()
-    assert rig.fleet.placement("pinned").failed == "cuda:1 was taken out: Xid 95: uncontained memory error"
-    assert len(rig.fleet.placement("other").replicas) == 1
+    assert rig.fleet.state.placement("pinned").failed == "cuda:1 was taken out: Xid 95: uncontained memory error"
+    assert len(rig.fleet.state.placement("other").replicas) == 1
     for replica in list(pinned.replicas):
         rig.exits(replica)
     rig.tick(10.0)
@@ -367,7 +357,7 @@ def test_a_model_of_a_store_that_was_on_it_moves_and_idle_ones_make_room() -> No
     [hit] = first.replicas
     assert hit.status is Status.DYING
     rig.tick()
-    assert [action.served.name for action in rig.of(Evicted)] == ["b"]
+    assert [action.deployment.name for action in rig.of(Evicted)] == ["b"]
     rig.exits(hit)
     rig.tick()
     assert places(first) == [], "not before there is room"
@@ -389,7 +379,7 @@ def test_a_model_of_a_store_that_finds_no_room_elsewhere_is_given_up() -> None:
     rig.tick(MOVE_TIME + 1)
     assert moves.problem is not None
     assert moves.problem.code == OutOfMemory.code
-    assert [served.name for served in rig.fleet.everything()] == ["b"]
+    assert [served.name for served in rig.fleet.state.everything()] == ["b"]
 
 
 def test_a_model_of_a_store_that_may_be_nowhere_else_leaves_and_tells_why() -> None:
@@ -424,12 +414,48 @@ def test_one_that_waits_for_room_on_a_gpu_that_breaks_is_told_at_once() -> None:
     assert waits.problem.code == ModelFailed.code
 
 
+def test_a_successor_that_waits_leaves_once_with_the_model_whose_gpu_breaks() -> None:
+    rig = Rig(10, 10, many=True)
+    old, busy = (rig.add(model(name, "cuda:1"), Owner.STORE) for name in "ab")
+    rig.up(old)
+    rig.up(busy)
+    rig.tick(2.0)
+    busy.replicas[0].row.queued = 1
+    new = rig.add(model("a", "cuda:1"), Owner.STORE)
+    rig.tick()
+    assert new.stage is Stage.WAITING
+    rig.driver.report("cuda:1", 79)
+    rig.look()
+    assert [one.stage for one in (old, busy, new)] == [Stage.LEAVING] * 3
+    assert [action.deployment for action in rig.of(Gone)] == [new]
+    assert [action.deployment for action in rig.of(Settled) if action.problem is not None] == [old, busy]
+
+
+def test_a_successor_that_waits_leaves_once_with_a_model_that_finds_no_other_gpu() -> None:
+    rig = Rig(10, 10, many=True)
+    old, busy = rig.add(model("a"), Owner.STORE, 4), rig.add(model("b", "cuda:1"), Owner.STORE, 8)
+    rig.up(old, 4)
+    rig.up(busy, 8)
+    rig.tick(2.0)
+    busy.replicas[0].row.queued = 1
+    new = rig.add(model("a"), Owner.STORE, 4)
+    new.wanted_until = rig.now + MOVE_TIME
+    rig.driver.report("cuda:0", 48)
+    rig.look()
+    rig.exits(old.replicas[0])
+    rig.tick()
+    assert [one.stage for one in (old, new)] == [Stage.WAITING] * 2
+    rig.tick(MOVE_TIME + 1)
+    assert [action.deployment for action in rig.of(Gone)] == [new, old]
+    assert list(rig.fleet.state.everything()) == [busy]
+
+
 def test_a_first_load_that_breaks_the_gpu_goes_on_elsewhere() -> None:
     rig = Rig(10, 10, many=True)
     served = rig.add(model("a"), Owner.STORE)
     rig.tick()
     [replica] = served.replicas
-    rig.fleet.forked(replica.row.index, replica.epoch, 7)
+    rig.fleet.workers.forked(replica.row.index, replica.epoch, 7)
     rig.exits(replica, EXIT_HARDWARE)
     rig.tick()
     assert places(served) == ["cuda:1"]
@@ -452,9 +478,9 @@ def test_a_worker_on_the_cpu_cannot_break_a_gpu() -> None:
 def spare_up(rig: Rig) -> int:
     [spawn] = [action for action in rig.tick() if isinstance(action, Spawn)]
     pid = next(rig.pids)
-    rig.fleet.forked(spawn.spare.row.index, spawn.spare.epoch, pid)
+    rig.fleet.workers.forked(spawn.spare.row.index, spawn.spare.epoch, pid)
     spawn.spare.row.stamp_memory(1 << 20, 1 << 20, GIB // 2)
-    rig.fleet.spares.ready(spawn.spare.row.index, spawn.spare.epoch)
+    rig.fleet.spares.ready(spawn.spare.row.index, spawn.spare.epoch, rig.now)
     return pid
 
 
@@ -467,7 +493,7 @@ def test_a_replacement_takes_the_spare_with_its_row_and_process() -> None:
     rig.seen.clear()
     rig.exits(dead)
     [assign] = rig.of(Assign)
-    assert (assign.replica.pid, rig.fleet.by_pid(pid)) == (pid, assign.replica)
+    assert (assign.replica.pid, rig.fleet.workers.by_pid(pid)) == (pid, assign.replica)
     assert rig.of(Start) == []
     assert rig.up(served) == [assign.replica]
 
@@ -481,7 +507,7 @@ def test_a_spare_of_another_gpu_is_of_no_use() -> None:
     other = rig.add(model("b", "cuda:0"))
     rig.seen.clear()
     rig.tick()
-    assert [action.replica.served for action in rig.of(Start)] == [other]
+    assert [action.replica.deployment for action in rig.of(Start)] == [other]
     assert rig.of(Assign) == []
 
 
@@ -499,7 +525,7 @@ def test_a_spare_that_dies_with_a_model_in_hand_is_tried_once_more_with_a_new_pr
         [action] = rig.of(expected)
         rig.seen.clear()
         rig.exits(action.replica, keeps=True)
-    assert served.failures == 1, "the new process was the model's own to lose"
+    assert served.restarts.failures == 1, "the new process was the model's own to lose"
 
 
 def test_what_spares_hold_is_not_the_models_to_use() -> None:
@@ -526,7 +552,9 @@ def test_spares_of_a_broken_gpu_go_with_it(code: int) -> None:
     rig.driver.report("cuda:0", code)
     rig.look()
     rig.tick()
-    assert [one.device for one in rig.fleet.spares.all() if rig.fleet.wants(one.row.index, one.epoch)] == ["cuda:1"]
+    assert [one.device for one in rig.fleet.spares.all() if rig.fleet.workers.wants(one.row.index, one.epoch)] == [
+        "cuda:1"
+    ]
 
 
 steps = st.lists(
@@ -539,6 +567,40 @@ steps = st.lists(
 )
 
 
+def play(rig: Rig, what: str, number: int, device: str) -> None:
+    """One step of a story."""
+    replicas = rig.fleet.workers.of(Role.SERVING)
+    replica = replicas[number % len(replicas)] if replicas else None
+    if what == "want" and rig.many and rig.fleet.state.get(f"m{number}") is None:
+        rig.add(model(f"m{number}", device, 1 + number % 2), Owner.STORE, 1 + number)
+    elif what == "ready" and replica is not None and replica.status is Status.STARTING:
+        come_up(rig, replica)
+    elif what in ("crash", "hardware", "sticky") and replica is not None:
+        rig.exits(replica, {"crash": 1, "hardware": EXIT_HARDWARE, "sticky": 74}[what], keeps=True)
+    elif what == "end" and replica is not None and replica.pid is not None:
+        rig.act(rig.fleet.end(replica, "it hangs", rig.now))
+    elif what == "xid" and device in rig.devices:
+        rig.driver.report(device, 79 if number else 13)
+    elif what == "spare":
+        for spare in rig.fleet.spares.all():
+            if spare.pid is None:
+                rig.fleet.workers.forked(spare.row.index, spare.epoch, next(rig.pids))
+                rig.fleet.spares.ready(spare.row.index, spare.epoch, rig.now)
+            elif number == 0:
+                rig.fleet.spares.exited(spare, rig.now)
+    elif what == "look":
+        rig.look()
+    rig.tick(number / 4)
+
+
+def come_up(rig: Rig, replica: WorkerProcess) -> None:
+    pid = replica.pid or next(rig.pids)
+    rig.fleet.workers.forked(replica.row.index, replica.epoch, pid)
+    for status in (Status.LOADING, Status.WARMING, Status.READY):
+        replica.row.phase = Phase[status.name]
+        rig.act(rig.fleet.progress(replica.row.index, replica.epoch, Progress(status, 100), rig.now))
+
+
 @given(steps, st.booleans(), st.integers(0, 2))
 def test_whatever_happens_nothing_starts_on_a_broken_gpu_and_all_rows_come_back(
     story: list[tuple[str, int, str]], many: bool, spares: int
@@ -548,53 +610,24 @@ def test_whatever_happens_nothing_starts_on_a_broken_gpu_and_all_rows_come_back(
     if not many:
         rig.add(model(replicas=2))
     broken: set[str] = set()
-
-    def come_up(replica: Replica) -> None:
-        pid = replica.pid or next(rig.pids)
-        rig.fleet.forked(replica.row.index, replica.epoch, pid)
-        for status in (Status.LOADING, Status.WARMING, Status.READY):
-            replica.row.phase = Phase[status.name]
-            rig.act(rig.fleet.phase(replica.row.index, replica.epoch, status, rig.now, 100))
-
     for what, number, device in story:
-        replicas = rig.fleet.replicas()
-        replica = replicas[number % len(replicas)] if replicas else None
         rig.seen.clear()
-        if what == "want" and many and rig.fleet.get(f"m{number}") is None:
-            rig.add(model(f"m{number}", device, 1 + number % 2), Owner.STORE, 1 + number)
-        elif what == "ready" and replica is not None and replica.status is Status.STARTING:
-            come_up(replica)
-        elif what in ("crash", "hardware", "sticky") and replica is not None:
-            rig.exits(replica, {"crash": 1, "hardware": EXIT_HARDWARE, "sticky": 74}[what], keeps=True)
-        elif what == "end" and replica is not None and replica.pid is not None:
-            rig.act(rig.fleet.end(replica, "it hangs", rig.now))
-        elif what == "xid" and device in rig.devices:
-            rig.driver.report(device, 79 if number else 13)
-        elif what == "spare":
-            for spare in rig.fleet.spares.all():
-                if spare.pid is None:
-                    rig.fleet.forked(spare.row.index, spare.epoch, next(rig.pids))
-                    rig.fleet.spares.ready(spare.row.index, spare.epoch)
-                elif number == 0:
-                    rig.fleet.spares.exited(spare, rig.now)
-        elif what == "look":
-            rig.look()
-        rig.tick(number / 4)
+        play(rig, what, number, device)
         started = [action.replica for action in rig.seen if isinstance(action, Start | Assign)]
         broken |= {action.device for action in rig.of(TakenOut)}
         assert not [one for one in started if one.device in broken]
-        live = [one for one in rig.fleet.replicas() if one.device in broken and one.status in LIVE]
+        live = [one for one in rig.fleet.workers.of(Role.SERVING) if one.device in broken and one.status in LIVE]
         assert live == []
-        assert {action.replica for action in rig.of(Start)} <= set(rig.fleet.replicas())
-    for served in list(rig.fleet.everything()):
+        assert {action.replica for action in rig.of(Start)} <= set(rig.fleet.workers.of(Role.SERVING))
+    for served in list(rig.fleet.state.everything()):
         rig.act(rig.fleet.leave(served, rig.now))
         for replica in list(served.replicas):
             rig.exits(replica)
-    rig.fleet.spares.close()
+    rig.fleet.spares.close(rig.now)
     for spare in rig.fleet.spares.all():
         rig.fleet.spares.exited(spare, rig.now)
-    assert list(rig.fleet.everything()) == []
-    assert len(rig.fleet._rows) == ROWS
+    assert list(rig.fleet.state.everything()) == []
+    assert len(rig.fleet.workers.rows) == ROWS
 
 
 # Models that were never loaded here.
@@ -609,7 +642,7 @@ def test_models_that_load_at_once_are_booked_with_their_contexts() -> None:
     for number in range(16):
         rig.fleet.add(never_loaded(f"m{number}", 0.1), rig.now, Owner.STORE, rig.now + 10)
     rig.tick()
-    loading = [one for one in rig.fleet._all if one.stage is Stage.SERVING]
+    loading = [one for one in rig.fleet.state.everything() if one.stage is Stage.SERVING]
     assert len(loading) * (CONTEXT + int(0.1 * GIB)) <= 8 * GIB
     assert len(loading) >= 12
 
@@ -618,7 +651,7 @@ def test_models_that_load_at_once_are_booked_with_their_contexts() -> None:
 @pytest.mark.parametrize("gib", [40, 65, 71.9])
 def test_a_model_whose_files_fit_on_its_gpu_is_tried(gib: float, device: str) -> None:
     rig = Rig(72, many=True)
-    rig.fleet._admission.set_budget(replace(rig.fleet._admission.budget, host=128 * GIB))
+    rig.fleet.state.admission.set_budget(replace(rig.fleet.state.admission.budget, host=128 * GIB))
     served = rig.fleet.add(never_loaded("large", gib, device), rig.now, Owner.STORE, rig.now + 10)
     rig.tick()
     assert served.stage is Stage.SERVING
@@ -626,7 +659,7 @@ def test_a_model_whose_files_fit_on_its_gpu_is_tried(gib: float, device: str) ->
 
 def test_one_whose_files_do_not_fit_is_refused() -> None:
     rig = Rig(72, many=True)
-    rig.fleet._admission.set_budget(replace(rig.fleet._admission.budget, host=128 * GIB))
+    rig.fleet.state.admission.set_budget(replace(rig.fleet.state.admission.budget, host=128 * GIB))
     served = rig.fleet.add(never_loaded("large", 73), rig.now, Owner.STORE, rig.now + 10)
     rig.tick()
     assert served.stage is not Stage.SERVING

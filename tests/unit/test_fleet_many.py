@@ -13,24 +13,12 @@ from hypothesis import strategies as st
 from serving.errors import ModelFailed, OutOfMemory
 from serving.ipc.scoreboard import Phase, Scoreboard
 from serving.model.model import Model
+from serving.supervisor.fleet.actions import Action, Evicted, Gone, Learned, Retire, Settled, Start
 from serving.supervisor.fleet.admission import Admission
 from serving.supervisor.fleet.cache import Budget
+from serving.supervisor.fleet.deployment import SLACK, Deployment, Owner, Role, Stage, Status, WorkerProcess
 from serving.supervisor.fleet.fleet import Fleet
-from serving.supervisor.fleet.replica import (
-    SLACK,
-    Action,
-    Evicted,
-    Gone,
-    Learned,
-    Owner,
-    Replica,
-    Retire,
-    Served,
-    Settled,
-    Stage,
-    Start,
-    Status,
-)
+from serving.supervisor.fleet.lifecycle import Progress
 from serving.supervisor.store.diskcache import Cost
 
 MIB = 1 << 20
@@ -56,7 +44,7 @@ class Rig:
         self.seen += actions
         return actions
 
-    def want(self, name: str, cost: int, owner: Owner = Owner.STORE, device: int = 0, **fields: object) -> Served:
+    def want(self, name: str, cost: int, owner: Owner = Owner.STORE, device: int = 0, **fields: object) -> Deployment:
         one = model(name, **fields)  # type: ignore[arg-type]
         own = cost * MIB - SLACK  # so that it is charged with ``cost``
         size = Cost(own, own, device * MIB)
@@ -68,31 +56,31 @@ class Rig:
         self.now += seconds
         return self.act(self.fleet.tick(self.now))
 
-    def load(self, served: Served, memory: int | None = None) -> None:
+    def load(self, served: Deployment, memory: int | None = None) -> None:
         for replica in served.live():
             if replica.pid is None:
                 self.bring_up(replica, memory)
 
-    def bring_up(self, replica: Replica, memory: int | None = None) -> None:
-        self.fleet.forked(replica.row.index, replica.epoch, next(self.pids))
+    def bring_up(self, replica: WorkerProcess, memory: int | None = None) -> None:
+        self.fleet.workers.forked(replica.row.index, replica.epoch, next(self.pids))
         for status in (Status.LOADING, Status.WARMING, Status.READY):
             replica.row.phase = Phase[status.name]
             if status is Status.READY:
-                size = replica.served.cost.host if memory is None else memory * MIB - SLACK
-                replica.row.stamp_memory(size, size, replica.served.cost.device)
-            self.act(self.fleet.phase(replica.row.index, replica.epoch, status, self.now, 100))
+                size = replica.deployment.cost.host if memory is None else memory * MIB - SLACK
+                replica.row.stamp_memory(size, size, replica.deployment.cost.device)
+            self.act(self.fleet.progress(replica.row.index, replica.epoch, Progress(status, 100), self.now))
 
-    def serve(self, name: str, cost: int, owner: Owner = Owner.STORE, **fields: object) -> Served:
+    def serve(self, name: str, cost: int, owner: Owner = Owner.STORE, **fields: object) -> Deployment:
         """A model that is loaded and has been used a while ago."""
         served = self.want(name, cost, owner, **fields)  # type: ignore[arg-type]
         self.load(served)
         self.tick(2.0)
         return served
 
-    def exit(self, replica: Replica, out_of_memory: bool = False) -> list[Action]:
+    def exit(self, replica: WorkerProcess, out_of_memory: bool = False) -> list[Action]:
         return self.act(self.fleet.exited(replica, "exit code 0", self.now, out_of_memory))
 
-    def leave(self, served: Served) -> None:
+    def leave(self, served: Deployment) -> None:
         for replica in list(served.replicas):
             self.exit(replica)
 
@@ -100,11 +88,11 @@ class Rig:
         return [action for action in self.seen if isinstance(action, kind)]  # type: ignore[arg-type]
 
     def names(self) -> list[str]:
-        return [served.name for served in self.fleet.served() if served.stage is Stage.SERVING]
+        return [served.name for served in self.fleet.state.current() if served.stage is Stage.SERVING]
 
 
-def problem(rig: Rig, served: Served) -> str:
-    [settled] = [action for action in rig.seen if isinstance(action, Settled) and action.served is served]
+def problem(rig: Rig, served: Deployment) -> str:
+    [settled] = [action for action in rig.seen if isinstance(action, Settled) and action.deployment is served]
     assert settled.problem is not None
     return settled.problem.code
 
@@ -112,9 +100,9 @@ def problem(rig: Rig, served: Served) -> str:
 def test_a_model_starts_at_once_where_there_is_room() -> None:
     rig = Rig()
     served = rig.want("a", 60)
-    assert [action.replica.served for action in rig.of(Start)] == [served]
+    assert [action.replica.deployment for action in rig.of(Start)] == [served]
     rig.load(served)
-    assert [(action.served, action.problem) for action in rig.of(Settled)] == [(served, None)]
+    assert [(action.deployment, action.problem) for action in rig.of(Settled)] == [(served, None)]
 
 
 def test_the_oldest_leaves_and_only_when_it_is_gone_the_next_one_starts() -> None:
@@ -122,7 +110,7 @@ def test_the_oldest_leaves_and_only_when_it_is_gone_the_next_one_starts() -> Non
     first, second = rig.serve("first", 40), rig.serve("second", 40)
     new = rig.want("new", 40)
     [evicted] = rig.of(Evicted)
-    assert evicted.served is first
+    assert evicted.deployment is first
     assert (first.stage, second.stage) == (Stage.LEAVING, Stage.SERVING)
     assert new.stage is Stage.WAITING
     assert rig.tick() == []
@@ -151,9 +139,9 @@ def test_who_waits_too_long_for_room_gets_507_with_the_numbers() -> None:
     new = rig.want("new", 60)
     rig.tick(PATIENCE + 0.1)
     assert problem(rig, new) == OutOfMemory.code
-    [settled] = [action for action in rig.of(Settled) if action.served is new]
+    [settled] = [action for action in rig.of(Settled) if action.deployment is new]
     assert "60 MiB of the 100 MiB" in settled.problem.message
-    assert rig.fleet.get("new") is None
+    assert rig.fleet.state.get("new") is None
 
 
 def test_what_can_never_fit_gets_507_at_once() -> None:
@@ -180,7 +168,7 @@ def test_who_came_first_gets_room_first() -> None:
 def test_who_came_first_gets_room_on_a_gpu_first() -> None:
     rig = Rig(host=1000, devices={"cuda:0": 100, "cuda:1": 50})
 
-    def want(name: str, device: str, size: int) -> Served:
+    def want(name: str, device: str, size: int) -> Deployment:
         cost = Cost(MIB, MIB, size * MIB)
         served = rig.fleet.add(model(name, device=device), rig.now, Owner.STORE, rig.now + 10, cost)
         rig.tick()
@@ -214,7 +202,7 @@ def test_the_measured_cost_replaces_the_estimate_and_is_remembered() -> None:
     rig = Rig()
     served = rig.want("a", 60)
     rig.load(served, memory=10)
-    assert [action.served for action in rig.of(Learned)] == [served]
+    assert [action.deployment for action in rig.of(Learned)] == [served]
     assert served.memory() == 10 * MIB
     rig.want("b", 90)
     assert len(rig.of(Start)) == 2
@@ -234,12 +222,12 @@ def test_a_failed_load_leaves_nothing_behind() -> None:
     rig = Rig()
     served = rig.want("bad", 60)
     [replica] = served.replicas
-    rig.fleet.forked(replica.row.index, replica.epoch, 7)
+    rig.fleet.workers.forked(replica.row.index, replica.epoch, 7)
     rig.act(rig.fleet.load_failed(replica.row.index, replica.epoch, "ValueError: no", False))
     rig.exit(replica)
     assert problem(rig, served) == ModelFailed.code
-    assert rig.fleet.get("bad") is None
-    assert list(rig.fleet.everything()) == []
+    assert rig.fleet.state.get("bad") is None
+    assert list(rig.fleet.state.everything()) == []
     assert rig.of(Gone) == [Gone(served)]
 
 
@@ -250,7 +238,7 @@ def test_more_replicas_than_there_are_rows_is_507_at_once_with_the_numbers() -> 
     last = rig.want("last", 3, replicas=256)
     rig.want("more", 3)
     assert rig.names() == ["a", "b", "c", "last"]
-    [settled] = [action for action in rig.of(Settled) if action.served.name == "more"]
+    [settled] = [action for action in rig.of(Settled) if action.deployment.name == "more"]
     assert settled.problem.code == OutOfMemory.code
     assert "1024" in settled.problem.message
     rig.act(rig.fleet.leave(last, rig.now))
@@ -263,14 +251,14 @@ def test_a_pin_that_changed_with_the_model_holds_and_one_that_did_not_leaves_the
     served = rig.serve("a", 10)
     for pin, wanted in ((True, True), (False, False)):
         rig.load(rig.want("a", 10, pin=pin))
-        served = rig.fleet.get("a")
+        served = rig.fleet.state.get("a")
         assert served.pinned is wanted
     served.pinned = True  # by the API
     rig.load(rig.want("a", 10))
-    assert rig.fleet.get("a").pinned
+    assert rig.fleet.state.get("a").pinned
 
 
-def wear_out(rig: Rig, served: Served) -> None:
+def wear_out(rig: Rig, served: Deployment) -> None:
     """A replica that was ready ends, and none after it comes so far."""
     rig.exit(served.ready()[0])
     for _ in range(200):
@@ -289,14 +277,14 @@ def test_a_model_of_the_store_that_can_start_no_more_leaves_and_tells_why() -> N
     wear_out(rig, served)
     assert problem(rig, served) == ModelFailed.code
     assert rig.of(Gone) == [Gone(served)]
-    assert rig.fleet.get("a") is None
+    assert rig.fleet.state.get("a") is None
 
 
 def test_one_that_the_platform_has_loaded_stays_and_says_so() -> None:
     rig = Rig()
     served = rig.serve("a", 60, Owner.PLATFORM)
     wear_out(rig, served)
-    assert "ValueError: no" in (rig.fleet.placement("a").failed or "")
+    assert "ValueError: no" in (rig.fleet.state.placement("a").failed or "")
 
 
 def test_a_model_of_the_store_stays_while_one_of_its_replicas_serves() -> None:
@@ -325,7 +313,7 @@ def test_a_load_that_runs_out_of_memory_is_tried_once_more_with_one_model_less()
     [replica] = served.replicas
     rig.exit(replica, out_of_memory=True)
     assert problem(rig, served) == OutOfMemory.code
-    assert rig.fleet.get("hungry") is None
+    assert rig.fleet.state.get("hungry") is None
 
 
 def test_what_a_dying_process_holds_counts_though_its_model_waits_again() -> None:
@@ -343,7 +331,7 @@ def test_what_a_dying_process_holds_counts_though_its_model_waits_again() -> Non
     assert (served.memory(), served.device_memory()) == (30 * MIB + SLACK, {"cuda:0": 45 * MIB})
     next_one = rig.want("next", 5)
     rig.tick()
-    everything = list(rig.fleet.everything())
+    everything = list(rig.fleet.state.everything())
     assert served.stage is Stage.WAITING, "it is charged for two processes, and one still holds its memory"
     assert sum(one.memory() for one in everything) <= 100 * MIB
     rig.exit(dying)
@@ -362,7 +350,8 @@ def test_out_of_memory_with_nobody_to_send_away_is_507_at_once() -> None:
 def test_a_lost_fork_server_is_no_fault_of_the_model(said: Status) -> None:
     rig = Rig()
     served = rig.want("a", 60)
-    served.replicas[0].status = said
+    for status in (Status.LOADING, Status.WARMING)[: [Status.STARTING, Status.LOADING, Status.WARMING].index(said)]:
+        served.replicas[0].become(status, rig.now)
     rig.act(rig.fleet.lost(served.replicas[0], "the fork server ended", rig.now))
     assert len(rig.of(Start)) == 2
     assert served.stage is Stage.SERVING
@@ -373,7 +362,7 @@ def test_a_model_told_to_go_before_it_has_a_process_goes_all_the_same() -> None:
     served = rig.want("a", 60)
     [replica] = served.replicas
     assert Retire(replica) in rig.act(rig.fleet.leave(served, rig.now))
-    assert not rig.fleet.wants(replica.row.index, replica.epoch)
+    assert not rig.fleet.workers.wants(replica.row.index, replica.epoch)
     rig.exit(replica)
     assert rig.of(Gone) == [Gone(served)]
 
@@ -390,15 +379,15 @@ def test_a_changed_model_takes_over_when_it_is_ready() -> None:
     rig = Rig(host=200)
     old = rig.serve("a", 60)
     new = rig.want("a", 60)
-    assert rig.fleet.get("a") is old
+    assert rig.fleet.state.get("a") is old
     assert old.stage is Stage.SERVING
     rig.load(new)
-    assert rig.fleet.get("a") is new
+    assert rig.fleet.state.get("a") is new
     assert old.stage is Stage.LEAVING
-    assert not rig.fleet.placement("a").gone
-    assert [address.row for address in rig.fleet.placement("a").replicas] == [new.replicas[0].row.index]
+    assert not rig.fleet.state.placement("a").gone
+    assert [address.row for address in rig.fleet.state.placement("a").replicas] == [new.replicas[0].row.index]
     rig.leave(old)
-    assert rig.fleet.get("a") is new
+    assert rig.fleet.state.get("a") is new
 
 
 def test_a_changed_model_that_fails_leaves_the_old_one_and_its_error_shows() -> None:
@@ -407,7 +396,7 @@ def test_a_changed_model_that_fails_leaves_the_old_one_and_its_error_shows() -> 
     new = rig.want("a", 60)
     rig.fleet.load_failed(new.replicas[0].row.index, new.replicas[0].epoch, "ValueError: broken", False)
     rig.exit(new.replicas[0])
-    assert rig.fleet.get("a") is old
+    assert rig.fleet.state.get("a") is old
     assert old.stage is Stage.SERVING
     assert "ValueError: broken" in (old.reload_error or "")
 
@@ -441,7 +430,7 @@ def test_unloading_takes_the_successor_along() -> None:
     rig.act(rig.fleet.leave(old, rig.now))
     rig.leave(old)
     rig.leave(new)
-    assert list(rig.fleet.everything()) == []
+    assert list(rig.fleet.state.everything()) == []
 
 
 def test_replicas_are_spread_over_gpus_and_a_replacement_takes_the_place_of_the_dead() -> None:
@@ -466,9 +455,9 @@ def test_a_hundred_that_wait_behind_a_hundred_that_work_do_not_take_the_supervis
     for _ in range(50):  # a second of the supervisor's ticks
         rig.tick(0.02)
     assert time.process_time() - started < 0.5, "65 ms a tick when all was decided at every tick"
-    rig.fleet.get("busy0").replicas[0].row.queued = 0
+    rig.fleet.state.get("busy0").replicas[0].row.queued = 0
     rig.tick(0.2)
-    assert [action.served.name for action in rig.of(Evicted)] == ["busy0"]
+    assert [action.deployment.name for action in rig.of(Evicted)] == ["busy0"]
 
 
 steps = st.lists(
@@ -481,6 +470,27 @@ steps = st.lists(
 )
 
 
+def play(rig: Rig, what: str, number: int, size: int) -> None:
+    """One step of a story."""
+    replicas = rig.fleet.workers.of(Role.SERVING)
+    replica = replicas[number % len(replicas)] if replicas else None
+    if what == "want" and rig.fleet.state.get(f"m{number}") is None:
+        rig.want(f"m{number}", size)
+    elif what == "ready" and replica is not None and replica.status is Status.STARTING:
+        rig.bring_up(replica)
+    elif what in ("fail", "oom") and replica is not None:
+        rig.exit(replica, out_of_memory=what == "oom")
+    elif what == "exit" and replica is not None and replica.status in (Status.RETIRING, Status.DYING):
+        rig.exit(replica)
+    elif what == "work" and replica is not None and replica.status is Status.READY:
+        replica.row.queued = 1
+    elif what == "rest" and replica is not None:
+        replica.row.queued = 0
+    elif what == "leave" and replica is not None and replica.deployment.stage is not Stage.LEAVING:
+        rig.act(rig.fleet.leave(replica.deployment, rig.now))
+    rig.tick(size / 20)
+
+
 @given(steps)
 def test_whatever_happens_the_budget_holds_and_there_is_one_load_a_name(
     story: list[tuple[str, int, int]],
@@ -488,35 +498,19 @@ def test_whatever_happens_the_budget_holds_and_there_is_one_load_a_name(
     """A replay of any story: what was admitted fits, nobody busy is sent away, all rows come back."""
     rig = Rig(host=100, models=5)
     for what, number, size in story:
-        everything = list(rig.fleet.everything())
-        replicas = rig.fleet.replicas()
-        replica = replicas[number % len(replicas)] if replicas else None
+        everything = list(rig.fleet.state.everything())
         before = {served.key for served in everything if served.has_work()}
         seen = len(rig.seen)
-        if what == "want" and rig.fleet.get(f"m{number}") is None:
-            rig.want(f"m{number}", size)
-        elif what == "ready" and replica is not None and replica.status is Status.STARTING:
-            rig.bring_up(replica)
-        elif what in ("fail", "oom") and replica is not None:
-            rig.exit(replica, out_of_memory=what == "oom")
-        elif what == "exit" and replica is not None and replica.status in (Status.RETIRING, Status.DYING):
-            rig.exit(replica)
-        elif what == "work" and replica is not None and replica.status is Status.READY:
-            replica.row.queued = 1
-        elif what == "rest" and replica is not None:
-            replica.row.queued = 0
-        elif what == "leave" and replica is not None and replica.served.stage is not Stage.LEAVING:
-            rig.act(rig.fleet.leave(replica.served, rig.now))
-        rig.tick(size / 20)
-        assert sum(served.memory() for served in rig.fleet.everything()) <= 100 * MIB
-        held = [served for served in rig.fleet.everything() if served.stage is not Stage.WAITING]
+        play(rig, what, number, size)
+        assert sum(served.memory() for served in rig.fleet.state.everything()) <= 100 * MIB
+        held = [served for served in rig.fleet.state.everything() if served.stage is not Stage.WAITING]
         assert len(held) <= 5
-        names = [served.name for served in rig.fleet.everything() if served.stage is not Stage.LEAVING]
+        names = [served.name for served in rig.fleet.state.everything() if served.stage is not Stage.LEAVING]
         assert len(names) == len(set(names))
-        assert not [one for one in rig.seen[seen:] if isinstance(one, Evicted) and one.served.key in before]
-    for served in list(rig.fleet.everything()):
+        assert not [one for one in rig.seen[seen:] if isinstance(one, Evicted) and one.deployment.key in before]
+    for served in list(rig.fleet.state.everything()):
         if served.stage is not Stage.LEAVING:
             rig.act(rig.fleet.leave(served, rig.now))
         rig.leave(served)
-    assert list(rig.fleet.everything()) == []
-    assert len(rig.of(Gone)) == len({action.served.key for action in rig.of(Gone)})
+    assert list(rig.fleet.state.everything()) == []
+    assert len(rig.of(Gone)) == len({action.deployment.key for action in rig.of(Gone)})

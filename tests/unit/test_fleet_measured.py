@@ -6,12 +6,14 @@ import msgspec
 import pytest
 
 from serving.ipc.scoreboard import Phase
-from serving.supervisor.fleet.replica import Learned, Owner, Retire, Settled, Stage, Status
+from serving.supervisor.fleet.actions import Learned, Retire, Settled
+from serving.supervisor.fleet.deployment import Owner, Stage, Status
+from serving.supervisor.fleet.lifecycle import Progress
 from tests.unit.test_fleet_many import MIB, Rig, problem
 
 
 def message(rig: Rig, name: str) -> str:
-    [settled] = [one for one in rig.seen if isinstance(one, Settled) and one.served.name == name]
+    [settled] = [one for one in rig.seen if isinstance(one, Settled) and one.deployment.name == name]
     assert settled.problem is not None
     return settled.problem.message
 
@@ -27,7 +29,7 @@ def test_a_model_that_measures_more_than_there_is_is_sent_away_with_the_numbers(
     assert rig.of(Retire)
     assert rig.of(Learned), "the next time it is refused at once"
     rig.leave(served)
-    assert rig.fleet.served() == []
+    assert rig.fleet.state.current() == []
     again = rig.want("a", 150, owner)
     assert again.replicas == []
     assert again.stage is Stage.LEAVING
@@ -59,11 +61,11 @@ def test_the_memory_of_a_gpu_counts_as_that_of_the_host() -> None:
     served = rig.want("a", 20, Owner.PLATFORM, device=10)
     served.model = msgspec.structs.replace(served.model, device="cuda:0")
     [replica] = served.replicas
-    rig.fleet.forked(replica.row.index, replica.epoch, 1)
+    rig.fleet.workers.forked(replica.row.index, replica.epoch, 1)
     for status in (Status.LOADING, Status.WARMING, Status.READY):
         replica.row.phase = Phase[status.name]
         replica.row.stamp_memory(20 * MIB, 25 * MIB, 60 * MIB)
-        rig.act(rig.fleet.phase(replica.row.index, replica.epoch, status, rig.now, 100))
+        rig.act(rig.fleet.progress(replica.row.index, replica.epoch, Progress(status, 100), rig.now))
     assert problem(rig, served) == "out_of_memory"
     assert "of 50 MiB on cuda:0, 60 MiB needed for a replica" in message(rig, "a")
 

@@ -32,7 +32,7 @@ from serving.worker.device.host import Host
 from serving.worker.device.trees import map_tensors
 from serving.worker.engine.engine import Engine
 from serving.worker.engine.flights import has_landed
-from serving.worker.engine.streams import Begin, End, More
+from serving.worker.engine.streams.parts import Begin, End, More
 
 
 class Stamps:
@@ -92,7 +92,7 @@ class Rig:
     def __init__(self, handler: Handler, device: FakeDevice | Host, lost: Callable[[Fault], None] = give_up) -> None:
         self.device = device
         self.stamps = Stamps()
-        self.batcher = Batcher(handler.policy, 1000)
+        self.batcher = Batcher(handler.policy, 1000, threads=handler.decode_threads)
         self.answers: dict[int, str] = {}
         self.engine = Engine(handler, self.batcher, self.stamps, self._deliver, device=device, lost=lost)
         self._next = 0
@@ -226,7 +226,7 @@ def test_streams_and_flights_go_on_beside_each_other() -> None:
     device = FakeDevice()
     rig = Rig(Piecewise(device, max_size=1), device)
     parts: list[tuple[int, object]] = []
-    rig.engine._deliver = lambda outcomes: parts.extend((item.id, outcome) for item, outcome in outcomes)
+    rig.engine._handover.deliver = lambda outcomes: parts.extend((item.id, outcome) for item, outcome in outcomes)
     rig.put(1, 2, 3, 4, 5)
     device.takes = 3
     rig.batcher.close()
@@ -267,7 +267,7 @@ def test_the_engine_says_when_it_launches_and_when_that_is_over_whatever_comes_o
 
     handler = Notes(device, max_size=1)
     rig = Rig(handler, device)
-    rig.batcher._bell = Listens()
+    rig.batcher.bell = Listens()
     rig.put(1, 12)
     assert rig.run() == ["2", "500 handler_error"]
     assert said == [True, True, False] * 2

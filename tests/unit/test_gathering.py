@@ -211,7 +211,7 @@ def test_one_that_is_too_late_or_that_nobody_waits_for_ends() -> None:
     handler.decode_threads = 1
     now = [0.0]
     answers: dict[int, Any] = {}
-    batcher = Batcher(handler.policy, 100, lambda: now[0])
+    batcher = Batcher(handler.policy, 100, lambda: now[0], threads=handler.decode_threads)
     engine = Engine(
         handler, batcher, Stamps(), lambda all: answers.update({i.id: o for i, o in all}), Rules(), clock=lambda: now[0]
     )

@@ -9,7 +9,10 @@ from typing import ClassVar
 import pytest
 
 from serving.frontend.http.head import MAX_FIELDS, MAX_HEAD
-from serving.frontend.http.lingering import LINGER_BYTES
+from serving.frontend.invocation.exchange import Exchange
+from serving.frontend.invocation.state import State
+from serving.frontend.watch.idle import IdleTimer
+from serving.frontend.watch.lingering import LINGER_BYTES
 from tests.unit.browser import MODES, Browser, chunked, post
 
 OK = (200, b"fine")
@@ -129,7 +132,7 @@ def test_so_does_that_of_a_broken_body(mode: str, name: str) -> None:
 
 def test_the_clients_own_id_is_that_of_a_refusal() -> None:
     async def work() -> None:
-        one = Browser("direct")
+        one = Browser("exchange")
         await one.send(b"GET / HTTP/1.1\r\nx-amzn-sagemaker-inference-id: mine\r\n\r\n")
         assert b'"request_id":"mine"' in one.read()[0][2]
 
@@ -163,11 +166,11 @@ def test_trailers_are_headers_of_no_request_neither_of_this_nor_of_the_next(mode
             await one.send(*parts)
             assert one.answers == [OK] * 2
             assert not one.has_ended
-            assert not [name for headers in one.heads for name, _ in headers if b"session" in name]
+            assert not [name for headers in one.heads for name, _ in headers if "session" in name]
             before = len(one.heads)
             await one.send(head + session + b"\r\n4\r\nfine\r\n0\r\n\r\n")
             assert one.answers == [OK] * 3
-            assert (b"x-amzn-sagemaker-session-id", b"NEW_SESSION") in one.heads[before], "this one does say so"
+            assert ("x-amzn-sagemaker-session-id", "NEW_SESSION") in one.heads[before], "this one does say so"
 
     run(work)
 
@@ -328,15 +331,16 @@ def test_blank_lines_keep_no_connection(mode: str) -> None:
 def is_look(handle: asyncio.TimerHandle) -> bool:
     """Whether it looks how long a connection has been idle."""
     owner = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
-    return not handle.cancelled() and isinstance(owner, asyncio.Protocol) and handle.when() - owner._idle_since < 5  # type: ignore[attr-defined]
+    return not handle.cancelled() and isinstance(owner, IdleTimer)
 
 
 def test_a_large_body_that_is_late_is_504_and_the_connection_goes_with_it() -> None:
     async def work() -> None:
-        one = Browser("direct")
+        one = Browser("exchange")
         await one.send(post(b"z" * 500_000)[:100_000])
         assert isinstance(one.wire.protocol, asyncio.BufferedProtocol)
-        one.protocol.receiving.expire()  # type: ignore[attr-defined]
+        assert isinstance(one.protocol.turn, Exchange)
+        one.protocol.turn.expire()
         await one.settle()
         assert one.answers == [(504, b"deadline_exceeded")]
         assert one.has_ended
@@ -348,28 +352,20 @@ def test_a_large_body_that_is_late_is_504_and_the_connection_goes_with_it() -> N
     run(work)
 
 
-def test_a_request_that_asgi_goes_on_with_stays_the_same_request() -> None:
+def test_a_request_that_must_wait_for_a_replica_stays_the_same_request() -> None:
     async def work() -> None:
         for stream in (chunked(b"z" * 100_000, size=1000), post(b"fine")):
-            one = Browser("direct")
+            one = Browser("exchange")
             one.replicas.echo = None  # not at hand
-            marks: list[tuple[float, str, float]] = []
-            go_on = one.protocol.direct.go_on  # type: ignore[attr-defined]
-
-            def noted(plain, arrival, request_id, expires, length, go_on=go_on, marks=marks):  # type: ignore[no-untyped-def]
-                marks.append((arrival, request_id, expires))
-                return go_on(plain, arrival, request_id, expires, length)
-
-            one.protocol.direct.go_on = noted  # type: ignore[attr-defined]
             one.wire.unsent = stream[:-1]
             one.wire.deliver()
             assert one.slot.in_flight == 1
-            current = one.protocol._current  # type: ignore[attr-defined]
+            current = one.protocol.turn
+            assert isinstance(current, Exchange)
             known = (current.arrival, current.request_id, current.expires)
-            await one.settle()
-            assert one.slot.in_flight == 1
             await one.send(stream[-1:])
-            assert marks == [known]
+            assert (current.arrival, current.request_id, current.expires) == known
+            assert current.state is State.ANSWERED
             assert one.slot.in_flight == 0
             assert one.answers[0][0] == 200
 

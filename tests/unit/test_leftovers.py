@@ -22,14 +22,15 @@ from serving.adapters.torchserve.ts.utils.util import load_label_mapping
 from serving.adapters.triton.convention import Triton
 from serving.adapters.weights import Weights
 from serving.config.config import Config, load
-from serving.desk.check import missing, pickles
 from serving.desk.pack import members
+from serving.desk.risks import missing, pickles
 from serving.model.folder import read_model
 from serving.model.model import Model
 from serving.model.samples import samples
 from serving.supervisor.store.archives import Limits, unpack
 from serving.supervisor.store.diskcache import DiskCache
-from serving.supervisor.store.repository import ModelRepository, open_one
+from serving.supervisor.store.initial import open_one
+from serving.supervisor.store.repository import ModelRepository
 from serving.supervisor.store.store import Store
 from tests.mar import write_archive
 

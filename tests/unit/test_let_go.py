@@ -131,7 +131,7 @@ def test_the_body_of_a_request_that_is_answered_is_freed(way: str, kind: Callabl
     handler = kind()
     row = Scoreboard.create().row(0)
     row.claim(1)
-    batcher = Batcher(handler.policy, 100)
+    batcher = Batcher(handler.policy, 100, by_priority=handler.prioritizes, threads=handler.decode_threads)
     answered: list[int] = []
 
     def deliver(outcomes: list[Any]) -> None:

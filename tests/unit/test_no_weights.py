@@ -14,7 +14,7 @@ from handlers.checkpoint import load_checkpoint
 from serving import load_weights
 from serving.adapters.toolkit.sagemaker_inference import default_model_fn
 from serving.adapters.torchserve.loading import load_model, load_pickled
-from serving.desk.check import pickles
+from serving.desk.risks import pickles
 from serving.errors import ModelError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"

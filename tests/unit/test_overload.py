@@ -299,8 +299,9 @@ def test_what_another_worker_had_taken_in_is_not_refused_at_the_door() -> None:
 # What is said, and when.
 
 
-def batcher(seconds: float, **policy: object) -> Batcher:
-    one = Batcher(BatchPolicy(**{"max_size": 1, **policy}), 100, lambda: 1000.0)  # type: ignore[arg-type]
+def batcher(seconds: float, by_priority: bool = False, **policy: object) -> Batcher:
+    rules = BatchPolicy(**{"max_size": 1, **policy})  # type: ignore[arg-type]
+    one = Batcher(rules, 100, lambda: 1000.0, by_priority=by_priority)
     teach(one, *[("b", 1, seconds)] * ENOUGH)
     return one
 
@@ -309,7 +310,7 @@ def teach(one: Batcher, *batches: tuple[str, int, float]) -> None:
     """Batches of a bucket, so many requests and so many seconds, one after the other."""
     at = 1.0
     for bucket, n, seconds in batches:
-        one.ended((bucket, "shared"), n, at, at + seconds)
+        one.promises.ended((bucket, "shared"), n, at, at + seconds)
         at += seconds + 1.0
 
 
@@ -326,7 +327,7 @@ def wait_in(one: Batcher, item: Item, bucket: str = "b") -> None:
 
 def test_a_refusal_says_why_and_when_to_come_again() -> None:
     one = batcher(10.0)
-    one.begins(("b", "shared"), 1, 1000.0)
+    one.promises.begins(("b", "shared"), 1, 1000.0)
     taken = [one.put(item(n)) for n in range(8)]
     assert taken == [True] * 4 + [False] * 4, (
         "with the one under way five; a sixth would take 60 s and the way of its answer"
@@ -347,7 +348,7 @@ def test_what_has_less_time_than_a_call_takes_is_passed_over_at_once_and_the_nex
     wait_in(one, item(0, 5.0))
     taken = one.take()
     assert (ids(taken.hopeless), ids(taken.batch)) == ([0], [])
-    assert one.too_late(taken.hopeless[0]).status == 503
+    assert one.promises.too_late(taken.hopeless[0], 1000.0).status == 503
     wait_in(one, item(1))
     assert ids(one.take().batch) == [1]
     assert one.size == 0
@@ -368,9 +369,8 @@ def test_a_batch_is_smaller_where_that_is_in_time_and_nobody_else_waits() -> Non
 
 
 def test_by_priority_nobody_is_refused_for_those_who_wait_behind() -> None:
-    one = batcher(10.0)
-    one.ordered = True
-    one.begins(("b", "shared"), 1, 1000.0)
+    one = batcher(10.0, by_priority=True)
+    one.promises.begins(("b", "shared"), 1, 1000.0)
     assert all(one.put(item(n)) for n in range(50))
 
 
@@ -416,7 +416,7 @@ def test_the_first_of_all_does_not_spoil_what_is_known() -> None:
 
 def test_with_max_latency_ms_the_rule_that_is_hit_first_is_told() -> None:
     one = batcher(1.0, max_latency_ms=50)
-    one.begins(("b", "shared"), 1, 1000.0)
+    one.promises.begins(("b", "shared"), 1, 1000.0)
     refusals: list[str] = []
     for n in range(3):
         if not one.put(item(n)):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from serving.supervisor.fleet.deployment import Status, WorkerProcess
 from serving.supervisor.fleet.overrun import KILL_GRACE
 from serving.supervisor.fleet.pace import REST, TICK, pause
-from serving.supervisor.fleet.replica import Replica, Status
 from tests.unit.test_fleet import Rig
 
 
 class Paced(Rig):
     def pause(self) -> float:
-        return pause(self.fleet.everything(), self.now)
+        return pause(self.fleet.state.everything(), self.now)
 
-    def all_up(self) -> list[Replica]:
+    def all_up(self) -> list[WorkerProcess]:
         starts = self.starts(self.tick())
         for replica in starts:
             self.bring_up(replica)

@@ -16,7 +16,8 @@ import uvloop
 from serving.ipc.channel import Channel
 from serving.ipc.wire import Frame, Kind, encode
 from serving.worker.io import reading
-from serving.worker.io.reading import QUIET, TICK, Reading
+from serving.worker.io.loopduty import READS
+from serving.worker.io.reading import QUIET, TICK, SocketReader
 
 LIMIT = 10.0  # seconds
 
@@ -28,7 +29,7 @@ class Taker:
         self.taken: list[int] = []
         self.brought: list[int] = []
         self.lost = threading.Event()
-        self.reading: Reading
+        self.reading: SocketReader
 
     def take(self, channel: Channel, frame: Frame) -> bool:
         if frame.kind != Kind.REQUEST:
@@ -54,7 +55,7 @@ class Rig:
         ours, self.theirs = socket.socketpair()
         ours.setblocking(False)
         self.taker = Taker()
-        self.reading = self.taker.reading = Reading(self.taker)
+        self.reading = self.taker.reading = SocketReader(self.taker, self.taker)
         self.loop = uvloop.new_event_loop()
         self.reading.start(self.loop)
         self.channel = self.loop.run_until_complete(self._connect(ours))
@@ -275,7 +276,7 @@ def test_while_large_bodies_come_the_loop_reads_beside_an_engine_that_is_never_a
         sender.join(LIMIT)
         assert one.taker.brought
         one.reading.wait(3 * QUIET)
-        assert not one.reading._watched
+        assert one.reading.duty not in READS
 
 
 @pytest.mark.parametrize("size", [0, 300_000])

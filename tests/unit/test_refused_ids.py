@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from serving.errors import BadRequest, body
+from serving.errors import BadRequest
+from serving.frontend.error_responses import Failure, json_body
 from serving.frontend.http.headers import id_of, read_headers, request_id_header
 from serving.frontend.http.refusal import refusal
 
@@ -23,7 +24,7 @@ def test_header_and_body_have_the_same_printable_id(value: bytes) -> None:
     request_id = id_of(read_headers(headers)[2], lambda: "new")
     answered = [
         (line.partition(b": ")[2], json.loads(content)),
-        (request_id_header(request_id)[1], json.loads(body(BadRequest("no"), request_id))),
+        (request_id_header(request_id)[1], json.loads(json_body(Failure.of(BadRequest("no")), request_id))),
     ]
     for shown, told in answered:
         assert told["error"]["request_id"].encode() == shown

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from serving.frontend.http.plain import Plain
 from serving.frontend.http.repeat import MAX_HEAD, Repeat
+from serving.frontend.invocation.head_reader import HeadReader
+from serving.frontend.invocation.invocation_head import InvocationHead
 
-PLAIN = Plain(b"/invocations", [], "", False, "text/csv", "", {}, None, "")
+PARSED = HeadReader(many=False).read(b"/invocations", [(b"content-type", b"text/csv")])
+assert isinstance(PARSED, InvocationHead)
 HEAD = (
     b"POST /invocations HTTP/1.1\r\nHost: here\r\nContent-Type: text/csv\r\nContent-Length: %d\r\nAccept: */*\r\n\r\n"
 )
@@ -48,7 +50,7 @@ def request(body: bytes) -> bytes:
 
 
 def known(body: bytes = b"1,2") -> Repeat:
-    found = Repeat.of(PLAIN, request(body), len(body))
+    found = Repeat.of(PARSED, request(body), len(body))
     assert found is not None
     return found
 
@@ -80,14 +82,14 @@ def test_whatever_else_is_the_parsers(data: bytes) -> None:
 
 def test_a_request_that_is_not_whole_and_alone_is_not_remembered() -> None:
     whole = request(b"1,2")
-    assert Repeat.of(PLAIN, whole[:-1], 3) is None
-    assert Repeat.of(PLAIN, whole + whole, 3) is None
-    assert Repeat.of(PLAIN, whole[10:], 3) is not None  # only who sees the beginning of a message may ask
+    assert Repeat.of(PARSED, whole[:-1], 3) is None
+    assert Repeat.of(PARSED, whole + whole, 3) is None
+    assert Repeat.of(PARSED, whole[10:], 3) is not None  # only who sees the beginning of a message may ask
     chunked = b"POST /invocations HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert Repeat.of(PLAIN, chunked + b"0\r\n\r\n", 0) is None
-    assert Repeat.of(PLAIN, chunked, 0) is None
+    assert Repeat.of(PARSED, chunked + b"0\r\n\r\n", 0) is None
+    assert Repeat.of(PARSED, chunked, 0) is None
     long = whole.replace(b"*/*", b"a" * MAX_HEAD)
-    assert Repeat.of(PLAIN, long, 3) is None
+    assert Repeat.of(PARSED, long, 3) is None
 
 
 MUTATIONS = st.lists(

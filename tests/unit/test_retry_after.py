@@ -8,8 +8,8 @@ import pytest
 
 from serving import errors
 from serving.errors import CodedError, ServingError, Unavailable
-from serving.frontend.answers import retry_after
 from serving.frontend.api.models import refusal
+from serving.frontend.error_responses import Failure
 from tests.contracts.build import office, run, settle
 
 
@@ -24,10 +24,10 @@ ALL = [one for one in classes(ServingError) if one is not CodedError and one.__m
 def test_all_errors_that_pass_have_the_header_and_no_others(kind: type[ServingError]) -> None:
     error = kind("because")
     expected = issubclass(kind, Unavailable) and kind is not errors.ModelBroken
-    assert bool(retry_after(error)) is expected
-    assert ("retry-after" in refusal(error, "id").headers) is expected
+    assert bool(Failure.of(error).retry_header) is expected
+    assert ("retry-after" in refusal(Failure.of(error), "id", error).headers) is expected
     again = CodedError(error.status, error.code, error.message, getattr(error, "retry_after", 1))
-    assert retry_after(again) == retry_after(error), "so it is behind a border between processes"
+    assert Failure.of(again) == Failure.of(error), "so it is behind a border between processes"
 
 
 def test_nobody_is_told_to_come_again_for_a_model_that_is_not_tried_again() -> None:
@@ -38,6 +38,6 @@ def test_nobody_is_told_to_come_again_for_a_model_that_is_not_tried_again() -> N
             await settle()
             error = task.exception()
             assert isinstance(error, ServingError)
-            assert (error.status, error.code, retry_after(error)) == (503, "model_failed", [])
+            assert (error.status, error.code, Failure.of(error).retry_header) == (503, "model_failed", [])
 
     run(work())

@@ -6,11 +6,11 @@ import itertools
 
 from serving.ipc.scoreboard import ROWS, Scoreboard
 from serving.model.model import Model
+from serving.supervisor.fleet.actions import Dismiss, Spawn
+from serving.supervisor.fleet.deployment import Deployment, Owner, WorkerProcess
 from serving.supervisor.fleet.devices import Devices
-from serving.supervisor.fleet.replica import Owner, Served
-from serving.supervisor.fleet.rows import Rows
-from serving.supervisor.fleet.sparerule import SpareRule
-from serving.supervisor.fleet.spares import CONTEXT, CUT, HOST, REFILL, START_TIME, Dismiss, Spare, Spares, Spawn
+from serving.supervisor.fleet.spares import CONTEXT, CUT, HOST, REFILL, START_TIME, SpareRule, Spares
+from serving.supervisor.fleet.workers import Rows, Workers
 from serving.supervisor.store.diskcache import Cost
 from tests.unit.test_devices import TWO
 
@@ -18,7 +18,8 @@ from tests.unit.test_devices import TWO
 class Rig:
     def __init__(self, **wanted: int) -> None:
         self.rows = Rows(Scoreboard.create())
-        self.spares = Spares(self.rows)
+        self.workers = Workers(self.rows)
+        self.spares = Spares(self.workers)
         self.spares.want({name.replace("_", ":"): count for name, count in wanted.items()})
         self.pids = itertools.count(100)
         self.now = 1000.0
@@ -27,14 +28,14 @@ class Rig:
         self.now += seconds
         return self.spares.tick(self.now, is_loading)
 
-    def spawned(self, seconds: float = 0.02, is_loading: bool = False) -> list[Spare]:
+    def spawned(self, seconds: float = 0.02, is_loading: bool = False) -> list[WorkerProcess]:
         return [action.spare for action in self.tick(seconds, is_loading) if isinstance(action, Spawn)]
 
-    def up(self, memory: int = 5 << 20, device_memory: int = 0) -> Spare:
+    def up(self, memory: int = 5 << 20, device_memory: int = 0) -> WorkerProcess:
         [spare] = self.spawned()
-        self.spares.forked(spare.row.index, spare.epoch, next(self.pids))
+        self.workers.forked(spare.row.index, spare.epoch, next(self.pids))
         spare.row.stamp_memory(memory, memory, device_memory)
-        assert self.spares.ready(spare.row.index, spare.epoch) is spare
+        assert self.spares.ready(spare.row.index, spare.epoch, self.now) is spare
         return spare
 
 
@@ -58,8 +59,8 @@ def test_only_one_that_is_ready_on_that_device_may_be_taken() -> None:
     rig = Rig(cuda_0=1)
     [spare] = rig.spawned()
     assert rig.spares.ready_on("cuda:0") is None
-    rig.spares.forked(spare.row.index, spare.epoch, 7)
-    rig.spares.ready(spare.row.index, spare.epoch)
+    rig.workers.forked(spare.row.index, spare.epoch, 7)
+    rig.spares.ready(spare.row.index, spare.epoch, rig.now)
     assert rig.spares.ready_on("cuda:1") is None
     assert rig.spares.ready_on("cuda:0") is spare
     spare.cut = rig.now
@@ -69,9 +70,10 @@ def test_only_one_that_is_ready_on_that_device_may_be_taken() -> None:
 def test_one_that_is_taken_keeps_its_row_and_another_one_starts() -> None:
     rig = Rig(cpu=1)
     spare = rig.up()
-    rig.spares.take(spare)
+    rig.workers.take_over(spare, served(Owner.START), rig.now)
     assert (len(rig.spares), len(rig.rows)) == (0, ROWS - 1)
-    assert rig.spares.by_pid(spare.pid or 0) is None
+    assert spare not in rig.spares.all()
+    assert rig.workers.by_pid(spare.pid or 0) is spare
     assert len(rig.spawned()) == 1
 
 
@@ -92,11 +94,11 @@ def test_one_that_dies_is_replaced_and_those_that_never_get_ready_are_not_in_a_t
 def test_one_that_hangs_or_has_lost_us_is_ended() -> None:
     rig = Rig(cpu=1)
     [slow] = rig.spawned()
-    rig.spares.forked(slow.row.index, slow.epoch, 7)
+    rig.workers.forked(slow.row.index, slow.epoch, 7)
     assert rig.tick(START_TIME) == []
     assert rig.tick(1.0) == [Dismiss(slow)]
     assert rig.tick() != [Dismiss(slow)], "once"
-    assert not rig.spares.wants(slow.row.index, slow.epoch)
+    assert not rig.workers.wants(slow.row.index, slow.epoch)
     rig.spares.exited(slow, rig.now)
     rig.now += 60
     lost = rig.up()
@@ -117,7 +119,7 @@ def test_at_the_end_all_go_and_none_comes() -> None:
     rig = Rig(cpu=2)
     spare = rig.up()
     [starting] = rig.spawned()
-    assert rig.spares.close() == [Dismiss(spare), Dismiss(starting)]
+    assert rig.spares.close(rig.now) == [Dismiss(spare), Dismiss(starting)]
     rig.spares.exited(spare, rig.now)
     rig.spares.exited(starting, rig.now)
     assert (len(rig.spares), rig.tick(100.0)) == (0, [])
@@ -130,9 +132,9 @@ def test_what_is_kept_for_them_is_what_they_were_measured_to_take() -> None:
     assert rig.spares.charge() == (3 * (6 << 20), {"cuda:0": 2 * (300 << 20), "cuda:1": CONTEXT})
 
 
-def served(owner: Owner, device: str = "auto", env: dict[str, str] | None = None) -> Served:
+def served(owner: Owner, device: str = "auto", env: dict[str, str] | None = None) -> Deployment:
     model = Model("m", "/m", "/m/code", "a:B", 60.0, 1, device, 1, 100, env=env or {})
-    return Served(1, model, 1, owner, Cost(1, 1), 0.0)
+    return Deployment(1, model, 1, owner, Cost(1, 1), 0.0)
 
 
 def test_by_default_there_is_one_on_each_gpu_and_none_on_a_cpu() -> None:

@@ -12,13 +12,14 @@ import pytest
 from serving import BatchPolicy, Handler, Request, Response, StreamingResponse
 from serving.errors import BadRequest, ModelError, ServingError
 from serving.frontend.answers import record_of
+from serving.frontend.error_responses import Failure
 from serving.frontend.routing.stream import Stream, Streamed
 from serving.ipc.flow import PIECE, WINDOW, Credit
 from serving.ipc.messages import Paths
 from serving.testing import Client
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.engine.engine import Engine
-from serving.worker.engine.streams import Begin, More
+from serving.worker.engine.streams.parts import Begin, More
 from serving.worker.loading.loader import check_methods, paths_of
 from tests.unit.test_engine import Stamps
 
@@ -84,7 +85,7 @@ class Rig:
         """Let things go on, without waiting for anything."""
         for _ in range(count):
             self.engine.step()
-            self.batcher.poke()
+            self.batcher.wake()
             if self.engine.streams.is_async:
                 self.engine.streams.wait()
 
@@ -213,14 +214,14 @@ def test_the_error_of_an_answer_begins_on_a_line_of_its_own_however_it_was_cut(t
         body = text.encode()
         for at in range(0, len(body), size):
             streamed.passed(memoryview(body)[at : at + size])
-        record = record_of(BadRequest("no"), kind, "id", streamed.tail).decode()
+        record = record_of(Failure.of(BadRequest("no")), kind, "id", streamed.tail).decode()
         lines = re.split("\r\n|\r|\n", text + record)
         if "event" in kind:
             assert lines[lines.index("event: error") - 1] == ""
             assert lines[-2:] == ["", ""]
         else:
             assert [line for line in (text + record).split("\n") if line.startswith('{"error":')]
-    assert record_of(BadRequest("no"), kind, "id", b"")[:1] in (b"e", b"{"), "nothing was sent before it"
+    assert record_of(Failure.of(BadRequest("no")), kind, "id", b"")[:1] in (b"e", b"{"), "nothing was sent before it"
 
 
 def test_lists_and_async_iterables_are_pieces_too() -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from serving.errors import BadArchive, ModelFailed
 from serving.supervisor.store.archives import Limits
-from serving.supervisor.store.unpacking import AT_A_TIME, Stopped, Unpacker, unpack_now
+from serving.supervisor.store.unpacking import AT_A_TIME, Unpacker, unpack_now
 from serving.system.memory import resident
+from serving.system.signals import Stopped
 from tests.e2e.server import eventually, is_alive
 from tests.unit.test_archives import tar
 

@@ -8,10 +8,11 @@ import pytest
 from serving.errors import OutOfMemory
 from serving.ipc.scoreboard import ROWS
 from serving.model.model import Model, Speed
+from serving.supervisor.fleet.actions import Assign, Discard, Park, Retire, Start
 from serving.supervisor.fleet.admission import SETTLE
-from serving.supervisor.fleet.replica import PARK_TIME, Assign, Owner, Park, Replica, Retire, Served, Stage, Start
+from serving.supervisor.fleet.deployment import PARK_TIME, Deployment, Owner, Stage, WorkerProcess
 from serving.supervisor.fleet.spares import CUT
-from serving.supervisor.fleet.warmtier import CLOSE_TIME, Discard
+from serving.supervisor.fleet.warmtier import CLOSE_TIME
 from tests.unit.test_fleet_gpus import GIB, Rig, model
 
 CONTEXT = GIB // 2
@@ -21,7 +22,7 @@ def rig(*gpus: int, warm: int = 64) -> Rig:
     return Rig(*(gpus or (10,)), many=True, warm=warm)
 
 
-def up(rig: Rig, name: str, size: int = 6, like: Model | None = None) -> tuple[Served, Replica]:
+def up(rig: Rig, name: str, size: int = 6, like: Model | None = None) -> tuple[Deployment, WorkerProcess]:
     """A model of the store that has come up and was used once."""
     served = rig.add(like or model(name), Owner.STORE, size)
     [replica] = rig.up(served, size)
@@ -29,20 +30,20 @@ def up(rig: Rig, name: str, size: int = 6, like: Model | None = None) -> tuple[S
     return served, replica
 
 
-def settle(rig: Rig, served: Served) -> None:
+def settle(rig: Rig, served: Deployment) -> None:
     """It has been there for a while, and may be evicted."""
     rig.now += SETTLE + 0.1
     served.used = rig.now
 
 
-def park(rig: Rig, replica: Replica, size: int = 6) -> None:
+def park(rig: Rig, replica: WorkerProcess, size: int = 6) -> None:
     """The worker says that it has brought so many GiB to the host."""
     replica.row.stamp_memory(size * GIB, size * GIB, CONTEXT)
     rig.driver.hold(replica.device, replica.pid or 0, CONTEXT)
     rig.act(rig.fleet.parked(replica.row.index, replica.epoch, rig.now))
 
 
-def evicted(rig: Rig, first: str = "a", second: str = "b") -> tuple[Replica, Served]:
+def evicted(rig: Rig, first: str = "a", second: str = "b") -> tuple[WorkerProcess, Deployment]:
     """``first`` is parked and ``second`` is there in its place."""
     _, replica = up(rig, first)
     other = rig.add(model(second), Owner.STORE, 6)
@@ -58,7 +59,7 @@ def test_an_evicted_models_worker_is_parked_and_called_back_with_its_row_and_pro
     worker, other = evicted(server)
     assert [action.replica for action in server.of(Park)] == [worker]
     assert server.of(Retire) == []
-    assert server.fleet.get("a") is None, "it is not loaded"
+    assert server.fleet.state.get("a") is None, "it is not loaded"
     assert [one.pid for one in server.fleet.warm.all()] == [worker.pid]
     again = server.add(model("a"), Owner.STORE, 6)
     server.tick()
@@ -66,7 +67,7 @@ def test_an_evicted_models_worker_is_parked_and_called_back_with_its_row_and_pro
     server.seen.clear()
     server.tick()
     [assign] = server.of(Assign)
-    assert (assign.replica.served, assign.replica.pid, assign.replica.row.index) == (
+    assert (assign.replica.deployment, assign.replica.pid, assign.replica.row.index) == (
         again,
         worker.pid,
         worker.row.index,
@@ -124,7 +125,7 @@ def test_the_tier_holds_so_many_bytes_and_those_parked_longest_ago_go() -> None:
     server.tick()
     park(server, last)
     assert [action.parked.pid for action in server.of(Discard)] == [first.pid]
-    assert [one.model.name for one in server.fleet.warm.all() if one.is_useful] == ["b", "c"]
+    assert [one.model.name for one in server.fleet.warm.all() if one.may_take_over] == ["b", "c"]
 
 
 def test_one_that_is_wanted_again_does_not_go_for_the_one_that_makes_way_for_it() -> None:
@@ -196,7 +197,7 @@ def test_what_can_never_fit_is_refused_all_the_same() -> None:
     for _ in range(5):
         server.tick()
         for one in server.fleet.warm.all():
-            if one.ending is not None:
+            if not one.is_wanted:
                 server.fleet.waiting_exited(one, server.now)
     assert never.problem is not None
     assert never.problem.code == OutOfMemory.code
@@ -215,7 +216,7 @@ def test_a_model_goes_where_its_weights_wait_although_another_gpu_has_more_room(
     server.act(server.fleet.leave(wanting, server.now))
     server.exits(third)
     server.look()
-    b = server.fleet.get("b")
+    b = server.fleet.state.get("b")
     assert b is not None
     server.act(server.fleet.leave(b, server.now))
     server.exits(b.replicas[0])
@@ -242,10 +243,10 @@ def test_one_that_dies_is_forgotten_and_its_row_is_free() -> None:
     server = rig()
     worker, _ = evicted(server)
     [parked] = server.fleet.warm.all()
-    assert server.fleet.worker(worker.pid or 0) is parked
+    assert server.fleet.workers.by_pid(worker.pid or 0) is parked
     server.fleet.waiting_exited(parked, server.now)
-    assert server.fleet.worker(worker.pid or 0) is None
-    assert len(server.fleet._rows) == ROWS - 1
+    assert server.fleet.workers.by_pid(worker.pid or 0) is None
+    assert len(server.fleet.workers.rows) == ROWS - 1
 
 
 def test_one_that_cannot_park_and_ends_is_an_evicted_model_like_any_other() -> None:
@@ -255,7 +256,7 @@ def test_one_that_cannot_park_and_ends_is_an_evicted_model_like_any_other() -> N
     server.tick()
     server.exits(worker)
     server.tick()
-    assert server.fleet.get("a") is None
+    assert server.fleet.state.get("a") is None
     assert len(server.fleet.warm) == 0
     assert other.stage is Stage.SERVING
 
@@ -284,7 +285,7 @@ def test_one_that_is_discarded_and_stays_is_killed() -> None:
 def test_one_without_its_control_connection_is_not_called_back_but_killed() -> None:
     server = rig()
     worker, _ = evicted(server)
-    server.fleet.cut(worker.row.index, worker.epoch, server.now)
+    server.fleet.workers.cut(worker.row.index, worker.epoch, server.now)
     assert server.fleet.warm.of(model("a")) is None
     server.tick(CUT + 0.1)
     assert [action.at_once for action in server.of(Discard)] == [True]

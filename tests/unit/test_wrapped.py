@@ -19,10 +19,10 @@ from PIL import Image
 from torch import nn
 
 from handlers.image_classification import ImageClassificationHandler
-from handlers.multipart import PARTS
 from handlers.object_detection import ObjectDetectionHandler
-from handlers.wrapped import parts_of, sniff, unwrapped
+from handlers.wrapped import sniff, unwrapped
 from serving import BadRequest, Request, UnsupportedMediaType
+from serving.codecs.forms import PARTS, parts_of
 from serving.errors import ServingError
 from serving.testing import Client
 from tests.unit.test_audio_classification import wav
@@ -187,7 +187,7 @@ def test_any_body_is_a_picture_or_a_reason(body: bytes, kind: str) -> None:
 
 @given(st.lists(st.binary(max_size=60).filter(lambda one: b"--xyz" not in one), max_size=4))
 def test_the_parts_of_a_form_are_what_was_put_in(bodies: list[bytes]) -> None:
-    assert [content for _, content in parts_of(form(*((FILE, body) for body in bodies)), b"xyz")] == bodies
+    assert [part.value for part in parts_of(form(*((FILE, body) for body in bodies)), MULTIPART)] == bodies
 
 
 def test_every_kind_of_picture_that_is_known_is_told_by_its_bytes(tmp_path: Path) -> None:
@@ -197,13 +197,13 @@ def test_every_kind_of_picture_that_is_known_is_told_by_its_bytes(tmp_path: Path
 
 def test_a_form_has_no_more_parts_than_are_counted() -> None:
     part = b"--b\r\n\r\n\r\n"
-    assert len(list(parts_of(part * PARTS + b"--b--", b"b"))) == PARTS
+    assert len(parts_of(part * PARTS + b"--b--", "multipart/form-data; boundary=b")) == PARTS
     for count in (PARTS + 1, 2 * PARTS, 1_000_000):
         body = part * count + b"--b--"
         tracemalloc.start()
         try:
             with pytest.raises(BadRequest, match="more than 10000 parts"):
-                list(parts_of(body, b"b"))
+                parts_of(body, "multipart/form-data; boundary=b")
             assert tracemalloc.get_traced_memory()[1] < 3 * len(body) + (8 << 20)
         finally:
             tracemalloc.stop()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from serving.codecs.forms import PARTS, FormPart, parts_of
 from serving.errors import BadRequest
-from serving.http.accept import parameters
 
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
-PARTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,32 +33,14 @@ def urlencoded(body: bytes) -> list[Field]:
 
 
 def multipart(body: bytes, content_type: str) -> list[Field]:
-    """Return the fields of a multipart body. Raises BadRequest for a body that does not match its boundary."""
-    boundary = parameters(content_type).get("boundary", "").encode("latin-1", "replace")
-    if not boundary:
-        raise BadRequest("multipart/form-data has no boundary")
-    # The line break before a boundary belongs to it; the body may begin with the first boundary.
-    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, PARTS + 1)
-    if len(parts) > PARTS:
-        raise BadRequest(f"the form has more than {PARTS} fields")
-    if not parts or not parts[-1].startswith(b"--"):
-        raise BadRequest("the multipart form does not end with its boundary")
-    return [field_of(part) for part in parts[:-1]]
+    """Return the fields of a multipart body. Raises BadRequest for a malformed one, or a part without a name."""
+    return [field_of(part) for part in parts_of(body, content_type)]
 
 
-def field_of(part: bytes) -> Field:
-    _, first, rest = part.partition(b"\r\n")
-    head, end, value = (b"\r\n" + rest).partition(b"\r\n\r\n")
-    headers = dict(header_of(line) for line in head.split(b"\r\n") if line)
-    told = parameters(headers.get("content-disposition", ""))
-    if not first or not end or "name" not in told:
+def field_of(part: FormPart) -> Field:
+    if part.name is None:
         raise BadRequest("a part of the multipart form has no name")
-    if "filename" not in told:
-        return Field(told["name"], value)
-    kind = headers.get("content-type", "application/octet-stream")
-    return Field(told["name"], value, kind.partition(";")[0].strip())
-
-
-def header_of(line: bytes) -> tuple[str, str]:
-    name, _, value = line.decode("utf-8", "replace").partition(":")
-    return name.strip().lower(), value.strip()
+    if part.filename is None:
+        return Field(part.name, part.value)
+    kind = part.content_type or "application/octet-stream"
+    return Field(part.name, part.value, kind.partition(";")[0].strip())

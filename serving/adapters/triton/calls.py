@@ -161,15 +161,7 @@ class Calls:
         for output in header.outputs:
             if known and output.name not in known:
                 raise BadRequest(f"unexpected output {output.name!r} for model {self.config.name!r}; it has {known}")
-            extra = sorted(output.parameters.keys() - {"binary_data"})
-            if extra and extra[0].startswith("shared_memory"):
-                raise BadRequest(f"output {output.name!r}: shared memory is not supported: take it from the answer")
-            if extra:
-                raise BadRequest(f"output {output.name!r}: {extra[0]!r} is not supported; allowed: binary_data")
-            binary = output.parameters.get("binary_data", everything)
-            if not isinstance(binary, bool):
-                raise BadRequest(f"output {output.name!r}: binary_data is {binary!r}; allowed: true, false")
-            if binary:
+            if is_binary(output.name, output.parameters, everything):
                 chosen.add(output.name)
         if not header.outputs:
             return known, None if everything else frozenset()
@@ -262,6 +254,19 @@ def checked(own: dict[str, Any]) -> dict[str, Any]:
         return pb_utils.messages.checked_parameters(own)
     except pb_utils.TritonModelException as exc:
         raise BadRequest(str(exc)) from exc
+
+
+def is_binary(name: str, parameters: dict[str, Any], default: bool) -> bool:
+    """Return whether an output is wanted as bytes behind the JSON. Raises BadRequest for any other parameter of it."""
+    extra = sorted(parameters.keys() - {"binary_data"})
+    if extra and extra[0].startswith("shared_memory"):
+        raise BadRequest(f"output {name!r}: shared memory is not supported: take it from the answer")
+    if extra:
+        raise BadRequest(f"output {name!r}: {extra[0]!r} is not supported; allowed: binary_data")
+    binary = parameters.get("binary_data", default)
+    if not isinstance(binary, bool):
+        raise BadRequest(f"output {name!r}: binary_data is {binary!r}; allowed: true, false")
+    return binary
 
 
 def read_parameters(call: Call, given: dict[str, Any]) -> None:

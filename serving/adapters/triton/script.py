@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 import triton_python_backend_utils as pb_utils
-from serving.adapters.triton.config import TritonConfig, TritonConfigError, as_dict, from_dict
+from serving.adapters.triton.config import TritonConfig, TritonConfigError, as_dict, from_dict, read_config
+from serving.adapters.triton.folder import check, notes
 from serving.errors import ModelError
 from serving.system import log
 from serving.usercode import surroundings
@@ -124,3 +125,21 @@ def import_class(folder: Path, version: str, script: str) -> Any:
     if not callable(getattr(found, "execute", None)):
         raise ModelError(f"{CLASS} of {folder / version / script} has no execute")
     return found
+
+
+def write_log(level: int, message: str) -> None:
+    """Log a message of a model's ``Logger``."""
+    log.emit(level, message)
+
+
+def open_script(model_dir: Path, version: str) -> Script:
+    """Return the script of a model's version, with its configuration. Raises ModelError for one that can never work."""
+    try:
+        config, warnings = read_config(model_dir)
+        script = Script(model_dir, version, config)
+        check(model_dir, script.config)
+    except TritonConfigError as exc:
+        raise ModelError(str(exc)) from exc
+    for warning in [*warnings, *notes(script.config)]:
+        log.warning(warning, model=script.config.name)
+    return script

@@ -12,6 +12,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from serving.adapters.triton.calls import Call
 from serving.adapters.triton.config import TritonConfig, Warmup, WarmupInput
+from serving.adapters.triton.decoupled import Executor
+from serving.adapters.triton.pieces import Warming
+from serving.adapters.triton.runner import Runner
 from serving.errors import ModelError
 from serving.request import Client
 from triton_python_backend_utils import wire
@@ -19,6 +22,22 @@ from triton_python_backend_utils.dtypes import BYTES, NUMPY_TYPES, Array, wire_n
 
 FOLDER = "warmup"
 LIMIT = 300.0  # seconds
+
+
+def warm(config: TritonConfig, folder: Path, runner: Runner, executor: Executor | None) -> None:
+    """Run all warm-up calls; ``executor`` is that of a decoupled model. Raises ModelError where one fails."""
+    for calls in warm_calls(config, folder):
+        if executor is None:
+            runner.run(calls)
+        for call in calls:
+            if executor is not None:
+                Warming(call)
+                executor.submit(call)
+                if not call.sent.wait(max(0.0, call.until - time.monotonic())):
+                    raise ModelError("model_warmup failed: the model sent no last response in time")
+            reason = call.failure or (call.response and call.response.error())
+            if reason:
+                raise ModelError(f"model_warmup failed: {reason}")
 
 
 def warm_calls(config: TritonConfig, folder: Path) -> Iterator[list[Call]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 from collections.abc import Awaitable, Callable
 
@@ -22,9 +23,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 from starlette.routing import BaseRoute, Route
 
-from serving import errors
-from serving.errors import BadRequest, BodyTooLarge, DeadlineExceeded, Draining, ServingError
+from serving.errors import BadRequest, BodyTooLarge, DeadlineExceeded
 from serving.frontend.api.calls import decode
+from serving.frontend.error_responses import CAUGHT, Api, Failure, failure_of, json_body
 from serving.frontend.supervisor import SupervisorLink
 from serving.ipc.messages import DescribeModels, LoadModel, ModelInfo, PinModel, UnloadModel
 from serving.model.names import model_name
@@ -36,6 +37,9 @@ BODY = 1 << 15  # bytes
 UNLOAD_TIME = 350.0  # seconds; the platform waits a little longer
 GRACE = 30.0  # seconds that a load takes besides loading: waiting for room, unpacking
 JSON = "application/json"
+API = Api(
+    "the server stopped before this was done", answered="a call of the multi-model API failed", gone=ClientDisconnect
+)
 
 Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
@@ -69,30 +73,26 @@ def routes(link: SupervisorLink, load_timeout: float, body_timeout: float) -> li
 
 
 def guarded(endpoint: Endpoint) -> Endpoint:
-    """Answer a ServingError of ``endpoint`` in the same form as every other path."""
+    """Answer an error of ``endpoint`` in the same form as every other path."""
 
     async def answer(request: HttpRequest) -> HttpResponse:
         request_id = os.urandom(8).hex()
         try:
             response = await endpoint(request)
-        except ServingError as error:
-            response = refusal(error, request_id)
-        except asyncio.CancelledError:
-            # The time for draining is over: uvicorn cancels the remaining requests, and their clients get a 503.
-            response = refusal(Draining("the server stopped before this was done"), request_id)
-        except ClientDisconnect:
-            response = HttpResponse()  # nobody is there to read it
+        except CAUGHT as exc:
+            failure = failure_of(exc, API)
+            response = HttpResponse() if failure is None else refusal(failure, request_id, exc)
         response.headers["x-request-id"] = request_id
         return response
 
     return answer
 
 
-def refusal(error: ServingError, request_id: str) -> HttpResponse:
-    log.info("a call of the multi-model API failed", request_id=request_id, code=error.code, error=str(error))
-    seconds = errors.seconds_to_wait(error)
-    headers = {"retry-after": str(seconds)} if seconds else None
-    return HttpResponse(errors.body(error, request_id), error.status, headers, JSON)
+def refusal(failure: Failure, request_id: str, cause: BaseException) -> HttpResponse:
+    level, exc = (logging.ERROR, cause) if failure.is_fault else (logging.INFO, None)
+    log.emit(level, API.answered, exc=exc, request_id=request_id, code=failure.code, error=failure.message)
+    headers = {name.decode(): value.decode() for name, value in failure.retry_header}
+    return HttpResponse(json_body(failure, request_id), failure.status, headers, JSON)
 
 
 class ModelsApi:

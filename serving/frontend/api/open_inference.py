@@ -37,14 +37,15 @@ from serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
-from serving.frontend.answers import JSON, Answers, log_error, retry_after
+from serving.frontend.answers import JSON, STOPPED, Answers
 from serving.frontend.api import tritonwords
 from serving.frontend.api.calls import decode
 from serving.frontend.api.models import GRACE, UNLOAD_TIME
 from serving.frontend.bodies import Bodies, Held
+from serving.frontend.error_responses import CAUGHT, Api, report
 from serving.frontend.health import is_healthy
 from serving.frontend.http.headers import Headers, SentHeaders, id_of, labelling, read_headers
-from serving.frontend.receiving import ClientGone, read_body, watch
+from serving.frontend.receiving import read_body, watch
 from serving.frontend.routing.invocations import Invocations
 from serving.frontend.routing.replicas import Replicas
 from serving.frontend.routing.stream import Streamed
@@ -61,7 +62,7 @@ from serving.http.open_inference import (
     model_path,
     repository_path,
 )
-from serving.ipc.messages import DescribeModels, ListModels, LoadModel, UnloadModel
+from serving.ipc.messages import DescribeModels, ListModels, LoadModel, Placement, UnloadModel
 from serving.ipc.scoreboard import Scoreboard, State
 from serving.model.model import DEFAULT_MODEL
 from serving.model.names import model_name
@@ -80,6 +81,7 @@ ABSENT = {  # Triton's paths that are not supported here
 METHODS = {"trace/setting": ("GET", "POST")} | dict.fromkeys(("infer", "generate", "generate_stream"), ("POST",))
 CONTROL_BODY = 1 << 20  # bytes of a request's body, unless it is an inference
 READY_TIME = 5.0  # seconds for a model to answer whether it is ready
+API = Api(STOPPED, "a call of the Open Inference Protocol failed")
 
 
 class OpenInference:
@@ -114,22 +116,11 @@ class OpenInference:
         send = labelling(send, request_id)
         try:
             await self._answer(scope, receive, send, request_id)
-        except ClientGone:
-            log.debug("the client went away", request_id=request_id)
-        except asyncio.CancelledError:
-            await self._send_error(send, Draining("the server stopped before the answer was there"), request_id)
-        except ServingError as error:
-            await self._send_error(send, error, request_id)
-        except TimeoutError:
-            await self._send_error(send, ModelLoading("the model is not known yet"), request_id)
-        except Exception as exc:
-            log.error("a call of the Open Inference Protocol failed", exc=exc, request_id=request_id)
-            await self._send_error(send, CodedError(500, "internal", "internal error"), request_id)
-
-    async def _send_error(self, send: Send, error: ServingError, request_id: str) -> None:
-        log_error(error, request_id)
-        body = msgspec.json.encode({"error": error.message})
-        await self._answers.send_body(send, error.status, JSON, body, retry_after(error))
+        except CAUGHT as exc:
+            failure = report(exc, API, request_id)
+            if failure is not None:
+                body = msgspec.json.encode({"error": failure.message})
+                await self._answers.send_body(send, failure.status, JSON, body, failure.retry_header)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         path = scope["path"]
@@ -231,8 +222,7 @@ class OpenInference:
         not ready.
         """
         try:
-            async with asyncio.timeout(READY_TIME):
-                placement = await self._replicas.placement(model, False, 0.0)
+            placement = await self._placement(model)
         except CodedError as error:
             if not self._loads or error.code != ModelNotLoaded.code:
                 raise
@@ -241,6 +231,14 @@ class OpenInference:
         if not placement.replicas:
             raise ModelLoading(f"model {model} is not ready")
         return PREFIX in placement.paths.post
+
+    async def _placement(self, model: str) -> Placement:
+        """Return where the model is. Raises a ServingError, ModelLoading where that is not known in time."""
+        try:
+            async with asyncio.timeout(READY_TIME):
+                return await self._replicas.placement(model, False, 0.0)
+        except TimeoutError:
+            raise ModelLoading("the model is not known yet") from None
 
     async def _check_listed(self, model: str, version: str) -> None:
         """Check that the first request would load the model, which is in the store but not loaded. Raises a
@@ -269,11 +267,10 @@ class OpenInference:
         found = []
         for name in names:
             try:
-                async with asyncio.timeout(READY_TIME):
-                    placement = await self._replicas.placement(name, False, 0.0)
+                placement = await self._placement(name)
                 if PREFIX in placement.paths.post:
                     found += await self._statistics(name, f"{PREFIX}/models/{name}/stats", request_id)
-            except (ServingError, TimeoutError) as exc:
+            except ServingError as exc:
                 log.debug("a model tells no statistics", model=name, error=str(exc))  # it may have gone meanwhile
         return found
 
@@ -302,8 +299,7 @@ class OpenInference:
 
     async def _only_model(self, request_id: str) -> tuple[str, str]:
         """Return the name and the version of the only model, as its handler gives them if it speaks the protocol."""
-        async with asyncio.timeout(READY_TIME):
-            placement = await self._replicas.placement(DEFAULT_MODEL, False, 0.0)
+        placement = await self._placement(DEFAULT_MODEL)
         if PREFIX not in placement.paths.post:
             return DEFAULT_MODEL, "1"
         deadline = Deadline.after(READY_TIME)

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from serving.frontend.invocation.exchange import Exchange
 from serving.system.memory import unfilled
 
-if TYPE_CHECKING:
-    from serving.frontend.http.direct_protocol import DirectProtocol
-    from serving.frontend.http.exchange import Exchange
-
 STRAIGHT = 64 * 1024  # bytes left to read from which it pays
+LARGEST = 1 << 30  # bytes; the buffer for a larger body grows as it arrives
 SPILL = memoryview(bytearray(256 * 1024))  # takes the bytes that are dropped
 
 
 class BodyReader(asyncio.BufferedProtocol):
-    """Reads from the connection in place of ``protocol`` until the ``length`` bytes of the exchange's body are there.
-    If the exchange ends before, what still arrives is dropped until another protocol reads.
+    """Reads from the connection in place of ``protocol`` until the whole body of the exchange is there; then ``on_end``
+    is called. If the exchange ends before, what still arrives is dropped until another protocol reads.
     """
 
-    def __init__(self, protocol: DirectProtocol, transport: asyncio.Transport, exchange: Exchange, length: int) -> None:
+    def __init__(
+        self, protocol: asyncio.Protocol, transport: asyncio.Transport, exchange: Exchange, on_end: Callable[[], None]
+    ) -> None:
         self._protocol = protocol
         self._transport = transport
         self._exchange = exchange
-        body = unfilled(length)
+        self._on_end = on_end
+        body = unfilled(exchange.length)
         self._filled = exchange.size
         body[: self._filled] = exchange.body
-        self._left = length - self._filled
+        self._left = exchange.length - self._filled
         self._body: memoryview | None = memoryview(body)
         exchange.replace(body)
         exchange.reader = self
@@ -40,7 +41,6 @@ class BodyReader(asyncio.BufferedProtocol):
         self._transport.resume_reading()
 
     def drop(self) -> None:
-        """Release the buffer, and drop what still arrives."""
         self._body = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -54,9 +54,9 @@ class BodyReader(asyncio.BufferedProtocol):
         if self._body is not None and not self._left:
             self._body = self._exchange.reader = None
             self._switch(self._protocol)
-            self._protocol.end_of_straight()
+            self._on_end()
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool | None:
         return self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -27,7 +27,7 @@ class Head:
     """The head of one request. ``length`` is the Content-Length in bytes; 0 where there is none or the body
     ``is_chunked``.
 
-    ``closes``: there is a Connection header. ``is_foreign``: it has headers that ask for more than a response.
+    ``has_connection``: it has a Connection header. ``is_foreign``: it has an Expect or an Upgrade header.
     """
 
     # Class attributes, since setting them on each head would cost time.
@@ -35,7 +35,7 @@ class Head:
     version = "1.1"
     length = 0
     encoding: bytes | None = None
-    keep_alive = closes = expects = is_foreign = is_complete = is_chunked = False
+    keep_alive = has_connection = expects = is_foreign = is_complete = is_chunked = False
     _hosts = _lengths = _size = 0
     _tail = b""
     _line: bytes | None = b""
@@ -122,7 +122,7 @@ class Head:
             self._lengths += 1
             self.length = int(value) if value.isdigit() and len(value) <= DIGITS else -1
         elif name == b"connection":
-            self.closes = True
+            self.has_connection = True
         elif name == b"transfer-encoding":
             self.encoding = value.strip().lower() if self.encoding is None else b"several"
         else:
@@ -138,7 +138,7 @@ class Head:
         self.is_complete = True
         self.method = parser.get_method()
         self.keep_alive = parser.should_keep_alive()
-        if self.closes or not self.keep_alive:  # otherwise it is HTTP/1.1, which alone keeps alive unasked
+        if self.has_connection or not self.keep_alive:  # otherwise it is HTTP/1.1, which alone keeps alive unasked
             self.version = parser.get_http_version()
             self.keep_alive = self.keep_alive and self.version != "1.0"
         if self.upgrade and not parser.should_upgrade():

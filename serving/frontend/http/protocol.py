@@ -1,82 +1,128 @@
-"""HttpProtocol: uvicorn's HTTP protocol with bounds on every wait for a client.
+"""HttpProtocol: one HTTP connection, with bounds on every wait for its client.
 
 A connection reads a head, its body, the next head. Which of them comes next follows from the bytes read alone, never
 from the responses. A head is not parsed before the previous response is complete: data that comes too early is kept,
 and reading stops.
+
+Invocations are exchanges, and pings are answered at once; everything else goes to the ASGI application.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.errors import BadRequest, ServingError
-from serving.frontend.answers import CUT, IS_THERE, TRANSPORT, UNTIL_CLOSE
-from serving.frontend.http.absence import Absence, Lookout, Silence, has_left, see
+from serving.frontend.http.asgi import turn_of
+from serving.frontend.http.body_reader import LARGEST, STRAIGHT, BodyReader
 from serving.frontend.http.chunked import Chunked
-from serving.frontend.http.cycle import Cycle, cycle_of_head
-from serving.frontend.http.flow import Flow
 from serving.frontend.http.head import Head
-from serving.frontend.http.lingering import Lingering
-from serving.frontend.http.reader import ReaderWatch
+from serving.frontend.http.outlet import Outlet
 from serving.frontend.http.refusal import refusal
-from serving.frontend.http.sending import Sending
+from serving.frontend.http.repeat import HeadCache
+from serving.frontend.http.turn import Turn
+from serving.frontend.http.upgrade import upgrade
+from serving.frontend.http.writer import ResponseWriter
+from serving.frontend.invocation.endpoint import Endpoint
+from serving.frontend.invocation.exchange import Exchange, open_exchange
+from serving.frontend.watch.idle import IdleTimer
+from serving.frontend.watch.lingering import Lingering
 
 HEAD_TIME = 30.0  # seconds from a head's first byte to its last
 IDLE_TIME = 90.0  # seconds from a connection's beginning to its first byte
-READ_TIME = 60.0  # seconds in which a client that is sent an answer must read some of it
-CUT_TIME = 5.0  # seconds for the last bytes to be sent before a connection is cut
 BLANK = b"\r\n"  # bytes that may come before a head
+PING = b"/ping"
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One HTTP connection. ``_head`` is the head being read. ``_left`` bytes of the body are yet to come, or it is
-    chunked and read by ``_chunks``. ``_is_open`` until nothing more is read or written here.
+    """One HTTP connection. ``turn`` is the request that is not answered yet, None between requests.
+
+    ``_head`` is the head being read. ``_left`` bytes of the body are yet to come, or it is chunked and read by
+    ``_chunks``. ``_is_open`` until nothing more is read or written here.
     """
 
-    flow: Flow
+    endpoint: ClassVar[Endpoint]
+    _outlet: Outlet
+    _is_open = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.parser = None  # type: ignore[assignment]  # each head has its own
-        self._lookout = Lookout(transport, self.loop, lambda: self._is_open and self.flow.read_paused, self._on_doubt)
-        self.flow = Flow(transport, self._lookout.start)
-        self.sending = Sending(transport, self.end)
+        self.turn: Turn | None = None
+        is_blind = lambda: self._is_open and self._outlet.flow.read_paused  # noqa: E731
+        self._outlet = Outlet(transport, self.loop, self.end, is_blind, self._on_doubt)
+        self.flow = self._outlet.flow
+        self._writer = ResponseWriter(self.endpoint, self.server_state, self._outlet, self._on_end)
+        self._cache = HeadCache(self.endpoint.heads)
+        self._idle = IdleTimer(self.loop, lambda: self.timeout_keep_alive, self._is_asking, transport.close)
+        self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
         self._head: Head | None = None
         self._left = 0
         self._chunks: Chunked | None = None
         self._unread = b""
         self._unread_at = 0
         self._has_eof = False
-        self._is_open = True
-        self._absence: Absence | Silence | None = None
-        self._reader = ReaderWatch(transport, self.loop, READ_TIME)
-        self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
-        self._idle_since = 0.0
-        self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timers()
-        self._reader.stop()
+        self._outlet.stop()
         if self._head is not None:
             self._head.drop()
         self._head = self._chunks = None
         self._unread = b""
         self._is_open = False
-        self.sending.end()
+        self._outlet.end()
         super().connection_lost(exc)
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn.disconnect()
+
+    def shutdown(self) -> None:
+        """Close the connection after the response that is under way: the server stops."""
+        if self.turn is None:
+            self.transport.close()
+        else:
+            self.turn.keep_alive = False
+
+    def give_up(self) -> None:
+        """Fail the current request: the server's time for draining is over."""
+        if self.turn is not None:
+            self.turn.give_up()
 
     # Reading.
 
     def data_received(self, data: bytes) -> None:
+        cache = self._cache
+        repeat = cache.repeat
+        if repeat is not None and self.turn is None:
+            body = repeat.body_of(data)
+            if body is not None:
+                exchange = self.turn = open_exchange(self.endpoint, self._writer, repeat.head, len(body))
+                exchange.on_body(body)
+                exchange.on_body_end()
+                return
+        cache.forget()
         if self._unread:
             data, self._unread = self._unread[self._unread_at :] + data, b""
+        is_first = not self._is_within
         self._read(data, 0)
+        turn = self.turn
+        if is_first and isinstance(turn, Exchange) and turn.is_whole and not self._unread:
+            cache.remember(data, turn.size)
+        elif self._left >= STRAIGHT:
+            self._read_straight()
+
+    def _read_straight(self) -> None:
+        """Have the rest of a large body read directly into its buffer."""
+        exchange = self.turn
+        if isinstance(exchange, Exchange) and exchange.is_receiving and exchange.length <= LARGEST:
+            BodyReader(self, self.transport, exchange, self._end_of_straight)
+
+    def _end_of_straight(self) -> None:
+        self._left = 0
+        self._end_body()
 
     def _read(self, data: bytes, at: int) -> None:
         size = len(data)
@@ -88,7 +134,7 @@ class HttpProtocol(HttpToolsProtocol):
                     at = self._read_chunks(self._chunks, data, at)
                 elif self._is_busy:
                     self._unread, self._unread_at = data, at
-                    self.flow.hold()
+                    self._outlet.flow.hold()
                     return
                 else:
                     at = self._read_head(data, at)
@@ -98,13 +144,15 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def _is_busy(self) -> bool:
         """Whether a response is under way, or much of one has yet to be read by the client."""
-        cycle = self.cycle
-        return (cycle is not None and not cycle.response_complete) or self.flow.write_paused
+        return self.turn is not None or self._outlet.flow.write_paused
 
     @property
     def _is_within(self) -> bool:
         """Whether part of a request has arrived, but not all of it."""
         return self._head is not None or self._left > 0 or self._chunks is not None
+
+    def _is_asking(self) -> bool:
+        return self._head is not None or self.turn is not None
 
     def _read_head(self, data: bytes, at: int) -> int:
         head = self._head
@@ -123,136 +171,104 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         head.check()
         if head.upgrade and head.is_websocket and self._should_upgrade_to_ws():
-            self._upgrade(head, data[at:])
+            self._stop_timers()
+            self._outlet.stop()
+            self._is_open = False
+            self._outlet.end()
+            upgrade(self, head, data[at:])
             return len(data)
         self._head = None
         self._left = head.length
         if head.is_chunked:
             self._chunks = Chunked()
         self._start(head)
-        if not (head.length or head.is_chunked):
-            self.on_message_complete()
+        if not head.has_body:
+            self._end_body()
         return at
 
     def _read_body(self, data: bytes, at: int) -> int:
         part = data[at : at + self._left]
         self._left -= len(part)
-        self.on_body(part)
+        self._on_part(part)
         if not self._left:
-            self.on_message_complete()
+            self._end_body()
         return at + len(part)
 
     def _read_chunks(self, chunks: Chunked, data: bytes, at: int) -> int:
-        at = chunks.read(data, at, self.on_body)
+        at = chunks.read(data, at, self._on_part)
         if chunks.is_done:
             self._chunks = None
-            self.on_message_complete()
+            self._end_body()
         return at
+
+    def _on_part(self, part: bytes) -> None:
+        if self.turn is not None:
+            self.turn.on_body(part)
+
+    def _end_body(self) -> None:
+        if self.turn is not None:
+            self.turn.on_body_end()
+
+    # Beginning to answer.
 
     def _start(self, head: Head) -> None:
         """Begin to answer. Raises BadRequest."""
-        self.cycle = cycle_of_head(self, head)
-        self._start_asgi_task(self.cycle, self.app)
-
-    def on_body(self, body: bytes) -> None:
-        cycle = self.cycle
-        if cycle.response_complete:
+        if head.method == b"POST":
+            known = self._cache.read(head)
+            if known is not None:
+                exchange = self.turn = open_exchange(self.endpoint, self._writer, known, head.length)
+                exchange.keep_alive, exchange.is_old = head.keep_alive, head.version == "1.0"
+                self._writer.expects = head.expects
+                if head.expects and exchange.is_ready:
+                    self._writer.go_ahead()
+                return
+        elif head.method == b"GET" and head.url == PING and head.keep_alive and not (head.has_body or head.is_foreign):
+            self._writer.ping()
             return
-        cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
-        cycle.message_event.set()
+        turn = self.turn = turn_of(self, self._outlet.sending, head, self._on_asgi_end)
+        self._start_asgi_task(turn, self.app)
 
-    def on_message_complete(self) -> None:
-        cycle = self.cycle
-        if not cycle.response_complete:
-            cycle.more_body = False
-            cycle.message_event.set()
-
-    def _upgrade(self, head: Head, rest: bytes) -> None:
-        """Pass the connection to the WebSocket protocol, with the data that came after the head."""
-        self._stop_timers()
-        self._reader.stop()
-        self._is_open = False
-        self.sending.end()
-        self.connections.discard(self)
-        protocol: Any = self.ws_protocol_class(  # type: ignore[call-arg, misc]
-            config=self.config, server_state=self.server_state, app_state=self.app_state
-        )
-        lines = [head.method, b" ", head.url, b" HTTP/1.1\r\n", *(b"%b: %b\r\n" % one for one in head.headers), b"\r\n"]
-        protocol.connection_made(self.transport)
-        protocol.data_received(b"".join(lines))
-        self.transport.set_protocol(protocol)
-        if rest:
-            protocol.data_received(rest)
-
-    # The client's end of file.
+    # The client's end of file, and what is no request.
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Handle the client's end of file: it sends no more, but may still read."""
-        self._has_eof = True
+        self._has_eof = self._outlet.presence.has_eof = True
         self._stop_timer()
         if not self._unread:
             self._at_end()
         return not self.transport.is_closing()
 
     def _at_end(self) -> None:
-        cycle = self.cycle
-        has_begun = cycle is not None and not cycle.response_complete and cycle.response_started
+        turn = self.turn
         if not self._is_busy and not self._is_within:
             self.end()
-        elif self._is_within and not has_begun:
+        elif self._is_within and (turn is None or not turn.has_begun):
             self._refuse(BadRequest("the request ended before it was whole"))
-        else:
-            self._see_whether_it_left()
+        elif turn is not None:
+            self._outlet.presence.suspect(turn)
 
     def _on_doubt(self, sends_no_more: bool) -> None:
         """Check whether the client has left, while nothing is read."""
-        if not self._is_within:  # reading on with the rest of a request tells more
-            self._see_whether_it_left(sends_no_more)
-
-    def _see_whether_it_left(self, sends_no_more: bool = True) -> None:
-        """Watch a client that may have left, or may only wait for the response that is under way."""
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            return
-        if not cycle.response_started:
-            self._begin_answer()
-        elif sends_no_more and isinstance(cycle, Cycle) and not isinstance(self._absence, Silence):
-            # Any other response is written already, and READ_TIME bounds a client that does not read.
-            self._stop_absence()
-            self._absence = Silence(self.transport, self.loop, lambda: cycle.sent)
-
-    def _begin_answer(self) -> None:
-        if self._absence is None:
-            self.sending.begin()
-            self._absence = Absence(self.transport, self.loop)
-
-    async def _is_there(self) -> bool:
-        """Return whether the client is still there to be sent a new session."""
-        if self._is_open and (self._has_eof or see(self.transport).is_doubtful):
-            self._begin_answer()
-            return not await has_left(self.transport)
-        return True
+        if self.turn is not None and not self._is_within:  # reading on with the rest of a request tells more
+            self._outlet.presence.suspect(self.turn, sends_no_more)
 
     def _refuse(self, error: ServingError) -> None:
         """Answer what is no request, and close the connection."""
-        cycle = self.cycle
-        has_begun = False
-        if cycle is not None and not cycle.response_complete:
-            has_begun = cycle.response_started
-            cycle.disconnected = True
-            cycle.message_event.set()
-        if not has_begun:
+        turn = self.turn
+        if turn is not None:
+            if turn.refuse(error):
+                return
+            turn.disconnect()
+        if turn is None or not turn.has_begun:
             headers = self._head.headers if self._head is not None else []
-            self.sending.write(refusal(error, headers, self.server_state.default_headers))
+            self._outlet.sending.write(refusal(error, headers, self.server_state.default_headers))
         self.end(lingers=True)
 
     def end(self, lingers: bool = False) -> None:
         """Close the connection after what was written. It ``lingers`` also where more of a request is to come."""
         self._stop_timers()
         self._is_open = False
-        self.sending.end()
+        self._outlet.end()
         more = lingers or self._is_within or self._unread
         if more and not self._has_eof and not self.transport.is_closing():
             Lingering(self, self.transport, self.loop)
@@ -261,43 +277,44 @@ class HttpProtocol(HttpToolsProtocol):
 
     # After a response, and writing.
 
-    def on_response_complete(self) -> None:
-        self.flow.resume_reading()
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """Go on after a complete response. One timer covers all idle times between requests."""
+    def _on_end(self, keep_alive: bool) -> None:
+        """Go on after a complete response."""
+        self.turn = None
         self.server_state.total_requests += 1
+        if not keep_alive:
+            self.end()
         if not self._is_open:
             return
         if self._unread or self._has_eof:
             self.loop.call_soon(self._read_on)
-        self._idle_since = self.loop.time()
-        if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look)
+        self._idle.start()
+
+    def _on_asgi_end(self) -> None:
+        self._outlet.flow.resume_reading()
+        self._on_end(True)  # a connection that ends here is closed already
 
     def _read_on(self) -> None:
         """Parse the data that came too early."""
-        if self.cycle is None or self.cycle.response_complete:
-            self._stop_absence()
+        if self.turn is None:
+            self._outlet.presence.stop_watch()
         if self._is_busy or not self._is_open:
             return
         data, self._unread = self._unread, b""
-        self.flow.release()
+        self._outlet.flow.release()
         self._read(data, self._unread_at)
+        if self._left >= STRAIGHT:
+            self._read_straight()
         if self._has_eof and not self._unread and self._is_open:
             self._at_end()
 
-    def _look(self) -> None:
-        """Close a connection that has been idle for long. Does nothing while a request is under way."""
-        self._idle_timer = None
-        if self._head is not None or (self.cycle is not None and not self.cycle.response_complete):
-            return
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if left <= 0:
-            self.timeout_keep_alive_handler()
-        else:
-            self._idle_timer = self.loop.call_later(left, self._look)
+    def pause_writing(self) -> None:
+        self._outlet.pause()
+
+    def resume_writing(self) -> None:
+        self._outlet.resume()
+        self._writer.on_writable()
+        if self._unread or self._has_eof:
+            self.loop.call_soon(self._read_on)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -306,47 +323,5 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _stop_timers(self) -> None:
         self._stop_timer()
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
-        self._lookout.stop()
-        self._stop_absence()
-
-    def _stop_absence(self) -> None:
-        if self._absence is not None:
-            self._absence.stop()
-            self._absence = None
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._reader.start()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._reader.stop()
-        if self._unread or self._has_eof:
-            self.loop.call_soon(self._read_on)
-
-    # Extensions for the ASGI application.
-
-    def extensions(self, cycle: RequestResponseCycle) -> dict[str, Any]:
-        return {
-            CUT: self._cut,
-            TRANSPORT: self.transport,
-            IS_THERE: self._is_there,
-            UNTIL_CLOSE: self._end_with_connection(cycle),
-        }
-
-    def _cut(self, code: str) -> None:
-        """Close the connection once everything is sent. An empty ``code`` means that the response ended properly."""
-        self.transport.close()
-        if code:
-            self.loop.call_later(CUT_TIME, self.transport.abort)
-
-    @staticmethod
-    def _end_with_connection(cycle: RequestResponseCycle) -> Callable[[], None]:
-        def until_close() -> None:
-            cycle.chunked_encoding = False
-            cycle.expected_content_length = sys.maxsize
-
-        return until_close
+        self._idle.stop()
+        self._outlet.presence.stop()

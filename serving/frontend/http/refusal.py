@@ -7,9 +7,9 @@ import os
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from serving import errors
 from serving.errors import ServingError
-from serving.frontend.answers import JSON, log_error
+from serving.frontend.answers import INVOCATION, JSON
+from serving.frontend.error_responses import json_body, report
 from serving.frontend.http.headers import Headers, printable, request_id_header
 
 INFERENCE_ID = b"x-amzn-sagemaker-inference-id"
@@ -51,8 +51,8 @@ def refusal(error: ServingError, headers: Headers, defaults: Headers) -> bytes:
     """
     request_id = next((value for name, value in headers if name == INFERENCE_ID), b"").decode("latin-1")[:64]
     request_id = printable(request_id) or os.urandom(8).hex()
-    log_error(error, request_id)
-    body = errors.body(error, request_id)
+    failure = report(error, INVOCATION, request_id)
+    body = json_body(failure, request_id)
     lines: Headers = [
         *defaults,
         (b"content-type", JSON.encode()),
@@ -60,7 +60,7 @@ def refusal(error: ServingError, headers: Headers, defaults: Headers) -> bytes:
         (b"content-length", b"%d" % len(body)),
         (b"connection", b"close"),
     ]
-    return STATUS_LINE[error.status] + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n" + body
+    return STATUS_LINE[failure.status] + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n" + body
 
 
 def fault(exc: httptools.HttpParserError | None, data: bytes) -> str:

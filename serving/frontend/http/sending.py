@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from serving.request import Body
 
 BEGINNING = b"HTTP/1.1 "  # the first bytes of every response
+CUT_TIME = 5.0  # seconds for the last bytes to be sent before a connection is cut
 
 
 class Sending:

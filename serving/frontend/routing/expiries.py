@@ -62,4 +62,6 @@ class Expiries:
             group.arm()
 
     def discard(self, one: Expiring) -> None:
-        self._groups[one.timeout].members.pop(one, None)
+        group = self._groups.get(one.timeout)
+        if group is not None:
+            group.members.pop(one, None)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from starlette.types import Receive, Scope, Send
 
-from serving import errors
 from serving.config.config import Config
 from serving.conversation import ABNORMAL, GOING_AWAY, INTERNAL, TRY_LATER, Close, Message, shortened
-from serving.errors import BodiesFull, CodedError, Draining, ServingError
-from serving.frontend.answers import HAS_LEFT, JSON, log_error, retry_after
+from serving.errors import BodiesFull, Draining, ServingError
+from serving.frontend.answers import HAS_LEFT, JSON
 from serving.frontend.bodies import Bodies, Held
+from serving.frontend.error_responses import Api, Failure, json_body, report
 from serving.frontend.http.headers import Headers, id_of, read_headers, request_id_header
 from serving.frontend.routing.invocations import Invocations
 from serving.frontend.routing.stream import Stream
@@ -32,8 +32,10 @@ QUIET = 1.0  # seconds without a message after which a conversation counts as id
 THOUGHT = 10.0  # the same if the last message was the client's: the handler may be about to answer
 LEFT = 10.0  # seconds in which the handler must take some of the messages that a client left behind
 OPEN_TIME = 25.0  # seconds to find a replica
+OPENING = Api(left="a client left before its conversation began", gone=ConnectionError)
+OPEN = Api(fault="a conversation failed", left="", gone=OSError)
 
-Target = Callable[[Scope], Awaitable[str]]
+Target = Callable[[Headers], Awaitable[str]]
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +122,7 @@ class Conversations:
         self._patience = min(OPEN_TIME, config.request_timeout)
         self._board = board
         self._invocations = invocations
-        self._target = target
+        self.model_of = target
         self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,12 +131,10 @@ class Conversations:
         has_left = scope["extensions"].get(HAS_LEFT, never)
         try:
             stream = await self._unless_over(asyncio.ensure_future(self._open(scope, request_id)), has_left)
-        except ConnectionError:
-            log.debug("a client left before its conversation began", request_id=request_id)
-            return
-        except ServingError as error:
-            log_error(error, request_id)
-            await refuse(send, error, request_id)
+        except (ServingError, ConnectionError) as exc:
+            failure = report(exc, OPENING, request_id)
+            if failure is not None:
+                await refuse(send, failure, request_id)
             return
         line = Line(stream, receive, send, request_id, has_left, Held(self._bodies))
         try:
@@ -150,7 +150,7 @@ class Conversations:
         if self._board.is_draining:
             raise Draining("the server is stopping")
         arrival = time.monotonic()
-        model = await self._target(scope)
+        model = await self.model_of(scope["headers"])
         deadline = await self._invocations.deadline(model, self._many, arrival)
         query = scope["query_string"].decode("latin-1")
         head = OpenHead(request_id, model, scope["path"], query, headers_of(scope["headers"]))
@@ -220,13 +220,8 @@ def outcome(task: asyncio.Future[Close], request_id: str) -> Close:
     error = task.exception()
     if error is None:
         return task.result()
-    if isinstance(error, OSError):
-        return Close(ABNORMAL)
-    if not isinstance(error, ServingError):
-        log.error("a conversation failed", exc=error, request_id=request_id)
-        error = CodedError(500, "internal", "internal error")
-    log_error(error, request_id)
-    return Close(INTERNAL, f"{error.code}: {error.message}")
+    failure = report(error, OPEN, request_id)
+    return Close(ABNORMAL) if failure is None else Close(INTERNAL, f"{failure.code}: {failure.message}")
 
 
 def headers_of(headers: Headers) -> dict[str, str]:
@@ -238,9 +233,9 @@ def headers_of(headers: Headers) -> dict[str, str]:
     return found
 
 
-async def refuse(send: Send, error: ServingError, request_id: str) -> None:
-    body = errors.body(error, request_id)
+async def refuse(send: Send, failure: Failure, request_id: str) -> None:
+    body = json_body(failure, request_id)
     headers = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
-    headers += [request_id_header(request_id), *retry_after(error)]
-    await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+    headers += [request_id_header(request_id), *failure.retry_header]
+    await send({"type": "websocket.http.response.start", "status": failure.status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from serving.frontend.http.absence import Lookout
-from serving.frontend.http.reader import ReaderWatch
+from serving.frontend.watch.absence import Lookout
+from serving.frontend.watch.reader import ReaderWatch
 
 
 class Flow:

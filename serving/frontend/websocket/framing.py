@@ -19,8 +19,13 @@ CONTROL = 125  # bytes of a control frame's payload at most (RFC 6455 §5.5)
 REASON = 123  # bytes of these for a close's reason, besides the two of its code
 
 
-class MessageTooBig(Exception):
-    """The fragments of a message add up to more than the limit."""
+class Unacceptable(Exception):
+    """A frame of the client for which the connection is closed, with this code and reason."""
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
 
 
 class Framing(ServerProtocol):
@@ -36,6 +41,13 @@ class Framing(ServerProtocol):
     def unfinished(self) -> int:
         """The bytes that have arrived of an incomplete frame."""
         return len(self.reader.buffer)
+
+    @property
+    def end(self) -> Close | None:
+        """How the connection ends: with the close that the client has sent, or the one for a frame that is none."""
+        if self.close_rcvd is not None:
+            return self.close_rcvd
+        return self.close_sent if self.parser_exc is not None else None
 
     def forget(self) -> None:
         """Drop an incomplete frame, which reference cycles would keep in memory for a while; nothing more is read."""
@@ -81,18 +93,19 @@ class Incoming:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def message(self, frame: Frame) -> Message:
-        """Return the message for a data frame. Raises MessageTooBig, and UnicodeDecodeError for text that is not
-        UTF-8.
-        """
+        """Return the message for a data frame. Raises Unacceptable for one that is too large, or no UTF-8 in a text."""
         if frame.opcode is not Opcode.CONT:
             self._kind = "text" if frame.opcode is Opcode.TEXT else "bytes"
         self._size += len(frame.data)
         if self._size > self._max_message:
-            raise MessageTooBig
+            raise Unacceptable(CloseCode.MESSAGE_TOO_BIG, f"a message has more than {self._max_message} bytes")
         if frame.fin:
             self._size = 0
         data = bytes(frame.data)
-        value = self._decoder.decode(data, frame.fin) if self._kind == "text" else data
+        try:
+            value = self._decoder.decode(data, frame.fin) if self._kind == "text" else data
+        except UnicodeDecodeError as exc:
+            raise Unacceptable(CloseCode.INVALID_DATA, "a text is not UTF-8") from exc
         return {"type": "websocket.receive", self._kind: value, "fin": frame.fin}
 
 

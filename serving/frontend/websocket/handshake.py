@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import http
 import re
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
-from starlette.types import Scope
+from starlette.types import Message, Scope
+from uvicorn.config import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from websockets.exceptions import InvalidHeader
 from websockets.http11 import Request, Response
 
-from serving.errors import BadRequest, CodedError, ServingError, Unavailable
+from serving.errors import BadRequest, CodedError, ServingError
 from serving.frontend.http.headers import Headers
 from serving.frontend.websocket.framing import Framing
 
-VERSION = b"13"  # of the protocol (RFC 6455 §4.1)
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
@@ -43,15 +45,6 @@ def refusal(reason: BaseException | None) -> ServingError:
         reason = reason.__cause__
     message = f"this is no WebSocket handshake: {'; '.join(causes)}"
     return CodedError(426, "upgrade_required", message) if is_version else BadRequest(message)
-
-
-def refusal_headers(error: ServingError) -> Headers:
-    headers = [(b"content-type", b"application/json")]
-    if error.status == http.HTTPStatus.UPGRADE_REQUIRED:  # RFC 6455 §4.4, RFC 9110 §15.5.22
-        headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", VERSION)]
-    if error.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.append((b"retry-after", str(getattr(error, "retry_after", Unavailable.retry_after)).encode()))
-    return headers
 
 
 def scope_of(head: bytes, root_path: str, **more: Any) -> Scope:
@@ -83,6 +76,25 @@ def subprotocols(headers: Headers) -> list[str]:
     return [name.strip() for name in names if name.strip()]
 
 
+def connection_scope(transport: asyncio.Transport, config: Config) -> dict[str, Any]:
+    """Return what an ASGI scope says of the connection, and of uvicorn."""
+    return {
+        "asgi": {"version": config.asgi_version, "spec_version": "2.4"},
+        "scheme": "wss" if is_ssl(transport) else "ws",
+        "server": get_local_addr(transport),
+        "client": get_remote_addr(transport),
+    }
+
+
+def complete(response: Response, message: Message, default_headers: Headers) -> None:
+    """Give the response that accepts what ``websocket.accept`` says. Raises RuntimeError for what is no header."""
+    headers = default_headers + list(message.get("headers", []))
+    if message.get("subprotocol"):
+        headers.append((b"sec-websocket-protocol", message["subprotocol"].encode("latin-1")))
+    response.headers.pop("Date", None)  # uvicorn has its own
+    add_headers(response, headers)
+
+
 def add_headers(response: Response, headers: Headers) -> None:
     check(headers)
     for name, value in headers:
@@ -94,13 +106,3 @@ def check(headers: Headers) -> None:
     for name, value in headers:
         if not NAME.fullmatch(name) or not VALUE.fullmatch(value):
             raise RuntimeError(f"{name!r}: {value!r} is no header")
-
-
-def http_answer(status: int, headers: Headers, body: bytes) -> bytes:
-    """Return a whole HTTP response, the last one on its connection."""
-    check(headers)
-    phrase = http.HTTPStatus(status).phrase if status in set(http.HTTPStatus) else ""
-    kept = [(name, value) for name, value in headers if name.lower() not in (b"content-length", b"connection")]
-    own = [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
-    lines = [name + b": " + value for name, value in kept + own]
-    return b"\r\n".join([f"HTTP/1.1 {status} {phrase}".encode(), *lines, b"", b""]) + body

@@ -7,7 +7,6 @@ It adds ``fin`` to ASGI's websocket messages: each data frame from the client is
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -15,29 +14,28 @@ from typing import Any, ClassVar
 
 from starlette.types import Message, Scope
 from uvicorn.config import Config
-from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import CloseCode, Frame
 from websockets.protocol import SEND_EOF, State
 
-from serving import errors
-from serving.errors import BodiesFull, CodedError, DeadlineExceeded, Draining, ServingError
+from serving.errors import BodiesFull, DeadlineExceeded, Draining, ServingError
 from serving.frontend.answers import HAS_LEFT
-from serving.frontend.bodies import Bodies, Held
-from serving.frontend.http.absence import Lookout
-from serving.frontend.http.headers import Headers, request_id_header
-from serving.frontend.http.protocol import READ_TIME
-from serving.frontend.http.reader import ReaderWatch
+from serving.frontend.bodies import Bodies
+from serving.frontend.error_responses import INTERNAL
+from serving.frontend.http.outlet import READ_TIME
+from serving.frontend.watch.absence import Lookout
+from serving.frontend.watch.reader import ReaderWatch
+from serving.frontend.websocket.denial import Denial
 from serving.frontend.websocket.flow import Flow
-from serving.frontend.websocket.framing import Framing, Incoming, MessageTooBig, Outgoing, cut
-from serving.frontend.websocket.handshake import add_headers, http_answer, open_handshake, refusal_headers, scope_of
-from serving.frontend.websocket.inbox import Inbox
+from serving.frontend.websocket.framing import Framing, Outgoing, Unacceptable, cut
+from serving.frontend.websocket.handshake import complete, connection_scope, open_handshake, scope_of
+from serving.frontend.websocket.received import DATA, Received
+from serving.frontend.websocket.running import run_app
 from serving.system import log
 
-PIECE = 4096  # bytes parsed at once; even tiny frames take only milliseconds
 PING_TIME = 10.0  # seconds between pings to a client that may have left
 TURN = 256  # frames after which other callbacks of the event loop run
-NOTHING = memoryview(b"")
 
 
 class Stage(Enum):
@@ -66,16 +64,14 @@ class WebSocketProtocol(asyncio.Protocol):
         self._app_state = app_state
         self._loop = asyncio.get_running_loop()
         self._framing = Framing(self.max_message)
-        self._incoming = Incoming(self.max_message)
+        self._received = Received(self._framing, self.max_message, self.bodies)
+        self._inbox = self._received.inbox
         self._outgoing = Outgoing()
-        self._inbox = Inbox()
-        self._held = Held(self.bodies)
         self._stage = Stage.CONNECTING
         self._has_head = False
         self._has_left = False
         self._pinged = -PING_TIME  # when, by the loop's clock
-        self._unread = NOTHING  # received, but not parsed yet: the inbox is full, or it is the turn of others
-        self._refusal: tuple[int, Headers, bytes] = (500, [], b"")
+        self._denial = Denial(500)
 
     # 1. What the transport calls
 
@@ -92,9 +88,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._server.connections.discard(self)
         self._end(CloseCode.ABNORMAL_CLOSURE)
         self._timer.cancel()
-        self._unread = NOTHING
-        self._framing.forget()
-        self._held.release()
+        self._received.drop()
         self._flow.stop()
 
     def eof_received(self) -> None:
@@ -126,15 +120,12 @@ class WebSocketProtocol(asyncio.Protocol):
             self._has_head = True
             self._begin(data)
         elif not self._is_refused:
-            self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
+            self._received.add(data)
             self._parse()
 
     def shutdown(self) -> None:
         """Close or refuse: uvicorn stops."""
-        if self._stage is Stage.OPEN:
-            self._close(CloseCode.GOING_AWAY, "the server is stopping")
-        else:
-            self._refuse(Draining("the server is stopping"))
+        self._leave(CloseCode.GOING_AWAY, Draining("the server is stopping"))
 
     # 2. What the app calls
 
@@ -159,22 +150,16 @@ class WebSocketProtocol(asyncio.Protocol):
 
     async def _run(self, scope: Scope) -> None:
         try:
-            await self._config.loaded_app(scope, self.receive, self.send)
-        except ClientDisconnected:
-            log.debug("the client went away", path=scope["path"])
-        except Exception as exc:
-            log.error("the app of a WebSocket failed", exc=exc, path=scope["path"])
-        else:
-            if self._stage is not Stage.CLOSED:
+            if await run_app(self._config.loaded_app, scope, self) and self._stage is not Stage.CLOSED:
                 log.error("the app of a WebSocket left it open", path=scope["path"])
         finally:
-            self._abandon()
+            self._leave(CloseCode.INTERNAL_ERROR, ServingError(INTERNAL))
 
-    def _abandon(self) -> None:
+    def _leave(self, code: int, error: ServingError) -> None:
         if self._stage is Stage.OPEN:
-            self._close(CloseCode.INTERNAL_ERROR, "internal error")
+            self._close(code, error.message)
         else:
-            self._refuse(CodedError(500, "internal", "internal error"))
+            self._refuse(error)
 
     # 3. The handshake
 
@@ -191,24 +176,13 @@ class WebSocketProtocol(asyncio.Protocol):
         task.add_done_callback(self._server.tasks.discard)
 
     def _scope(self, head: bytes) -> Scope:
-        scope = scope_of(
-            head,
-            self._config.root_path,
-            asgi={"version": self._config.asgi_version, "spec_version": "2.4"},
-            scheme="wss" if is_ssl(self._transport) else "ws",
-            server=get_local_addr(self._transport),
-            client=get_remote_addr(self._transport),
-            state=self._app_state.copy(),
-        )
+        scope = scope_of(head, self._config.root_path, **connection_scope(self._transport, self._config))
+        scope["state"] = self._app_state.copy()
         scope["extensions"][HAS_LEFT] = lambda: self._has_left
         return scope
 
     def _on_accept(self, message: Message) -> None:
-        headers = self._server.default_headers + list(message.get("headers", []))
-        if message.get("subprotocol"):
-            headers.append((b"sec-websocket-protocol", message["subprotocol"].encode("latin-1")))
-        self._response.headers.pop("Date", None)  # uvicorn has its own
-        add_headers(self._response, headers)
+        complete(self._response, message, self._server.default_headers)
         self._timer.cancel()
         self._stage = Stage.OPEN
         self._framing.send_response(self._response)
@@ -216,33 +190,25 @@ class WebSocketProtocol(asyncio.Protocol):
         self._parse()
 
     def _on_forbid(self, message: Message) -> None:
-        self._answer(403, [], b"")
+        self._answer(Denial(403))
 
     def _on_refusal(self, message: Message) -> None:
-        if not 200 <= message["status"] < 600:
-            raise RuntimeError(f"{message['status']} is no status of a refusal")
-        self._refusal = (message["status"], list(message.get("headers", [])), b"")
+        self._denial = Denial.begin(message)
         self._stage = Stage.REFUSING
 
     def _on_refusal_body(self, message: Message) -> None:
-        status, headers, body = self._refusal
-        self._refusal = (status, headers, body + message.get("body", b""))
+        self._denial.body += message.get("body", b"")
         if not message.get("more_body", False):
-            self._answer(*self._refusal)
+            self._answer(self._denial)
 
     def _refuse(self, error: ServingError) -> None:
-        if self._stage is Stage.CLOSED:
-            return
-        request_id = os.urandom(8).hex()
-        level = log.warning if error.status >= 500 and error.status != 503 else log.debug
-        level("a WebSocket was refused", request_id=request_id, status=error.status, code=error.code)
-        headers = [request_id_header(request_id), *refusal_headers(error)]
-        self._answer(error.status, headers, errors.body(error, request_id))
+        if self._stage is not Stage.CLOSED:
+            self._answer(Denial.of(error))
 
-    def _answer(self, status: int, headers: Headers, body: bytes) -> None:
-        self._flow.write(http_answer(status, self._server.default_headers + headers, body))
+    def _answer(self, denial: Denial) -> None:
+        self._flow.write(denial.encoded(self._server.default_headers))
         self._end(CloseCode.ABNORMAL_CLOSURE)
-        self._unread = NOTHING
+        self._received.drop_unread()
         self._flow.end()
         self._flow.set_reading(True)
 
@@ -256,48 +222,42 @@ class WebSocketProtocol(asyncio.Protocol):
         """Parse received data until the inbox is full, or other callbacks of the event loop must have their turn."""
         frames = 0
         can_go_on = self._stage not in (Stage.CONNECTING, Stage.REFUSING)
-        while can_go_on and frames < TURN and self._unread and not self._inbox.is_full:
-            piece, self._unread = self._unread[:PIECE], self._unread[PIECE:]
-            self._framing.receive_data(bytes(piece))
+        while can_go_on and frames < TURN and self._received.can_be_parsed:
             frames += self._take()
         if frames >= TURN and not self._inbox.is_full:
             self._loop.call_soon(self._parse)
         self._count()
-        self._flow.set_reading(not self._unread and not self._inbox.is_full)
+        self._flow.set_reading(self._received.wants_more)
 
     def _count(self) -> None:
         """Count the bytes held for the client; the connection is closed where there is no room for them."""
         if self._stage is not Stage.OPEN:
             return
         try:
-            self._held.hold(self._framing.unfinished + len(self._unread) + self._inbox.size, self._go)
+            self._received.count(self._go)
         except BodiesFull:
             self._go()
 
     def _go(self) -> None:
         self._fail(CloseCode.TRY_AGAIN_LATER, "there is no room for large messages")
         self._flush()
-        self._held.release()
+        self._received.give_back()
 
     def _take(self) -> int:
-        frames = [event for event in self._framing.events_received() if isinstance(event, Frame)]
+        frames = self._received.parse()
         for frame in frames:
-            if frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and self._stage is Stage.OPEN:
+            if frame.opcode in DATA and self._stage is Stage.OPEN:
                 self._on_data(frame)
         self._flush()
-        if self._framing.close_rcvd is not None:
-            self._end(self._framing.close_rcvd.code, self._framing.close_rcvd.reason)
-        elif self._framing.parser_exc is not None and self._framing.close_sent is not None:
-            self._end(self._framing.close_sent.code, self._framing.close_sent.reason)
+        if (end := self._framing.end) is not None:
+            self._end(end.code, end.reason)
         return len(frames)
 
     def _on_data(self, frame: Frame) -> None:
         try:
-            self._inbox.put(self._incoming.message(frame), len(frame.data))
-        except MessageTooBig:
-            self._fail(CloseCode.MESSAGE_TOO_BIG, f"a message has more than {self.max_message} bytes")
-        except UnicodeDecodeError:
-            self._fail(CloseCode.INVALID_DATA, "a text is not UTF-8")
+            self._received.take(frame)
+        except Unacceptable as exc:
+            self._fail(exc.code, exc.reason)
 
     def _fail(self, code: int, reason: str) -> None:
         self._framing.fail(code, reason)

@@ -100,8 +100,8 @@ def decide(need: Need, residents: Sequence[Resident], budget: Budget) -> Decisio
 
 
 def choose(need: Need, staying: list[Resident], budget: Budget) -> tuple[int, ...] | None:
-    """Return the least recently used idle residents that make enough room, none of them in vain; None if all of them do
-    not.
+    """Return the least recently used idle residents that make enough room, none of them needlessly; None if even all of
+    them are not enough.
     """
     if place(need, [one for one in staying if one.stay is not Stay.IDLE], budget) is None:
         return None

@@ -11,87 +11,87 @@ from serving.config.config import Config
 from serving.ipc.messages import Address, ModelInfo, Placement, ReplicaInfo
 from serving.ipc.scoreboard import State
 from serving.model.model import Model
-from serving.supervisor.fleet.replica import Owner, Replica, Served, Stage, Status
+from serving.supervisor.fleet.deployment import Deployment, Owner, Stage, Status, WorkerProcess
 
 ORDER = (State.FAILED, State.STARTING, State.LOADING, State.WARMING, State.DEGRADED, State.READY)
 
 
-def placement_of(name: str, served: Served | None) -> Placement:
-    if served is None:
+def placement_of(name: str, deployment: Deployment | None) -> Placement:
+    if deployment is None:
         return Placement(name, gone=True)
     return Placement(
         name,
-        [Address(replica.row.index, replica.epoch, "") for replica in served.ready()],
-        served.model.timeout,
-        served.queue_size,
-        served.batch_size * served.model.replicas,
-        loading=not served.was_ready,
-        failed=served.failed,
-        gone=served.stage is Stage.LEAVING,
-        problem=served.problem,
-        paths=served.paths,
+        [Address(replica.row.index, replica.epoch, "") for replica in deployment.ready()],
+        deployment.model.timeout,
+        deployment.queue_size,
+        deployment.batch_size * deployment.model.replicas,
+        loading=not deployment.was_ready,
+        failed=deployment.failed,
+        gone=deployment.stage is Stage.LEAVING,
+        problem=deployment.problem,
+        paths=deployment.paths,
     )
 
 
-def server_state(everything: Iterable[Served]) -> tuple[State, str]:
+def server_state(everything: Iterable[Deployment]) -> tuple[State, str]:
     """Return the state of the worst of the models and, unless it is READY, the reason."""
-    states = [model_state(served) for served in everything]
+    states = [model_state(deployment) for deployment in everything]
     return min(states, key=lambda pair: ORDER.index(pair[0]), default=(State.READY, ""))
 
 
-def model_state(served: Served) -> tuple[State, str]:
-    ready = len(served.ready())
-    if ready >= served.model.replicas:
+def model_state(deployment: Deployment) -> tuple[State, str]:
+    ready = len(deployment.ready())
+    if ready >= deployment.model.replicas:
         return State.READY, ""
-    if served.failed is not None and not ready:
-        return State.FAILED, served.failed
-    if served.was_ready:
-        return State.DEGRADED, f"{ready} of {served.model.replicas} replicas are ready"
-    statuses = {replica.status for replica in served.live()}
+    if deployment.failed is not None and not ready:
+        return State.FAILED, deployment.failed
+    if deployment.was_ready:
+        return State.DEGRADED, f"{ready} of {deployment.model.replicas} replicas are ready"
+    statuses = {replica.status for replica in deployment.live()}
     if Status.WARMING in statuses:
         return State.WARMING, ""
     if Status.LOADING in statuses:
         return State.LOADING, ""
-    error = next((replica.error for replica in served.replicas if replica.error), "")
+    error = next((replica.error for replica in deployment.replicas if replica.error), "")
     return State.STARTING, error
 
 
-def counts(everything: Iterable[Served]) -> tuple[int, int, float]:
+def counts(everything: Iterable[Deployment]) -> tuple[int, int, float]:
     """Return the number of replicas ready, the number wanted, and the instant at which one was last ready."""
-    served = [one for one in everything if one.stage is Stage.SERVING]
+    serving = [one for one in everything if one.stage is Stage.SERVING]
     return (
-        sum(len(one.ready()) for one in served),
-        sum(one.model.replicas for one in served),
-        max((one.last_ready for one in served), default=0.0),
+        sum(len(one.ready()) for one in serving),
+        sum(one.model.replicas for one in serving),
+        max((one.last_ready for one in serving), default=0.0),
     )
 
 
-def describe(served: Served, now: float) -> ModelInfo:
+def describe(deployment: Deployment, now: float) -> ModelInfo:
     return ModelInfo(
-        model_name=served.name,
-        model_url=served.model.url,
-        state=state_of(served),
-        replicas=[describe_replica(replica) for replica in served.replicas],
-        bytes=served.memory(),
-        queued=sum(replica.row.queued for replica in served.replicas),
-        idle_seconds=round(max(0.0, now - served.last_used()), 3),
-        pinned=served.pinned,
-        managed_by=served.owner.value,
-        error=served.failed or served.reload_error,
+        model_name=deployment.name,
+        model_url=deployment.model.url,
+        state=state_of(deployment),
+        replicas=[describe_replica(replica) for replica in deployment.replicas],
+        bytes=deployment.memory(),
+        queued=sum(replica.row.queued for replica in deployment.replicas),
+        idle_seconds=round(max(0.0, now - deployment.last_used()), 3),
+        pinned=deployment.pinned,
+        managed_by=deployment.owner.value,
+        error=deployment.failed or deployment.reload_error,
     )
 
 
-def state_of(served: Served) -> str:
-    if served.stage is not Stage.SERVING:
-        return str(served.stage.value)
-    if served.ready():
+def state_of(deployment: Deployment) -> str:
+    if deployment.stage is not Stage.SERVING:
+        return str(deployment.stage.value)
+    if deployment.ready():
         return "ready"
-    if served.failed is not None:
+    if deployment.failed is not None:
         return "failed"
-    return "restarting" if served.was_ready else "loading"
+    return "restarting" if deployment.was_ready else "loading"
 
 
-def describe_replica(replica: Replica) -> ReplicaInfo:
+def describe_replica(replica: WorkerProcess) -> ReplicaInfo:
     row = replica.row
     return ReplicaInfo(
         replica.status.value, replica.device, row.memory, row.device_memory, row.queued, row.completed, replica.pid

@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from serving.model.model import Model
-from serving.supervisor.fleet.replica import Replica, Served, Status
+from serving.supervisor.fleet.deployment import Deployment, Status, WorkerProcess
 from serving.system.gpus.driver import Gpu, Xid
 from serving.system.gpus.xids import why_broken
 
 RETURN_TIME = 5.0  # seconds to wait for a dead worker's memory before its replacement starts anyway
 ANY = ("auto", "cuda")  # a model's device that leaves the choice to us
+COMING = (Status.STARTING, Status.LOADING, Status.WARMING)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The driver's answers at one time: ``at`` is the instant before the first question; ``held`` lacks GPUs it cannot
-    tell.
+    """The driver's answers at one time. ``at`` is the instant before the first question. ``held`` has the bytes of each
+    pid, by GPU; GPUs for which the driver does not report this are missing.
     """
 
     at: float
@@ -171,18 +172,10 @@ class Devices:
             return False
         return dying or any(name == device for name, _ in self._remains)
 
-    def hold_up(self, served: Served, device: str, replicas: Iterable[Replica], now: float) -> bool:
-        """Return whether the next replica waits for memory that a dead one has not released; at most for
-        ``RETURN_TIME``.
-        """
+    def lacks_memory(self, deployment: Deployment, device: str, replicas: Iterable[WorkerProcess]) -> bool:
+        """Return whether the next replica should wait for memory that a dead one has not released."""
         there = [one for one in replicas if one.device == device]
         dying = any(one.status is Status.DYING for one in there)
         # Where other replicas are starting, the free memory is theirs.
-        alone = all(one.status in (Status.READY, Status.RETIRING, Status.DYING) for one in there)
-        if not self.is_taken(device, dying, served.device_need() if alone else 0):
-            served.held_up.pop(device, None)
-            return False
-        if now <= served.held_up.setdefault(device, now) + RETURN_TIME:
-            return True
-        del served.held_up[device]
-        return False
+        alone = not any(one.status in COMING for one in there)
+        return self.is_taken(device, dying, deployment.device_need() if alone else 0)

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from serving.supervisor.fleet.deployment import Deployment, Stage, Status
 from serving.supervisor.fleet.overrun import KILL_GRACE
-from serving.supervisor.fleet.replica import Served, Stage, Status
 
 TICK = 0.02  # seconds between looks while something is about to happen
 REST = 0.1  # seconds between looks otherwise
 
 
-def pause(models: Iterable[Served], now: float) -> float:
+def pause(models: Iterable[Deployment], now: float) -> float:
     """Return the seconds until the next look. Reports of a worker's end or phase are handled without waiting for it."""
     until = now + REST
-    for served in models:
-        if served.stage is not Stage.SERVING or (
-            served.failed is None and len(served.replicas) < served.model.replicas
+    for deployment in models:
+        if deployment.stage is not Stage.SERVING or (
+            deployment.failed is None and len(deployment.replicas) < deployment.model.replicas
         ):
             return TICK
-        for replica in served.replicas:
+        for replica in deployment.replicas:
             if replica.status is not Status.READY or replica.overdue is not None or replica.cut is not None:
                 return TICK
             if busy_until := replica.row.busy_until:

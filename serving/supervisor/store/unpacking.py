@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -49,8 +48,8 @@ class Unpacking:
             os.close(theirs)
         os.set_blocking(self.answer, False)
 
-    def has_ended(self) -> bool:
-        """Return whether the process has ended; reads what it has written so far."""
+    def read_answer(self) -> bool:
+        """Read what the process has written so far; returns whether it has ended."""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.answer, ANSWER):
                 self._said += data
@@ -59,7 +58,7 @@ class Unpacking:
 
     def close(self) -> None:
         """End the process if it still works. Its pid cannot be reused while its end of the pipe is open."""
-        if not self.has_ended():
+        if not self.read_answer():
             processes.kill_group(self._pid)
         os.close(self.answer)
         with contextlib.suppress(ChildProcessError):
@@ -103,7 +102,7 @@ class Unpacker:
         ended = loop.create_future()
 
         def look() -> None:
-            if unpacking.has_ended() and not ended.done():
+            if unpacking.read_answer() and not ended.done():
                 ended.set_result(None)
 
         self._running.add(unpacking)
@@ -135,7 +134,7 @@ def unpack_now(
     unpacking = Unpacking(fd, folder, name, limits, seconds)
     until = time.monotonic() + seconds
     try:
-        while not unpacking.has_ended():
+        while not unpacking.read_answer():
             check()
             if time.monotonic() > until:
                 raise unpacking.overdue()
@@ -143,13 +142,3 @@ def unpack_now(
         unpacking.conclude()
     finally:
         unpacking.close()
-
-
-class Stopped(Exception):
-    """A stop was requested before the server had started."""
-
-
-def check_stop() -> None:
-    """Raise Stopped if a blocked signal asks for a stop; the signal stays pending."""
-    if signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
-        raise Stopped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -53,3 +54,13 @@ class PlainBell:
 
     def alone(self, is_alone: bool) -> None:
         pass
+
+
+@contextlib.contextmanager
+def uninterrupted(bell: Bell) -> Iterator[None]:
+    """Context in which the engine does many short things that other threads should not interrupt."""
+    bell.alone(True)
+    try:
+        yield
+    finally:
+        bell.alone(False)

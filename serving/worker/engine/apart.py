@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from serving.errors import ServingError, WorkerDied
 from serving.worker.batching.batcher import Item
-from serving.worker.engine.streams import Streams
+from serving.worker.engine.streams.streams import Streams
 
 DIED = "the model's process died while it worked on this request"
 SHARE = 0.5  # of the request's remaining time, at most, for the wait before it, and again for its answer

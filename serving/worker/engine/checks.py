@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
+from serving import codecs
 from serving.errors import HandlerError, SessionTooLarge
 from serving.http.media import CSV, JSON, JSON_LINES, NPY, NPZ, RAW, TEXT
-from serving.request import BODILESS, Response, StreamingResponse
+from serving.request import BODILESS, Request, Response, StreamingResponse
 from serving.session import Session, size_of
 
 USUAL = frozenset((JSON, *JSON_LINES, CSV, NPY, NPZ, RAW, *TEXT))
@@ -46,6 +48,17 @@ def sound(response: Response) -> Response:
     if not isinstance(response.body, BYTES):
         raise HandlerError(f"the body of a response is bytes, not {type(response.body).__name__}")
     return response
+
+
+def responder(default_accept: str) -> Callable[[Any, Request], Response]:
+    """Return a function that makes a Response of what ``encode`` returns. It raises what cannot be sent."""
+
+    def respond(value: Any, request: Request) -> Response:
+        if type(value) is not Response:
+            value = codecs.encode(value, request.accept, default_accept)
+        return sound(value)
+
+    return respond
 
 
 def sound_stream(response: StreamingResponse) -> StreamingResponse:

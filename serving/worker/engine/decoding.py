@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from serving import claims
 from serving.deadline import Clock
 from serving.handler import Handler
-from serving.worker.batching.batcher import Item
+from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.engine.inflating import unpacked
 from serving.worker.engine.stamps import Stamps
 
@@ -97,6 +97,13 @@ class DecodeThreads:
         if item.cancelled or item.request.deadline.at <= now:
             return Decoded(item)  # the batcher drops it
         return Decoded(item, hopeless=True) if self._is_hopeless(item, now) else None
+
+
+def threads_of(handler: Handler, batcher: Batcher, stamps: Stamps, most: float, clock: Clock) -> DecodeThreads | None:
+    """Return the decode threads that a handler asks for, None where the engine's thread decodes."""
+    if not handler.decode_threads:
+        return None
+    return DecodeThreads(handler, batcher.wake, stamps, most, clock, batcher.is_hopeless)
 
 
 def decode(handler: Handler, item: Item, here: claims.Here = claims.engine) -> Decoded:

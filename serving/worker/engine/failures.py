@@ -21,7 +21,8 @@ from serving.ipc.faults import EXIT_HARDWARE, EXIT_STICKY, Fault
 from serving.system import log
 from serving.system.devicefaults import is_out_of_memory
 from serving.usercode import origin
-from serving.worker.batching.batcher import Item
+from serving.worker.batching.items import Item
+from serving.worker.engine.streams.parts import Outcome
 
 SHORT = "there was not enough memory to answer this request"
 HIDDEN = "the log has more under this request id"
@@ -38,6 +39,11 @@ def show_details(shows: bool) -> None:
 
 def expired(item: Item) -> tuple[Item, ServingError]:
     return item, DeadlineExceeded("the deadline passed while the request was waiting")
+
+
+def of_cancelled(items: list[Item]) -> list[Outcome]:
+    """Return the errors of cancelled requests of sessions, since their session's next call waits for that."""
+    return [expired(item) for item in items if item.session is not None]
 
 
 def describe(exc: BaseException) -> str:

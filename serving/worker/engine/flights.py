@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from serving.deadline import Clock
 from serving.worker.batching.batcher import Item
 from serving.worker.device.border import Landing
-from serving.worker.engine.stamps import Row
+from serving.worker.engine.stamps import Row, Stamps
 
 AHEAD = 2  # batches on a device at a time, so that it has the next one when the first is done
 SOONEST, LATEST = 0.00005, 0.0005  # seconds between checks whether a batch is done
@@ -67,11 +67,12 @@ class Flights:
         self.changes += 1
         return flight
 
-    def begin(self, item: Item) -> None:
+    def decoding(self, item: Item) -> None:
         """Count a request that is queued for a decode thread."""
         self._decoding[item.id] = item
 
-    def end(self, item: Item) -> None:
+    def decoded(self, item: Item) -> None:
+        """Count one less."""
         self._decoding.pop(item.id, None)
 
     def pause(self) -> float:
@@ -104,6 +105,11 @@ def has_landed(landing: Landing) -> bool:
         return landing.done()
     except Exception:
         return True
+
+
+def stamps_of(row: Row, flights: Flights, runs_ahead: bool) -> Stamps:
+    """Return the stamps of an engine, whose device may run ahead of its thread."""
+    return Merged(row, flights) if runs_ahead else row
 
 
 class Merged:

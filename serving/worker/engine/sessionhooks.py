@@ -28,7 +28,7 @@ class SessionHooks:
         self._max_bytes = max_bytes
         self._check = check
 
-    def begin(self, item: Item, session: Session, now: float) -> Response | ServingError | None:
+    def before(self, item: Item, session: Session, now: float) -> Response | ServingError | None:
         """Run what precedes the model in a session's call. Returns the outcome where that was all, else None."""
         self._calls.one(item, now)
         try:
@@ -45,7 +45,7 @@ class SessionHooks:
             self._check(exc)
             return predict_error(item, exc)
 
-    def end(self, item: Item) -> None:
+    def after(self, item: Item) -> None:
         """Check the state's size and whether the handler closed the session, after a call. Raises SessionTooLarge."""
         session = item.session
         if session is None:

@@ -11,7 +11,7 @@ from serving.http.paths import INVOCATIONS
 from serving.ipc.channel import Channel
 from serving.ipc.wire import Frame, RequestHead
 from serving.request import NO_HEADERS, Request
-from serving.worker.batching.batcher import Item
+from serving.worker.batching.items import Item
 
 _request_head = msgspec.msgpack.Decoder(RequestHead)
 

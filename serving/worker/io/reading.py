@@ -21,6 +21,7 @@ from serving.errors import WireError
 from serving.ipc.channel import Channel
 from serving.ipc.wire import Frame
 from serving.system import log
+from serving.worker.io.loopduty import CHECKS, READS, LoopDuty
 
 TICK = 0.005  # seconds between checks by the loop's thread, and of the engine's absence until that reads
 ALONE = 0.05  # seconds, at most, for which that thread stays quiet
@@ -28,21 +29,25 @@ FINE = 0.02  # seconds; shorter waits need microseconds, while epoll rounds up t
 QUIET = 0.1  # seconds of the engine's waiting after which the loop's thread stops checking
 
 
-class Taker(Protocol):
+class EngineTaker(Protocol):
+    """Takes frames on the engine's thread."""
+
     def take(self, channel: Channel, frame: Frame) -> bool:
-        """Take a frame on the engine's thread. Returns False where it, and all behind it, is for ``on_frame``."""
+        """Take a frame. Returns False where it, and all behind it, is for the loop's thread."""
         ...
 
     def took(self) -> None:
-        """Finish a round of ``take``, on the engine's thread."""
-        ...
-
-    def on_frame(self, channel: Channel, frame: Frame) -> None:
-        """Take a frame on the loop's thread."""
+        """Finish a round of ``take``."""
         ...
 
 
-class Way:
+class LoopTaker(Protocol):
+    """Takes frames on the loop's thread."""
+
+    def on_frame(self, channel: Channel, frame: Frame) -> None: ...
+
+
+class InTransit:
     """One channel's frames that were handed to the loop's thread: counts of those ``sent`` and of those ``dealt_with``.
 
     The reading thread counts the former, the loop's thread the latter.
@@ -57,34 +62,36 @@ class Way:
         return self.sent == self.dealt_with
 
 
-class Reading:
+class SocketReader:
     """The sockets, read by one thread at a time; the frames of a channel stay in order.
 
     ``add``, ``remove`` and ``watch`` are for the loop's thread; the rest is the engine's Bell.
     """
 
-    def __init__(self, taker: Taker) -> None:
-        self._taker = taker
+    def __init__(self, engine_taker: EngineTaker, loop_taker: LoopTaker) -> None:
+        self._engine_taker = engine_taker
+        self._loop_taker = loop_taker
         self._loop: asyncio.AbstractEventLoop
         self._lock = threading.Lock()
         self._channels: dict[int, Channel] = {}
-        self._ways: dict[Channel, Way] = {}
+        self._in_transit: dict[Channel, InTransit] = {}
         self._sockets = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._both = select.epoll()  # one system call to wait and to list the ready ones
         self._both.register(self._bell, select.EPOLLIN)
         self._rung = False
-        self._watched = False  # by the loop's thread, for one of the three reasons below; used on that thread only
+        # Changed on the loop's thread.
+        self.duty = LoopDuty.RESTING
         self._always = False
-        self._stands_in = False
+        self._next_check: asyncio.TimerHandle | None = None
+        # Changed on the engine's thread, by which the loop's judges.
         self._is_away = False
-        self._ticking = False
-        self._waits_since: float | None = None  # None while the engine's thread is at work
-        self._read_at = 0.0
-        self._much_at = 0.0
+        self._waits_since: float | None = None  # None while it is at work
+        self._alone_since: float | None = None  # None while it may be interrupted
         self._has_looked = False
-        self._alone_since: float | None = None
-        self._kept_still = False
+        # Changed by whoever reads.
+        self._engine_read_at = 0.0
+        self._much_at = 0.0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -95,14 +102,14 @@ class Reading:
             if descriptor < 0:
                 return
             self._channels[descriptor] = channel
-            self._ways[channel] = Way()
+            self._in_transit[channel] = InTransit()
             self._sockets.register(descriptor, select.EPOLLIN)
             self._both.register(descriptor, select.EPOLLIN)
 
     def remove(self, channel: Channel) -> None:
         """Forget a channel; call it before its descriptor is closed."""
         with self._lock:
-            if self._ways.pop(channel, None) is not None:
+            if self._in_transit.pop(channel, None) is not None:
                 self._forget(channel)
 
     def _forget(self, channel: Channel) -> None:
@@ -130,8 +137,8 @@ class Reading:
         if ready:
             self._read_all(ready)
             self._has_looked = True
-        if not (self._ticking or self._is_away or self._always):
-            self._loop.call_soon_threadsafe(self._begin_ticks)
+        if self.duty is LoopDuty.RESTING:
+            self._loop.call_soon_threadsafe(self._end_rest)
 
     def _wait(self, seconds: float | None) -> list[int]:
         """Wait, and return the descriptors that are ready."""
@@ -149,91 +156,87 @@ class Reading:
 
     def _read_all(self, descriptors: list[int]) -> None:
         with self._lock:
-            self._read_at = time.monotonic()
+            self._engine_read_at = time.monotonic()
             for descriptor in descriptors:
                 channel = self._channels.get(descriptor)
                 if channel is None:  # the loop's thread has removed it
                     continue
                 try:
                     for frame in self._read(channel):
-                        if not self._ways[channel].is_clear or not self._taker.take(channel, frame):
+                        if not self._in_transit[channel].is_clear or not self._engine_taker.take(channel, frame):
                             self._hand_over(channel, frame)
                 except Exception as exc:
                     self._give_up(channel, exc)
-        self._taker.took()
+        self._engine_taker.took()
 
     def away(self, is_away: bool) -> None:
         if is_away is not self._is_away:
             self._is_away = is_away
-            self._loop.call_soon_threadsafe(self._on_away)
+            self._loop.call_soon_threadsafe(self._tick)
 
     def alone(self, is_alone: bool) -> None:
         self._alone_since = time.monotonic() if is_alone else None
-        if not is_alone and self._kept_still:
-            self._kept_still = False
-            self._loop.call_soon_threadsafe(self._set_watched)
-
-    def _keeps_still(self) -> bool:
-        since = self._alone_since
-        return since is not None and time.monotonic() - since < ALONE and not (self._is_away or self._always)
+        if not is_alone and self.duty is LoopDuty.KEEPING_STILL:
+            self._loop.call_soon_threadsafe(self._tick)
 
     def _hand_over(self, channel: Channel, frame: Frame) -> None:
-        self._ways[channel].sent += 1
+        self._in_transit[channel].sent += 1
         self._loop.call_soon_threadsafe(self._take_over, channel, frame)
 
     # The loop's side.
 
     def _take_over(self, channel: Channel, frame: Frame) -> None:
-        way = self._ways.get(channel)
-        if way is None:  # the channel was lost meanwhile
+        in_transit = self._in_transit.get(channel)
+        if in_transit is None:  # the channel was lost meanwhile
             return
         try:
-            self._taker.on_frame(channel, frame)
+            self._loop_taker.on_frame(channel, frame)
         except Exception as exc:
             with self._lock:
                 self._give_up(channel, exc)
-        way.dealt_with += 1  # after the frame, or the engine's thread could take the next one first
+        in_transit.dealt_with += 1  # after the frame, or the engine's thread could take the next one first
 
     def watch(self, always: bool) -> None:
         """Set whether the loop's thread always reads, whatever the engine does."""
         self._always = always
-        self._set_watched()
-        self._begin_ticks()
+        self._tick()
 
-    def _set_watched(self) -> None:
-        watched = self._is_away or self._always or self._stands_in
-        if watched and self._keeps_still():
-            watched, self._kept_still = False, True
-        if watched is self._watched:
-            return
-        self._watched = watched
-        if watched:
-            self._loop.add_reader(self._sockets.fileno(), self._on_readable)
-        else:
-            self._loop.remove_reader(self._sockets.fileno())
-
-    def _on_away(self) -> None:
-        self._set_watched()
-        self._begin_ticks()
-
-    def _begin_ticks(self) -> None:
-        if not self._ticking:
-            self._ticking = True
+    def _end_rest(self) -> None:
+        if self.duty is LoopDuty.RESTING:
             self._tick()
 
     def _tick(self) -> None:
-        self._ticking = False  # before looking at the engine, which starts ticks after a wait unless this is set
-        since, now = self._waits_since, time.monotonic()
-        much = now - self._much_at < QUIET
-        self._stands_in = much or (since is None and now - self._read_at > TICK)
-        self._ticking = not (self._is_away or self._always) and (since is None or much or now - since < QUIET)
-        self._set_watched()
-        if self._ticking:
-            self._loop.call_later(TICK, self._tick)
+        """Choose what to do about the sockets, and do it until the next check."""
+        read = self.duty in READS
+        if self._next_check is not None:
+            self._next_check.cancel()
+        # Before looking at the engine: where its wait ends just now it must find that nobody checks.
+        self.duty = LoopDuty.RESTING
+        self.duty = duty = self._judge(time.monotonic())
+        if duty in READS and not read:
+            self._loop.add_reader(self._sockets.fileno(), self._on_readable)
+        elif duty not in READS and read:
+            self._loop.remove_reader(self._sockets.fileno())
+        self._next_check = self._loop.call_later(TICK, self._tick) if duty in CHECKS else None
+
+    def _judge(self, now: float) -> LoopDuty:
+        if self._is_away or self._always:
+            return LoopDuty.READING
+        since, much = self._waits_since, now - self._much_at < QUIET
+        if much or (since is None and now - self._engine_read_at > TICK):
+            return LoopDuty.KEEPING_STILL if self._is_launching(now) else LoopDuty.STANDING_IN
+        return LoopDuty.CHECKING if since is None or now - since < QUIET else LoopDuty.RESTING
+
+    def _is_launching(self, now: float) -> bool:
+        since = self._alone_since
+        return since is not None and now - since < ALONE
+
+    def _keeps_still(self) -> bool:
+        return self.duty is LoopDuty.STANDING_IN and self._is_launching(time.monotonic())
 
     def _on_readable(self) -> None:
         if self._keeps_still():
-            self._set_watched()
+            self._tick()
             return
         if not self._lock.acquire(blocking=False):
             return  # the engine is back
@@ -244,8 +247,8 @@ class Reading:
                 channel = self._channels[descriptor]
                 try:
                     for frame in self._read(channel):
-                        if self._ways[channel].is_clear:
-                            self._taker.on_frame(channel, frame)
+                        if self._in_transit[channel].is_clear:
+                            self._loop_taker.on_frame(channel, frame)
                         else:
                             self._hand_over(channel, frame)
                 except Exception as exc:

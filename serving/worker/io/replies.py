@@ -14,8 +14,8 @@ from serving.ipc.wire import CREDIT, MAX_HEAD, CloseHead, Kind, ReplyHead, encod
 from serving.request import Body, Response
 from serving.session import Session
 from serving.system import log
-from serving.worker.batching.batcher import Item
-from serving.worker.engine.streams import Begin, End, More, Used
+from serving.worker.batching.items import Item
+from serving.worker.engine.streams.parts import Begin, End, More, Used
 
 KNOWN = 1024  # heads that are remembered
 

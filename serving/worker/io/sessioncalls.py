@@ -14,7 +14,7 @@ from serving.http.headers import NEW_SESSION
 from serving.ipc.scoreboard import Row
 from serving.request import Request
 from serving.session import Session, SessionAddress, make_id
-from serving.worker.batching.batcher import Item
+from serving.worker.batching.items import Item
 from serving.worker.io import replies
 from serving.worker.io.sessions import CLOSE, Sessions, closed, created, request_type
 

@@ -19,7 +19,7 @@ from serving.handler import Handler
 from serving.http.headers import NEW_SESSION
 from serving.request import Request, Response
 from serving.session import Session
-from serving.worker.batching.batcher import Item
+from serving.worker.batching.items import Item
 
 CLOSE = "CLOSE"
 BYTES = (bytes, bytearray)

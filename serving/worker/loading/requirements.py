@@ -21,6 +21,7 @@ from serving.adapters.conventions import OURS, convention_named
 from serving.errors import ModelError
 from serving.model.model import Model
 from serving.system import interpreter, log, private
+from serving.worker.loading import uv
 
 FILE = "requirements.txt"
 SHOWN = 300  # characters of pip's last message
@@ -40,7 +41,7 @@ def prepare(model: Model, install: bool) -> None:
     home = home_of(file, wheels)
     with locked(home):
         if not (home / "done").exists():
-            run_pip(file, wheels, home)
+            run_installer(file, wheels, home)
             (home / "done").touch()
     sys.path[:0] = [str(site) for site in sites(home) if site.is_dir()]
 
@@ -78,10 +79,13 @@ def locked(home: Path) -> Iterator[None]:
         yield
 
 
-def run_pip(file: Path, wheels: Path, home: Path) -> None:
+def run_installer(file: Path, wheels: Path, home: Path) -> None:
+    """Install with uv where it can be used, else with pip. Raises ModelError where pip fails."""
     offline = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
-    command = [*interpreter.command("pip"), *PIP, *BOUNDED, "--prefix", str(home), *offline, "-r", str(file)]
     log.info("installing requirements.txt", file=str(file), offline=bool(offline))
+    if uv.install(file, home, offline):
+        return
+    command = [*interpreter.command("pip"), *PIP, *BOUNDED, "--prefix", str(home), *offline, "-r", str(file)]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=file.parent)
     if result.returncode == 0:
         return

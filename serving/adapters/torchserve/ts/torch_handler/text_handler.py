@@ -34,7 +34,7 @@ class TextHandler(BaseHandler, ABC):
 
     @functools.cached_property
     def lig(self) -> Any:
-        """captum's LayerIntegratedGradients of the model and its ``embedding``."""
+        """Captum's LayerIntegratedGradients of the model and its ``embedding``."""
         return attribution("LayerIntegratedGradients")(self.model, self.model.embedding)
 
     def get_source_vocab_path(self, ctx: Any) -> str:

@@ -35,7 +35,7 @@ class VisionHandler(BaseHandler, ABC):
 
     @functools.cached_property
     def ig(self) -> Any:
-        """captum's IntegratedGradients of the model."""
+        """Captum's IntegratedGradients of the model."""
         return attribution("IntegratedGradients")(self.model)
 
     def get_insights(self, tensor_data: Any, _: Any, target: Any = 0) -> Any:

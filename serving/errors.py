@@ -86,9 +86,13 @@ class ModelNotLoaded(NotFound):
 
 
 class MethodNotAllowed(BadRequest):
-    """The path does not take this method."""
+    """The path does not take this method. ``allow`` names those that it takes, as in the header."""
 
     status, code = 405, "method_not_allowed"
+
+    def __init__(self, message: str, allow: str = "POST") -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class NotAcceptable(BadRequest):

@@ -86,10 +86,10 @@ class Answers:
         assert failure is not None
         return self._failure(failure, request_id)
 
-    def _failure(self, failure: Failure, request_id: str, allow: bytes = b"POST") -> Whole:
-        headers = [request_id_header(request_id), *failure.retry_header]
-        if failure.status == 405:
-            headers.append((b"allow", allow))
+    def _failure(self, failure: Failure, request_id: str) -> Whole:
+        if failure.status == 405 and not failure.allow:  # user code's own
+            failure = failure._replace(allow="POST")
+        headers = [request_id_header(request_id), *failure.headers]
         return self.with_body(failure.status, JSON, json_body(failure, request_id), headers)
 
     def with_body(self, status: int, content_type: str, body: Body, extra: Headers) -> Whole:
@@ -110,11 +110,11 @@ class Answers:
         found.append(request_id_header(request_id))
         return found
 
-    async def send_error(self, send: Send, exc: BaseException, request_id: str, allow: bytes = b"POST") -> None:
+    async def send_error(self, send: Send, exc: BaseException, request_id: str) -> None:
         """Send the response for a request that failed with ``exc``, unless its client has left, and log the error."""
         failure = report(exc, INVOCATION, request_id)
         if failure is not None:
-            await self._send(send, self._failure(failure, request_id, allow))
+            await self._send(send, self._failure(failure, request_id))
 
     async def send_body(
         self, send: Send, status: int, content_type: str, body: Body, extra: Headers | None = None

@@ -159,8 +159,8 @@ class App:
 
     async def _ping(self, scope: Scope, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD", "POST"):
-            error = MethodNotAllowed("/ping takes GET, HEAD and POST")
-            await self._answers.send_error(send, error, self._new_id(), b"GET, HEAD, POST")
+            error = MethodNotAllowed("/ping takes GET, HEAD and POST", "GET, HEAD, POST")
+            await self._answers.send_error(send, error, self._new_id())
             return
         status, body = ping(self._board.read_header(), time.monotonic())
         await self._answers.send_body(send, status, JSON, body, [request_id_header(self._new_id())])

@@ -12,7 +12,7 @@ from typing import NamedTuple, overload
 
 import msgspec
 
-from serving.errors import Draining, ServingError, Unavailable
+from serving.errors import Draining, MethodNotAllowed, ServingError, Unavailable
 from serving.frontend.http.headers import Headers
 from serving.frontend.receiving import ClientGone
 from serving.system import log
@@ -38,7 +38,8 @@ class Api(NamedTuple):
 
 class Failure(NamedTuple):
     """What a client is told of its failed request. ``retry_after`` is in seconds, 0 where trying again is of no use.
-    ``is_fault``: nobody expected the error, and the log gets its traceback.
+    ``is_fault``: nobody expected the error, and the log gets its traceback. ``allow`` names the methods of a path that
+    does not take the request's.
     """
 
     status: int
@@ -46,12 +47,14 @@ class Failure(NamedTuple):
     message: str
     retry_after: int = 0
     is_fault: bool = False
+    allow: str = ""
 
     @classmethod
     def of(cls, error: ServingError) -> Failure:
         waits = error.status == Unavailable.status
         retry_after = int(getattr(error, "retry_after", Unavailable.retry_after)) if waits else 0
-        return cls(error.status, error.code, error.message, retry_after)
+        allow = error.allow if isinstance(error, MethodNotAllowed) else ""
+        return cls(error.status, error.code, error.message, retry_after, allow=allow)
 
     @property
     def level(self) -> int:
@@ -59,8 +62,10 @@ class Failure(NamedTuple):
         return logging.WARNING if self.status >= 500 and self.status != Unavailable.status else logging.DEBUG
 
     @property
-    def retry_header(self) -> Headers:
-        return [(b"retry-after", str(self.retry_after).encode())] if self.retry_after else []
+    def headers(self) -> Headers:
+        """The headers that belong to it: when to try again, which methods are allowed (RFC 9110 §15.5.6)."""
+        found = [(b"retry-after", str(self.retry_after).encode())] if self.retry_after else []
+        return [*found, (b"allow", self.allow.encode())] if self.allow else found
 
 
 def failure_of(exc: BaseException, api: Api) -> Failure | None:

@@ -17,7 +17,7 @@ from serving import errors
 from serving.conversation import ABNORMAL, Close
 from serving.errors import CodedError, ServingError
 from serving.frontend.websocket.conversations import outcome
-from tests.contracts.build import run, the_loop
+from tests.contracts.build import run, settle, the_loop
 from tests.contracts.failing import ID, Line, Play, logged, opened, play
 
 DEBUG, INFO, WARNING, ERROR = "debug", "info", "warning", "error"
@@ -354,3 +354,26 @@ def test_a_client_that_is_gone_from_its_conversation_is_told_nothing_and_the_log
         assert log.lines == []
 
     run(work())
+
+
+@pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        ("PUT /ping", b"GET, HEAD, POST"),
+        ("GET /invocations", b"POST"),
+        ("POST /v2", b"GET, HEAD"),
+        ("GET /v2/models/m/infer", b"POST"),
+        ("GET /v2/repository/index", b"POST"),
+    ],
+)
+def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(line: str, allowed: bytes) -> None:
+    async def work() -> bytes:
+        async with opened("v2", "") as (one, _):
+            client = await one.client()
+            client.send(f"{line} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            await settle()
+            return client.read()
+
+    answer = run(work())
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nallow: %b\r\n" % allowed in answer

@@ -370,3 +370,17 @@ def test_a_request_that_must_wait_for_a_replica_stays_the_same_request() -> None
             assert one.answers[0][0] == 200
 
     run(work)
+
+
+def test_a_client_of_http_1_0_gets_no_answer_but_its_own() -> None:
+    """RFC 9110 §15.2: it knows no 100 Continue."""
+
+    async def work() -> None:
+        for path in ("/invocations", "/early/404"):
+            one = Browser("exchange")
+            await one.send(
+                b"POST %b HTTP/1.0\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n" % path.encode(), b"fine"
+            )
+            assert [status for status, _ in one.answers] == [200 if path == "/invocations" else 404]
+
+    run(work)

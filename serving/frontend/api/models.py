@@ -91,7 +91,7 @@ def guarded(endpoint: Endpoint) -> Endpoint:
 def refusal(failure: Failure, request_id: str, cause: BaseException) -> HttpResponse:
     level, exc = (logging.ERROR, cause) if failure.is_fault else (logging.INFO, None)
     log.emit(level, API.answered, exc=exc, request_id=request_id, code=failure.code, error=failure.message)
-    headers = {name.decode(): value.decode() for name, value in failure.retry_header}
+    headers = {name.decode(): value.decode() for name, value in failure.headers}
     return HttpResponse(json_body(failure, request_id), failure.status, headers, JSON)
 
 

@@ -120,7 +120,7 @@ class OpenInference:
             failure = report(exc, API, request_id)
             if failure is not None:
                 body = msgspec.json.encode({"error": failure.message})
-                await self._answers.send_body(send, failure.status, JSON, body, failure.retry_header)
+                await self._answers.send_body(send, failure.status, JSON, body, failure.headers)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         path = scope["path"]
@@ -361,7 +361,8 @@ def told(statistics: list[dict[str, Any]]) -> bytes:
 
 def allow(scope: Scope, *methods: str) -> None:
     if scope["method"] not in methods:
-        raise MethodNotAllowed(f"{scope['path']} takes {', '.join(methods)}")
+        allowed = ", ".join(methods)
+        raise MethodNotAllowed(f"{scope['path']} takes {allowed}", allowed)
 
 
 def labelled(content_type: str, headers: Headers) -> str:

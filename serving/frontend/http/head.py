@@ -141,6 +141,7 @@ class Head:
         if self.has_connection or not self.keep_alive:  # otherwise it is HTTP/1.1, which alone keeps alive unasked
             self.version = parser.get_http_version()
             self.keep_alive = self.keep_alive and self.version != "1.0"
+            self.expects = self.expects and self.version != "1.0"  # RFC 9110 §10.1.1: it is ignored
         if self.upgrade and not parser.should_upgrade():
             self.upgrade = b""  # without "Connection: upgrade" it is not meant for this server
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from serving.frontend.http.sending import Sending
 from serving.frontend.http.turn import Turn
-from serving.frontend.watch.absence import Absence, Lookout, Silence, has_left, see
+from serving.frontend.watch.absence import CLOSED, Absence, Lookout, Silence, has_left, see
 
 
 class Presence:
@@ -54,7 +54,10 @@ class Presence:
         """Return whether the client is still there, as far as can be told; this may send the first bytes of the
         response.
         """
-        if self.has_eof or see(self._transport).is_doubtful:
+        seen = see(self._transport)
+        if seen.state == CLOSED:
+            return False  # it has been reset while nothing was read
+        if self.has_eof or seen.is_doubtful:
             self._begin_answer()
             return not await has_left(self._transport)
         return True

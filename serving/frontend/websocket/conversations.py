@@ -236,6 +236,6 @@ def headers_of(headers: Headers) -> dict[str, str]:
 async def refuse(send: Send, failure: Failure, request_id: str) -> None:
     body = json_body(failure, request_id)
     headers = [(b"content-type", JSON.encode()), (b"content-length", str(len(body)).encode())]
-    headers += [request_id_header(request_id), *failure.retry_header]
+    headers += [request_id_header(request_id), *failure.headers]
     await send({"type": "websocket.http.response.start", "status": failure.status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

@@ -56,4 +56,4 @@ def headers_of(failure: Failure) -> Headers:
     headers = [(b"content-type", b"application/json")]
     if failure.status == http.HTTPStatus.UPGRADE_REQUIRED:  # RFC 6455 §4.4, RFC 9110 §15.5.22
         headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", VERSION)]
-    return headers + failure.retry_header
+    return headers + failure.headers

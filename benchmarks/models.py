@@ -29,15 +29,15 @@ from typing import Any
 
 import torch
 from serve import RESULTS, ROOT, environment, free_port, stop, write_section
-from start import children
 
 from serving.supervisor.fleet.cache import Admit, Budget, Evict, Need, Resident, Stay, decide
 from serving.system.memory import held_by, resident
 
 SIZES = (1, 4, 16)  # MB of weights
 COLD_SIZE = 5  # MB of weights
+TRIES = 20  # readings of all processes for one sample of their memory
 OVERHEAD = 11 << 20  # bytes of a worker without its weights, to size the budget
-SAMPLE = 0.1  # seconds between reads of /proc
+SAMPLE = 0.02  # seconds between reads of /proc
 EXPONENT = 1.0  # of the Zipf distribution
 START_LIMIT = 60.0  # seconds
 
@@ -79,20 +79,39 @@ class Server:
 
     def model_processes(self) -> list[int]:
         """Return the pids of the fork server and its workers, which the budget is about."""
-        found = children(self.process.pid)
-        return [pid for pid, command in found.items() if "serving.worker.forkserver" in command]
+        return [pid for pid in descendants(self.process.pid) if is_model_process(pid)]
 
-    def memory(self) -> int:
+    def memory(self) -> int | None:
         """Return their bytes: all of the fork server's, since its pages are shared, and each worker's private ones.
 
-        A sum of proportional shares would count pages twice whenever a process ends between two reads.
+        Processes are read one after the other. Where one begins or ends meanwhile the sum is none of any instant: a
+        model that has left and the one that came in its place would both count. Then they are read again, and None is
+        returned if that never succeeds.
         """
-        forks = self.model_processes()
-        total = 0
-        for pid in forks:
-            with contextlib.suppress(OSError, KeyError):
-                total += resident(pid) if pid == self.fork_server else held_by(pid).private
-        return total
+        for _ in range(TRIES):
+            forks, total = self.model_processes(), 0
+            for pid in forks:
+                with contextlib.suppress(OSError, KeyError):
+                    # A sum of proportional shares would count pages twice whenever a process ends between two reads.
+                    total += resident(pid) if pid == self.fork_server else held_by(pid).private
+            if self.model_processes() == forks:
+                return total
+        return None
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the pids of all living descendants as the kernel lists them, which takes much less time than a search."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found + [one for child in found for one in descendants(child)]
+
+
+def is_model_process(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"serving.worker.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 @contextlib.contextmanager
@@ -165,7 +184,8 @@ def zipf(models: int, requests: int, clients: int, fit: int) -> Zipf:
         make_store(store, models, SIZES)
         mean = sum(size * 1_000_000 for size in SIZES) // len(SIZES) + OVERHEAD
         with running(store) as empty:
-            base = empty.memory()
+            base = empty.memory() or 0
+            assert base
         found.budget = base + fit * mean
         with running(store, "--host-memory", f"{found.budget}", "--log-level", "debug") as server:
             drive(server, found, models, requests, clients)
@@ -184,8 +204,10 @@ def drive(server: Server, found: Zipf, models: int, requests: int, clients: int)
 
     def watch() -> None:
         while not done.wait(SAMPLE):
-            found.peak = max(found.peak, server.memory())
-            found.samples += 1
+            memory = server.memory()
+            if memory is not None:
+                found.peak = max(found.peak, memory)
+                found.samples += 1
 
     def client() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=90)

@@ -65,12 +65,10 @@ class App:
         self._replicas = Replicas(runtime, board)
         self._invocations = Invocations(self._replicas, config.request_timeout, runtime.instance, config.sessions)
         self._answers = Answers(config, board)
-        self._open_inference = OpenInference(
-            config, board, self._replicas, self._invocations, self._answers, self._new_id, self.bodies
-        )
         self.endpoint = Endpoint(
             config, board, self._replicas, self._invocations, self._answers, self._new_id, self.bodies
         )
+        self._open_inference = OpenInference(config, self.endpoint)
         self._conversations = Conversations(
             config, board, self._invocations, self.endpoint.model_of, self._new_id, self.bodies
         )

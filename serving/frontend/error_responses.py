@@ -24,8 +24,8 @@ BODY_LIMIT = 1024  # bytes
 
 
 class Api(NamedTuple):
-    """What one API says when a request fails: to the client when the server stops first (``stopped``), and in the log
-    when it has ``answered`` with an error, when nobody expected that error (``fault``), and when the client has
+    """The words of one API for a request that fails: to the client when the server stops first (``stopped``), and in
+    the log when it has ``answered`` with an error, when nobody expected that error (``fault``), and when the client has
     ``left``, which the exception ``gone`` says. Empty lines are not logged.
     """
 
@@ -37,7 +37,7 @@ class Api(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What a client is told of its failed request. ``retry_after`` is in seconds, 0 where trying again is of no use.
+    """The answer to a request that failed. ``retry_after`` is in seconds, 0 where trying again is of no use.
     ``is_fault``: nobody expected the error, and the log gets its traceback. ``allow`` names the methods of a path that
     does not take the request's.
     """

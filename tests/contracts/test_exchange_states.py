@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from itertools import permutations
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -37,8 +37,6 @@ EVENTS = ("body", "end", "reply", "failure", "begin", "lost", "expire", "give_up
 class Recorder:
     """A border that notes what it is given, and whose client reads when it is told to."""
 
-    joins: ClassVar[bool] = True
-
     def __init__(self) -> None:
         self.begun: list[int] = []
         self.leaving: Outgoing | None = None
@@ -53,8 +51,9 @@ class Recorder:
 
     def abort(self) -> None: ...
 
-    def reply(self, exchange: Outgoing, start: bytes, body: Body) -> None:
+    def reply(self, exchange: Outgoing, start: bytes, body: Body) -> bool:
         self._write(exchange, 200)
+        return True
 
     def answer(self, exchange: Outgoing, whole: Whole) -> None:
         self._write(exchange, whole.status)

@@ -21,7 +21,7 @@ def test_a_zipf_distributed_load_gets_right_answers_within_the_budget() -> None:
     assert found["statuses"] == {"200": 400}
     assert found["wrong"] == 0
     assert found["evictions"] > 10
-    assert found["samples"] > 5
+    assert found["samples"] > 2
     assert found["peak"] <= found["budget"]
     assert found["replayed"] > found["loads"] > 30
     assert found["different"] == 0

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -37,17 +36,16 @@ from serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
-from serving.frontend.answers import JSON, STOPPED, Answers
+from serving.frontend.answers import JSON, STOPPED
 from serving.frontend.api import tritonwords
 from serving.frontend.api.calls import decode
 from serving.frontend.api.models import GRACE, UNLOAD_TIME
-from serving.frontend.bodies import Bodies, Held
+from serving.frontend.bodies import Held
 from serving.frontend.error_responses import CAUGHT, Api, report
 from serving.frontend.health import is_healthy
 from serving.frontend.http.headers import Headers, SentHeaders, id_of, labelling, read_headers
+from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.receiving import read_body, watch
-from serving.frontend.routing.invocations import Invocations
-from serving.frontend.routing.replicas import Replicas
 from serving.frontend.routing.stream import Streamed
 from serving.http.accept import parameters
 from serving.http.headers import check_all
@@ -63,7 +61,7 @@ from serving.http.open_inference import (
     repository_path,
 )
 from serving.ipc.messages import DescribeModels, ListModels, LoadModel, Placement, UnloadModel
-from serving.ipc.scoreboard import Scoreboard, State
+from serving.ipc.scoreboard import State
 from serving.model.model import DEFAULT_MODEL
 from serving.model.names import model_name
 from serving.request import Request, Response, media_type
@@ -87,17 +85,8 @@ API = Api(STOPPED, "a call of the Open Inference Protocol failed")
 class OpenInference:
     """The ASGI application for the paths below ``/v2``."""
 
-    def __init__(
-        self,
-        config: Config,
-        board: Scoreboard,
-        replicas: Replicas,
-        invocations: Invocations,
-        answers: Answers,
-        new_id: Callable[[], str],
-        bodies: Bodies,
-    ) -> None:
-        self._bodies = bodies
+    def __init__(self, config: Config, endpoint: Endpoint) -> None:
+        self._bodies = endpoint.bodies
         self._version = installed_version()
         self._many = config.many
         self._loads = config.many and not config.multi_model  # on a multi-model endpoint the platform loads models
@@ -105,11 +94,11 @@ class OpenInference:
         self._body_time = config.request_timeout
         self._load_time = config.load_timeout + GRACE
         self._stream_timeout = config.stream_timeout
-        self._board = board
-        self._replicas = replicas
-        self._invocations = invocations
-        self._answers = answers
-        self._new_id = new_id
+        self._board = endpoint.board
+        self._replicas = endpoint.replicas
+        self._invocations = endpoint.invocations
+        self._answers = endpoint.answers
+        self._new_id = endpoint.new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = id_of(read_headers(scope["headers"])[2], self._new_id)

@@ -14,7 +14,7 @@ READ_TIME = 60.0  # seconds in which a client that is sent an answer must read s
 
 
 class Outlet:
-    """What is sent, whether the client reads it, and whether it is still there.
+    """The sending side: what is written, whether the client reads it, and whether it is still there.
 
     ``close`` ends the connection after what was written. ``is_blind`` returns whether reading is paused. While it
     is, ``on_doubt`` is called when the client may have left; its argument is True if the client sends no more.

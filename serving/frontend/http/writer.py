@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
@@ -28,8 +27,6 @@ class ResponseWriter:
 
     ``on_end`` is called after each response, with whether the connection outlives it.
     """
-
-    joins: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -58,7 +55,7 @@ class ResponseWriter:
 
     # Whole responses.
 
-    def reply(self, exchange: Outgoing, start: bytes, body: Body) -> None:
+    def reply(self, exchange: Outgoing, start: bytes, body: Body) -> bool:
         end = b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n"
         told = f"{len(body)}\r\nx-request-id: {exchange.request_id}\r\n".encode()
         lines = self._endpoint.default_lines(self._state.default_headers)
@@ -69,6 +66,7 @@ class ResponseWriter:
                 self._on_end(exchange.keep_alive)
         elif exchange.holds(body):
             self._write_large(exchange, b"".join((start, told, lines, end)), body)
+        return True
 
     def answer(self, exchange: Outgoing, whole: Whole) -> None:
         head = self._head(exchange, whole.status, whole.headers, b"")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import ClassVar
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -18,8 +17,6 @@ from serving.request import Body
 
 class AsgiBorder:
     """Passes the response of one exchange to ASGI's ``send``, in order and one message at a time."""
-
-    joins: ClassVar[bool] = False
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
@@ -65,8 +62,8 @@ class AsgiBorder:
     def abort(self) -> None:
         """Do nothing: the caller bounds its own calls."""
 
-    def reply(self, exchange: Outgoing, start: bytes, body: Body) -> None:
-        raise NotImplementedError("joins is False")
+    def reply(self, exchange: Outgoing, start: bytes, body: Body) -> bool:
+        return False
 
     def answer(self, exchange: Outgoing, whole: Whole) -> None:
         exchange.settle()

@@ -47,15 +47,10 @@ class Outgoing(Protocol):
 
 
 class Border(Protocol):
-    """Where responses go: the writer of a connection, or the caller of the ASGI application.
+    """The way of responses to a client: the writer of a connection, or the caller of the ASGI application.
 
     It calls ``settle`` of the exchange once the response has left, or enough of it.
     """
-
-    @property
-    def joins(self) -> bool:
-        """Whether ``reply`` takes the first lines of a response as bytes."""
-        ...
 
     def go_ahead(self) -> None:
         """Tell a client that waits for it to send the body."""
@@ -71,8 +66,10 @@ class Border(Protocol):
 
     def abort(self) -> None: ...
 
-    def reply(self, exchange: Outgoing, start: bytes, body: Body) -> None:
-        """Send a common response: ``start`` is its first lines, up to the value of Content-Length."""
+    def reply(self, exchange: Outgoing, start: bytes, body: Body) -> bool:
+        """Send a common response: ``start`` is its first lines, up to the value of Content-Length. Returns False where
+        this border takes responses by ``answer`` only.
+        """
         ...
 
     def answer(self, exchange: Outgoing, whole: Whole) -> None:

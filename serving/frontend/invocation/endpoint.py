@@ -27,8 +27,8 @@ KNOWN = 1024  # heads of responses that are remembered
 
 
 class Endpoint:
-    """What the invocations of one HTTP worker share. ``limit`` is the largest body in bytes, 0 for none, ``timeout``
-    the seconds for a request whose model is not known yet.
+    """The state that all invocations of one HTTP worker share. ``limit`` is the largest body in bytes, 0 for none,
+    ``timeout`` the seconds for a request whose model is not known yet.
     """
 
     def __init__(

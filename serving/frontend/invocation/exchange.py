@@ -213,8 +213,7 @@ class Exchange(msgspec.Struct, eq=False):
     def on_reply(self, head: bytes, body: Body) -> None:
         self._connection = None
         start = self.endpoint.start_of(head)
-        if start is not None and not self.head.attributes and self.border.joins:
-            self.border.reply(self, start, body)
+        if start is not None and not self.head.attributes and self.border.reply(self, start, body):
             return
         reply = reply_head(head)
         if reply.code is None:

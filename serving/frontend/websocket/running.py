@@ -11,7 +11,7 @@ from serving.system import log
 
 
 class Ends(Protocol):
-    """What the app receives from and sends to."""
+    """The two ends of a connection for its app: it receives from one and sends to the other."""
 
     async def receive(self) -> Message: ...
 

@@ -35,7 +35,7 @@ SLACK = 2 << 20  # bytes that a process may grow by between two looks, mostly wi
 
 
 class Role(enum.Enum):
-    """What a process is there for."""
+    """The purpose of a worker process."""
 
     SERVING = "serving"  # it loads or serves a deployment's model
     SPARE = "spare"  # it has opened a device and waits for any model

@@ -23,8 +23,8 @@ LOOK = 0.5  # seconds between looks at the files of models that are in use
 
 @dataclass(slots=True, eq=False)
 class Files:
-    """What was seen of a deployment's files. ``changed`` is a digest that the next look has to confirm, ``tried`` that
-    of files that were loaded in its place. ``is_looked_at``: a look is under way.
+    """The state of a deployment's files at the last look. ``changed`` is a digest that the next look has to confirm,
+    ``tried`` that of files that were loaded in its place. ``is_looked_at``: a look is under way.
     """
 
     changed: str | None = None

@@ -69,9 +69,7 @@ class App:
             config, board, self._replicas, self._invocations, self._answers, self._new_id, self.bodies
         )
         self._open_inference = OpenInference(config, self.endpoint)
-        self._conversations = Conversations(
-            config, board, self._invocations, self.endpoint.model_of, self._new_id, self.bodies
-        )
+        self._conversations = Conversations(config, self.endpoint)
         invocations = AsgiInvocations(self.endpoint)
         self._local = LocalRuntime(invocations, config.local_input, config.local_output) if config.local else None
         self._slot: Slot

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starlette.types import Receive, Scope, Send
@@ -16,12 +16,11 @@ from serving.config.config import Config
 from serving.conversation import ABNORMAL, GOING_AWAY, INTERNAL, TRY_LATER, Close, Message, shortened
 from serving.errors import BodiesFull, Draining, ServingError
 from serving.frontend.answers import HAS_LEFT, JSON
-from serving.frontend.bodies import Bodies, Held
+from serving.frontend.bodies import Held
 from serving.frontend.error_responses import Api, Failure, json_body, report
 from serving.frontend.http.headers import Headers, id_of, read_headers, request_id_header
-from serving.frontend.routing.invocations import Invocations
+from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.routing.stream import Stream
-from serving.ipc.scoreboard import Scoreboard
 from serving.ipc.wire import OpenHead
 from serving.system import log
 
@@ -34,8 +33,6 @@ LEFT = 10.0  # seconds in which the handler must take some of the messages that 
 OPEN_TIME = 25.0  # seconds to find a replica
 OPENING = Api(left="a client left before its conversation began", gone=ConnectionError)
 OPEN = Api(fault="a conversation failed", left="", gone=OSError)
-
-Target = Callable[[Headers], Awaitable[str]]
 
 
 @dataclass(slots=True, eq=False)
@@ -101,29 +98,19 @@ class Line:
 
 
 class Conversations:
-    """Runs the conversations of this HTTP worker. ``target`` returns the model that a request is for, ``new_id`` a
-    request id.
-    """
+    """Runs the conversations of this HTTP worker, for which it shares ``endpoint`` with invocations."""
 
-    def __init__(
-        self,
-        config: Config,
-        board: Scoreboard,
-        invocations: Invocations,
-        target: Target,
-        new_id: Callable[[], str],
-        bodies: Bodies,
-    ) -> None:
-        self._bodies = bodies
+    def __init__(self, config: Config, endpoint: Endpoint) -> None:
+        self._bodies = endpoint.bodies
         self._many = config.many
         self._idle = config.conversation_idle_timeout
         self._total = config.conversation_timeout
         self._drain = config.drain_timeout - GOODBYE - LOOK
         self._patience = min(OPEN_TIME, config.request_timeout)
-        self._board = board
-        self._invocations = invocations
-        self.model_of = target
-        self._new_id = new_id
+        self._board = endpoint.board
+        self._invocations = endpoint.invocations
+        self.model_of = endpoint.model_of
+        self._new_id = endpoint.new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = id_of(read_headers(scope["headers"])[2], self._new_id)

@@ -17,7 +17,6 @@ import msgspec
 from serving.deadline import EARLY, Deadline
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
 from serving.frontend.answers import INVOCATION, LARGE, STREAM, Whole
-from serving.frontend.http.headers import SentHeaders, picked
 from serving.frontend.invocation.border import Border
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.invocation_head import InvocationHead
@@ -113,7 +112,7 @@ class Exchange(RequestBody, eq=False):
                 self.expires, self.request_id, head.content_type, head.accept, head.model, False, head.sagemaker
             )
             if self.headers:
-                sent = msgspec.structs.replace(sent, headers=picked(SentHeaders(head.headers), self.headers))
+                sent = msgspec.structs.replace(sent, headers=head.picked(self.headers))
             self._id, self._connection = connection.next_id(), connection
             self.state = ASKED
             connection.send(sent, self.body, self._id, self)

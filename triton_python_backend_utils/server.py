@@ -21,6 +21,7 @@ import msgspec
 from triton_python_backend_utils import wire
 from triton_python_backend_utils.errors import ErrorCode, TritonError, TritonModelException
 from triton_python_backend_utils.messages import InferenceRequest, InferenceResponse
+from triton_python_backend_utils.surrounding import connect as connect
 from triton_python_backend_utils.surrounding import current
 
 HEADER_SIZE = "Inference-Header-Content-Length"

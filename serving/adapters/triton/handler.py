@@ -25,8 +25,7 @@ from serving.adapters.triton.statistics import Statistics
 from serving.adapters.triton.warmup import warm
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response, StreamingResponse
-from triton_python_backend_utils import surrounding
-from triton_python_backend_utils.server import Server
+from triton_python_backend_utils import server
 
 BLS_TIME = 60.0  # seconds for calls of other models without a request's bound: while loading, and if decoupled
 RESERVE = 0.5  # seconds, at most, kept for the model's own work after such a call
@@ -62,7 +61,7 @@ class TritonHandler(Handler):
 
     def _connect(self) -> None:
         if self.home is not None:
-            surrounding.connect(Server(self.home.host, self.home.port, self._remaining))
+            server.connect(server.Server(self.home.host, self.home.port, self._remaining))
 
     def _remaining(self) -> float:
         """Return the seconds for a call of another model: what running requests have left, less time for their answers.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from serving.config import kinds
 from serving.config.kinds import Kind, Value
 
+ON, OFF = "on", "off"
 HTTP_WORKERS_LIMIT = 64  # the scoreboard has slots for twice as many
 REPLICAS_LIMIT = 256
 SPARES_LIMIT = 16
@@ -173,6 +174,18 @@ SETTINGS: tuple[Setting, ...] = (
         (Alias("SAGEMAKER_CONTAINER_LOG_LEVEL", kinds.LOG_LEVEL),),
     ),
     Setting("log_format", kinds.choice("json", "text"), "json", "Form of a log line"),
+    Setting(
+        "metrics",
+        kinds.choice(ON, OFF),
+        ON,
+        "Whether GET /metrics shows what the server counts; off counts nothing",
+    ),
+    Setting(
+        "metrics_models",
+        kinds.integer(1, 100),
+        20,
+        "Models with series of their own in GET /metrics, the most used ones; the others are counted as other",
+    ),
     Setting(
         "default_accept",
         kinds.MEDIA_TYPE,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -47,6 +47,7 @@ from serving.frontend.http.headers import Headers, SentHeaders, id_of, labelling
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.receiving import read_body, watch
 from serving.frontend.routing.stream import Streamed
+from serving.frontend.tally import Tally, counted
 from serving.http.accept import parameters
 from serving.http.headers import check_all
 from serving.http.open_inference import (
@@ -82,11 +83,22 @@ READY_TIME = 5.0  # seconds for a model to answer whether it is ready
 API = Api(STOPPED, "a call of the Open Inference Protocol failed")
 
 
+class Asked(NamedTuple):
+    """An inference. ``draining``: it arrived while the server was stopping. ``arrival`` is an instant."""
+
+    model: str
+    deadline: Deadline
+    arrival: float
+    draining: bool
+    request_id: str
+
+
 class OpenInference:
     """The ASGI application for the paths below ``/v2``."""
 
     def __init__(self, config: Config, endpoint: Endpoint) -> None:
         self._bodies = endpoint.bodies
+        self._endpoint = endpoint
         self._version = installed_version()
         self._many = config.many
         self._loads = config.many and not config.multi_model  # on a multi-model endpoint the platform loads models
@@ -176,24 +188,32 @@ class OpenInference:
             found = await self._statistics(model, scope["path"], request_id)
             await self._answers.send_body(send, 200, JSON, told(found))
             return
+        with counted(self._endpoint.counts, model, arrival, API) as tally:
+            asked = Asked(model, deadline, arrival, draining, request_id)
+            await self._invoke(asked, tally, scope, receive, send)
+
+    async def _invoke(self, asked: Asked, tally: Tally, scope: Scope, receive: Receive, send: Send) -> None:
         content_type, accept, sagemaker = read_headers(scope["headers"])
         check_all(content_type, accept, sagemaker)
         content_type = labelled(content_type, scope["headers"])
+        model, deadline, path = asked.model, asked.deadline, scope["path"]
         held = Held(self._bodies)
         try:
             body = await read_body(scope["headers"], receive, self._max_body, deadline, held)
-            if draining:
+            tally.received = len(body)
+            if asked.draining:
                 raise Draining("the server is stopping")
             sent = SentHeaders(scope["headers"])
-            request = Request(body, content_type, accept, request_id, deadline, model, path=scope["path"], headers=sent)
+            request = Request(body, content_type, accept, asked.request_id, deadline, model, path=path, headers=sent)
             response = await watch(self._invocations.invoke(request, self._loads), receive)
             del body  # it will not be sent again: release its memory
             request = msgspec.structs.replace(request, body=b"")
             if isinstance(response, Streamed):
-                until = max(deadline.at, arrival + self._stream_timeout)
+                until = max(deadline.at, asked.arrival + self._stream_timeout)
                 await self._answers.stream(scope, receive, send, response, request, until, held)
             else:
                 self._answers.hold(scope, response.body, held)
+                tally.status, tally.sent = response.status, len(response.body)
                 await self._send(send, response)
         finally:
             held.release()

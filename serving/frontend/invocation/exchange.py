@@ -39,7 +39,8 @@ class Exchange(RequestBody, eq=False):
     ``arrival`` and ``expires`` are instants, ``timeout`` is in seconds. ``headers`` are the names of the request's
     headers that the handler asks for. ``is_old``: the client speaks HTTP/1.0. ``refusal`` is the error for a request
     that came while the server was stopping; it is sent once the body has arrived. ``sent`` is the number of chunks
-    sent. ``has_failed``: the response is an error.
+    sent, ``sent_size`` that of the bytes of the response's body. ``status`` and ``code`` are those of the response;
+    ``has_failed``: it is an error.
     """
 
     endpoint: Endpoint
@@ -53,6 +54,9 @@ class Exchange(RequestBody, eq=False):
     keep_alive: bool = True
     is_old: bool = False
     sent: int = 0
+    sent_size: int = 0
+    status: int = 0
+    code: str = ""
     refusal: ServingError | None = None
     has_failed: bool = False
     _connection: Connection | None = None
@@ -61,6 +65,8 @@ class Exchange(RequestBody, eq=False):
     _timer: asyncio.TimerHandle | None = None
     _stream: StreamedReply | None = None
     _session: str | None = None
+    _label: str | None = None
+    _last_chunk: float = 0.0
 
     @property
     def has_begun(self) -> bool:
@@ -87,6 +93,7 @@ class Exchange(RequestBody, eq=False):
         endpoint = self.endpoint
         model, deadline = found
         self.head = self.head._replace(model=model)
+        self._label = endpoint.counts.begin(model)
         self.expires = deadline.at
         placement = endpoint.replicas.known(model)
         self.headers = placement.paths.headers if placement is not None else ()
@@ -142,8 +149,11 @@ class Exchange(RequestBody, eq=False):
     def on_reply(self, head: bytes, body: Body) -> None:
         self._connection = None
         start = self.endpoint.start_of(head)
-        if start is not None and not self.head.attributes and self.border.reply(self, start, body):
-            return
+        if start is not None and not self.head.attributes:
+            lines, self.status = start
+            self.sent_size = len(body)
+            if self.border.reply(self, lines, body):
+                return
         reply = reply_head(head)
         if reply.code is None:
             self._respond(response_of(reply, body))
@@ -159,6 +169,7 @@ class Exchange(RequestBody, eq=False):
 
     def on_lost(self, lost: ReplicaLost) -> None:
         self._connection = None
+        self.endpoint.counts.of(self._label or "").retried()
         self._ask_later(lost)
 
     # The response.
@@ -174,18 +185,31 @@ class Exchange(RequestBody, eq=False):
         self._answer(self.endpoint.answers.whole(response, self.head.attributes, self.request_id))
 
     def _answer(self, whole: Whole) -> None:
+        self.status, self.sent_size = whole.status, len(whole.body)
         if not self.is_whole:  # the rest of its body would be read as the next request
             self.keep_alive = False
         if len(whole.body) < LARGE or self.holds(whole.body):
             self.border.answer(self, whole)
 
     async def _pass_on(self, stream: StreamedReply) -> StreamedReply:
-        stream.begin(self.head.attributes)
+        self.status = stream.begin(self.head.attributes)
         self.state = STREAMING
         self._buffers = []
         self._stop_timer()
-        await stream.pass_on(self._hold)
+        await stream.pass_on(self._pass_chunk)
         return stream
+
+    def _pass_chunk(self, chunk: Body) -> None:
+        """Count a chunk, which is held until the client has read it. Raises BodiesFull."""
+        now = self.endpoint.clock()
+        counts = self.endpoint.counts.of(self._label or "")
+        if not self._last_chunk:
+            counts.first_chunk(now - self.arrival)
+        else:
+            counts.next_chunk(now - self._last_chunk)
+        self._last_chunk = now
+        self.sent_size += len(chunk)
+        self._hold(chunk)
 
     def _end_stream(self, stream: StreamedReply) -> None:
         self._stream = None
@@ -200,10 +224,13 @@ class Exchange(RequestBody, eq=False):
         stream = self._stream if self.state is STREAMING else None
         self._forget()
         self.has_failed = True
+        answers = self.endpoint.answers
+        failure = answers.report(error, INVOCATION if stream is None else STREAM, self.request_id)
+        self.code = failure.code
         if stream is not None:
-            stream.cut(error)
+            stream.cut(failure)
         else:
-            self._answer(self.endpoint.answers.failure(error, self.request_id))
+            self._answer(answers.failure(failure, self.request_id))
 
     def expire(self) -> None:
         """Answer that the deadline has passed. Does nothing once the response has begun."""
@@ -225,6 +252,8 @@ class Exchange(RequestBody, eq=False):
             if not self.has_failed:
                 log.debug(INVOCATION.left, request_id=self.request_id)
             self._forget()
+            if not self.has_failed:
+                self.status = 0
             self._end(FAILED if self.has_failed else GONE)
 
     def leave(self) -> None:
@@ -238,7 +267,12 @@ class Exchange(RequestBody, eq=False):
     def _end(self, state: State) -> None:
         self.state = state
         self._let_go()
-        self.endpoint.slot.leave()
+        endpoint = self.endpoint
+        endpoint.slot.leave()
+        if self._label is None:
+            self._label = endpoint.counts.begin("")
+        counts = endpoint.counts.of(self._label)
+        counts.end(self.status, self.code, endpoint.clock() - self.arrival, self.size, self.sent_size)
         self._release()
 
     def _let_go(self) -> None:
@@ -292,6 +326,7 @@ def open_exchange(endpoint: Endpoint, border: Border, head: InvocationHead, leng
     arrival, timeout = endpoint.clock(), placement.timeout
     exchange = Exchange(endpoint, border, head, head.id or endpoint.new_id(), arrival, timeout, arrival + timeout)
     exchange.length, exchange.headers = length, placement.paths.headers
+    exchange._label = endpoint.counts.begin(head.model)
     endpoint.slot.enter()
     endpoint.expiries.add(exchange)
     return exchange

@@ -18,6 +18,7 @@ from serving.worker.engine.answering import Answers
 from serving.worker.engine.batches import Batches
 from serving.worker.engine.calls import Calls
 from serving.worker.engine.computing import Computing, Lost
+from serving.worker.engine.counts import EngineCounts
 from serving.worker.engine.entrance import Entrance
 from serving.worker.engine.flights import Flights, stamps_of
 from serving.worker.engine.handover import Deliver, Handover
@@ -43,20 +44,22 @@ class Engine:
         clock: Clock = time.monotonic,
         sent: Callable[[], None] = lambda: None,
         room: Callable[[], None] = lambda: None,
+        counts: EngineCounts | None = None,
     ) -> None:
         self._handler = handler
+        self._counts = counts = counts or EngineCounts()
         self._batcher = batcher
         self._bell = batcher.bell
         self._clock = clock
         self._flights = Flights(rules.timeout, clock)
         device = device or Host()
         stamps = stamps_of(row, self._flights, device.runs_ahead)
-        self._computing = computing = Computing(handler, device, stamps.count_padding, lost)
+        self._computing = computing = Computing(handler, device, counts.padded, lost)
         self._handover = handover = Handover(deliver, stamps)
         self.streams = Streams(batcher, stamps, handover.emit, rules, computing.check, clock)
         calls = Calls(stamps, rules.timeout, self.streams.unsent, clock)
         answers = Answers(handler, computing, calls, self.streams, rules)
-        tools = (self._flights, computing, answers, calls, handover)
+        tools = (self._flights, computing, answers, calls, handover, counts)
         self._batches = Batches(batcher, *tools, room, clock)
         self._entrance = Entrance(handler, batcher, self._batches, self.streams, *tools, sent, rules, clock)
         self._gathering = self._entrance.gathering
@@ -92,7 +95,10 @@ class Engine:
         self._step_batch()
         if self._gathering.pending:
             self._gathering.step()
-        self.streams.step()
+        if len(self.streams):
+            since = self._clock()
+            self.streams.step()
+            self._counts.stepped(since, self._clock())
         if self._handler.exclusive_streams and not self.streams.can_step:
             self._batcher.forecast.released(self._clock())
 

@@ -14,6 +14,7 @@ from serving.worker.engine.apart import Apart
 from serving.worker.engine.batches import Batches
 from serving.worker.engine.calls import Calls
 from serving.worker.engine.computing import Computing
+from serving.worker.engine.counts import EngineCounts
 from serving.worker.engine.decoding import Decoded, decode, threads_of
 from serving.worker.engine.failures import decode_error, expired, of_cancelled, predict_error
 from serving.worker.engine.flights import Flights
@@ -40,6 +41,7 @@ class Entrance:
         answers: Answers,
         calls: Calls,
         handover: Handover,
+        counts: EngineCounts,
         sent: Callable[[], None],
         rules: Rules,
         clock: Clock,
@@ -55,6 +57,7 @@ class Entrance:
         self._hooks = answers.hooks
         self._calls = calls
         self._handover = handover
+        self._counts = counts
         self._apart = Apart(streams, sent)
         self._clock = clock
         self.gathering = Gathering(handler, answers.records, calls, batcher, handover, rules, clock)
@@ -105,7 +108,9 @@ class Entrance:
             return
         self._calls.one(item, now)
         decoded = decode(self._handler, item)
-        self._pace.add(self._clock() - now)
+        after = self._clock()
+        self._pace.add(after - now)
+        self._counts.decoded(after - now, after)
         self._admit(decoded)
 
     def _wait_for_others(self) -> None:
@@ -138,6 +143,7 @@ class Entrance:
                 continue
             if decoded.seconds:
                 self._pace.add(decoded.seconds)
+                self._counts.decoded_beside(decoded.seconds)
             self._calls.one(decoded.item, self._clock())
             self._admit(decoded)
             self._calls.finish()

@@ -124,7 +124,7 @@ class Merged:
         self._flights = flights
         self._seen = 0
         self.reserve, self.begin, self.end = stamps.reserve, stamps.begin, stamps.end
-        self.hold, self.count_padding = stamps.hold, stamps.count_padding
+        self.hold = stamps.hold
 
     def start(self, ids: Sequence[int], until: float) -> None:
         self._keep()

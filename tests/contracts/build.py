@@ -39,10 +39,10 @@ from serving.handler import Handler
 from serving.ipc.channel import Channel
 from serving.ipc.messages import (
     Address,
-    Answer,
-    Ask,
     Locate,
     Message,
+    ModelsCall,
+    ModelsReply,
     Overdue,
     Placement,
     Problem,
@@ -339,14 +339,14 @@ class Desk:
         self.words: list[Message] = []
         self.cuts: list[tuple[int, int]] = []
         self.placements: dict[str, Placement | None] = {}
-        self.replies: list[Callable[[Answer], None]] = []
+        self.replies: list[Callable[[ModelsReply], None]] = []
         self.wanted: Callable[[int, int], bool] = lambda row, epoch: True
 
     def locate(self, message: Locate) -> Placement | None:
         self.words.append(message)
         return self.placements.get(message.model, Placement(message.model, gone=True, problem=NOT_FOUND))
 
-    def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None:
+    def ask(self, message: ModelsCall, reply: Callable[[ModelsReply], None]) -> None:
         self.words.append(message)
         self.replies.append(reply)
 
@@ -394,12 +394,12 @@ class House:
         known = {"timeout": TIMEOUT, "queue_size": 100, "capacity": 1}
         placement = Placement(model, [one.address for one in workers], **(known | more))
         self.desk.placements[model] = placement
-        self.control.tell(placement)
+        self.control.send_placement(placement)
 
     def remove(self, model: str = DEFAULT_MODEL, problem: Problem | None = None) -> None:
         """Say that a model is gone, and why; who asks anew hears that there is none."""
         self.desk.placements.pop(model, None)
-        self.control.tell(Placement(model, gone=True, problem=problem))
+        self.control.send_placement(Placement(model, gone=True, problem=problem))
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ import msgspec
 
 from serving.errors import ServingError
 from serving.frontend.server import websocket_protocol
-from serving.ipc.messages import Answer, Ask, Paths, Problem
+from serving.ipc.messages import ModelsCall, ModelsReply, Paths, Problem
 from serving.ipc.wire import Kind, ReplyHead
 from serving.system import log
 from tests.contracts.build import CONFIG, TIMEOUT, Client, Door, Worker, door, learn, post, settle, the_loop
@@ -130,7 +130,7 @@ class Play:
     def answer(self, problem: Problem | None = None) -> None:
         """The supervisor answers, with nothing in it but perhaps a problem."""
         desk = self.door.house.desk
-        desk.replies[-1](Answer(cast(Ask, desk.words[-1]).id, problem))
+        desk.replies[-1](ModelsReply(cast(ModelsCall, desk.words[-1]).id, problem))
 
     async def happen(self) -> None:
         if self.event == "stop":

@@ -28,7 +28,7 @@ from serving.errors import (
 from serving.frontend.routing.connection import Connection
 from serving.frontend.routing.stream import Stream, Streamed
 from serving.ipc.channel import Channel
-from serving.ipc.messages import Answer, DescribeModels, FindDefault, Locate, Paths, Problem
+from serving.ipc.messages import DescribeModels, FindDefault, Locate, ModelsReply, Paths, Problem
 from serving.ipc.wire import Kind, OpenHead
 from serving.model.model import DEFAULT_MODEL
 from serving.request import Response
@@ -435,7 +435,7 @@ def test_an_ask_has_one_answer_and_late_ones_are_nobodys(events: Sequence[str]) 
             [reply] = one.house.desk.replies
             for event in events:
                 {
-                    "answer": lambda: reply(Answer(1, name="it")),
+                    "answer": lambda: reply(ModelsReply(1, name="it")),
                     "late": lambda: the_loop().pass_by(5.1),
                     "leave": task.cancel,
                 }[event]()
@@ -448,8 +448,8 @@ def test_an_ask_has_one_answer_and_late_ones_are_nobodys(events: Sequence[str]) 
                 assert task.cancelled()
             again = asyncio.ensure_future(one.replicas.link.ask(FindDefault, 5.0))
             await settle()
-            one.house.desk.replies[1](Answer(1, name="old"))
-            one.house.desk.replies[1](Answer(2, Problem(400, BadRequest.code, "none")))
+            one.house.desk.replies[1](ModelsReply(1, name="old"))
+            one.house.desk.replies[1](ModelsReply(2, Problem(400, BadRequest.code, "none")))
             await settle()
             with pytest.raises(CodedError):
                 await again

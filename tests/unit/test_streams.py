@@ -11,8 +11,8 @@ import pytest
 
 from serving import BatchPolicy, Handler, Request, Response, StreamingResponse
 from serving.errors import BadRequest, ModelError, ServingError
-from serving.frontend.answers import record_of
 from serving.frontend.error_responses import Failure
+from serving.frontend.responses import record_of
 from serving.frontend.routing.stream import Stream, Streamed
 from serving.ipc.flow import PIECE, WINDOW, Credit
 from serving.ipc.messages import Paths

@@ -34,7 +34,7 @@ class Stream:
         self._send = send
         self._converses = converses
         self._on_end = on_end
-        self._pieces: deque[Message] = deque()
+        self._chunks: deque[Message] = deque()
         self._end: Close | ServingError | None = None
         self._has_ended = False
         self._flow = Flow()
@@ -45,7 +45,7 @@ class Stream:
 
     def on_frame(self, frame: Frame) -> None:
         if frame.kind == Kind.PIECE:
-            self._pieces.append(Message.read(frame))
+            self._chunks.append(Message.read(frame))
         elif frame.kind == Kind.CREDIT:
             self._flow.used += CREDIT.unpack(frame.head)[0]
         else:
@@ -65,14 +65,14 @@ class Stream:
         """Return the next chunk, or Close at the end. Raises the ServingError that ends the stream. The caller bounds
         the wait.
         """
-        while not self._pieces:
+        while not self._chunks:
             if isinstance(self._end, Close):
                 return self._end
             if self._end is not None:
                 raise self._end
             self._changed.clear()
             await self._changed.wait()
-        return self._pieces.popleft()
+        return self._chunks.popleft()
 
     # To the replica.
 
@@ -89,7 +89,7 @@ class Stream:
         """The bytes sent to the replica that it has not used yet."""
         return 0 if self._has_ended else self._flow.sent - self._flow.used
 
-    async def say(self, message: Message) -> None:
+    async def send_message(self, message: Message) -> None:
         """Send a client's message to the replica; waits for the replica's credit. The caller bounds the wait."""
         while not self._flow.is_open and not self._has_ended:
             self._changed.clear()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from websockets.frames import Frame, Opcode
 
-from serving.frontend.bodies import Bodies, Held
+from serving.frontend.bodies import Bodies, BodyReservation
 from serving.frontend.websocket.framing import Framing, Incoming
 from serving.frontend.websocket.inbox import Inbox
 
@@ -24,7 +24,7 @@ class Received:
     def __init__(self, framing: Framing, max_message: int, bodies: Bodies) -> None:
         self._framing = framing
         self._incoming = Incoming(max_message)
-        self._held = Held(bodies)
+        self._held = BodyReservation(bodies)
         self._unread = NOTHING
         self.inbox = Inbox()
 

@@ -33,11 +33,11 @@ from serving.usercode import environment, origin
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.device import find_device
 from serving.worker.engine.engine import Engine
-from serving.worker.engine.streams.parts import Begin, End, More, Outcome
+from serving.worker.engine.streams.parts import Begin, End, More, Reply
 from serving.worker.io.sessioncalls import SessionCalls
 from serving.worker.loading import requirements
 from serving.worker.loading.loader import create_handler, inference_mode, load, paths_of
-from serving.worker.loading.speed import hasten
+from serving.worker.loading.speed import accelerate
 from serving.worker.norow import NoRow
 from serving.worker.rules import Rules
 
@@ -52,7 +52,7 @@ class Pieces:
     ``with`` block. A failure raises its ServingError.
     """
 
-    def __init__(self, item: Item, outcomes: Iterator[Outcome]) -> None:
+    def __init__(self, item: Item, outcomes: Iterator[Reply]) -> None:
         self._item = item
         self._outcomes = outcomes
         self._first: list[bytes] = []
@@ -166,11 +166,11 @@ class Client:
             handler = create_handler(model)
             client._begin(handler, config, model.timeout, model.device)
             load(handler, model, client._device.name)
-            hastened = hasten(handler, model, client._device, lambda: None)
+            accelerated = accelerate(handler, model, client._device, lambda: None)
             with inference_mode():
                 handler.warmup()
-            if hastened is not None:
-                hastened.warm(Path(model.path))
+            if accelerated is not None:
+                accelerated.warm(Path(model.path))
         except BaseException:
             client._restore()
             raise
@@ -325,11 +325,11 @@ class Client:
             return error
         return item
 
-    def _run(self, items: Sequence[Item]) -> Iterator[Outcome]:
+    def _run(self, items: Sequence[Item]) -> Iterator[Reply]:
         """Yield the outcomes of requests in order of time; the calls of a session run one after the other."""
         waiting = list(items)
         while waiting:
-            outcomes: list[Outcome] = []
+            outcomes: list[Reply] = []
             room = max(1, len(waiting))
             batcher = Batcher(
                 dataclasses.replace(self.handler.policy, queue_size=room),
@@ -352,7 +352,7 @@ class Client:
                 waiting += self._left(outcome)
                 yield self._told(outcome)
 
-    def _left(self, outcome: Outcome) -> list[Item]:
+    def _left(self, outcome: Reply) -> list[Item]:
         """Return the items that may run now that this outcome is there."""
         item, part = outcome
         if item.live is not None:
@@ -364,7 +364,7 @@ class Client:
         ended = self._sessions.expire() if item.opens and failed else []
         return [*([following] if following is not None else []), *ended]
 
-    def _told(self, outcome: Outcome) -> Outcome:
+    def _told(self, outcome: Reply) -> Reply:
         """Return the outcome with the session headers that an HTTP worker would add."""
         item, part = outcome
         session = item.session

@@ -108,7 +108,7 @@ UNTESTED = {
     "serving.codecs.exact",
     "serving.codecs.frames",
     "serving.codecs.times",
-    "serving.config.kinds",
+    "serving.config.parsers",
     "serving.desk.check",
     "serving.desk.tryout",
     "serving.frontend.api.open_inference",

@@ -20,7 +20,7 @@ from serving.usercode import environment, origin
 from serving.worker import device as devices
 from serving.worker.loading import requirements
 from serving.worker.loading.loader import create_handler, paths_of
-from serving.worker.loading.speed import hasten
+from serving.worker.loading.speed import accelerate
 
 SHOWN = 200  # characters of an answer
 NO_SAMPLES = "no samples: predict was not tried; put sample.json, sample.png or so beside the model, or into samples/"
@@ -50,7 +50,7 @@ def load_and_ask(model: Model, report: Report) -> None:
     began = time.monotonic()
     handler = create_handler(model)
     with Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
-        if (faster := hasten(handler, model, devices.find_device(model.device), lambda: None)) is not None:
+        if (faster := accelerate(handler, model, devices.find_device(model.device), lambda: None)) is not None:
             faster.warm(Path(model.path))
         report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
         report.facts.append(f"batches: {told(model.policy(handler.policy))}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 
 from serving.errors import CodedError, ServingError
-from serving.ipc.wire import Kind, encode
+from serving.ipc.wire import FrameKind, encode
 from serving.model.model import Model
 from serving.request import Body
 
@@ -300,7 +300,7 @@ def pack(message: Message) -> bytes:
     """Return a whole CONTROL frame. The message is its body, which may be large: a model's options, a list of all
     models.
     """
-    return b"".join(encode(Kind.CONTROL, 0, b"", _encoder.encode(message)))
+    return b"".join(encode(FrameKind.CONTROL, 0, b"", _encoder.encode(message)))
 
 
 def unpack(body: Body) -> Message:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from serving.config.kinds import DEVICE
+from serving.config.parsers import DEVICE
 from serving.errors import ModelError
 from serving.handler import MAX_BATCH
 from serving.model.model import DTYPES, MODES, Settings

@@ -53,7 +53,7 @@ from serving.ipc.messages import (
 from serving.ipc.messages import Retire as RetireWord
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Scoreboard
-from serving.ipc.wire import CREDIT, Frame, Kind, ReplyHead, RequestHead
+from serving.ipc.wire import CREDIT, Frame, FrameKind, ReplyHead, RequestHead
 from serving.model.model import DEFAULT_MODEL, Model
 from serving.request import Body, Request
 from serving.supervisor.control import Control
@@ -160,42 +160,42 @@ class Worker:
     @property
     def asked(self) -> list[int]:
         """Ids of the requests and conversations, in order."""
-        return [frame.id for frame in self.frames if frame.kind in (Kind.REQUEST, Kind.OPEN)]
+        return [frame.id for frame in self.frames if frame.kind in (FrameKind.REQUEST, FrameKind.OPEN)]
 
     def heads(self) -> list[RequestHead]:
-        return [_request_head(frame.head) for frame in self.frames if frame.kind == Kind.REQUEST]
+        return [_request_head(frame.head) for frame in self.frames if frame.kind == FrameKind.REQUEST]
 
     @property
     def cancelled(self) -> list[int]:
         """Ids that nobody waits for, as far as it was told."""
-        return [frame.id for frame in self.frames if frame.kind == Kind.CANCEL]
+        return [frame.id for frame in self.frames if frame.kind == FrameKind.CANCEL]
 
     # What it says; on a connection that is gone it says nothing.
 
-    def send(self, kind: Kind, id: int, head: bytes = b"", body: Body = b"") -> None:
+    def send(self, kind: FrameKind, id: int, head: bytes = b"", body: Body = b"") -> None:
         for channel in self.channels:
             channel.send(kind, id, head, body)
 
     def reply(self, id: int, body: Body = b"fine", **head: Any) -> None:
-        self.send(Kind.REPLY, id, _encode(ReplyHead(**{"status": 200, "content_type": "text/plain"} | head)), body)
+        self.send(FrameKind.REPLY, id, _encode(ReplyHead(**{"status": 200, "content_type": "text/plain"} | head)), body)
 
     def fail(self, id: int, status: int = 400, code: str = "bad_request") -> None:
-        self.send(Kind.REPLY, id, _encode(ReplyHead(status, code=code)), b"no")
+        self.send(FrameKind.REPLY, id, _encode(ReplyHead(status, code=code)), b"no")
 
     def begin(self, id: int, body: bytes = b"first ") -> None:
-        self.send(Kind.BEGIN, id, _encode(ReplyHead(200, "text/plain")), body)
+        self.send(FrameKind.BEGIN, id, _encode(ReplyHead(200, "text/plain")), body)
 
     def piece(self, id: int, body: bytes = b"piece ") -> None:
-        self.send(Kind.PIECE, id, b"", body)
+        self.send(FrameKind.CHUNK, id, b"", body)
 
     def end(self, id: int) -> None:
-        self.send(Kind.END, id)
+        self.send(FrameKind.END, id)
 
     def credit(self, id: int, count: int) -> None:
-        self.send(Kind.CREDIT, id, CREDIT.pack(count))
+        self.send(FrameKind.CREDIT, id, CREDIT.pack(count))
 
     def give_back(self, id: int) -> None:
-        self.send(Kind.RETURN, id)
+        self.send(FrameKind.RETURN, id)
 
     def retire(self) -> None:
         for channel in self.channels:
@@ -275,7 +275,7 @@ class Asker:
     def on_lost(self, channel: Channel) -> None:
         self.has_left = True
 
-    def send(self, kind: Kind, id: int, head: bytes = b"", body: Body = b"") -> None:
+    def send(self, kind: FrameKind, id: int, head: bytes = b"", body: Body = b"") -> None:
         assert self._channel is not None
         self._channel.send(kind, id, head, body)
 

@@ -22,7 +22,7 @@ from serving.frontend.responses import EncodedResponse, Responses
 from serving.frontend.routing.connection import ReplicaLost
 from serving.frontend.routing.stream import Stream, Streamed
 from serving.ipc.messages import Placement
-from serving.ipc.wire import CREDIT, Frame, Kind, ReplyHead
+from serving.ipc.wire import CREDIT, Frame, FrameKind, ReplyHead
 from serving.request import Body, Request, Response
 from tests.unit.browser import BOARD, CONFIG, Slot
 
@@ -170,8 +170,8 @@ class Play:
         for event in ("end", "turn", "turn", "turn", "reply", "turn", "turn", "turn"):
             await self.happen(event)
         for stream in self.streams:
-            stream.on_frame(Frame(Kind.CREDIT, 1, CREDIT.pack(0), b""))
-            stream.on_frame(Frame(Kind.END, 1, b"", b""))
+            stream.on_frame(Frame(FrameKind.CREDIT, 1, CREDIT.pack(0), b""))
+            stream.on_frame(Frame(FrameKind.END, 1, b"", b""))
         for _ in range(6):
             await self.happen("turn")
         await self.happen("read")

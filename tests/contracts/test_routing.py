@@ -29,7 +29,7 @@ from serving.frontend.routing.connection import Connection
 from serving.frontend.routing.stream import Stream, Streamed
 from serving.ipc.channel import Channel
 from serving.ipc.messages import DescribeModels, FindDefault, Locate, ModelsReply, Paths, Problem
-from serving.ipc.wire import Kind, OpenHead
+from serving.ipc.wire import FrameKind, OpenHead
 from serving.model.model import DEFAULT_MODEL
 from serving.request import Response
 from serving.session import SessionAddress, make_id
@@ -398,7 +398,7 @@ def test_a_conversation_begins_once_or_has_one_error(events: Sequence[str]) -> N
             [id] = first.asked
             for event in events:
                 {
-                    "begin": lambda: first.send(Kind.BEGIN, id),
+                    "begin": lambda: first.send(FrameKind.BEGIN, id),
                     "die": lambda: first.die(id),
                     "deadline": lambda: the_loop().pass_by(TIMEOUT + 0.1),
                     "leave": task.cancel,
@@ -408,7 +408,7 @@ def test_a_conversation_begins_once_or_has_one_error(events: Sequence[str]) -> N
             if events[0] == "die" and events[1:] and events[1] != "begin":
                 outcome = DeadlineExceeded.code if events[1] == "deadline" else "left"
             for asked in second.asked:
-                second.send(Kind.BEGIN, asked)
+                second.send(FrameKind.BEGIN, asked)
             await settle()
             if outcome == "open":
                 assert isinstance(task.result(), Stream)

@@ -10,7 +10,7 @@ from serving.frontend.bodies import Bodies, BodyReservation
 from serving.frontend.websocket.framing import Framing, Incoming
 from serving.frontend.websocket.inbox import Inbox
 
-PIECE = 4096  # bytes parsed at once; even tiny frames take only milliseconds
+CHUNK = 4096  # bytes parsed at once; even tiny frames take only milliseconds
 NOTHING = memoryview(b"")
 DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
@@ -42,9 +42,9 @@ class Received:
         self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
 
     def parse(self) -> list[Frame]:
-        """Parse the next PIECE bytes. Returns the frames that are complete with them, control frames included."""
-        piece, self._unread = self._unread[:PIECE], self._unread[PIECE:]
-        self._framing.receive_data(bytes(piece))
+        """Parse the next CHUNK bytes. Returns the frames that are complete with them, control frames included."""
+        chunk, self._unread = self._unread[:CHUNK], self._unread[CHUNK:]
+        self._framing.receive_data(bytes(chunk))
         return [event for event in self._framing.events_received() if isinstance(event, Frame)]
 
     def take(self, frame: Frame) -> None:

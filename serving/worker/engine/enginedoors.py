@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from serving.worker.engine import decoding, failures
-from serving.worker.engine.answering import Answers
 from serving.worker.engine.batches import Batches
 from serving.worker.engine.calls import Calls
 from serving.worker.engine.computing import Computing
+from serving.worker.engine.encoding import ReplyEncoder
 from serving.worker.engine.handover import Handover
 from serving.worker.engine.sessionhooks import SessionHooks
 from serving.worker.engine.streams.streamdoors import STREAM_DOORS
@@ -17,7 +17,7 @@ from serving.worker.engine.streams.streamdoors import STREAM_DOORS
 ENGINE_DOORS: list[tuple[Any, list[str]]] = [
     (Handover, ["settle"]),
     (Batches, ["_answer", "_recover"]),
-    (Answers, ["encode"]),
+    (ReplyEncoder, ["encode"]),
     (Computing, ["check"]),
     (SessionHooks, ["_close"]),
     (Calls, ["_start", "again", "finish"]),

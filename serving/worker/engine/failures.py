@@ -22,7 +22,7 @@ from serving.system import log
 from serving.system.devicefaults import is_out_of_memory
 from serving.usercode import origin
 from serving.worker.batching.items import Item
-from serving.worker.engine.streams.parts import Outcome
+from serving.worker.engine.streams.parts import Reply
 
 SHORT = "there was not enough memory to answer this request"
 HIDDEN = "the log has more under this request id"
@@ -41,7 +41,7 @@ def expired(item: Item) -> tuple[Item, ServingError]:
     return item, DeadlineExceeded("the deadline passed while the request was waiting")
 
 
-def of_cancelled(items: list[Item]) -> list[Outcome]:
+def of_cancelled(items: list[Item]) -> list[Reply]:
     """Return the errors of cancelled requests of sessions, since their session's next call waits for that."""
     return [expired(item) for item in items if item.session is not None]
 

@@ -29,7 +29,7 @@ from serving.worker.device.border import Device
 from serving.worker.engine.records import takes
 from serving.worker.loading import ranks
 from serving.worker.loading.methods import check_arguments, check_asked
-from serving.worker.loading.speed import Automatic, Hastened
+from serving.worker.loading.speed import Accelerated, Automatic
 
 UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token, RFC 9110 §5.1
@@ -67,12 +67,12 @@ def load(handler: Handler, model: Model, device: str) -> None:
         group.lead(handler)
 
 
-def warm(handler: Handler, model: Model, hastened: Hastened | Automatic | None, device: str = "cpu") -> None:
+def warm(handler: Handler, model: Model, accelerated: Accelerated | Automatic | None, device: str = "cpu") -> None:
     # As for requests: with gradients other kernels would be warmed and activations kept.
     with inference_mode():
         handler.warmup()
-    if hastened is not None:
-        hastened.warm(Path(model.path))
+    if accelerated is not None:
+        accelerated.warm(Path(model.path))
     if device.startswith("cuda"):
         from serving.worker.loading.speed.scripts import warm_script
 

@@ -119,13 +119,13 @@ class GenerationHandler(Handler):
             if id in self.ends:
                 reason = "stop"
                 break
-            if piece := prompt.form.piece(text.add(id)):
-                yield piece
+            if chunk := prompt.form.encode(text.add(id)):
+                yield chunk
             if text.is_stopped:
                 reason = "stop"
                 break
             await asyncio.sleep(0)  # the others' turn
-        yield prompt.form.piece(text.rest()) + prompt.form.end(reason, usage)
+        yield prompt.form.encode(text.rest()) + prompt.form.end(reason, usage)
 
     def tokens(self, prompt: Prompt) -> Iterator[int]:
         """Yield the ids of the answer, as many as fit, including an end token."""

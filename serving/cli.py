@@ -185,8 +185,8 @@ def pin_model(client: ModelsClient, name: str, off: bool) -> None:
 def ping_server() -> None:
     """Say whether the server here could serve a request; the exit code, 0 or 1, is for health checks."""
     config = read_config({})
-    is_ready, said = ping(LOOPBACK.get(config.host, config.host), config.port)
-    click.echo(said)
+    is_ready, description = ping(LOOPBACK.get(config.host, config.host), config.port)
+    click.echo(description)
     sys.exit(0 if is_ready else 1)
 
 

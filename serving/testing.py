@@ -252,13 +252,13 @@ class Client:
         unknown = [name for name in sagemaker if name not in FIELDS]
         if unknown:
             raise TypeError(f"{unknown[0]} is no header; {origin.nearest(unknown[0], FIELDS, 'there are')}")
-        told = {name.replace("_", "-"): value for name, value in sagemaker.items()}
+        sagemaker_headers = {name.replace("_", "-"): value for name, value in sagemaker.items()}
         paths = paths_of(self.handler)
         seen = {name.lower(): value for name, value in (headers or {}).items() if name.lower() in paths.headers}
-        check_all(content_type, accept, told)
+        check_all(content_type, accept, sagemaker_headers)
         if path != INVOCATIONS and path not in paths.post:
             raise NotFound(f"POST {path} is not served here")
-        id, fields = told.get("inference-id", ""), MappingProxyType(told)
+        id, fields = sagemaker_headers.get("inference-id", ""), MappingProxyType(sagemaker_headers)
         return Request(body, content_type, accept, id, model=DEFAULT_MODEL, sagemaker=fields, path=path, headers=seen)
 
     def invoke(
@@ -346,13 +346,13 @@ class Client:
             )
             for _ in engine.turns():
                 while outcomes:
-                    waiting += self._left(outcomes[0])
-                    yield self._told(outcomes.pop(0))
+                    waiting += self._freed_by(outcomes[0])
+                    yield self._with_session_headers(outcomes.pop(0))
             for outcome in outcomes:
-                waiting += self._left(outcome)
-                yield self._told(outcome)
+                waiting += self._freed_by(outcome)
+                yield self._with_session_headers(outcome)
 
-    def _left(self, outcome: Reply) -> list[Item]:
+    def _freed_by(self, outcome: Reply) -> list[Item]:
         """Return the items that may run now that this outcome is there."""
         item, part = outcome
         if item.live is not None:
@@ -364,7 +364,7 @@ class Client:
         ended = self._sessions.expire() if item.opens and failed else []
         return [*([following] if following is not None else []), *ended]
 
-    def _told(self, outcome: Reply) -> Reply:
+    def _with_session_headers(self, outcome: Reply) -> Reply:
         """Return the outcome with the session headers that an HTTP worker would add."""
         item, part = outcome
         session = item.session

@@ -114,7 +114,9 @@ LISTED = {
     "adapters/triton/decoupled.py: _take: self._queue.get()": LIFE,
     "adapters/triton/decoupled.py: _serve_async: loop.run_in_executor(": LIFE,
     "adapters/triton/decoupled.py: _work_async: work": USER,
-    "adapters/triton/pieces.py: _next: self._changed.wait()": "the HTTP worker cancels an answer that stands still",
+    "adapters/triton/decoupled_stream.py: _next: self._changed.wait()": (
+        "the HTTP worker cancels an answer that stands still"
+    ),
     "adapters/triton/script.py: wait: value": USER,
 }
 

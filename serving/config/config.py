@@ -211,8 +211,8 @@ def is_platforms(environ: Mapping[str, str], model_dir: str, home: str = OPT_ML)
     """Return whether the environment is SageMaker's, whose own containers install a model's requirements without being
     asked.
     """
-    told = any(name.startswith(PLATFORM) for name in environ)
-    return told or (Path(model_dir).is_relative_to(home) and Path(model_dir).is_dir())
+    is_configured = any(name.startswith(PLATFORM) for name in environ)
+    return is_configured or (Path(model_dir).is_relative_to(home) and Path(model_dir).is_dir())
 
 
 def sources_of(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> Iterator[Given]:

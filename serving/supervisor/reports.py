@@ -10,7 +10,7 @@ from serving.supervisor.executor import Executor
 from serving.supervisor.fleet.deployment import Role, Status, WorkerProcess
 from serving.supervisor.fleet.devices import Look
 from serving.supervisor.fleet.fleet import Fleet
-from serving.supervisor.fleet.lifecycle import Progress
+from serving.supervisor.fleet.workerreports import Progress
 from serving.supervisor.source import ModelSource
 from serving.system import log
 

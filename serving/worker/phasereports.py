@@ -33,7 +33,7 @@ class PhaseReports:
     def fail_to_load(self, exc: BaseException) -> None:
         """Report why the model cannot be loaded. No retry can mend a ModelError."""
         permanent = isinstance(exc, ModelError)
-        self._fail(origin.reason(exc) if permanent else surroundings.told(exc), permanent, is_out_of_memory(exc))
+        self._fail(origin.reason(exc) if permanent else surroundings.describe(exc), permanent, is_out_of_memory(exc))
 
     def fail_to_resume(self, exc: BaseException) -> None:
         """Report why the weights of a parked model cannot come back."""

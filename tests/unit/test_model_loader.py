@@ -16,7 +16,7 @@ from serving.ipc.scoreboard import Phase, State
 from serving.model.model import Model
 from serving.supervisor.dispatcher import Dispatcher
 from serving.supervisor.fleet.deployment import Deployment, Owner, Status
-from serving.supervisor.fleet.lifecycle import Progress
+from serving.supervisor.fleet.workerreports import Progress
 from serving.supervisor.loading.loader import Load, Step
 from serving.supervisor.setup import Setup
 from serving.supervisor.store.diskcache import DiskCache

@@ -77,5 +77,5 @@ def fault(exc: httptools.HttpParserError | None, data: bytes) -> str:
         return "the request does not begin with a method of HTTP"
     if isinstance(exc, httptools.HttpParserInvalidURLError):
         return "the target in the request line is no path or URL"
-    said = str(exc)
-    return WORDS.get(said, f"the head of the request cannot be read: {said[:100]}")
+    message = str(exc)
+    return WORDS.get(message, f"the head of the request cannot be read: {message[:100]}")

@@ -107,9 +107,9 @@ class GenerationHandler(Handler):
         # An ended generator has no frame, though it may exist until garbage collection.
         if sum(one.ag_frame is not None for one in self.running) >= self.max_running:
             raise Unavailable(f"{self.max_running} answers are being written; no more at a time")
-        pieces = self.pieces(output)
-        self.running.add(pieces)
-        return StreamingResponse(pieces, output.form.content_type)
+        chunks = self.pieces(output)
+        self.running.add(chunks)
+        return StreamingResponse(chunks, output.form.content_type)
 
     async def pieces(self, prompt: Prompt) -> AsyncGenerator[str, None]:
         usage = Usage(len(prompt.ids))

@@ -103,7 +103,7 @@ LISTED = {
     "worker/io/controllink.py: connect: loop.create_unix_connection(": BEGINS,
     "worker/parking.py: wait: self._word.wait()": LIFE,
     "worker/server.py: _park: self._intake.parking.wait()": LIFE,
-    "worker/engine/streams/asyncgenerators.py: _pass_on: pieces": USER,
+    "worker/engine/streams/asyncgenerators.py: _pass_on: chunks": USER,
     "worker/engine/streams/asyncgenerators.py: _pass_on: stream.room.wait()": (
         "the HTTP worker cancels an answer that is not read in time"
     ),

@@ -28,6 +28,21 @@ class ResponseWriter:
     ``on_end`` is called after each response, with whether the connection outlives it.
     """
 
+    __slots__ = (
+        "_endpoint",
+        "_flow",
+        "_is_framed",
+        "_leaving",
+        "_on_end",
+        "_sending",
+        "_state",
+        "_transport",
+        "abort",
+        "expects",
+        "is_there",
+        "unread",
+    )
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -53,7 +68,7 @@ class ResponseWriter:
             self.expects = False
             self._sending.write(CONTINUE)
 
-    # Whole responses.
+    # EncodedResponse responses.
 
     def reply(self, exchange: Outgoing, start: bytes, body: Body) -> bool:
         end = b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n"

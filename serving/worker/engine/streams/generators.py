@@ -67,7 +67,7 @@ class Generators:
         id = stream.item.id
         try:
             with torch.inference_mode():
-                part = stream.take(next(stream.pieces))
+                part = stream.take(next(stream.chunks))
             self._emit(stream.item, part)
             return True
         except StopIteration:

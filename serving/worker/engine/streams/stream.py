@@ -44,7 +44,7 @@ class Stream:
         self.wake(self)
 
     @property
-    def pieces(self) -> Iterator[Chunk]:
+    def chunks(self) -> Iterator[Chunk]:
         return cast("Iterator[Chunk]", self.response.pieces)
 
     @property

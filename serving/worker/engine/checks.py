@@ -65,7 +65,7 @@ def sound_stream(response: StreamingResponse) -> StreamingResponse:
     """Return a stream that can be sent. Raises HandlerError for a wrong status, type or chunks."""
     check_head(response.status, response.content_type or "", response.custom_attributes)
     if response.status in BODILESS:
-        raise HandlerError(f"an answer with status {response.status} has no body, and so no chunks")
+        raise HandlerError(f"an answer with status {response.status} has no body, and so no pieces")
     chunks: Any = response.pieces
     if hasattr(chunks, "__aiter__"):
         return replace(response, pieces=aiter(chunks))

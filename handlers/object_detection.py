@@ -113,7 +113,7 @@ class ObjectDetectionHandler(BuiltHandler):
         return [self.select(output, scale) for output, scale in zip(outputs, scales, strict=True)]
 
     def outputs(self, output: Any) -> list[dict[str, Tensor]]:
-        """Return the module's answer as a dict for each picture.
+        """Return the module's output as a dict for each picture.
 
         Scripted detectors return their losses first; a dict of stacked tensors is split.
         """

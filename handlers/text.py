@@ -28,7 +28,7 @@ class Texts(NamedTuple):
 
 
 class TextOutput(NamedTuple):
-    """One request's answer: float32 [texts, …] on the host, whether it was a single text, and its number of tokens."""
+    """One request's output: float32 [texts, …] on the host, whether it was a single text, and its number of tokens."""
 
     rows: Tensor
     single: bool
@@ -126,7 +126,7 @@ class TextHandler(Handler):
         return self.outputs(self.model(input_ids=data, attention_mask=mask), mask)
 
     def outputs(self, output: Any, mask: Tensor) -> Tensor:
-        """Convert the model's answer for texts of ``mask`` [n, tokens], 1 for each token, to float32 [n, …]."""
+        """Convert the model's output for texts of ``mask`` [n, tokens], 1 for each token, to float32 [n, …]."""
         raise ModelError(f"{type(self).__name__} does not define outputs")
 
     def warmup(self) -> None:

@@ -37,7 +37,7 @@ class Api(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The answer to a request that failed. ``retry_after`` is in seconds, 0 where trying again is of no use.
+    """The response to a request that failed. ``retry_after`` is in seconds, 0 where trying again is of no use.
     ``is_fault``: nobody expected the error, and the log gets its traceback. ``allow`` names the methods of a path that
     does not take the request's.
     """
@@ -69,7 +69,7 @@ class Failure(NamedTuple):
 
 
 def failure_of(exc: BaseException, api: Api) -> Failure | None:
-    """Return what the client is told of ``exc``; None where the client has left."""
+    """Return what the client gets for ``exc``; None where it has disconnected."""
     if isinstance(exc, ServingError):
         return Failure.of(exc)
     if isinstance(exc, asyncio.CancelledError):
@@ -85,7 +85,7 @@ def report(exc: ServingError, api: Api, request_id: str) -> Failure: ...
 @overload
 def report(exc: BaseException, api: Api, request_id: str) -> Failure | None: ...
 def report(exc: BaseException, api: Api, request_id: str) -> Failure | None:
-    """Log ``exc`` and return what the client is told of it; None where the client has left."""
+    """Log ``exc`` and return what the client gets for it; None where it has disconnected."""
     failure = failure_of(exc, api)
     if failure is None:
         if api.disconnected:

@@ -227,7 +227,7 @@ class Assign(msgspec.Struct, frozen=True, tag="assign"):
 
 
 class Forked(msgspec.Struct, frozen=True, tag="forked"):
-    """Fork server → supervisor: the answer to Fork. ``pid`` is 0 where no process could be started."""
+    """Fork server → supervisor: the reply to Fork. ``pid`` is 0 where no process could be started."""
 
     row: int
     epoch: int

@@ -304,7 +304,7 @@ def is_generator(value: Any) -> bool:
 
 
 def stream_of(chunks: Any, content_type: str | None, call: Call) -> StreamingResponse:
-    """Return a generator's answer. Before its first chunk the script may still set headers."""
+    """Return a generator's response. Before its first chunk the script may still set headers."""
 
     def head() -> StreamingResponse:
         return StreamingResponse((), content_type or call.content_type, call.status, call.attributes)

@@ -130,7 +130,7 @@ class TorchServeHandler(Handler):
         return run, processors
 
     def _results(self, data: list[dict[str, Any]]) -> list[Any]:
-        """Return the handler's answers. Raises an error with a status for each way in which a handler can fail."""
+        """Return the handler's results. Raises an error with a status for each way in which a handler can fail."""
         count = len(data)
         try:
             results = self._entry(data, self._context)

@@ -149,7 +149,7 @@ class Run:
 
 
 class IntermediateChunks:
-    """The chunks of one request's answer; the handler's result comes last."""
+    """The chunks of one request's response; the handler's result comes last."""
 
     def __init__(self, run: Run, index: int) -> None:
         self._run = run

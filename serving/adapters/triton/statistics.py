@@ -52,7 +52,7 @@ class Statistics:
             call.run_ns += took
 
     def succeeded(self, call: Call, output_ns: int) -> None:
-        """Count an answer, which took ``output_ns`` to encode."""
+        """Count a response, which took ``output_ns`` to encode."""
         now, arrived = time.monotonic_ns(), int(call.arrival * 1e9)
         total = now - arrived + call.read_ns
         spent = {

@@ -89,7 +89,7 @@ class Fleet:
         return self._unloading.leave(deployment, now)
 
     def retire(self, now: float) -> list[WorkerProcess]:
-        """Let all replicas finish and end; no new ones start. Returns the replicas to tell."""
+        """Let all replicas finish and end; no new ones start. Returns the replicas that retire."""
         return self._unloading.retire(now)
 
     # Time.

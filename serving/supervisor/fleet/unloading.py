@@ -83,7 +83,7 @@ class Unloading:
         return actions
 
     def retire(self, now: float) -> list[WorkerProcess]:
-        """Let all workers finish and end; no new ones start. Returns the replicas to tell."""
+        """Let all workers finish and end; no new ones start. Returns the replicas that retire."""
         retiring = []
         for deployment in self._state.everything():
             deployment.failed = deployment.failed or "the server is stopping"

@@ -145,7 +145,7 @@ class ModelLoader:
         return None
 
     async def _look_at_broken(self, name: str, broken: Broken, until: float) -> None:
-        """Load the model if its files have changed, otherwise tell the waiting workers the same problem again."""
+        """Load the model if its files have changed, otherwise send the waiting workers the same problem again."""
         if not await self._broken.look_again(name, broken):
             self._executor.send_placement(gone(name, broken.problem))
         elif self._state.get(name) is None and not self.is_opening(name):

@@ -1,4 +1,4 @@
-"""ModelsApi: answers the calls of the multi-model API: load, unload, pin, describe, list."""
+"""ModelsApi: replies to the calls of the multi-model API: load, unload, pin, describe, list."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ HasHeader = Callable[[list[str]], bool]
 
 @dataclass(slots=True)
 class RecordOutcome:
-    """The answer of one record: its line and the media type of that, or its error."""
+    """The outcome of one record: its line and the media type of that, or its error."""
 
     line: bytes = b""
     kind: str = ""
@@ -113,7 +113,7 @@ def type_of(request: Request) -> str:
 
 
 class Records:
-    """The salvage of good records. ``respond`` answers a request by itself or raises a ServingError.
+    """The salvage of good records. ``respond`` returns the response to a request or raises a ServingError.
 
     ``placeholder`` replaces bad records.
     """

@@ -1,4 +1,4 @@
-"""Joining: one answer made of the answers to many records."""
+"""Joining: one response made of the outcomes of many records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINED = (CSV, *TEXT, *JSON_LINES)
 
 
 class Join:
-    """One joined answer. ``asked`` is the Accept of each record's request.
+    """One joined response. ``asked`` is the Accept of each record's request.
 
     Raises NotAcceptable for a type that many answers cannot have. A client without a preference gets what the handler
     returns by itself: a JSON list, or lines of text or CSV; JSON Lines where the records' answers differ in that.
@@ -73,7 +73,7 @@ class Join:
         return lines[0]
 
     def response(self, outcomes: list[RecordOutcome], placeholder: str) -> Response:
-        """Return the joined answer. Raises NotAcceptable where npy cannot hold it."""
+        """Return the joined response. Raises NotAcceptable where npy cannot hold it."""
         kind = self._kind or self._request.media_type
         first = self._first or Response(b"", kind)
         if self._free:

@@ -40,7 +40,7 @@ class RecordBatches:
         self._records = None if placeholder is None else Records(placeholder, self.respond_alone, handler)
 
     def respond_alone(self, request: Request) -> Response:
-        """Answer one request at once, by itself. Raises a ServingError."""
+        """Return the response to one request, which runs at once and by itself. Raises a ServingError."""
         item = Item(0, request)
         self._calls.again()
         decoded = decode(self._handler, item)

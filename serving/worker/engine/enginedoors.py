@@ -16,7 +16,7 @@ from serving.worker.engine.streams.streamdoors import STREAM_DOORS
 # What the engine calls next after each kind of user call, whether that returned or raised: see ``worker.strays``.
 ENGINE_DOORS: list[tuple[Any, list[str]]] = [
     (Handover, ["settle"]),
-    (Batches, ["_answer", "_recover"]),
+    (Batches, ["_encode", "_recover"]),
     (ReplyEncoder, ["encode"]),
     (Computing, ["check"]),
     (SessionHooks, ["_close"]),

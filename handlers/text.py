@@ -114,9 +114,8 @@ class TextHandler(Handler):
             for place, row in zip(group, self.run([ids[place] for place in group]).cpu(), strict=True):
                 rows[place] = row
         parts = torch.split(torch.stack(rows), [len(texts.ids) for texts in batch])
-        return [
-            TextOutput(part, texts.single, sum(map(len, texts.ids))) for part, texts in zip(parts, batch, strict=True)
-        ]
+        pairs = zip(parts, batch, strict=True)
+        return [TextOutput(part, texts.single, sum(map(len, texts.ids))) for part, texts in pairs]
 
     def run(self, ids: Sequence[Sequence[int]]) -> Tensor:
         longest = max(map(len, ids))

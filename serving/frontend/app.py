@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.applications import Starlette
@@ -24,19 +25,18 @@ from serving.errors import (
     MethodNotAllowed,
     ModelLoading,
 )
-from serving.frontend.answers import JSON, Answers
 from serving.frontend.api import models
-from serving.frontend.api.metrics import Metrics
 from serving.frontend.api.open_inference import OpenInference
 from serving.frontend.bodies import Bodies, Tidy, rest
-from serving.frontend.counts import Counts, NoCounts
+from serving.frontend.counting.counts import Counts, NoCounts
+from serving.frontend.counting.pulse import Pulse
 from serving.frontend.error_responses import Failure, json_body
 from serving.frontend.health import ping
 from serving.frontend.http.headers import id_of, read_headers, request_id_header
 from serving.frontend.invocation.asgi_border import AsgiInvocations
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.local.runtime import LocalRuntime
-from serving.frontend.pulse import Pulse
+from serving.frontend.responses import JSON, Responses
 from serving.frontend.routing.invocations import Invocations
 from serving.frontend.routing.replicas import Replicas
 from serving.frontend.websocket.conversations import Conversations
@@ -46,6 +46,9 @@ from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Scoreboard, Slot
 from serving.model.model import DEFAULT_MODEL
 from serving.system import memory
+
+if TYPE_CHECKING:
+    from serving.frontend.api.metrics import Metrics
 
 PAYLOAD = 6  # megabytes of one batch transform request, which is also the platform's default
 PAYLOAD_LIMIT = 100  # megabytes of all concurrent requests together
@@ -68,16 +71,17 @@ class App:
         self._runtime = runtime
         self._replicas = Replicas(runtime, board)
         self._invocations = Invocations(self._replicas, config.request_timeout, runtime.instance, config.sessions)
-        self._answers = Answers(config, board)
+        self._responses = Responses(config, board)
         self.endpoint = Endpoint(
-            config, board, self._replicas, self._invocations, self._answers, self._new_id, self.bodies
+            config, board, self._replicas, self._invocations, self._responses, self._new_id, self.bodies
         )
         self._open_inference = OpenInference(config, self.endpoint)
         self._conversations = Conversations(config, self.endpoint)
         invocations = AsgiInvocations(self.endpoint)
         self._local = LocalRuntime(invocations, config.local_input, config.local_output) if config.local else None
         self._slot: Slot
-        self._metrics = Metrics(board, config.metrics_models)
+        self._models = config.metrics_models
+        self._metrics: Metrics | None = None
         self._counts_requests = config.metrics != OFF
         self._rest = Starlette(
             routes=[*self._observed(config), *self._routes(config)],
@@ -114,6 +118,11 @@ class App:
         return [Route("/execution-parameters", models.guarded(execution_parameters), methods=["GET"])]
 
     async def _scrape(self, request: HttpRequest) -> HttpResponse:
+        if self._metrics is None:
+            # Not before the first scrape: the start does without.
+            from serving.frontend.api.metrics import Metrics
+
+            self._metrics = Metrics(self._board, self._models)
         text, content_type = self._metrics.render(request.headers.get("accept", ""))
         head = {"x-request-id": self._new_id(), "content-type": content_type}
         return HttpResponse(text, headers=head)
@@ -146,7 +155,7 @@ class App:
         elif path is not None and (path == INVOCATIONS or (self._many and invoked_model(path) is not None)):
             # Every POST is an exchange, which does not come here.
             request_id = id_of(read_headers(scope["headers"])[2], self._new_id)
-            await self._answers.send_error(send, MethodNotAllowed(f"{path} takes POST"), request_id)
+            await self._responses.send_error(send, MethodNotAllowed(f"{path} takes POST"), request_id)
         elif self._local is not None and path is not None and self._local.takes(path):
             await self._local(scope, receive, send)
         elif path is not None and is_open_inference(path):
@@ -171,10 +180,10 @@ class App:
     async def _ping(self, scope: Scope, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD", "POST"):
             error = MethodNotAllowed("/ping takes GET, HEAD and POST", "GET, HEAD, POST")
-            await self._answers.send_error(send, error, self._new_id())
+            await self._responses.send_error(send, error, self._new_id())
             return
         status, body = ping(self._board.read_header(), time.monotonic())
-        await self._answers.send_body(send, status, JSON, body, [request_id_header(self._new_id())])
+        await self._responses.send_body(send, status, JSON, body, [request_id_header(self._new_id())])
 
     def _new_id(self) -> str:
         return f"{self._id_prefix}-{next(self._numbers):x}"

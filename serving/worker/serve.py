@@ -13,8 +13,8 @@ from serving.ipc.scoreboard import Row
 from serving.model.model import Model
 from serving.system import memory
 from serving.worker.batching.batcher import Batcher
+from serving.worker.counts import EngineCounts
 from serving.worker.engine import inflating
-from serving.worker.engine.counts import EngineCounts
 from serving.worker.engine.engine import Engine
 from serving.worker.footprint import Footprint
 from serving.worker.io.intake import Intake

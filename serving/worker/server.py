@@ -23,12 +23,12 @@ from serving.metrics.process import ProcessCounts
 from serving.model.model import Model
 from serving.system import log
 from serving.usercode import surroundings
-from serving.worker.engine.counts import EngineCounts, NoEngineCounts
+from serving.worker.counts import EngineCounts, NoEngineCounts
 from serving.worker.engine.failures import end_process, show_details
 from serving.worker.footprint import Footprint
 from serving.worker.io.intake import Intake
 from serving.worker.loading.bring import bring
-from serving.worker.reports import FLUSH, Reports
+from serving.worker.phasereports import FLUSH, PhaseReports
 from serving.worker.serve import serve
 
 
@@ -50,7 +50,7 @@ class Worker:
         self._process = ProcessCounts(region, "model")
         instruments.use(region, {"model": model.name}, {"replica": str(row.index)})
         self._intake = Intake(model, config, runtime, row, epoch, control, measure, measure_idle, self._look)
-        self._reports = Reports(row, epoch, self._intake)
+        self._reports = PhaseReports(row, epoch, self._intake)
 
     def _look(self, now: float) -> None:
         self._counts.look(now)
@@ -99,7 +99,7 @@ class Worker:
         if come_back is None:
             return False
         self._footprint.measure()
-        self._reports.tell("parked")
+        self._reports.send("parked")
         if not self._intake.parking.wait():
             return False
         self._reports.enter(Phase.LOADING)

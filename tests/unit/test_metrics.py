@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from serving.frontend.counts import GONE, MORE, UNKNOWN, Counts
+from serving.frontend.counting.counts import GONE, MORE, UNKNOWN, Counts
 from serving.ipc.scoreboard import Scoreboard
 from serving.metrics import Counter, Gauge, Histogram, catalog, instruments, values
 from serving.metrics.exposition import Exposition

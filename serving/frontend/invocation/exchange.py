@@ -16,13 +16,13 @@ import msgspec
 
 from serving.deadline import EARLY, Deadline
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
-from serving.frontend.answers import INVOCATION, LARGE, STREAM, Whole
 from serving.frontend.invocation.border import Border
+from serving.frontend.invocation.counted import Counted
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.invocation_head import InvocationHead
-from serving.frontend.invocation.request_body import RequestBody
 from serving.frontend.invocation.state import State
 from serving.frontend.invocation.streamed_reply import StreamedReply
+from serving.frontend.responses import INVOCATION, LARGE, STREAM, EncodedResponse
 from serving.frontend.routing.connection import Connection, ReplicaLost, reply_head, response_of
 from serving.frontend.routing.stream import Streamed
 from serving.ipc.wire import RequestHead
@@ -33,30 +33,26 @@ FINDING, READING, ASKED, STREAMING, LEAVING, ANSWERED, FAILED, GONE = State
 Result = TypeVar("Result")
 
 
-class Exchange(RequestBody, eq=False):
+class Exchange(Counted, eq=False):
     """One request, whose response goes to ``border``. It is settled once.
 
     ``arrival`` and ``expires`` are instants, ``timeout`` is in seconds. ``headers`` are the names of the request's
     headers that the handler asks for. ``is_old``: the client speaks HTTP/1.0. ``refusal`` is the error for a request
     that came while the server was stopping; it is sent once the body has arrived. ``sent`` is the number of chunks
-    sent, ``sent_size`` that of the bytes of the response's body. ``status`` and ``code`` are those of the response;
-    ``has_failed``: it is an error.
+    sent. ``has_failed``: the response is an error.
     """
 
     endpoint: Endpoint
     border: Border
+    arrival: float
     head: InvocationHead
     request_id: str
-    arrival: float
     timeout: float
     expires: float
     headers: tuple[str, ...] = ()
     keep_alive: bool = True
     is_old: bool = False
     sent: int = 0
-    sent_size: int = 0
-    status: int = 0
-    code: str = ""
     refusal: ServingError | None = None
     has_failed: bool = False
     _connection: Connection | None = None
@@ -65,16 +61,6 @@ class Exchange(RequestBody, eq=False):
     _timer: asyncio.TimerHandle | None = None
     _stream: StreamedReply | None = None
     _session: str | None = None
-    _label: str | None = None
-    _last_chunk: float = 0.0
-
-    @property
-    def has_begun(self) -> bool:
-        return self.state >= STREAMING
-
-    @property
-    def streams(self) -> bool:
-        return self.state is STREAMING
 
     # The model, where it must be found first.
 
@@ -93,13 +79,12 @@ class Exchange(RequestBody, eq=False):
         endpoint = self.endpoint
         model, deadline = found
         self.head = self.head._replace(model=model)
-        self._label = endpoint.counts.begin(model)
+        self.count_begin(model)
         self.expires = deadline.at
         placement = endpoint.replicas.known(model)
         self.headers = placement.paths.headers if placement is not None else ()
         self.state = READING
-        left = max(0.0, self.expires - endpoint.clock())
-        self._timer = asyncio.get_running_loop().call_later(left, self.expire)
+        self._timer = asyncio.get_running_loop().call_later(self.expires - endpoint.clock(), self.expire)
         if self.is_whole:
             self._ask()
         else:
@@ -164,12 +149,12 @@ class Exchange(RequestBody, eq=False):
     def on_begin(self, streamed: Streamed) -> None:
         self._connection = None
         endpoint, until = self.endpoint, max(self.expires, self.arrival + self.endpoint.stream_timeout)
-        stream = self._stream = StreamedReply(self, self.border, endpoint.answers, streamed, until)
+        stream = self._stream = StreamedReply(self, self.border, endpoint.responses, streamed, until)
         self._start(lambda: self._pass_on(stream), self._end_stream)
 
     def on_lost(self, lost: ReplicaLost) -> None:
         self._connection = None
-        self.endpoint.counts.of(self._label or "").retried()
+        self.count_retry()
         self._ask_later(lost)
 
     # The response.
@@ -182,34 +167,22 @@ class Exchange(RequestBody, eq=False):
             self._start(self.border.is_there, lambda is_there: self._send(response) if is_there else self.disconnect())
 
     def _send(self, response: Response) -> None:
-        self._answer(self.endpoint.answers.whole(response, self.head.attributes, self.request_id))
+        self._answer(self.endpoint.responses.encode(response, self.head.attributes, self.request_id))
 
-    def _answer(self, whole: Whole) -> None:
+    def _answer(self, whole: EncodedResponse) -> None:
         self.status, self.sent_size = whole.status, len(whole.body)
         if not self.is_whole:  # the rest of its body would be read as the next request
             self.keep_alive = False
         if len(whole.body) < LARGE or self.holds(whole.body):
-            self.border.answer(self, whole)
+            self.border.respond(self, whole)
 
     async def _pass_on(self, stream: StreamedReply) -> StreamedReply:
         self.status = stream.begin(self.head.attributes)
         self.state = STREAMING
         self._buffers = []
         self._stop_timer()
-        await stream.pass_on(self._pass_chunk)
+        await stream.pass_on(self.hold_chunk)
         return stream
-
-    def _pass_chunk(self, chunk: Body) -> None:
-        """Count a chunk, which is held until the client has read it. Raises BodiesFull."""
-        now = self.endpoint.clock()
-        counts = self.endpoint.counts.of(self._label or "")
-        if not self._last_chunk:
-            counts.first_chunk(now - self.arrival)
-        else:
-            counts.next_chunk(now - self._last_chunk)
-        self._last_chunk = now
-        self.sent_size += len(chunk)
-        self._hold(chunk)
 
     def _end_stream(self, stream: StreamedReply) -> None:
         self._stream = None
@@ -224,13 +197,13 @@ class Exchange(RequestBody, eq=False):
         stream = self._stream if self.state is STREAMING else None
         self._forget()
         self.has_failed = True
-        answers = self.endpoint.answers
-        failure = answers.report(error, INVOCATION if stream is None else STREAM, self.request_id)
+        responses = self.endpoint.responses
+        failure = responses.report(error, INVOCATION if stream is None else STREAM, self.request_id)
         self.code = failure.code
         if stream is not None:
             stream.cut(failure)
         else:
-            self._answer(answers.failure(failure, self.request_id))
+            self._answer(responses.failure(failure, self.request_id))
 
     def expire(self) -> None:
         """Answer that the deadline has passed. Does nothing once the response has begun."""
@@ -250,10 +223,9 @@ class Exchange(RequestBody, eq=False):
     def disconnect(self) -> None:
         if self.state < ANSWERED:
             if not self.has_failed:
-                log.debug(INVOCATION.left, request_id=self.request_id)
-            self._forget()
-            if not self.has_failed:
+                log.debug(INVOCATION.disconnected, request_id=self.request_id)
                 self.status = 0
+            self._forget()
             self._end(FAILED if self.has_failed else GONE)
 
     def leave(self) -> None:
@@ -267,12 +239,8 @@ class Exchange(RequestBody, eq=False):
     def _end(self, state: State) -> None:
         self.state = state
         self._let_go()
-        endpoint = self.endpoint
-        endpoint.slot.leave()
-        if self._label is None:
-            self._label = endpoint.counts.begin("")
-        counts = endpoint.counts.of(self._label)
-        counts.end(self.status, self.code, endpoint.clock() - self.arrival, self.size, self.sent_size)
+        self.endpoint.slot.leave()
+        self.count_end()
         self._release()
 
     def _let_go(self) -> None:
@@ -324,9 +292,9 @@ def open_exchange(endpoint: Endpoint, border: Border, head: InvocationHead, leng
     if placement is None or not head.is_plain or endpoint.board.is_draining or (limit and length > limit):
         return _open_unready(endpoint, border, head, length)
     arrival, timeout = endpoint.clock(), placement.timeout
-    exchange = Exchange(endpoint, border, head, head.id or endpoint.new_id(), arrival, timeout, arrival + timeout)
+    exchange = Exchange(endpoint, border, arrival, head, head.id or endpoint.new_id(), timeout, arrival + timeout)
     exchange.length, exchange.headers = length, placement.paths.headers
-    exchange._label = endpoint.counts.begin(head.model)
+    exchange.count_begin(head.model)
     endpoint.slot.enter()
     endpoint.expiries.add(exchange)
     return exchange
@@ -336,7 +304,7 @@ def _open_unready(endpoint: Endpoint, border: Border, head: InvocationHead, leng
     """Accept a request about which something must be found out before its body can be awaited."""
     arrival, timeout = endpoint.clock(), endpoint.timeout
     request_id = head.id or endpoint.new_id()
-    exchange = Exchange(endpoint, border, head, request_id, arrival, timeout, arrival + timeout)
+    exchange = Exchange(endpoint, border, arrival, head, request_id, timeout, arrival + timeout)
     exchange.state, exchange.length = FINDING, length
     if endpoint.board.is_draining:  # "accepted" is decided here: what comes after a SIGTERM is refused
         exchange.refusal = Draining("the server is stopping")

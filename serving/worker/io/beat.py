@@ -40,7 +40,7 @@ class Beat:
         self._row.stamp_beat()
         loop.call_later(BEAT, self.start)
         self._side.sweep()
-        surroundings.tell_old()
+        surroundings.write_old()
         self._side.count()
         now = time.monotonic()
         self._look(now)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from time import monotonic
 
-from serving.frontend.counts import Counts
+from serving.frontend.counting.counts import Counts
 from serving.frontend.error_responses import CAUGHT, Api, failure_of
 
 

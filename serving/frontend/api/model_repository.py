@@ -37,7 +37,7 @@ class ModelRepository:
         self._replicas = endpoint.replicas
         self._invocations = endpoint.invocations
 
-    async def placement(self, model: str) -> Placement:
+    async def place_of(self, model: str) -> Placement:
         """Return where the model is. Raises a ServingError, ModelLoading where that is not known in time."""
         try:
             async with asyncio.timeout(READY_TIME):
@@ -60,7 +60,7 @@ class ModelRepository:
         found = []
         for name in names:
             try:
-                placement = await self.placement(name)
+                placement = await self.place_of(name)
                 if PREFIX in placement.paths.post:
                     found += await self.statistics(name, f"{PREFIX}/models/{name}/stats", request_id)
             except ServingError as exc:
@@ -82,7 +82,7 @@ class ModelRepository:
 
     async def _only_model(self, request_id: str) -> tuple[str, str]:
         """Return the name and the version of the only model, as its handler gives them if it speaks the protocol."""
-        placement = await self.placement(DEFAULT_MODEL)
+        placement = await self.place_of(DEFAULT_MODEL)
         if PREFIX not in placement.paths.post:
             return DEFAULT_MODEL, "1"
         deadline = Deadline.after(READY_TIME)

@@ -228,7 +228,7 @@ class OpenInference:
         not ready.
         """
         try:
-            placement = await self._repository.placement(model)
+            placement = await self._repository.place_of(model)
         except CodedError as error:
             if not self._loads or error.code != ModelNotLoaded.code:
                 raise

@@ -93,7 +93,7 @@ class ModelRepository:
         metadata = msgspec.json.decode(response.body)
         return metadata["name"], metadata["versions"][0]
 
-    async def change(self, target: ModelPath, body: bytes) -> None:
+    async def load_or_unload(self, target: ModelPath, body: bytes) -> None:
         """Load or unload a model. Raises a ServingError."""
         if not self._many:
             raise BadRequest("this server has one model, which is always loaded")

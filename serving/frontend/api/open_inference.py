@@ -132,7 +132,7 @@ class OpenInference:
                 raise tritonwords.of_model(error, target.model) from error
         elif (target := repository_path(path)) is not None:
             allow(scope, "POST")
-            await self._repository.change(target, await self._control_body(scope, receive))
+            await self._repository.load_or_unload(target, await self._control_body(scope, receive))
             await self._responses.send_body(send, 200, JSON, b"")
         elif path == f"{PREFIX}/repository/index":
             allow(scope, "POST")

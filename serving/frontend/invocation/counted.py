@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from serving.errors import Draining, ServingError
+from serving.frontend.invocation.invocation_head import InvocationHead
 from serving.frontend.invocation.request_body import RequestBody
 from serving.request import Body
 
@@ -14,6 +16,7 @@ class Counted(RequestBody, eq=False, kw_only=True):
     """
 
     arrival: float
+    head: InvocationHead
     status: int = 0
     code: str = ""
     sent_size: int = 0
@@ -40,10 +43,17 @@ class Counted(RequestBody, eq=False, kw_only=True):
         self.sent_size += len(chunk)
         self._hold(chunk)
 
+    def _model_not_found(self) -> str:
+        """Return the model of a request that failed before its model was found: "" unless there is one of that name, so
+        that clients cannot make up labels.
+        """
+        exists = self.status >= ServingError.status and self.code != Draining.code
+        return self.endpoint.replicas.name_of(self.head.model) if exists else ""
+
     def count_end(self) -> None:
         """Count the request as over."""
         endpoint = self.endpoint
         if self._label is None:
-            self.count_begin("")
+            self.count_begin(self._model_not_found())
         counts = endpoint.counts.of(self._label or "")
         counts.end(self.status, self.code, endpoint.clock() - self.arrival, self.size, self.sent_size)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from serving.ipc.messages import Message, pack, unpack
-from serving.ipc.runtime import ADDRESS, FOLDER, Runtime
+from serving.ipc.runtime import ADDRESS, FOLDER, SOCKET_PATH_LIMIT, Runtime
 from serving.ipc.wire import FrameReader
 from serving.system import private
 
@@ -34,13 +34,14 @@ def find(port: int) -> Runtime:
 def servers() -> dict[Runtime, int]:
     """Return the running servers of this user with their ports."""
     found: dict[Runtime, int] = {}
-    for home in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # the latter where paths in the former are too long
-        for path in sorted(Path(home).glob(f"{FOLDER}*")):
-            with contextlib.suppress(OSError, msgspec.DecodeError):
-                if private.is_private(path):
-                    connect(Runtime(path)).close()
-                    _, port = msgspec.json.decode(private.read_plain(path / ADDRESS), type=tuple[str, int])
-                    found[Runtime(path)] = port
+    home = tempfile.gettempdir()
+    homes = [home] if len(home) < SOCKET_PATH_LIMIT // 2 else [home, "/tmp"]  # as Runtime.create chooses
+    for path in (path for home in homes for path in sorted(Path(home).glob(f"{FOLDER}*"))):
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            if private.is_private(path):
+                connect(Runtime(path)).close()
+                _, port = msgspec.json.decode(private.read_plain(path / ADDRESS), type=tuple[str, int])
+                found[Runtime(path)] = port
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from serving.system.loglines import Context, JsonFormatter, Lines, TextFormatter, fields_of, shows_color
 from serving.system.output import Output
-from serving.system.repeats import PRINTS, Event, Repeats
+from serving.system.repeats import EVENTS, PRINTS, Event, Repeats
 
 PATIENCE = 0.1  # seconds that an event loop waits for a slow reader of our output
 SHARE = 10  # of its time, an event loop waits at most one part in so many
@@ -159,7 +159,8 @@ def event_of(record: LogRecord) -> Event:
     if record.pathname:
         return Event(place, record.levelno, like, apart)
     kind = record.exc_info[0] if record.exc_info else None
-    return Event((*place, like, kind, *map(str, apart.values())), record.levelno, like, apart)
+    bound = PRINTS if "metric" in apart else EVENTS  # which somebody collects
+    return Event((*place, like, kind, *map(str, apart.values())), record.levelno, like, apart, bound)
 
 
 def setup(role: str, level: str, style: str, switch: Sequence[int] = NO_SWITCH) -> None:

@@ -151,7 +151,6 @@ UNTESTED = {
     "serving.worker.engine.gathering.recordbatches",
     "serving.worker.engine.sessionhooks",
     "serving.worker.engine.streams.asyncgenerators",
-    "serving.worker.engine.streams.conversations",
     "serving.worker.engine.streams.loop",
     "serving.worker.engine.streams.stream",
     "serving.worker.engine.streams.streams",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from serving.ipc.channel import Channel
+from serving.ipc.loglevels import LogLevels
 from serving.ipc.messages import (
     Answer,
     Ask,
@@ -32,7 +33,6 @@ from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import SLOTS, Scoreboard
 from serving.ipc.wire import Frame
 from serving.model.model import Model
-from serving.supervisor.loglevels import LogLevels
 
 
 class ControlHandler(Protocol):

@@ -28,6 +28,7 @@ Command = Callable[..., Any]
 
 CONFIG_ERROR = 2  # exit code, as click's own for wrong usage
 DAY = 24 * 3600  # seconds
+STDERR = 2  # descriptor
 CANNOT_EXECUTE = 126  # exit code, as a shell's
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # local addresses of a server that listens on all of them
 
@@ -81,9 +82,19 @@ def read_config(flags: dict[str, str | None]) -> Config:
         sys.exit(CONFIG_ERROR)
 
 
+def fill_descriptors() -> None:
+    """Open /dev/null as each of descriptors 0, 1 and 2 that the shell has closed. Sockets would get these numbers, and
+    children would write into them.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def start_supervisor(config: Config) -> int:
     from serving.supervisor.launch import launch
 
+    fill_descriptors()
     forks = launch()  # first, since the fork server imports torch, which takes longest
     from serving.supervisor.main import main
 

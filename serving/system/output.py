@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
@@ -18,9 +19,8 @@ class Output:
     """
 
     def __init__(self, fd: int) -> None:
-        own = open_again(fd)
-        self._most = select.PIPE_BUF if own is None else 1 << 30
-        self._fd = os.dup(fd) if own is None else own
+        self._fd, blocks = open_again(fd)
+        self._most = select.PIPE_BUF if blocks else 1 << 30
         weakref.finalize(self, os.close, self._fd).atexit = False
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLOUT)
@@ -51,14 +51,17 @@ class Output:
         return not left
 
 
-def open_again(fd: int) -> int | None:
-    """Return a new descriptor of a pipe or a terminal that does not block; None for others, and where it is not
-    allowed: a pipe may belong to another user, and one that has lost its reader cannot be opened.
+def open_again(fd: int) -> tuple[int, bool]:
+    """Return a new descriptor of the same, and whether writing to it may block.
+
+    A pipe or a terminal is opened so that it does not, where that is allowed: a pipe may belong to another user, and
+    one that has lost its reader cannot be opened. In place of a closed descriptor it is /dev/null.
     """
-    mode = os.fstat(fd).st_mode
-    if not stat.S_ISFIFO(mode) and not stat.S_ISCHR(mode):
-        return None
     try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        mode = os.fstat(fd).st_mode
     except OSError:
-        return None
+        return os.open(os.devnull, os.O_WRONLY), False
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        with contextlib.suppress(OSError):
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), False
+    return os.dup(fd), True

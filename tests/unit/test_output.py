@@ -103,6 +103,7 @@ def test_a_socket_a_file_and_a_closed_pipe(pipe: Pipe, tmp_path: Any) -> None:
         assert Output(file.fileno()).write(b"line\n", 0.0)
         file.write(b"after\n")
     assert (tmp_path / "log").read_bytes() == b"before\nline\nafter\n"
+    assert Output(1 << 20).write(b"into nothing\n", 0.0), "it is closed"
     output = Output(pipe.writer)
     os.close(pipe.reader)
     with pytest.raises(BrokenPipeError):

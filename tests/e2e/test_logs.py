@@ -190,7 +190,7 @@ def unread(folder: Path, **settings: object) -> Iterator[Unread]:
 
 
 def test_nobody_waits_for_a_reader_that_does_not_read(folder: Path) -> None:
-    with unread(folder, http_workers=2, request_timeout=2) as server:
+    with unread(folder, http_workers=2, request_timeout=6) as server:
         port = server.port
         server.reads.clear()
         flood = ask(server, "flood", lines=2000)
@@ -203,7 +203,7 @@ def test_nobody_waits_for_a_reader_that_does_not_read(folder: Path) -> None:
             assert server.ping() == 200
             assert time.monotonic() - began < 1.5
         assert ask(server, "hang").status == 504
-        eventually(lambda: not is_alive(worker), 10)
+        eventually(lambda: not is_alive(worker), 20)
         later = eventually(lambda: answering(server), 20)
         assert later != worker
         server.reads.set()

@@ -36,7 +36,7 @@ class HttpServer(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Do what uvicorn does ten times a second, and write how many log lines were left out."""
-        log.tell_left_out()
+        log.write_left_out()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -22,7 +22,7 @@ class LogLevels:
         self._lasting = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def answer(self, message: SetLogLevel) -> LogLevel:
+    def reply(self, message: SetLogLevel) -> LogLevel:
         """Set the level, if the message names one, and return the present one."""
         number = NUMBERS.get(message.level)
         if number is not None:

@@ -7,7 +7,7 @@ import signal
 import time
 from typing import Any
 
-from serving.ipc.faults import told_by
+from serving.ipc.faults import fault_of_exit
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Scoreboard
 from serving.supervisor.executor import Executor
@@ -40,7 +40,7 @@ class Exits:
             self._on_replica_exit(worker, gone)
 
     def _on_replica_exit(self, replica: WorkerProcess, gone: Exit) -> None:
-        fault, meaning = told_by(gone.code)
+        fault, meaning = fault_of_exit(gone.code)
         stacks = self._runtime.forget_worker(replica.row.index, replica.epoch, model=replica.name, worker=gone.pid)
         self._board.bury(replica.row)
         cause = f"{gone}: {meaning}" if meaning else str(gone)

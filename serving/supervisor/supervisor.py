@@ -86,7 +86,7 @@ class Supervisor:
             self._board.stamp_beat()
             self._models.tick(now)
             self._children.tick(now)
-            log.tell_left_out()
+            log.write_left_out()
             return pause(self._models.state.everything(), now)
         except Exception as exc:
             log.error("the supervisor failed", exc=exc)
@@ -101,8 +101,8 @@ class Supervisor:
         since = old.since if old.state == state and old.since else now
         self._board.write_header(Header(state, since, ready, wanted, last_ready, reason))
         if old.state != state:
-            tell = log.error if state is State.FAILED else log.info
-            tell(f"the server is {state.name.lower()}", reason=reason or None, replicas=ready)
+            write = log.error if state is State.FAILED else log.info
+            write(f"the server is {state.name.lower()}", reason=reason or None, replicas=ready)
             if state is State.READY and not self._welcomed:
                 self._welcomed = True
                 host, port = self._listener.getsockname()[:2]

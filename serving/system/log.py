@@ -100,7 +100,7 @@ class StdoutHandler(logging.Handler):
             self.handleError(record)  # as in every handler: a bad log call must not fail its caller
         self._write(lines, count, self._patience_here())
 
-    def tell_left_out(self) -> None:
+    def write_left_out(self) -> None:
         """Write how many lines were left out or dropped, where that is due. Called now and then; never waits."""
         if (self._repeats.is_due() or self._dropped or self._missed) and self._output.has_room() and self._lock(0.0):
             try:
@@ -248,10 +248,10 @@ def is_behind() -> bool:
     return any(one.is_behind() for one in handlers())
 
 
-def tell_left_out() -> None:
+def write_left_out() -> None:
     """Write how many lines were left out, where that is due. Called now and then; never waits."""
     for one in handlers():
-        one.tell_left_out()
+        one.write_left_out()
 
 
 def hurry() -> None:

@@ -13,15 +13,15 @@ from types import CodeType
 from typing import Any
 
 from serving.request import Request
-from serving.worker.engine.answering import Answers
 from serving.worker.engine.batches import Batches
 from serving.worker.engine.decoding import decode
+from serving.worker.engine.encoding import ReplyEncoder
 from serving.worker.engine.entrance import Entrance
 from serving.worker.engine.gathering.gathering import Gathering
 from serving.worker.engine.gathering.recordbatches import RecordBatches
 from serving.worker.engine.sessionhooks import SessionHooks
 from serving.worker.engine.streams.asyncgenerators import AsyncGenerators
-from serving.worker.engine.streams.conversations import Partner
+from serving.worker.engine.streams.conversations import WebSocketRunner
 from serving.worker.engine.streams.generators import Generators
 
 MOST = 8  # request ids of a line about a batch
@@ -46,9 +46,9 @@ def of_items(name: str) -> Callable[[Locals], list[Request]]:
 # The calls of the engine that end in user code, with the local variables that hold the requests. A test has each of
 # them write a line.
 CALLS: Calls = {
-    Answers.encode.__code__: of_item,
+    ReplyEncoder.encode.__code__: of_item,
     AsyncGenerators._pump.__code__: of_stream,
-    Batches._answer.__code__: of_items("live"),
+    Batches._encode.__code__: of_items("live"),
     Batches._landed.__code__: of_items("items"),
     Batches._launch.__code__: of_items("live"),
     Batches._recover.__code__: of_items("live"),
@@ -57,10 +57,10 @@ CALLS: Calls = {
     Gathering._split.__code__: of_item,
     Generators._advance.__code__: of_stream,
     Generators._close.__code__: of_stream,
-    Partner._run.__code__: of_item,
+    WebSocketRunner._run.__code__: of_item,
     RecordBatches._encode.__code__: lambda found: [found["request"]],
     RecordBatches._run_batch.__code__: of_items("items"),
-    RecordBatches.answer.__code__: lambda found: [found["request"]],
+    RecordBatches.respond_alone.__code__: lambda found: [found["request"]],
     SessionHooks.after.__code__: of_item,
     SessionHooks.before.__code__: of_item,
     decode.__code__: of_item,

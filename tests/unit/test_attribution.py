@@ -21,7 +21,7 @@ from serving.worker.attribution import CALLS, MOST, request_fields
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.device.fake import FakeDevice
 from serving.worker.engine.engine import Engine
-from serving.worker.engine.streams.conversations import Partner
+from serving.worker.engine.streams.conversations import WebSocketRunner
 from serving.worker.rules import Rules
 from tests.unit.test_engine import Stamps
 
@@ -239,7 +239,7 @@ def test_conversations() -> None:
     rig = Rig(Talks())
     item = Item(1, Request(request_id="c"))
     nothing = lambda *_: None  # noqa: E731
-    item.live = Partner(Conversation(nothing, nothing, nothing, "/", "", {}, "c", "m"))
+    item.live = WebSocketRunner(Conversation(nothing, nothing, nothing, "/", "", {}, "c", "m"))
     rig.batcher.put(item)
     assert rig.run()["converse"] == ["c"]
 

@@ -117,12 +117,12 @@ def test_lines_that_find_no_room_are_counted_and_told_when_there_is_some(pipe: P
     assert say(one, "a") >= log.PATIENCE
     taken = sum(say(one, f"b {number}") for number in range(50))
     assert taken < log.PATIENCE, "only the first waits"
-    one.tell_left_out()
+    one.write_left_out()
     pipe.read()
-    one.tell_left_out()
+    one.write_left_out()
     [note] = pipe.lines()
     assert (note["message"], note["lines"], note["level"]) == ("log lines were dropped", 51, "warning")
-    one.tell_left_out()
+    one.write_left_out()
     say(one, "c")
     assert [line["message"] for line in pipe.lines()] == ["c"]
 
@@ -160,7 +160,7 @@ def test_with_patience_for_user_code_a_thread_that_runs_a_loop_has_little(pipe: 
     assert seconds[0] < LIMIT / 4
     said = pipe.lines()
     busy.join(LIMIT)
-    one.tell_left_out()
+    one.write_left_out()
     said += pipe.lines()
     found = [(line["message"], line.get("lines")) for line in said]
     assert found == [("of user code", None), ("log lines were dropped", 1)]
@@ -181,10 +181,10 @@ def test_repeats_of_an_event_are_summed_up_whatever_its_request(pipe: Pipe) -> N
     say(one, "a request failed", request_id="x", code="other", model="m")
     lines = pipe.lines()
     assert [line["request_id"] for line in lines] == [*map(str, range(10)), "x"]
-    one.tell_left_out()
+    one.write_left_out()
     assert pipe.lines() == []
     clock.now += 1.0
-    one.tell_left_out()
+    one.write_left_out()
     [line] = pipe.lines()
     assert line["message"] == "repeated lines were left out"
     assert (line["lines"], line["like"], line["code"], line["model"]) == (20, "a request failed", "internal", "m")

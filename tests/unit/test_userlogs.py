@@ -215,7 +215,7 @@ for number in range(200):
     warnings.warn(f"value {number}")
     print("value", number)
 log.logger.handlers[0]._repeats._clock = lambda: 1e9
-log.tell_left_out()
+log.write_left_out()
 """
     lines = run(code)
     shown = [line for line in lines if line["message"].startswith("odd value")]

@@ -1,5 +1,5 @@
-"""The commands ``serving serve``, ``config``, ``models``, ``ping``, ``init``, ``check``, ``pack`` and ``tune``;
-``serve``.
+"""The commands ``serving serve``, ``config``, ``models``, ``ping``, ``log-level``, ``init``, ``check``, ``pack`` and
+``tune``; ``serve``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from serving.client import ModelsClient, ping
 from serving.config.config import Config, load
-from serving.config.parsers import SWITCH
+from serving.config.parsers import LEVELS, SWITCH
 from serving.config.settings import SETTINGS, Setting
 from serving.errors import ConfigError, ModelError
 
@@ -27,6 +27,8 @@ Start = Callable[[Config], int]
 Command = Callable[..., Any]
 
 CONFIG_ERROR = 2  # exit code, as click's own for wrong usage
+DAY = 24 * 3600  # seconds
+STDERR = 2  # descriptor
 CANNOT_EXECUTE = 126  # exit code, as a shell's
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # local addresses of a server that listens on all of them
 
@@ -80,9 +82,19 @@ def read_config(flags: dict[str, str | None]) -> Config:
         sys.exit(CONFIG_ERROR)
 
 
+def fill_descriptors() -> None:
+    """Open /dev/null as each of descriptors 0, 1 and 2 that the shell has closed. Sockets would get these numbers, and
+    children would write into them.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def start_supervisor(config: Config) -> int:
     from serving.supervisor.launch import launch
 
+    fill_descriptors()
     forks = launch()  # first, since the fork server imports torch, which takes longest
     from serving.supervisor.main import main
 
@@ -188,6 +200,31 @@ def ping_server() -> None:
     is_ready, description = ping(LOOPBACK.get(config.host, config.host), config.port)
     click.echo(description)
     sys.exit(0 if is_ready else 1)
+
+
+@cli.command("log-level")
+@click.argument("level", required=False, type=click.Choice(LEVELS), metavar="[LEVEL]")
+@click.option("--for", "duration", default="", help="Return to the present level after so long, such as 90s, 10m, 1h.")
+def log_level(level: str | None, duration: str) -> None:
+    """Show the log level of the server here, or set it in all its processes: debug, info, warning or error."""
+    from serving.ipc import running
+    from serving.ipc.messages import LogLevel, SetLogLevel
+
+    seconds = seconds_of(duration) if duration else 0.0
+    if duration and level is None:
+        raise click.UsageError("--for needs a level")
+    config = read_config({})
+    answer = or_fail(lambda: running.ask(running.find(config.port), SetLogLevel(level or "", seconds)))
+    assert isinstance(answer, LogLevel)
+    click.echo(f"{answer.level}, {answer.then} in {answer.seconds:.0f} s" if answer.then else answer.level)
+
+
+def seconds_of(duration: str) -> float:
+    """Return the seconds of ``90s``, ``10m`` or ``1h``, at most a day. Raises click.BadParameter."""
+    number, unit = duration[:-1], {"s": 1, "m": 60, "h": 3600}.get(duration[-1:])
+    if unit is None or not number.isdecimal() or not 0 < int(number) * unit <= DAY:
+        raise click.BadParameter(f"{duration!r} is no time: give 90s, 10m or 1h, at most 24h", param_hint="--for")
+    return float(int(number) * unit)
 
 
 @cli.command("init")

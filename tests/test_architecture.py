@@ -153,7 +153,6 @@ UNTESTED = {
     "serving.worker.engine.gathering.recordbatches",
     "serving.worker.engine.sessionhooks",
     "serving.worker.engine.streams.asyncgenerators",
-    "serving.worker.engine.streams.conversations",
     "serving.worker.engine.streams.loop",
     "serving.worker.engine.streams.stream",
     "serving.worker.engine.streams.streams",
@@ -224,14 +223,15 @@ def test_only_config_reads_the_environment() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
     # cli hands the environment to Config, processes, forkserver and uv to a child, environment sets a model's own
-    # table, weights and packages have switches that torch reads from there alone, gpus looks at one of CUDA's, and
-    # sagemaker_environment tells scripts what they would see in a container.
+    # table, weights and packages have switches that torch reads from there alone, gpus looks at one of CUDA's,
+    # loglines at what a terminal shows, and sagemaker_environment tells scripts what they would see in a container.
     assert readers <= {
         "serving/cli.py",
         "serving/adapters/toolkit/sagemaker_environment.py",
         "serving/config/config.py",
         "serving/supervisor/processes.py",
         "serving/system/gpus/__init__.py",
+        "serving/system/loglines.py",
         "serving/usercode/environment.py",
         "serving/weights/__init__.py",
         "serving/weights/packages.py",

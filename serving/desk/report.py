@@ -6,7 +6,7 @@ import logging
 import traceback
 from dataclasses import dataclass, field
 
-from serving.system import log
+from serving.system.loglines import fields_of
 from serving.usercode import origin
 
 
@@ -32,7 +32,7 @@ class Warnings(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             self.tracebacks.append(traceback_of(record.exc_info[1]))
             return
-        fields = " ".join(f"{name}={value}" for name, value in log.fields_of(record).items())
+        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items())
         self.lines.append(f"{record.getMessage()} {fields}".strip())
 
 

@@ -10,6 +10,8 @@ from types import FrameType
 from uvicorn.config import Config
 from uvicorn.server import Server
 
+from serving.system import log
+
 LOOK = 0.05  # seconds between checks whether all requests are answered
 LAST_WORDS = 0.5  # seconds to send the last responses
 
@@ -31,6 +33,11 @@ class HttpServer(Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = True  # a second signal changes nothing, and none is raised again at the end
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what uvicorn does ten times a second, and write how many log lines were left out."""
+        log.write_left_out()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:

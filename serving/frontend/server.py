@@ -169,8 +169,9 @@ def main() -> None:
     listener_fd, board_fd = map(int, sys.argv[2:4])
     set_parent_death_signal(signal.SIGTERM)
     config = runtime.read_config()
-    log.setup("http", config.log_level, config.log_format)
-    app = App(config, runtime, Scoreboard(board_fd))
+    board = Scoreboard(board_fd)
+    log.setup("http", config.log_level, config.log_format, board.log_level)
+    app = App(config, runtime, board)
     HttpWorker.CONFIG_KWARGS = {
         **HttpWorker.CONFIG_KWARGS,
         "http": http_protocol(app),

@@ -195,6 +195,25 @@ class ModelsReply(msgspec.Struct, frozen=True, tag="answer"):
     listed: list[Listed] = []
 
 
+class SetLogLevel(msgspec.Struct, frozen=True, tag="set-log-level"):
+    """Command line → supervisor: log from this ``level`` on in all processes, for so many ``seconds``, 0 for good.
+    Without a level nothing changes. Answered by LogLevel.
+    """
+
+    level: str = ""
+    seconds: float = 0.0
+
+
+class LogLevel(msgspec.Struct, frozen=True, tag="log-level"):
+    """Supervisor → command line: the present ``level``; where that holds only for some ``seconds`` more, also the level
+    ``then``.
+    """
+
+    level: str
+    seconds: float = 0.0
+    then: str = ""
+
+
 class Overdue(msgspec.Struct, frozen=True, tag="overdue"):
     """HTTP worker → supervisor: a request sent to this replica reached its deadline unanswered."""
 
@@ -281,6 +300,8 @@ Message = (
     | ListModels
     | FindDefault
     | ModelsReply
+    | SetLogLevel
+    | LogLevel
     | Overdue
     | ForkReady
     | Fork

@@ -3,7 +3,7 @@
 It lives in an anonymous memory file that only our own processes inherit. Each field is written by exactly one process
 and is eight bytes wide and aligned, so that a reader never sees half a value:
 
-* the header by the supervisor: the server's state, since when, and why;
+* the header by the supervisor: the server's state, since when, and why; the log level where an operator has set one;
 * a slot per HTTP worker by that HTTP worker: the number of requests it has accepted and not yet answered;
 * a row per model worker by that worker, except ``epoch`` and ``pid``, which the supervisor writes; each decode thread
   writes two words of its own in the row.
@@ -39,6 +39,7 @@ SIZE = WORD * (WORDS + table.WORDS)
 
 # Words of the header.
 STATE, SINCE, READY, WANTED, LAST_READY, LOST_SESSIONS, GIVEN_UP, SUPERVISOR_BEAT, REASON_AT = range(9)
+LOG_LEVEL = REASON_AT + REASON_WORDS
 
 # Words of a row.
 EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
@@ -141,6 +142,11 @@ class Scoreboard:
     def give_up(self) -> None:
         """Supervisor: end the time for draining, so that HTTP workers fail the remaining requests and exit."""
         self._ints[GIVEN_UP] = 1
+
+    @property
+    def log_level(self) -> memoryview[int]:
+        """The word with the log level that an operator has set, 0 for none. Supervisor: write it."""
+        return self._ints[LOG_LEVEL : LOG_LEVEL + 1]
 
     @property
     def has_given_up(self) -> bool:

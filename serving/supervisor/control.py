@@ -1,4 +1,6 @@
-"""Control: the control socket, on which HTTP workers ask where models are and model workers report their phases."""
+"""Control: the control socket, on which HTTP workers ask where models are, model workers report their phases, and the
+command line sets the log level. It is private: only this user may enter its folder.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from serving.ipc.channel import Channel
+from serving.ipc.loglevels import LogLevels
 from serving.ipc.messages import (
     Assign,
     FrontendHello,
@@ -20,6 +23,7 @@ from serving.ipc.messages import (
     Park,
     Placement,
     Retire,
+    SetLogLevel,
     WorkerHello,
     WorkerPhase,
     pack,
@@ -59,6 +63,7 @@ class Control:
     def __init__(self, runtime: Runtime, board: Scoreboard) -> None:
         self._runtime = runtime
         self._board = board
+        self._levels = LogLevels(board.log_level)
         self._handler: ControlHandler
         self._free_slots = list(range(SLOTS))
         self._slots: dict[Channel, int] = {}
@@ -116,13 +121,12 @@ class Control:
             self._locate(channel, message)
         elif isinstance(message, ModelsCall):
             self._handler.ask(message, lambda reply: self._send(channel, reply))
+        elif isinstance(message, SetLogLevel):
+            self._send(channel, self._levels.reply(message))
         elif isinstance(message, Overdue):
             self._handler.on_overdue(message)
         elif isinstance(message, WorkerHello):
-            self._workers[message.row, message.epoch] = channel
-            if not self._handler.wants(message.row, message.epoch):
-                # It was retired before it could be told so, or its fork server died before it reported the fork.
-                self.retire(message.row, message.epoch)
+            self._meet(channel, message)
         elif isinstance(message, WorkerPhase):
             self._handler.on_phase(message)
 
@@ -151,6 +155,12 @@ class Control:
         self._slots[channel] = slot
         self.frontends += 1
         self._send(channel, FrontendWelcome(slot))
+
+    def _meet(self, channel: Channel, hello: WorkerHello) -> None:
+        self._workers[hello.row, hello.epoch] = channel
+        if not self._handler.wants(hello.row, hello.epoch):
+            # It was retired before it could be told so, or its fork server died before it reported the fork.
+            self.retire(hello.row, hello.epoch)
 
     def _send(self, channel: Channel, message: Message) -> None:
         channel.send_raw([pack(message)])

@@ -34,6 +34,7 @@ class Supervisor:
 
     def __init__(self, setup: Setup, listener: socket.socket, forks: Launched | None = None) -> None:
         self._config, self._runtime, self._board = setup.config, setup.runtime, setup.board
+        log.logger.switch = self._board.log_level
         self._listener = listener
         self._first = setup.models[0] if setup.models else None
         self._welcomed = not setup.config.local
@@ -85,6 +86,7 @@ class Supervisor:
             self._board.stamp_beat()
             self._models.tick(now)
             self._children.tick(now)
+            log.write_left_out()
             return pause(self._models.state.everything(), now)
         except Exception as exc:
             log.error("the supervisor failed", exc=exc)

@@ -74,7 +74,9 @@ def reseed() -> None:
 
 
 def write_old() -> None:
-    """Write old unfinished lines of user code. Called now and then."""
+    """Write old unfinished lines of user code and how many lines were left out. Called now and then; never waits."""
+    userlogs.follow_level()
+    log.write_left_out()
     if prints is not None:
         prints.write_old()
 

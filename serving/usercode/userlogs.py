@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import warnings
 from typing import Any, TextIO
 
 from serving.system import log
 
 PATIENCE = 2.0  # seconds that user code waits for a slow reader of its output
+
+_given = logging.NOTSET  # the level that the root logger got here last
 
 
 class Unclaimed(logging.Handler):
@@ -26,9 +27,12 @@ class Unclaimed(logging.Handler):
         self._fields = fields
 
     def emit(self, record: logging.LogRecord) -> None:
-        shown = copy.copy(record)
-        shown.fields = {"logger": record.name, **self._fields}
-        self._handler.handle(shown)
+        try:
+            shown = copy.copy(record)
+            shown.fields = {"logger": record.name, **self._fields}
+            self._handler.handle(shown)
+        except Exception:
+            self.handleError(record)
 
 
 def setup(level: str, style: str) -> None:
@@ -36,12 +40,36 @@ def setup(level: str, style: str) -> None:
 
     Later changes of descriptor 1 do not matter. The root logger lets INFO through where ``level`` does.
     """
-    log.write_with(log.StdoutHandler(PATIENCE, os.dup(log.STDOUT)), "worker", level, style)
+    global _given
+    log.write_with(log.StdoutHandler(PATIENCE), "worker", level, style)
     logging.captureWarnings(False)
     root = logging.getLogger()
     root.manager.loggerDict.pop("py.warnings", None)
     root.handlers[:] = []
-    root.setLevel(max(logging.INFO, log.logger.level))
+    _given = wanted_level()
+    root.setLevel(_given)
+
+
+def wanted_level() -> int:
+    """Return the level for user code's loggers: that of the server's own events, but for DEBUG, which is for people who
+    read the server's code; libraries would write thousands of lines.
+    """
+    return max(logging.INFO, log.logger.threshold)
+
+
+def follow_level() -> None:
+    """Let the root logger follow the server's level, unless user code has given it one. Called now and then on a thread
+    that must not wait, as it might while user code configures ``logging``.
+    """
+    global _given
+    root, level = logging.getLogger(), wanted_level()
+    if level == _given or root.level != _given or not logging._lock.acquire(blocking=False):  # type: ignore[attr-defined]
+        return
+    try:
+        root.setLevel(level)
+        _given = level
+    finally:
+        logging._lock.release()  # type: ignore[attr-defined]
 
 
 def claim(**fields: Any) -> None:
@@ -60,7 +88,9 @@ def claim(**fields: Any) -> None:
     ) -> None:
         if file is not None:
             plainly(message, category, filename, lineno, file, line)
-        else:
-            log.emit(logging.WARNING, str(message), category=category.__name__, line=f"{filename}:{lineno}", **fields)
+            return
+        place = (filename, lineno)
+        line = f"{filename}:{lineno}"
+        log.emit(logging.WARNING, str(message), place=place, category=category.__name__, line=line, **fields)
 
     warnings.showwarning = show

@@ -233,7 +233,7 @@ def main() -> None:
         sys.exit(1)
     runtime, board = begin
     config = runtime.read_config()
-    log.setup("fork server", config.log_level, config.log_format)
+    log.setup("fork server", config.log_level, config.log_format, board.log_level)
     ForkServer(channel, runtime, board, supervisor).run()
 
 

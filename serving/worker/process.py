@@ -15,7 +15,7 @@ from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Row
 from serving.system import log
 from serving.usercode import surroundings
-from serving.worker import spare, strays
+from serving.worker import attribution, spare, strays
 from serving.worker.loading import ranks
 from serving.worker.loading.loader import create_handler
 from serving.worker.server import Worker
@@ -33,6 +33,7 @@ def main(request: Fork, config: Config, runtime: Runtime, row: Row) -> None:
     control.connect(str(runtime.control_path))
     model = request.model or spare.wait(control, request, row)
     surroundings.enter(model, config, runtime.words_path(row.index, request.epoch))
+    log.surround(attribution.request_fields, model=model.name)
     if model.gpus > 1:
         meeting = runtime.meeting_path(row.index, request.epoch)
 

@@ -1,81 +1,65 @@
-"""Conversations: an echo that does what a few words ask for."""
+"""Writes to its log in all ways that user code has: ``{"do": …}`` says which."""
 
 from __future__ import annotations
 
-import asyncio
-import json
+import logging
 import os
-import signal
+import threading
 import time
-from pathlib import Path
+import warnings
+from typing import Any
 
-import torch
+from gates import wait_at
 
-from serving import BadRequest, Conversation, ConversationClosed, Handler, Request, Unavailable
+from serving import BatchPolicy, Handler, Request
+from serving.system import log
+
+own = logging.getLogger("talker")
 
 
 class Talker(Handler):
-    websocket_paths = ("/v1/realtime",)
+    policy = BatchPolicy(max_size=16)
 
-    def load(self, model_dir: Path, device: str, load_seconds: float = 0.0, name: str = "") -> None:
-        time.sleep(load_seconds)
+    def decode(self, request: Request) -> dict[str, Any]:
+        sample = dict(super().decode(request))
+        if sample["do"] == "say":
+            own.info("decoding")
+        return sample
 
-    def predict(self, batch: list[object]) -> list[int]:
-        return [os.getpid()] * len(batch)
+    def predict(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for sample in batch:
+            self.run(sample)
+        return [{"pid": os.getpid(), "size": len(batch)} for _ in batch]
 
-    def decode(self, request: Request) -> int:
-        return 0
-
-    async def converse(self, stream: Conversation) -> None:
-        async for message in stream:
-            word = message.data
-            if not isinstance(word, str) or not word.startswith("!"):
-                await stream.send(message.data, message.fin)
-            elif word == "!about":
-                about = {
-                    "path": stream.path,
-                    "query": stream.query,
-                    "headers": dict(stream.headers),
-                    "pid": os.getpid(),
-                }
-                await stream.send(json.dumps(about))
-            elif word == "!close":
-                await stream.close(4000, "as you wish")
-            elif word == "!bad":
-                raise BadRequest("no such word")
-            elif word == "!fail":
-                raise ValueError("broken")
-            elif word == "!device-assert":
-                error = torch.AcceleratorError("as a kernel's assert shows")
-                error.error_code = 710
-                raise error
-            elif word == "!busy":
-                raise Unavailable("later")
-            elif word == "!wait":
-                await asyncio.sleep(1000)
-            elif word == "!leave":
-                return
-            elif word == "!block":
-                time.sleep(1000)  # noqa: ASYNC251
-            elif word == "!die":
-                os.kill(os.getpid(), signal.SIGKILL)
-            elif word == "!flood":
-                await self.flood(stream)
-            elif word == "!tick":
+    def run(self, sample: dict[str, Any]) -> None:
+        match sample["do"]:
+            case "say":
+                self.say()
+            case "debug":
+                log.debug("an event of the worker")
+                own.info("an info of the handler")
+            case "flood":
+                for number in range(sample["lines"]):
+                    print(f"line {number} {'x' * 100}")
+            case "wait":
+                wait_at(sample["gate"])
+            case "hang":
                 while True:
-                    await stream.send("tick")
-                    await asyncio.sleep(0.1)
-            elif word == "!think":
-                await asyncio.sleep(2.5)
-                await stream.send("a thought")
-            elif word == "!sleep":
-                await asyncio.sleep(1000)
-        if stream.query == "last=words":
-            try:
-                await stream.send("too late")
-            except ConversationClosed:
-                Path(stream.headers["x-trace"]).write_text(f"{stream.close_code} {stream.close_reason}")  # noqa: ASYNC240
+                    time.sleep(0.01)
+            case "fail":
+                raise ValueError("it fails")
+            case "break":
+                logging.basicConfig(level=logging.CRITICAL, force=True)
+                logging.disable(logging.CRITICAL)
+                os.close(1)
 
-    async def flood(self, stream: Conversation) -> None:
-        for i in range(100_000):
-            await stream.send(b"%06d" % i + b"." * 10_000)
+    def say(self) -> None:
+        own.warning("a warning")
+        print("a print")
+        warnings.warn("a python warning", stacklevel=1)
+        thread = threading.Thread(target=own.warning, args=("of a thread",))
+        thread.start()
+        thread.join()
+
+    def encode(self, output: dict[str, Any], request: Request) -> Any:
+        return output

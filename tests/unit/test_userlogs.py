@@ -119,6 +119,115 @@ def test_what_user_code_sets_up_holds_and_our_own_events_are_there_in_any_case(n
     assert info["level"] == "info"
 
 
+OWN = {"our info", "our error"}
+LOGGED = {"an info", "a warning", "an error"}
+HOSTILE = {
+    "basicConfig by force": ("logging.basicConfig(force=True, stream=open(os.devnull, 'w'))", OURS),
+    "a handler that raises": (
+        "class Raises(logging.Handler):\n    def emit(self, record): raise OSError('full')\n"
+        "logging.basicConfig(handlers=[Raises()], level=0)\n"
+        "try:\n    mine.info('x')\nexcept OSError:\n    print('raised')\nlogging.root.handlers.clear()",
+        OURS | LOGGED | {"raised", "a debug"},
+    ),
+    "a filter that raises": ("logging.root.addFilter(lambda record: 1 / 0)", OURS | LOGGED),
+    "no last resort": (
+        "logging.lastResort = None",
+        OURS | {'No handlers could be found for logger "mine"'},
+    ),
+    "another last resort": ("logging.lastResort = logging.NullHandler()", OURS),
+    "no details": (
+        "logging.logProcesses = logging.logThreads = logging.raiseExceptions = False; logging._srcfile = None",
+        OURS | LOGGED,
+    ),
+    "another class of records": ("logging.LogRecord = None", OURS | LOGGED),
+    "another class of loggers": ("logging.setLoggerClass(type('L', (logging.Logger,), {}))", OURS | LOGGED),
+    "a formatter for all": ("logging.Formatter.converter = None; logging._defaultFormatter = None", OURS | LOGGED),
+    "a replaced stdout": ("import io; sys.stdout = io.StringIO()", OWN | LOGGED | {"an error print"}),
+    "no stdout": ("sys.stdout = sys.stderr = sys.__stdout__ = None", OWN | LOGGED),
+    "a closed stderr": ("sys.stderr.close(); sys.stderr = sys.stdout", OURS | LOGGED),
+    "closed descriptors": ("os.close(1); os.close(2)", OURS | LOGGED),
+    "a file in place of descriptor 1": ("os.close(1); open(os.devnull, 'w+')", OURS | LOGGED),
+    "a descriptor that is none": ("sys.stdout = None; os.closerange(0, 3)", OWN | LOGGED | {"an error print"}),
+    "colours": ("os.environ.update(TERM='xterm', FORCE_COLOR='1')", OURS | LOGGED),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_our_own_events_are_there_whatever_user_code_does_to_logging_and_streams(name: str) -> None:
+    setup, expected = HOSTILE[name]
+    code = f"""{setup}
+steps = [lambda: mine.debug("a debug"), lambda: mine.info("an info"), lambda: mine.warning("a warning"),
+    lambda: mine.error("an error"), lambda: print("a print"), lambda: print("an error print", file=sys.stderr),
+    lambda: log.info("our info"), lambda: log.error("our error", exc=ValueError("the reason"))]
+for step in steps:
+    try:
+        step()
+    except Exception:
+        pass
+"""
+    lines = run(code)
+    assert messages(lines) == expected
+    for line in lines:
+        assert line["pid"] > 0
+    [ours] = [line for line in lines if line["message"] == "our error"]
+    assert "the reason" in ours["traceback"]
+
+
+def test_what_is_redirected_is_user_codes_and_comes_back() -> None:
+    code = """
+import contextlib, io
+with contextlib.redirect_stdout(io.StringIO()) as mine_alone:
+    say()
+print("kept" if mine_alone.getvalue() == "a print\\n" else "lost")
+"""
+    assert messages(run(code)) == {*OWN, *LOGGED, "an error print", "kept"}
+
+
+def test_the_level_of_user_codes_loggers_follows_the_servers_unless_it_has_chosen_one() -> None:
+    code = """
+import array, threading
+log.logger.switch = array.array("Q", [0])
+def at(level):
+    log.logger.switch[0] = getattr(logging, level)
+    userlogs.follow_level()
+    print(level); mine.debug("a debug"); mine.info("an info"); mine.warning("a warning")
+at("ERROR"); at("DEBUG"); at("WARNING")
+with logging._lock:
+    other = threading.Thread(target=at, args=["INFO"]); other.start()
+    other.join()  # it waits for nobody
+at("INFO")
+mine.setLevel(logging.DEBUG); at("ERROR")
+logging.root.setLevel(logging.WARNING); mine.setLevel(logging.NOTSET); at("DEBUG")
+"""
+    found = [line["message"] for line in run(code)]
+    assert found == [
+        *("ERROR", "DEBUG", "an info", "a warning", "WARNING", "a warning", "INFO", "a warning"),
+        *("INFO", "an info", "a warning"),
+        *("ERROR", "a debug", "an info", "a warning"),
+        *("DEBUG", "a warning"),
+    ]
+
+
+def test_repeats_are_summed_up_by_the_line_that_logs_them_and_prints_are_kept() -> None:
+    code = """
+for number in range(200):
+    mine.warning("odd value %d", number, extra={"fields": None})
+    warnings.warn(f"value {number}")
+    print("value", number)
+log.logger.handlers[0]._repeats._clock = lambda: 1e9
+log.write_left_out()
+"""
+    lines = run(code)
+    shown = [line for line in lines if line["message"].startswith("odd value")]
+    assert 10 <= len(shown) < 100, "some a second"
+    assert [line["message"] for line in lines if line.get("stream")] == [f"value {n}" for n in range(200)]
+    told = [line for line in lines if line["message"] == "repeated lines were left out"]
+    left = [line for line in told if line.get("logger") == "mine"]
+    assert sum(line["lines"] for line in left) == 200 - len(shown)
+    assert {(line["level"], line["model"], line["like"]) for line in left} == {("warning", "m", "odd value %d")}
+    assert len(told) > len(left), "of warnings likewise"
+
+
 def test_records_that_nobody_takes_have_level_logger_and_model() -> None:
     lines = run("try:\n    1 / 0\nexcept ZeroDivisionError:\n    mine.exception('odd', extra={'fields': 5})\n")
     [line] = lines

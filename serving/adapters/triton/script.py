@@ -128,8 +128,10 @@ def import_class(folder: Path, version: str, script: str) -> Any:
 
 
 def write_log(level: int, message: str) -> None:
-    """Log a message of a model's ``Logger``."""
-    log.emit(level, message)
+    """Log a message of a model's ``Logger``, whose method called this."""
+    if log.logger.isEnabledFor(level):
+        caller = sys._getframe(2)
+        log.emit(level, message, place=(caller.f_code.co_filename, caller.f_lineno))
 
 
 def open_script(model_dir: Path, version: str) -> Script:

@@ -29,6 +29,7 @@ class IoThread:
     def _run(self, begin: Callable[[], Coroutine[None, None, None]], ready: threading.Event) -> None:
         import uvloop
 
+        log.hurry()
         self.loop = uvloop.new_event_loop()
         try:
             self.loop.run_until_complete(begin())

@@ -77,6 +77,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float
     log_level: str
     log_format: str
+    report_dir: str | None
     default_accept: str
     echo_attributes: bool
     sessions: bool

@@ -174,6 +174,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("log_format", kinds.choice("json", "text"), "json", "Form of a log line"),
     Setting(
+        "report_dir",
+        kinds.PATH,
+        None,
+        "Folder for a report of each worker that dies, the newest 50; the log has each, too",
+        automatic="none",
+    ),
+    Setting(
         "default_accept",
         kinds.MEDIA_TYPE,
         "application/json",

@@ -11,6 +11,7 @@ from serving.ipc.faults import Fault
 from serving.ipc.messages import WorkerPhase
 from serving.ipc.scoreboard import Row
 from serving.model.model import Model
+from serving.postmortem.blackbox import Box
 from serving.system import memory
 from serving.worker.batching.batcher import Batcher
 from serving.worker.engine import inflating
@@ -30,8 +31,11 @@ def serve(
     footprint: Footprint,
     intake: Intake,
     lost: Callable[[Fault], None],
+    box: Box,
 ) -> None:
-    """Take and answer requests until told to retire or to park. ``lost`` ends the process that has lost its device."""
+    """Take and answer requests until told to retire or to park. ``lost`` ends the process that has lost its device.
+    ``box`` records what it works on.
+    """
     room = memory.share(config.decoded_memory, memory.total())
     claims.set_limit(max(1, room // max(1, model.replicas)))
     inflating.set_limit(config.max_body)
@@ -47,7 +51,7 @@ def serve(
     )
     rules = Rules.of(config, model.timeout)
     deliver, sent, room_for_more = sides.engine.deliver, sides.engine.settle, sides.engine.make_room
-    engine = Engine(handler, batcher, row, deliver, rules, device, lost, sent=sent, room=room_for_more)
+    engine = Engine(handler, batcher, row, deliver, rules, device, lost, sent=sent, room=room_for_more, box=box)
     memory.keep_freed()  # only now, so that what the load needed is not kept
     footprint.measure()
     ready = WorkerPhase(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from serving.deadline import Clock
 from serving.handler import Handler
+from serving.postmortem.blackbox import NOTHING, Box
 from serving.worker.batching.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
@@ -29,7 +30,8 @@ from serving.worker.rules import DEFAULT, Rules
 class Engine:
     """The engine of one model. ``deliver`` gets the outcomes of each batch, on the engine's thread: exactly one for
     each request, or a stream that ends with one. ``lost`` ends the process when its ``device`` is lost to it. ``sent``
-    waits until all that was delivered has left the process, ``room`` only while that is much."""
+    waits until all that was delivered has left the process, ``room`` only while that is much. ``box`` records what is
+    worked on."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Engine:
         clock: Clock = time.monotonic,
         sent: Callable[[], None] = lambda: None,
         room: Callable[[], None] = lambda: None,
+        box: Box = NOTHING,
     ) -> None:
         self._handler = handler
         self._batcher = batcher
@@ -51,14 +54,14 @@ class Engine:
         self._flights = Flights(rules.timeout, clock)
         device = device or Host()
         stamps = stamps_of(row, self._flights, device.runs_ahead)
-        self._computing = computing = Computing(handler, device, stamps.count_padding, lost)
+        self._computing = computing = Computing(handler, device, stamps.count_padding, lost, box)
         self._handover = handover = Handover(deliver, stamps)
         self.streams = Streams(batcher, stamps, handover.emit, rules, computing.check, clock)
         calls = Calls(stamps, rules.timeout, self.streams.unsent, clock)
         answers = Answers(handler, computing, calls, self.streams, rules)
         tools = (self._flights, computing, answers, calls, handover)
         self._batches = Batches(batcher, *tools, room, clock)
-        self._entrance = Entrance(handler, batcher, self._batches, self.streams, *tools, sent, rules, clock)
+        self._entrance = Entrance(handler, batcher, self._batches, self.streams, *tools, sent, rules, clock, box)
         self._gathering = self._entrance.gathering
 
     def run(self) -> None:

@@ -1,0 +1,160 @@
+"""Writer: the thread that completes reports, logs them and writes their files, so that no disk holds up the supervisor.
+
+It also watches the memory of workers, and keeps the errors of GPUs, which may be seen only after the worker's end.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+
+from serving.deadline import Clock
+from serving.postmortem.report import EVENT, Report
+from serving.system import log
+
+if TYPE_CHECKING:
+    from serving.postmortem.curves import MemoryCurves
+
+PERIOD = 1.0  # seconds between looks at the memory of workers
+PENDING = 64  # reports that may wait; more are only counted
+GPU_WAIT = 1.5  # seconds within which an error of a GPU shows after it has ended a worker
+XIDS, BEFORE = 64, 60.0  # errors of GPUs that are kept; seconds before an end in which one may have to do with it
+CLOSE_TIME = 1.0  # seconds for the last reports
+
+
+class Draft(NamedTuple):
+    """A report of an end at the instant ``ended``, to be completed once the clock says ``due``; with the ``bodies`` for
+    a file of their own.
+    """
+
+    report: Report
+    ended: float
+    due: float
+    bodies: bytes = b""
+
+
+class Folder(Protocol):
+    """Where reports are written: a ReportFolder."""
+
+    path: Path
+
+    def write(self, id: str, text: bytes, bodies: bytes = b"") -> None: ...
+
+
+class ReportWriter:
+    """Writes reports into ``folder``, if there is one. What its thread does is marked; all else is for the
+    supervisor's.
+    """
+
+    def __init__(self, folder: Folder | None = None, clock: Clock = time.monotonic) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._curves: MemoryCurves
+        self._wake = threading.Event()
+        self._drafts: list[Draft] = []
+        self._xids: deque[tuple[float, str, int]] = deque(maxlen=XIDS)
+        self._pids: tuple[int, ...] = ()
+        self._next_sample = 0.0
+        self._dropped = 0
+        self._has_warned = False
+        self._closing = False
+        self._thread = threading.Thread(target=self.run, name="reports", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def watch(self, pids: Iterable[int]) -> None:
+        """Set the processes whose memory is looked at from now on."""
+        self._pids = tuple(pids)
+
+    def on_xid(self, device: str, code: int) -> None:
+        """Keep an error that a GPU's driver has reported."""
+        self._xids.append((self._clock(), device, code))
+
+    def submit(self, report: Report, bodies: bytes = b"") -> None:
+        """Log a report and write its files, soon."""
+        now = self._clock()
+        if self._closing or len(self._drafts) >= PENDING:
+            self._dropped += 1
+            return
+        self._drafts.append(Draft(report, now, now + (GPU_WAIT if report.device.startswith("cuda") else 0.0), bodies))
+        self._wake.set()
+
+    def close(self) -> None:
+        """Complete what was submitted, within a second; later reports are dropped."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_TIME)
+
+    # The thread.
+
+    def run(self) -> None:
+        """Work until closed."""
+        self.prepare()
+        while not self._closing:
+            self.turn(self._clock())
+            self._wake.wait(self._rest())
+            self._wake.clear()
+        self.turn(math.inf)
+
+    def prepare(self) -> None:
+        from serving.postmortem.curves import MemoryCurves  # here, beside the start of the server and not before it
+
+        self._curves = MemoryCurves()
+
+    def _rest(self) -> float:
+        """Return the seconds until something is due."""
+        return max(0.0, min([self._next_sample, *(one.due for one in list(self._drafts))]) - self._clock())
+
+    def turn(self, now: float) -> None:
+        """Do what is due at the instant ``now``."""
+        if now >= self._next_sample:
+            self._next_sample = now + PERIOD
+            self._curves.sample(self._pids, now)
+        for one in [one for one in list(self._drafts) if one.due <= now]:
+            self._finish(one)
+            self._drafts.remove(one)
+
+    def _finish(self, draft: Draft) -> None:
+        try:
+            report = self._completed(draft)
+            log.error(EVENT, **report.fields())
+            if self._dropped:
+                log.warning("reports were dropped, since too many workers ended at a time", reports=self._dropped)
+                self._dropped = 0
+        except Exception as exc:
+            log.error("a report could not be made", exc=exc)
+            return
+        self._write(report, draft.bodies)
+
+    def _completed(self, draft: Draft) -> Report:
+        from serving.postmortem.versions import versions
+
+        report, ended = draft.report, draft.ended
+        xids = [
+            (round(ended - at, 1), code)
+            for at, device, code in list(self._xids)
+            if device == report.device and ended - at < BEFORE
+        ]
+        curve = self._curves.take(report.worker, ended)
+        return msgspec.structs.replace(report, curve=curve, xids=xids, versions=versions())
+
+    def _write(self, report: Report, bodies: bytes) -> None:
+        if self._folder is None:
+            return
+        try:
+            self._folder.write(report.report, report.encode(), bodies)
+            self._has_warned = False
+        except OSError as exc:
+            if not self._has_warned:
+                error = f"{type(exc).__name__}: {exc}"
+                log.warning("reports cannot be written", folder=str(self._folder.path), error=error)
+            self._has_warned = True

@@ -1,5 +1,5 @@
-"""The commands ``serving serve``, ``config``, ``models``, ``ping``, ``init``, ``check``, ``pack`` and ``tune``;
-``serve``.
+"""The commands ``serving serve``, ``config``, ``models``, ``ping``, ``init``, ``check``, ``pack``, ``tune`` and
+``report``; ``serve``.
 """
 
 from __future__ import annotations
@@ -251,6 +251,24 @@ def tune_model(
     from serving.desk import tuning
 
     tuning.run(folder, batches, cores, seconds, latency_ms, plot, write)
+
+
+@cli.command("report")
+@click.argument("id", required=False)
+@click.option("--dir", "folder", type=click.Path(path_type=Path), default=None, help="Folder of the reports.")
+@click.option("--list", "lists", is_flag=True, help="Show which reports there are.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def show_report(id: str | None, folder: Path | None, lists: bool, as_json: bool) -> None:
+    """Tell why a worker died: the newest report, the one named, or with `-` the last in a log on standard input."""
+    from serving.desk import postmortem
+
+    named = read_config({}).report_dir if folder is None else None
+    folder = folder or (Path(named) if named else None)
+    if lists:
+        click.echo(columns(postmortem.rows(or_fail(lambda: postmortem.listed(folder)))))
+        return
+    report = or_fail(lambda: postmortem.find(folder, id, sys.stdin))
+    click.echo(report.encode().decode() if as_json else postmortem.text_of(report, folder))
 
 
 def or_fail(action: Callable[[], T]) -> T:

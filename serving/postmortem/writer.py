@@ -71,8 +71,13 @@ class ReportWriter:
         self._thread.start()
 
     def watch(self, pids: Iterable[int]) -> None:
-        """Set the processes whose memory is looked at from now on."""
-        self._pids = tuple(pids)
+        """Set the processes whose memory is looked at from now on; at once where there are new ones, which may not live
+        for long.
+        """
+        watched = tuple(pids)
+        if watched != self._pids:
+            self._pids, self._next_sample = watched, 0.0
+            self._wake.set()
 
     def on_xid(self, device: str, code: int) -> None:
         """Keep an error that a GPU's driver has reported."""

@@ -201,7 +201,7 @@ def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> N
         ("serving.cli", 290),
         ("serving.supervisor.launch", 250),
         ("serving.supervisor.main", 330),
-        ("serving.frontend.server", 500),  # three of them since starlette imports multipart where it is installed
+        ("serving.frontend.server", 510),
     ],
 )
 def test_imports_before_the_first_answer_have_a_budget(module: str, most: int) -> None:
@@ -245,10 +245,10 @@ def test_what_is_too_large_only_becomes_less() -> None:
     known = {one.name for one in found}
     classes = [length for one in found for length, _ in house.lengths(one, (ast.ClassDef,))]
     fans = [len(house.imports(one, known)) for one in found]
-    assert max(classes) <= 348
-    assert sum(length > 250 for length in classes) <= 7
-    assert max(fans) <= 29
-    assert sum(fan > 15 for fan in fans) <= 8
+    assert max(classes) <= 250
+    assert max(fans) <= 23
+    assert sum(fan > 15 for fan in fans) <= 3
+    assert not house.knots({one.name: house.imports(one, known) for one in found})
 
 
 def exports(package: house.Source, known: set[str]) -> set[str]:

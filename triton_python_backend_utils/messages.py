@@ -8,8 +8,8 @@ import json
 from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any, Literal, Protocol, overload
 
-from triton_python_backend_utils import server
 from triton_python_backend_utils.errors import TritonError, TritonModelException
+from triton_python_backend_utils.surrounding import current
 from triton_python_backend_utils.tensor import Tensor
 
 TRITONSERVER_REQUEST_FLAG_SEQUENCE_START = 1
@@ -177,7 +177,7 @@ class InferenceRequest:
 
         A failure is a response with an error. Raises TritonModelException where there is no server to ask.
         """
-        return server.current().exec_decoupled(self) if decoupled else server.current().exec(self)
+        return current().exec_decoupled(self) if decoupled else current().exec(self)
 
     def async_exec(self, decoupled: bool = False) -> Awaitable[Any]:
         """Ask the other model as ``exec`` does, while the running event loop does other work. Raises as that does."""

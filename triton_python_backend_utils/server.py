@@ -13,16 +13,16 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from triton_python_backend_utils import wire
 from triton_python_backend_utils.errors import ErrorCode, TritonError, TritonModelException
-
-if TYPE_CHECKING:
-    from triton_python_backend_utils.messages import InferenceRequest, InferenceResponse
+from triton_python_backend_utils.messages import InferenceRequest, InferenceResponse
+from triton_python_backend_utils.surrounding import connect as connect
+from triton_python_backend_utils.surrounding import current
 
 HEADER_SIZE = "Inference-Header-Content-Length"
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
@@ -160,8 +160,6 @@ def whole(body: bytes, size: int | None) -> InferenceResponse:
 
 
 def response_of(header: wire.ResultHeader, binary: memoryview) -> InferenceResponse:
-    from triton_python_backend_utils.messages import InferenceResponse
-
     if header.error is not None:
         return failure(ErrorCode.INTERNAL, text_of(header.error))
     return InferenceResponse(wire.read_tensors(header.outputs, binary), parameters=header.parameters)
@@ -205,25 +203,7 @@ def failure_of(model: str, exc: Exception) -> InferenceResponse:
 
 
 def failure(code: ErrorCode, text: str) -> InferenceResponse:
-    from triton_python_backend_utils.messages import InferenceResponse
-
     return InferenceResponse(error=TritonError(text, code))
-
-
-_server: Server | None = None
-
-
-def connect(server: Server | None) -> None:
-    """The server that this process's model lives in."""
-    global _server
-    _server = server
-
-
-def current() -> Server:
-    """Raises TritonModelException outside of a server."""
-    if _server is None:
-        raise TritonModelException("there is no server here whose models could be asked")
-    return _server
 
 
 def load_model(model_name: str, config: str = "", files: dict[str, Any] | None = None) -> None:

@@ -11,7 +11,7 @@ import pytest
 from serving.frontend.http.head import MAX_FIELDS, MAX_HEAD
 from serving.frontend.invocation.exchange import Exchange
 from serving.frontend.invocation.state import State
-from serving.frontend.watch.idle import IdleTimer
+from serving.frontend.watch.clienttimer import ClientTimer
 from serving.frontend.watch.lingering import LINGER_BYTES
 from tests.unit.browser import MODES, Browser, chunked, post
 
@@ -247,6 +247,7 @@ def test_a_websocket_on_a_used_connection_is_not_idle_and_has_what_was_sent_to_i
             owners = [getattr(handle._callback, "__self__", None) for handle in timers]
             assert one.protocol not in owners, "no timer is left that could close it"
             assert one.wire not in owners
+            assert not any(isinstance(owner, ClientTimer) for owner in owners)
 
     run(work)
 
@@ -331,7 +332,7 @@ def test_blank_lines_keep_no_connection(mode: str) -> None:
 def is_look(handle: asyncio.TimerHandle) -> bool:
     """Whether it looks how long a connection has been idle."""
     owner = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
-    return not handle.cancelled() and isinstance(owner, IdleTimer)
+    return not handle.cancelled() and isinstance(owner, ClientTimer)
 
 
 def test_a_large_body_that_is_late_is_504_and_the_connection_goes_with_it() -> None:

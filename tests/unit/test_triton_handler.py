@@ -24,7 +24,7 @@ from serving.handler import Home
 from serving.request import Response
 from serving.testing import Client
 from tests.e2e.triton import BINARY, tensor
-from triton_python_backend_utils import server
+from triton_python_backend_utils import surrounding
 
 HEAD = """
 import json, threading, time
@@ -390,7 +390,7 @@ def test_a_call_of_another_model_has_the_time_of_the_request_and_a_minute_outsid
         + textwrap.dedent("""
         class TritonPythonModel:
             def execute(self, requests):
-                left = np.array([pb_utils.server.current().remaining()])
+                left = np.array([pb_utils.surrounding.current().remaining()])
                 return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", left)]) for _ in requests]
         """)
     )
@@ -403,9 +403,9 @@ def test_a_call_of_another_model_has_the_time_of_the_request_and_a_minute_outsid
             [answer] = client.batch([Request(body, "application/json", deadline=Deadline.after(8))])
             assert isinstance(answer, Response)
             assert 7 < json.loads(bytes(answer.body))["outputs"][0]["data"][0] < 7.5
-            assert server.current().remaining() == 60.0
+            assert surrounding.current().remaining() == 60.0
     finally:
-        server.connect(None)
+        surrounding.connect(None)
 
 
 def test_requests_of_the_lowest_priority_number_go_first_and_others_have_the_default(tmp_path: Path) -> None:

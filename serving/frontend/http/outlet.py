@@ -20,6 +20,8 @@ class Outlet:
     is, ``on_doubt`` is called when the client may have left; its argument is True if the client sends no more.
     """
 
+    __slots__ = ("_reader", "flow", "presence", "sending", "transport")
+
     def __init__(
         self,
         transport: asyncio.Transport,

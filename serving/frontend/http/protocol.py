@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.errors import BadRequest, ServingError
 from serving.frontend.http.asgi import turn_of
 from serving.frontend.http.body_reader import LARGEST, STRAIGHT, BodyReader
-from serving.frontend.http.chunked import Chunked
+from serving.frontend.http.framing import Framing
 from serving.frontend.http.head import Head
 from serving.frontend.http.outlet import Outlet
 from serving.frontend.http.refusal import refusal
@@ -27,20 +27,16 @@ from serving.frontend.http.upgrade import upgrade
 from serving.frontend.http.writer import ResponseWriter
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.exchange import Exchange, open_exchange
-from serving.frontend.watch.idle import IdleTimer
+from serving.frontend.watch.clienttimer import ClientTimer
 from serving.frontend.watch.lingering import Lingering
 
-HEAD_TIME = 30.0  # seconds from a head's first byte to its last
-IDLE_TIME = 90.0  # seconds from a connection's beginning to its first byte
-BLANK = b"\r\n"  # bytes that may come before a head
 PING = b"/ping"
 
 
 class HttpProtocol(HttpToolsProtocol):
     """One HTTP connection. ``turn`` is the request that is not answered yet, None between requests.
 
-    ``_head`` is the head being read. ``_left`` bytes of the body are yet to come, or it is chunked and read by
-    ``_chunks``. ``_is_open`` until nothing more is read or written here.
+    ``_is_open`` until nothing more is read or written here.
     """
 
     endpoint: ClassVar[Endpoint]
@@ -56,22 +52,13 @@ class HttpProtocol(HttpToolsProtocol):
         self.flow = self._outlet.flow
         self._writer = ResponseWriter(self.endpoint, self.server_state, self._outlet, self._on_end)
         self._cache = HeadCache(self.endpoint.heads)
-        self._idle = IdleTimer(self.loop, lambda: self.timeout_keep_alive, self._is_asking, transport.close)
-        self._timer: asyncio.TimerHandle | None = self.loop.call_later(IDLE_TIME, transport.close)
-        self._head: Head | None = None
-        self._left = 0
-        self._chunks: Chunked | None = None
-        self._unread = b""
-        self._unread_at = 0
-        self._has_eof = False
+        self._timer = ClientTimer(self.loop, transport.close, lambda: self.timeout_keep_alive, self._is_asking)
+        self._framing = Framing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timers()
         self._outlet.stop()
-        if self._head is not None:
-            self._head.drop()
-        self._head = self._chunks = None
-        self._unread = b""
+        self._framing.drop()
         self._is_open = False
         self._outlet.end()
         super().connection_lost(exc)
@@ -104,36 +91,36 @@ class HttpProtocol(HttpToolsProtocol):
                 exchange.on_body_end()
                 return
         cache.forget()
-        if self._unread:
-            data, self._unread = self._unread[self._unread_at :] + data, b""
-        is_first = not self._is_within
+        framing = self._framing
+        data = framing.joined(data)
+        is_first = not framing.is_within
         self._read(data, 0)
         turn = self.turn
-        if is_first and isinstance(turn, Exchange) and turn.is_whole and not self._unread:
+        if is_first and isinstance(turn, Exchange) and turn.is_whole and not framing.has_unread:
             cache.remember(data, turn.size)
-        elif self._left >= STRAIGHT:
+        else:
             self._read_straight()
 
     def _read_straight(self) -> None:
         """Have the rest of a large body read directly into its buffer."""
         exchange = self.turn
+        if self._framing.left < STRAIGHT:
+            return
         if isinstance(exchange, Exchange) and exchange.is_receiving and exchange.length <= LARGEST:
             BodyReader(self, self.transport, exchange, self._end_of_straight)
 
     def _end_of_straight(self) -> None:
-        self._left = 0
+        self._framing.left = 0
         self._end_body()
 
     def _read(self, data: bytes, at: int) -> None:
-        size = len(data)
+        framing, size = self._framing, len(data)
         try:
             while at < size and self._is_open:
-                if self._left:
-                    at = self._read_body(data, at)
-                elif self._chunks is not None:
-                    at = self._read_chunks(self._chunks, data, at)
+                if framing.is_in_body:
+                    at = framing.read_body(data, at, self._on_part, self._end_body)
                 elif self._is_busy:
-                    self._unread, self._unread_at = data, at
+                    framing.keep(data, at)
                     self._outlet.flow.hold()
                     return
                 else:
@@ -146,60 +133,38 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether a response is under way, or much of one has yet to be read by the client."""
         return self.turn is not None or self._outlet.flow.write_paused
 
-    @property
-    def _is_within(self) -> bool:
-        """Whether part of a request has arrived, but not all of it."""
-        return self._head is not None or self._left > 0 or self._chunks is not None
-
     def _is_asking(self) -> bool:
-        return self._head is not None or self.turn is not None
+        return self._framing.head is not None or self.turn is not None
 
     def _read_head(self, data: bytes, at: int) -> int:
-        head = self._head
+        framing = self._framing
+        head = framing.head
         if head is None:
-            while data[at] in BLANK:
-                at += 1
-                if at == len(data):
-                    return at
-            head = self._head = Head()
-            self._stop_timer()
+            head, at = framing.begin_head(data, at)
+            if head is None:
+                return at
+            self._timer.stop_head()
         at = head.read(data, at)
         if not head.is_complete:
-            if self._timer is None:
-                self._timer = self.loop.call_later(HEAD_TIME, self.transport.close)
+            self._timer.await_head()
             return at
-        self._stop_timer()
+        self._timer.stop_head()
         head.check()
         if head.upgrade and head.is_websocket and self._should_upgrade_to_ws():
-            self._stop_timers()
-            self._outlet.stop()
-            self._is_open = False
-            self._outlet.end()
-            upgrade(self, head, data[at:])
+            self._upgrade(head, data[at:])
             return len(data)
-        self._head = None
-        self._left = head.length
-        if head.is_chunked:
-            self._chunks = Chunked()
+        framing.begin_body(head)
         self._start(head)
         if not head.has_body:
             self._end_body()
         return at
 
-    def _read_body(self, data: bytes, at: int) -> int:
-        part = data[at : at + self._left]
-        self._left -= len(part)
-        self._on_part(part)
-        if not self._left:
-            self._end_body()
-        return at + len(part)
-
-    def _read_chunks(self, chunks: Chunked, data: bytes, at: int) -> int:
-        at = chunks.read(data, at, self._on_part)
-        if chunks.is_done:
-            self._chunks = None
-            self._end_body()
-        return at
+    def _upgrade(self, head: Head, rest: bytes) -> None:
+        self._stop_timers()
+        self._outlet.stop()
+        self._is_open = False
+        self._outlet.end()
+        upgrade(self, head, rest)
 
     def _on_part(self, part: bytes) -> None:
         if self.turn is not None:
@@ -232,24 +197,24 @@ class HttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Handle the client's end of file: it sends no more, but may still read."""
-        self._has_eof = self._outlet.presence.has_eof = True
-        self._stop_timer()
-        if not self._unread:
+        self._outlet.presence.has_eof = True
+        self._timer.stop_head()
+        if not self._framing.has_unread:
             self._at_end()
         return not self.transport.is_closing()
 
     def _at_end(self) -> None:
-        turn = self.turn
-        if not self._is_busy and not self._is_within:
+        turn, is_within = self.turn, self._framing.is_within
+        if not self._is_busy and not is_within:
             self.end()
-        elif self._is_within and (turn is None or not turn.has_begun):
+        elif is_within and (turn is None or not turn.has_begun):
             self._refuse(BadRequest("the request ended before it was whole"))
         elif turn is not None:
             self._outlet.presence.suspect(turn)
 
     def _on_doubt(self, sends_no_more: bool) -> None:
         """Check whether the client has left, while nothing is read."""
-        if self.turn is not None and not self._is_within:  # reading on with the rest of a request tells more
+        if self.turn is not None and not self._framing.is_within:  # reading on with the rest of a request tells more
             self._outlet.presence.suspect(self.turn, sends_no_more)
 
     def _refuse(self, error: ServingError) -> None:
@@ -260,7 +225,8 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             turn.disconnect()
         if turn is None or not turn.has_begun:
-            headers = self._head.headers if self._head is not None else []
+            head = self._framing.head
+            headers = head.headers if head is not None else []
             self._outlet.sending.write(refusal(error, headers, self.server_state.default_headers))
         self.end(lingers=True)
 
@@ -269,8 +235,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_timers()
         self._is_open = False
         self._outlet.end()
-        more = lingers or self._is_within or self._unread
-        if more and not self._has_eof and not self.transport.is_closing():
+        more = lingers or self._framing.is_within or self._framing.has_unread
+        if more and not self._outlet.presence.has_eof and not self.transport.is_closing():
             Lingering(self, self.transport, self.loop)
         else:
             self.transport.close()
@@ -285,9 +251,9 @@ class HttpProtocol(HttpToolsProtocol):
             self.end()
         if not self._is_open:
             return
-        if self._unread or self._has_eof:
+        if self._framing.has_unread or self._outlet.presence.has_eof:
             self.loop.call_soon(self._read_on)
-        self._idle.start()
+        self._timer.await_request()
 
     def _on_asgi_end(self) -> None:
         self._outlet.flow.resume_reading()
@@ -299,12 +265,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._outlet.presence.stop_watch()
         if self._is_busy or not self._is_open:
             return
-        data, self._unread = self._unread, b""
         self._outlet.flow.release()
-        self._read(data, self._unread_at)
-        if self._left >= STRAIGHT:
-            self._read_straight()
-        if self._has_eof and not self._unread and self._is_open:
+        self._read(*self._framing.take())
+        self._read_straight()
+        if self._outlet.presence.has_eof and not self._framing.has_unread and self._is_open:
             self._at_end()
 
     def pause_writing(self) -> None:
@@ -313,15 +277,9 @@ class HttpProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._outlet.resume()
         self._writer.on_writable()
-        if self._unread or self._has_eof:
+        if self._framing.has_unread or self._outlet.presence.has_eof:
             self.loop.call_soon(self._read_on)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _stop_timers(self) -> None:
-        self._stop_timer()
-        self._idle.stop()
+        self._timer.stop()
         self._outlet.presence.stop()

@@ -28,6 +28,21 @@ class ResponseWriter:
     ``on_end`` is called after each response, with whether the connection outlives it.
     """
 
+    __slots__ = (
+        "_endpoint",
+        "_flow",
+        "_is_framed",
+        "_leaving",
+        "_on_end",
+        "_sending",
+        "_state",
+        "_transport",
+        "abort",
+        "expects",
+        "is_there",
+        "unread",
+    )
+
     def __init__(
         self,
         endpoint: Endpoint,

@@ -15,13 +15,12 @@ from typing import TypeVar
 import msgspec
 
 from serving.deadline import EARLY, Deadline
-from serving.errors import BodiesFull, CodedError, DeadlineExceeded, Draining, ServingError
+from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
 from serving.frontend.answers import INVOCATION, LARGE, STREAM, Whole
-from serving.frontend.bodies import COUNTED, Held
-from serving.frontend.http.headers import SentHeaders, picked
-from serving.frontend.invocation.border import Border, Reader
+from serving.frontend.invocation.border import Border
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.invocation_head import InvocationHead
+from serving.frontend.invocation.request_body import RequestBody
 from serving.frontend.invocation.state import State
 from serving.frontend.invocation.streamed_reply import StreamedReply
 from serving.frontend.routing.connection import Connection, ReplicaLost, reply_head, response_of
@@ -32,17 +31,15 @@ from serving.system import log
 
 FINDING, READING, ASKED, STREAMING, LEAVING, ANSWERED, FAILED, GONE = State
 Result = TypeVar("Result")
-STILL_BODY = "nothing came of the body while others needed its room"
 
 
-class Exchange(msgspec.Struct, eq=False):
+class Exchange(RequestBody, eq=False):
     """One request, whose response goes to ``border``. It is settled once.
 
-    ``arrival`` and ``expires`` are instants, ``timeout`` is in seconds. ``length`` is the Content-Length in bytes, 0
-    where there is none, and ``size`` what has arrived. ``headers`` are the names of the request headers that the
-    handler asks for. ``is_old``: the client speaks HTTP/1.0. ``reader`` reads the rest of a large body. ``refusal`` is
-    the error for a request that came while the server was stopping; it is sent once the body has arrived. ``sent`` is
-    the number of chunks sent. ``has_failed``: the response is an error.
+    ``arrival`` and ``expires`` are instants, ``timeout`` is in seconds. ``headers`` are the names of the request's
+    headers that the handler asks for. ``is_old``: the client speaks HTTP/1.0. ``refusal`` is the error for a request
+    that came while the server was stopping; it is sent once the body has arrived. ``sent`` is the number of chunks
+    sent. ``has_failed``: the response is an error.
     """
 
     endpoint: Endpoint
@@ -52,19 +49,12 @@ class Exchange(msgspec.Struct, eq=False):
     arrival: float
     timeout: float
     expires: float
-    state: State = READING
-    length: int = 0
     headers: tuple[str, ...] = ()
-    size: int = 0
     keep_alive: bool = True
     is_old: bool = False
-    is_whole: bool = False
     sent: int = 0
-    reader: Reader | None = None
     refusal: ServingError | None = None
     has_failed: bool = False
-    _held: Held | None = None
-    _buffers: list[Body] = []
     _connection: Connection | None = None
     _id: int = 0
     _task: asyncio.Task[None] | None = None
@@ -108,67 +98,6 @@ class Exchange(msgspec.Struct, eq=False):
         else:
             self.border.go_ahead()
 
-    # The body.
-
-    def on_body(self, part: Body) -> None:
-        self._buffers.append(part)
-        size = self.size = self.size + len(part)
-        if size >= COUNTED or size > self.length:
-            self._count_part(size)
-
-    def _count_part(self, size: int) -> None:
-        error = self.endpoint.too_large(self.length, self.size)
-        if error is not None:
-            self.fail(error)
-        elif size >= COUNTED:
-            self.count(size)
-
-    def count(self, size: int) -> None:
-        """Count ``size`` bytes of the body as arrived. The request fails where there is no room for them."""
-        try:
-            self._holding().grow(size)
-        except BodiesFull as error:
-            self.fail(error)
-
-    def _holding(self) -> Held:
-        if self._held is None:
-            self._held = Held(self.endpoint.bodies, lambda: self.fail(BodiesFull(STILL_BODY)))
-        return self._held
-
-    def replace(self, body: bytearray) -> None:
-        """Replace the buffers by ``body``, which has the final size and begins with what has arrived."""
-        self._buffers = [body]
-        self.size = len(body)
-
-    @property
-    def body(self) -> Body:
-        """The body, as far as it has arrived."""
-        if len(self._buffers) != 1:
-            self._buffers = [b"".join(self._buffers)]
-        return self._buffers[0]
-
-    def on_body_end(self) -> None:
-        self.is_whole = True
-        if self._held is not None:
-            self._held.keep()
-        if self.state is READING:
-            self._ask()
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a client that asks before it sends the body may send it."""
-        return self.state is READING
-
-    @property
-    def is_receiving(self) -> bool:
-        return not self.is_whole and self.state <= READING
-
-    def refuse(self, error: ServingError) -> bool:
-        is_receiving = self.is_receiving
-        if is_receiving:
-            self.fail(error)
-        return is_receiving
-
     # The replica.
 
     def _ask(self) -> None:
@@ -183,7 +112,7 @@ class Exchange(msgspec.Struct, eq=False):
                 self.expires, self.request_id, head.content_type, head.accept, head.model, False, head.sagemaker
             )
             if self.headers:
-                sent = msgspec.structs.replace(sent, headers=picked(SentHeaders(head.headers), self.headers))
+                sent = msgspec.structs.replace(sent, headers=head.picked(self.headers))
             self._id, self._connection = connection.next_id(), connection
             self.state = ASKED
             connection.send(sent, self.body, self._id, self)
@@ -250,20 +179,6 @@ class Exchange(msgspec.Struct, eq=False):
         if len(whole.body) < LARGE or self.holds(whole.body):
             self.border.answer(self, whole)
 
-    def holds(self, body: Body) -> bool:
-        self._buffers = []
-        try:
-            self._hold(body)
-        except BodiesFull as error:
-            self.fail(error)
-            return False
-        return True
-
-    def _hold(self, body: Body) -> None:
-        """Count ``body`` in place of what was held, until the client has read it. Raises BodiesFull."""
-        unread = self.border.unread
-        self._holding().answer(len(body) + unread(), unread, self.border.abort)
-
     async def _pass_on(self, stream: StreamedReply) -> StreamedReply:
         stream.begin(self.head.attributes)
         self.state = STREAMING
@@ -324,15 +239,11 @@ class Exchange(msgspec.Struct, eq=False):
         self.state = state
         self._let_go()
         self.endpoint.slot.leave()
-        if self._held is not None:
-            self._held.release()
+        self._release()
 
     def _let_go(self) -> None:
         """Release what is needed only until there is a response."""
-        self._buffers = []
-        if self.reader is not None:
-            self.reader.drop()
-            self.reader = None
+        self._drop_body()
         self._stop_timer()
 
     def _stop_timer(self) -> None:
@@ -390,7 +301,8 @@ def _open_unready(endpoint: Endpoint, border: Border, head: InvocationHead, leng
     """Accept a request about which something must be found out before its body can be awaited."""
     arrival, timeout = endpoint.clock(), endpoint.timeout
     request_id = head.id or endpoint.new_id()
-    exchange = Exchange(endpoint, border, head, request_id, arrival, timeout, arrival + timeout, FINDING, length)
+    exchange = Exchange(endpoint, border, head, request_id, arrival, timeout, arrival + timeout)
+    exchange.state, exchange.length = FINDING, length
     if endpoint.board.is_draining:  # "accepted" is decided here: what comes after a SIGTERM is refused
         exchange.refusal = Draining("the server is stopping")
         exchange.head = head._replace(is_plain=False, load=False)

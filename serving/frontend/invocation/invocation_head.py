@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from serving.deadline import Deadline
 from serving.errors import ServingError
-from serving.frontend.http.headers import Headers, SentHeaders
+from serving.frontend.http.headers import Headers, SentHeaders, picked
 from serving.http.paths import INVOCATIONS
 from serving.request import Body, Request
 
@@ -35,6 +35,10 @@ class InvocationHead(NamedTuple):
     continues: bool
     error: ServingError | None
     is_plain: bool
+
+    def picked(self, names: tuple[str, ...]) -> dict[str, str] | None:
+        """Return those of the headers that are called ``names``."""
+        return picked(SentHeaders(self.headers), names)
 
     def request(self, body: Body, request_id: str, deadline: Deadline) -> Request:
         """Return the request with this head and ``body``."""

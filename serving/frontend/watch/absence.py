@@ -83,6 +83,8 @@ class Lookout:
     the client's end of file does not arrive, and only sending something to a client that has left brings a reset.
     """
 
+    __slots__ = ("_is_blind", "_loop", "_on_doubt", "_timer", "_transport")
+
     def __init__(
         self,
         transport: asyncio.Transport,

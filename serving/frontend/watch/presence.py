@@ -17,6 +17,8 @@ class Presence:
     meanwhile when the client may have left, with whether it sends no more.
     """
 
+    __slots__ = ("_lookout", "_loop", "_sending", "_transport", "_watch", "has_eof")
+
     def __init__(
         self,
         transport: asyncio.Transport,

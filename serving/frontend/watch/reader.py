@@ -8,6 +8,8 @@ import asyncio
 class ReaderWatch:
     """Aborts the connection when the transport's buffer is full and no byte leaves it for ``seconds``."""
 
+    __slots__ = ("_loop", "_seconds", "_timer", "_transport")
+
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._transport = transport
         self._loop = loop

@@ -1,5 +1,5 @@
-"""The commands ``serving serve``, ``config``, ``models``, ``ping``, ``init``, ``check``, ``pack``, ``tune`` and
-``report``; ``serve``.
+"""The commands ``serving serve``, ``config``, ``models``, ``ping``, ``init``, ``check``, ``pack``, ``tune``,
+``report`` and ``replay``; ``serve``.
 """
 
 from __future__ import annotations
@@ -269,6 +269,18 @@ def show_report(id: str | None, folder: Path | None, lists: bool, as_json: bool)
         return
     report = or_fail(lambda: postmortem.find(folder, id, sys.stdin))
     click.echo(report.encode().decode() if as_json else postmortem.text_of(report, folder))
+
+
+@cli.command("replay")
+@click.argument("path", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--bisect", is_flag=True, help="Find the requests at fault, by halves.")
+@click.option("--sync", is_flag=True, help="Set CUDA_LAUNCH_BLOCKING, so that a kernel fails at its own line.")
+@click.option("--model", "folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=None)
+def replay_batch(path: Path, bisect: bool, sync: bool, folder: Path | None) -> None:
+    """Run the requests in a report's .bodies file again. Runs the model's code, from where it was or from --model."""
+    from serving.desk import replaying
+
+    sys.exit(0 if or_fail(lambda: replaying.run(path, read_config({}), bisect, sync, folder, click.echo)) else 1)
 
 
 def or_fail(action: Callable[[], T]) -> T:

@@ -78,6 +78,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str
     log_format: str
     report_dir: str | None
+    report_bodies: bool
     default_accept: str
     echo_attributes: bool
     sessions: bool
@@ -123,6 +124,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def many(self) -> bool:
         """Whether this server serves the models of a store instead of one model."""
         return self.multi_model or self.model_store is not None
+
+    @property
+    def keeps_bodies(self) -> bool:
+        """Whether the bodies of what a worker works on are kept for a report of its end."""
+        return self.report_bodies and self.report_dir is not None
 
     @property
     def store(self) -> str:

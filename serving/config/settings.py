@@ -181,6 +181,12 @@ SETTINGS: tuple[Setting, ...] = (
         automatic="none",
     ),
     Setting(
+        "report_bodies",
+        kinds.SWITCH,
+        False,
+        "Keep the bodies of the requests that a dead worker was working on beside its report, for `serving replay`",
+    ),
+    Setting(
         "default_accept",
         kinds.MEDIA_TYPE,
         "application/json",

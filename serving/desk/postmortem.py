@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from serving.errors import ModelError
-from serving.postmortem.folder import BODIES, JSON, ReportFolder
-from serving.postmortem.report import EVENT, Reason, Report, Seen, read
+from serving.postmortem.folder import ReportFolder
+from serving.postmortem.report import BODIES, EVENT, JSON, Reason, Report, Seen, read
 
 MIB = 1 << 20
 BARS = "▁▂▃▄▅▆▇█"

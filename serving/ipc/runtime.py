@@ -118,6 +118,10 @@ class Runtime:
         """Return the file with what a worker has worked on."""
         return self.path / f"worker-{row}-{epoch}.box"
 
+    def bodies_path(self, row: int, epoch: int) -> Path:
+        """Return the file with the bodies of what a worker has worked on."""
+        return self.path / f"worker-{row}-{epoch}.bodies"
+
     def words_path(self, row: int, epoch: int) -> Path:
         """Return the file with the unfinished line that a worker's user code has begun to print."""
         return self.path / f"worker-{row}-{epoch}.words"
@@ -141,7 +145,7 @@ class Runtime:
             log.printed(text, stream=stream, **fields)
         stacks = self.stacks_path(row, epoch)
         text = stacks.read_text(errors="replace") if stacks.exists() else ""
-        others = (self.worker_path, self.metrics_path, self.words_path, self.box_path)
+        others = (self.worker_path, self.metrics_path, self.words_path, self.box_path, self.bodies_path)
         for path in (stacks, *(of(row, epoch) for of in others)):
             path.unlink(missing_ok=True)
         return text

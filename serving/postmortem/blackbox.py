@@ -12,10 +12,12 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from serving.postmortem import bodyring
+from serving.postmortem.bodyring import BodyRing
 from serving.postmortem.report import Batch, Seen
 from serving.request import Request
 from serving.system import private
@@ -33,29 +35,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _place = msgspec.msgpack.Decoder(tuple[float, str])
 _batch = msgspec.msgpack.Decoder(tuple[int, list[int] | None, str])
 _request = msgspec.msgpack.Decoder(tuple[int, float, int, str, str])
-
-
-class Box(Protocol):
-    def note(self, id: int, request: Request, now: float) -> None:
-        """Record that work on a request begins."""
-        ...
-
-    def enter(self, samples: Sequence[Any]) -> None:
-        """Record that a batch enters the model."""
-        ...
-
-
-class NoBox:
-    """Records nothing, where nobody would read it."""
-
-    def note(self, id: int, request: Request, now: float) -> None:
-        pass
-
-    def enter(self, samples: Sequence[Any]) -> None:
-        pass
-
-
-NOTHING = NoBox()
 
 
 class BlackBox:
@@ -94,13 +73,26 @@ def _shortened(id: int, now: float, request: Request) -> bytes:
     return _encode((id, now, len(request.body), *texts)).ljust(SLOT, PAD)
 
 
-def make(path: Path) -> BlackBox:
-    """Return a box in a new file. Raises OSError."""
+class KeepingBox(BlackBox):
+    """A box that keeps the bodies, too, in a ring."""
+
+    def __init__(self, memory: mmap.mmap, ring: BodyRing) -> None:
+        super().__init__(memory)
+        self._ring = ring
+
+    def note(self, id: int, request: Request, now: float) -> None:
+        super().note(id, request, now)
+        self._ring.keep(id, request)
+
+
+def make(path: Path, bodies: Path | None = None) -> BlackBox:
+    """Return a box in a new file; with ``bodies`` these are kept in another one. Raises OSError."""
     size = FIRST + SLOT * ROOM
     fd = private.open_plain(path, os.O_RDWR | os.O_CREAT)
     try:
         os.posix_fallocate(fd, 0, size)  # or the first write to a full disk would end the process
-        return BlackBox(mmap.mmap(fd, size))
+        memory = mmap.mmap(fd, size)
+        return BlackBox(memory) if bodies is None else KeepingBox(memory, bodyring.make(bodies))
     finally:
         os.close(fd)
 
@@ -143,5 +135,5 @@ def _value(decoder: msgspec.msgpack.Decoder[T], data: bytes, at: int) -> T | Non
     """Return the value of a slot; None where it is empty, or half written."""
     try:
         return decoder.decode(data[at : at + SLOT].rstrip(PAD))
-    except msgspec.DecodeError:
+    except (ValueError, msgspec.DecodeError):  # the former for what is no UTF-8
         return None

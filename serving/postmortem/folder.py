@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from serving.postmortem.report import BODIES, JSON
 from serving.system import private
 
 COUNT = 50  # reports
 TOTAL = 512 << 20  # bytes of all files
-JSON, BODIES, TEMPORARY = ".json", ".bodies", ".tmp"
+TEMPORARY = ".tmp"
 NAME = re.compile(r"\.?(r-[0-9a-f]{8}-\d+)\.[a-z.]+")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 EVENT = "a worker died"  # message of the log's line
+JSON, BODIES = ".json", ".bodies"  # the names of a report's files behind its id
 SHOWN = 32  # most requests in a report
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from serving.deadline import Clock
-from serving.postmortem.report import EVENT, Report
+from serving.postmortem.report import BODIES, EVENT, Report
 from serving.system import log
 
 if TYPE_CHECKING:
@@ -31,13 +31,23 @@ CLOSE_TIME = 1.0  # seconds for the last reports
 
 class Draft(NamedTuple):
     """A report of an end at the instant ``ended``, to be completed once the clock says ``due``; with the ``bodies`` for
-    a file of their own.
+    a file of their own, if any.
     """
 
     report: Report
     ended: float
     due: float
-    bodies: bytes = b""
+    bodies: Bodies | None = None
+
+
+class Bodies(Protocol):
+    """The bodies of the requests that a dead worker was working on."""
+
+    def recording(self, report: str) -> bytes:
+        """Return them in one piece, for the report with this id; b"" where there are none. Raises OSError."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Folder(Protocol):
@@ -83,11 +93,13 @@ class ReportWriter:
         """Keep an error that a GPU's driver has reported."""
         self._xids.append((self._clock(), device, code))
 
-    def submit(self, report: Report, bodies: bytes = b"") -> None:
-        """Log a report and write its files, soon."""
+    def submit(self, report: Report, bodies: Bodies | None = None) -> None:
+        """Log a report and write its files, soon. Closes ``bodies``."""
         now = self._clock()
         if self._closing or len(self._drafts) >= PENDING:
             self._dropped += 1
+            if bodies is not None:
+                bodies.close()
             return
         self._drafts.append(Draft(report, now, now + (GPU_WAIT if report.device.startswith("cuda") else 0.0), bodies))
         self._wake.set()
@@ -130,7 +142,8 @@ class ReportWriter:
 
     def _finish(self, draft: Draft) -> None:
         try:
-            report = self._completed(draft)
+            recording = self._recording(draft)
+            report = self._completed(draft, f"{draft.report.report}{BODIES}" if recording else "")
             log.error(EVENT, **report.fields())
             if self._dropped:
                 log.warning("reports were dropped, since too many workers ended at a time", reports=self._dropped)
@@ -138,9 +151,17 @@ class ReportWriter:
         except Exception as exc:
             log.error("a report could not be made", exc=exc)
             return
-        self._write(report, draft.bodies)
+        self._write(report, recording)
 
-    def _completed(self, draft: Draft) -> Report:
+    def _recording(self, draft: Draft) -> bytes:
+        if draft.bodies is None:
+            return b""
+        if self._folder is None:
+            draft.bodies.close()
+            return b""
+        return draft.bodies.recording(draft.report.report)
+
+    def _completed(self, draft: Draft, bodies: str) -> Report:
         from serving.postmortem.versions import versions
 
         report, ended = draft.report, draft.ended
@@ -150,7 +171,7 @@ class ReportWriter:
             if device == report.device and ended - at < BEFORE
         ]
         curve = self._curves.take(report.worker, ended)
-        return msgspec.structs.replace(report, curve=curve, xids=xids, versions=versions())
+        return msgspec.structs.replace(report, curve=curve, xids=xids, versions=versions(), bodies=bodies)
 
     def _write(self, report: Report, bodies: bytes) -> None:
         if self._folder is None:

@@ -12,11 +12,14 @@ from serving.ipc.faults import Fault, told_by
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Scoreboard
 from serving.postmortem.report import Report
+from serving.postmortem.writer import Bodies
 from serving.supervisor.executor import Executor
 from serving.supervisor.fleet.deployment import Role, Status, WorkerProcess
 from serving.supervisor.fleet.fleet import Fleet
 from serving.supervisor.processes import Exit
 from serving.system import cgroup, log
+
+Submit = Callable[[Report, Bodies | None], None]
 
 LAST_WORDS, LOOKS = 0.05, 20  # seconds between looks for the reason that a worker gave for its end; how many looks
 
@@ -38,9 +41,7 @@ class Exits:
     each end that nobody wanted.
     """
 
-    def __init__(
-        self, fleet: Fleet, executor: Executor, runtime: Runtime, board: Scoreboard, submit: Callable[[Report], None]
-    ) -> None:
+    def __init__(self, fleet: Fleet, executor: Executor, runtime: Runtime, board: Scoreboard, submit: Submit) -> None:
         self._fleet = fleet
         self._executor = executor
         self._runtime = runtime
@@ -89,11 +90,14 @@ class Exits:
         that it has begun to print are logged with ``fields``.
         """
         # Not before the first end: the start does without them.
-        from serving.postmortem import blackbox
+        from serving.postmortem import blackbox, bodyring
         from serving.supervisor.postmortem.examiner import Traces, examine
 
         row, epoch, devices = dead.row.index, dead.epoch, self._fleet.state.devices
         box = blackbox.read(self._runtime.box_path(row, epoch), time.monotonic())
+        kept = None
+        if dead.role is Role.SERVING and not end.is_wanted:
+            kept = bodyring.left_by(self._runtime.bodies_path(row, epoch), dead.row.running(), dead.model)
         stacks = self._runtime.forget_worker(row, epoch, **fields)
         if end.is_wanted:
             return stacks, None
@@ -101,9 +105,13 @@ class Exits:
         why = self._executor.why_aborted(end.gone.pid)
         kills = self._oom_kills
         traces = Traces(end.gone, end.cause, end.fault, why, is_out, end.oom_killed, kills, box, stacks)
-        report = examine(dead, traces, self._runtime.report_id(epoch))
-        self._submit(report)
-        return stacks, report.report
+        id = self._runtime.report_id(epoch)
+        try:
+            self._submit(examine(dead, traces, id), kept)
+        except Exception as exc:  # which must not cost the worker its replacement
+            log.error("a report could not be made", exc=exc)
+            return stacks, None
+        return stacks, id
 
     def _count_oom_kill(self) -> bool:
         """Take the OOM killer's count; returns whether it has risen."""

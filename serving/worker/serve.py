@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from serving import claims
 from serving.config.config import Config
 from serving.handler import Handler
-from serving.ipc.faults import Fault
 from serving.ipc.messages import WorkerPhase
 from serving.ipc.scoreboard import Row
 from serving.model.model import Model
-from serving.postmortem.blackbox import Box
 from serving.system import memory
 from serving.worker.batching.batcher import Batcher
 from serving.worker.engine import inflating
-from serving.worker.engine.engine import Engine
+from serving.worker.engine.engine import Box, Engine, Lost
 from serving.worker.footprint import Footprint
 from serving.worker.io.intake import Intake
 from serving.worker.loading.loader import paths_of
@@ -30,7 +26,7 @@ def serve(
     epoch: int,
     footprint: Footprint,
     intake: Intake,
-    lost: Callable[[Fault], None],
+    lost: Lost,
     box: Box,
 ) -> None:
     """Take and answer requests until told to retire or to park. ``lost`` ends the process that has lost its device.

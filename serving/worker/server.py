@@ -10,7 +10,6 @@ import gc
 import os
 import socket
 import time
-from pathlib import Path
 
 from serving.config.config import Config
 from serving.errors import ModelError
@@ -19,7 +18,6 @@ from serving.ipc.faults import Fault
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Phase, Row
 from serving.model.model import Model
-from serving.postmortem.blackbox import BlackBox, Box, NoBox, make
 from serving.system import log
 from serving.usercode import surroundings
 from serving.worker.engine.failures import end_process, show_details
@@ -27,17 +25,7 @@ from serving.worker.footprint import Footprint
 from serving.worker.io.intake import Intake
 from serving.worker.loading.bring import bring
 from serving.worker.reports import FLUSH, Reports
-from serving.worker.sampler import Sampler
 from serving.worker.serve import serve
-
-
-def open_box(path: Path) -> Box:
-    """Return the record of what this worker works on, for a report of its end."""
-    try:
-        return make(path)
-    except OSError as exc:
-        log.warning("a report of this worker's end would say little", error=f"{type(exc).__name__}: {exc}")
-        return NoBox()
 
 
 class Worker:
@@ -54,15 +42,19 @@ class Worker:
         self._footprint = footprint = Footprint(row)
         measure, measure_idle = footprint.measure, footprint.measure_idle
         self._intake = Intake(model, config, runtime, row, epoch, control, measure, measure_idle)
-        self._reports = Reports(row, epoch, self._intake)
-        self._box = open_box(runtime.box_path(row.index, epoch))
+        self._reports = Reports(
+            row,
+            epoch,
+            self._intake,
+            runtime.box_path(row.index, epoch),
+            runtime.bodies_path(row.index, epoch) if config.keeps_bodies else None,
+        )
 
     def run(self) -> None:
         """Serve until retired, and again after each return from parking; then close the handler. Raises nothing."""
         show_details(self._config.local)
         self._intake.io.start(self._intake.connect)
-        if isinstance(self._box, BlackBox):
-            self._intake.io.call(Sampler(self._row, self._box).start)
+        self._reports.start()
         handler = self._load()
         if handler is None:
             return
@@ -84,7 +76,7 @@ class Worker:
 
     def _serve(self, handler: Handler) -> None:
         where = (self._row, self._epoch, self._footprint, self._intake)
-        serve(handler, self._model, self._config, *where, self._lose_device, self._box)
+        serve(handler, self._model, self._config, *where, self._lose_device, self._reports.box)
 
     def _park(self, handler: Handler) -> bool:
         """Move the weights off the device and wait.

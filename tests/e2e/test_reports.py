@@ -7,15 +7,18 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serving.postmortem import recording
 from serving.postmortem.report import EVENT, Reason, Report, read
 from tests.e2e.client import once
-from tests.e2e.server import Server, eventually, model_folder, serving
+from tests.e2e.server import ROOT, Server, eventually, model_folder, serving
 
 HANDLER = """
 import ctypes, json, os, signal, time
@@ -50,7 +53,7 @@ class Mortal(Handler):
 
     def grow(self):
         held = []
-        for _ in range(10):
+        for _ in range(6):
             held.append(bytes(8 << 20))
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -126,7 +129,9 @@ def test_a_report_names_the_handlers_line(
     assert found.model == "model"
     assert found.phase == "ready"
     assert found.versions["torch"]
-    assert found.curve
+    if reason in (Reason.HANG, Reason.KILLED):  # it has lived for long enough
+        assert found.curve
+        assert all(size > 1 << 20 for _, size in found.curve)
     assert found.memory > 0
     assert bool(found.stacks) == (reason is not Reason.KILLED)
 
@@ -206,3 +211,41 @@ def test_a_lost_device_is_reported(tmp_path: Path) -> None:
         error = asyncio.run(once(server.port, {"do": "device-assert"})).json()["error"]
         [event] = eventually(lambda: server.lines(message=EVENT, report=error["report"]), 10)
         assert (event["reason"], event["exit_code"]) == ("lost_device", 74)
+
+
+# The bodies, and the replay.
+
+
+def replay(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving", "replay", str(path), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+
+
+def test_a_batch_that_killed_its_worker_fails_alike_when_it_is_replayed(tmp_path: Path) -> None:
+    async def all_of(port: int) -> None:
+        bodies = ["fine", "hang", "good"]
+        assert {answer.status for answer in await asyncio.gather(*(once(port, body) for body in bodies))} == {504}
+
+    model, reports = (
+        write_model(tmp_path / "model", "timeout_s = 2\n[batch]\nmax_delay_ms = 500\n"),
+        tmp_path / "reports",
+    )
+    with serving(model, http_workers=1, report_dir=reports, report_bodies=True) as server:
+        asyncio.run(all_of(server.port))
+        [path] = eventually(lambda: list(reports.glob("*.json")), 10)
+    found = read(path.read_bytes())
+    assert found.bodies == path.with_suffix(".bodies").name
+    assert sorted(one.size or 0 for one in found.running) == [6, 6, 6]
+    assert {one.stat().st_mode & 0o777 for one in reports.iterdir()} == {0o600}
+    where = f"code/mortal.py:{line_of('# hang')} in predict"
+    assert found.where == where
+    again = replay(path, "--bisect")
+    assert again.returncode == 1
+    assert f"the process ended in its batch: it took more than 7 s, at {where}" in again.stdout
+    hung = next(one.request_id for one in found.running if hung_in(path, one.request_id))
+    assert again.stdout.partition("at fault:\n")[2].split()[0] == f"{hung}:"
+
+
+def hung_in(path: Path, request_id: str) -> bool:
+    kept = recording.read(path.with_suffix(".bodies")).requests
+    return any(one.body == b'"hang"' for one in kept if one.request_id == request_id)

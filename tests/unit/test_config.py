@@ -59,6 +59,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
         log_format="json",
         default_accept="application/json",
         report_dir=None,
+        report_bodies=False,
         echo_attributes=False,
         sessions=True,
         session_ttl=1200.0,

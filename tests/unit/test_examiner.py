@@ -22,6 +22,8 @@ from serving.supervisor.postmortem.examiner import Traces, examine
 from serving.supervisor.processes import Exit
 from serving.supervisor.store.diskcache import Cost
 from serving.usercode import origin
+from serving.worker.engine.stamps import NOTHING
+from serving.worker.reports import open_box
 from serving.worker.sampler import Sampler
 
 MODEL = Model("m", "/m", "/m/code", "a:B", 60.0, 1, "cpu", 1, 100)
@@ -100,6 +102,12 @@ def test_a_signal_without_a_name_and_much_of_everything() -> None:
 
 
 HANDLER = "def predict(ready, go_on):\n    ready.set()\n    go_on.wait(30)\n"
+
+
+def test_a_box_that_cannot_be_made_costs_the_report_and_not_the_worker(tmp_path: Path) -> None:
+    assert open_box(tmp_path / "missing" / "box", None) is NOTHING
+    assert open_box(tmp_path / "box", tmp_path / "missing" / "ring") is NOTHING
+    assert open_box(tmp_path / "another", None) is not NOTHING
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serving.cli import cli
+from serving.desk.postmortem import bars
 from serving.postmortem.folder import ReportFolder
 from serving.postmortem.report import EVENT, Batch, Reason, Report, Seen, read
 
@@ -138,3 +139,7 @@ def test_what_is_not_there_is_said(tmp_path: Path, arguments: tuple[str, ...], t
     result = run(*(one.format(empty=tmp_path) for one in arguments), text=text)
     assert result.exit_code == 1
     assert complaint in result.output
+
+
+def test_a_curve_is_drawn_from_nothing_to_its_top() -> None:
+    assert bars([0, 50, 100]) == "▁▅█"

@@ -9,11 +9,11 @@ from typing import Any
 from serving.errors import HandlerError
 from serving.handler import Handler
 from serving.ipc.faults import Fault
-from serving.postmortem.blackbox import NOTHING, Box
 from serving.system import log
 from serving.system.devicefaults import fault_of
 from serving.worker.device.border import Device, Landing
 from serving.worker.engine.failures import end_process
+from serving.worker.engine.stamps import NOTHING, Box
 
 Lost = Callable[[Fault], None]
 """Ends the process, whose device is lost to it."""
@@ -40,7 +40,7 @@ class Computing:
         self.device = device
         self._on_padding = on_padding
         self._lost = lost or end_process
-        self._box = box
+        self.box = box
         self._inference_mode = torch.inference_mode
 
     def predict(self, samples: list[Any]) -> Sequence[Any]:
@@ -76,7 +76,7 @@ class Computing:
             self.check(exc)
 
     def _compute(self, samples: list[Any]) -> Any:
-        self._box.enter(samples)
+        self.box.enter(samples)
         if self._handler.policy.pad is not None and len(samples) > 1 and hasattr(samples[0], "shape"):
             lengths = [sample.shape[-1] for sample in samples]
             self._on_padding(sum(lengths), len(lengths) * max(lengths))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 from serving.deadline import Clock
 from serving.handler import Handler
-from serving.postmortem.blackbox import NOTHING, Box
 from serving.worker.batching.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
@@ -22,9 +21,11 @@ from serving.worker.engine.computing import Computing, Lost
 from serving.worker.engine.entrance import Entrance
 from serving.worker.engine.flights import Flights, stamps_of
 from serving.worker.engine.handover import Deliver, Handover
-from serving.worker.engine.stamps import Row
+from serving.worker.engine.stamps import NOTHING, Box, Row
 from serving.worker.engine.streams.streams import Streams
 from serving.worker.rules import DEFAULT, Rules
+
+__all__ = ["Box", "Engine", "Lost"]
 
 
 class Engine:
@@ -61,7 +62,7 @@ class Engine:
         answers = Answers(handler, computing, calls, self.streams, rules)
         tools = (self._flights, computing, answers, calls, handover)
         self._batches = Batches(batcher, *tools, room, clock)
-        self._entrance = Entrance(handler, batcher, self._batches, self.streams, *tools, sent, rules, clock, box)
+        self._entrance = Entrance(handler, batcher, self._batches, self.streams, *tools, sent, rules, clock)
         self._gathering = self._entrance.gathering
 
     def run(self) -> None:

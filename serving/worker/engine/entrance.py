@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from serving.deadline import Clock
 from serving.handler import Handler
-from serving.postmortem.blackbox import Box
 from serving.worker.batching.batcher import Alone, Batcher, Item
 from serving.worker.engine.answering import Answers
 from serving.worker.engine.apart import Apart
@@ -27,7 +26,7 @@ from serving.worker.rules import Rules
 class Entrance:
     """The entrance of one engine. ``threads`` decode, if there are any, else the engine's thread does.
 
-    ``sent`` waits until all that was handed over has left the process. ``box`` records the requests.
+    ``sent`` waits until all that was handed over has left the process.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class Entrance:
         sent: Callable[[], None],
         rules: Rules,
         clock: Clock,
-        box: Box,
     ) -> None:
         self._handler = handler
         self._batcher = batcher
@@ -59,7 +57,7 @@ class Entrance:
         self._handover = handover
         self._apart = Apart(streams, sent)
         self._clock = clock
-        self._box = box
+        self._note = computing.box.note
         self.gathering = Gathering(handler, answers.records, calls, batcher, handover, rules, clock)
         self.threads = threads_of(handler, batcher, calls.stamps, rules.timeout, clock)
 
@@ -87,7 +85,7 @@ class Entrance:
         if item.request.deadline.at <= now:
             self._handover.settle([expired(item)])
             return
-        self._box.note(item.id, item.request, now)
+        self._note(item.id, item.request, now)
         if item.alone:
             self._wait_for_others()
             self._apart.run(item, self._run_alone, lambda error: self._handover.settle([(item, error)]))

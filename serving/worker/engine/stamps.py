@@ -1,9 +1,11 @@
-"""Stamps: the engine's side of its scoreboard row."""
+"""Stamps: the engine's side of its scoreboard row, and of the box that is read after its death."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+from serving.request import Request
 
 
 class Stamps(Protocol):
@@ -50,3 +52,28 @@ class Row(Stamps, Protocol):
     def keep(self, ids: Sequence[int]) -> None:
         """Set the requests that run beside those of each later ``start``."""
         ...
+
+
+class Box(Protocol):
+    """The record of what the engine works on."""
+
+    def note(self, id: int, request: Request, now: float) -> None:
+        """Record that work on a request begins."""
+        ...
+
+    def enter(self, samples: Sequence[Any]) -> None:
+        """Record that a batch enters the model."""
+        ...
+
+
+class NoBox:
+    """Records nothing, where nobody would read it."""
+
+    def note(self, id: int, request: Request, now: float) -> None:
+        pass
+
+    def enter(self, samples: Sequence[Any]) -> None:
+        pass
+
+
+NOTHING = NoBox()

@@ -31,7 +31,7 @@ import torch
 from serve import RESULTS, ROOT, environment, free_port, stop, write_section
 
 from serving.supervisor.fleet.cache import Admit, Budget, Evict, Need, Resident, Stay, decide
-from serving.system.memory import held_by, resident
+from serving.system.memory import memory_of, resident
 
 SIZES = (1, 4, 16)  # MB of weights
 COLD_SIZE = 5  # MB of weights
@@ -93,7 +93,7 @@ class Server:
             for pid in forks:
                 with contextlib.suppress(OSError, KeyError):
                     # A sum of proportional shares would count pages twice whenever a process ends between two reads.
-                    total += resident(pid) if pid == self.fork_server else held_by(pid).private
+                    total += resident(pid) if pid == self.fork_server else memory_of(pid).private
             if self.model_processes() == forks:
                 return total
         return None
@@ -281,7 +281,7 @@ def private(count: int) -> list[int]:
             forks = server.model_processes()
             workers = [pid for pid in forks if len(list(Path(f"/proc/{pid}/task").iterdir())) > 1]
             assert len(workers) == count
-            return [held_by(pid).private for pid in workers]
+            return [memory_of(pid).private for pid in workers]
 
 
 def percentile(values: list[float], share: float) -> float:

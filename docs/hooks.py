@@ -36,7 +36,7 @@ def settings_table() -> str:
     rows = ["| setting | default | meaning | also read from |", "|---|---|---|---|"]
     for setting in SETTINGS:
         aliases = ", ".join(f"`{alias.variable}`" for alias in setting.aliases)
-        meaning = f"{setting.help}: {setting.kind.allowed}"
+        meaning = f"{setting.help}: {setting.parser.allowed}"
         rows.append(f"| `{setting.variable}` | {setting.describe(setting.default)} | {meaning} | {aliases} |")
     return "\n".join(rows)
 

@@ -79,22 +79,22 @@ class ChatHandler(Handler):
         return batch  # a reply may be long, so it is made in ``encode``, which can stream it
 
     def encode(self, output: Any, request: Request) -> Any:
-        session, said = output.session, {"role": "user", "content": output.text}
-        reply = self.reply(session, [*self.system, *session.state["messages"], said])
+        session, message = output.session, {"role": "user", "content": output.text}
+        reply = self.reply(session, [*self.system, *session.state["messages"], message])
         if not isinstance(reply, str):
-            return self.pieces(reply, session, said)
-        self.remember(session, said, reply)
+            return self.pieces(reply, session, message)
+        self.remember(session, message, reply)
         return reply
 
-    def pieces(self, reply: Iterable[str], session: Session, said: Message) -> Iterator[str]:
+    def pieces(self, reply: Iterable[str], session: Session, message: Message) -> Iterator[str]:
         texts = []
         for text in reply:
             texts.append(text)
             yield text
-        self.remember(session, said, "".join(texts))
+        self.remember(session, message, "".join(texts))
 
-    def remember(self, session: Session, said: Message, reply: str) -> None:
-        messages = [*session.state["messages"], said, {"role": "assistant", "content": reply}]
+    def remember(self, session: Session, message: Message, reply: str) -> None:
+        messages = [*session.state["messages"], message, {"role": "assistant", "content": reply}]
         # In pairs, so that the rest begins with the client.
         while len(messages) > self.max_messages or self.length(messages) > self.max_characters:
             messages = messages[2:]

@@ -47,8 +47,8 @@ def cached_step(model: Any, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
     """
     # Newer releases of transformers call cache what older ones call past_key_values.
     name = "cache" if "cache" in names_of(type(model).forward) else "past_key_values"
-    answer = model(input_ids=ids, use_cache=True, **{name: state})
-    return answer.logits[0, -1], getattr(answer, name)
+    output = model(input_ids=ids, use_cache=True, **{name: state})
+    return output.logits[0, -1], getattr(output, name)
 
 
 @lru_cache

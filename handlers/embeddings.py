@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from handlers.options import one_of, overridable
-from handlers.text import Answer, TextHandler, Texts
+from handlers.text import TextHandler, TextOutput, Texts
 from serving import BadRequest, Request, codecs
 from serving.errors import ModelError
 from serving.model.modelfile import unmarked
@@ -67,8 +67,8 @@ class EmbeddingsHandler(TextHandler):
         if wish.get("dimensions") not in (None, self.model.config.hidden_size):
             raise BadRequest(f"dimensions is {wish['dimensions']!r}; allowed: {self.model.config.hidden_size}")
 
-    def outputs(self, answer: Any, mask: Tensor) -> Tensor:
-        vectors = self.pool(answer.last_hidden_state.float(), mask)
+    def outputs(self, output: Any, mask: Tensor) -> Tensor:
+        vectors = self.pool(output.last_hidden_state.float(), mask)
         return normalize(vectors, dim=-1) if self.normalized else vectors
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class EmbeddingsHandler(TextHandler):
             return self.openai(output, codecs.parse_json(request.body, request.content_type))
         return output.rows[0] if output.single else output.rows
 
-    def openai(self, output: Answer, wish: dict[str, Any]) -> dict[str, Any]:
+    def openai(self, output: TextOutput, wish: dict[str, Any]) -> dict[str, Any]:
         """Return the answer of OpenAI's API reference, "Create embeddings"."""
         is_text = wish.get("encoding_format") == "base64"
         vectors = [base64.b64encode(row.numpy().tobytes()).decode() if is_text else row for row in output.rows]

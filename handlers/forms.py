@@ -29,11 +29,11 @@ class Usage:
 
 
 class Form(Protocol):
-    """A format. ``piece`` may return an empty text; ``end`` is called once."""
+    """A format. ``encode`` may return an empty text; ``end`` is called once."""
 
     content_type: str
 
-    def piece(self, text: str) -> str: ...
+    def encode(self, text: str) -> str: ...
 
     def end(self, reason: str, usage: Usage) -> str: ...
 
@@ -41,23 +41,23 @@ class Form(Protocol):
 def form_of(content_type: str) -> Form:
     """Return the form for one of the offered types."""
     if content_type == codecs.JSON:
-        return Whole()
+        return JsonObject()
     if content_type == PLAIN:
         return Plain()
-    return Records(content_type)
+    return ChunkRecords(content_type)
 
 
 class Plain:
     content_type = "text/plain; charset=utf-8"
 
-    def piece(self, text: str) -> str:
+    def encode(self, text: str) -> str:
         return text
 
     def end(self, reason: str, usage: Usage) -> str:
         return ""
 
 
-class Whole:
+class JsonObject:
     """One JSON object ``{"text", "finish_reason", "usage"}``."""
 
     content_type = codecs.JSON
@@ -65,7 +65,7 @@ class Whole:
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def piece(self, text: str) -> str:
+    def encode(self, text: str) -> str:
         self.texts.append(text)
         return ""
 
@@ -74,12 +74,12 @@ class Whole:
 
 
 @dataclass
-class Records:
+class ChunkRecords:
     """``{"text"}`` for each chunk, and a last one with ``finish_reason`` and ``usage``, as events or lines."""
 
     content_type: str
 
-    def piece(self, text: str) -> str:
+    def encode(self, text: str) -> str:
         return self.record({"text": text}) if text else ""
 
     def end(self, reason: str, usage: Usage) -> str:
@@ -99,7 +99,7 @@ class Chat:
     created: int = field(default_factory=lambda: int(time.time()))
     texts: list[str] = field(default_factory=list)
 
-    def piece(self, text: str) -> str:
+    def encode(self, text: str) -> str:
         self.texts.append(text)
         return ""
 
@@ -118,9 +118,9 @@ class ChatChunks(Chat):
     """A chat completion in chunks; the first one names the role, and ``[DONE]`` follows the last."""
 
     content_type: str = SSE
-    tells_usage: bool = False
+    includes_usage: bool = False
 
-    def piece(self, text: str) -> str:
+    def encode(self, text: str) -> str:
         if not text:
             return ""
         role = {} if self.texts else {"role": "assistant"}
@@ -128,7 +128,7 @@ class ChatChunks(Chat):
         return self.chunk({**role, "content": text}, None)
 
     def end(self, reason: str, usage: Usage) -> str:
-        last = event(self.body("chat.completion.chunk", [], usage=usage.table())) if self.tells_usage else ""
+        last = event(self.body("chat.completion.chunk", [], usage=usage.table())) if self.includes_usage else ""
         return f"{self.chunk({}, reason)}{last}data: [DONE]\n\n"
 
     def chunk(self, delta: dict[str, str], reason: str | None) -> str:

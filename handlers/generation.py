@@ -107,9 +107,9 @@ class GenerationHandler(Handler):
         # An ended generator has no frame, though it may exist until garbage collection.
         if sum(one.ag_frame is not None for one in self.running) >= self.max_running:
             raise Unavailable(f"{self.max_running} answers are being written; no more at a time")
-        pieces = self.pieces(output)
-        self.running.add(pieces)
-        return StreamingResponse(pieces, output.form.content_type)
+        chunks = self.pieces(output)
+        self.running.add(chunks)
+        return StreamingResponse(chunks, output.form.content_type)
 
     async def pieces(self, prompt: Prompt) -> AsyncGenerator[str, None]:
         usage = Usage(len(prompt.ids))
@@ -119,13 +119,13 @@ class GenerationHandler(Handler):
             if id in self.ends:
                 reason = "stop"
                 break
-            if piece := prompt.form.piece(text.add(id)):
-                yield piece
+            if chunk := prompt.form.encode(text.add(id)):
+                yield chunk
             if text.is_stopped:
                 reason = "stop"
                 break
             await asyncio.sleep(0)  # the others' turn
-        yield prompt.form.piece(text.rest()) + prompt.form.end(reason, usage)
+        yield prompt.form.encode(text.rest()) + prompt.form.end(reason, usage)
 
     def tokens(self, prompt: Prompt) -> Iterator[int]:
         """Yield the ids of the answer, as many as fit, including an end token."""

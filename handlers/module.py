@@ -92,8 +92,8 @@ class ModuleHandler(BuiltHandler):
             return [dict(zip(outputs, row, strict=True)) for row in zip(*parts, strict=True)]
         if isinstance(outputs, tuple | list):
             return list(zip(*(self.split(value, n) for value in outputs), strict=True))
-        pieces = outputs.split(self.rows)
-        return [piece[0] if single else piece for piece, single in zip(pieces, self.singles, strict=True)]
+        parts = outputs.split(self.rows)
+        return [part[0] if single else part for part, single in zip(parts, self.singles, strict=True)]
 
 
 def odd_record(value: Any) -> str:

@@ -112,17 +112,17 @@ class ObjectDetectionHandler(BuiltHandler):
             raise HandlerError(f"the module gave {len(outputs)} outputs for {len(scales)} pictures")
         return [self.select(output, scale) for output, scale in zip(outputs, scales, strict=True)]
 
-    def outputs(self, answer: Any) -> list[dict[str, Tensor]]:
-        """Return the module's answer as a dict for each picture.
+    def outputs(self, output: Any) -> list[dict[str, Tensor]]:
+        """Return the module's output as a dict for each picture.
 
         Scripted detectors return their losses first; a dict of stacked tensors is split.
         """
-        if isinstance(answer, tuple) and len(answer) == 2:
-            answer = answer[1]
-        if isinstance(answer, dict):
-            rows = zip(*(answer[name] for name in FIELDS), strict=True)
+        if isinstance(output, tuple) and len(output) == 2:
+            output = output[1]
+        if isinstance(output, dict):
+            rows = zip(*(output[name] for name in FIELDS), strict=True)
             return [dict(zip(FIELDS, row, strict=True)) for row in rows]
-        return list(answer)
+        return list(output)
 
     def select(self, output: dict[str, Tensor], scale: tuple[float, float]) -> Found:
         boxes, labels, scores = (output[name].cpu() for name in FIELDS)

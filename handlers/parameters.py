@@ -21,8 +21,8 @@ def parameters_of(request: Request) -> dict[str, Any]:
     if request.media_type == FORM:
         body = bytes(request.body)
         return checked(parameters_in(body, request.content_type) if NAME in body else None)
-    told = request.media_type == codecs.JSON or (request.media_type == "" and OBJECT.match(request.body))
-    if not told or NAME not in codecs.utf8(request.body, request.content_type):
+    is_json = request.media_type == codecs.JSON or (request.media_type == "" and OBJECT.match(request.body))
+    if not is_json or NAME not in codecs.utf8(request.body, request.content_type):
         return {}
     value = codecs.parse_json(request.body, request.content_type)
     return checked(value.get("parameters") if isinstance(value, dict) else None)

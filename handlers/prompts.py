@@ -57,7 +57,7 @@ def choose_form(wish: dict[str, Any], request: Request) -> Form:
         raise BadRequest("stream is true or false, stream_options an object")
     if request.path == CHAT:
         model, id = str(wish.get("model") or request.model), request.request_id
-        return ChatChunks(model, id, tells_usage=bool(extra.get("include_usage"))) if stream else Chat(model, id)
+        return ChatChunks(model, id, includes_usage=bool(extra.get("include_usage"))) if stream else Chat(model, id)
     kind = codecs.negotiate(request.accept, OFFERED, SSE if stream else codecs.JSON)
     # Clients that accept JSON by habit mean events when they ask for a stream.
     return form_of(SSE if stream and kind == codecs.JSON else kind)

@@ -22,9 +22,9 @@ def read_rows(request: Request, columns: Sequence[str], header: str) -> tuple[li
     """
     kind, content_type = request.media_type or codecs.JSON, request.content_type
     if kind == codecs.CSV:
-        told = codecs.header_of(content_type) or header
+        header = codecs.header_of(content_type) or header
         claims.take(csv_cost(request.body))
-        return read_csv(codecs.decode_text(request.body, content_type), columns, told), False
+        return read_csv(codecs.decode_text(request.body, content_type), columns, header), False
     if kind in codecs.JSON_LINES:
         return list(codecs.lines_of(request.body, content_type)), False
     if kind == codecs.NPY:

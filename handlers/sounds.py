@@ -100,8 +100,8 @@ def read_other(body: bytes, kind: str) -> Sound:
     except ModelError as exc:
         raise UnsupportedMediaType(f"content type {kind[:100]} needs serving[audio]; known: audio/wav, npy") from exc
     try:
-        told = soundfile.info(io.BytesIO(body))
-        claims.take(2 * 4 * told.frames * told.channels)
+        info = soundfile.info(io.BytesIO(body))
+        claims.take(2 * 4 * info.frames * info.channels)
         samples, rate = soundfile.read(io.BytesIO(body), dtype="float32", always_2d=True)
     except ServingError:
         raise

@@ -27,8 +27,8 @@ class Texts(NamedTuple):
     single: bool
 
 
-class Answer(NamedTuple):
-    """One request's answer: float32 [texts, …] on the host, whether it was a single text, and its number of tokens."""
+class TextOutput(NamedTuple):
+    """One request's output: float32 [texts, …] on the host, whether it was a single text, and its number of tokens."""
 
     rows: Tensor
     single: bool
@@ -114,7 +114,8 @@ class TextHandler(Handler):
             for place, row in zip(group, self.run([ids[place] for place in group]).cpu(), strict=True):
                 rows[place] = row
         parts = torch.split(torch.stack(rows), [len(texts.ids) for texts in batch])
-        return [Answer(part, texts.single, sum(map(len, texts.ids))) for part, texts in zip(parts, batch, strict=True)]
+        pairs = zip(parts, batch, strict=True)
+        return [TextOutput(part, texts.single, sum(map(len, texts.ids))) for part, texts in pairs]
 
     def run(self, ids: Sequence[Sequence[int]]) -> Tensor:
         longest = max(map(len, ids))
@@ -123,8 +124,8 @@ class TextHandler(Handler):
         mask = (torch.arange(longest, device=self.device) < lengths[:, None]).long()
         return self.outputs(self.model(input_ids=data, attention_mask=mask), mask)
 
-    def outputs(self, answer: Any, mask: Tensor) -> Tensor:
-        """Convert the model's answer for texts of ``mask`` [n, tokens], 1 for each token, to float32 [n, …]."""
+    def outputs(self, output: Any, mask: Tensor) -> Tensor:
+        """Convert the model's output for texts of ``mask`` [n, tokens], 1 for each token, to float32 [n, …]."""
         raise ModelError(f"{type(self).__name__} does not define outputs")
 
     def warmup(self) -> None:

@@ -45,8 +45,8 @@ class TextClassificationHandler(TextHandler):
     def check_parameters(self, request: Request) -> None:
         top_k_of(request, self.topk, 1000)
 
-    def outputs(self, answer: Any, mask: Tensor) -> Tensor:
-        logits: Tensor = answer.logits.float()
+    def outputs(self, output: Any, mask: Tensor) -> Tensor:
+        logits: Tensor = output.logits.float()
         independent = self.model.config.problem_type == "multi_label_classification" or logits.shape[1] == 1
         return probabilities(logits, "independent" if independent else "logits")
 

@@ -11,7 +11,7 @@ import msgspec
 from serving import BadRequest, Request, UnsupportedMediaType, claims, codecs
 from serving.codecs.forms import boundary_of, parts_of
 
-UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's default
+GENERIC = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is curl's default
 FORM = "multipart/form-data"
 PARAMETERS = "parameters"
 KEYS = ("b64", "image_bytes", "image", "audio", "data", "body", "bytes", "inputs", "instances")
@@ -53,21 +53,21 @@ def unwrapped(request: Request, what: str) -> Request:
     """
     kind = request.media_type
     if kind == FORM:
-        body, told = file_of(request, what)
+        body, content_type = file_of(request, what)
     elif kind == codecs.JSON:
         value = codecs.parse_json(request.body, request.content_type)
-        body, told = from_text(text_of(value, what), what), ""
-    elif kind in UNTOLD:
-        body, told = bytes(request.body[:32]), ""
+        body, content_type = from_text(text_of(value, what), what), ""
+    elif kind in GENERIC:
+        body, content_type = bytes(request.body[:32]), ""
     else:
         return request
-    if told.partition(";")[0].strip().lower() in UNTOLD:
-        told = sniff(body)
-    if not told:
+    if content_type.partition(";")[0].strip().lower() in GENERIC:
+        content_type = sniff(body)
+    if not content_type:
         raise UnsupportedMediaType(f"the first bytes of the body are those of no {what} that is known")
-    if kind in UNTOLD:
-        return msgspec.structs.replace(request, content_type=told)
-    return msgspec.structs.replace(request, body=body, content_type=told)
+    if kind in GENERIC:
+        return msgspec.structs.replace(request, content_type=content_type)
+    return msgspec.structs.replace(request, body=body, content_type=content_type)
 
 
 def text_of(value: Any, what: str) -> str:

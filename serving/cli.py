@@ -18,7 +18,7 @@ import msgspec
 
 from serving.client import ModelsClient, ping
 from serving.config.config import Config, load
-from serving.config.kinds import SWITCH
+from serving.config.parsers import SWITCH
 from serving.config.settings import SETTINGS, Setting
 from serving.errors import ConfigError, ModelError
 
@@ -55,7 +55,7 @@ def cli() -> None:
 def option_help(setting: Setting) -> str:
     names = ", ".join([setting.variable, *(alias.variable for alias in setting.aliases)])
     default = setting.describe(setting.default)
-    return f"{setting.help}: {setting.kind.allowed}.  [{names}; default: {default}]"
+    return f"{setting.help}: {setting.parser.allowed}.  [{names}; default: {default}]"
 
 
 def with_settings(command: Command) -> Command:
@@ -63,7 +63,7 @@ def with_settings(command: Command) -> Command:
     messages.
     """
     for setting in reversed(SETTINGS):
-        bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if setting.kind is SWITCH else {}
+        bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if setting.parser is SWITCH else {}
         command = click.option(setting.flag, setting.name, type=str, metavar="TEXT", help=option_help(setting), **bare)(
             command
         )
@@ -185,8 +185,8 @@ def pin_model(client: ModelsClient, name: str, off: bool) -> None:
 def ping_server() -> None:
     """Say whether the server here could serve a request; the exit code, 0 or 1, is for health checks."""
     config = read_config({})
-    is_ready, said = ping(LOOPBACK.get(config.host, config.host), config.port)
-    click.echo(said)
+    is_ready, description = ping(LOOPBACK.get(config.host, config.host), config.port)
+    click.echo(description)
     sys.exit(0 if is_ready else 1)
 
 

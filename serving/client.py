@@ -53,8 +53,8 @@ class ModelsClient:
             request = urllib.request.Request(
                 self._url + path, data, {"content-type": "application/json"}, method=method
             )
-            with self._opener.open(request, timeout=TIMEOUT) as answer:
-                return json.load(answer)
+            with self._opener.open(request, timeout=TIMEOUT) as response:
+                return json.load(response)
         except urllib.error.HTTPError as error:
             with error:
                 raise click.ClickException(explain(error.code, error.read())) from error
@@ -85,8 +85,8 @@ def ping(host: str, port: int) -> tuple[bool, str]:
     connection = http.client.HTTPConnection(host, port, timeout=PING_TIMEOUT)
     try:
         connection.request("GET", "/ping")
-        answer = connection.getresponse()
-        return answer.status == 200, answer.read().decode("utf-8", "replace").strip()
+        response = connection.getresponse()
+        return response.status == 200, response.read().decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as exc:
         return False, f"{host}:{port}: {exc}"
     finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from serving.ipc.flow import Credit, Flow, cost
-from serving.ipc.wire import Frame, PieceHead
+from serving.ipc.wire import ChunkHead, Frame
 from serving.request import NO_HEADERS
 
 NORMAL, GOING_AWAY, POLICY, INTERNAL, TRY_LATER = 1000, 1001, 1008, 1011, 1013  # RFC 6455 §7.4.1 and its registry
@@ -41,15 +41,15 @@ class Message:
     @property
     def head(self) -> bytes:
         """The head of its frame between our processes; ``read`` is the inverse."""
-        text = PieceHead.TEXT if isinstance(self.data, str) else PieceHead(0)
-        return bytes([text | (PieceHead.FIN if self.fin else PieceHead(0))])
+        text = ChunkHead.TEXT if isinstance(self.data, str) else ChunkHead(0)
+        return bytes([text | (ChunkHead.FIN if self.fin else ChunkHead(0))])
 
     @classmethod
     def read(cls, frame: Frame) -> Message:
         """Return the message in a frame. The chunks of a streamed response have no head: they are bytes."""
-        flags = PieceHead(frame.head[0]) if frame.head else PieceHead.FIN
+        flags = ChunkHead(frame.head[0]) if frame.head else ChunkHead.FIN
         body = bytes(frame.body)
-        return cls(body.decode("utf-8", "replace") if flags & PieceHead.TEXT else body, bool(flags & PieceHead.FIN))
+        return cls(body.decode("utf-8", "replace") if flags & ChunkHead.TEXT else body, bool(flags & ChunkHead.FIN))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from serving.http.paths import INVOCATIONS
 from serving.session import Session
 
 Body = bytes | bytearray | memoryview
-Piece = bytes | bytearray | memoryview | str
-Pieces = Iterable[Piece] | AsyncIterable[Piece]
+Chunk = bytes | bytearray | memoryview | str
+Chunks = Iterable[Chunk] | AsyncIterable[Chunk]
 
 USUAL = 256  # characters of a header's value up to which its parsed form is cached
 BODILESS = frozenset({204, 205, 304})  # statuses of responses without a body
@@ -171,7 +171,7 @@ class StreamingResponse:
     first piece is text or bytes.
     """
 
-    pieces: Pieces
+    pieces: Chunks
     content_type: str | None = None
     status: int = 200
     custom_attributes: str | None = None

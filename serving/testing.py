@@ -33,11 +33,11 @@ from serving.usercode import environment, origin
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.device import find_device
 from serving.worker.engine.engine import Engine
-from serving.worker.engine.streams.parts import Begin, End, More, Outcome
+from serving.worker.engine.streams.parts import Begin, End, More, Reply
 from serving.worker.io.sessioncalls import SessionCalls
 from serving.worker.loading import requirements
 from serving.worker.loading.loader import create_handler, inference_mode, load, paths_of
-from serving.worker.loading.speed import hasten
+from serving.worker.loading.speed import accelerate
 from serving.worker.norow import NoRow
 from serving.worker.rules import Rules
 
@@ -52,7 +52,7 @@ class Pieces:
     ``with`` block. A failure raises its ServingError.
     """
 
-    def __init__(self, item: Item, outcomes: Iterator[Outcome]) -> None:
+    def __init__(self, item: Item, outcomes: Iterator[Reply]) -> None:
         self._item = item
         self._outcomes = outcomes
         self._first: list[bytes] = []
@@ -168,11 +168,11 @@ class Client:
             handler = create_handler(model)
             client._begin(handler, config, model.timeout, model.device)
             load(handler, model, client._device.name)
-            hastened = hasten(handler, model, client._device, lambda: None)
+            accelerated = accelerate(handler, model, client._device, lambda: None)
             with inference_mode():
                 handler.warmup()
-            if hastened is not None:
-                hastened.warm(Path(model.path))
+            if accelerated is not None:
+                accelerated.warm(Path(model.path))
         except BaseException:
             client._restore()
             raise
@@ -254,13 +254,13 @@ class Client:
         unknown = [name for name in sagemaker if name not in FIELDS]
         if unknown:
             raise TypeError(f"{unknown[0]} is no header; {origin.nearest(unknown[0], FIELDS, 'there are')}")
-        told = {name.replace("_", "-"): value for name, value in sagemaker.items()}
+        sagemaker_headers = {name.replace("_", "-"): value for name, value in sagemaker.items()}
         paths = paths_of(self.handler)
         seen = {name.lower(): value for name, value in (headers or {}).items() if name.lower() in paths.headers}
-        check_all(content_type, accept, told)
+        check_all(content_type, accept, sagemaker_headers)
         if path != INVOCATIONS and path not in paths.post:
             raise NotFound(f"POST {path} is not served here")
-        id, fields = told.get("inference-id", ""), MappingProxyType(told)
+        id, fields = sagemaker_headers.get("inference-id", ""), MappingProxyType(sagemaker_headers)
         return Request(body, content_type, accept, id, model=DEFAULT_MODEL, sagemaker=fields, path=path, headers=seen)
 
     def invoke(
@@ -327,11 +327,11 @@ class Client:
             return error
         return item
 
-    def _run(self, items: Sequence[Item]) -> Iterator[Outcome]:
+    def _run(self, items: Sequence[Item]) -> Iterator[Reply]:
         """Yield the outcomes of requests in order of time; the calls of a session run one after the other."""
         waiting = list(items)
         while waiting:
-            outcomes: list[Outcome] = []
+            outcomes: list[Reply] = []
             room = max(1, len(waiting))
             batcher = Batcher(
                 dataclasses.replace(self.handler.policy, queue_size=room),
@@ -348,13 +348,13 @@ class Client:
             )
             for _ in engine.turns():
                 while outcomes:
-                    waiting += self._left(outcomes[0])
-                    yield self._told(outcomes.pop(0))
+                    waiting += self._freed_by(outcomes[0])
+                    yield self._with_session_headers(outcomes.pop(0))
             for outcome in outcomes:
-                waiting += self._left(outcome)
-                yield self._told(outcome)
+                waiting += self._freed_by(outcome)
+                yield self._with_session_headers(outcome)
 
-    def _left(self, outcome: Outcome) -> list[Item]:
+    def _freed_by(self, outcome: Reply) -> list[Item]:
         """Return the items that may run now that this outcome is there."""
         item, part = outcome
         if item.live is not None:
@@ -366,7 +366,7 @@ class Client:
         ended = self._sessions.expire() if item.opens and failed else []
         return [*([following] if following is not None else []), *ended]
 
-    def _told(self, outcome: Outcome) -> Outcome:
+    def _with_session_headers(self, outcome: Reply) -> Reply:
         """Return the outcome with the session headers that an HTTP worker would add."""
         item, part = outcome
         session = item.session

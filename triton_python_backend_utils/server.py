@@ -48,18 +48,20 @@ class Server:
     port: int
     remaining: Callable[[], float]
 
-    def call(self, method: str, path: str, body: bytes, headers: dict[str, str], left: Callable[[], float]) -> Answer:
+    def call(
+        self, method: str, path: str, body: bytes, headers: dict[str, str], left: Callable[[], float]
+    ) -> OpenResponse:
         """``left`` gives the seconds that the next step may take. Raises OSError and http.client.HTTPException."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=max(SHORTEST, left()))
         try:
             connection.request(method, path, body, {"Connection": "close", **headers})
-            sock = connection.sock  # which the connection forgets once the answer has begun
-            return Answer(connection, sock, connection.getresponse(), left)
+            sock = connection.sock  # which the connection forgets once the response has begun
+            return OpenResponse(connection, sock, connection.getresponse(), left)
         except BaseException:
             connection.close()
             raise
 
-    def ask(self, request: InferenceRequest) -> Answer:
+    def ask(self, request: InferenceRequest) -> OpenResponse:
         model = quote(request.model_name, safe="")
         version = f"/versions/{request.model_version}" if request.model_version >= 0 else ""
         body, size = message_of(request)
@@ -86,7 +88,7 @@ class Server:
 
 
 @dataclass(slots=True)
-class Answer:
+class OpenResponse:
     connection: http.client.HTTPConnection
     sock: socket.socket
     response: http.client.HTTPResponse
@@ -110,9 +112,9 @@ class Answer:
 class ResponseIterator:
     """The responses of another model as they come. One that could not be had is the last, with an error."""
 
-    def __init__(self, answer: Answer | None, ready: list[InferenceResponse] | None = None) -> None:
-        self._answer = answer
-        self._responses = iter(ready or ()) if answer is None else responses(answer)
+    def __init__(self, open_response: OpenResponse | None, ready: list[InferenceResponse] | None = None) -> None:
+        self._open = open_response
+        self._responses = iter(ready or ()) if open_response is None else responses(open_response)
 
     def __iter__(self) -> ResponseIterator:
         return self
@@ -122,29 +124,29 @@ class ResponseIterator:
 
     def cancel(self) -> None:
         """No more of them are wanted; the other model hears of it."""
-        if self._answer is not None:
-            self._answer.close()
+        if self._open is not None:
+            self._open.close()
         self._responses = iter(())
 
 
-def responses(answer: Answer) -> Iterator[InferenceResponse]:
+def responses(open_response: OpenResponse) -> Iterator[InferenceResponse]:
     try:
-        if answer.response.status != 200:
-            yield refusal(answer.response.status, answer.read())
-        elif (size := answer.response.headers.get(HEADER_SIZE)) is not None:
-            yield whole(answer.read(), int(size))
-        elif answer.response.headers.get_content_type() == "application/json":
-            yield whole(answer.read(), None)
+        if open_response.response.status != 200:
+            yield refusal(open_response.response.status, open_response.read())
+        elif (size := open_response.response.headers.get(HEADER_SIZE)) is not None:
+            yield complete(open_response.read(), int(size))
+        elif open_response.response.headers.get_content_type() == "application/json":
+            yield complete(open_response.read(), None)
         else:
-            while line := answer.readline():
-                yield piece(line, answer.response)
+            while line := open_response.readline():
+                yield chunk_of(line, open_response.response)
     except (OSError, http.client.HTTPException, wire.WireError) as exc:
         yield failure_of("", exc)
     finally:
-        answer.close()
+        open_response.close()
 
 
-def piece(line: bytes, response: http.client.HTTPResponse) -> InferenceResponse:
+def chunk_of(line: bytes, response: http.client.HTTPResponse) -> InferenceResponse:
     """One of many: a line of header, and behind it the tensors' bytes."""
     header = wire.read_result(line)
     size = sum(entry.parameters.get(wire.BINARY_SIZE, 0) for entry in header.outputs)
@@ -154,7 +156,7 @@ def piece(line: bytes, response: http.client.HTTPResponse) -> InferenceResponse:
     return response_of(header, memoryview(data))
 
 
-def whole(body: bytes, size: int | None) -> InferenceResponse:
+def complete(body: bytes, size: int | None) -> InferenceResponse:
     head, binary = wire.split(body, size)
     return response_of(wire.read_result(head), binary)
 
@@ -228,15 +230,15 @@ def is_model_ready(model_name: str, model_version: str = "") -> bool:
 
 def repository(model: str, verb: str, body: dict[str, Any]) -> None:
     path = f"/v2/repository/models/{quote(model, safe='')}/{verb}"
-    status, answer = asked("POST", path, msgspec.json.encode(body), lambda: LOAD_TIME)
+    status, content = asked("POST", path, msgspec.json.encode(body), lambda: LOAD_TIME)
     if status != 200:
-        error = refusal(status, answer).error()
+        error = refusal(status, content).error()
         raise TritonModelException(f"{verb} of model {model!r}: {error}")
 
 
 def asked(method: str, path: str, body: bytes, left: Callable[[], float]) -> tuple[int, bytes]:
     try:
-        answer = current().call(method, path, body, {"Content-Type": "application/json"}, left)
-        return answer.response.status, answer.read()
+        open_response = current().call(method, path, body, {"Content-Type": "application/json"}, left)
+        return open_response.response.status, open_response.read()
     except (OSError, http.client.HTTPException) as exc:
         raise TritonModelException(f"the server did not answer: {type(exc).__name__}: {exc}") from exc

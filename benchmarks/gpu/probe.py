@@ -62,14 +62,14 @@ def context() -> dict[str, object]:
 def host_memory() -> dict[str, object]:
     """Measure how fast host memory is pinned, whether it counts as ours and is freed, and the speed of the bus."""
     found: dict[str, object] = {}
-    before = memory.held_by("self").private
+    before = memory.memory_of("self").private
     held: list[torch.Tensor] = []
     found["pin_64_mib_at_a_time_gb_s"] = round(
         1.07
         / seconds(lambda: held.extend(torch.empty(64 << 20, dtype=torch.uint8, pin_memory=True) for _ in range(16))),
         2,
     )
-    found["pinned_counts_mib"] = memory.held_by("self").private - before >> 20
+    found["pinned_counts_mib"] = memory.memory_of("self").private - before >> 20
     target = torch.empty(64 << 20, dtype=torch.uint8, device=DEVICE)
     found["pinned_gb_s"] = round(1.07 / seconds(lambda: [target.copy_(one, non_blocking=True) for one in held]), 1)
     pageable = torch.ones(GIB, dtype=torch.uint8)
@@ -77,7 +77,7 @@ def host_memory() -> dict[str, object]:
     held.clear()
     cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     found["give_back_s"] = seconds(empty_host_cache)
-    found["not_given_back_mib"] = memory.held_by("self").private - before - GIB >> 20
+    found["not_given_back_mib"] = memory.memory_of("self").private - before - GIB >> 20
     pages = Pages(cudart)
     found["pages_gb_s"] = round(1.07 / seconds(lambda: [pages.allocate(256 << 20) for _ in range(4)]), 2)
     found["pages_free_s"] = seconds(pages.free)

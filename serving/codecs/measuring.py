@@ -20,7 +20,7 @@ INFLATION = 1032  # bytes, at most, from one byte of deflate
 SUSPICIOUS = 8  # bytes from one of a PNG's data above which they are counted first
 CODES = 2731  # pixels, at most, from one byte of a GIF: 4096 from a code of 12 bits
 PIXEL_LIMIT = 100_000_000  # larger images are refused before decoding
-PIECE = 1 << 20
+CHUNK = 1 << 20
 RECORD = 288  # bytes of a record's overhead, answer included
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's colour types
@@ -184,7 +184,7 @@ def inflates_to(parts: list[memoryview], size: int) -> bool:
         for part in parts:
             data: Body = part
             while size > 0 and data and not inflater.eof:
-                size -= len(inflater.decompress(data, PIECE))
+                size -= len(inflater.decompress(data, CHUNK))
                 data = inflater.unconsumed_tail
     except zlib.error:
         return False

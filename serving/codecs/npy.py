@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 from serving import claims
 from serving.codecs.hollow import check_hollow
 from serving.codecs.letters import check_letters
-from serving.codecs.measuring import GLANCED, PIECE, array_size
+from serving.codecs.measuring import CHUNK, GLANCED, array_size
 from serving.errors import BadRequest, ServingError
 from serving.request import Body
 
@@ -164,7 +164,7 @@ def check_keys(file: IO[bytes], width: int) -> None:
 def fill(file: IO[bytes], room: memoryview) -> None:
     """Read into ``room`` in parts, since an archive's reader copies each. Raises BadRequest at the end of the file."""
     while room:
-        part = file.read(min(len(room), PIECE))
+        part = file.read(min(len(room), CHUNK))
         if not part:
             raise BadRequest("the body's array ends early")
         room[: len(part)] = part

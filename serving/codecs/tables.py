@@ -35,10 +35,10 @@ def header_of(content_type: str) -> str:
 
     Raises BadRequest for another value.
     """
-    said = parameters(content_type).get("header", "").lower() if ";" in content_type else ""
-    if said not in HEADERS:
-        raise BadRequest(f"header is {said[:40]!r} in the content type; allowed: present, absent")
-    return said
+    header = parameters(content_type).get("header", "").lower() if ";" in content_type else ""
+    if header not in HEADERS:
+        raise BadRequest(f"header is {header[:40]!r} in the content type; allowed: present, absent")
+    return header
 
 
 def split_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:

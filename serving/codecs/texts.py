@@ -38,7 +38,7 @@ KNOWN = frozenset(
 EXAMPLES = (
     "UTF-8, UTF-16, UTF-32, ISO-8859-1 to -16, windows-1250 to -1258, KOI8-R, Shift_JIS, EUC-JP, EUC-KR, GB18030, Big5"
 )
-SAID = {"latin_1": "iso-8859-1", "ascii": "us-ascii"}
+LABELS = {"latin_1": "iso-8859-1", "ascii": "us-ascii"}
 MARK = "\ufeff"
 
 
@@ -64,8 +64,8 @@ def charset_of(content_type: str) -> str | None:
         return None
     found = {name: python_name(name) for name in named}
     if len(set(found.values())) > 1 or None in found.values():
-        told = ", ".join(sorted(name[:40] for name in named))
-        raise UnsupportedMediaType(f"charset {told[:100]} is not supported; known: {EXAMPLES}")
+        names = ", ".join(sorted(name[:40] for name in named))
+        raise UnsupportedMediaType(f"charset {names[:100]} is not supported; known: {EXAMPLES}")
     return next(iter(found.values()))
 
 
@@ -89,23 +89,25 @@ def text_of(data: bytes, charset: str | None) -> str:
     elif marked in (None, charset) or marked in UNORDERED.get(charset, ()):
         name = marked or charset
     else:
-        raise BadRequest(f"the body begins with the byte order mark of {said(marked)}; its charset is {said(charset)}")
+        raise BadRequest(
+            f"the body begins with the byte order mark of {label_of(marked)}; its charset is {label_of(charset)}"
+        )
     if name in UNORDERED:
         first, second = UNORDERED[name]
-        raise BadRequest(f"{said(name)} without a byte order mark: say {said(first)} or {said(second)}")
+        raise BadRequest(f"{label_of(name)} without a byte order mark: say {label_of(first)} or {label_of(second)}")
     try:
         text = data.decode(name)
     except UnicodeError as exc:
         at = f" (byte {exc.start})" if isinstance(exc, UnicodeDecodeError) else ""
-        raise BadRequest(f"the body is no {said(name)} text{at}") from exc
+        raise BadRequest(f"the body is no {label_of(name)} text{at}") from exc
     return text[1:] if text[:1] == MARK else text
 
 
-def said(name: str) -> str:
+def label_of(name: str) -> str:
     """Return a charset as clients write it: ``UTF-16LE``, ``ISO-8859-1``, ``windows-1252``."""
     if name.startswith("cp125"):
         return f"windows-{name[2:]}"
-    name = SAID.get(name, name).replace("_", "-").replace("iso8859", "iso-8859")
+    name = LABELS.get(name, name).replace("_", "-").replace("iso8859", "iso-8859")
     return name.replace("-le", "le").replace("-be", "be").upper()
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from serving.config.kinds import Kind, Value, Warned
+from serving.config.parsers import SettingParser, Value, Warned
 from serving.config.settings import SETTINGS, Setting
 from serving.errors import ConfigError
 from serving.system import cgroup
@@ -142,7 +142,7 @@ class Given:
     origin: str
     name: str
     text: str
-    kind: Kind
+    parser: SettingParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,18 +218,20 @@ def is_platforms(environ: Mapping[str, str], model_dir: str, home: str = OPT_ML)
     """Return whether the environment is SageMaker's, whose own containers install a model's requirements without being
     asked.
     """
-    told = any(name.startswith(PLATFORM) for name in environ)
-    return told or (Path(model_dir).is_relative_to(home) and Path(model_dir).is_dir())
+    is_configured = any(name.startswith(PLATFORM) for name in environ)
+    return is_configured or (Path(model_dir).is_relative_to(home) and Path(model_dir).is_dir())
 
 
 def sources_of(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> Iterator[Given]:
     """Yield the sources that give a text for this setting, the strongest first."""
     if setting.name in flags:
-        yield Given(f"flag {setting.flag}", setting.flag, flags[setting.name].strip(), setting.kind)
-    kinds = {setting.variable: setting.kind} | {alias.variable: alias.kind or setting.kind for alias in setting.aliases}
-    for variable, kind in kinds.items():
+        yield Given(f"flag {setting.flag}", setting.flag, flags[setting.name].strip(), setting.parser)
+    parsers = {setting.variable: setting.parser} | {
+        alias.variable: alias.parser or setting.parser for alias in setting.aliases
+    }
+    for variable, parser in parsers.items():
         if variable in environ:
-            yield Given(f"environment {variable}", variable, environ[variable], kind)
+            yield Given(f"environment {variable}", variable, environ[variable], parser)
 
 
 def choose(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> Choice:
@@ -238,9 +240,9 @@ def choose(setting: Setting, environ: Mapping[str, str], flags: Mapping[str, str
     problems: list[str] = []
     for given in sources_of(setting, environ, flags):
         try:
-            value = given.kind.parse(given.text)
+            value = given.parser.parse(given.text)
         except ValueError:
-            problems.append(f"{quoted(given.name, given.text)} is not allowed: give {given.kind.allowed}")
+            problems.append(f"{quoted(given.name, given.text)} is not allowed: give {given.parser.allowed}")
             continue
         if isinstance(value, Warned):
             found.append((given.origin, value.value, (f"{quoted(given.name, given.text)} {value.why}",)))

@@ -30,8 +30,8 @@ def check(path: Path, config: Config, cores: int, seconds: float) -> Report:
 
     A load or sample that takes longer than ``seconds`` ends the process with its stacks.
     """
-    report, heard = Report(), Warnings()
-    log.logger.addHandler(heard)
+    report, warnings = Report(), Warnings()
+    log.logger.addHandler(warnings)
     failures.show_details(True)
     try:
         with opened(path, config, seconds) as folder:
@@ -42,9 +42,9 @@ def check(path: Path, config: Config, cores: int, seconds: float) -> Report:
         report.problems.append(str(exc))
     finally:
         failures.show_details(False)
-        log.logger.removeHandler(heard)
-        report.tracebacks += [one for one in heard.tracebacks if one not in report.tracebacks]
-        report.risks += [line for line in dict.fromkeys(heard.lines) if line not in report.problems]
+        log.logger.removeHandler(warnings)
+        report.tracebacks += [one for one in warnings.tracebacks if one not in report.tracebacks]
+        report.risks += [line for line in dict.fromkeys(warnings.lines) if line not in report.problems]
     return report
 
 

@@ -146,7 +146,7 @@ def guilty(members: Sequence[int], fails: Callable[[Sequence[int]], bool]) -> It
     yield members
 
 
-def told(recording: Recording, members: Sequence[int], trial: Trial) -> Iterator[str]:
+def lines_of(recording: Recording, members: Sequence[int], trial: Trial) -> Iterator[str]:
     """Yield what became of these requests, line by line."""
     for number, member in enumerate(members):
         kept = recording.requests[member]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from serving.config.config import Config
-from serving.desk.replay import Replay, Trial, file_of, guilty, told
+from serving.desk.replay import Replay, Trial, file_of, guilty, lines_of
 from serving.errors import ModelError
 from serving.postmortem.recording import read
 
@@ -23,7 +23,7 @@ def run(path: Path, config: Config, bisect: bool, sync: bool, folder: Path | Non
     everybody = range(len(recording.requests))
     say(f"report {recording.report}: {len(everybody)} requests of model {recording.model.name}")
     trial = replay.run(everybody)
-    for line in told(recording, everybody, trial):
+    for line in lines_of(recording, everybody, trial):
         say(line)
     if trial.is_good:
         say("all of it went well")
@@ -39,6 +39,6 @@ def run(path: Path, config: Config, bisect: bool, sync: bool, folder: Path | Non
 
         for members in guilty(everybody, fails):
             say("at fault:" if len(members) == 1 else "at fault, but only together:")
-            for line in told(recording, members, trials[tuple(members)]):
+            for line in lines_of(recording, members, trials[tuple(members)]):
                 say(f"  {line}")
     return False

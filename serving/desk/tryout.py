@@ -20,7 +20,7 @@ from serving.usercode import environment, origin
 from serving.worker import device as devices
 from serving.worker.loading import requirements
 from serving.worker.loading.loader import create_handler, paths_of
-from serving.worker.loading.speed import hasten
+from serving.worker.loading.speed import accelerate
 
 SHOWN = 200  # characters of an answer
 NO_SAMPLES = "no samples: predict was not tried; put sample.json, sample.png or so beside the model, or into samples/"
@@ -41,7 +41,7 @@ def try_out(model: Model, install: bool, seconds: float, report: Report) -> None
         if isinstance(exc, KeyboardInterrupt):
             raise
         report.tracebacks.append(traceback_of(exc))
-        report.problems.append(f"it does not load: {origin.told(exc)}")
+        report.problems.append(f"it does not load: {origin.describe(exc)}")
     finally:
         faulthandler.cancel_dump_traceback_later()
 
@@ -50,10 +50,10 @@ def load_and_ask(model: Model, report: Report) -> None:
     began = time.monotonic()
     handler = create_handler(model)
     with Client(handler, model.path, devices.resolve(model.device), **model.options) as client:
-        if (faster := hasten(handler, model, devices.find_device(model.device), lambda: None)) is not None:
+        if (faster := accelerate(handler, model, devices.find_device(model.device), lambda: None)) is not None:
             faster.warm(Path(model.path))
         report.facts.append(f"loads in {time.monotonic() - began:.2f} s")
-        report.facts.append(f"batches: {told(model.policy(handler.policy))}")
+        report.facts.append(f"batches: {described(model.policy(handler.policy))}")
         paths = paths_of(handler)
         report.facts += [f"takes: {what}" for what in (handler.takes, *paths.post, *paths.websocket) if what]
         found = samples(Path(model.path))
@@ -63,7 +63,7 @@ def load_and_ask(model: Model, report: Report) -> None:
             ask(client, sample, report)
 
 
-def told(policy: BatchPolicy) -> str:
+def described(policy: BatchPolicy) -> str:
     fields = dataclasses.asdict(policy)
     return ", ".join(f"{name} {value:g}" for name, value in fields.items() if value is not None)
 

@@ -60,7 +60,7 @@ def tune(
     shapes: Sequence[Shape],
     seconds: float,
     latency: float | None = None,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> Tuned:
     """Measure every shape with a real server on loopback, then the curve of the best one.
 
@@ -80,7 +80,7 @@ def tune(
                 f"{busy.failed + idle.failed} samples were not answered with 200; `serving check` says why"
             )
         results.append(Result(shape, idle, busy))
-        say(f"{shape}: {busy.rate:,.0f} requests/s, p99 {busy.p99 * 1e3:.1f} ms")
+        report(f"{shape}: {busy.rate:,.0f} requests/s, p99 {busy.p99 * 1e3:.1f} ms")
     best = choose(results, latency)
     tuned = Tuned(results, best, latency)
     plain = Shape(1, best.threads, best.replicas)

@@ -23,7 +23,6 @@ from serving.errors import (
     MethodNotAllowed,
     ModelLoading,
 )
-from serving.frontend.answers import JSON, Answers
 from serving.frontend.api import metrics, models
 from serving.frontend.api.open_inference import OpenInference
 from serving.frontend.bodies import Bodies, Tidy, rest
@@ -33,6 +32,7 @@ from serving.frontend.http.headers import id_of, read_headers, request_id_header
 from serving.frontend.invocation.asgi_border import AsgiInvocations
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.local.runtime import LocalRuntime
+from serving.frontend.responses import JSON, Responses
 from serving.frontend.routing.invocations import Invocations
 from serving.frontend.routing.replicas import Replicas
 from serving.frontend.websocket.conversations import Conversations
@@ -64,9 +64,9 @@ class App:
         self._runtime = runtime
         self._replicas = Replicas(runtime, board)
         self._invocations = Invocations(self._replicas, config.request_timeout, runtime.instance, config.sessions)
-        self._answers = Answers(config, board)
+        self._responses = Responses(config, board)
         self.endpoint = Endpoint(
-            config, board, self._replicas, self._invocations, self._answers, self._new_id, self.bodies
+            config, board, self._replicas, self._invocations, self._responses, self._new_id, self.bodies
         )
         self._open_inference = OpenInference(config, self.endpoint)
         self._conversations = Conversations(config, self.endpoint)
@@ -131,7 +131,7 @@ class App:
         elif path is not None and (path == INVOCATIONS or (self._many and invoked_model(path) is not None)):
             # Every POST is an exchange, which does not come here.
             request_id = id_of(read_headers(scope["headers"])[2], self._new_id)
-            await self._answers.send_error(send, MethodNotAllowed(f"{path} takes POST"), request_id)
+            await self._responses.send_error(send, MethodNotAllowed(f"{path} takes POST"), request_id)
         elif self._local is not None and path is not None and self._local.takes(path):
             await self._local(scope, receive, send)
         elif path is not None and is_open_inference(path):
@@ -156,10 +156,10 @@ class App:
     async def _ping(self, scope: Scope, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD", "POST"):
             error = MethodNotAllowed("/ping takes GET, HEAD and POST", "GET, HEAD, POST")
-            await self._answers.send_error(send, error, self._new_id())
+            await self._responses.send_error(send, error, self._new_id())
             return
         status, body = ping(self._board.read_header(), time.monotonic())
-        await self._answers.send_body(send, status, JSON, body, [request_id_header(self._new_id())])
+        await self._responses.send_body(send, status, JSON, body, [request_id_header(self._new_id())])
 
     def _new_id(self) -> str:
         return f"{self._id_prefix}-{next(self._numbers):x}"

@@ -68,14 +68,14 @@ class Bodies:
         self._tidy = tidy
         self._rest = rest
         self._resting: Rest | None = None
-        self._moving: dict[Held, None] = {}
+        self._moving: dict[BodyReservation, None] = {}
 
     @property
     def held(self) -> int:
         """The bytes that are taken."""
         return self._held
 
-    def take(self, size: int, instead_of: int = 0, who: Held | None = None) -> bool:
+    def take(self, size: int, instead_of: int = 0, who: BodyReservation | None = None) -> bool:
         """Take ``size`` bytes for ``who``, in place of ``instead_of`` bytes taken before. Bodies that stand still are
         ended to make room. Returns False if there is still no room. The only body is always taken, whatever its size.
         """
@@ -93,7 +93,7 @@ class Bodies:
         others = self._held - instead_of
         return not others or others + size <= self._limit
 
-    def _make_room(self, size: int, instead_of: int, who: Held | None) -> None:
+    def _make_room(self, size: int, instead_of: int, who: BodyReservation | None) -> None:
         now = self.clock()
         still = [one for one in self._moving if one is not who and one.stands_still(now)]
         for one in sorted(still, key=lambda one: one.moved):
@@ -111,15 +111,15 @@ class Bodies:
         if size and not self._held and self._rest is not None:
             self._resting = self._rest()
 
-    def watch(self, one: Held) -> None:
+    def watch(self, one: BodyReservation) -> None:
         """Add a body that may be ended to make room."""
         self._moving[one] = None
 
-    def forget(self, one: Held) -> None:
+    def forget(self, one: BodyReservation) -> None:
         self._moving.pop(one, None)
 
 
-class Held:
+class BodyReservation:
     """The memory of ``bodies`` that one request, and then its response, has taken; ``release`` gives it back.
 
     ``leave`` ends the request for lack of room. It is called at most once, when the body stands still while others need
@@ -132,7 +132,7 @@ class Held:
         self.had_to_go = False
         self._size = 0
         self._unread: Callable[[], int] | None = None
-        self._left = 0
+        self._unsent = 0
         self.moved = bodies.clock()
 
     def watch(self, leave: Callable[[], None]) -> None:
@@ -173,7 +173,7 @@ class Held:
         self._bodies.forget(self)
         self._leave = None
 
-    def answer(self, size: int, unread: Callable[[], int] | None, leave: Callable[[], None] | None) -> None:
+    def count_response(self, size: int, unread: Callable[[], int] | None, leave: Callable[[], None] | None) -> None:
         """Count a response of ``size`` bytes in place of the body. ``unread`` returns the number of its bytes that wait
         for the client; ``leave`` closes the connection of a client that does not read. Raises BodiesFull.
         """
@@ -181,7 +181,7 @@ class Held:
         if size < COUNTED and not self._size:
             return
         self._take(size if size >= COUNTED else 0, "an answer")
-        self._unread, self._left = unread, size
+        self._unread, self._unsent = unread, size
         if leave is not None and self._size:
             self._leave = leave
             self._bodies.watch(self)
@@ -196,8 +196,8 @@ class Held:
         self.moved = self._bodies.clock()
 
     def stands_still(self, now: float) -> bool:
-        if self._unread is not None and (left := self._unread()) <= self._left - COUNTED:
-            self._left, self.moved = left, now
+        if self._unread is not None and (unsent := self._unread()) <= self._unsent - COUNTED:
+            self._unsent, self.moved = unsent, now
         return now >= self.moved + STILL
 
     def go(self) -> None:

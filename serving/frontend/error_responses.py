@@ -25,19 +25,19 @@ BODY_LIMIT = 1024  # bytes
 
 class Api(NamedTuple):
     """The words of one API for a request that fails: to the client when the server stops first (``stopped``), and in
-    the log when it has ``answered`` with an error, when nobody expected that error (``fault``), and when the client has
-    ``left``, which the exception ``gone`` says. Empty lines are not logged.
+    the log when an error was sent (``error_sent``), when nobody expected that error (``fault``), and when the client
+    has ``disconnected``, which the exception ``disconnect`` says. Empty lines are not logged.
     """
 
     stopped: str = ""
     fault: str = ""
-    answered: str = "a request was answered with an error"
-    left: str = "the client went away"
-    gone: type[Exception] = ClientGone
+    error_sent: str = "a request was answered with an error"
+    disconnected: str = "the client went away"
+    disconnect: type[Exception] = ClientGone
 
 
 class Failure(NamedTuple):
-    """The answer to a request that failed. ``retry_after`` is in seconds, 0 where trying again is of no use.
+    """The response to a request that failed. ``retry_after`` is in seconds, 0 where trying again is of no use.
     ``is_fault``: nobody expected the error, and the log gets its traceback. ``allow`` names the methods of a path that
     does not take the request's. ``report`` is the id of the report of a worker's end.
     """
@@ -70,13 +70,13 @@ class Failure(NamedTuple):
 
 
 def failure_of(exc: BaseException, api: Api) -> Failure | None:
-    """Return what the client is told of ``exc``; None where the client has left."""
+    """Return what the client gets for ``exc``; None where it has disconnected."""
     if isinstance(exc, ServingError):
         return Failure.of(exc)
     if isinstance(exc, asyncio.CancelledError):
         # The time for draining is over: uvicorn cancels the remaining requests, and their clients get a 503.
         return Failure.of(Draining(api.stopped))
-    if isinstance(exc, api.gone):
+    if isinstance(exc, api.disconnect):
         return None
     return Failure(ServingError.status, ServingError.code, INTERNAL, is_fault=True)
 
@@ -86,16 +86,16 @@ def report(exc: ServingError, api: Api, request_id: str) -> Failure: ...
 @overload
 def report(exc: BaseException, api: Api, request_id: str) -> Failure | None: ...
 def report(exc: BaseException, api: Api, request_id: str) -> Failure | None:
-    """Log ``exc`` and return what the client is told of it; None where the client has left."""
+    """Log ``exc`` and return what the client gets for it; None where it has disconnected."""
     failure = failure_of(exc, api)
     if failure is None:
-        if api.left:
-            log.debug(api.left, request_id=request_id)
+        if api.disconnected:
+            log.debug(api.disconnected, request_id=request_id)
         return None
     if failure.is_fault:
         log.error(api.fault, exc=exc, request_id=request_id)
     status, code, end = failure.status, failure.code, failure.report or None
-    log.emit(failure.level, api.answered, request_id=request_id, status=status, code=code, report=end)
+    log.emit(failure.level, api.error_sent, request_id=request_id, status=status, code=code, report=end)
     return failure
 
 

@@ -50,9 +50,9 @@ def media_range(part: str) -> tuple[str, float] | None:
 def quality(kind: str, ranges: list[tuple[str, float]]) -> float:
     """Return the quality of ``kind`` by the most specific range that covers it; 0 where none does."""
     for pattern in (kind, kind.partition("/")[0] + "/*", "*/*"):
-        said = [q for one, q in ranges if one == pattern]
-        if said:
-            return max(said)
+        qualities = [q for one, q in ranges if one == pattern]
+        if qualities:
+            return max(qualities)
     return 0.0
 
 

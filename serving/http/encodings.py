@@ -17,6 +17,6 @@ def known_encoding(value: str) -> str:
         return ""
     found = PACKED.get(named[0])
     if found is None or len(named) > 1:
-        said = ", ".join(named)[:60]
-        raise UnsupportedMediaType(f"Content-Encoding {said} is not supported; known: {KNOWN}, one at a time")
+        names = ", ".join(named)[:60]
+        raise UnsupportedMediaType(f"Content-Encoding {names} is not supported; known: {KNOWN}, one at a time")
     return found

@@ -21,7 +21,7 @@ class Fault(enum.Enum):
 ENDS = {EXIT_STICKY: (Fault.STICKY, "its CUDA context was lost"), EXIT_HARDWARE: (Fault.HARDWARE, "its GPU failed")}
 
 
-def told_by(code: int) -> tuple[Fault, str]:
+def fault_of_exit(code: int) -> tuple[Fault, str]:
     """Return the fault that a worker's exit code stands for, and its description; ``NONE`` and "" for any other
     code.
     """

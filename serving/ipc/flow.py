@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 WINDOW = 128 * 1024  # bytes in flight per stream: while there are fewer, one more chunk of any size is sent
-PIECE = 64  # bytes that a chunk counts at least, so that the number of small ones is bounded too
+LEAST_COST = 64  # bytes that a chunk counts at least, so that the number of small ones is bounded too
 
 
 class Flow:
@@ -34,5 +34,5 @@ class Credit:
             self._give(count)
 
 
-def cost(piece: bytes | bytearray | memoryview) -> int:
-    return max(PIECE, len(piece))
+def cost(chunk: bytes | bytearray | memoryview) -> int:
+    return max(LEAST_COST, len(chunk))

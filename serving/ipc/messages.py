@@ -7,7 +7,7 @@ from __future__ import annotations
 import msgspec
 
 from serving.errors import CodedError, ServingError
-from serving.ipc.wire import Kind, encode
+from serving.ipc.wire import FrameKind, encode
 from serving.model.model import Model
 from serving.request import Body
 
@@ -127,8 +127,8 @@ class ModelInfo(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class LoadModel(msgspec.Struct, frozen=True, tag="load"):
-    """HTTP worker → supervisor: load a model. Each Ask is answered by an Answer with its ``id``. An empty ``url`` means
-    the model of that name in the store.
+    """HTTP worker → supervisor: load a model. Each ModelsCall gets a ModelsReply with its ``id``. An empty ``url``
+    means the model of that name in the store.
     """
 
     id: int
@@ -157,7 +157,7 @@ class DescribeModels(msgspec.Struct, frozen=True, tag="describe"):
 
 
 class ListModels(msgspec.Struct, frozen=True, tag="list"):
-    """HTTP worker → supervisor: list all models of the store, loaded or not, or only ``model``. The Answer has
+    """HTTP worker → supervisor: list all models of the store, loaded or not, or only ``model``. The reply has
     ``listed``.
     """
 
@@ -177,16 +177,16 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class FindDefault(msgspec.Struct, frozen=True, tag="find-default"):
-    """HTTP worker → supervisor: which model is for requests that name none? The Answer has ``name``."""
+    """HTTP worker → supervisor: which model is for requests that name none? The reply has ``name``."""
 
     id: int
 
 
-Ask = LoadModel | UnloadModel | PinModel | DescribeModels | ListModels | FindDefault
+ModelsCall = LoadModel | UnloadModel | PinModel | DescribeModels | ListModels | FindDefault
 
 
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """Supervisor → HTTP worker: the result of an Ask."""
+class ModelsReply(msgspec.Struct, frozen=True, tag="answer"):
+    """Supervisor → HTTP worker: the result of a ModelsCall."""
 
     id: int
     problem: Problem | None = None
@@ -227,7 +227,7 @@ class Assign(msgspec.Struct, frozen=True, tag="assign"):
 
 
 class Forked(msgspec.Struct, frozen=True, tag="forked"):
-    """Fork server → supervisor: the answer to Fork. ``pid`` is 0 where no process could be started."""
+    """Fork server → supervisor: the reply to Fork. ``pid`` is 0 where no process could be started."""
 
     row: int
     epoch: int
@@ -280,7 +280,7 @@ Message = (
     | DescribeModels
     | ListModels
     | FindDefault
-    | Answer
+    | ModelsReply
     | Overdue
     | ForkReady
     | Fork
@@ -300,7 +300,7 @@ def pack(message: Message) -> bytes:
     """Return a whole CONTROL frame. The message is its body, which may be large: a model's options, a list of all
     models.
     """
-    return b"".join(encode(Kind.CONTROL, 0, b"", _encoder.encode(message)))
+    return b"".join(encode(FrameKind.CONTROL, 0, b"", _encoder.encode(message)))
 
 
 def unpack(body: Body) -> Message:

@@ -29,24 +29,24 @@ SCRATCH = 256 * 1024  # bytes; holds any small frame: prefix + MAX_HEAD + LARGE_
 MAX_BODY = 1 << 34  # 16 GiB; a larger length is taken for a corrupt one
 
 
-class Kind(enum.IntEnum):
+class FrameKind(enum.IntEnum):
     REQUEST = 1
     REPLY = 2
     CANCEL = 3
     CONTROL = 4
     RETURN = 5  # a request sent back untouched: its replica is retiring
     BEGIN = 6  # a streamed response begins, with its head and first chunk; or a conversation
-    PIECE = 7  # a chunk of a response, or a fragment of a conversation's message, in either direction
+    CHUNK = 7  # a chunk of a response, or a fragment of a conversation's message, in either direction
     END = 8  # the end of a streamed response, in which a head carries an error; or of a conversation
     CREDIT = 9  # the receiver has used this many bytes of chunks: more may be sent
     OPEN = 10  # a request for a conversation
 
 
-KINDS = frozenset(int(kind) for kind in Kind)
+KINDS = frozenset(int(kind) for kind in FrameKind)
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """One frame. ``kind`` is a Kind, ``id`` its request or stream; the kind decides how ``head`` is encoded."""
+    """One frame. ``kind`` is a FrameKind, ``id`` its request or stream; the kind decides how ``head`` is encoded."""
 
     kind: int
     id: int
@@ -104,8 +104,8 @@ class CloseHead(msgspec.Struct, frozen=True, array_like=True):
     reason: str = ""
 
 
-class PieceHead(enum.IntFlag):
-    """Head of PIECE in a conversation, one byte."""
+class ChunkHead(enum.IntFlag):
+    """Head of CHUNK in a conversation, one byte."""
 
     TEXT = 1
     FIN = 2

@@ -71,8 +71,8 @@ def read_model(folder: Path, name: str, config: Config, cores: int, gpus: Sequen
 
 def wanted_device(root: Path, convention: str | None, config: Config) -> str:
     """Return the device that the model's convention asks for, unless that is a GPU and the setting is the CPU."""
-    told = config.sources["device"] != "default" and config.device == "cpu"
-    if told and convention is not None and convention.startswith("cuda"):
+    is_explicit = config.sources["device"] != "default" and config.device == "cpu"
+    if is_explicit and convention is not None and convention.startswith("cuda"):
         log.warning("the model asks for a GPU and runs on the CPU, as the setting device says", model_dir=str(root))
         return "cpu"
     return convention or config.device
@@ -80,8 +80,8 @@ def wanted_device(root: Path, convention: str | None, config: Config) -> str:
 
 def threads_of(env: Mapping[str, str]) -> int | None:
     """Return the number of threads in the libraries' own variables, where one is a plain number."""
-    said = (env.get(name, "") for name in THREADS)
-    return next((int(text) for text in said if re.fullmatch("[1-9][0-9]{0,2}", text)), None)
+    values = (env.get(name, "") for name in THREADS)
+    return next((int(text) for text in values if re.fullmatch("[1-9][0-9]{0,2}", text)), None)
 
 
 def check_gpus(root: Path, count: int, config: Config, replicas: int | None, gpus: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from serving.config.kinds import DEVICE
+from serving.config.parsers import DEVICE
 from serving.errors import ModelError
 from serving.handler import MAX_BATCH
 from serving.model.model import DTYPES, MODES, Settings
@@ -134,15 +134,15 @@ def parse(path: Path, text: str) -> dict[str, Any]:
     except RecursionError as exc:
         raise ModelError(f"{path}: its values are nested too deeply") from exc
     except ValueError as exc:  # invalid TOML, or an integer of thousands of digits
-        raise ModelError(f"{path}{told(str(exc), text)}") from exc
+        raise ModelError(f"{path}{described(str(exc), text)}") from exc
 
 
-def told(said: str, text: str) -> str:
+def described(message: str, text: str) -> str:
     """Return the parser's message with the line that it means."""
-    match = LINE.fullmatch(said)
+    match = LINE.fullmatch(message)
     lines = text.splitlines()
     number = int(match["line"]) if match is not None else len(lines)
-    what = match["what"] if match is not None else said.removesuffix(" (at end of document)")
+    what = match["what"] if match is not None else message.removesuffix(" (at end of document)")
     line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
     return f", line {number}: {what} in {shown(line)}" if line else f": {what}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from serving.config.kinds import MODEL_NAME
+from serving.config.parsers import MODEL_NAME
 from serving.errors import BadRequest
 
 ARCHIVES = (".tar.gz", ".tgz", ".mar", ".zip")

@@ -9,13 +9,13 @@ from typing import Protocol
 
 from serving.ipc.channel import Channel
 from serving.ipc.messages import (
-    Answer,
-    Ask,
     Assign,
     FrontendHello,
     FrontendWelcome,
     Locate,
     Message,
+    ModelsCall,
+    ModelsReply,
     Overdue,
     Park,
     Placement,
@@ -35,10 +35,10 @@ class ControlHandler(Protocol):
     """The receiver of what HTTP workers ask and model workers report."""
 
     def locate(self, message: Locate) -> Placement | None:
-        """Return where a model is; None if that will be told later."""
+        """Return where a model is; None if that will be sent later."""
         ...
 
-    def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None: ...
+    def ask(self, message: ModelsCall, reply: Callable[[ModelsReply], None]) -> None: ...
 
     def on_phase(self, message: WorkerPhase) -> None: ...
 
@@ -81,7 +81,7 @@ class Control:
         if self._server is not None:
             self._server.close()
 
-    def tell(self, placement: Placement) -> None:
+    def send_placement(self, placement: Placement) -> None:
         """Send a placement to the HTTP workers that asked for its model."""
         channels = self._interest.get(placement.model, set())
         if placement.gone:
@@ -91,17 +91,17 @@ class Control:
 
     def retire(self, row: int, epoch: int) -> bool:
         """Ask a worker to finish and exit; returns False where it has not said hello."""
-        return self._say(row, epoch, Retire())
+        return self._send_to_worker(row, epoch, Retire())
 
     def park(self, row: int, epoch: int) -> bool:
         """Ask a worker to move its weights to the host and wait; returns False where it is gone."""
-        return self._say(row, epoch, Park())
+        return self._send_to_worker(row, epoch, Park())
 
     def assign(self, row: int, epoch: int, model: Model) -> bool:
         """Give a model to a spare; returns False where the spare is gone."""
-        return self._say(row, epoch, Assign(model))
+        return self._send_to_worker(row, epoch, Assign(model))
 
-    def _say(self, row: int, epoch: int, message: Message) -> bool:
+    def _send_to_worker(self, row: int, epoch: int, message: Message) -> bool:
         channel = self._workers.get((row, epoch))
         if channel is None:
             return False
@@ -114,14 +114,14 @@ class Control:
             self._welcome(channel)
         elif isinstance(message, Locate):
             self._locate(channel, message)
-        elif isinstance(message, Ask):
-            self._handler.ask(message, lambda answer: self._send(channel, answer))
+        elif isinstance(message, ModelsCall):
+            self._handler.ask(message, lambda reply: self._send(channel, reply))
         elif isinstance(message, Overdue):
             self._handler.on_overdue(message)
         elif isinstance(message, WorkerHello):
             self._workers[message.row, message.epoch] = channel
             if not self._handler.wants(message.row, message.epoch):
-                # It was retired before it could be told, or its fork server died before it reported the fork.
+                # It was retired before it could be told so, or its fork server died before it reported the fork.
                 self.retire(message.row, message.epoch)
         elif isinstance(message, WorkerPhase):
             self._handler.on_phase(message)

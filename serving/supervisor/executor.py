@@ -88,7 +88,7 @@ class Executor:
             case Kill(replica):
                 self.kill(replica.pid)
             case Publish(name):
-                self.tell(self.placement(name))
+                self.send_placement(self.placement(name))
             case Evicted(deployment, reason):
                 log.info("evicting", model=deployment.name, bytes=deployment.memory(), reason=reason)
             case TakenOut(device, reason):
@@ -153,6 +153,6 @@ class Executor:
         ]
         return msgspec.structs.replace(placement, replicas=paths)
 
-    def tell(self, placement: Placement) -> None:
+    def send_placement(self, placement: Placement) -> None:
         """Send a placement to the HTTP workers that asked for its model."""
-        self._control.tell(placement)
+        self._control.send_placement(placement)

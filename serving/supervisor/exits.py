@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from serving.ipc.faults import Fault, told_by
+from serving.ipc.faults import Fault, fault_of_exit
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Scoreboard
 from serving.postmortem.report import Report
@@ -60,7 +60,7 @@ class Exits:
             self._on_replica_exit(worker, gone)
 
     def _on_replica_exit(self, replica: WorkerProcess, gone: Exit) -> None:
-        fault, meaning = told_by(gone.code)
+        fault, meaning = fault_of_exit(gone.code)
         cause = f"{gone}: {meaning}" if meaning else str(gone)
         # An orderly end after a reported error has been logged already.
         expected = replica.status in (Status.RETIRING, Status.PARKING) or (gone.code == 0 and replica.error is not None)

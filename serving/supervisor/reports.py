@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from serving.ipc.messages import Answer, Ask, Forked, Locate, Overdue, Placement, WorkerPhase
+from serving.ipc.messages import Forked, Locate, ModelsCall, ModelsReply, Overdue, Placement, WorkerPhase
 from serving.supervisor.executor import Executor
 from serving.supervisor.fleet.deployment import Role, Status, WorkerProcess
 from serving.supervisor.fleet.devices import Look
 from serving.supervisor.fleet.fleet import Fleet
-from serving.supervisor.fleet.lifecycle import Progress
+from serving.supervisor.fleet.workerreports import Progress
 from serving.supervisor.source import ModelSource
 from serving.system import log
 
@@ -31,7 +31,7 @@ class Reports:
     def locate(self, message: Locate) -> Placement | None:
         return self._source.locate(message)
 
-    def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None:
+    def ask(self, message: ModelsCall, reply: Callable[[ModelsReply], None]) -> None:
         self._source.ask(message, reply)
 
     def on_overdue(self, message: Overdue) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from serving.ipc.messages import Answer, Ask, Locate, Placement
+from serving.ipc.messages import Locate, ModelsCall, ModelsReply, Placement
 from serving.ipc.scoreboard import State
 from serving.supervisor.executor import Executor, News
 from serving.supervisor.fleet.describe import server_state
@@ -25,7 +25,7 @@ class ModelSource(Protocol):
         """Return where a model is; None where that will be told later."""
         ...
 
-    def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None:
+    def ask(self, message: ModelsCall, reply: Callable[[ModelsReply], None]) -> None:
         """Answer one call of the multi-model API."""
         ...
 
@@ -66,7 +66,7 @@ class OneModel:
 
     def close(self) -> None: ...
 
-    def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None:
+    def ask(self, message: ModelsCall, reply: Callable[[ModelsReply], None]) -> None:
         """Nothing: HTTP workers of such a server have no multi-model API."""
 
     def on_news(self, news: News) -> None: ...

@@ -99,8 +99,8 @@ class Supervisor:
         since = old.since if old.state == state and old.since else now
         self._board.write_header(Header(state, since, ready, wanted, last_ready, reason))
         if old.state != state:
-            tell = log.error if state is State.FAILED else log.info
-            tell(f"the server is {state.name.lower()}", reason=reason or None, replicas=ready)
+            write = log.error if state is State.FAILED else log.info
+            write(f"the server is {state.name.lower()}", reason=reason or None, replicas=ready)
             if state is State.READY and not self._welcomed:
                 self._welcomed = True
                 host, port = self._listener.getsockname()[:2]

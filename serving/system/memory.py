@@ -17,21 +17,21 @@ BUSY = 256 << 20  # bytes kept free at the top of the heap, as much as a batch o
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-class Held(NamedTuple):
+class ProcessMemory(NamedTuple):
     """A process's memory: ``private`` bytes would be free without it; ``peak`` is the most they can have been."""
 
     private: int
     peak: int
 
 
-def held_by(pid: int | str = "self") -> Held:
+def memory_of(pid: int | str = "self") -> ProcessMemory:
     """Return the memory that a process alone holds. Pages shared with others, such as its parent's, do not count.
     Raises OSError.
     """
     rollup = fields(Path(f"/proc/{pid}/smaps_rollup"))
     private = rollup["Private_Clean"] + rollup["Private_Dirty"] + rollup.get("Swap", 0)
     status = fields(Path(f"/proc/{pid}/status"))
-    return Held(private, private + max(0, status["VmHWM"] - status["VmRSS"]))
+    return ProcessMemory(private, private + max(0, status["VmHWM"] - status["VmRSS"]))
 
 
 def resident(pid: int | str) -> int:

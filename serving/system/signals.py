@@ -38,7 +38,7 @@ def check_stop() -> None:
         raise Stopped
 
 
-def overhear(numbers: Iterable[int]) -> None:
+def ignore_signals(numbers: Iterable[int]) -> None:
     """Ignore these signals from now on. In processes that this one starts or forks they have their default action
     again, since their parent ends them by these signals.
     """

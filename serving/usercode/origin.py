@@ -27,7 +27,7 @@ def set_homes(*folders: str) -> None:
     _homes[:] = [Path(folder) for folder in dict.fromkeys(folders) if folder]
 
 
-def told(exc: BaseException) -> str:
+def describe(exc: BaseException) -> str:
     """Return ``ValueError: no such shape (code/digits.py:14 in warmup)``.
 
     That is type, text, the nearest file name where a file is missing, and the last frame of user code, if any.

@@ -43,7 +43,7 @@ class Printed(io.BufferedIOBase):
         self._lock = threading.RLock()  # a signal handler may print too
         self._rest = ""
         self._is_bar = False
-        self._is_alone = False  # in a child, where nothing calls ``tell_old``
+        self._is_alone = False  # in a child, where nothing calls ``write_old``
         self._since = 0.0  # the time at which the rest began
         self._written = -INTERVAL  # the time of the last write of an unfinished line
 
@@ -70,7 +70,7 @@ class Printed(io.BufferedIOBase):
             if self._may_write() or (self._is_alone and not self._is_bar):
                 self._write_rest()
 
-    def tell_old(self) -> None:
+    def write_old(self) -> None:
         """Write text that has been held too long; never blocks."""
         if self._rest and self._lock.acquire(blocking=False):
             try:
@@ -79,7 +79,7 @@ class Printed(io.BufferedIOBase):
             finally:
                 self._lock.release()
 
-    def tell_all(self) -> None:
+    def write_all(self) -> None:
         with self._lock:
             self._write_rest()
 
@@ -95,7 +95,7 @@ class Printed(io.BufferedIOBase):
     def _end(self, line: str) -> None:
         self._keep("")
         self._is_bar = False
-        self._say(latest(line))
+        self._write(latest(line))
 
     def _hold(self, rest: str) -> None:
         if len(rest) > LONGEST:
@@ -106,7 +106,7 @@ class Printed(io.BufferedIOBase):
             self._is_bar = True
             if new and latest(old) and self._may_write():
                 self._written = self._clock()
-                self._say(latest(old))
+                self._write(latest(old))
             rest = new or latest(old) + back
         if not self._rest:
             self._since = self._clock()
@@ -117,14 +117,14 @@ class Printed(io.BufferedIOBase):
             text = latest(self._rest)
             self._keep("")
             self._written = self._clock()
-            self._say(text)
+            self._write(text)
 
     def _keep(self, rest: str) -> None:
         if self._rest or rest:
             self._rest = rest
             self._words.put(rest)
 
-    def _say(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         if text:
             self.last = text
             self._write_line(text)
@@ -152,14 +152,14 @@ class Prints:
         setattr(sys, f"__{name}__", text)
         return buffer
 
-    def tell_old(self) -> None:
+    def write_old(self) -> None:
         if not log.is_behind():
             for one in self._streams:
-                one.tell_old()
+                one.write_old()
 
-    def tell_all(self) -> None:
+    def write_all(self) -> None:
         for one in self._streams:
-            one.tell_all()
+            one.write_all()
 
     def last_error(self) -> str:
         """Return the last line on the error stream, "" if there was none."""

@@ -73,24 +73,24 @@ def reseed() -> None:
         torch.default_generator.seed()
 
 
-def tell_old() -> None:
+def write_old() -> None:
     """Write old unfinished lines of user code. Called now and then."""
     if prints is not None:
-        prints.tell_old()
+        prints.write_old()
 
 
-def told(exc: BaseException) -> str:
+def describe(exc: BaseException) -> str:
     """Return an exception in words, with its place in user code.
 
     For SystemExit also the program's last words, as parsers of options print them.
     """
-    words = origin.told(exc)
-    said = prints.last_error() if prints is not None and isinstance(exc, SystemExit) else ""
-    return f"{words}, after {said}" if said else words
+    words = origin.describe(exc)
+    last_line = prints.last_error() if prints is not None and isinstance(exc, SystemExit) else ""
+    return f"{words}, after {last_line}" if last_line else words
 
 
 def leave() -> None:
     """Run user code's exit handlers and write the rest of its output, before the process ends normally."""
     atexit._run_exitfuncs()
     if prints is not None:
-        prints.tell_all()
+        prints.write_all()

@@ -30,7 +30,7 @@ class Unpinned(Exception):
     """No host memory can be pinned."""
 
 
-class Piece(NamedTuple):
+class Transfer(NamedTuple):
     """Bytes of a file from ``offset`` on; ``target`` is a flat byte tensor on the device with their length."""
 
     offset: int
@@ -62,13 +62,13 @@ class Ring:
     patience: float = 60.0
     least: int = 32 * MIB
 
-    def fill(self, file: int, path: Path, pieces: Sequence[Piece], bus: Bus) -> None:
+    def fill(self, file: int, path: Path, transfers: Sequence[Transfer], bus: Bus) -> None:
         """Copy an open file's bytes to their targets; all are there when it returns. ``path`` is for messages.
 
         Raises Unpinned where nothing can be pinned, ModelError for a file that ends too early, OSError where it cannot
         be read or stalls for too long, and RuntimeError for an error of the device.
         """
-        spans = plan(pieces, self.chunk)
+        spans = plan(transfers, self.chunk)
         if not spans:
             return
         bus.begin()
@@ -101,10 +101,10 @@ class Ring:
                 raise TimeoutError(f"nothing of {path.name} came within {self.patience} s")
 
 
-def plan(pieces: Sequence[Piece], chunk: int) -> list[Span]:
+def plan(transfers: Sequence[Transfer], chunk: int) -> list[Span]:
     """Return spans of at most ``chunk`` bytes in file order. Large tensors are split, small ones share a span."""
     spans: list[Span] = []
-    for offset, target in sorted(pieces, key=lambda piece: piece.offset):
+    for offset, target in sorted(transfers, key=lambda transfer: transfer.offset):
         done, size = 0, target.numel()
         while done < size:
             at = offset + done

@@ -15,7 +15,7 @@ import torch
 
 from serving.weights.bus import Bus
 from serving.weights.header import read_header
-from serving.weights.ring import Piece, Ring
+from serving.weights.ring import Ring, Transfer
 
 MAPS = Path("/proc/self/maps")
 KINDS = (torch.Tensor, torch.nn.Parameter)  # other subclasses may hold more than bytes
@@ -41,7 +41,7 @@ def bring_safetensors(path: Path, bus: Bus, ring: Ring) -> Weights | None:
         if os.fstat(file).st_size < ring.least or (found := read_header(file, path)) is None:
             return None
         weights = {one.name: bus.empty(one.shape, one.dtype) for one in found}
-        ring.fill(file, path, [Piece(one.offset, flat(weights[one.name])) for one in found], bus)
+        ring.fill(file, path, [Transfer(one.offset, flat(weights[one.name])) for one in found], bus)
         return weights
 
 
@@ -59,8 +59,8 @@ def bring_saved(weights: Weights, path: Path, bus: Bus, ring: Ring) -> Weights |
         if places is None or not os.path.samestat(os.fstat(file), os.stat(path)):
             return None
         targets = {key: bus.empty((storage.nbytes(),), torch.uint8) for key, storage in storages.items()}
-        pieces = [Piece(places[one.data_ptr()], targets[key]) for key, one in storages.items() if one.nbytes()]
-        ring.fill(file, path, pieces, bus)
+        transfers = [Transfer(places[one.data_ptr()], targets[key]) for key, one in storages.items() if one.nbytes()]
+        ring.fill(file, path, transfers, bus)
         made = {id(one): like(one, targets[one.untyped_storage()._cdata]) for one in weights.values()}
         weights.update({name: made[id(one)] for name, one in weights.items()})
         return weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.ipc.scoreboard import Row
-from serving.system.memory import held_by, release_freed
+from serving.system.memory import memory_of, release_freed
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
 
@@ -16,7 +16,7 @@ class Footprint:
         self.device: Device = Host()
 
     def measure(self) -> None:
-        host = held_by("self")
+        host = memory_of("self")
         self._row.stamp_memory(host.private, host.peak, self.device.held())
 
     def measure_idle(self) -> None:

@@ -29,7 +29,7 @@ from serving.ipc.wire import Frame, FrameReader
 from serving.request import Request
 from serving.system import log
 from serving.system.gpus import VISIBLE
-from serving.system.signals import OTHERS, STOPS, overhear
+from serving.system.signals import OTHERS, STOPS, ignore_signals
 
 BLAS = "OPENBLAS_NUM_THREADS"
 SPINS = "3000"  # turns; about 0.04 ms on an Intel Xeon
@@ -115,7 +115,7 @@ class ForkServer:
             self._channel.close()
             self._be_adopted()
             os.setpgid(0, 0)  # so that the processes of user code are ended with it
-            overhear((*STOPS, *OTHERS))
+            ignore_signals((*STOPS, *OTHERS))
             gc.enable()
 
             from serving.worker.process import main

@@ -24,7 +24,7 @@ from serving.worker.engine.failures import end_process, show_details
 from serving.worker.footprint import Footprint
 from serving.worker.io.intake import Intake
 from serving.worker.loading.bring import bring
-from serving.worker.reports import FLUSH, Reports
+from serving.worker.phasereports import FLUSH, PhaseReports
 from serving.worker.serve import serve
 
 
@@ -42,7 +42,7 @@ class Worker:
         self._footprint = footprint = Footprint(row)
         measure, measure_idle = footprint.measure, footprint.measure_idle
         self._intake = Intake(model, config, runtime, row, epoch, control, measure, measure_idle)
-        self._reports = Reports(
+        self._reports = PhaseReports(
             row,
             epoch,
             self._intake,
@@ -94,7 +94,7 @@ class Worker:
         if come_back is None:
             return False
         self._footprint.measure()
-        self._reports.tell("parked")
+        self._reports.send("parked")
         if not self._intake.parking.wait():
             return False
         self._reports.enter(Phase.LOADING)

@@ -10,7 +10,7 @@ from serving.ipc.scoreboard import Row
 from serving.ipc.wire import Frame, FrameReader
 from serving.model.model import Model
 from serving.system import log
-from serving.system.memory import held_by
+from serving.system.memory import memory_of
 from serving.worker.device import find_device
 
 EXIT_UNOPENED = 76  # exit code of a spare that could not open its device
@@ -26,7 +26,7 @@ def wait(control: socket.socket, request: Fork, row: Row) -> Model:
         device = find_device(request.device)
         device.open(1)
         device.prime()
-        host = held_by("self")
+        host = memory_of("self")
         row.stamp_memory(host.private, host.peak, device.held())
     except BaseException as exc:
         log.error("a spare could not open its device", exc=exc, device=request.device)

@@ -17,13 +17,13 @@ from serving.system import log
 from serving.worker.engine.enginedoors import ENGINE_DOORS
 from serving.worker.io.iothread import IoThread
 from serving.worker.io.reading import SocketReader
-from serving.worker.reports import Reports
+from serving.worker.phasereports import PhaseReports
 from serving.worker.server import Worker
 
 # Where a child may return: what the worker calls next after each kind of user call, whether that returned or raised.
 DOORS: list[tuple[Any, list[str]]] = [
     (Worker, ["_serve"]),
-    (Reports, ["enter", "fail_to_load", "fail_to_resume", "flush"]),
+    (PhaseReports, ["enter", "fail_to_load", "fail_to_resume", "flush"]),
     (IoThread, ["call"]),
     *ENGINE_DOORS,
     (log, ["warning", "error"]),

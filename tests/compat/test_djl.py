@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from serving.adapters.djl import ndlist
 from serving.adapters.djl.inputs import Input
-from serving.adapters.djl.outputs import Output, Pieces
+from serving.adapters.djl.outputs import FormattedChunks, Output
 from serving.adapters.djl.pairs import PairList
 
 PACKAGES = Path(os.environ.get("DJL_SERVING") or "/nowhere") / "engines" / "python" / "setup"
@@ -82,7 +82,7 @@ class Sent:
 def ours(output: Output) -> tuple[Any, ...]:
     head = (output.code, output.message, {key: str(value) for key, value in output.properties.items()})
     parts = [(key, bytes(value)) for key, value in zip(output.content.keys, output.content.values, strict=True)]
-    return (head, [], list(Pieces(output))) if output.stream_content is not None else (head, parts, None)
+    return (head, [], list(FormattedChunks(output))) if output.stream_content is not None else (head, parts, None)
 
 
 OUTPUTS: list[Callable[[Any], Any]] = [

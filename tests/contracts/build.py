@@ -39,10 +39,10 @@ from serving.handler import Handler
 from serving.ipc.channel import Channel
 from serving.ipc.messages import (
     Address,
-    Answer,
-    Ask,
     Locate,
     Message,
+    ModelsCall,
+    ModelsReply,
     Overdue,
     Placement,
     Problem,
@@ -53,7 +53,7 @@ from serving.ipc.messages import (
 from serving.ipc.messages import Retire as RetireWord
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Scoreboard
-from serving.ipc.wire import CREDIT, Frame, Kind, ReplyHead, RequestHead
+from serving.ipc.wire import CREDIT, Frame, FrameKind, ReplyHead, RequestHead
 from serving.model.model import DEFAULT_MODEL, Model
 from serving.request import Body, Request
 from serving.supervisor.control import Control
@@ -160,42 +160,42 @@ class Worker:
     @property
     def asked(self) -> list[int]:
         """Ids of the requests and conversations, in order."""
-        return [frame.id for frame in self.frames if frame.kind in (Kind.REQUEST, Kind.OPEN)]
+        return [frame.id for frame in self.frames if frame.kind in (FrameKind.REQUEST, FrameKind.OPEN)]
 
     def heads(self) -> list[RequestHead]:
-        return [_request_head(frame.head) for frame in self.frames if frame.kind == Kind.REQUEST]
+        return [_request_head(frame.head) for frame in self.frames if frame.kind == FrameKind.REQUEST]
 
     @property
     def cancelled(self) -> list[int]:
         """Ids that nobody waits for, as far as it was told."""
-        return [frame.id for frame in self.frames if frame.kind == Kind.CANCEL]
+        return [frame.id for frame in self.frames if frame.kind == FrameKind.CANCEL]
 
     # What it says; on a connection that is gone it says nothing.
 
-    def send(self, kind: Kind, id: int, head: bytes = b"", body: Body = b"") -> None:
+    def send(self, kind: FrameKind, id: int, head: bytes = b"", body: Body = b"") -> None:
         for channel in self.channels:
             channel.send(kind, id, head, body)
 
     def reply(self, id: int, body: Body = b"fine", **head: Any) -> None:
-        self.send(Kind.REPLY, id, _encode(ReplyHead(**{"status": 200, "content_type": "text/plain"} | head)), body)
+        self.send(FrameKind.REPLY, id, _encode(ReplyHead(**{"status": 200, "content_type": "text/plain"} | head)), body)
 
     def fail(self, id: int, status: int = 400, code: str = "bad_request") -> None:
-        self.send(Kind.REPLY, id, _encode(ReplyHead(status, code=code)), b"no")
+        self.send(FrameKind.REPLY, id, _encode(ReplyHead(status, code=code)), b"no")
 
     def begin(self, id: int, body: bytes = b"first ") -> None:
-        self.send(Kind.BEGIN, id, _encode(ReplyHead(200, "text/plain")), body)
+        self.send(FrameKind.BEGIN, id, _encode(ReplyHead(200, "text/plain")), body)
 
     def piece(self, id: int, body: bytes = b"piece ") -> None:
-        self.send(Kind.PIECE, id, b"", body)
+        self.send(FrameKind.CHUNK, id, b"", body)
 
     def end(self, id: int) -> None:
-        self.send(Kind.END, id)
+        self.send(FrameKind.END, id)
 
     def credit(self, id: int, count: int) -> None:
-        self.send(Kind.CREDIT, id, CREDIT.pack(count))
+        self.send(FrameKind.CREDIT, id, CREDIT.pack(count))
 
     def give_back(self, id: int) -> None:
-        self.send(Kind.RETURN, id)
+        self.send(FrameKind.RETURN, id)
 
     def retire(self) -> None:
         for channel in self.channels:
@@ -275,7 +275,7 @@ class Asker:
     def on_lost(self, channel: Channel) -> None:
         self.has_left = True
 
-    def send(self, kind: Kind, id: int, head: bytes = b"", body: Body = b"") -> None:
+    def send(self, kind: FrameKind, id: int, head: bytes = b"", body: Body = b"") -> None:
         assert self._channel is not None
         self._channel.send(kind, id, head, body)
 
@@ -339,14 +339,14 @@ class Desk:
         self.words: list[Message] = []
         self.cuts: list[tuple[int, int]] = []
         self.placements: dict[str, Placement | None] = {}
-        self.replies: list[Callable[[Answer], None]] = []
+        self.replies: list[Callable[[ModelsReply], None]] = []
         self.wanted: Callable[[int, int], bool] = lambda row, epoch: True
 
     def locate(self, message: Locate) -> Placement | None:
         self.words.append(message)
         return self.placements.get(message.model, Placement(message.model, gone=True, problem=NOT_FOUND))
 
-    def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None:
+    def ask(self, message: ModelsCall, reply: Callable[[ModelsReply], None]) -> None:
         self.words.append(message)
         self.replies.append(reply)
 
@@ -394,12 +394,12 @@ class House:
         known = {"timeout": TIMEOUT, "queue_size": 100, "capacity": 1}
         placement = Placement(model, [one.address for one in workers], **(known | more))
         self.desk.placements[model] = placement
-        self.control.tell(placement)
+        self.control.send_placement(placement)
 
     def remove(self, model: str = DEFAULT_MODEL, problem: Problem | None = None) -> None:
         """Say that a model is gone, and why; who asks anew hears that there is none."""
         self.desk.placements.pop(model, None)
-        self.control.tell(Placement(model, gone=True, problem=problem))
+        self.control.send_placement(Placement(model, gone=True, problem=problem))
 
 
 @asynccontextmanager

@@ -15,8 +15,8 @@ import msgspec
 
 from serving.errors import ServingError
 from serving.frontend.server import websocket_protocol
-from serving.ipc.messages import Answer, Ask, Paths, Problem
-from serving.ipc.wire import Kind, ReplyHead
+from serving.ipc.messages import ModelsCall, ModelsReply, Paths, Problem
+from serving.ipc.wire import FrameKind, ReplyHead
 from serving.system import log
 from tests.contracts.build import CONFIG, TIMEOUT, Client, Door, Worker, door, learn, post, settle, the_loop
 
@@ -96,9 +96,9 @@ class Play:
         await settle()
         if self.api in ("text", "records"):
             kind = "text/plain" if self.api == "text" else "application/jsonlines"
-            self.reply(Kind.BEGIN, ReplyHead(200, kind), b"first ")
+            self.reply(FrameKind.BEGIN, ReplyHead(200, kind), b"first ")
         elif self.api == "conversation":
-            self.reply(Kind.BEGIN, ReplyHead(200), b"")
+            self.reply(FrameKind.BEGIN, ReplyHead(200), b"")
         await settle()
 
     def request(self) -> bytes:
@@ -115,7 +115,7 @@ class Play:
             return post(BODY, path, HEADER)[: None if self.event == "large" else 100_000]
         return post(b"body", path, HEADER)
 
-    def reply(self, kind: Kind, head: ReplyHead, body: bytes) -> None:
+    def reply(self, kind: FrameKind, head: ReplyHead, body: bytes) -> None:
         self.worker.send(kind, self.worker.asked[-1], msgspec.msgpack.encode(head), body)
 
     def fail(self, error: ServingError) -> None:
@@ -124,13 +124,13 @@ class Play:
         if self.api == "models":
             self.answer(Problem.of(error))
         else:
-            kind = Kind.END if self.api in ("text", "records") else Kind.REPLY
+            kind = FrameKind.END if self.api in ("text", "records") else FrameKind.REPLY
             self.reply(kind, ReplyHead(error.status, code=error.code, retry_after=again), error.message.encode())
 
     def answer(self, problem: Problem | None = None) -> None:
         """The supervisor answers, with nothing in it but perhaps a problem."""
         desk = self.door.house.desk
-        desk.replies[-1](Answer(cast(Ask, desk.words[-1]).id, problem))
+        desk.replies[-1](ModelsReply(cast(ModelsCall, desk.words[-1]).id, problem))
 
     async def happen(self) -> None:
         if self.event == "stop":

@@ -22,7 +22,7 @@ from serving.frontend.routing.connection import Call, Connection, ReplicaLost
 from serving.frontend.routing.stream import Streamed
 from serving.ipc.messages import Address
 from serving.ipc.scoreboard import Scoreboard
-from serving.ipc.wire import Kind, OpenHead, RequestHead
+from serving.ipc.wire import FrameKind, OpenHead, RequestHead
 from tests.contracts.build import Loop, alive, connected, orders, run, settle
 
 HEAD = RequestHead(1e12, "a-request")
@@ -141,7 +141,7 @@ class Machine(RuleBasedStateMachine):
         if (known := self.pick(number)) is None:
             return
         head = b"" if known.converses else None
-        say = self.worker.begin if head is None else lambda id: self.worker.send(Kind.BEGIN, id)
+        say = self.worker.begin if head is None else lambda id: self.worker.send(FrameKind.BEGIN, id)
         self.do(self.say(lambda: say(known.call.id)))
 
         def effect() -> None:
@@ -157,7 +157,7 @@ class Machine(RuleBasedStateMachine):
         if (known := self.pick(number)) is None:
             return
         head = b"\x02" if known.converses else b""
-        self.do(self.say(lambda: self.worker.send(Kind.PIECE, known.call.id, head, body)))
+        self.do(self.say(lambda: self.worker.send(FrameKind.CHUNK, known.call.id, head, body)))
         self.arrives(lambda: known.pieces.append(body) if known.is_live else None)
 
     @rule(number=st.integers(0, 50))

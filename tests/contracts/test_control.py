@@ -13,13 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from serving.ipc.channel import Channel
 from serving.ipc.messages import (
-    Answer,
     Assign,
     DescribeModels,
     FrontendHello,
     FrontendWelcome,
     Locate,
     Message,
+    ModelsReply,
     Overdue,
     Park,
     Placement,
@@ -54,7 +54,7 @@ class Machine(RuleBasedStateMachine):
         self.workers: dict[tuple[int, int], Peer] = {}
         self.told: dict[tuple[int, int], list[Message]] = {}
         self.cuts: list[tuple[int, int]] = []
-        self.asks: list[tuple[Known, Callable[[Answer], None]]] = []
+        self.asks: list[tuple[Known, Callable[[ModelsReply], None]]] = []
         self.epoch = 0
         self.unwanted: set[tuple[int, int]] = set()
 
@@ -120,7 +120,7 @@ class Machine(RuleBasedStateMachine):
             if name in known.interest:
                 known.heard.append(placement)
                 known.interest -= {name} if gone else set()
-        self.do(self.now(lambda: self.control.tell(placement)))
+        self.do(self.now(lambda: self.control.send_placement(placement)))
 
     @rule(number=st.integers(0, 9))
     def ask(self, number: int) -> None:
@@ -133,8 +133,8 @@ class Machine(RuleBasedStateMachine):
         """Perhaps after the one who asked has left."""
         if self.asks:
             known, reply = self.asks.pop(number % len(self.asks))
-            known.heard.append(Answer(7))
-            self.do(self.now(lambda: reply(Answer(7))))
+            known.heard.append(ModelsReply(7))
+            self.do(self.now(lambda: reply(ModelsReply(7))))
 
     @rule(number=st.integers(0, 9))
     def leave(self, number: int) -> None:
@@ -256,9 +256,9 @@ def test_nothing_is_kept_of_connections_that_are_over() -> None:
             for peer in peers:
                 peer.cut()
             await settle()
-            one.control.tell(Placement("a"))
+            one.control.send_placement(Placement("a"))
             for reply in one.desk.replies:
-                reply(Answer(1))
+                reply(ModelsReply(1))
             one.desk.replies.clear()
             del peer, peers, reply
             await settle()

@@ -12,17 +12,17 @@ import pytest
 
 from serving.deadline import Deadline
 from serving.errors import DeadlineExceeded
-from serving.frontend.answers import Answers, Whole
 from serving.frontend.bodies import Bodies
 from serving.frontend.http.headers import Headers
 from serving.frontend.invocation.border import Outgoing
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.exchange import Exchange, open_exchange
 from serving.frontend.invocation.state import ENDS, NEXT, State
+from serving.frontend.responses import EncodedResponse, Responses
 from serving.frontend.routing.connection import ReplicaLost
 from serving.frontend.routing.stream import Stream, Streamed
 from serving.ipc.messages import Placement
-from serving.ipc.wire import CREDIT, Frame, Kind, ReplyHead
+from serving.ipc.wire import CREDIT, Frame, FrameKind, ReplyHead
 from serving.request import Body, Request, Response
 from tests.unit.browser import BOARD, CONFIG, Slot
 
@@ -55,8 +55,8 @@ class Recorder:
         self._write(exchange, 200)
         return True
 
-    def answer(self, exchange: Outgoing, whole: Whole) -> None:
-        self._write(exchange, whole.status)
+    def respond(self, exchange: Outgoing, response: EncodedResponse) -> None:
+        self._write(exchange, response.status)
 
     def _write(self, exchange: Outgoing, status: int) -> None:
         self.begun.append(status)
@@ -122,7 +122,7 @@ class Play:
     def __init__(self, headers: Headers, is_known: bool) -> None:
         self.replica, self.border, self.slot = Replica(is_known), Recorder(), Slot()
         replica: Any = self.replica
-        endpoint = Endpoint(CONFIG, BOARD, replica, replica, Answers(CONFIG, BOARD), lambda: "an-id", Bodies(1 << 30))
+        endpoint = Endpoint(CONFIG, BOARD, replica, replica, Responses(CONFIG, BOARD), lambda: "an-id", Bodies(1 << 30))
         endpoint.slot = cast(Any, self.slot)
         head = endpoint.heads.read(URL, headers)
         assert head is not None
@@ -170,8 +170,8 @@ class Play:
         for event in ("end", "turn", "turn", "turn", "reply", "turn", "turn", "turn"):
             await self.happen(event)
         for stream in self.streams:
-            stream.on_frame(Frame(Kind.CREDIT, 1, CREDIT.pack(0), b""))
-            stream.on_frame(Frame(Kind.END, 1, b"", b""))
+            stream.on_frame(Frame(FrameKind.CREDIT, 1, CREDIT.pack(0), b""))
+            stream.on_frame(Frame(FrameKind.END, 1, b"", b""))
         for _ in range(6):
             await self.happen("turn")
         await self.happen("read")

@@ -23,14 +23,14 @@ from serving.errors import BadRequest, CodedError
 from serving.handler import BatchPolicy, Handler
 from serving.http.headers import NEW_SESSION
 from serving.ipc.messages import Retire
-from serving.ipc.wire import CREDIT, CloseHead, Frame, Kind, OpenHead, ReplyHead, RequestHead
+from serving.ipc.wire import CREDIT, CloseHead, Frame, FrameKind, OpenHead, ReplyHead, RequestHead
 from serving.request import Request, StreamingResponse
 from serving.worker.batching.batcher import Item
 from tests.contracts.build import FOLDER, Asker, Loop, Replica, alive, orders, settle
 
 QUEUE = 4
 LIMIT = 2  # conversations at a time
-FINAL = (Kind.REPLY, Kind.END, Kind.RETURN)
+FINAL = (FrameKind.REPLY, FrameKind.END, FrameKind.RETURN)
 FAR = 1e12
 PIECE = b"p" * 70_000  # two of them fill the window
 STATUS = {"ok": 200, "bad": 400, "broken": 500, "strange": 500, "late": 504}
@@ -132,11 +132,11 @@ class Machine(RuleBasedStateMachine):
         self.askers.append(self.runner.run(Asker().connect(self.replica.path)))
         self.runner.run(settle(8))
 
-    def ask(self, number: int, word: str, kind: Kind, head: Any, **more: Any) -> Known:
+    def ask(self, number: int, word: str, kind: FrameKind, head: Any, **more: Any) -> Known:
         self.ids += 1
         known = Known(self.ids, self.askers[number % len(self.askers)], word, **more)
         self.known.append(known)
-        body = b"" if kind == Kind.OPEN else word.encode()
+        body = b"" if kind == FrameKind.OPEN else word.encode()
         self.do(self.say(lambda: known.asker.send(kind, known.id, _encode(head), body)))
         return known
 
@@ -148,37 +148,37 @@ class Machine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 1), word=st.sampled_from(["ok", "ok", "pieces", "bad", "broken", "strange", "late"]))
     def request(self, number: int, word: str) -> None:
         deadline = 1.0 if word == "late" else FAR
-        self.ask(number, word, Kind.REQUEST, RequestHead(deadline, "r"), deadline=deadline)
+        self.ask(number, word, FrameKind.REQUEST, RequestHead(deadline, "r"), deadline=deadline)
 
     @rule(number=st.integers(0, 1), session=st.integers(-1, 5), closes=st.booleans())
     def call_session(self, number: int, session: int, closes: bool) -> None:
         id = self.sessions[session % len(self.sessions)] if session >= 0 and self.sessions else NEW_SESSION
         word = '{"requestType":"CLOSE"}' if closes and id != NEW_SESSION else "ok"
-        self.ask(number, word, Kind.REQUEST, RequestHead(FAR, "r", sagemaker={"session-id": id}), session=id)
+        self.ask(number, word, FrameKind.REQUEST, RequestHead(FAR, "r", sagemaker={"session-id": id}), session=id)
 
     @rule(number=st.integers(0, 1))
     def converse(self, number: int) -> None:
-        self.ask(number, "converse", Kind.OPEN, OpenHead("r", "", "/chat", "", {}))
+        self.ask(number, "converse", FrameKind.OPEN, OpenHead("r", "", "/chat", "", {}))
 
     @rule(number=st.integers(0, 50))
     def hang_up(self, number: int) -> None:
         known = self.pick(number)
         if known is not None and known.word == "converse" and not known.asker.has_left:
-            self.do(self.say(lambda: known.asker.send(Kind.END, known.id, _encode(CloseHead(1000)))))
+            self.do(self.say(lambda: known.asker.send(FrameKind.END, known.id, _encode(CloseHead(1000)))))
 
     @rule(number=st.integers(0, 50))
     def cancel(self, number: int) -> None:
         """Also of what is answered already."""
         known = self.pick(number)
         if known is not None and not known.asker.has_left:
-            self.do(self.say(lambda: known.asker.send(Kind.CANCEL, known.id)))
+            self.do(self.say(lambda: known.asker.send(FrameKind.CANCEL, known.id)))
             self.call_off(known)
 
     @rule(number=st.integers(0, 50))
     def use(self, number: int) -> None:
         known = self.pick(number)
         if known is not None and not known.asker.has_left:
-            self.do(self.say(lambda: known.asker.send(Kind.CREDIT, known.id, CREDIT.pack(2 * len(PIECE)))))
+            self.do(self.say(lambda: known.asker.send(FrameKind.CREDIT, known.id, CREDIT.pack(2 * len(PIECE)))))
 
     @rule(number=st.integers(0, 1))
     def leave(self, number: int) -> None:
@@ -226,10 +226,10 @@ class Machine(RuleBasedStateMachine):
             finals = [kind for kind in kinds if kind in FINAL]
             assert len(finals) <= 1, f"{known.word} is answered twice"
             assert not finals or kinds[-1] in FINAL, "words behind the last one"
-            assert kinds.count(Kind.BEGIN) <= 1
+            assert kinds.count(FrameKind.BEGIN) <= 1
             if known.heard >= 0:
                 assert len(kinds) == known.heard, "an answer that nobody waits for"
-            if finals and finals[0] == Kind.REPLY:
+            if finals and finals[0] == FrameKind.REPLY:
                 self.check_reply(known, known.frames[-1])
         for asker in self.askers:
             assert set(asker.heard) <= {0, *(one.id for one in self.known if one.asker is asker)}, (
@@ -270,9 +270,9 @@ class Machine(RuleBasedStateMachine):
     @staticmethod
     async def help_on(known: Known) -> None:
         if known.word == "converse":
-            known.asker.send(Kind.END, known.id, _encode(CloseHead(1000)))
+            known.asker.send(FrameKind.END, known.id, _encode(CloseHead(1000)))
         elif known.word == "pieces":
-            known.asker.send(Kind.CREDIT, known.id, CREDIT.pack(2 * len(PIECE)))
+            known.asker.send(FrameKind.CREDIT, known.id, CREDIT.pack(2 * len(PIECE)))
 
     def teardown(self) -> None:
         if hasattr(self, "replica"):
@@ -303,7 +303,7 @@ class Machine(RuleBasedStateMachine):
     def close_sessions(self) -> None:
         for id in list(self.sessions):
             head = RequestHead(FAR, "r", sagemaker={"session-id": id})
-            self.ask(0, '{"requestType":"CLOSE"}', Kind.REQUEST, head, session=id)
+            self.ask(0, '{"requestType":"CLOSE"}', FrameKind.REQUEST, head, session=id)
             self.quiet()
         # What is on its way to an HTTP worker that ends nobody can call back: such a session has its own time.
         unheard = [one for one in self.known if one.session == NEW_SESSION and one.asker.has_left and not one.is_over]
@@ -311,8 +311,8 @@ class Machine(RuleBasedStateMachine):
 
     def converse_again(self) -> None:
         """As many as there may be, whatever was before."""
-        again = [self.ask(0, "converse", Kind.OPEN, OpenHead("r", "", "/chat", "", {})) for _ in range(LIMIT + 1)]
-        assert [bool(one.frames and one.frames[0].kind == Kind.BEGIN) for one in again] == [True] * LIMIT + [False]
+        again = [self.ask(0, "converse", FrameKind.OPEN, OpenHead("r", "", "/chat", "", {})) for _ in range(LIMIT + 1)]
+        assert [bool(one.frames and one.frames[0].kind == FrameKind.BEGIN) for one in again] == [True] * LIMIT + [False]
         self.quiet()
 
 
@@ -326,17 +326,17 @@ def test_after_the_word_to_retire_all_that_comes_goes_back_and_all_that_came_is_
     machine.start()
     try:
         machine.replica.batcher.away(False)
-        before = [machine.ask(number, "ok", Kind.REQUEST, RequestHead(FAR, "r")) for number in range(2)]
+        before = [machine.ask(number, "ok", FrameKind.REQUEST, RequestHead(FAR, "r")) for number in range(2)]
         if not is_away:
             machine.step()
         machine.replica.batcher.away(is_away)
         machine.do()
         machine.retire(True)
-        after = [machine.ask(0, "ok", Kind.REQUEST, RequestHead(FAR, "r")) for _ in range(2)]
-        after.append(machine.ask(0, "converse", Kind.OPEN, OpenHead("r", "", "/chat", "", {})))
+        after = [machine.ask(0, "ok", FrameKind.REQUEST, RequestHead(FAR, "r")) for _ in range(2)]
+        after.append(machine.ask(0, "converse", FrameKind.OPEN, OpenHead("r", "", "/chat", "", {})))
         machine.quiet()
-        assert [one.frames[-1].kind for one in before] == [Kind.REPLY] * 2
-        assert [one.frames[-1].kind for one in after] == [Kind.RETURN] * 3
+        assert [one.frames[-1].kind for one in before] == [FrameKind.REPLY] * 2
+        assert [one.frames[-1].kind for one in after] == [FrameKind.RETURN] * 3
         assert machine.replica.batcher.is_done
     finally:
         machine.teardown()
@@ -349,15 +349,15 @@ def test_one_that_leaves_while_the_model_works_on_it_hears_nothing_and_its_neigh
     machine.start()
     try:
         machine.change_reader(True)
-        neighbour = machine.ask(1, "ok", Kind.REQUEST, RequestHead(FAR, "r"))
+        neighbour = machine.ask(1, "ok", FrameKind.REQUEST, RequestHead(FAR, "r"))
         opens = {"session-id": NEW_SESSION} if word == "session" else {}
-        gone = machine.ask(0, word, Kind.REQUEST, RequestHead(FAR, "r", sagemaker=opens))
+        gone = machine.ask(0, word, FrameKind.REQUEST, RequestHead(FAR, "r", sagemaker=opens))
         leave = machine.cancel if way == "cancel" else machine.leave
         machine.handler.meanwhile = lambda: leave(1 if way == "cancel" else 0) if not gone.is_called_off else None
         machine.quiet()
         assert gone.is_called_off
         assert gone.frames == []
-        assert [frame.kind for frame in neighbour.frames] == [Kind.REPLY]
+        assert [frame.kind for frame in neighbour.frames] == [FrameKind.REPLY]
         assert machine.replica.row.sessions == 0, "a session of which nobody knows"
     finally:
         machine.teardown()

@@ -10,7 +10,7 @@ import pytest
 
 from serving.frontend.invocation.exchange import Exchange
 from serving.frontend.routing.stream import Stream
-from serving.ipc.wire import Kind
+from serving.ipc.wire import FrameKind
 from tests.contracts.build import (
     LATER,
     TIMEOUT,
@@ -153,7 +153,7 @@ def broken(worker: Worker, id: int, kind: str) -> None:
         "an error of no status": msgspec.msgpack.encode([999, "", None, "mine"]),
         "an answer of no status": msgspec.msgpack.encode([42, "text/plain"]),
     }[kind]
-    worker.send(Kind.REPLY, id, head, b"what?")
+    worker.send(FrameKind.REPLY, id, head, b"what?")
 
 
 @pytest.mark.parametrize("kind", ["garbage", "no status", "an error of no status", "an answer of no status"])

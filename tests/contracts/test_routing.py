@@ -28,8 +28,8 @@ from serving.errors import (
 from serving.frontend.routing.connection import Connection
 from serving.frontend.routing.stream import Stream, Streamed
 from serving.ipc.channel import Channel
-from serving.ipc.messages import Answer, DescribeModels, FindDefault, Locate, Paths, Problem
-from serving.ipc.wire import Kind, OpenHead
+from serving.ipc.messages import DescribeModels, FindDefault, Locate, ModelsReply, Paths, Problem
+from serving.ipc.wire import FrameKind, OpenHead
 from serving.model.model import DEFAULT_MODEL
 from serving.request import Response
 from serving.session import SessionAddress, make_id
@@ -398,7 +398,7 @@ def test_a_conversation_begins_once_or_has_one_error(events: Sequence[str]) -> N
             [id] = first.asked
             for event in events:
                 {
-                    "begin": lambda: first.send(Kind.BEGIN, id),
+                    "begin": lambda: first.send(FrameKind.BEGIN, id),
                     "die": lambda: first.die(id),
                     "deadline": lambda: the_loop().pass_by(TIMEOUT + 0.1),
                     "leave": task.cancel,
@@ -408,7 +408,7 @@ def test_a_conversation_begins_once_or_has_one_error(events: Sequence[str]) -> N
             if events[0] == "die" and events[1:] and events[1] != "begin":
                 outcome = DeadlineExceeded.code if events[1] == "deadline" else "left"
             for asked in second.asked:
-                second.send(Kind.BEGIN, asked)
+                second.send(FrameKind.BEGIN, asked)
             await settle()
             if outcome == "open":
                 assert isinstance(task.result(), Stream)
@@ -435,7 +435,7 @@ def test_an_ask_has_one_answer_and_late_ones_are_nobodys(events: Sequence[str]) 
             [reply] = one.house.desk.replies
             for event in events:
                 {
-                    "answer": lambda: reply(Answer(1, name="it")),
+                    "answer": lambda: reply(ModelsReply(1, name="it")),
                     "late": lambda: the_loop().pass_by(5.1),
                     "leave": task.cancel,
                 }[event]()
@@ -448,8 +448,8 @@ def test_an_ask_has_one_answer_and_late_ones_are_nobodys(events: Sequence[str]) 
                 assert task.cancelled()
             again = asyncio.ensure_future(one.replicas.link.ask(FindDefault, 5.0))
             await settle()
-            one.house.desk.replies[1](Answer(1, name="old"))
-            one.house.desk.replies[1](Answer(2, Problem(400, BadRequest.code, "none")))
+            one.house.desk.replies[1](ModelsReply(1, name="old"))
+            one.house.desk.replies[1](ModelsReply(2, Problem(400, BadRequest.code, "none")))
             await settle()
             with pytest.raises(CodedError):
                 await again

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.system.memory import KEPT, held_by
+from serving.system.memory import KEPT, memory_of
 from serving.worker.io.engineside import UNSENT
 from tests.e2e.client import Answer, once
 from tests.e2e.server import Server, eventually, model_folder, serving
@@ -60,7 +60,7 @@ def http_worker(server: Server) -> int:
 
 
 def held(server: Server) -> int:
-    return held_by(http_worker(server)).private
+    return memory_of(http_worker(server)).private
 
 
 def send_until_full(connection: socket.socket, data: bytes, seconds: float = 1.0) -> None:
@@ -167,19 +167,19 @@ def test_a_model_worker_makes_no_more_answers_than_leave_it(tmp_path: Path) -> N
     ):
         try_again(server, post(b"1"), 10)
         [worker] = server.workers()
-        before = held_by(worker).private
+        before = memory_of(worker).private
         connections = [stack.enter_context(connect(server)) for _ in range(count + 1)]
         for number, one in enumerate(connections):
             one.sendall(post(b"%d" % (size if number else 0)))
         eventually(lambda: server.metric("requests_queued") >= count - 1)
         os.kill(http_worker(server), signal.SIGSTOP)
         try:
-            eventually(lambda: held_by(worker).peak - before > UNSENT / 2)
+            eventually(lambda: memory_of(worker).peak - before > UNSENT / 2)
             until = time.monotonic() + 1.5  # in which all of them would be made
             eventually(lambda: time.monotonic() > until)
         finally:
             os.kill(http_worker(server), signal.SIGCONT)
-        peak = held_by(worker).peak - before
+        peak = memory_of(worker).peak - before
         print(f"peak: {peak / MEGABYTE:.0f} MB more")
         assert peak < UNSENT + 5 * size + KEPT
         assert all(one.recv(12, socket.MSG_PEEK) for one in connections)
@@ -214,15 +214,15 @@ def test_bodies_that_decode_to_much_leave_a_model_worker_within_its_bound(tmp_pa
     with serving(model_folder(tmp_path, "sizes:Weigh"), decoded_memory=room, request_timeout=20) as server:
         asyncio.run(once(server.port, zeros(1), content_type="application/x-npz"))
         [worker] = server.workers()
-        before = held_by(worker).private
+        before = memory_of(worker).private
         for _ in range(2):
             *some, huge = asyncio.run(ask(server))
             assert {one.body for one in some if one.status == 200} == {b"64000000"}
             assert {one.code for one in some if one.status != 200} == {"bodies_full"}
             assert (huge.status, huge.code) == (413, "body_too_large")
         [after] = server.workers()
-        peak = held_by(worker).peak - before
+        peak = memory_of(worker).peak - before
         print(f"peak: {peak / MEGABYTE:.0f} MB more")
         assert after == worker
         assert peak < room + KEPT + SLACK
-        eventually(lambda: held_by(worker).private - before < KEPT + SLACK, 15)
+        eventually(lambda: memory_of(worker).private - before < KEPT + SLACK, 15)

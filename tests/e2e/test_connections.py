@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.system.memory import held_by
+from serving.system.memory import memory_of
 from tests.e2e.client import once
 from tests.e2e.server import Server, eventually, model_folder, serving
 
@@ -84,7 +84,7 @@ def metrics(server: Server) -> str:
 
 def http_memory(server: Server) -> int:
     """Bytes of the processes that speak HTTP, as they are now."""
-    return sum(held_by(pid).private for pid in server.children() if is_http(pid))
+    return sum(memory_of(pid).private for pid in server.children() if is_http(pid))
 
 
 def is_http(pid: int) -> bool:

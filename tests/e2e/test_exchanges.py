@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.system.memory import held_by
+from serving.system.memory import memory_of
 from tests.e2e.client import Client
 from tests.e2e.server import Server, eventually, model_folder, serving
 
@@ -280,7 +280,7 @@ def refused(server: Server) -> bool:
 
 def test_an_idle_connection_does_not_keep_its_last_body_nor_its_memory(tmp_path: Path) -> None:
     def held(server: Server) -> int:
-        return sum(held_by(pid).private for pid in server.children())
+        return sum(memory_of(pid).private for pid in server.children())
 
     # Its answer is a short one: that the body is no JSON.
     folder = model_folder(tmp_path, "memo:Memo")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.system.memory import held_by
+from serving.system.memory import memory_of
 from tests.e2e.gate import Gate
 from tests.e2e.server import Server, eventually, is_alive, serving
 from tests.e2e.store import TARGET, add_model, ask, call, get, load, names, pack, pids, unload
@@ -131,16 +131,16 @@ def test_the_least_recently_used_model_goes_and_its_memory_is_back(tmp_path: Pat
         for name in "ab":
             assert ask(server, name).status == 200
         [first], [second] = pids(server, "a"), pids(server, "b")
-        assert held_by(first).private > 100_000_000
+        assert memory_of(first).private > 100_000_000
         eventually(lambda: get(server, "b").json()["idleSeconds"] > 1.1)
         assert ask(server, "a").status == 200
         eventually(lambda: get(server, "a").json()["idleSeconds"] > 1.1)
-        before = held_by(first).private + held_by(second).private
+        before = memory_of(first).private + memory_of(second).private
         assert ask(server, "c").status == 200
         assert names(server) == ["a", "c"]
         assert not is_alive(second)
         [third] = pids(server, "c")
-        assert held_by(first).private + held_by(third).private < before + 20_000_000
+        assert memory_of(first).private + memory_of(third).private < before + 20_000_000
         eventually(lambda: server.lines(message="evicting", model="b"))
 
 

@@ -15,7 +15,7 @@ from serving.ipc.faults import Fault
 from serving.model.model import Model
 from serving.worker.device.cuda import Cuda
 from serving.worker.loading.loader import warm
-from serving.worker.loading.speed import Automatic, hasten
+from serving.worker.loading.speed import Automatic, accelerate
 from serving.worker.loading.speed.graphs import Graphed
 from serving.worker.loading.speed.sizes import Sized
 
@@ -173,7 +173,7 @@ def test_a_module_is_recorded_by_itself_where_it_can_be(device: Cuda, reads: boo
 
     handler = Pictures()
     path = str(tmp_path)
-    found = hasten(handler, Model("m", path, path, "a:B", 60.0, 1, "cuda:0", 1, 10), device, lambda: None)
+    found = accelerate(handler, Model("m", path, path, "a:B", 60.0, 1, "cuda:0", 1, 10), device, lambda: None)
     assert isinstance(found, Automatic)
     warm(handler, Model("m", path, path, "a:B", 60.0, 1, "cuda:0", 1, 10), found, "cuda:0")
     assert ("forward" in vars(handler.module)) is not reads

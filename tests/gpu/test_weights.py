@@ -70,10 +70,10 @@ def test_the_host_has_its_memory_back_and_the_device_too(tmp_path: Path) -> None
         assert [int(one.min()) for one in found.values()] == [int(name[1:]) for name in found]
 
     load()
-    before = memory.held_by("self").private
+    before = memory.memory_of("self").private
     on_device = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
     load()
-    assert memory.held_by("self").private < before + 32 * MIB
+    assert memory.memory_of("self").private < before + 32 * MIB
     assert on_device == (torch.cuda.memory_allocated() if torch.cuda.is_available() else 0)
 
 

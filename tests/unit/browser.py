@@ -18,10 +18,10 @@ from uvicorn.server import ServerState
 from serving.config.config import load
 from serving.deadline import Deadline
 from serving.errors import NotFound
-from serving.frontend.answers import Answers
 from serving.frontend.bodies import Bodies
 from serving.frontend.http.protocol import HttpProtocol
 from serving.frontend.invocation.endpoint import Endpoint
+from serving.frontend.responses import Responses
 from serving.frontend.routing.connection import ReplicaLost
 from serving.ipc.messages import Placement
 from serving.ipc.scoreboard import Scoreboard
@@ -186,7 +186,7 @@ class Browser:
 
     def _endpoint(self, mode: str, limit: int) -> Endpoint:
         config = msgspec.structs.replace(CONFIG, max_body=limit)
-        answers, bodies, replicas = Answers(config, BOARD), Bodies(1 << 30), cast(Any, self.replicas)
+        answers, bodies, replicas = Responses(config, BOARD), Bodies(1 << 30), cast(Any, self.replicas)
         invocations: Any = Invocations(self.seen, self.heads, self.replicas.placement.timeout)
         made = Endpoint(config, BOARD, replicas, invocations, answers, lambda: "an-id", bodies)
         made.slot = cast(Any, self.slot)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from serving import BatchPolicy, Handler
 from serving.worker.device.fake import FakeDevice
 from serving.worker.loading.loader import warm
-from serving.worker.loading.speed import hasten
+from serving.worker.loading.speed import accelerate
 from tests.unit.test_speed import Small, model
 
 X = torch.randn(8, 4)
@@ -35,7 +35,7 @@ class Net(nn.Module):
 def warmed(module: nn.Module, path: Path, handler: type[Small] = Small, **speed: Any) -> tuple[Small, FakeDevice]:
     device = FakeDevice("cpu")
     one = handler(module.eval())
-    hastened = hasten(one, model(path, **speed), device, lambda: None)
+    hastened = accelerate(one, model(path, **speed), device, lambda: None)
     warm(one, model(path), hastened)
     return one, device
 
@@ -199,7 +199,7 @@ def test_nothing_is_recorded_where_nothing_shows_the_input_or_it_is_forbidden(tm
     ):
         one = handler(Net().eval())
         device = FakeDevice("cpu")
-        found = hasten(one, model(tmp_path, **speed), device, lambda: None)
+        found = accelerate(one, model(tmp_path, **speed), device, lambda: None)
         warm(one, model(tmp_path), found)
         assert device.captures == 0
         assert "forward" not in vars(getattr(one.module, "_module", one.module))
@@ -212,7 +212,7 @@ def test_a_handler_without_a_module_is_left_alone(tmp_path: Path) -> None:
         def predict(self, batch: Any) -> Any:
             return batch
 
-    assert hasten(Bare(), model(tmp_path), FakeDevice("cpu"), lambda: None) is None
+    assert accelerate(Bare(), model(tmp_path), FakeDevice("cpu"), lambda: None) is None
 
 
 def test_ever_new_kinds_of_input_are_not_recorded(tmp_path: Path) -> None:

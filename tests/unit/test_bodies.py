@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import BodiesFull
-from serving.frontend.bodies import COPIES, COUNTED, LOOSE, STILL, Bodies, Held
+from serving.frontend.bodies import COPIES, COUNTED, LOOSE, STILL, Bodies, BodyReservation
 
 ROOM = 10 * COUNTED
 
@@ -40,7 +40,7 @@ class Client:
     def __init__(self, bodies: Bodies, size: int = 0) -> None:
         self.left = 0
         self.unread = 0
-        self.held = Held(bodies, self.leave)
+        self.held = BodyReservation(bodies, self.leave)
         self.held.grow(size)
 
     def leave(self) -> None:
@@ -48,7 +48,7 @@ class Client:
 
     def answer(self, size: int) -> None:
         self.unread = size
-        self.held.answer(size, lambda: self.unread, self.leave)
+        self.held.count_response(size, lambda: self.unread, self.leave)
 
 
 def test_what_has_arrived_counts_in_steps_and_promises_count_nothing() -> None:
@@ -145,7 +145,7 @@ def test_who_had_to_go_is_called_once_and_holds_nothing() -> None:
 
 def test_a_body_of_unknown_length_counts_as_it_comes_and_small_ones_never_do() -> None:
     bodies = Bodies(COPIES * ROOM)
-    first, second, third = Held(bodies), Held(bodies), Held(bodies)
+    first, second, third = BodyReservation(bodies), BodyReservation(bodies), BodyReservation(bodies)
     for size in range(COUNTED, ROOM, COUNTED):
         first.grow(size)
     second.grow(COUNTED)
@@ -159,7 +159,7 @@ def test_a_body_of_unknown_length_counts_as_it_comes_and_small_ones_never_do() -
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12) | st.none())))
 def test_whatever_comes_and_goes_no_room_is_lost(steps: list[tuple[int, int | None]]) -> None:
     bodies = Bodies(COPIES * ROOM)
-    held = [Held(bodies) for _ in range(5)]
+    held = [BodyReservation(bodies) for _ in range(5)]
     for index, blocks in steps:
         if blocks is None:
             held[index].release()
@@ -190,7 +190,7 @@ def test_a_rest_begins_when_the_last_one_has_gone_and_ends_with_the_next() -> No
         return rests[-1]
 
     bodies = Bodies(COPIES * ROOM, rest)
-    first, second = Held(bodies), Held(bodies)
+    first, second = BodyReservation(bodies), BodyReservation(bodies)
     first.grow(2 * COUNTED)
     second.grow(COUNTED)
     first.release()
@@ -205,10 +205,10 @@ def test_a_rest_begins_when_the_last_one_has_gone_and_ends_with_the_next() -> No
 def test_what_is_let_go_is_looked_after_while_there_are_others_all_the_time() -> None:
     seen: list[int] = []
     bodies = Bodies(10 * LOOSE, tidy=seen.append)
-    others = Held(bodies)
+    others = BodyReservation(bodies)
     others.grow(COUNTED)
     for _ in range(8):
-        one = Held(bodies)
+        one = BodyReservation(bodies)
         one.grow(LOOSE // 2)
         one.release()
     assert seen == [COUNTED] * 4

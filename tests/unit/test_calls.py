@@ -169,7 +169,7 @@ def opening(rig: Rig) -> None:
 
 
 def closing(rig: Rig) -> None:
-    rig.put("b", LATE, session=session("t"), chore=closed)
+    rig.put("b", LATE, session=session("t"), command=closed)
 
 
 def cancelled_stream(rig: Rig) -> None:

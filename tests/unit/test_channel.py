@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from serving.ipc.channel import AT_ONCE, Channel, rest_of
-from serving.ipc.wire import Frame, FrameReader, Kind, encode
+from serving.ipc.wire import Frame, FrameKind, FrameReader, encode
 
 COUNT = 3000
 
@@ -88,11 +88,11 @@ def test_frames_of_two_threads_arrive_whole_and_those_of_one_in_order(buffer: in
 
         def send_now() -> None:
             for id in range(0, COUNT, 2):
-                one.channel.send_now(encode(Kind.REPLY, id, b"", body(id)))
+                one.channel.send_now(encode(FrameKind.REPLY, id, b"", body(id)))
 
         def send_soon() -> None:
             for id in range(1, COUNT, 2):
-                one.on_loop(one.channel.send, Kind.REPLY, id, b"", body(id))
+                one.on_loop(one.channel.send, FrameKind.REPLY, id, b"", body(id))
 
         threads = [threading.Thread(target=send_now), threading.Thread(target=send_soon)]
         for thread in threads:
@@ -115,7 +115,7 @@ def test_one_thread_alone_needs_no_loop() -> None:
 
         one.on_loop(hold)
         assert stopped.wait(5)
-        one.channel.send_now(encode(Kind.REPLY, 7, b"", b"now"))
+        one.channel.send_now(encode(FrameKind.REPLY, 7, b"", b"now"))
         [frame] = one.frames(1)
         go.set()
     assert (frame.id, bytes(frame.body)) == (7, b"now")
@@ -125,7 +125,7 @@ def test_one_thread_alone_needs_no_loop() -> None:
 def test_large_frames_arrive_too(size: int) -> None:
     with rig(4096) as one:
         large = bytes(range(256)) * (size // 256)
-        sender = threading.Thread(target=one.channel.send_now, args=(encode(Kind.REPLY, 1, b"", large),))
+        sender = threading.Thread(target=one.channel.send_now, args=(encode(FrameKind.REPLY, 1, b"", large),))
         sender.start()
         [frame] = one.frames(1)
         sender.join()
@@ -136,7 +136,7 @@ def test_after_the_other_end_has_gone_nothing_is_sent_and_nothing_raised() -> No
     with rig() as one:
         one.theirs.close()
         assert one.owner.lost.wait(5)
-        one.channel.send_now(encode(Kind.REPLY, 1, b"", b"late"))
+        one.channel.send_now(encode(FrameKind.REPLY, 1, b"", b"late"))
 
 
 def test_what_is_left_of_buffers() -> None:

@@ -12,7 +12,7 @@ from serving.frontend.routing.connection import Connection
 from serving.ipc.channel import Channel
 from serving.ipc.messages import Address
 from serving.ipc.scoreboard import SIZE, Scoreboard
-from serving.ipc.wire import Frame, Kind, RequestHead
+from serving.ipc.wire import Frame, FrameKind, RequestHead
 from serving.request import Response
 from serving.worker.io.replies import packed
 
@@ -75,14 +75,14 @@ async def begun(folder: Path, lead: int) -> list[int]:
     id = next(iter(connection._pending), 0)
     if id:
         head, body = packed(Response(b"x", "a/b"))
-        connection.on_frame(connection._channel, Frame(Kind.BEGIN, id, head, body))
+        connection.on_frame(connection._channel, Frame(FrameKind.BEGIN, id, head, body))
     streamed = await task
     connection.close()
     async with asyncio.timeout(10):
         await replica.lost.wait()  # so that it has heard all that was sent before
     server.close()
     os.close(fd)
-    return replica.kinds if streamed is None else [Kind.CANCEL]
+    return replica.kinds if streamed is None else [FrameKind.CANCEL]
 
 
 def memfd() -> int:
@@ -92,5 +92,5 @@ def memfd() -> int:
 
 
 def test_a_stream_that_begins_as_its_client_leaves_is_cancelled(tmp_path: Path) -> None:
-    heard = {lead: Kind.CANCEL in asyncio.run(begun(tmp_path, lead)) for lead in range(5)}
+    heard = {lead: FrameKind.CANCEL in asyncio.run(begun(tmp_path, lead)) for lead in range(5)}
     assert all(heard.values()), f"turns before, and whether it was cancelled: {heard}"

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from serving.conversation import Close, Conversation, Message
-from serving.ipc.wire import Frame, Kind
+from serving.ipc.wire import Frame, FrameKind
 
 HALVES = ["\ud800", "\udfff", "a\ud83d", "\ude00\ud83d", "é" * 100 + "\udc80"]
 
@@ -41,4 +41,4 @@ def test_half_a_surrogate_pair_is_an_error_and_the_conversation_goes_on(text: st
 @pytest.mark.parametrize("fin", [True, False])
 def test_a_message_is_the_same_on_the_other_side(data: str | bytes, fin: bool) -> None:
     message = Message(data, fin)
-    assert Message.read(Frame(Kind.PIECE, 1, message.head, message.body)) == message
+    assert Message.read(Frame(FrameKind.CHUNK, 1, message.head, message.body)) == message

@@ -22,8 +22,8 @@ from serving.supervisor.postmortem.examiner import Traces, examine
 from serving.supervisor.processes import Exit
 from serving.supervisor.store.diskcache import Cost
 from serving.usercode import origin
-from serving.worker.engine.stamps import NOTHING
-from serving.worker.reports import open_box
+from serving.worker.engine.progressrow import NOTHING
+from serving.worker.phasereports import open_box
 from serving.worker.sampler import Sampler
 
 MODEL = Model("m", "/m", "/m/code", "a:B", 60.0, 1, "cpu", 1, 100)

@@ -12,7 +12,7 @@ from serving.supervisor.fleet.actions import Abort, Action, GiveUp, Kill, Publis
 from serving.supervisor.fleet.deployment import Role, Status, WorkerProcess
 from serving.supervisor.fleet.describe import counts, server_state
 from serving.supervisor.fleet.fleet import Fleet
-from serving.supervisor.fleet.lifecycle import Progress
+from serving.supervisor.fleet.workerreports import Progress
 
 LOAD_TIMEOUT = 10.0
 

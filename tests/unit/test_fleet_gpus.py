@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from serving.errors import ModelFailed, OutOfMemory
-from serving.ipc.faults import EXIT_HARDWARE, Fault, told_by
+from serving.ipc.faults import EXIT_HARDWARE, Fault, fault_of_exit
 from serving.ipc.scoreboard import ROWS, Phase, Scoreboard, State
 from serving.model.model import Model
 from serving.supervisor.fleet.actions import Action, Assign, Evicted, Gone, Publish, Settled, Spawn, Start, TakenOut
@@ -22,8 +22,8 @@ from serving.supervisor.fleet.deployment import LIVE, Deployment, Owner, Role, S
 from serving.supervisor.fleet.describe import server_state
 from serving.supervisor.fleet.devices import RETURN_TIME, Devices
 from serving.supervisor.fleet.fleet import MOVE_TIME, Fleet
-from serving.supervisor.fleet.lifecycle import Progress
 from serving.supervisor.fleet.spares import CONTEXT, SpareRule
+from serving.supervisor.fleet.workerreports import Progress
 from serving.supervisor.gpuwatch import look_at
 from serving.supervisor.store.diskcache import Cost
 from serving.system.gpus.fake import FakeGpus
@@ -95,7 +95,7 @@ class Rig:
         """Its process ends; if it ``keeps`` its memory the driver is late."""
         if replica.device in self.devices and not keeps:
             self.driver.hold(replica.device, replica.pid or 0, 0)
-        fault, why = told_by(code)
+        fault, why = fault_of_exit(code)
         return self.act(self.fleet.exited(replica, why or f"exit code {code}", self.now, False, fault))
 
     def of(self, kind: Callable[..., Action]) -> list[Action]:
@@ -469,7 +469,7 @@ def test_a_worker_on_the_cpu_cannot_break_a_gpu() -> None:
     rig.exits(replica, EXIT_HARDWARE)
     assert rig.of(TakenOut) == []
     assert places(served) == ["cpu"]
-    assert told_by(3) == (Fault.NONE, "")
+    assert fault_of_exit(3) == (Fault.NONE, "")
 
 
 # Spares.

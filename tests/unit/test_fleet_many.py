@@ -18,7 +18,7 @@ from serving.supervisor.fleet.admission import Admission
 from serving.supervisor.fleet.cache import Budget
 from serving.supervisor.fleet.deployment import SLACK, Deployment, Owner, Role, Stage, Status, WorkerProcess
 from serving.supervisor.fleet.fleet import Fleet
-from serving.supervisor.fleet.lifecycle import Progress
+from serving.supervisor.fleet.workerreports import Progress
 from serving.supervisor.store.diskcache import Cost
 
 MIB = 1 << 20

@@ -8,7 +8,7 @@ import pytest
 from serving.ipc.scoreboard import Phase
 from serving.supervisor.fleet.actions import Learned, Retire, Settled
 from serving.supervisor.fleet.deployment import Owner, Stage, Status
-from serving.supervisor.fleet.lifecycle import Progress
+from serving.supervisor.fleet.workerreports import Progress
 from tests.unit.test_fleet_many import MIB, Rig, problem
 
 

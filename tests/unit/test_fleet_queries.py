@@ -195,10 +195,10 @@ COMMANDS: dict[str, str] = {
     "Admission": "set_budget reserve forget",
     "Fleet": "add admit leave retire tick end look take_out progress parked load_failed exited waiting_exited lost",
     "Unloading": "evict leave parked forget give_up_load settle_load retire",
-    "Replacing": "start_missing end replace",
+    "WorkerStarter": "start_missing end replace",
     "Admitting": "admit",
-    "Lifecycle": "progress load_failed ended",
-    "lifecycle": "give_up",
+    "WorkerReports": "progress load_failed ended",
+    "workerreports": "give_up",
     "admission": "log_ruling",
 }
 

@@ -24,7 +24,7 @@ def reason_of(folder: Path) -> str:
     except ModelError as exc:
         return origin.reason(exc)
     except Exception as exc:
-        return origin.told(exc)
+        return origin.describe(exc)
     return ""
 
 
@@ -43,8 +43,8 @@ def test_an_exception_whose_text_cannot_be_had_or_is_long_is_told_all_the_same()
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert origin.told(Mute()) == "Mute: "
-    assert len(origin.told(ValueError("x" * 10_000))) < 600
+    assert origin.describe(Mute()) == "Mute: "
+    assert len(origin.describe(ValueError("x" * 10_000))) < 600
 
 
 def test_what_user_code_raised_is_found_behind_what_we_made_of_it() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from serving.config.config import load
-from serving.ipc.messages import Answer, Ask, Fork, Forked, LoadModel, Locate, UnloadModel
+from serving.ipc.messages import Fork, Forked, LoadModel, Locate, ModelsCall, ModelsReply, UnloadModel
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Phase, State
 from serving.model.model import Model
 from serving.supervisor.dispatcher import Dispatcher
 from serving.supervisor.fleet.deployment import Deployment, Owner, Status
-from serving.supervisor.fleet.lifecycle import Progress
+from serving.supervisor.fleet.workerreports import Progress
 from serving.supervisor.loading.loader import Load, Step
 from serving.supervisor.setup import Setup
 from serving.supervisor.store.diskcache import DiskCache
@@ -33,7 +33,7 @@ class Rig:
         (path / "store" / "a" / "model.py").write_text("")
         config = load({"SERVING_MODEL_STORE": str(path / "store"), "SERVING_RELOAD": "on-change", **settings})
         self.forks: list[Fork] = []
-        self.answers: list[Answer] = []
+        self.answers: list[ModelsReply] = []
         setup = Setup(config, [], Runtime(path), NoGpus(), DiskCache(path))
         self.models = Dispatcher(setup, self.forks.append, lambda: None, lambda _: None)
         self.source, self.fleet = self.models.source, self.models.fleet
@@ -49,7 +49,7 @@ class Rig:
             self.fleet.progress(replica.row.index, replica.epoch, Progress(status), 1.0)
         return served
 
-    def ask(self, message: Ask) -> None:
+    def ask(self, message: ModelsCall) -> None:
         self.source.ask(message, self.answers.append)
 
     def fail_fork(self) -> None:

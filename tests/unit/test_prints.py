@@ -59,18 +59,18 @@ def test_what_has_no_end_is_written_when_flushed_or_old_and_found_after_death(be
     assert bench.take() == ["reading ... "]
     print("x", end="", flush=True, file=bench.text)  # too soon after the last
     print("y", end="", flush=True, file=bench.text)
-    bench.printed.tell_old()
+    bench.printed.write_old()
     assert (bench.take(), bench.held()) == ([], "xy")
     bench.clock.now += INTERVAL
-    bench.printed.tell_old()
+    bench.printed.write_old()
     assert (bench.take(), bench.held()) == (["xy"], "")
     print(" done", file=bench.text)
     print("never flushed", end="", file=bench.text)
-    bench.printed.tell_old()
+    bench.printed.write_old()
     assert bench.take() == [" done"]
     bench.clock.now += INTERVAL
-    bench.printed.tell_old()
-    bench.printed.tell_all()
+    bench.printed.write_old()
+    bench.printed.write_all()
     assert bench.take() == ["never flushed"]
 
 

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from serving.ipc.channel import Channel
-from serving.ipc.wire import Frame, Kind, encode
+from serving.ipc.wire import Frame, FrameKind, encode
 from serving.worker.io import reading
 from serving.worker.io.loopduty import READS
 from serving.worker.io.reading import QUIET, TICK, SocketReader
@@ -32,7 +32,7 @@ class Taker:
         self.reading: SocketReader
 
     def take(self, channel: Channel, frame: Frame) -> bool:
-        if frame.kind != Kind.REQUEST:
+        if frame.kind != FrameKind.REQUEST:
             return False
         self.taken.append(frame.id)
         return True
@@ -73,7 +73,7 @@ class Rig:
         self.loop.call_soon_threadsafe(lambda: (function(*args), done.set()))
         assert done.wait(LIMIT)
 
-    def send(self, kind: Kind, *ids: int, body: bytes = b"") -> None:
+    def send(self, kind: FrameKind, *ids: int, body: bytes = b"") -> None:
         for id in ids:
             self.theirs.sendall(b"".join(encode(kind, id, b"", body)))
 
@@ -124,14 +124,14 @@ def ticks_of(one: Rig) -> list[float]:
 
 def test_who_waits_reads() -> None:
     with rig() as one:
-        one.send(Kind.REQUEST, 1, 2, 3)
+        one.send(FrameKind.REQUEST, 1, 2, 3)
         one.wait_for(lambda: len(one.taker.taken) == 3)
         assert (one.taker.taken, one.taker.brought) == ([1, 2, 3], [])
 
 
 def test_what_has_come_during_a_batch_is_read_after_it() -> None:
     with rig() as one:
-        one.send(Kind.REQUEST, 1)
+        one.send(FrameKind.REQUEST, 1)
         until(lambda: (one.reading.look(), bool(one.taker.taken))[1])
         assert one.taker.taken == [1]
 
@@ -164,10 +164,10 @@ def test_a_ring_that_comes_as_one_is_heard_does_not_silence_the_bell(monkeypatch
 
 def test_frames_for_the_loop_and_all_behind_them_reach_it_in_order() -> None:
     with rig() as one:
-        one.send(Kind.REQUEST, 1)
-        one.send(Kind.PIECE, 2)
-        one.send(Kind.REQUEST, 3)
-        one.send(Kind.CANCEL, 4)
+        one.send(FrameKind.REQUEST, 1)
+        one.send(FrameKind.CHUNK, 2)
+        one.send(FrameKind.REQUEST, 3)
+        one.send(FrameKind.CANCEL, 4)
         one.wait_for(lambda: len(one.taker.taken) + len(one.taker.brought) == 4)
         assert one.taker.taken[:1] == [1]
         assert one.taker.brought[0] == 2
@@ -181,7 +181,7 @@ def test_order_is_kept_whoever_reads() -> None:
 
         def send() -> None:
             for id in range(count):
-                one.send(Kind.PIECE if id % 7 else Kind.OPEN, id)
+                one.send(FrameKind.CHUNK if id % 7 else FrameKind.OPEN, id)
 
         sender = threading.Thread(target=send)
         sender.start()
@@ -205,9 +205,9 @@ def test_nothing_overtakes_a_frame_that_the_loop_is_at(monkeypatch: pytest.Monke
             order.extend([*taken, frame.id])
 
         monkeypatch.setattr(one.taker, "on_frame", on_frame)
-        one.send(Kind.PIECE, 1)
+        one.send(FrameKind.CHUNK, 1)
         one.wait_for(inside.is_set)
-        one.send(Kind.REQUEST, 2)
+        one.send(FrameKind.REQUEST, 2)
         one.reading.wait(LIMIT)
         go_on.set()
         until(lambda: len(order) == 2)
@@ -227,26 +227,26 @@ def test_a_frame_that_cannot_be_taken_ends_its_channel_alone(
         if taker == "take":
             monkeypatch.setattr(one.taker, "take", fail)
         one.reading.away(reader == "loop")
-        one.send(Kind.PIECE, 1)
+        one.send(FrameKind.CHUNK, 1)
         one.wait_for(one.taker.lost.is_set)
 
 
 @pytest.mark.parametrize("rung", [False, True])
 def test_the_loop_reads_while_the_engine_is_at_work_that_it_did_not_read(rung: bool) -> None:
     with rig() as one:
-        one.send(Kind.REQUEST, 1)
+        one.send(FrameKind.REQUEST, 1)
         one.wait_for(lambda: bool(one.taker.taken))
         if rung:
             threading.Timer(3 * QUIET, one.reading.ring).start()
         one.reading.wait(3 * QUIET if not rung else LIMIT)
-        one.send(Kind.REQUEST, 2)
+        one.send(FrameKind.REQUEST, 2)
         until(lambda: one.taker.brought == [2])
 
 
 def test_while_the_loop_reads_whatever_happens_it_does_not_look_after_the_engine() -> None:
     with rig() as one:
         ticks = ticks_of(one)
-        one.send(Kind.REQUEST, 1)
+        one.send(FrameKind.REQUEST, 1)
         one.wait_for(lambda: bool(one.taker.taken))
         one.on_loop(one.reading.watch, True)
         time.sleep(4 * TICK)
@@ -257,17 +257,19 @@ def test_while_the_loop_reads_whatever_happens_it_does_not_look_after_the_engine
 
 def test_the_loop_reads_while_the_engine_is_at_work() -> None:
     with rig() as one:
-        one.send(Kind.REQUEST, 1)
+        one.send(FrameKind.REQUEST, 1)
         one.wait_for(lambda: bool(one.taker.taken))
         began = time.monotonic()
-        one.send(Kind.REQUEST, 2)
+        one.send(FrameKind.REQUEST, 2)
         until(lambda: one.taker.brought == [2])
         assert time.monotonic() - began >= TICK / 2
 
 
 def test_while_large_bodies_come_the_loop_reads_beside_an_engine_that_is_never_away_for_long() -> None:
     with rig() as one:
-        sender = threading.Thread(target=lambda: [one.send(Kind.REQUEST, id, body=bytes(300_000)) for id in range(60)])
+        sender = threading.Thread(
+            target=lambda: [one.send(FrameKind.REQUEST, id, body=bytes(300_000)) for id in range(60)]
+        )
         sender.start()
         one.wait_for(lambda: bool(one.taker.taken))
         while len(one.taker.taken) + len(one.taker.brought) < 60:
@@ -285,11 +287,11 @@ def test_while_the_engine_launches_kernels_the_loop_keeps_still_and_then_reads_o
 ) -> None:
     monkeypatch.setattr(reading, "ALONE", LIMIT)
     with rig() as one:
-        one.send(Kind.REQUEST, 1, body=bytes(100))
+        one.send(FrameKind.REQUEST, 1, body=bytes(100))
         one.wait_for(lambda: bool(one.taker.taken))
         ticks = ticks_of(one)
         one.reading.alone(True)
-        sender = threading.Thread(target=lambda: one.send(Kind.REQUEST, 2, body=bytes(size)))
+        sender = threading.Thread(target=lambda: one.send(FrameKind.REQUEST, 2, body=bytes(size)))
         sender.start()
         until(lambda: len(ticks) > 5)
         assert one.taker.brought == []
@@ -300,10 +302,10 @@ def test_while_the_engine_launches_kernels_the_loop_keeps_still_and_then_reads_o
 
 def test_it_does_not_keep_still_for_an_engine_that_never_ends() -> None:
     with rig() as one:
-        one.send(Kind.REQUEST, 1)
+        one.send(FrameKind.REQUEST, 1)
         one.wait_for(lambda: bool(one.taker.taken))
         one.reading.alone(True)
-        one.send(Kind.REQUEST, 2)
+        one.send(FrameKind.REQUEST, 2)
         until(lambda: one.taker.brought == [2])
 
 
@@ -311,7 +313,7 @@ def test_one_that_reads_for_an_engine_that_is_away_keeps_reading() -> None:
     with rig() as one:
         one.reading.away(True)
         one.reading.alone(True)
-        one.send(Kind.REQUEST, 1)
+        one.send(FrameKind.REQUEST, 1)
         until(lambda: one.taker.brought == [1])
 
 
@@ -319,9 +321,9 @@ def test_the_loop_rests_when_the_engine_waits_and_begins_again() -> None:
     with rig() as one:
         ticks = ticks_of(one)
         for id in range(3):
-            one.send(Kind.REQUEST, 2 * id)
+            one.send(FrameKind.REQUEST, 2 * id)
             one.wait_for(lambda id=id: 2 * id in one.taker.taken + one.taker.brought)  # type: ignore[misc]
-            one.send(Kind.REQUEST, 2 * id + 1)
+            one.send(FrameKind.REQUEST, 2 * id + 1)
             until(lambda id=id: 2 * id + 1 in one.taker.brought)  # type: ignore[misc]
             ticks.clear()
             one.reading.wait(6 * QUIET)
@@ -331,23 +333,23 @@ def test_the_loop_rests_when_the_engine_waits_and_begins_again() -> None:
 def test_while_the_engine_is_away_the_loop_is_told_at_once_and_rings_reach_the_engine() -> None:
     with rig() as one:
         one.reading.away(True)
-        one.send(Kind.REQUEST, 1, 2)
+        one.send(FrameKind.REQUEST, 1, 2)
         until(lambda: one.taker.brought == [1, 2])
         one.reading.look()
         one.reading.ring()
         one.reading.wait(LIMIT)
         one.reading.away(False)
-        one.send(Kind.REQUEST, 3)
+        one.send(FrameKind.REQUEST, 3)
         one.wait_for(lambda: len(one.taker.brought) + len(one.taker.taken) == 3)
 
 
 def test_a_worker_that_takes_no_more_is_read_by_the_loop() -> None:
     with rig() as one:
         one.on_loop(one.reading.watch, True)
-        one.send(Kind.REQUEST, 1)
+        one.send(FrameKind.REQUEST, 1)
         until(lambda: one.taker.brought == [1])
         one.on_loop(one.reading.watch, False)
-        one.send(Kind.REQUEST, 2)
+        one.send(FrameKind.REQUEST, 2)
         one.wait_for(lambda: one.taker.taken == [2] or one.taker.brought == [1, 2])
 
 
@@ -356,7 +358,7 @@ def test_a_worker_that_takes_no_more_is_read_by_the_loop() -> None:
 def test_the_end_of_a_channel_is_told_after_its_last_frame(end: str, reader: str) -> None:
     with rig() as one:
         one.reading.away(reader == "loop")
-        one.send(Kind.REQUEST, 1)
+        one.send(FrameKind.REQUEST, 1)
         one.wait_for(lambda: one.taker.taken + one.taker.brought == [1])
         if end == "closed":
             one.theirs.close()

@@ -10,7 +10,7 @@ from serving.frontend.bodies import COPIES, COUNTED, Bodies
 from serving.frontend.websocket.framing import Framing, Unacceptable
 from serving.frontend.websocket.handshake import open_handshake
 from serving.frontend.websocket.inbox import LIMIT
-from serving.frontend.websocket.received import DATA, PIECE, Received
+from serving.frontend.websocket.received import CHUNK, DATA, Received
 
 HEAD = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -30,7 +30,7 @@ def received(max_message: int = 1 << 20, bodies: Bodies | None = None) -> Receiv
 
 def test_frames_come_in_order_a_piece_at_a_time() -> None:
     one = received()
-    one.add(frame(Opcode.BINARY, bytes(PIECE)) + frame(Opcode.PING, b"p"))
+    one.add(frame(Opcode.BINARY, bytes(CHUNK)) + frame(Opcode.PING, b"p"))
     one.add(frame(Opcode.TEXT, b"end"))
     assert one.parse() == []
     frames = one.parse()

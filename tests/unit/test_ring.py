@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from serving.errors import ModelError
-from serving.weights.ring import Piece, plan
+from serving.weights.ring import Transfer, plan
 from serving.weights.statedict import load_safetensors, load_saved
 from tests.unit.latebus import TENSORS, LateBus, filled, is_clean, large, late, same, small
 
@@ -62,7 +62,7 @@ def test_what_comes_is_what_is_in_the_file(
 def test_spans_have_every_byte_once_and_are_no_longer_than_a_chunk(sizes: list[tuple[int, int]], chunk: int) -> None:
     pieces, at = [], 0
     for gap, size in sizes:
-        pieces.append(Piece(at + gap, torch.zeros(size, dtype=torch.uint8)))
+        pieces.append(Transfer(at + gap, torch.zeros(size, dtype=torch.uint8)))
         at += gap + size
     file = torch.arange(at) % 251
     for span in plan(random.Random(at).sample(pieces, len(pieces)), chunk):

@@ -22,7 +22,7 @@ from serving.worker.device.cuda import set_tf32
 from serving.worker.device.fake import FakeDevice
 from serving.worker.device.host import Host
 from serving.worker.loading.loader import warm
-from serving.worker.loading.speed import Hastened, hasten
+from serving.worker.loading.speed import Accelerated, accelerate
 from serving.worker.loading.speed.compiled import compilations, end_compilers
 from serving.worker.loading.speed.optimized import Optimized
 from serving.worker.loading.speed.sizes import Sized, sizes_for
@@ -66,8 +66,8 @@ def model(path: Path, **speed: Any) -> Model:
 
 def hastened(
     handler: Handler, path: Path, device: Device | None = None, told: Callable[[], None] = lambda: None, **speed: Any
-) -> Hastened:
-    found = hasten(handler, model(path, **speed), device or Host(), told)
+) -> Accelerated:
+    found = accelerate(handler, model(path, **speed), device or Host(), told)
     assert found is not None
     handler.warmup()
     found.warm(path)
@@ -106,13 +106,13 @@ def test_a_wrong_value_is_an_error_that_names_its_key(tmp_path: Path, toml: str,
 def test_without_any_of_them_the_module_is_left_alone(tmp_path: Path) -> None:
     handler = Small(Noting())
     before = handler.module
-    assert hasten(handler, model(tmp_path), Host(), lambda: None) is None
+    assert accelerate(handler, model(tmp_path), Host(), lambda: None) is None
     assert handler.module is before
 
 
 def test_a_handler_without_a_module_is_an_error_that_names_the_keys(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="dtype, compile: Handler keeps no"):
-        hasten(Handler(), model(tmp_path, dtype="float16", compile="default"), Host(), lambda: None)
+        accelerate(Handler(), model(tmp_path, dtype="float16", compile="default"), Host(), lambda: None)
 
 
 # Types and order.
@@ -344,7 +344,7 @@ def test_an_optimized_module_gives_the_same_and_the_handlers_own_is_left_as_it_w
 
 def test_another_module_cannot_be_optimized_and_the_error_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="optimize: Noting is no TorchScript module"):
-        hasten(Small(Noting()), model(tmp_path, optimize=True), Host(), lambda: None)
+        accelerate(Small(Noting()), model(tmp_path, optimize=True), Host(), lambda: None)
 
 
 def test_a_module_in_training_mode_runs_as_it_is_and_it_is_said(
@@ -377,7 +377,7 @@ def test_where_only_the_optimized_module_fails_the_models_own_answers_from_then_
 
 
 def test_on_a_gpu_optimize_is_no_error_but_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    hasten(Small(script(nn.Linear(4, 2).eval())), model(tmp_path, optimize=True), FakeDevice(), lambda: None)
+    accelerate(Small(script(nn.Linear(4, 2).eval())), model(tmp_path, optimize=True), FakeDevice(), lambda: None)
     assert "optimize has no effect here" in caplog.text
 
 
@@ -442,7 +442,7 @@ def test_each_size_is_compiled_for_itself_however_many_there_are(tmp_path: Path)
     sizes = tuple(range(1, 11))  # more than the compiler would take by itself
     handler.policy = BatchPolicy(max_size=10)
     before = compilations()
-    found = hasten(handler, model(tmp_path, compile="default", batch_sizes=sizes), Host(), lambda: told.append(1))
+    found = accelerate(handler, model(tmp_path, compile="default", batch_sizes=sizes), Host(), lambda: told.append(1))
     assert found is not None
     found._compiled._compiled = torch.compile(handler.module._module, backend="eager")  # type: ignore[union-attr]
     warm(handler, model(tmp_path), found)

@@ -11,10 +11,10 @@ import pytest
 
 from serving import BatchPolicy, Handler, Request, Response, StreamingResponse
 from serving.errors import BadRequest, ModelError, ServingError
-from serving.frontend.answers import record_of
 from serving.frontend.error_responses import Failure
+from serving.frontend.responses import record_of
 from serving.frontend.routing.stream import Stream, Streamed
-from serving.ipc.flow import PIECE, WINDOW, Credit
+from serving.ipc.flow import LEAST_COST, WINDOW, Credit
 from serving.ipc.messages import Paths
 from serving.testing import Client
 from serving.worker.batching.batcher import Batcher, Item
@@ -146,10 +146,10 @@ def test_no_more_than_a_window_is_on_its_way(handler: type[Counter]) -> None:
     rig.put("b", b"3")
     rig.turns(10_000)
     sent = len(rig.kinds("a"))
-    assert sent == WINDOW // PIECE + 1, "the first piece comes with the head and does not count"
+    assert sent == WINDOW // LEAST_COST + 1, "the first piece comes with the head and does not count"
     assert rig.kinds("b")[-1] == "End"
     assert item.live is not None
-    item.live.flow.used += 10 * PIECE
+    item.live.flow.used += 10 * LEAST_COST
     item.live.changed()
     rig.turns(100)
     assert len(rig.kinds("a")) == sent + 10

@@ -15,7 +15,7 @@ import pytest
 
 from serving import Request
 from serving.adapters.torchserve.handler import TorchServeHandler
-from serving.adapters.torchserve.streaming import Abandoned, Pieces, Run, UserThread
+from serving.adapters.torchserve.streaming import Abandoned, IntermediateChunks, Run, UserThread
 from serving.errors import ServingError
 from serving.handler import BatchPolicy
 from serving.request import Response, StreamingResponse
@@ -190,7 +190,7 @@ def test_user_code_runs_only_while_the_engine_waits() -> None:
     run.start()
     running.clear()
     assert not running.wait(0.05)
-    assert next(Pieces(run, 0)) == b"x"
+    assert next(IntermediateChunks(run, 0)) == b"x"
     assert not running.is_set()
     run.leave(0)
     assert run.done

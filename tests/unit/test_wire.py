@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 
 from serving.errors import WireError
-from serving.ipc.wire import AHEAD, LARGE_BODY, MAX_HEAD, Frame, FrameReader, Kind, encode
+from serving.ipc.wire import AHEAD, LARGE_BODY, MAX_HEAD, Frame, FrameKind, FrameReader, encode
 
 frames = st.builds(
     Frame,
-    st.sampled_from([int(kind) for kind in Kind]),
+    st.sampled_from([int(kind) for kind in FrameKind]),
     st.integers(0, 2**64 - 1),
     st.binary(max_size=200),
     st.one_of(st.binary(max_size=300), st.integers(LARGE_BODY - 2, LARGE_BODY * 5).map(bytes)),
@@ -114,7 +114,7 @@ def test_a_damaged_stream_never_raises_anything_else(noise: bytes, sent: list[Fr
 
 def test_a_large_body_gets_a_buffer_of_its_own_and_is_not_copied_again() -> None:
     body = bytes(range(256)) * 1024
-    start, passed_on = encode(Kind.REQUEST, 1, b"h", body)
+    start, passed_on = encode(FrameKind.REQUEST, 1, b"h", body)
     assert passed_on is body
     [frame] = FrameReader().feed(bytes(start) + body)
     assert isinstance(frame.body, bytearray)

@@ -12,7 +12,7 @@ from serving.adapters import shims
 from serving.adapters.context import CUSTOM_ATTRIBUTES, headers_of
 from serving.adapters.djl import ndlist
 from serving.adapters.djl.inputs import Input
-from serving.adapters.djl.outputs import TYPES, Output, Pieces, finish
+from serving.adapters.djl.outputs import TYPES, FormattedChunks, Output, finish
 from serving.adapters.djl.pairs import PairList
 from serving.adapters.toolkit.handler import import_script
 from serving.adapters.torchserve.forms import MULTIPART, URLENCODED, Field, multipart, urlencoded
@@ -88,7 +88,7 @@ class DjlHandler(Handler):
         if given.stream_content is not None:
             formatter = given.stream_output_formatter
             kind = kind or (TYPES.get(formatter) if formatter is not None else None)
-            return StreamingResponse(Pieces(given), kind, given.code, attributes)
+            return StreamingResponse(FormattedChunks(given), kind, given.code, attributes)
         body = given.of(index, size)
         if index == size - 1:
             finish(given)

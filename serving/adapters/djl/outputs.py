@@ -18,12 +18,12 @@ from serving.system import log
 OF_ONE = re.compile(r"batch_(\d+)\.")  # prefix of the names of one request's parts
 
 
-def json_lines(piece: Any) -> str:
-    return json.dumps({"outputs": piece}) + "\n"
+def json_lines(chunk: Any) -> str:
+    return json.dumps({"outputs": chunk}) + "\n"
 
 
-def events(piece: Any) -> str:
-    return f"data: {json.dumps(piece)}\n\n"
+def events(chunk: Any) -> str:
+    return f"data: {json.dumps(chunk)}\n\n"
 
 
 NAMED: dict[str, Callable[[Any], str]] = {"json": json_lines, "jsonlines": json_lines, "sse": events}
@@ -45,8 +45,8 @@ class Output:
 
     def __str__(self) -> str:
         kinds = {key: f"type: {type(value)}" for key, value in zip(self.content.keys, self.content.values, strict=True)}
-        told = {"code": self.code, "message": self.message, "properties": self.properties, "content": kinds}
-        return json.dumps(told, indent=2)
+        description = {"code": self.code, "message": self.message, "properties": self.properties, "content": kinds}
+        return json.dumps(description, indent=2)
 
     def set_code(self, code: int) -> Output:
         self.code = code
@@ -142,7 +142,7 @@ class Output:
         return next((value for value in own if value is not None), by_name.get(name))
 
 
-class Pieces:
+class FormattedChunks:
     """The chunks of a stream, each as DJL Serving sends it.
 
     The output's finalize function runs once, at the end or where the stream is closed.
@@ -153,13 +153,13 @@ class Pieces:
         self._formatter = output.stream_output_formatter
         self._content = iter(output.stream_content)
 
-    def __iter__(self) -> Pieces:
+    def __iter__(self) -> FormattedChunks:
         return self
 
     def __next__(self) -> bytes:
         try:
-            piece = next(self._content)
-            return bytes(as_bytes(piece if self._formatter is None else self._formatter(piece)))
+            chunk = next(self._content)
+            return bytes(as_bytes(chunk if self._formatter is None else self._formatter(chunk)))
         except BaseException:
             self.close()
             raise

@@ -140,7 +140,7 @@ class ToolkitHandler(Handler):
         if "transform_fn" in self._functions:
             call.data = data
         elif "input_fn" in self._functions:
-            call.data = self._guarded("input_fn", [data, told_type(request)], context)
+            call.data = self._guarded("input_fn", [data, stated_type(request)], context)
         else:
             call.data = self._defaults.input(request, data)
         return call
@@ -179,7 +179,7 @@ class ToolkitHandler(Handler):
         call, prediction = output
         if "transform_fn" not in self._functions and "output_fn" in self._functions:
             prediction = self._guarded("output_fn", [prediction, call.accept], call.context)
-        elif "transform_fn" not in self._functions and not is_pieces(prediction):
+        elif "transform_fn" not in self._functions and not is_generator(prediction):
             if (kind := call.content_type) is not None and media_type(kind) != media_type(call.accept):
                 return response_of(prediction, call, "predict_fn")
             found = self._defaults.output(prediction, call.accept)
@@ -188,8 +188,8 @@ class ToolkitHandler(Handler):
         return response_of(prediction, call, name)
 
     def _context_of(self, name: str, *requests: tuple[Request, RequestProcessor]) -> Context:
-        told, gpu, size = {"model": {"modelName": name}}, gpu_of(self.device), self.policy.max_size
-        context = Context(name, self._model_dir, told, size, gpu, "1", metrics=self._metrics)
+        manifest, gpu, size = {"model": {"modelName": name}}, gpu_of(self.device), self.policy.max_size
+        context = Context(name, self._model_dir, manifest, size, gpu, "1", metrics=self._metrics)
         if requests:
             context.request_processor = [processor for _, processor in requests]
             context.request_ids = {index: request.request_id for index, (request, _) in enumerate(requests)}
@@ -200,7 +200,7 @@ class ToolkitHandler(Handler):
         return self._context_of(batch[0].context.model_name, *((call.request, call.processor) for call in batch))
 
     def _transform(self, call: Call) -> Any:
-        arguments = [self._model, call.data, told_type(call.request), call.accept]
+        arguments = [self._model, call.data, stated_type(call.request), call.accept]
         return self._guarded("transform_fn", arguments, call.context)
 
     def _predict(self, data: Any, context: Context) -> Any:
@@ -246,7 +246,7 @@ def import_script(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as exc:
         log.error("the script cannot be imported", exc=exc, script=str(path))
-        raise ModelError(f"importing {path} failed: {surroundings.told(exc)}") from exc
+        raise ModelError(f"importing {path} failed: {surroundings.describe(exc)}") from exc
     return module
 
 
@@ -275,7 +275,7 @@ def find_functions(module: ModuleType) -> dict[str, Function]:
     return {name: adapted(function, name, ARGUMENTS[name]) for name, function in found.items()}
 
 
-def told_type(request: Request) -> str:
+def stated_type(request: Request) -> str:
     """Return the content type as scripts compare it: without a charset for text, which is decoded already."""
     text = request.media_type in TEXT_TYPES and parameters(request.content_type).keys() <= {"charset"}
     return request.media_type if text else request.content_type
@@ -299,17 +299,17 @@ def is_unsupported(exc: Exception) -> bool:
     return any(isinstance(exc, getattr(one, "UnsupportedFormatError", ())) for one in found)
 
 
-def is_pieces(value: Any) -> bool:
+def is_generator(value: Any) -> bool:
     return isgenerator(value) or isasyncgen(value)
 
 
-def pieces_of(pieces: Any, content_type: str | None, call: Call) -> StreamingResponse:
-    """Return a generator's answer. Before its first chunk the script may still set headers."""
+def stream_of(chunks: Any, content_type: str | None, call: Call) -> StreamingResponse:
+    """Return a generator's response. Before its first chunk the script may still set headers."""
 
     def head() -> StreamingResponse:
         return StreamingResponse((), content_type or call.content_type, call.status, call.attributes)
 
-    return StreamingResponse(pieces, content_type, late=head)
+    return StreamingResponse(chunks, content_type, late=head)
 
 
 def response_of(result: Any, call: Call, name: str) -> Response | StreamingResponse:
@@ -328,8 +328,8 @@ def response_of(result: Any, call: Call, name: str) -> Response | StreamingRespo
         )
     if content_type is not None and not (content_type.isascii() and content_type.isprintable()):
         raise HandlerError(f"{name} gave the content type {content_type[:100]!r}; allowed: printable ASCII on one line")
-    if is_pieces(body):
-        return pieces_of(body, content_type, call)
+    if is_generator(body):
+        return stream_of(body, content_type, call)
     kind = content_type or call.content_type
     if kind is None:
         kind, body = call.accept, as_accepted(body, call.accept)

@@ -95,10 +95,10 @@ def decode(obj: Any, content_type: str) -> Any:
 
 def json_to_jsonlines(json_data: Any) -> bytes:
     """Return the entries of an object's only list, one a line. Raises ValueError."""
-    told = json_data if isinstance(json_data, dict) else json.loads(json_data)
-    if len(told) != 1:
+    document = json_data if isinstance(json_data, dict) else json.loads(json_data)
+    if len(document) != 1:
         raise ValueError("JSON response is not compatible for conversion to jsonlines.")
-    return b"".join(f"{json.dumps(entry)}\n".encode() for entry in next(iter(told.values())))
+    return b"".join(f"{json.dumps(entry)}\n".encode() for entry in next(iter(document.values())))
 
 
 def install() -> None:

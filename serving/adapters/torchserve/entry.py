@@ -85,4 +85,4 @@ def guarded(what: str, load: Callable[[], ModuleType]) -> ModuleType:
         raise
     except BaseException as exc:
         log.error("the handler cannot be imported", exc=exc, handler=what)
-        raise ModelError(f"importing {what} failed: {surroundings.told(exc)}") from exc
+        raise ModelError(f"importing {what} failed: {surroundings.describe(exc)}") from exc

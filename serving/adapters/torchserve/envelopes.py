@@ -128,8 +128,8 @@ class KServev2Envelope(BaseEnvelope):
         if len(data) > len(self._names):
             raise ValueError(f"{len(data)} outputs for {len(self._names)} inputs, whose names they get")
         outputs = [output_of(value, name) for value, name in zip(data, self._names, strict=False)]
-        told = {"id": self._id, "model_name": model.get("modelName"), "model_version": model.get("modelVersion")}
-        return [{**told, "outputs": outputs}]
+        head = {"id": self._id, "model_name": model.get("modelName"), "model_version": model.get("modelVersion")}
+        return [{**head, "outputs": outputs}]
 
 
 def only_one(data: Any) -> None:

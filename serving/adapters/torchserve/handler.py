@@ -15,13 +15,13 @@ from serving.adapters.torchserve.manifest import Manifest, read_manifest
 from serving.adapters.torchserve.metrics import Metrics
 from serving.adapters.torchserve.outputs import attributes_of, content_type_of, failed, response_of
 from serving.adapters.torchserve.settings import read_yaml
-from serving.adapters.torchserve.streaming import Abandoned, Pieces, Run, UserThread
+from serving.adapters.torchserve.streaming import Abandoned, IntermediateChunks, Run, UserThread
 from serving.errors import CodedError, ModelError, ServingError
 from serving.handler import BatchPolicy, Handler
 from serving.request import Request, Response, StreamingResponse
 from serving.system.devicefaults import is_out_of_memory
 
-Answer = tuple[Any, RequestProcessor]
+Result = tuple[Any, RequestProcessor]
 
 
 class TorchServeHandler(Handler):
@@ -104,14 +104,14 @@ class TorchServeHandler(Handler):
     def bucket(self, sample: Call) -> tuple[str, ...]:
         return sample.wishes  # a handler asks the first request for the whole batch
 
-    def predict(self, batch: Sequence[Call]) -> list[Answer]:
+    def predict(self, batch: Sequence[Call]) -> list[Result]:
         import torch
 
         with torch.inference_mode(False):  # the handler itself turns gradients off where it can
             run, processors = self._call(batch)
         if run.error is not None and not any(run.queues):
             raise run.error
-        values = [Pieces(run, index) for index in range(len(batch))] if run.has_pieces else run.results
+        values = [IntermediateChunks(run, index) for index in range(len(batch))] if run.has_chunks else run.results
         return list(zip(values, processors, strict=True))
 
     def _call(self, batch: Sequence[Call]) -> tuple[Run, list[RequestProcessor]]:
@@ -122,20 +122,20 @@ class TorchServeHandler(Handler):
         context.request_processor = processors = [call.processor() for call in batch]
         context.request_ids = {index: call.request.request_id for index, call in enumerate(batch)}
         context.metrics.set_request_ids(context.request_ids)
-        self._run = run = Run(lambda: self._answers(data), context.request_ids, self._thread)
+        self._run = run = Run(lambda: self._results(data), context.request_ids, self._thread)
         context.cl_socket = run
         run.start()
         if run.done:
             self._run = None  # only its readers still need it
         return run, processors
 
-    def _answers(self, data: list[dict[str, Any]]) -> list[Any]:
-        """Return the handler's answers. Raises an error with a status for each way in which a handler can fail."""
+    def _results(self, data: list[dict[str, Any]]) -> list[Any]:
+        """Return the handler's results. Raises an error with a status for each way in which a handler can fail."""
         count = len(data)
         try:
             results = self._entry(data, self._context)
         except Exception as exc:
-            error = told(exc)
+            error = client_error(exc)
             if error is exc:
                 raise
             raise error from exc
@@ -146,15 +146,15 @@ class TorchServeHandler(Handler):
             raise failed(text, "invalid_output")
         return results
 
-    def encode(self, output: Answer, request: Request) -> Response | StreamingResponse:
+    def encode(self, output: Result, request: Request) -> Response | StreamingResponse:
         value, processor = output
-        if not isinstance(value, Pieces):
+        if not isinstance(value, IntermediateChunks):
             return response_of(value, processor, request)
         kind = content_type_of(processor, value.kind, request)
         return StreamingResponse(value, kind, processor.get_response_status_code(), attributes_of(processor, request))
 
 
-def told(exc: Exception) -> Exception:
+def client_error(exc: Exception) -> Exception:
     """Return the error for the handler's exception. TorchServe's clients expect 503 for a failed prediction."""
     chosen = names.prediction_exception()
     if chosen is not None and isinstance(exc, chosen):

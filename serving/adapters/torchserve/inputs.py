@@ -30,8 +30,8 @@ class Call:
         return {field.name: self._value(field) for field in self.fields}
 
     def processor(self) -> RequestProcessor:
-        told: dict[str, Any] = {field.name: {"content-type": field.content_type} for field in self.fields}
-        return RequestProcessor(told | headers_of(self.request) | dict.fromkeys(self.wishes, "True"))
+        fields: dict[str, Any] = {field.name: {"content-type": field.content_type} for field in self.fields}
+        return RequestProcessor(fields | headers_of(self.request) | dict.fromkeys(self.wishes, "True"))
 
     @property
     def wishes(self) -> tuple[str, ...]:

@@ -54,9 +54,9 @@ def load_pickled(path: Path, device: str, allow_pickle: bool) -> Any:
         raise ModelError(f"{path.name} holds pickled objects that are no weights: {ALLOW}") from exc
 
 
-def compiled(model: Any, told: Any) -> Any:
+def compiled(model: Any, setting: Any) -> Any:
     """Return the model compiled as the ``pt2`` section of ``model-config.yaml`` says, else unchanged."""
-    options = compile_options(told)
+    options = compile_options(setting)
     if options is None:
         return model
     try:
@@ -66,23 +66,23 @@ def compiled(model: Any, told: Any) -> Any:
         return model
 
 
-def compile_options(told: Any) -> dict[str, Any] | None:
+def compile_options(setting: Any) -> dict[str, Any] | None:
     """Return options of ``pt2: {compile: {enable: true, …}}``, or the older ``pt2: backend`` and ``pt2: {backend: …}``.
 
     None where compilation is off.
     """
-    if isinstance(told, str):
-        options = {"backend": told}
-    elif isinstance(told, dict) and "compile" in told:
-        options = dict(told["compile"] or {})
+    if isinstance(setting, str):
+        options = {"backend": setting}
+    elif isinstance(setting, dict) and "compile" in setting:
+        options = dict(setting["compile"] or {})
         if not options.pop("enable", False):
             return None
-    elif isinstance(told, dict) and "export" not in told and told:
-        options = dict(told)
-    elif isinstance(told, dict | None):
+    elif isinstance(setting, dict) and "export" not in setting and setting:
+        options = dict(setting)
+    elif isinstance(setting, dict | None):
         return None
     else:
-        raise ModelError(f"pt2 of the model's configuration is {told!r}; allowed: a backend's name or options")
+        raise ModelError(f"pt2 of the model's configuration is {setting!r}; allowed: a backend's name or options")
     from importlib import import_module
 
     valid = import_module("ts.utils.util").check_valid_pt2_backend(options.get("backend", "inductor"))

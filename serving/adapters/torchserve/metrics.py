@@ -66,8 +66,8 @@ class Metric:
         key = tuple(str(one) for one in dimension_values)
         before = self.values.get(key, 0) if self.metric_type is MetricTypes.COUNTER else 0
         self.values[key] = before + value
-        told = dict(zip(self.dimension_names, key, strict=True))
-        log.debug("metric", metric=self.name, value=value, unit=self.unit, dimensions=told, request_id=request_id)
+        dimensions = dict(zip(self.dimension_names, key, strict=True))
+        log.debug("metric", metric=self.name, value=value, unit=self.unit, dimensions=dimensions, request_id=request_id)
 
     def _wrong(self, value: float, dimension_values: Sequence[Any]) -> str | None:
         if len(dimension_values) != len(self.dimension_names):

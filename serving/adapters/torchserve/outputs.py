@@ -42,9 +42,9 @@ def coded(value: Any) -> tuple[bytes, str]:
 
 def content_type_of(processor: RequestProcessor, usual: str | None, request: Request) -> str | None:
     """Return the handler's content type, else the accepted one where text or bytes may be that."""
-    said = processor.get_response_header(CONTENT_TYPE)
-    if said:
-        return said
+    content_type = processor.get_response_header(CONTENT_TYPE)
+    if content_type:
+        return content_type
     return JSON if usual == JSON else concrete(request.accept) or usual
 
 

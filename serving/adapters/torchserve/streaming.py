@@ -78,7 +78,7 @@ class Run:
         self.done = False
 
     @property
-    def has_pieces(self) -> bool:
+    def has_chunks(self) -> bool:
         return not self.done or any(self.queues)
 
     def start(self) -> None:
@@ -108,9 +108,9 @@ class Run:
     def send(self, values: Any, ids: Mapping[int, str], message: str, code: int) -> None:
         """Send a chunk to each request of ``ids``, by index. Raises Abandoned."""
         for index in ids:
-            piece, kind = coded(values[index])
+            chunk, kind = coded(values[index])
             self.kind = self.kind or kind
-            self.queues[index].append(failed(message) if code >= 400 else piece)
+            self.queues[index].append(failed(message) if code >= 400 else chunk)
         if self._thread is not None and self._thread.is_current and any(self.queues):
             self._thread.give_way()
             if self._abandoned:
@@ -118,23 +118,23 @@ class Run:
 
     def sendall(self, message: bytes) -> None:
         """Send what the real TorchServe writes to its socket, the same in its own framing."""
-        code, text, answers = read_answers(bytes(message))
+        code, text, responses = read_responses(bytes(message))
         index_of = {request_id: index for index, request_id in self._ids.items()}
-        known = {index_of[request_id]: value for request_id, value in answers.items() if request_id in index_of}
+        known = {index_of[request_id]: value for request_id, value in responses.items() if request_id in index_of}
         self.send(known, {index: self._ids[index] for index in known}, text, code)
 
     # For its readers.
 
-    def next_piece(self, index: int) -> bytes:
+    def next_chunk(self, index: int) -> bytes:
         """Return the next chunk. Raises StopIteration after the last, and the handler's exception."""
         queue = self.queues[index]
         while not queue and not self.done:
             self.resume()
         if queue:
-            piece = queue.popleft()
-            if isinstance(piece, Exception):
-                raise piece
-            return piece
+            chunk = queue.popleft()
+            if isinstance(chunk, Exception):
+                raise chunk
+            return chunk
         if self.error is not None:
             raise self.error
         raise StopIteration
@@ -148,8 +148,8 @@ class Run:
                 log.warning("a handler failed after its client had gone", error=type(self.error).__name__)
 
 
-class Pieces:
-    """The chunks of one request's answer; the handler's result comes last."""
+class IntermediateChunks:
+    """The chunks of one request's response; the handler's result comes last."""
 
     def __init__(self, run: Run, index: int) -> None:
         self._run = run
@@ -157,18 +157,18 @@ class Pieces:
         self.kind = run.kind
         self._ended = False
 
-    def __iter__(self) -> Pieces:
+    def __iter__(self) -> IntermediateChunks:
         return self
 
     def __next__(self) -> bytes:
         while not self._ended:
             try:
-                piece = self._run.next_piece(self._index)
+                chunk = self._run.next_chunk(self._index)
             except StopIteration:
                 self._ended = True
-                piece = coded(self._run.results[self._index])[0]
-            if piece:
-                return piece
+                chunk = coded(self._run.results[self._index])[0]
+            if chunk:
+                return chunk
         raise StopIteration
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class Pieces:
         self._run.leave(self._index)
 
 
-def read_answers(message: bytes) -> tuple[int, str, dict[str, bytes]]:
+def read_responses(message: bytes) -> tuple[int, str, dict[str, bytes]]:
     """Return code, message and values by request id from a response in the framing of TorchServe's workers."""
     at = 0
 
@@ -193,12 +193,12 @@ def read_answers(message: bytes) -> tuple[int, str, dict[str, bytes]]:
         return message[at - size : at]
 
     code, phrase = number(), text().decode()
-    answers: dict[str, bytes] = {}
+    responses: dict[str, bytes] = {}
     while (size := number()) >= 0:
         at += size
         request_id = message[at - size : at].decode()
         text(), number(), text()  # content type, status and phrase, which the context has too
         for _ in range(2 * number()):
             text()
-        answers[request_id] = text()
-    return code, phrase, answers
+        responses[request_id] = text()
+    return code, phrase, responses

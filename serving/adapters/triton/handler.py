@@ -12,12 +12,12 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 from serving.adapters.triton import information
-from serving.adapters.triton.answers import EVENTS, JSON_LINES, Answers
 from serving.adapters.triton.calls import Call, Calls
 from serving.adapters.triton.decoupled import Executor
-from serving.adapters.triton.pieces import Pieces, wants_events
+from serving.adapters.triton.decoupled_stream import DecoupledStream, wants_events
 from serving.adapters.triton.policy import drop_late, patience_of, policy_of
 from serving.adapters.triton.reporter import Reporter
+from serving.adapters.triton.response_encoder import EVENTS, JSON_LINES, ResponseEncoder
 from serving.adapters.triton.runner import Runner
 from serving.adapters.triton.script import open_script, write_log
 from serving.adapters.triton.sequences import Sequences
@@ -49,7 +49,7 @@ class TritonHandler(Handler):
         self.policy = policy_of(config)
         self.prioritizes = config.dynamic_batching is not None and config.dynamic_batching.priority_levels > 0
         self._calls = Calls(config, version)
-        self._answers = Answers(config, version)
+        self._encoder = ResponseEncoder(config, version)
         batching = config.sequence_batching
         self._sequences = None if batching is None else Sequences(batching, config.max_batch_size > 0)
         self._model_dir = model_dir
@@ -79,7 +79,7 @@ class TritonHandler(Handler):
     def decode(self, request: Request) -> Call | Response:
         verb = self._calls.check_path(request)
         if verb != "infer":
-            return information.answer(verb, self._script, self._calls.version, self._statistics)
+            return information.respond(verb, self._script, self._calls.version, self._statistics)
         call = self._read(request)
         if self._sequences is not None:
             self._sequences.enter(call, request.session)
@@ -131,23 +131,23 @@ class TritonHandler(Handler):
         if isinstance(output, Response):
             return output
         if output.failure is None and self._executor is not None and output.response is None:
-            pieces = Pieces(output, self._answers, self._executor, request, self._statistics)
+            stream = DecoupledStream(output, self._encoder, self._executor, request, self._statistics)
             self._executor.submit(output)
-            return StreamingResponse(pieces.stream(), EVENTS if wants_events(request) else JSON_LINES)
+            return StreamingResponse(stream.stream(), EVENTS if wants_events(request) else JSON_LINES)
         began = time.monotonic_ns()
         try:
-            answer = self._whole(output)
+            response = self._respond(output)
         except BaseException:
             self._statistics.failed(output.arrival)
             raise
-        self._statistics.answered(output, time.monotonic_ns() - began)
-        return answer
+        self._statistics.succeeded(output, time.monotonic_ns() - began)
+        return response
 
-    def _whole(self, output: Call) -> Response:
+    def _respond(self, output: Call) -> Response:
         if output.failure is not None:
             raise output.failure
         assert output.response is not None
-        return self._answers.whole(output, output.response)
+        return self._encoder.encode(output, output.response)
 
     def close(self) -> None:
         if self._executor is not None:

@@ -16,7 +16,7 @@ from triton_python_backend_utils.dtypes import wire_name
 JSON = "application/json"
 
 
-def answer(verb: str, script: Script, version: str, statistics: Statistics) -> Response:
+def respond(verb: str, script: Script, version: str, statistics: Statistics) -> Response:
     """Answer an informational request.
 
     Raises Unavailable for a model that is not ready, NotFound for an unknown verb.
@@ -31,7 +31,9 @@ def answer(verb: str, script: Script, version: str, statistics: Statistics) -> R
                 raise Unavailable(f"model {script.config.name!r} says that it is not ready")
             return Response(msgspec.json.encode({"name": script.config.name, "ready": True}), JSON)
         case "stats":
-            return Response(msgspec.json.encode({"model_stats": [statistics.told(script.config.name, version)]}), JSON)
+            return Response(
+                msgspec.json.encode({"model_stats": [statistics.as_dict(script.config.name, version)]}), JSON
+            )
         case "trace/setting":
             raise CodedError(501, "not_supported", "settings of traces are not supported here")
         case "generate" | "generate_stream":

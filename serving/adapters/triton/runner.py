@@ -71,8 +71,8 @@ def error_of(exc: BaseException) -> ServingError:
     """Return the client's error; the text of a TritonModelException is meant for clients."""
     if isinstance(exc, ServingError):
         return exc
-    told = isinstance(exc, pb_utils.TritonModelException)
-    return HandlerError(str(exc) if told else f"the model failed with {type(exc).__name__}")
+    is_for_clients = isinstance(exc, pb_utils.TritonModelException)
+    return HandlerError(str(exc) if is_for_clients else f"the model failed with {type(exc).__name__}")
 
 
 def settle(calls: list[Call], given: Any) -> list[Call]:
@@ -84,7 +84,7 @@ def settle(calls: list[Call], given: Any) -> list[Call]:
     again = []
     for call, response in zip(calls, responses, strict=True):
         if response is None and call.is_rescheduled:
-            again += [] if gone(call) else [call]
+            again += [] if give_up_if_late(call) else [call]
         elif response is None:
             wait_for_sent(call)
         elif isinstance(response, pb_utils.InferenceResponse):
@@ -94,7 +94,7 @@ def settle(calls: list[Call], given: Any) -> list[Call]:
     return again
 
 
-def gone(call: Call) -> bool:
+def give_up_if_late(call: Call) -> bool:
     if not call.client.gone and time.monotonic() < call.until:
         return False
     call.failure = DeadlineExceeded("the deadline passed while the model worked on the request")

@@ -118,7 +118,7 @@ def import_class(folder: Path, version: str, script: str) -> Any:
         module = importlib.import_module(f"{version}.{script.removesuffix('.py')}")
     except BaseException as exc:
         log.error("the script cannot be imported", exc=exc, script=str(folder / version / script))
-        raise ModelError(f"importing {folder / version / script} failed: {surroundings.told(exc)}") from exc
+        raise ModelError(f"importing {folder / version / script} failed: {surroundings.describe(exc)}") from exc
     found = getattr(module, CLASS, None)
     if not isinstance(found, type):
         raise ModelError(f"{folder / version / script} has no class {CLASS}")

@@ -51,8 +51,8 @@ class Statistics:
         for call in calls:
             call.run_ns += took
 
-    def answered(self, call: Call, output_ns: int) -> None:
-        """Count an answer, which took ``output_ns`` to encode."""
+    def succeeded(self, call: Call, output_ns: int) -> None:
+        """Count a response, which took ``output_ns`` to encode."""
         now, arrived = time.monotonic_ns(), int(call.arrival * 1e9)
         total = now - arrived + call.read_ns
         spent = {
@@ -73,7 +73,7 @@ class Statistics:
             self._counts["fail"] += 1
             self._spent["fail"] += time.monotonic_ns() - int(arrival * 1e9)
 
-    def told(self, name: str, version: str) -> dict[str, Any]:
+    def as_dict(self, name: str, version: str) -> dict[str, Any]:
         """Return the statistics in the protocol's form."""
         with self._lock:
             kinds = (*OF_SUCCESS, "fail", *NEVER)

@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 from serving.adapters.triton.calls import Call
 from serving.adapters.triton.config import TritonConfig, Warmup, WarmupInput
 from serving.adapters.triton.decoupled import Executor
-from serving.adapters.triton.pieces import Warming
+from serving.adapters.triton.decoupled_stream import Warming
 from serving.adapters.triton.runner import Runner
 from serving.errors import ModelError
 from serving.request import Client

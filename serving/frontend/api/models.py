@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute, Route
 from serving.errors import BadRequest, BodyTooLarge, DeadlineExceeded
 from serving.frontend.api.calls import decode
 from serving.frontend.error_responses import CAUGHT, Api, Failure, failure_of, json_body
-from serving.frontend.supervisor import SupervisorLink
+from serving.frontend.supervisorlink import SupervisorLink
 from serving.ipc.messages import DescribeModels, LoadModel, ModelInfo, PinModel, UnloadModel
 from serving.model.names import model_name
 from serving.system import log
@@ -38,7 +38,9 @@ UNLOAD_TIME = 350.0  # seconds; the platform waits a little longer
 GRACE = 30.0  # seconds that a load takes besides loading: waiting for room, unpacking
 JSON = "application/json"
 API = Api(
-    "the server stopped before this was done", answered="a call of the multi-model API failed", gone=ClientDisconnect
+    "the server stopped before this was done",
+    error_sent="a call of the multi-model API failed",
+    disconnect=ClientDisconnect,
 )
 
 Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
@@ -75,7 +77,7 @@ def routes(link: SupervisorLink, load_timeout: float, body_timeout: float) -> li
 def guarded(endpoint: Endpoint) -> Endpoint:
     """Answer an error of ``endpoint`` in the same form as every other path."""
 
-    async def answer(request: HttpRequest) -> HttpResponse:
+    async def respond(request: HttpRequest) -> HttpResponse:
         request_id = os.urandom(8).hex()
         try:
             response = await endpoint(request)
@@ -85,12 +87,12 @@ def guarded(endpoint: Endpoint) -> Endpoint:
         response.headers["x-request-id"] = request_id
         return response
 
-    return answer
+    return respond
 
 
 def refusal(failure: Failure, request_id: str, cause: BaseException) -> HttpResponse:
     level, exc = (logging.ERROR, cause) if failure.is_fault else (logging.INFO, None)
-    log.emit(level, API.answered, exc=exc, request_id=request_id, code=failure.code, error=failure.message)
+    log.emit(level, API.error_sent, exc=exc, request_id=request_id, code=failure.code, error=failure.message)
     headers = {name.decode(): value.decode() for name, value in failure.headers}
     return HttpResponse(json_body(failure, request_id), failure.status, headers, JSON)
 
@@ -120,8 +122,8 @@ class ModelsApi:
 
     async def describe(self, request: HttpRequest) -> HttpResponse:
         name = model_name(request.path_params["name"])
-        answer = await self._link.ask(lambda id: DescribeModels(id, name), self._load_time)
-        return HttpResponse(msgspec.json.encode(answer.models[0]), media_type=JSON)
+        reply = await self._link.ask(lambda id: DescribeModels(id, name), self._load_time)
+        return HttpResponse(msgspec.json.encode(reply.models[0]), media_type=JSON)
 
     async def unload(self, request: HttpRequest) -> HttpResponse:
         name = model_name(request.path_params["name"])

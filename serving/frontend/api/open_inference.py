@@ -36,16 +36,16 @@ from serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
-from serving.frontend.answers import JSON, STOPPED
 from serving.frontend.api import tritonwords
 from serving.frontend.api.calls import decode
 from serving.frontend.api.models import GRACE, UNLOAD_TIME
-from serving.frontend.bodies import Held
+from serving.frontend.bodies import BodyReservation
 from serving.frontend.error_responses import CAUGHT, Api, report
 from serving.frontend.health import is_healthy
 from serving.frontend.http.headers import Headers, SentHeaders, id_of, labelling, read_headers
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.receiving import read_body, watch
+from serving.frontend.responses import JSON, STOPPED
 from serving.frontend.routing.stream import Streamed
 from serving.http.accept import parameters
 from serving.http.headers import check_all
@@ -97,25 +97,25 @@ class OpenInference:
         self._board = endpoint.board
         self._replicas = endpoint.replicas
         self._invocations = endpoint.invocations
-        self._answers = endpoint.answers
+        self._responses = endpoint.responses
         self._new_id = endpoint.new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = id_of(read_headers(scope["headers"])[2], self._new_id)
         send = labelling(send, request_id)
         try:
-            await self._answer(scope, receive, send, request_id)
+            await self._respond(scope, receive, send, request_id)
         except CAUGHT as exc:
             failure = report(exc, API, request_id)
             if failure is not None:
                 body = msgspec.json.encode({"error": failure.message})
-                await self._answers.send_body(send, failure.status, JSON, body, failure.headers)
+                await self._responses.send_body(send, failure.status, JSON, body, failure.headers)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def _respond(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         path = scope["path"]
         if path.rstrip("/") == STATISTICS:
             allow(scope, "GET")
-            await self._answers.send_body(send, 200, JSON, told(await self._all_statistics(request_id)))
+            await self._responses.send_body(send, 200, JSON, statistics_body(await self._all_statistics(request_id)))
         elif (target := model_path(path)) is not None:
             try:
                 await self._model(target, scope, receive, send, request_id)
@@ -124,24 +124,24 @@ class OpenInference:
         elif (target := repository_path(path)) is not None:
             allow(scope, "POST")
             await self._change(target, await self._control_body(scope, receive))
-            await self._answers.send_body(send, 200, JSON, b"")
+            await self._responses.send_body(send, 200, JSON, b"")
         elif path == f"{PREFIX}/repository/index":
             allow(scope, "POST")
             only_ready = index_filter(await self._control_body(scope, receive))
-            await self._answers.send_body(send, 200, JSON, await self._index(request_id, only_ready))
+            await self._responses.send_body(send, 200, JSON, await self._index(request_id, only_ready))
         elif (what := next((what for start, what in ABSENT.items() if path.startswith(start)), None)) is not None:
             raise CodedError(501, "not_supported", f"{what} not supported here")
         else:
             allow(scope, "GET", "HEAD")
-            await self._answers.send_body(send, 200, JSON, self._of_server(path.rstrip("/")))
+            await self._responses.send_body(send, 200, JSON, self._of_server(path.rstrip("/")))
 
     async def _control_body(self, scope: Scope, receive: Receive) -> bytes:
-        held = Held(self._bodies)
+        reservation = BodyReservation(self._bodies)
         try:
             deadline = Deadline.after(self._body_time)
-            return await read_body(scope["headers"], receive, CONTROL_BODY, deadline, held)
+            return await read_body(scope["headers"], receive, CONTROL_BODY, deadline, reservation)
         finally:
-            held.release()
+            reservation.release()
 
     def _of_server(self, path: str) -> bytes:
         """Return the body for a path about the server. Raises ModelLoading while the server is not healthy, or
@@ -166,7 +166,7 @@ class OpenInference:
         model = model_name(target.model) if self._many else DEFAULT_MODEL
         if target.verb == "ready":
             if not await self._is_ready(model, target.version):
-                await self._answers.send_body(send, 200, JSON, msgspec.json.encode({"name": model, "ready": True}))
+                await self._responses.send_body(send, 200, JSON, msgspec.json.encode({"name": model, "ready": True}))
                 return
             deadline = Deadline(arrival + READY_TIME)
         else:
@@ -174,14 +174,14 @@ class OpenInference:
             await self._speaks(model, deadline)
         if target.verb == "stats":
             found = await self._statistics(model, scope["path"], request_id)
-            await self._answers.send_body(send, 200, JSON, told(found))
+            await self._responses.send_body(send, 200, JSON, statistics_body(found))
             return
         content_type, accept, sagemaker = read_headers(scope["headers"])
         check_all(content_type, accept, sagemaker)
         content_type = labelled(content_type, scope["headers"])
-        held = Held(self._bodies)
+        reservation = BodyReservation(self._bodies)
         try:
-            body = await read_body(scope["headers"], receive, self._max_body, deadline, held)
+            body = await read_body(scope["headers"], receive, self._max_body, deadline, reservation)
             if draining:
                 raise Draining("the server is stopping")
             sent = SentHeaders(scope["headers"])
@@ -191,12 +191,12 @@ class OpenInference:
             request = msgspec.structs.replace(request, body=b"")
             if isinstance(response, Streamed):
                 until = max(deadline.at, arrival + self._stream_timeout)
-                await self._answers.stream(scope, receive, send, response, request, until, held)
+                await self._responses.stream(scope, receive, send, response, request, until, reservation)
             else:
-                self._answers.hold(scope, response.body, held)
+                self._responses.hold(scope, response.body, reservation)
                 await self._send(send, response)
         finally:
-            held.release()
+            reservation.release()
 
     async def _send(self, send: Send, response: Response) -> None:
         """Send a response. Binary tensors are marked by a header of the protocol, not by the content type."""
@@ -204,7 +204,7 @@ class OpenInference:
         if media_type(kind) == BINARY:
             extra = [(SIZE_HEADER, parameters(kind)[HEADER_SIZE].encode())]
             kind = "application/octet-stream"
-        await self._answers.send_body(send, response.status, kind, response.body, extra)
+        await self._responses.send_body(send, response.status, kind, response.body, extra)
 
     async def _is_ready(self, model: str, version: str) -> bool:
         """Return whether the model's handler must be asked, too. Raises a ServingError where the model is missing or
@@ -244,8 +244,8 @@ class OpenInference:
     async def _statistics(self, model: str, path: str, request_id: str) -> list[dict[str, Any]]:
         """Return the statistics of a loaded model, summed over its replicas. Raises a ServingError."""
         request = Request(request_id=request_id, deadline=Deadline.after(READY_TIME), model=model, path=path)
-        answers = await self._invocations.invoke_each(request)
-        parts = [one for answer in answers for one in msgspec.json.decode(answer.body)["model_stats"]]
+        responses = await self._invocations.invoke_each(request)
+        parts = [one for response in responses for one in msgspec.json.decode(response.body)["model_stats"]]
         return [tritonwords.summed(parts)] if parts else []
 
     async def _all_statistics(self, request_id: str) -> list[dict[str, Any]]:
@@ -294,10 +294,10 @@ class OpenInference:
         deadline = Deadline.after(READY_TIME)
         path = f"{PREFIX}/models/{DEFAULT_MODEL}"
         request = Request(request_id=request_id, deadline=deadline, model=DEFAULT_MODEL, path=path)
-        answer = await self._invocations.invoke(request)
-        assert isinstance(answer, Response)
-        told = msgspec.json.decode(answer.body)
-        return told["name"], told["versions"][0]
+        response = await self._invocations.invoke(request)
+        assert isinstance(response, Response)
+        metadata = msgspec.json.decode(response.body)
+        return metadata["name"], metadata["versions"][0]
 
     async def _change(self, target: ModelPath, body: bytes) -> None:
         """Load or unload a model. Raises a ServingError."""
@@ -344,7 +344,7 @@ def check_change(verb: str, body: bytes) -> None:
         raise BadRequest(f"parameter {extra[0]!r} of {verb} is not supported: what is served lies in the store")
 
 
-def told(statistics: list[dict[str, Any]]) -> bytes:
+def statistics_body(statistics: list[dict[str, Any]]) -> bytes:
     return msgspec.json.encode({"model_stats": statistics})
 
 

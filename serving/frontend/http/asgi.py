@@ -11,10 +11,10 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serving.errors import ServingError
-from serving.frontend.answers import CUT, TRANSPORT, UNTIL_CLOSE
 from serving.frontend.http.head import Head
 from serving.frontend.http.sending import CUT_TIME, Sending
 from serving.frontend.http.target import read_target
+from serving.frontend.responses import CUT, TRANSPORT, UNTIL_CLOSE
 from serving.request import Body
 
 

@@ -33,8 +33,8 @@ def read_headers(headers: Headers) -> tuple[str, str, dict[str, str]]:
 
 def read_encoding(headers: Headers) -> str:
     """Return the body's content encoding, "" for none. Raises UnsupportedMediaType."""
-    said = [value for name, value in headers if name == b"content-encoding"]
-    return known_encoding(b",".join(said).decode("latin-1")) if said else ""
+    values = [value for name, value in headers if name == b"content-encoding"]
+    return known_encoding(b",".join(values).decode("latin-1")) if values else ""
 
 
 class SentHeaders(Mapping[str, str]):

@@ -8,9 +8,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.errors import ServingError
-from serving.frontend.answers import INVOCATION, JSON
 from serving.frontend.error_responses import json_body, report
 from serving.frontend.http.headers import Headers, printable, request_id_header
+from serving.frontend.responses import INVOCATION, JSON
 
 INFERENCE_ID = b"x-amzn-sagemaker-inference-id"
 TLS = b"\x16"  # the first byte of a TLS connection
@@ -77,5 +77,5 @@ def fault(exc: httptools.HttpParserError | None, data: bytes) -> str:
         return "the request does not begin with a method of HTTP"
     if isinstance(exc, httptools.HttpParserInvalidURLError):
         return "the target in the request line is no path or URL"
-    said = str(exc)
-    return WORDS.get(said, f"the head of the request cannot be read: {said[:100]}")
+    message = str(exc)
+    return WORDS.get(message, f"the head of the request cannot be read: {message[:100]}")

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from serving.frontend.answers import LARGE, Whole
 from serving.frontend.http.headers import Headers
 from serving.frontend.http.outlet import Outlet
 from serving.frontend.http.sending import CUT_TIME
 from serving.frontend.invocation.border import Outgoing
 from serving.frontend.invocation.endpoint import Endpoint
+from serving.frontend.responses import LARGE, EncodedResponse
 from serving.request import BODILESS, Body
 
 CLOSE = b"connection: close\r\n"
@@ -68,30 +68,30 @@ class ResponseWriter:
             self.expects = False
             self._sending.write(CONTINUE)
 
-    # Whole responses.
+    # EncodedResponse responses.
 
     def reply(self, exchange: Outgoing, start: bytes, body: Body) -> bool:
         end = b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n"
-        told = f"{len(body)}\r\nx-request-id: {exchange.request_id}\r\n".encode()
+        fields = f"{len(body)}\r\nx-request-id: {exchange.request_id}\r\n".encode()
         lines = self._endpoint.default_lines(self._state.default_headers)
         if len(body) < LARGE and not self._flow.write_paused:
             exchange.settle()
             if not self._sending.is_closing():
-                self._sending.write(b"".join((start, told, lines, end, body)))
+                self._sending.write(b"".join((start, fields, lines, end, body)))
                 self._on_end(exchange.keep_alive)
         elif exchange.holds(body):
-            self._write_large(exchange, b"".join((start, told, lines, end)), body)
+            self._write_large(exchange, b"".join((start, fields, lines, end)), body)
         return True
 
-    def answer(self, exchange: Outgoing, whole: Whole) -> None:
-        head = self._head(exchange, whole.status, whole.headers, b"")
-        if len(whole.body) < LARGE and not self._flow.write_paused:
+    def respond(self, exchange: Outgoing, response: EncodedResponse) -> None:
+        head = self._head(exchange, response.status, response.headers, b"")
+        if len(response.body) < LARGE and not self._flow.write_paused:
             exchange.settle()
             if not self._sending.is_closing():
-                self._sending.write(head + whole.body)
+                self._sending.write(head + response.body)
                 self._on_end(exchange.keep_alive)
         else:
-            self._write_large(exchange, head, whole.body)
+            self._write_large(exchange, head, response.body)
 
     def _head(self, exchange: Outgoing, status: int, headers: Headers, framing: bytes) -> bytes:
         lines: list[bytes] = [STATUS_LINE[status], self._endpoint.default_lines(self._state.default_headers)]
@@ -116,9 +116,9 @@ class ResponseWriter:
         if self._flow.write_paused:
             self._leaving = exchange
         else:
-            self._has_left(exchange)
+            self._end_response(exchange)
 
-    def _has_left(self, exchange: Outgoing) -> None:
+    def _end_response(self, exchange: Outgoing) -> None:
         exchange.settle()
         self._on_end(exchange.keep_alive)
 
@@ -126,7 +126,7 @@ class ResponseWriter:
         """Complete the response that was waiting for its client to read."""
         exchange, self._leaving = self._leaving, None
         if exchange is not None:
-            self._has_left(exchange)
+            self._end_response(exchange)
 
     def ping(self) -> None:
         """Write the response to GET /ping."""
@@ -167,7 +167,7 @@ class ResponseWriter:
             return
         if self._is_framed:
             self._sending.write(LAST_CHUNK)
-        self._has_left(exchange)
+        self._end_response(exchange)
 
     def cut(self, exchange: Outgoing, record: bytes, code: str) -> None:
         if record:

@@ -7,11 +7,11 @@ from collections import deque
 
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.frontend.answers import CUT, Whole
 from serving.frontend.http.headers import Headers
 from serving.frontend.invocation.border import Outgoing
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.exchange import Exchange, open_exchange
+from serving.frontend.responses import CUT, EncodedResponse
 from serving.request import Body
 
 
@@ -65,10 +65,10 @@ class AsgiBorder:
     def reply(self, exchange: Outgoing, start: bytes, body: Body) -> bool:
         return False
 
-    def answer(self, exchange: Outgoing, whole: Whole) -> None:
+    def respond(self, exchange: Outgoing, response: EncodedResponse) -> None:
         exchange.settle()
-        self._put({"type": "http.response.start", "status": whole.status, "headers": whole.headers})
-        self._put({"type": "http.response.body", "body": whole.body})
+        self._put({"type": "http.response.start", "status": response.status, "headers": response.headers})
+        self._put({"type": "http.response.body", "body": response.body})
         self.close()
 
     def begin(self, exchange: Outgoing, status: int, headers: Headers) -> None:

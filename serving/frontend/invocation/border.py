@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from serving.frontend.answers import Whole
 from serving.frontend.http.headers import Headers
+from serving.frontend.responses import EncodedResponse
 from serving.request import Body
 
 
@@ -68,11 +68,11 @@ class Border(Protocol):
 
     def reply(self, exchange: Outgoing, start: bytes, body: Body) -> bool:
         """Send a common response: ``start`` is its first lines, up to the value of Content-Length. Returns False where
-        this border takes responses by ``answer`` only.
+        this border takes responses by ``respond`` only.
         """
         ...
 
-    def answer(self, exchange: Outgoing, whole: Whole) -> None:
+    def respond(self, exchange: Outgoing, response: EncodedResponse) -> None:
         """Send a whole response."""
         ...
 

@@ -10,12 +10,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serving.config.config import Config
 from serving.deadline import Deadline
 from serving.errors import BodyTooLarge, CodedError, Draining, NotFound, ServingError
-from serving.frontend.answers import Answers
 from serving.frontend.bodies import Bodies
 from serving.frontend.health import ping
 from serving.frontend.http.headers import Headers, header_value
 from serving.frontend.invocation.head_reader import HeadReader
 from serving.frontend.invocation.invocation_head import InvocationHead
+from serving.frontend.responses import Responses
 from serving.frontend.routing.connection import reply_head
 from serving.frontend.routing.expiries import Expiries
 from serving.frontend.routing.invocations import Invocations
@@ -37,7 +37,7 @@ class Endpoint:
         board: Scoreboard,
         replicas: Replicas,
         invocations: Invocations,
-        answers: Answers,
+        responses: Responses,
         new_id: Callable[[], str],
         bodies: Bodies,
     ) -> None:
@@ -45,7 +45,7 @@ class Endpoint:
         self.board = board
         self.replicas = replicas
         self.invocations = invocations
-        self.answers = answers
+        self.responses = responses
         self.bodies = bodies
         self.expiries = Expiries()
         self.slot: Slot

@@ -16,13 +16,13 @@ import msgspec
 
 from serving.deadline import EARLY, Deadline
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
-from serving.frontend.answers import INVOCATION, LARGE, STREAM, Whole
 from serving.frontend.invocation.border import Border
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.invocation_head import InvocationHead
 from serving.frontend.invocation.request_body import RequestBody
 from serving.frontend.invocation.state import State
 from serving.frontend.invocation.streamed_reply import StreamedReply
+from serving.frontend.responses import INVOCATION, LARGE, STREAM, EncodedResponse
 from serving.frontend.routing.connection import Connection, ReplicaLost, reply_head, response_of
 from serving.frontend.routing.stream import Streamed
 from serving.ipc.wire import RequestHead
@@ -154,7 +154,7 @@ class Exchange(RequestBody, eq=False):
     def on_begin(self, streamed: Streamed) -> None:
         self._connection = None
         endpoint, until = self.endpoint, max(self.expires, self.arrival + self.endpoint.stream_timeout)
-        stream = self._stream = StreamedReply(self, self.border, endpoint.answers, streamed, until)
+        stream = self._stream = StreamedReply(self, self.border, endpoint.responses, streamed, until)
         self._start(lambda: self._pass_on(stream), self._end_stream)
 
     def on_lost(self, lost: ReplicaLost) -> None:
@@ -171,13 +171,13 @@ class Exchange(RequestBody, eq=False):
             self._start(self.border.is_there, lambda is_there: self._send(response) if is_there else self.disconnect())
 
     def _send(self, response: Response) -> None:
-        self._answer(self.endpoint.answers.whole(response, self.head.attributes, self.request_id))
+        self._answer(self.endpoint.responses.encode(response, self.head.attributes, self.request_id))
 
-    def _answer(self, whole: Whole) -> None:
+    def _answer(self, whole: EncodedResponse) -> None:
         if not self.is_whole:  # the rest of its body would be read as the next request
             self.keep_alive = False
         if len(whole.body) < LARGE or self.holds(whole.body):
-            self.border.answer(self, whole)
+            self.border.respond(self, whole)
 
     async def _pass_on(self, stream: StreamedReply) -> StreamedReply:
         stream.begin(self.head.attributes)
@@ -203,7 +203,7 @@ class Exchange(RequestBody, eq=False):
         if stream is not None:
             stream.cut(error)
         else:
-            self._answer(self.endpoint.answers.failure(error, self.request_id))
+            self._answer(self.endpoint.responses.failure(error, self.request_id))
 
     def expire(self) -> None:
         """Answer that the deadline has passed. Does nothing once the response has begun."""
@@ -223,7 +223,7 @@ class Exchange(RequestBody, eq=False):
     def disconnect(self) -> None:
         if self.state < ANSWERED:
             if not self.has_failed:
-                log.debug(INVOCATION.left, request_id=self.request_id)
+                log.debug(INVOCATION.disconnected, request_id=self.request_id)
             self._forget()
             self._end(FAILED if self.has_failed else GONE)
 

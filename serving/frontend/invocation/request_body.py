@@ -7,7 +7,7 @@ from abc import abstractmethod
 import msgspec
 
 from serving.errors import BodiesFull, ServingError
-from serving.frontend.bodies import COUNTED, Held
+from serving.frontend.bodies import COUNTED, BodyReservation
 from serving.frontend.invocation.border import Border, Reader
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.state import State
@@ -31,7 +31,7 @@ class RequestBody(msgspec.Struct, eq=False, kw_only=True):
     size: int = 0
     is_whole: bool = False
     reader: Reader | None = None
-    _held: Held | None = None
+    _held: BodyReservation | None = None
     _buffers: list[Body] = []
 
     @abstractmethod
@@ -69,9 +69,9 @@ class RequestBody(msgspec.Struct, eq=False, kw_only=True):
         except BodiesFull as error:
             self.fail(error)
 
-    def _holding(self) -> Held:
+    def _holding(self) -> BodyReservation:
         if self._held is None:
-            self._held = Held(self.endpoint.bodies, lambda: self.fail(BodiesFull(STILL_BODY)))
+            self._held = BodyReservation(self.endpoint.bodies, lambda: self.fail(BodiesFull(STILL_BODY)))
         return self._held
 
     def replace(self, body: bytearray) -> None:
@@ -115,7 +115,7 @@ class RequestBody(msgspec.Struct, eq=False, kw_only=True):
         BodiesFull.
         """
         unread = self.border.unread
-        self._holding().answer(len(body) + unread(), unread, self.border.abort)
+        self._holding().count_response(len(body) + unread(), unread, self.border.abort)
 
     def _drop_body(self) -> None:
         """Release the body; what it took stays counted until the client has read the response."""

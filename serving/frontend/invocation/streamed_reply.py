@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from serving.frontend.answers import STREAM, Answers, record_of
 from serving.frontend.error_responses import report
 from serving.frontend.invocation.border import Border, Outgoing
+from serving.frontend.responses import STREAM, Responses, record_of
 from serving.frontend.routing.stream import Streamed
 from serving.request import Body
 
@@ -15,24 +15,24 @@ from serving.request import Body
 class StreamedReply:
     """Passes one streamed response on to ``border``. It must be complete at the instant ``until``."""
 
-    __slots__ = ("_answers", "_border", "_exchange", "_streamed", "_until")
+    __slots__ = ("_border", "_exchange", "_responses", "_streamed", "_until")
 
-    def __init__(self, exchange: Outgoing, border: Border, answers: Answers, streamed: Streamed, until: float) -> None:
+    def __init__(self, exchange: Outgoing, border: Border, responses: Responses, reply: Streamed, until: float) -> None:
         self._exchange = exchange
         self._border = border
-        self._answers = answers
-        self._streamed = streamed
+        self._responses = responses
+        self._streamed = reply
         self._until = until
 
     def begin(self, attributes: str | None) -> None:
         """Send the head. ``attributes`` are the request's custom attributes."""
         response = self._streamed.response
-        headers = self._answers.stream_headers(response, attributes, self._exchange.request_id)
+        headers = self._responses.stream_headers(response, attributes, self._exchange.request_id)
         self._border.begin(self._exchange, response.status, headers)
 
     async def pass_on(self, hold: Callable[[Body], None]) -> None:
         """Send all chunks. ``hold`` counts one as held until the client has read it. Raises a ServingError."""
-        await self._answers.pass_on(self._streamed, self._write, hold, self._until)
+        await self._responses.pass_on(self._streamed, self._write, hold, self._until)
 
     async def _write(self, chunk: Body) -> None:
         await self._border.write(self._exchange, chunk)

@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from serving.errors import BadRequest, Unavailable
 from serving.frontend.http.headers import Headers, read_headers
-from serving.frontend.local.answers import ModelErrorBody, model_error, quoted, respond
 from serving.frontend.local.call import Call, Container, Ending
 from serving.frontend.local.files import SCHEME, Inputs, write
+from serving.frontend.local.platform_responses import ModelErrorBody, model_error, quoted, respond
 from serving.http.headers import check, check_all, field
 from serving.system import log
 

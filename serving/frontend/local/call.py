@@ -7,8 +7,8 @@ from enum import Enum, auto
 
 from starlette.types import ASGIApp, Message, Receive, Scope
 
-from serving.frontend.answers import CUT
 from serving.frontend.http.headers import Headers
+from serving.frontend.responses import CUT
 from serving.system import log
 
 FORWARDED_API = b"x-amzn-sagemaker-forwarded-api"

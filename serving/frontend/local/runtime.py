@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import BadRequest, Unavailable
 from serving.frontend.http.headers import Headers, read_headers
-from serving.frontend.local.answers import VARIANT, answer, reply
 from serving.frontend.local.asynchronous import AsyncInvocations
 from serving.frontend.local.call import Call, Container, forwarded
+from serving.frontend.local.platform_responses import VARIANT, reply, respond_json
 from serving.frontend.local.stream import StreamedCall, check_session, stream_headers
 from serving.http.headers import check_all
 
@@ -60,9 +60,11 @@ class LocalRuntime:
             check_target(scope["method"], match[1])
             await self._operations[match[2]](match[1], scope, receive, send)
         except BadRequest as error:
-            await answer(send, 400, "ValidationError", {"Message": f"1 validation error detected: {error.message}"})
+            await respond_json(
+                send, 400, "ValidationError", {"Message": f"1 validation error detected: {error.message}"}
+            )
         except Unavailable as error:
-            await answer(send, 503, "ServiceUnavailable", {"Message": error.message})
+            await respond_json(send, 503, "ServiceUnavailable", {"Message": error.message})
 
     async def _invoke(self, endpoint: str, scope: Scope, receive: Receive, send: Send) -> None:
         headers = forwarded(scope["headers"], "InvokeEndpoint")

@@ -10,8 +10,8 @@ from starlette.types import Message, Send
 from serving.errors import BadRequest, DeadlineExceeded
 from serving.frontend.http.headers import Headers
 from serving.frontend.local import eventstream
-from serving.frontend.local.answers import invoked
 from serving.frontend.local.call import Call, Ending, forwarded
+from serving.frontend.local.platform_responses import invoked
 from serving.http.headers import NEW_SESSION
 from serving.request import Body
 

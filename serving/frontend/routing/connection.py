@@ -17,7 +17,7 @@ from serving.ipc.channel import Channel
 from serving.ipc.messages import Address, Retire, unpack
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Row
-from serving.ipc.wire import MAX_HEAD, Frame, Kind, OpenHead, ReplyHead, RequestHead
+from serving.ipc.wire import MAX_HEAD, Frame, FrameKind, OpenHead, ReplyHead, RequestHead
 from serving.request import Body, Response
 from serving.system import log
 
@@ -169,14 +169,14 @@ class Connection:
         if self._channel is None:
             self._settle_lost(id, frozenset())
         else:
-            self._channel.send(Kind.REQUEST if type(head) is RequestHead else Kind.OPEN, id, data, body)
+            self._channel.send(FrameKind.REQUEST if type(head) is RequestHead else FrameKind.OPEN, id, data, body)
 
     def forget(self, id: int) -> bool:
         """Cancel a call: a late reply is dropped. Returns False where it was settled before."""
         if self._pending.pop(id, None) is None:
             return False
         if self._channel is not None:
-            self._channel.send(Kind.CANCEL, id)
+            self._channel.send(FrameKind.CANCEL, id)
         return True
 
     def abandon_reply(self, call: Call) -> None:
@@ -192,19 +192,19 @@ class Connection:
 
     def _refuse_reply(self, id: int) -> None:
         if self._channel is not None:
-            self._channel.send(Kind.CANCEL, id)
+            self._channel.send(FrameKind.CANCEL, id)
 
     def disown(self, session: str) -> None:
         """End a new session whose announcement the client has not received."""
         if self._channel is not None:
-            self._channel.send(Kind.CANCEL, 0, session.encode())
+            self._channel.send(FrameKind.CANCEL, 0, session.encode())
 
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
-        if frame.kind == Kind.REPLY:
+        if frame.kind == FrameKind.REPLY:
             waiter = self._pending.pop(frame.id, None)
             if waiter is not None:
                 try:
@@ -212,16 +212,16 @@ class Connection:
                 except Exception:
                     self._pending[frame.id] = waiter  # settled as lost when the error ends this connection
                     raise
-        elif frame.kind == Kind.BEGIN:
+        elif frame.kind == FrameKind.BEGIN:
             self._begin(channel, frame)
-        elif frame.kind in (Kind.PIECE, Kind.END, Kind.CREDIT):
+        elif frame.kind in (FrameKind.CHUNK, FrameKind.END, FrameKind.CREDIT):
             stream = self._streams.get(frame.id)
             if stream is not None:
                 stream.on_frame(frame)
-        elif frame.kind == Kind.RETURN:
+        elif frame.kind == FrameKind.RETURN:
             self._retire()
             self._settle_lost(frame.id, frozenset())
-        elif frame.kind == Kind.CONTROL and isinstance(unpack(frame.body), Retire):
+        elif frame.kind == FrameKind.CONTROL and isinstance(unpack(frame.body), Retire):
             self._retire()
 
     def _retire(self) -> None:
@@ -232,7 +232,7 @@ class Connection:
     def _begin(self, channel: Channel, frame: Frame) -> None:
         waiter = self._pending.get(frame.id)
         if waiter is None:
-            channel.send(Kind.CANCEL, frame.id)  # the first CANCEL may have come before the stream began
+            channel.send(FrameKind.CANCEL, frame.id)  # the first CANCEL may have come before the stream began
             return
         converses = not frame.head
         response = Response() if converses else response_of(reply_head(frame.head), frame.body)

@@ -122,11 +122,13 @@ class Invocations:
         """
         try:
             async with asyncio.timeout(request.deadline.remaining(self.clock)):
-                return await self._until_answered(request, load, lost)
+                return await self._retry_until_response(request, load, lost)
         except TimeoutError:
             raise self.timed_out(request.model) from None
 
-    async def _until_answered(self, request: Request, load: bool, lost: ReplicaLost | None) -> Response | Streamed:
+    async def _retry_until_response(
+        self, request: Request, load: bool, lost: ReplicaLost | None
+    ) -> Response | Streamed:
         address = self._address(request.session_id)
         moves = int(lost is not None)
         deaths = int(lost is not None and lost.ran)
@@ -159,8 +161,8 @@ class Invocations:
             async with asyncio.timeout(request.deadline.remaining(self.clock)):
                 for one in self._replicas.all_of(request.model):
                     with contextlib.suppress(ReplicaLost):
-                        answer = await self._call(one, request, False, False)
-                        found += [answer] if isinstance(answer, Response) else []
+                        response = await self._call(one, request, False, False)
+                        found += [response] if isinstance(response, Response) else []
         except TimeoutError:
             raise self.timed_out(request.model) from None
         return found

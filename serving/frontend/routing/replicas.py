@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from serving.errors import CodedError, ModelBroken, ModelNotLoaded, QueueFull, SessionLost
 from serving.frontend.routing import router
 from serving.frontend.routing.connection import Connection
-from serving.frontend.supervisor import SupervisorLink
+from serving.frontend.supervisorlink import SupervisorLink
 from serving.handler import MAX_BATCH
 from serving.ipc.messages import Address, Overdue, Placement, Problem
 from serving.ipc.runtime import Runtime
@@ -191,7 +191,7 @@ class Replicas:
             connection.disown(id)
 
     def report_overdue(self, connection: Connection) -> None:
-        self._link.say(Overdue(connection.address.row, connection.address.epoch))
+        self._link.send(Overdue(connection.address.row, connection.address.epoch))
 
     def _place(self, placement: Placement) -> None:
         if placement.gone:

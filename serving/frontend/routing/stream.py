@@ -12,12 +12,12 @@ import msgspec
 from serving.conversation import Close, Message
 from serving.errors import CodedError, ServingError, WorkerDied
 from serving.ipc.flow import Credit, Flow, cost
-from serving.ipc.wire import CREDIT, CloseHead, Frame, Kind, ReplyHead
+from serving.ipc.wire import CREDIT, CloseHead, Frame, FrameKind, ReplyHead
 from serving.request import Body, Response
 
 TAIL = 4  # bytes, a blank line of CR LF
 
-Send = Callable[[Kind, bytes, Body], None]
+Send = Callable[[FrameKind, bytes, Body], None]
 
 _reply_head = msgspec.msgpack.Decoder(ReplyHead)
 _close_head = msgspec.msgpack.Decoder(CloseHead)
@@ -34,7 +34,7 @@ class Stream:
         self._send = send
         self._converses = converses
         self._on_end = on_end
-        self._pieces: deque[Message] = deque()
+        self._chunks: deque[Message] = deque()
         self._end: Close | ServingError | None = None
         self._has_ended = False
         self._flow = Flow()
@@ -44,9 +44,9 @@ class Stream:
     # From the replica.
 
     def on_frame(self, frame: Frame) -> None:
-        if frame.kind == Kind.PIECE:
-            self._pieces.append(Message.read(frame))
-        elif frame.kind == Kind.CREDIT:
+        if frame.kind == FrameKind.CHUNK:
+            self._chunks.append(Message.read(frame))
+        elif frame.kind == FrameKind.CREDIT:
             self._flow.used += CREDIT.unpack(frame.head)[0]
         else:
             self._settle(close_of(frame) if self._converses else end_of(frame))
@@ -66,14 +66,14 @@ class Stream:
         """Return the next chunk, or Close at the end. Raises the ServingError that ends the stream. The caller bounds
         the wait.
         """
-        while not self._pieces:
+        while not self._chunks:
             if isinstance(self._end, Close):
                 return self._end
             if self._end is not None:
                 raise self._end
             self._changed.clear()
             await self._changed.wait()
-        return self._pieces.popleft()
+        return self._chunks.popleft()
 
     # To the replica.
 
@@ -83,14 +83,14 @@ class Stream:
 
     def _give(self, count: int) -> None:
         if not self._has_ended:
-            self._send(Kind.CREDIT, CREDIT.pack(count), b"")
+            self._send(FrameKind.CREDIT, CREDIT.pack(count), b"")
 
     @property
     def untaken(self) -> int:
         """The bytes sent to the replica that it has not used yet."""
         return 0 if self._has_ended else self._flow.sent - self._flow.used
 
-    async def say(self, message: Message) -> None:
+    async def send_message(self, message: Message) -> None:
         """Send a client's message to the replica; waits for the replica's credit. The caller bounds the wait."""
         while not self._flow.is_open and not self._has_ended:
             self._changed.clear()
@@ -98,17 +98,17 @@ class Stream:
         if not self._has_ended:
             body = message.body
             self._flow.sent += cost(body)
-            self._send(Kind.PIECE, message.head, body)
+            self._send(FrameKind.CHUNK, message.head, body)
 
     def hang_up(self, code: int, reason: str) -> None:
         """Tell the replica that the client has left or should leave; the replica still sends its own END."""
         if not self._has_ended:
-            self._send(Kind.END, _encoder.encode(CloseHead(code, reason)), b"")
+            self._send(FrameKind.END, _encoder.encode(CloseHead(code, reason)), b"")
 
     def cancel(self) -> None:
         """End the stream at once: nobody reads it any more."""
         if not self._has_ended:
-            self._send(Kind.CANCEL, b"", b"")
+            self._send(FrameKind.CANCEL, b"", b"")
             self._settle(Close())
 
 

@@ -121,7 +121,7 @@ class Lookout:
             self._timer = None
 
 
-async def has_left(transport: asyncio.Transport) -> bool:
+async def has_disconnected(transport: asyncio.Transport) -> bool:
     """Return whether the client, which has been sent the first bytes of its response, resets the connection soon."""
     delay = FIRST
     for _ in range(SHORTLY):

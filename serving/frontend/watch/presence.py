@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from serving.frontend.http.sending import Sending
 from serving.frontend.http.turn import Turn
-from serving.frontend.watch.absence import CLOSED, Absence, Lookout, Silence, has_left, see
+from serving.frontend.watch.absence import CLOSED, Absence, Lookout, Silence, has_disconnected, see
 
 
 class Presence:
@@ -61,7 +61,7 @@ class Presence:
             return False  # it has been reset while nothing was read
         if self.has_eof or seen.is_doubtful:
             self._begin_answer()
-            return not await has_left(self._transport)
+            return not await has_disconnected(self._transport)
         return True
 
     def stop_watch(self) -> None:

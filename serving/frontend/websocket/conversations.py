@@ -15,11 +15,11 @@ from starlette.types import Receive, Scope, Send
 from serving.config.config import Config
 from serving.conversation import ABNORMAL, GOING_AWAY, INTERNAL, TRY_LATER, Close, Message, shortened
 from serving.errors import BodiesFull, Draining, ServingError
-from serving.frontend.answers import HAS_LEFT, JSON
-from serving.frontend.bodies import Held
+from serving.frontend.bodies import BodyReservation
 from serving.frontend.error_responses import Api, Failure, json_body, report
 from serving.frontend.http.headers import Headers, id_of, read_headers, request_id_header
 from serving.frontend.invocation.endpoint import Endpoint
+from serving.frontend.responses import HAS_DISCONNECTED, JSON
 from serving.frontend.routing.stream import Stream
 from serving.ipc.wire import OpenHead
 from serving.system import log
@@ -29,25 +29,25 @@ LOOK = 1.0  # seconds between looks at the bounds
 GOODBYE = 2.0  # seconds for the handler to close after it is told to
 QUIET = 1.0  # seconds without a message after which a conversation counts as idle when the server stops
 THOUGHT = 10.0  # the same if the last message was the client's: the handler may be about to answer
-LEFT = 10.0  # seconds in which the handler must take some of the messages that a client left behind
+LEFTOVER_TIME = 10.0  # seconds in which the handler must take some of the messages that a client left behind
 OPEN_TIME = 25.0  # seconds to find a replica
-OPENING = Api(left="a client left before its conversation began", gone=ConnectionError)
-OPEN = Api(fault="a conversation failed", left="", gone=OSError)
+OPENING = Api(disconnected="a client left before its conversation began", disconnect=ConnectionError)
+OPEN = Api(fault="a conversation failed", disconnected="", disconnect=OSError)
 
 
 @dataclass(slots=True, eq=False)
-class Line:
-    """One conversation. ``active`` is the instant of the last message in either direction. ``has_left`` returns whether
-    the client has left, also before all its messages are received. ``held`` counts the bytes that the handler has not
-    taken.
+class OpenWebSocket:
+    """One conversation. ``active`` is the instant of the last message in either direction. ``has_disconnected`` returns
+    whether the client has disconnected, also before all its messages are received. ``reservation`` counts the bytes
+    that the handler has not taken.
     """
 
     stream: Stream
     receive: Receive
     send: Send
     request_id: str
-    has_left: Callable[[], bool]
-    held: Held
+    has_disconnected: Callable[[], bool]
+    reservation: BodyReservation
     active: float = field(default_factory=time.monotonic)
     was_asked: bool = False
     is_crowded: bool = False
@@ -64,14 +64,14 @@ class Line:
                 return Close(event.get("code") or 1005, event.get("reason") or "")
             self.active, self.was_asked = time.monotonic(), True
             text = event.get("text")
-            await self.stream.say(Message(event["bytes"] if text is None else text, event.get("fin", True)))
+            await self.stream.send_message(Message(event["bytes"] if text is None else text, event.get("fin", True)))
             self.count()
             if self.is_crowded:
                 return CROWDED
 
     def count(self) -> None:
         try:
-            self.held.hold(self.stream.untaken, self.crowd)
+            self.reservation.hold(self.stream.untaken, self.crowd)
         except BodiesFull:
             self.crowd()
 
@@ -115,23 +115,23 @@ class Conversations:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = id_of(read_headers(scope["headers"])[2], self._new_id)
         await receive()  # websocket.connect
-        has_left = scope["extensions"].get(HAS_LEFT, never)
+        has_disconnected = scope["extensions"].get(HAS_DISCONNECTED, never)
         try:
-            stream = await self._unless_over(asyncio.ensure_future(self._open(scope, request_id)), has_left)
+            stream = await self._unless_over(asyncio.ensure_future(self._open(scope, request_id)), has_disconnected)
         except (ServingError, ConnectionError) as exc:
             failure = report(exc, OPENING, request_id)
             if failure is not None:
                 await refuse(send, failure, request_id)
             return
-        line = Line(stream, receive, send, request_id, has_left, Held(self._bodies))
+        websocket = OpenWebSocket(stream, receive, send, request_id, has_disconnected, BodyReservation(self._bodies))
         try:
             await send({"type": "websocket.accept", "headers": [request_id_header(request_id)]})
-            await self._converse(line)
+            await self._converse(websocket)
         except OSError:
             log.debug("a client left its conversation", request_id=request_id)
         finally:
             stream.cancel()
-            line.held.release()
+            websocket.reservation.release()
 
     async def _open(self, scope: Scope, request_id: str) -> Stream:
         if self._board.is_draining:
@@ -143,14 +143,14 @@ class Conversations:
         head = OpenHead(request_id, model, scope["path"], query, headers_of(scope["headers"]))
         return await self._invocations.converse(head, self._many, deadline.sooner(arrival + self._patience))
 
-    async def _unless_over(self, opening: asyncio.Future[Stream], has_left: Callable[[], bool]) -> Stream:
+    async def _unless_over(self, opening: asyncio.Future[Stream], has_disconnected: Callable[[], bool]) -> Stream:
         """Wait for ``opening``. Raises Draining when the server stops first, and ConnectionError when the client leaves
         first.
         """
         try:
             while not opening.done():
                 await asyncio.wait({opening}, timeout=LOOK)
-                if has_left() and not opening.done():
+                if has_disconnected() and not opening.done():
                     raise ConnectionAbortedError
                 if self._board.is_draining and not opening.done():
                     raise Draining("the server is stopping")
@@ -158,42 +158,44 @@ class Conversations:
         finally:
             opening.cancel()
 
-    async def _converse(self, line: Line) -> None:
+    async def _converse(self, websocket: OpenWebSocket) -> None:
         until = time.monotonic() + self._total
-        listening = asyncio.ensure_future(line.listen())
-        talking = asyncio.ensure_future(line.talk())
+        listening = asyncio.ensure_future(websocket.listen())
+        talking = asyncio.ensure_future(websocket.talk())
         try:
-            while not (listening.done() or talking.done()) and self._overdue(line, until) is None:
+            while not (listening.done() or talking.done()) and self._overdue(websocket, until) is None:
                 await asyncio.wait({listening, talking}, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
             if talking.done():
-                await line.close(outcome(talking, line.request_id))
-            elif listening.done() and not line.is_crowded:
-                left = outcome(listening, line.request_id)
-                line.stream.hang_up(left.code, left.reason)
+                await websocket.close(outcome(talking, websocket.request_id))
+            elif listening.done() and not websocket.is_crowded:
+                close = outcome(listening, websocket.request_id)
+                websocket.stream.hang_up(close.code, close.reason)
                 await asyncio.wait({talking}, timeout=GOODBYE)  # let the handler finish
             else:
-                close = self._overdue(line, until) or Close()
-                line.stream.hang_up(close.code, close.reason)
+                close = self._overdue(websocket, until) or Close()
+                websocket.stream.hang_up(close.code, close.reason)
                 await asyncio.wait({talking, listening}, timeout=GOODBYE, return_when=asyncio.FIRST_COMPLETED)
-                await line.close(close)
+                await websocket.close(close)
         finally:
             for task in (listening, talking):
                 task.cancel()
             await asyncio.gather(listening, talking, return_exceptions=True)
 
-    def _overdue(self, line: Line, until: float) -> Close | None:
+    def _overdue(self, websocket: OpenWebSocket, until: float) -> Close | None:
         """Return why the server must end the conversation, or None."""
         now = time.monotonic()
-        line.count()
-        if line.is_crowded:
+        websocket.count()
+        if websocket.is_crowded:
             return CROWDED
-        if self._board.is_draining and (not line.is_busy(now) or now >= self._board.read_header().since + self._drain):
+        if self._board.is_draining and (
+            not websocket.is_busy(now) or now >= self._board.read_header().since + self._drain
+        ):
             return Close(GOING_AWAY, "the server is stopping")
-        if line.has_left() and now >= line.active + LEFT:
+        if websocket.has_disconnected() and now >= websocket.active + LEFTOVER_TIME:
             return Close(ABNORMAL)
         if now >= until:
             return Close(GOING_AWAY, f"a conversation ends after {self._total:g} s")
-        if now >= line.active + self._idle:
+        if now >= websocket.active + self._idle:
             return Close(GOING_AWAY, f"no message for {self._idle:g} s")
         return None
 

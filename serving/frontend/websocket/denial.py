@@ -15,7 +15,7 @@ from serving.frontend.http.headers import Headers, request_id_header
 from serving.frontend.websocket.handshake import check
 
 VERSION = b"13"  # of the protocol (RFC 6455 §4.1)
-API = Api(answered="a WebSocket was refused")
+API = Api(error_sent="a WebSocket was refused")
 
 
 @dataclass(slots=True)

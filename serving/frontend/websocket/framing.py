@@ -73,10 +73,10 @@ class Framing(ServerProtocol):
         if frame.opcode is Opcode.CLOSE and self.state is State.OPEN:
             # Answer it first: the library takes a close between two fragments for an error, though it is allowed
             # there (RFC 6455 §5.4).
-            self._answer_close(Close.parse(frame.data))
+            self._reply_to_close(Close.parse(frame.data))
         super().recv_frame(frame)
 
-    def _answer_close(self, close: Close) -> None:
+    def _reply_to_close(self, close: Close) -> None:
         if close.code == CloseCode.NO_STATUS_RCVD:
             self.send_close()
         else:

@@ -20,10 +20,10 @@ from websockets.frames import CloseCode, Frame
 from websockets.protocol import SEND_EOF, State
 
 from serving.errors import BodiesFull, DeadlineExceeded, Draining, ServingError
-from serving.frontend.answers import HAS_LEFT
 from serving.frontend.bodies import Bodies
 from serving.frontend.error_responses import INTERNAL
 from serving.frontend.http.outlet import READ_TIME
+from serving.frontend.responses import HAS_DISCONNECTED
 from serving.frontend.watch.absence import Lookout
 from serving.frontend.watch.reader import ReaderWatch
 from serving.frontend.websocket.denial import Denial
@@ -69,7 +69,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._outgoing = Outgoing()
         self._stage = Stage.CONNECTING
         self._has_head = False
-        self._has_left = False
+        self._has_disconnected = False
         self._pinged = -PING_TIME  # when, by the loop's clock
         self._denial = Denial(500)
 
@@ -84,7 +84,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._timer = self._loop.call_later(self.handshake_time, self._refuse, late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._has_left = True
+        self._has_disconnected = True
         self._server.connections.discard(self)
         self._end(CloseCode.ABNORMAL_CLOSURE)
         self._timer.cancel()
@@ -96,7 +96,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _on_doubt(self, sends_no_more: bool) -> None:
         """Record or test, while nothing is read, whether the client has left; the app may still want its messages."""
-        self._has_left = self._has_left or sends_no_more
+        self._has_disconnected = self._has_disconnected or sends_no_more
         if self._stage in (Stage.CONNECTING, Stage.REFUSING):
             if sends_no_more:
                 self._transport.abort()
@@ -178,7 +178,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _scope(self, head: bytes) -> Scope:
         scope = scope_of(head, self._config.root_path, **connection_scope(self._transport, self._config))
         scope["state"] = self._app_state.copy()
-        scope["extensions"][HAS_LEFT] = lambda: self._has_left
+        scope["extensions"][HAS_DISCONNECTED] = lambda: self._has_disconnected
         return scope
 
     def _on_accept(self, message: Message) -> None:
@@ -190,7 +190,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._parse()
 
     def _on_forbid(self, message: Message) -> None:
-        self._answer(Denial(403))
+        self._respond(Denial(403))
 
     def _on_refusal(self, message: Message) -> None:
         self._denial = Denial.begin(message)
@@ -199,13 +199,13 @@ class WebSocketProtocol(asyncio.Protocol):
     def _on_refusal_body(self, message: Message) -> None:
         self._denial.body += message.get("body", b"")
         if not message.get("more_body", False):
-            self._answer(self._denial)
+            self._respond(self._denial)
 
     def _refuse(self, error: ServingError) -> None:
         if self._stage is not Stage.CLOSED:
-            self._answer(Denial.of(error))
+            self._respond(Denial.of(error))
 
-    def _answer(self, denial: Denial) -> None:
+    def _respond(self, denial: Denial) -> None:
         self._flow.write(denial.encoded(self._server.default_headers))
         self._end(CloseCode.ABNORMAL_CLOSURE)
         self._received.drop_unread()

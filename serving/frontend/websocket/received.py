@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from websockets.frames import Frame, Opcode
 
-from serving.frontend.bodies import Bodies, Held
+from serving.frontend.bodies import Bodies, BodyReservation
 from serving.frontend.websocket.framing import Framing, Incoming
 from serving.frontend.websocket.inbox import Inbox
 
-PIECE = 4096  # bytes parsed at once; even tiny frames take only milliseconds
+CHUNK = 4096  # bytes parsed at once; even tiny frames take only milliseconds
 NOTHING = memoryview(b"")
 DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
@@ -24,7 +24,7 @@ class Received:
     def __init__(self, framing: Framing, max_message: int, bodies: Bodies) -> None:
         self._framing = framing
         self._incoming = Incoming(max_message)
-        self._held = Held(bodies)
+        self._held = BodyReservation(bodies)
         self._unread = NOTHING
         self.inbox = Inbox()
 
@@ -42,9 +42,9 @@ class Received:
         self._unread = memoryview(bytes(self._unread) + data if self._unread else data)
 
     def parse(self) -> list[Frame]:
-        """Parse the next PIECE bytes. Returns the frames that are complete with them, control frames included."""
-        piece, self._unread = self._unread[:PIECE], self._unread[PIECE:]
-        self._framing.receive_data(bytes(piece))
+        """Parse the next CHUNK bytes. Returns the frames that are complete with them, control frames included."""
+        chunk, self._unread = self._unread[:CHUNK], self._unread[CHUNK:]
+        self._framing.receive_data(bytes(chunk))
         return [event for event in self._framing.events_received() if isinstance(event, Frame)]
 
     def take(self, frame: Frame) -> None:

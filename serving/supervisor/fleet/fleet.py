@@ -17,12 +17,12 @@ from serving.supervisor.fleet.actions import Action, Kill, Publish, TakenOut
 from serving.supervisor.fleet.admission import Admission, estimate
 from serving.supervisor.fleet.deployment import LIVE, Deployment, Owner, Role, Stage, Status, WorkerProcess
 from serving.supervisor.fleet.devices import Devices, Look
-from serving.supervisor.fleet.lifecycle import Lifecycle, Progress, WorkerEnd
 from serving.supervisor.fleet.overrun import has_answered, overrun
 from serving.supervisor.fleet.spares import SpareRule
-from serving.supervisor.fleet.starting import Admitting, Replacing, cannot_be_served
+from serving.supervisor.fleet.starting import Admitting, WorkerStarter, cannot_be_served
 from serving.supervisor.fleet.state import FleetState
 from serving.supervisor.fleet.unloading import Unloading
+from serving.supervisor.fleet.workerreports import Progress, WorkerEnd, WorkerReports
 from serving.supervisor.store.diskcache import Cost
 
 ABORT_TIME = 1.0  # seconds that a worker has to write its stacks before SIGKILL
@@ -50,9 +50,9 @@ class Fleet:
         self.state = FleetState(board, admission or Admission(), devices or Devices(), warm_bytes)
         self.workers, self.spares, self.warm = self.state.workers, self.state.spares, self.state.warm
         self._unloading = Unloading(self.state)
-        self._replacing = Replacing(self.state)
-        self._admitting = Admitting(self.state, self._unloading, self._replacing)
-        self._lifecycle = Lifecycle(self.state, self._unloading, self._replacing)
+        self._starter = WorkerStarter(self.state)
+        self._admitting = Admitting(self.state, self._unloading, self._starter)
+        self._worker_reports = WorkerReports(self.state, self._unloading, self._starter)
         self._load_timeout = load_timeout
         self._spare_rule = spare_rule
         self._key = 0
@@ -89,7 +89,7 @@ class Fleet:
         return self._unloading.leave(deployment, now)
 
     def retire(self, now: float) -> list[WorkerProcess]:
-        """Let all replicas finish and end; no new ones start. Returns the replicas to tell."""
+        """Let all replicas finish and end; no new ones start. Returns the replicas that retire."""
         return self._unloading.retire(now)
 
     # Time.
@@ -101,7 +101,7 @@ class Fleet:
         for deployment in list(everything):
             for replica in list(deployment.replicas):
                 actions += self._watch(replica, now)
-            actions += self._replacing.start_missing(deployment, now)
+            actions += self._starter.start_missing(deployment, now)
         if now > self._next_look:
             self._next_look = now + LOOK
             grown = self.state.admission.excess(everything, now)
@@ -124,7 +124,7 @@ class Fleet:
 
     def end(self, replica: WorkerProcess, reason: str, now: float) -> list[Action]:
         """End a worker at once. Its replacement starts before it is gone, unless it holds memory that is needed."""
-        return self._replacing.end(replica, reason, now)
+        return self._starter.end(replica, reason, now)
 
     def _tend_spares(self, now: float) -> list[Action]:
         if self._spare_rule is not None:
@@ -178,7 +178,7 @@ class Fleet:
 
     def progress(self, row: int, epoch: int, progress: Progress, now: float) -> list[Action]:
         """Record a replica's next status."""
-        return self._lifecycle.progress(row, epoch, progress, now)
+        return self._worker_reports.progress(row, epoch, progress, now)
 
     def parked(self, row: int, epoch: int, now: float) -> list[Action]:
         """Handle a worker that has moved its weights to the host; its row has the memory that it holds now."""
@@ -188,7 +188,7 @@ class Fleet:
         self, row: int, epoch: int, error: str, permanent: bool, out_of_memory: bool = False
     ) -> list[Action]:
         """Record why a worker cannot serve; it ends by itself."""
-        return self._lifecycle.load_failed(row, epoch, error, permanent, out_of_memory)
+        return self._worker_reports.load_failed(row, epoch, error, permanent, out_of_memory)
 
     def exited(
         self, replica: WorkerProcess, cause: str, now: float, out_of_memory: bool = False, fault: Fault = Fault.NONE
@@ -203,7 +203,7 @@ class Fleet:
         moves = self.take_out([(replica.device, cause)] if broken else [], now)
         if replica.deployment not in self.state.everything():
             return moves
-        return [*moves, *self._lifecycle.ended(replica, WorkerEnd(cause, out_of_memory, broken), now)]
+        return [*moves, *self._worker_reports.ended(replica, WorkerEnd(cause, out_of_memory, broken), now)]
 
     def waiting_exited(self, worker: WorkerProcess, now: float) -> None:
         """Handle the end of a process that served no model."""
@@ -220,4 +220,4 @@ class Fleet:
         if replica.deployment.owner is Owner.START or replica.status not in LIVE:
             return self.exited(replica, cause, now)
         self.workers.ended(replica, now)
-        return self._replacing.start_missing(replica.deployment, now)
+        return self._starter.start_missing(replica.deployment, now)

@@ -16,7 +16,7 @@ from serving.supervisor.fleet.unloading import Unloading
 AGAIN = 0.001  # seconds between decisions per waiting model, so that many of them do not take all our time
 
 
-class Replacing:
+class WorkerStarter:
     """Gives deployments the workers that they lack: parked ones, spares, or new processes."""
 
     def __init__(self, state: FleetState) -> None:
@@ -76,10 +76,10 @@ class Replacing:
 class Admitting:
     """Decides which waiting deployments get a place, and makes room for them."""
 
-    def __init__(self, state: FleetState, unloading: Unloading, replacing: Replacing) -> None:
+    def __init__(self, state: FleetState, unloading: Unloading, starter: WorkerStarter) -> None:
         self._state = state
         self._unloading = unloading
-        self._replacing = replacing
+        self._starter = starter
 
     def admit(self, now: float) -> list[Action]:
         """Start the models that fit, in the order of arrival; make room where that is possible."""
@@ -120,7 +120,7 @@ class Admitting:
             deployment.devices = decision.devices or state.devices.spread(deployment.model, *state.room(deployment))
             self._go_home(deployment)
             forgotten = state.warm.forget(deployment.model, now)
-            return [*forgotten, *self._replacing.start_missing(deployment, now)]
+            return [*forgotten, *self._starter.start_missing(deployment, now)]
         if isinstance(decision, Evict):
             return self._unloading.evict(decision.keys, f"room for {deployment.name}", now)
         return self._unloading.give_up_load(deployment, no_room(deployment, decision.why), now)

@@ -83,11 +83,11 @@ class Unloading:
         return actions
 
     def retire(self, now: float) -> list[WorkerProcess]:
-        """Let all workers finish and end; no new ones start. Returns the replicas to tell."""
-        told = []
+        """Let all workers finish and end; no new ones start. Returns the replicas that retire."""
+        retiring = []
         for deployment in self._state.everything():
             deployment.failed = deployment.failed or "the server is stopping"
             for replica in deployment.live():
                 replica.become(Status.RETIRING, now)
-                told.append(replica)
-        return told
+                retiring.append(replica)
+        return retiring

@@ -104,8 +104,8 @@ class WarmTier:
         return [Discard(one, at_once=True) for one in self.all() if self._overstays(one, now)]
 
     def _overstays(self, parked: WorkerProcess, now: float) -> bool:
-        told = not parked.is_wanted and now > parked.since + CLOSE_TIME
-        return told or (parked.cut is not None and now > parked.cut + CUT)
+        is_late = not parked.is_wanted and now > parked.since + CLOSE_TIME
+        return is_late or (parked.cut is not None and now > parked.cut + CUT)
 
     def exited(self, parked: WorkerProcess, now: float) -> None:
         self._workers.ended(parked, now)

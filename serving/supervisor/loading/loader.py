@@ -117,7 +117,7 @@ class ModelLoader:
         except ServingError as error:
             placement = gone(name, Problem.of(error)) if message.load else self._locate(message)
         if placement is not None:
-            self._executor.tell(placement)
+            self._executor.send_placement(placement)
 
     def _locate(self, message: Locate) -> Placement | None:
         name, now = message.model, time.monotonic()
@@ -145,13 +145,13 @@ class ModelLoader:
         return None
 
     async def _look_at_broken(self, name: str, broken: Broken, until: float) -> None:
-        """Load the model if its files have changed, otherwise tell the waiting workers the same problem again."""
+        """Load the model if its files have changed, otherwise send the waiting workers the same problem again."""
         if not await self._broken.look_again(name, broken):
-            self._executor.tell(gone(name, broken.problem))
+            self._executor.send_placement(gone(name, broken.problem))
         elif self._state.get(name) is None and not self.is_opening(name):
             self._begin(name, "", Owner.STORE, until)
         else:
-            self._executor.tell(self._executor.placement(name))
+            self._executor.send_placement(self._executor.placement(name))
 
     # Calls of the platform.
 
@@ -223,13 +223,13 @@ class ModelLoader:
         self._fleet.add(model, now, owner, load.until, cost)
         self._executor.act(self._fleet.admit(now))
         if self._state.get(name) is not None:
-            self._executor.tell(self._executor.placement(name))
+            self._executor.send_placement(self._executor.placement(name))
 
     def _failure(self, name: str, owner: Owner, problem: Problem) -> Problem:
         """Log and record a failed load: clients must not repeat it over and over, while the platform may try again."""
         # Loaded for the operator, or for a client.
-        tell = log.error if self._load_of(name).is_preload else log.warning
-        tell("a model could not be loaded", model=name, code=problem.code, error=problem.message)
+        log_at = log.error if self._load_of(name).is_preload else log.warning
+        log_at("a model could not be loaded", model=name, code=problem.code, error=problem.message)
         if problem.code != ModelNotFound.code:
             self._broken.note(name, problem.message)
             if owner is Owner.STORE:
@@ -246,7 +246,7 @@ class ModelLoader:
         load.outcome, load.is_preload = None, False
         self._drop(name)
         if problem is not None:
-            self._executor.tell(gone(name, problem))
+            self._executor.send_placement(gone(name, problem))
 
     def _drop(self, name: str) -> None:
         if self._loads[name].is_over:
@@ -289,4 +289,5 @@ class ModelLoader:
         if until is not None and until > time.monotonic():
             self._begin(name, "", Owner.STORE, until)
         elif until is not None:
-            self._executor.tell(self._executor.placement(name))  # gone: HTTP workers with waiting requests ask again
+            # It is gone: HTTP workers with waiting requests ask again.
+            self._executor.send_placement(self._executor.placement(name))

@@ -1,4 +1,4 @@
-"""ModelsApi: answers the calls of the multi-model API: load, unload, pin, describe, list."""
+"""ModelsApi: replies to the calls of the multi-model API: load, unload, pin, describe, list."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 from serving.config.config import Config
 from serving.errors import BadRequest, ModelNotLoaded, ServingError, Unavailable
 from serving.ipc.messages import (
-    Answer,
-    Ask,
     DescribeModels,
     FindDefault,
     ListModels,
     LoadModel,
+    ModelsCall,
+    ModelsReply,
     PinModel,
     Problem,
     UnloadModel,
@@ -52,40 +52,42 @@ class ModelsApi:
         self._listing = listing
         self._broken = broken
 
-    async def answer(self, message: Ask, reply: Callable[[Answer], None]) -> None:
+    async def respond(self, message: ModelsCall, reply: Callable[[ModelsReply], None]) -> None:
         """Carry out one call and reply to it, once."""
         try:
             async with asyncio.timeout(max(self._config.load_timeout, LONGEST) + GRACE):
-                answer = await self._carry_out(message)
+                result = await self._carry_out(message)
         except TimeoutError:
-            answer = Answer(message.id, Problem.of(Unavailable("this takes longer than a call may; it goes on")))
+            result = ModelsReply(message.id, Problem.of(Unavailable("this takes longer than a call may; it goes on")))
         except ServingError as error:
-            answer = Answer(message.id, Problem.of(error))
+            result = ModelsReply(message.id, Problem.of(error))
         except Exception as exc:
             log.error("a call of the multi-model API failed", exc=exc)
-            answer = Answer(message.id, Problem(500, "internal", "internal error"))
-        reply(answer)
+            result = ModelsReply(message.id, Problem(500, "internal", "internal error"))
+        reply(result)
 
-    async def _carry_out(self, message: Ask) -> Answer:
+    async def _carry_out(self, message: ModelsCall) -> ModelsReply:
         match message:
             case LoadModel(id=id, model=name, url=url):
-                return Answer(id, await self._loader.load(name, url, self._config.request_timeout))
+                return ModelsReply(id, await self._loader.load(name, url, self._config.request_timeout))
             case UnloadModel(id=id, model=name):
                 await self._loader.unload(self._own_name(name))
-                return Answer(id)
+                return ModelsReply(id)
             case PinModel(id=id, model=name, pinned=pinned):
                 self._loaded(name).pinned = pinned
-                return Answer(id)
+                return ModelsReply(id)
             case DescribeModels(id=id, model=name):
                 found = self._state.current() if name is None else [self._loaded(name)]
                 now = time.monotonic()
-                told = [describe(one, now) for one in found if one.stage is not Stage.LEAVING]
-                return Answer(id, models=told if self._config.local else [shown(one, self._config) for one in told])
+                described = [describe(one, now) for one in found if one.stage is not Stage.LEAVING]
+                return ModelsReply(
+                    id, models=described if self._config.local else [shown(one, self._config) for one in described]
+                )
             case ListModels(id=id, model=name):
                 listed = await self._listing.all() if name is None else [await self._listing.one(name)]
-                return Answer(id, listed=listed)
+                return ModelsReply(id, listed=listed)
             case FindDefault(id=id):
-                return Answer(id, name=await self._default())
+                return ModelsReply(id, name=await self._default())
 
     def _own_name(self, name: str) -> str:
         """Return a model's own name where it was loaded by another one."""

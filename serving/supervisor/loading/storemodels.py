@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from serving.config.config import Config
 from serving.errors import ModelError
-from serving.ipc.messages import Answer, Ask, Locate, Placement
+from serving.ipc.messages import Locate, ModelsCall, ModelsReply, Placement
 from serving.ipc.scoreboard import State
 from serving.supervisor.background import Background
 from serving.supervisor.executor import News
@@ -60,8 +60,8 @@ class StoreModels:
     def locate(self, message: Locate) -> Placement | None:
         return self._loader.locate(message)
 
-    def ask(self, message: Ask, reply: Callable[[Answer], None]) -> None:
-        self._background.spawn(self._api.answer(message, reply))
+    def ask(self, message: ModelsCall, reply: Callable[[ModelsReply], None]) -> None:
+        self._background.spawn(self._api.respond(message, reply))
 
     def on_news(self, news: News) -> None:
         match news:

@@ -159,8 +159,8 @@ def unpack(
         raise Refused(f"{name} takes more memory to read than an archive may") from None
     except BROKEN as exc:
         # The message about a loop of links has the whole path.
-        told = str(exc).replace(str(folder), "") or "it ends too early"
-        raise Refused(f"{name} is damaged or no archive: {told}") from exc
+        reason = str(exc).replace(str(folder), "") or "it ends too early"
+        raise Refused(f"{name} is damaged or no archive: {reason}") from exc
     except OSError as exc:
         if exc.errno in MACHINE:
             raise
@@ -302,24 +302,24 @@ def confine(limits: Limits, seconds: int) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Unpack one archive; ``words`` are ``ARCHIVE_FD ANSWER_FD FOLDER NAME SECONDS SIZE FILES RATIO``. The result is
-    written to the answer's descriptor: ``done``, ``refused`` and the reason, or ``errno`` and its number.
+    """Unpack one archive; ``words`` are ``ARCHIVE_FD REPORT_FD FOLDER NAME SECONDS SIZE FILES RATIO``. The result is
+    written to the report's descriptor: ``done``, ``refused`` and the reason, or ``errno`` and its number.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    archive_fd, answer_fd, folder, name, seconds, size, files, ratio = words
+    archive_fd, report_fd, folder, name, seconds, size, files, ratio = words
     limits, parent = Limits(int(size), int(files), float(ratio)), os.getppid()
 
     def watch() -> None:
         if os.getppid() != parent:
             sys.exit(1)  # the parent is gone, so nobody waits for the result
 
-    answer = "done"
+    report = "done"
     confine(limits, int(seconds))
     try:
         with open(int(archive_fd), "rb") as archive:
             unpack(archive, Path(folder), name, limits, watch)
     except Refused as exc:
-        answer = f"refused {exc}"
+        report = f"refused {exc}"
     except OSError as exc:
-        answer = f"errno {exc.errno or 0}"
-    os.write(int(answer_fd), answer.encode("utf-8", "backslashreplace"))
+        report = f"errno {exc.errno or 0}"
+    os.write(int(report_fd), report.encode("utf-8", "backslashreplace"))

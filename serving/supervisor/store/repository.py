@@ -158,13 +158,13 @@ class ModelRepository:
         except NoModel as exc:
             if not self._store.holds(path):
                 raise self._nothing_at(path) from exc
-            raise BadModel(self._told(exc, folder, path)) from exc
+            raise BadModel(self._describe(exc, folder, path)) from exc
         except ModelError as exc:
-            raise BadModel(self._told(exc, folder, path)) from exc
+            raise BadModel(self._describe(exc, folder, path)) from exc
         except RecursionError as exc:
             raise BadModel(f"{path.name}: its settings are nested too deeply") from exc
 
-    def _told(self, exc: ModelError, folder: Path, path: Path) -> str:
+    def _describe(self, exc: ModelError, folder: Path, path: Path) -> str:
         shown = str(path.relative_to(self._store.root)) if path.is_relative_to(self._store.root) else str(path)
         return str(exc).replace(str(folder), shown).replace(str(folder.resolve()), shown)
 

@@ -21,12 +21,12 @@ AT_A_TIME = 8  # processes; this many hostile archives can delay loads of archiv
 # Isolated and without site: only the standard library can be imported, and one file of ours.
 RUN = "import sys; sys.path.append(sys.argv[1]); import archives; archives.main(sys.argv[2:])"
 PROGRAM = [sys.executable, "-I", "-S", "-X", "utf8", "-c", RUN, str(Path(archives.__file__).parent)]
-ANSWER = 1 << 16  # bytes that a pipe holds
+PIPE_SIZE = 1 << 16  # bytes that a pipe holds
 LOOK = 0.05  # seconds between looks whether to go on
 
 
 class Unpacking:
-    """One process that fills ``folder`` from the open archive ``fd``; ``answer`` becomes readable when it ends.
+    """One process that fills ``folder`` from the open archive ``fd``; ``report`` becomes readable when it ends.
 
     ``name`` is the archive's name in messages. ``seconds`` bounds the process's CPU time, not its waits. Raises
     OSError.
@@ -35,38 +35,38 @@ class Unpacking:
     def __init__(self, fd: int, folder: Path, name: str, limits: Limits, seconds: float) -> None:
         self._name = name
         self._seconds = seconds
-        self._said = b""
-        self.answer, theirs = os.pipe2(os.O_CLOEXEC)
+        self._output = b""
+        self.report, theirs = os.pipe2(os.O_CLOEXEC)
         bounds = (math.ceil(seconds), limits.size, limits.files, limits.ratio)
         words = [str(fd), str(theirs), str(folder), name, *map(str, bounds)]
         try:
             self._pid = processes.spawn_bare([*PROGRAM, *words], [fd, theirs])
         except BaseException:
-            os.close(self.answer)
+            os.close(self.report)
             raise
         finally:
             os.close(theirs)
-        os.set_blocking(self.answer, False)
+        os.set_blocking(self.report, False)
 
-    def read_answer(self) -> bool:
+    def read_report(self) -> bool:
         """Read what the process has written so far; returns whether it has ended."""
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.answer, ANSWER):
-                self._said += data
+            while data := os.read(self.report, PIPE_SIZE):
+                self._output += data
             return True
         return False
 
     def close(self) -> None:
         """End the process if it still works. Its pid cannot be reused while its end of the pipe is open."""
-        if not self.read_answer():
+        if not self.read_report():
             processes.kill_group(self._pid)
-        os.close(self.answer)
+        os.close(self.report)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._pid, os.WNOHANG)
 
     def conclude(self) -> None:
         """Check the result. Raises BadArchive, OSError, or ModelFailed where the process ended without one."""
-        kind, _, rest = self._said.decode(errors="replace").partition(" ")
+        kind, _, rest = self._output.decode(errors="replace").partition(" ")
         match kind:
             case "done":
                 return
@@ -102,11 +102,11 @@ class Unpacker:
         ended = loop.create_future()
 
         def look() -> None:
-            if unpacking.read_answer() and not ended.done():
+            if unpacking.read_report() and not ended.done():
                 ended.set_result(None)
 
         self._running.add(unpacking)
-        loop.add_reader(unpacking.answer, look)
+        loop.add_reader(unpacking.report, look)
         try:
             await ended
             unpacking.conclude()
@@ -116,7 +116,7 @@ class Unpacker:
     def _end(self, unpacking: Unpacking) -> None:
         if unpacking in self._running:
             self._running.remove(unpacking)
-            asyncio.get_running_loop().remove_reader(unpacking.answer)
+            asyncio.get_running_loop().remove_reader(unpacking.report)
             unpacking.close()
 
     def close(self) -> None:
@@ -134,11 +134,11 @@ def unpack_now(
     unpacking = Unpacking(fd, folder, name, limits, seconds)
     until = time.monotonic() + seconds
     try:
-        while not unpacking.read_answer():
+        while not unpacking.read_report():
             check()
             if time.monotonic() > until:
                 raise unpacking.overdue()
-            select.select([unpacking.answer], [], [], LOOK)
+            select.select([unpacking.report], [], [], LOOK)
         unpacking.conclude()
     finally:
         unpacking.close()

@@ -16,11 +16,11 @@ from serving.handler import BatchPolicy
 from serving.worker.batching.batchsizes import sizes_of
 from serving.worker.batching.bell import Bell, PlainBell
 from serving.worker.batching.caps import Caps
-from serving.worker.batching.items import Alone, Chore, Item, Live, Taken
+from serving.worker.batching.items import Alone, Item, Live, Taken
 from serving.worker.batching.order import order_of
 from serving.worker.batching.promises import Promises, drop_hopeless
 
-__all__ = ["Alone", "Batcher", "Chore", "Item", "Live", "Taken"]
+__all__ = ["Alone", "Batcher", "Item", "Live", "Taken"]
 
 
 def nobody() -> bool:

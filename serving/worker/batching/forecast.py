@@ -25,18 +25,18 @@ class Forecast:
     """Times of batches and decoding, and the waits that follow.
 
     Learns nothing while all batches take less than ``quick``. ``quick`` is ``timeout`` / (``QUICK`` * ``queue_size``)
-    seconds: below it nothing has to be refused. ``tell`` is called with each mean of the decoding seconds.
+    seconds: below it nothing has to be refused. ``on_pace`` is called with each mean of the decoding seconds.
     """
 
     def __init__(
-        self, max_size: int, queue_size: int, timeout: float, tell: Callable[[float], None] | None = None
+        self, max_size: int, queue_size: int, timeout: float, on_pace: Callable[[float], None] | None = None
     ) -> None:
         self._max = max_size
         self._usual = float(max_size)
         self._quick = timeout / (QUICK * queue_size)
         self._all = Times()
         self._times: dict[Hashable, Times] = {}
-        self.pace = Pace(max_size, timeout, self._quick, tell)
+        self.pace = Pace(max_size, timeout, self._quick, on_pace)
         """The pace of decoding."""
         self.way = max(WAY, timeout / SHARE)
         """Seconds that an answer takes to its client."""

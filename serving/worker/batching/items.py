@@ -12,7 +12,7 @@ from serving.ipc.flow import Flow
 from serving.request import Request, Response
 from serving.session import Session
 
-Chore = Callable[[Handler, Session], Response]
+SessionCommand = Callable[[Handler, Session], Response]
 
 
 class Live(Protocol):
@@ -31,9 +31,9 @@ class Item(msgspec.Struct, eq=False):
     ``arrival`` and ``due``, when its answer is wanted, are instants of the batcher's clock. A ``sure`` request is begun
     whatever the forecast says: it arrived at an idle model. ``claim`` is the memory that its ``sample`` takes.
 
-    ``opens``: the request begins its ``session``; ``opened``: the handler knows. A ``chore`` is answered by the engine
-    without the model; an ``own`` item is the worker's, without a client. ``live`` is its stream, or the conversation
-    that it began.
+    ``opens``: the request begins its ``session``; ``opened``: the handler knows. A ``command`` is carried out by the
+    engine without the model; an ``own`` item is the worker's, without a client. ``live`` is its stream, or the
+    conversation that it began.
     """
 
     id: int
@@ -48,7 +48,7 @@ class Item(msgspec.Struct, eq=False):
     session: Session | None = None
     opens: bool = False
     opened: bool = False
-    chore: Chore | None = None
+    command: SessionCommand | None = None
     own: bool = False
     live: Live | None = None
     begun: bool = False

@@ -12,15 +12,15 @@ PARTS = 4  # the time-out divided by this is the most for decoding a whole batch
 class Pace:
     """The time that decoding a sample takes. Learns nothing while all samples take less than ``quick`` seconds.
 
-    ``timeout`` is the model's, in seconds. ``tell`` is called with each new mean, in seconds.
+    ``timeout`` is the model's, in seconds. ``on_pace`` is called with each new mean, in seconds.
     """
 
-    def __init__(self, max_size: int, timeout: float, quick: float, tell: Callable[[float], None] | None) -> None:
+    def __init__(self, max_size: int, timeout: float, quick: float, on_pace: Callable[[float], None] | None) -> None:
         self._max = self.most = max_size
         """The largest batch: its first samples must not be late before the last is decoded."""
         self._timeout = timeout
         self._quick = quick
-        self._tell = tell
+        self._on_pace = on_pace
         self._times = Times()
         self._count = 0
         self._seconds = 0.0
@@ -55,8 +55,8 @@ class Pace:
     def _learn(self) -> None:
         each = self._seconds / self._count / max(1, self.threads)
         self._count, self._seconds = 0, 0.0
-        if self._tell is not None:
-            self._tell(each)
+        if self._on_pace is not None:
+            self._on_pace(each)
         if not self.is_slow and each < self._quick:
             return
         self._times.learn(1, each)

@@ -28,8 +28,8 @@ class Promises:
     ) -> None:
         limit = policy.max_latency_ms
         self.latency = None if limit is None else Latency(limit / 1000, policy.max_size)
-        tell = None if self.latency is None else self.latency.decoded
-        self.forecast = Forecast(policy.max_size, queue_size, timeout, tell)
+        on_pace = None if self.latency is None else self.latency.decoded
+        self.forecast = Forecast(policy.max_size, queue_size, timeout, on_pace)
         self._pace = self.forecast.pace
         self._by_priority = by_priority
         self._waiting = waiting
@@ -56,7 +56,7 @@ class Promises:
 
     def is_hopeless(self, item: Item, decoded: int, undecoded: int, now: float) -> bool:
         """Return whether the next request to decode cannot be answered by its deadline, where decoding is slow."""
-        if not self._pace.is_slow or item.sure or item.chore is not None:
+        if not self._pace.is_slow or item.sure or item.command is not None:
             return False
         enough = not self._by_priority and decoded + undecoded >= int(self.forecast.size)
         return self.forecast.is_hopeless(item.request.deadline.at - now, now, decoded, enough)

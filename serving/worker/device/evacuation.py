@@ -64,7 +64,7 @@ class Evacuation:
         sizes = [one.nbytes() for one in found]
         total = sum(sizes)
         chunks = [self._allocate(min(self._chunk, total - start)) for start in range(0, total, self._chunk)]
-        for here, there in pieces(found, sizes, chunks, self._device, self._chunk):
+        for here, there in chunk_pairs(found, sizes, chunks, self._device, self._chunk):
             there.copy_(here, non_blocking=True)
         synchronize()
         for storage in found:
@@ -75,13 +75,13 @@ class Evacuation:
         """Copy everything back at the speed of the bus. Raises torch.OutOfMemoryError where the device has no room."""
         for storage, size in zip(self._storages, self._sizes, strict=True):
             storage.resize_(size)
-        for here, there in pieces(self._storages, self._sizes, self._chunks, self._device, self._chunk):
+        for here, there in chunk_pairs(self._storages, self._sizes, self._chunks, self._device, self._chunk):
             here.copy_(there, non_blocking=True)
         synchronize()
         self._storages, self._sizes, self._chunks = (), [], []
 
 
-def pieces(
+def chunk_pairs(
     storages: Sequence[torch.UntypedStorage],
     sizes: Sequence[int],
     chunks: Sequence[torch.Tensor],

@@ -41,7 +41,7 @@ class Apart:
 
     def _wait(self, item: Item) -> bool:
         until = time.monotonic() + SHARE * item.request.deadline.remaining()
-        while self._streams.answers:
+        while self._streams.responses:
             seconds = until - time.monotonic()
             if seconds <= 0:
                 return False

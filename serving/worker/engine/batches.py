@@ -17,13 +17,13 @@ from serving.ipc.faults import Fault
 from serving.system import log
 from serving.worker.batching.batcher import Batcher, Item, Taken
 from serving.worker.batching.bell import uninterrupted
-from serving.worker.engine.answering import Answers
 from serving.worker.engine.calls import Calls
 from serving.worker.engine.computing import Computing
+from serving.worker.engine.encoding import ReplyEncoder
 from serving.worker.engine.failures import describe, expired, let_go, of_cancelled, predict_error
 from serving.worker.engine.flights import Flight, Flights
 from serving.worker.engine.handover import Handover
-from serving.worker.engine.streams.parts import Outcome
+from serving.worker.engine.streams.parts import Reply
 
 
 class Batches:
@@ -34,7 +34,7 @@ class Batches:
         batcher: Batcher,
         flights: Flights,
         computing: Computing,
-        answers: Answers,
+        encoder: ReplyEncoder,
         calls: Calls,
         handover: Handover,
         room: Callable[[], None],
@@ -44,7 +44,7 @@ class Batches:
         self._promises = batcher.promises
         self._flights = flights
         self._computing = computing
-        self._answers = answers
+        self._encoder = encoder
         self._calls = calls
         self._handover = handover
         self._room = room
@@ -55,37 +55,37 @@ class Batches:
         self._room()
         # Behind a batch on the device only a full one is added: others may still grow.
         taken = self._batcher.take(full=bool(self._flights.batches))
-        outcomes: list[Outcome] = []
+        replies: list[Reply] = []
         if taken.expired or taken.hopeless or taken.cancelled:
-            outcomes = self._dropped(taken)
+            replies = self._dropped(taken)
         if taken.batch:
             run = self._launch if self._computing.device.runs_ahead else self.run
-            outcomes += run(taken.bucket, taken.batch)
-        if outcomes:
-            self._handover.settle(outcomes)
+            replies += run(taken.bucket, taken.batch)
+        if replies:
+            self._handover.settle(replies)
 
-    def _dropped(self, taken: Taken) -> list[Outcome]:
+    def _dropped(self, taken: Taken) -> list[Reply]:
         """Drop requests that are not run, and return their errors."""
         self._calls.drop([*taken.expired, *taken.hopeless, *taken.cancelled])
-        if outcomes := of_cancelled(taken.cancelled):
-            self._handover.settle(outcomes)
+        if replies := of_cancelled(taken.cancelled):
+            self._handover.settle(replies)
         now = self._clock()
-        errors: list[Outcome] = [expired(item) for item in taken.expired]
+        errors: list[Reply] = [expired(item) for item in taken.expired]
         return errors + [(item, self._promises.too_late(item, now)) for item in taken.hopeless]
 
-    def run(self, bucket: Hashable, batch: list[Item], again: bool = False) -> list[Outcome]:
+    def run(self, bucket: Hashable, batch: list[Item], again: bool = False) -> list[Reply]:
         """Run one batch and return its outcomes; where it fails as a whole, those of its halves."""
-        live, outcomes = self._in_time(batch, bucket)
+        live, replies = self._in_time(batch, bucket)
         if not live:
-            return outcomes
+            return replies
         since = self._clock()
         try:
             outputs = self._computing.predict([item.sample for item in live])
         except BaseException as exc:
-            return [*outcomes, *self._recover(bucket, live, exc, again)]
-        return [*outcomes, *self._answer(bucket, live, outputs, since)]
+            return [*replies, *self._recover(bucket, live, exc, again)]
+        return [*replies, *self._encode(bucket, live, outputs, since)]
 
-    def _in_time(self, batch: list[Item], bucket: Hashable) -> tuple[list[Item], list[Outcome]]:
+    def _in_time(self, batch: list[Item], bucket: Hashable) -> tuple[list[Item], list[Reply]]:
         """Return the requests with time left, now announced as running, and the errors of the others."""
         now = self._clock()
         late = [item for item in batch if item.request.deadline.at <= now]
@@ -97,16 +97,16 @@ class Batches:
             self._promises.begins(bucket, len(live), now)
         return live, [expired(item) for item in late]
 
-    def _answer(self, bucket: Hashable, live: list[Item], outputs: Sequence[Any], since: float) -> list[Outcome]:
+    def _encode(self, bucket: Hashable, live: list[Item], outputs: Sequence[Any], since: float) -> list[Reply]:
         """Encode the outputs of a batch that began at ``since``. Returns all outcomes but those of streams."""
         self._batcher.caps.succeeded(bucket, len(live))
-        encoded: list[Outcome] = []
-        answers, calls, clock = self._answers, self._calls, self._clock
+        encoded: list[Reply] = []
+        encoder, calls, clock = self._encoder, self._calls, self._clock
         for item, output in zip(live, outputs, strict=True):
             if clock() > calls.fresh_until:
                 calls.again()
-            if (outcome := answers.encode(item, output)) is not None:
-                encoded.append(outcome)
+            if (reply := encoder.encode(item, output)) is not None:
+                encoded.append(reply)
             item.sample = None  # its destructor runs here, while the supervisor watches
             if item.claim is not None:
                 claims.release([item])
@@ -115,19 +115,19 @@ class Batches:
 
     # On a device that runs ahead of the engine's thread.
 
-    def _launch(self, bucket: Hashable, batch: list[Item]) -> list[Outcome]:
+    def _launch(self, bucket: Hashable, batch: list[Item]) -> list[Reply]:
         """Start a batch on the device. Where that fails, recover at once."""
-        live, outcomes = self._in_time(batch, bucket)
+        live, replies = self._in_time(batch, bucket)
         if not live:
-            return outcomes
+            return replies
         try:
             with uninterrupted(self._batcher.bell):
                 landing = self._computing.launch([item.sample for item in live])
         except BaseException as exc:
-            return [*outcomes, *self._recover(bucket, live, exc)]
+            return [*replies, *self._recover(bucket, live, exc)]
         self._flights.add(Flight(bucket, live, landing, self._clock()))
         self._calls.finish()
-        return outcomes
+        return replies
 
     def land(self, only_done: bool) -> bool:
         """Answer the oldest batch on the device; with ``only_done``, only if it is done. Returns whether there was
@@ -136,12 +136,12 @@ class Batches:
         flight = self._flights.first(only_done)
         if flight is None:
             return False
-        outcomes = self._landed(flight)
+        replies = self._landed(flight)
         del flight  # its outputs' destructors are user code: run them while the supervisor watches
-        self._handover.settle(outcomes)
+        self._handover.settle(replies)
         return True
 
-    def _landed(self, flight: Flight) -> list[Outcome]:
+    def _landed(self, flight: Flight) -> list[Reply]:
         """Wait for a batch and return its outcomes."""
         items = flight.items
         self._calls.landing(items, flight.until)
@@ -151,11 +151,11 @@ class Batches:
             outputs = self._computing.split(landed, len(items))
         except BaseException as exc:
             return self._recover(flight.bucket, items, exc)
-        return self._answer(flight.bucket, items, outputs, flight.since)
+        return self._encode(flight.bucket, items, outputs, flight.since)
 
     # Where a batch fails.
 
-    def _recover(self, bucket: Hashable, live: list[Item], exc: BaseException, again: bool = False) -> list[Outcome]:
+    def _recover(self, bucket: Hashable, live: list[Item], exc: BaseException, again: bool = False) -> list[Reply]:
         """Retry a batch that has failed as a whole, apart or once more, and return the outcomes."""
         self._calls.batch(live)
         self._promises.failed(self._clock(), len(self._flights.batches))
@@ -168,7 +168,7 @@ class Batches:
         if self._computing.device.runs_ahead and not again and passes and len(live) == 1:
             return self.run(bucket, live, again=True)
         if len(live) == 1:
-            failed = self._answers.failed(live[0], predict_error(live[0], exc, fault), exc)
+            failed = self._encoder.failed(live[0], predict_error(live[0], exc, fault), exc)
             live[0].sample = None
             return [failed]
         log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from serving.deadline import Clock
 from serving.handler import MAX_BATCH
 from serving.worker.batching.items import Item
-from serving.worker.engine.stamps import Stamps
+from serving.worker.engine.progressrow import ProgressRow
 from serving.worker.engine.streams.unsent import Unsent
 
 DROP_TIME = 5.0  # seconds that the destructor of a dropped sample may take
-FRESH = 0.05  # seconds for which one stamp serves many quick calls
+FRESH = 0.05  # seconds for which one record serves many quick calls
 
 
 class Calls:
@@ -26,20 +26,20 @@ class Calls:
     Each call also lists the ``unsent`` streams, since they would be lost with it.
     """
 
-    def __init__(self, stamps: Stamps, most: float, unsent: Unsent, clock: Clock) -> None:
-        self.stamps = stamps
+    def __init__(self, progress: ProgressRow, most: float, unsent: Unsent, clock: Clock) -> None:
+        self.progress = progress
         self._most = most
         self._unsent = unsent
         self._clock = clock
         self.fresh_until = 0.0
-        """The time until which quick calls for the same requests need no stamp of their own."""
+        """The time until which quick calls for the same requests need no record of their own."""
 
     def one(self, item: Item, now: float) -> None:
         """Announce a call for one request: ``decode``, ``bucket`` or a session's hook."""
         if self._unsent:
             self._start([item.id], now + self._most)
         else:
-            self.stamps.start((item.id,), now + self._most)
+            self.progress.start((item.id,), now + self._most)
 
     def batch(self, items: Sequence[Item]) -> None:
         """Announce calls for many requests: the model, ``split`` and ``encode``."""
@@ -54,17 +54,17 @@ class Calls:
     def _start(self, ids: list[int], until: float) -> None:
         if self._unsent and (risk := self._unsent.at_risk()):
             ids = [*ids, *risk][:MAX_BATCH]
-        self.stamps.start(ids, until)
+        self.progress.start(ids, until)
 
     def again(self) -> None:
         """Announce one more call for the same requests."""
         now = self._clock()
         self.fresh_until = now + FRESH
-        self.stamps.renew(now + self._most)
+        self.progress.renew(now + self._most)
 
     def finish(self, completed: int = 0) -> None:
         """Record that user code has returned, with the answers to ``completed`` requests."""
-        self.stamps.finish(completed)
+        self.progress.finish(completed)
 
     def drop(self, items: Sequence[Item]) -> None:
         """Drop samples, under watch: their destructors may be user code."""

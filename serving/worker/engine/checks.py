@@ -62,16 +62,16 @@ def responder(default_accept: str) -> Callable[[Any, Request], Response]:
 
 
 def sound_stream(response: StreamingResponse) -> StreamingResponse:
-    """Return a stream that can be sent. Raises HandlerError for a wrong status, type or pieces."""
+    """Return a stream that can be sent. Raises HandlerError for a wrong status, type or chunks."""
     check_head(response.status, response.content_type or "", response.custom_attributes)
     if response.status in BODILESS:
         raise HandlerError(f"an answer with status {response.status} has no body, and so no pieces")
-    pieces: Any = response.pieces
-    if hasattr(pieces, "__aiter__"):
-        return replace(response, pieces=aiter(pieces))
-    if hasattr(pieces, "__iter__") and not isinstance(pieces, str | bytes):
-        return replace(response, pieces=iter(pieces))
-    raise HandlerError(f"the pieces of an answer are an iterator, not {type(pieces).__name__}")
+    chunks: Any = response.pieces
+    if hasattr(chunks, "__aiter__"):
+        return replace(response, pieces=aiter(chunks))
+    if hasattr(chunks, "__iter__") and not isinstance(chunks, str | bytes):
+        return replace(response, pieces=iter(chunks))
+    raise HandlerError(f"the pieces of an answer are an iterator, not {type(chunks).__name__}")
 
 
 def check_head(status: int, content_type: str, custom_attributes: str | None) -> None:

@@ -13,7 +13,7 @@ from serving.system import log
 from serving.system.devicefaults import fault_of
 from serving.worker.device.border import Device, Landing
 from serving.worker.engine.failures import end_process
-from serving.worker.engine.stamps import NOTHING, Box
+from serving.worker.engine.progressrow import NOTHING, Box
 
 Lost = Callable[[Fault], None]
 """Ends the process, whose device is lost to it."""

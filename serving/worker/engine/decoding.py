@@ -17,7 +17,7 @@ from serving.deadline import Clock
 from serving.handler import Handler
 from serving.worker.batching.batcher import Batcher, Item
 from serving.worker.engine.inflating import unpacked
-from serving.worker.engine.stamps import Stamps
+from serving.worker.engine.progressrow import ProgressRow
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -46,15 +46,15 @@ class DecodeThreads:
         self,
         handler: Handler,
         on_done: Callable[[], None],
-        stamps: Stamps,
+        progress: ProgressRow,
         most: float,
         clock: Clock = time.monotonic,
         is_hopeless: Callable[[Item, float], bool] = lambda item, now: False,
     ) -> None:
         threads = handler.decode_threads
-        stamps.reserve(threads)
+        progress.reserve(threads)
         self._handler = handler
-        self._stamps = stamps
+        self._progress = progress
         self._most = most
         self._clock = clock
         self._is_hopeless = is_hopeless
@@ -85,12 +85,12 @@ class DecodeThreads:
         if (skipped := self.skipped(item, now)) is not None:
             return skipped
         number = self._own.number
-        self._stamps.begin(number, item.id, now + self._most)
+        self._progress.begin(number, item.id, now + self._most)
         try:
             decoded = decode(self._handler, item, claims.own)
             return replace(decoded, seconds=self._clock() - now)
         finally:
-            self._stamps.end(number)
+            self._progress.end(number)
 
     def skipped(self, item: Item, now: float) -> Decoded | None:
         """Return the outcome of an item that is not worth decoding, else None."""
@@ -99,11 +99,13 @@ class DecodeThreads:
         return Decoded(item, hopeless=True) if self._is_hopeless(item, now) else None
 
 
-def threads_of(handler: Handler, batcher: Batcher, stamps: Stamps, most: float, clock: Clock) -> DecodeThreads | None:
+def threads_of(
+    handler: Handler, batcher: Batcher, progress: ProgressRow, most: float, clock: Clock
+) -> DecodeThreads | None:
     """Return the decode threads that a handler asks for, None where the engine's thread decodes."""
     if not handler.decode_threads:
         return None
-    return DecodeThreads(handler, batcher.wake, stamps, most, clock, batcher.is_hopeless)
+    return DecodeThreads(handler, batcher.wake, progress, most, clock, batcher.is_hopeless)
 
 
 def decode(handler: Handler, item: Item, here: claims.Here = claims.engine) -> Decoded:

@@ -14,14 +14,14 @@ from serving.handler import Handler
 from serving.worker.batching.batcher import Batcher
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
-from serving.worker.engine.answering import Answers
 from serving.worker.engine.batches import Batches
 from serving.worker.engine.calls import Calls
 from serving.worker.engine.computing import Computing, Lost
+from serving.worker.engine.encoding import ReplyEncoder
 from serving.worker.engine.entrance import Entrance
-from serving.worker.engine.flights import Flights, stamps_of
+from serving.worker.engine.flights import Flights, progress_of
 from serving.worker.engine.handover import Deliver, Handover
-from serving.worker.engine.stamps import NOTHING, Box, Row
+from serving.worker.engine.progressrow import NOTHING, Box, EngineRow
 from serving.worker.engine.streams.streams import Streams
 from serving.worker.rules import DEFAULT, Rules
 
@@ -38,7 +38,7 @@ class Engine:
         self,
         handler: Handler,
         batcher: Batcher,
-        row: Row,
+        row: EngineRow,
         deliver: Deliver,
         rules: Rules = DEFAULT,
         device: Device | None = None,
@@ -54,13 +54,13 @@ class Engine:
         self._clock = clock
         self._flights = Flights(rules.timeout, clock)
         device = device or Host()
-        stamps = stamps_of(row, self._flights, device.runs_ahead)
-        self._computing = computing = Computing(handler, device, stamps.count_padding, lost, box)
-        self._handover = handover = Handover(deliver, stamps)
-        self.streams = Streams(batcher, stamps, handover.emit, rules, computing.check, clock)
-        calls = Calls(stamps, rules.timeout, self.streams.unsent, clock)
-        answers = Answers(handler, computing, calls, self.streams, rules)
-        tools = (self._flights, computing, answers, calls, handover)
+        progress = progress_of(row, self._flights, device.runs_ahead)
+        self._computing = computing = Computing(handler, device, progress.count_padding, lost, box)
+        self._handover = handover = Handover(deliver, progress)
+        self.streams = Streams(batcher, progress, handover.emit, rules, computing.check, clock)
+        calls = Calls(progress, rules.timeout, self.streams.unsent, clock)
+        encoder = ReplyEncoder(handler, computing, calls, self.streams, rules)
+        tools = (self._flights, computing, encoder, calls, handover)
         self._batches = Batches(batcher, *tools, room, clock)
         self._entrance = Entrance(handler, batcher, self._batches, self.streams, *tools, sent, rules, clock)
         self._gathering = self._entrance.gathering

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 from serving.deadline import Clock
 from serving.handler import Handler
 from serving.worker.batching.batcher import Alone, Batcher, Item
-from serving.worker.engine.answering import Answers
 from serving.worker.engine.apart import Apart
 from serving.worker.engine.batches import Batches
 from serving.worker.engine.calls import Calls
 from serving.worker.engine.computing import Computing
 from serving.worker.engine.decoding import Decoded, decode, threads_of
+from serving.worker.engine.encoding import ReplyEncoder
 from serving.worker.engine.failures import decode_error, expired, of_cancelled, predict_error
 from serving.worker.engine.flights import Flights
 from serving.worker.engine.gathering.gathering import Gathering
@@ -37,7 +37,7 @@ class Entrance:
         streams: Streams,
         flights: Flights,
         computing: Computing,
-        answers: Answers,
+        encoder: ReplyEncoder,
         calls: Calls,
         handover: Handover,
         sent: Callable[[], None],
@@ -51,15 +51,15 @@ class Entrance:
         self._streams = streams
         self._flights = flights
         self._computing = computing
-        self._answers = answers
-        self._hooks = answers.hooks
+        self._encoder = encoder
+        self._hooks = encoder.hooks
         self._calls = calls
         self._handover = handover
         self._apart = Apart(streams, sent)
         self._clock = clock
         self._note = computing.box.note
-        self.gathering = Gathering(handler, answers.records, calls, batcher, handover, rules, clock)
-        self.threads = threads_of(handler, batcher, calls.stamps, rules.timeout, clock)
+        self.gathering = Gathering(handler, encoder.records, calls, batcher, handover, rules, clock)
+        self.threads = threads_of(handler, batcher, calls.progress, rules.timeout, clock)
 
     def take_all(self, item: Item | None) -> None:
         """Take an arrival and those behind it, until a batch is full."""
@@ -78,8 +78,8 @@ class Entrance:
             self._streams.converse(item, self._handler)
             return
         if item.cancelled:
-            if outcomes := of_cancelled([item]):
-                self._handover.settle(outcomes)
+            if replies := of_cancelled([item]):
+                self._handover.settle(replies)
             return
         now = self._clock()
         if item.request.deadline.at <= now:
@@ -155,7 +155,7 @@ class Entrance:
             return
         self._computing.check_decoding(exc)
         error = decode_error(item, exc) if decoded.in_decode else predict_error(item, exc)
-        self._handover.settle([self._answers.failed(item, error, exc)])
+        self._handover.settle([self._encoder.failed(item, error, exc)])
 
     def close(self) -> None:
         if self.threads is not None:

@@ -22,7 +22,7 @@ from serving.system import log
 from serving.system.devicefaults import is_out_of_memory
 from serving.usercode import origin
 from serving.worker.batching.items import Item
-from serving.worker.engine.streams.parts import Outcome
+from serving.worker.engine.streams.parts import Reply
 
 SHORT = "there was not enough memory to answer this request"
 HIDDEN = "the log has more under this request id"
@@ -41,7 +41,7 @@ def expired(item: Item) -> tuple[Item, ServingError]:
     return item, DeadlineExceeded("the deadline passed while the request was waiting")
 
 
-def of_cancelled(items: list[Item]) -> list[Outcome]:
+def of_cancelled(items: list[Item]) -> list[Reply]:
     """Return the errors of cancelled requests of sessions, since their session's next call waits for that."""
     return [expired(item) for item in items if item.session is not None]
 
@@ -69,7 +69,7 @@ def decode_error(item: Item, exc: BaseException) -> ServingError:
             trace_id=request.trace_id,
             error=describe(exc),
         )
-        return BadRequest(f"the request could not be decoded: {origin.told(exc) if _shows else origin.words(exc)}")
+        return BadRequest(f"the request could not be decoded: {origin.describe(exc) if _shows else origin.words(exc)}")
     if error.status >= 500 and not isinstance(error, Unavailable):
         report(item, exc)
     return detailed(error) if _shows else error
@@ -93,7 +93,7 @@ def predict_error(item: Item, exc: BaseException, fault: Fault = Fault.NONE) -> 
     if error is None or error.status >= 500:
         report(item, exc)
     if error is None:
-        return HandlerError(origin.told(exc) if _shows else f"the model failed with {type(exc).__name__}; {HIDDEN}")
+        return HandlerError(origin.describe(exc) if _shows else f"the model failed with {type(exc).__name__}; {HIDDEN}")
     return detailed(error) if _shows else error
 
 
@@ -102,7 +102,9 @@ def detailed(error: ServingError) -> ServingError:
     cause = error.__cause__
     if error.status < 500 or cause is None:
         return error
-    message = f"{error.message.removesuffix(f'; {HIDDEN}').removesuffix('; the log has more')}: {origin.told(cause)}"
+    message = (
+        f"{error.message.removesuffix(f'; {HIDDEN}').removesuffix('; the log has more')}: {origin.describe(cause)}"
+    )
     return CodedError(error.status, error.code, message, getattr(error, "retry_after", Unavailable.retry_after))
 
 

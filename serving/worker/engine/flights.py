@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from serving.deadline import Clock
 from serving.worker.batching.batcher import Item
 from serving.worker.device.border import Landing
-from serving.worker.engine.stamps import Row, Stamps
+from serving.worker.engine.progressrow import EngineRow, ProgressRow
 
 AHEAD = 2  # batches on a device at a time, so that it has the next one when the first is done
 SOONEST, LATEST = 0.00005, 0.0005  # seconds between checks whether a batch is done
@@ -107,50 +107,50 @@ def has_landed(landing: Landing) -> bool:
         return True
 
 
-def stamps_of(row: Row, flights: Flights, runs_ahead: bool) -> Stamps:
-    """Return the stamps of an engine, whose device may run ahead of its thread."""
-    return Merged(row, flights) if runs_ahead else row
+def progress_of(row: EngineRow, flights: Flights, runs_ahead: bool) -> ProgressRow:
+    """Return the progress row of an engine, whose device may run ahead of its thread."""
+    return MergedProgress(row, flights) if runs_ahead else row
 
 
-class Merged:
-    """Stamps of the engine's thread that also list the requests on the device.
+class MergedProgress:
+    """Records the progress of the engine's thread and also lists the requests on the device.
 
     While the thread is in user code that call is watched, else the device; a hung device is not excused by the next
     call.
     """
 
-    def __init__(self, stamps: Row, flights: Flights) -> None:
-        self._stamps = stamps
+    def __init__(self, progress: EngineRow, flights: Flights) -> None:
+        self._progress = progress
         self._flights = flights
         self._seen = 0
-        self.reserve, self.begin, self.end = stamps.reserve, stamps.begin, stamps.end
-        self.hold, self.count_padding = stamps.hold, stamps.count_padding
+        self.reserve, self.begin, self.end = progress.reserve, progress.begin, progress.end
+        self.hold, self.count_padding = progress.hold, progress.count_padding
 
     def start(self, ids: Sequence[int], until: float) -> None:
         self._keep()
-        self._stamps.start(ids, self._sooner(until))
+        self._progress.start(ids, self._sooner(until))
 
     def renew(self, until: float) -> None:
-        self._stamps.renew(self._sooner(until))
+        self._progress.renew(self._sooner(until))
 
     def _sooner(self, until: float) -> float:
         return self._flights.until() if self._flights.hang else until
 
     def _keep(self) -> None:
-        """List the requests on the device, only after changes: there may be hundreds, and a stamp for each request."""
+        """List the requests on the device, only after changes: there may be hundreds, and a call for each request."""
         if self._seen != self._flights.changes:
             self._seen = self._flights.changes
-            self._stamps.keep([item.id for item in self._flights.items()])
+            self._progress.keep([item.id for item in self._flights.items()])
 
     def pause(self) -> None:
-        self._stamps.pause()
+        self._progress.pause()
         self._resume()
 
     def finish(self, completed: int) -> None:
-        self._stamps.finish(completed)
+        self._progress.finish(completed)
         self._resume()
 
     def _resume(self) -> None:
         self._keep()
         if self._flights.batches:
-            self._stamps.start([], self._flights.until())
+            self._progress.start([], self._flights.until())

@@ -10,7 +10,7 @@ import zlib
 from msgspec.structs import replace
 
 from serving import claims
-from serving.codecs.measuring import PIECE
+from serving.codecs.measuring import CHUNK
 from serving.errors import BadRequest, BodyTooLarge
 from serving.request import Request
 
@@ -60,13 +60,13 @@ def inflate_one(packed: memoryview, at: int, form: int, body: bytearray, most: i
             at += len(data)
             if not data:
                 raise BadRequest(f"the {encoding} body ends early")
-        claims.take(PIECE)
+        claims.take(CHUNK)
         try:
-            piece = inflater.decompress(data, PIECE)
+            chunk = inflater.decompress(data, CHUNK)
         except zlib.error as exc:
             raise BadRequest(f"the body is no {encoding}") from exc
-        claims.give(PIECE - len(piece))
-        body += piece
+        claims.give(CHUNK - len(chunk))
+        body += chunk
         if most and len(body) > most:
             raise BodyTooLarge(f"the body unpacks to more than {most} bytes")
         data = inflater.unconsumed_tail

@@ -24,13 +24,13 @@ from serving.request import USUAL, Request, Response, media_type
 LINES = (CSV, *JSON_LINES, *TEXT)
 OTHERS = frozenset({401, 403, 404, 405, 406, 407, 408, 411, 415, 417, 426, 429, 431})  # never a record's fault
 
-Answer = Callable[[Request], Response]
+Respond = Callable[[Request], Response]
 HasHeader = Callable[[list[str]], bool]
 
 
 @dataclass(slots=True)
-class Outcome:
-    """The answer of one record: its line and the media type of that, or its error."""
+class RecordOutcome:
+    """The outcome of one record: its line and the media type of that, or its error."""
 
     line: bytes = b""
     kind: str = ""
@@ -40,8 +40,8 @@ class Outcome:
 def takes(handler: Handler) -> str:
     """Return which records of a body the handler takes: one only, where its answers are streams."""
     functions = (handler.predict, handler.encode)
-    in_pieces = any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in functions)
-    return ONE if in_pieces and handler.records == EACH else handler.records
+    in_chunks = any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in functions)
+    return ONE if in_chunks and handler.records == EACH else handler.records
 
 
 def has_records(content_type: str) -> bool:
@@ -83,8 +83,8 @@ def split(request: Request, has_header: HasHeader = lambda fields: False) -> tup
     except BadRequest:  # one record is bad, as decoding will show; a line break within quotes then splits
         rows = [line for line in text.splitlines() if line.strip()]
     claims.give(cost)
-    told = codecs.header_of(request.content_type)
-    skip = 1 if rows and (told == "present" or (not told and has_header(fields_of(rows[0])))) else 0
+    header = codecs.header_of(request.content_type)
+    skip = 1 if rows and (header == "present" or (not header and has_header(fields_of(rows[0])))) else 0
     return "".join(f"{row}\n" for row in rows[:skip]), [row.encode() for row in rows[skip:]]
 
 
@@ -108,19 +108,19 @@ def requests_of(request: Request, header: bytes, records: list[bytes], first: in
 
 def type_of(request: Request) -> str:
     """Return the content type of what ``split`` returns: without a charset."""
-    told = codecs.header_of(request.content_type) if request.media_type == CSV else ""
-    return f"{request.media_type}; header={told}" if told else request.media_type
+    header = codecs.header_of(request.content_type) if request.media_type == CSV else ""
+    return f"{request.media_type}; header={header}" if header else request.media_type
 
 
 class Records:
-    """The salvage of good records. ``answer`` answers a request by itself or raises a ServingError.
+    """The salvage of good records. ``respond`` returns the response to a request or raises a ServingError.
 
     ``placeholder`` replaces bad records.
     """
 
-    def __init__(self, placeholder: str, answer: Answer, handler: Handler) -> None:
+    def __init__(self, placeholder: str, respond: Respond, handler: Handler) -> None:
         self._placeholder = placeholder
-        self._answer = answer
+        self._respond = respond
         self._has_header = handler.has_header
 
     def salvage(self, request: Request, error: ServingError) -> Response | ServingError:
@@ -145,11 +145,13 @@ class Records:
         body = joined(outcomes, kind, text_of_placeholder(self._placeholder, kind))
         return replace(first[0], body=body) if first else Response(body, kind)
 
-    def _outcomes(self, request: Request, header: bytes, records: list[bytes], first: list[Response]) -> list[Outcome]:
+    def _outcomes(
+        self, request: Request, header: bytes, records: list[bytes], first: list[Response]
+    ) -> list[RecordOutcome]:
         if request.deadline.expired():
             raise DeadlineExceeded("the deadline passed while records were answered one by one")
         try:
-            response = self._answer(replace(request, body=header + b"\n".join(records) + b"\n"))
+            response = self._respond(replace(request, body=header + b"\n".join(records) + b"\n"))
             lines = lines_of(response)
             if len(lines) != len(records):
                 raise HandlerError(f"the handler gave {len(lines)} lines for {len(records)} records")
@@ -157,12 +159,12 @@ class Records:
             if not is_theirs(error):
                 raise
             if len(records) == 1:
-                return [Outcome(error=error)]
+                return [RecordOutcome(error=error)]
             middle = len(records) // 2
             left = self._outcomes(request, header, records[:middle], first)
             return left + self._outcomes(request, header, records[middle:], first)
         first.append(response)
-        return [Outcome(line) for line in lines]
+        return [RecordOutcome(line) for line in lines]
 
 
 def lines_of(response: Response) -> list[bytes]:
@@ -186,7 +188,7 @@ def lines_in(body: bytes, content_type: str) -> list[bytes]:
     return [line.removesuffix(b"\r") for line in lines if line.strip()]
 
 
-def joined(outcomes: list[Outcome], content_type: str, placeholder: bytes) -> bytes:
+def joined(outcomes: list[RecordOutcome], content_type: str, placeholder: bytes) -> bytes:
     """Return the lines of all records in order."""
     lines = [placeholder if one.error is not None else one.line for one in outcomes]
     if media_type(content_type) == JSON:

@@ -35,9 +35,9 @@ class SessionHooks:
             if item.opens:
                 self._handler.on_session_open(session)
                 item.opened = True
-            if item.chore is None:
+            if item.command is None:
                 return None
-            outcome = item.chore(self._handler, session)
+            outcome = item.command(self._handler, session)
             if session.is_closed:
                 self._close(session)
             return outcome

@@ -32,7 +32,7 @@ class Beat:
         self._row.stamp_beat()
         loop.call_later(BEAT, self.start)
         self._side.sweep()
-        surroundings.tell_old()
+        surroundings.write_old()
         self._side.count()
         if (measure := self._measures.due(time.monotonic())) is not None:
             loop.run_in_executor(None, measure)

@@ -26,9 +26,9 @@ class ControlLink:
     async def connect(self, hello: WorkerHello) -> None:
         loop = asyncio.get_running_loop()
         _, self.channel = await loop.create_unix_connection(lambda: Channel(self), sock=self._socket)
-        self.tell(hello)
+        self.send(hello)
 
-    def tell(self, message: WorkerHello | WorkerPhase) -> None:
+    def send(self, message: WorkerHello | WorkerPhase) -> None:
         self.channel.send_raw([pack(message)])
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:

@@ -11,10 +11,10 @@ import time
 from serving.errors import ServingError
 from serving.ipc.channel import Channel
 from serving.ipc.scoreboard import Row
-from serving.ipc.wire import Frame, Kind
+from serving.ipc.wire import Frame, FrameKind
 from serving.request import Body, Response
 from serving.worker.batching.items import Item
-from serving.worker.engine.streams.parts import Outcome
+from serving.worker.engine.streams.parts import Reply
 from serving.worker.io import replies
 from serving.worker.io.arrivals import item_of
 from serving.worker.io.connections import Connections
@@ -26,7 +26,7 @@ from serving.worker.io.sessioncalls import SessionCalls
 UNSENT = 64 << 20  # bytes of unsent answers from which on the engine waits
 SETTLE = 1.0  # seconds for answers to leave before a request runs that may end the process
 
-REQUEST, CANCEL = int(Kind.REQUEST), int(Kind.CANCEL)  # an enum's members are slow to compare
+REQUEST, CANCEL = int(FrameKind.REQUEST), int(FrameKind.CANCEL)  # an enum's members are slow to compare
 
 
 class EngineSide:
@@ -83,11 +83,11 @@ class EngineSide:
         """Show the supervisor how many requests wait, after some were taken."""
         self._row.queued = self._gate.batcher.size
 
-    def deliver(self, outcomes: list[Outcome]) -> None:
+    def deliver(self, ready: list[Reply]) -> None:
         """Send whole answers; the loop's thread sends all others."""
         frames: dict[Channel, list[Body]] = {}
-        others: list[Outcome] = []
-        for item, outcome in outcomes:
+        others: list[Reply] = []
+        for item, outcome in ready:
             if item.session is not None or item.live is not None or not isinstance(outcome, (Response, ServingError)):
                 others.append((item, outcome))
             elif self._items.pop(item.id, None) is not None:

@@ -57,7 +57,7 @@ class Intake:
         self.on_frame = sides.loop.on_frame  # of HTTP workers, as long as the SocketReader does not read
         self._beat = Beat(row, sides.loop, measure, measure_idle)
         self._supervisor = ControlLink(control, self._on_word, self._on_supervisor_lost)
-        self.tell = self._supervisor.tell
+        self.send = self._supervisor.send
         self._server: asyncio.Server | None = None
         self._listening: asyncio.Task[None] | None = None
 
@@ -86,7 +86,7 @@ class Intake:
         if self._gate.state is GateState.OPENING:  # it may have been told to retire meanwhile
             self._row.phase = Phase.READY
             self._gate.become(GateState.OPEN)
-            self.tell(ready)
+            self.send(ready)
 
     async def _listen(self) -> None:
         if self._server is None:

@@ -12,10 +12,10 @@ from serving.conversation import Close, Message
 from serving.errors import ServingError
 from serving.ipc.channel import Channel
 from serving.ipc.scoreboard import Row
-from serving.ipc.wire import Frame, Kind
+from serving.ipc.wire import Frame, FrameKind
 from serving.worker.batching.items import Item
-from serving.worker.engine.streams.conversations import Partner, on_stream_frame
-from serving.worker.engine.streams.parts import Begin, More, Outcome, Part, Used
+from serving.worker.engine.streams.conversations import WebSocketRunner, on_stream_frame
+from serving.worker.engine.streams.parts import Begin, More, Part, Reply, Used
 from serving.worker.io import replies
 from serving.worker.io.arrivals import item_of
 from serving.worker.io.gate import Gate
@@ -53,15 +53,15 @@ class LoopSide:
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         """Take a frame of an HTTP worker."""
-        if frame.kind in (Kind.REQUEST, Kind.OPEN) and not self._gate.takes:
-            channel.send(Kind.RETURN, frame.id)
-        elif frame.kind == Kind.REQUEST:
+        if frame.kind in (FrameKind.REQUEST, FrameKind.OPEN) and not self._gate.takes:
+            channel.send(FrameKind.RETURN, frame.id)
+        elif frame.kind == FrameKind.REQUEST:
             self._accept(channel, frame)
-        elif frame.kind == Kind.OPEN:
+        elif frame.kind == FrameKind.OPEN:
             self.websockets.open(channel, frame)
-        elif frame.kind == Kind.CANCEL:
+        elif frame.kind == FrameKind.CANCEL:
             self._call_off(frame)
-        elif frame.kind in (Kind.PIECE, Kind.CREDIT, Kind.END):
+        elif frame.kind in (FrameKind.CHUNK, FrameKind.CREDIT, FrameKind.END):
             item = self._items.get(frame.id)
             if item is not None and item.live is not None:
                 on_stream_frame(item.live, frame)
@@ -102,7 +102,7 @@ class LoopSide:
     def cancel(self, item: Item) -> None:
         """Let a request end that is no longer among the ``items``. One without a stream: from any thread."""
         item.cancelled = item.request.client.gone = True
-        if isinstance(item.live, Partner):
+        if isinstance(item.live, WebSocketRunner):
             self.websockets.cut(item.live)
         elif item.live is not None:
             item.live.changed()
@@ -122,8 +122,8 @@ class LoopSide:
                 self.cancel(self._items.pop(key))
 
     def _end_sessions(self) -> None:
-        for chore in self._sessions.expire():
-            self._gate.batcher.put(chore, accepted=True)
+        for command in self._sessions.expire():
+            self._gate.batcher.put(command, accepted=True)
 
     def go_away(self) -> None:
         """End all conversations: the worker retires."""
@@ -131,8 +131,8 @@ class LoopSide:
 
     # Answers.
 
-    def reply(self, outcomes: list[Outcome]) -> None:
-        for item, outcome in outcomes:
+    def reply(self, ready: list[Reply]) -> None:
+        for item, outcome in ready:
             if isinstance(outcome, PARTS):
                 if item.id in self._items:
                     replies.send_part(item, outcome)
@@ -148,8 +148,8 @@ class LoopSide:
 
     def _reply_soon(self, item: Item, part: Part) -> None:
         """Reply on the loop's thread. From any thread."""
-        outcomes: list[Outcome] = [(item, part)]
-        self._io.loop.call_soon_threadsafe(self.reply, outcomes)
+        ready: list[Reply] = [(item, part)]
+        self._io.loop.call_soon_threadsafe(self.reply, ready)
 
     def _leave_session(self, item: Item, failed: bool) -> None:
         """End a call of a session, so that the next one can run."""

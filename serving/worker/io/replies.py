@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from serving.conversation import Close, Message
 from serving.errors import HandlerError, ServingError, Unavailable
 from serving.ipc.channel import Channel
-from serving.ipc.wire import CREDIT, MAX_HEAD, CloseHead, Kind, ReplyHead, encode
+from serving.ipc.wire import CREDIT, MAX_HEAD, CloseHead, FrameKind, ReplyHead, encode
 from serving.request import Body, Response
 from serving.session import Session
 from serving.system import log
@@ -23,7 +23,7 @@ _encoder = msgspec.msgpack.Encoder()
 _heads: dict[tuple[int, str, str | None], bytes] = {}
 
 
-def send(item: Item, outcome: Response | ServingError, kind: Kind = Kind.REPLY) -> None:
+def send(item: Item, outcome: Response | ServingError, kind: FrameKind = FrameKind.REPLY) -> None:
     """Send an answer or error, whole or, by ``kind``, as the beginning or end of a stream."""
     channel: Channel = item.reply_to
     try:
@@ -52,14 +52,14 @@ def send_part(item: Item, part: Begin | More | Message | Used) -> None:
     channel: Channel = item.reply_to
     match part:
         case More(body):
-            channel.send(Kind.PIECE, item.id, b"", body)
+            channel.send(FrameKind.CHUNK, item.id, b"", body)
         case Begin(response):
             item.begun = True
-            send(item, response, Kind.BEGIN)
+            send(item, response, FrameKind.BEGIN)
         case Used(count):
-            channel.send(Kind.CREDIT, item.id, CREDIT.pack(count))
+            channel.send(FrameKind.CREDIT, item.id, CREDIT.pack(count))
         case Message():
-            channel.send(Kind.PIECE, item.id, part.head, part.body)
+            channel.send(FrameKind.CHUNK, item.id, part.head, part.body)
 
 
 def send_last(item: Item, outcome: Response | End | Close | ServingError) -> None:
@@ -67,15 +67,15 @@ def send_last(item: Item, outcome: Response | End | Close | ServingError) -> Non
     if type(outcome) is Response and item.session is None and not item.begun:
         head = _heads.get((outcome.status, outcome.content_type, outcome.custom_attributes))
         if head is not None:
-            channel.send(Kind.REPLY, item.id, head, outcome.body)
+            channel.send(FrameKind.REPLY, item.id, head, outcome.body)
             return
     match outcome:
         case End():
-            channel.send(Kind.END, item.id)
+            channel.send(FrameKind.END, item.id)
         case Close(code, reason):
-            channel.send(Kind.END, item.id, _encoder.encode(CloseHead(code, reason)))
+            channel.send(FrameKind.END, item.id, _encoder.encode(CloseHead(code, reason)))
         case _:
-            send(item, outcome, Kind.END if item.begun else Kind.REPLY)
+            send(item, outcome, FrameKind.END if item.begun else FrameKind.REPLY)
 
 
 def frame_of(item: Item, outcome: Response | ServingError) -> list[Body]:
@@ -83,12 +83,12 @@ def frame_of(item: Item, outcome: Response | ServingError) -> list[Body]:
     if isinstance(outcome, Response):
         head = _heads.get((outcome.status, outcome.content_type, outcome.custom_attributes))
         if head is not None:
-            return encode(Kind.REPLY, item.id, head, outcome.body)
+            return encode(FrameKind.REPLY, item.id, head, outcome.body)
     try:
         head, body = packed(outcome)
     except Exception as exc:
         head, body = mended(item, outcome, exc)
-    return encode(Kind.REPLY, item.id, head, body)
+    return encode(FrameKind.REPLY, item.id, head, body)
 
 
 def packed(outcome: Response | ServingError, session: Session | None = None, opens: bool = False) -> tuple[bytes, Body]:

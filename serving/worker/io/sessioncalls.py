@@ -65,11 +65,11 @@ class SessionCalls:
         kind = request_type(item.request) if self.takes_requests else ""
         if id == NEW_SESSION or (id is None and kind == NEW_SESSION):
             item.session, item.opens = self._sessions.open(item.id), True
-            item.chore = created if kind == NEW_SESSION else None
+            item.command = created if kind == NEW_SESSION else None
             self._row.sessions = len(self._sessions)
         elif id is not None:
             item.session = self._sessions.find(id)
-            item.chore = closed if kind == CLOSE else None
+            item.command = closed if kind == CLOSE else None
         if item.session is not None:
             item.request = msgspec.structs.replace(item.request, session=item.session)
 
@@ -109,10 +109,10 @@ class SessionCalls:
 
     def expire(self) -> list[Item]:
         """End expired sessions. Returns items with which the engine's thread tells the handler."""
-        chores = []
+        commands = []
         for session in self._sessions.expired():
             self._sessions.end(session, SessionExpired)
             self._row.sessions = len(self._sessions)
             deadline = Deadline.after(self._config.request_timeout)
-            chores.append(Item(0, Request(deadline=deadline), session=session, chore=closed, own=True))
-        return chores
+            commands.append(Item(0, Request(deadline=deadline), session=session, command=closed, own=True))
+        return commands

@@ -50,7 +50,7 @@ def request_type(request: Request) -> str:
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class OpenSession:
     """An open session: ``ends`` is an instant of the clock, ``opener`` the id of the request that opened it.
 
     ``calls`` are in order of arrival; the first one is running.
@@ -70,7 +70,7 @@ class Sessions:
         self._ttl = ttl
         self._limit = limit
         self._clock = clock
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, OpenSession] = {}
         self._by_opener: dict[int, Session] = {}
         self._ended: OrderedDict[str, type[ServingError]] = OrderedDict()
 
@@ -92,7 +92,7 @@ class Sessions:
         # A session ends up to a second later than announced, never earlier.
         expires = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(seconds=self._ttl)
         session = Session(self._make_id(), expires)
-        self._held[session.id] = Held(session, self._clock() + self._ttl, opener)
+        self._held[session.id] = OpenSession(session, self._clock() + self._ttl, opener)
         self._by_opener[opener] = session
         return session
 

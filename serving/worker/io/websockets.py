@@ -9,9 +9,9 @@ import msgspec
 from serving.conversation import ABNORMAL, GOING_AWAY
 from serving.errors import ConversationLimit, ServingError
 from serving.ipc.channel import Channel
-from serving.ipc.wire import Frame, Kind, OpenHead
+from serving.ipc.wire import Frame, FrameKind, OpenHead
 from serving.worker.batching.items import Item
-from serving.worker.engine.streams.conversations import Partner, open_item
+from serving.worker.engine.streams.conversations import WebSocketRunner, open_item
 from serving.worker.engine.streams.parts import Part
 from serving.worker.engine.streams.streams import Streams
 from serving.worker.io import replies
@@ -45,12 +45,12 @@ class WebSockets:
             replies.send(item, error)
             return
         self._count += 1
-        channel.send(Kind.BEGIN, item.id)
+        channel.send(FrameKind.BEGIN, item.id)
 
-    def cut(self, partner: Partner) -> None:
+    def cut(self, runner: WebSocketRunner) -> None:
         """End a conversation whose client has left."""
         self._count -= 1
-        partner.conversation.end(ABNORMAL, "")
+        runner.conversation.end(ABNORMAL, "")
 
     def closed(self) -> None:
         """Count a conversation less, which the handler has ended."""
@@ -60,5 +60,5 @@ class WebSockets:
     def go_away(items: list[Item]) -> None:
         """End all conversations among ``items``, since the worker retires."""
         for item in items:
-            if isinstance(item.live, Partner):
+            if isinstance(item.live, WebSocketRunner):
                 item.live.conversation.end(GOING_AWAY, "the model is leaving")

@@ -11,8 +11,8 @@ from serving.model.model import Model
 from serving.worker.footprint import Footprint
 from serving.worker.loading.loader import create_handler, load, open_device, warm
 from serving.worker.loading.requirements import prepare
-from serving.worker.loading.speed import hasten
-from serving.worker.reports import Reports
+from serving.worker.loading.speed import accelerate
+from serving.worker.phasereports import PhaseReports
 
 
 def bring(
@@ -20,7 +20,7 @@ def bring(
     config: Config,
     home: Home | None,
     footprint: Footprint,
-    reports: Reports,
+    reports: PhaseReports,
     count_recompilation: Callable[[], None],
 ) -> Handler:
     """Return the handler, loaded on the device that ``footprint`` then has, and warmed up.
@@ -35,7 +35,7 @@ def bring(
     load(handler, model, device.name)
     device.free()  # give back what only the load needed
     # A model of a store must load soon and may be parked in host memory, which one with CUDA graphs cannot.
-    hastened = hasten(handler, model, device, count_recompilation, by_itself=not config.many)
+    accelerated = accelerate(handler, model, device, count_recompilation, by_itself=not config.many)
     reports.enter(Phase.WARMING)
-    warm(handler, model, hastened, device.name)
+    warm(handler, model, accelerated, device.name)
     return handler

@@ -29,7 +29,7 @@ from serving.worker.device.border import Device
 from serving.worker.engine.records import takes
 from serving.worker.loading import ranks
 from serving.worker.loading.methods import check_arguments, check_asked
-from serving.worker.loading.speed import Automatic, Hastened
+from serving.worker.loading.speed import Accelerated, Automatic
 
 UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token, RFC 9110 §5.1
@@ -67,12 +67,12 @@ def load(handler: Handler, model: Model, device: str) -> None:
         group.lead(handler)
 
 
-def warm(handler: Handler, model: Model, hastened: Hastened | Automatic | None, device: str = "cpu") -> None:
+def warm(handler: Handler, model: Model, accelerated: Accelerated | Automatic | None, device: str = "cpu") -> None:
     # As for requests: with gradients other kernels would be warmed and activations kept.
     with inference_mode():
         handler.warmup()
-    if hastened is not None:
-        hastened.warm(Path(model.path))
+    if accelerated is not None:
+        accelerated.warm(Path(model.path))
     if device.startswith("cuda"):
         from serving.worker.loading.speed.scripts import warm_script
 
@@ -95,7 +95,7 @@ def find_class(model: Model) -> type[Handler]:
     except BaseException as exc:
         log.error("the handler's module cannot be imported", exc=exc, model=model.name, handler=model.handler)
         raise ModelError(
-            f"handler {model.handler}: importing {module_name} failed: {surroundings.told(exc)}{advice(exc, model)}"
+            f"handler {model.handler}: importing {module_name} failed: {surroundings.describe(exc)}{advice(exc, model)}"
         ) from exc
     classes = {name: one for name, one in vars(module).items() if isinstance(one, type) and one is not Handler}
     handlers = [name for name, one in classes.items() if issubclass(one, Handler)]
@@ -107,9 +107,9 @@ def find_class(model: Model) -> type[Handler]:
     if not (isinstance(found, type) and issubclass(found, Handler)):
         kind = "a class" if isinstance(found, type) else f"a {type(found).__name__}"
         there = ", ".join(handlers) or "none"
-        told = f"{class_name} is {kind}; a subclass of serving.Handler is expected, there is {there}"
+        message = f"{class_name} is {kind}; a subclass of serving.Handler is expected, there is {there}"
         place = origin.defined(found)
-        raise ModelError(f"handler {model.handler}: {f'{place}: ' if place else ''}{told}")
+        raise ModelError(f"handler {model.handler}: {f'{place}: ' if place else ''}{message}")
     return found
 
 
@@ -129,13 +129,13 @@ def policy_of(handler: Handler, model: Model) -> BatchPolicy:
     """Return the handler's policy with the model's overrides. Raises ModelError where it is none."""
     found = cast(Any, handler.policy)
     if not isinstance(found, BatchPolicy):
-        told = f"{type(handler).__name__}.policy is {found!r:.200}; allowed: a serving.BatchPolicy"
-        raise ModelError(at(origin.assigned(type(handler), "policy"), told))
+        message = f"{type(handler).__name__}.policy is {found!r:.200}; allowed: a serving.BatchPolicy"
+        raise ModelError(at(origin.assigned(type(handler), "policy"), message))
     return model.policy(found)
 
 
-def at(place: str, told: str) -> str:
-    return f"{place}: {told}" if place else told
+def at(place: str, message: str) -> str:
+    return f"{place}: {message}" if place else message
 
 
 def advice(exc: BaseException, model: Model) -> str:
@@ -178,8 +178,8 @@ def check_methods(handler: Handler, ranked: bool = False) -> None:
     for method in METHODS:
         if inspect.iscoroutinefunction(function := getattr(handler, method)):
             place = origin.defined(function)
-            told = f"{name}.{method} is a coroutine function; encode may be an async generator instead"
-            raise ModelError(f"{place}: {told}" if place else told)
+            message = f"{name}.{method} is a coroutine function; encode may be an async generator instead"
+            raise ModelError(f"{place}: {message}" if place else message)
     if not inspect.iscoroutinefunction(handler.converse):
         raise ModelError(f"{name}.converse is not async")
     check_arguments(handler)
@@ -187,10 +187,10 @@ def check_methods(handler: Handler, ranked: bool = False) -> None:
         raise ModelError(f"{name}.decode_threads is {handler.decode_threads}; allowed: 0 to {MAX_THREADS}")
     if handler.records not in (EACH, ROWS, ONE):
         raise ModelError(f"{name}.records is {handler.records!r}; allowed: {EACH!r}, {ROWS!r}, {ONE!r}")
-    makes_pieces = inspect.isgeneratorfunction(handler.predict) or inspect.isasyncgenfunction(handler.predict)
-    if makes_pieces and ranked:
+    streams = inspect.isgeneratorfunction(handler.predict) or inspect.isasyncgenfunction(handler.predict)
+    if streams and ranked:
         raise ModelError(f"{name}.predict is a generator, which gpus = N does not run")
-    if makes_pieces and handler.policy.max_size != 1:
+    if streams and handler.policy.max_size != 1:
         raise ModelError(f"{name}.predict is a generator, so max_size must be 1; it is {handler.policy.max_size}")
 
 
@@ -208,12 +208,12 @@ def paths_of(handler: Handler) -> Paths:
 def check_paths(handler: Handler, attribute: str) -> None:
     name, found = type(handler).__name__, getattr(handler, attribute)
     if isinstance(found, str) or not isinstance(found, Collection):
-        told = f"{name}.{attribute} is {found!r:.200}; allowed: a tuple of paths, such as ('/x',)"
-        raise ModelError(at(origin.assigned(type(handler), attribute), told))
+        message = f"{name}.{attribute} is {found!r:.200}; allowed: a tuple of paths, such as ('/x',)"
+        raise ModelError(at(origin.assigned(type(handler), attribute), message))
     for path in found:
         if not isinstance(path, str) or not may_be_taken(path):
-            told = f"{path!r:.200} of {name} is the server's own or not {PATTERN.pattern}"
-            raise ModelError(at(origin.assigned(type(handler), attribute), told))
+            message = f"{path!r:.200} of {name} is the server's own or not {PATTERN.pattern}"
+            raise ModelError(at(origin.assigned(type(handler), attribute), message))
 
 
 def headers_of(handler: Handler) -> tuple[str, ...]:

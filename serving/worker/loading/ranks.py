@@ -25,7 +25,7 @@ from serving.ipc.faults import EXIT_STICKY, Fault
 from serving.ipc.runtime import set_parent_death_signal
 from serving.model.model import Model
 from serving.system import log
-from serving.system.signals import OTHERS, STOPS, overhear
+from serving.system.signals import OTHERS, STOPS, ignore_signals
 from serving.worker.device import find_device, resolve
 from serving.worker.loading.shipping import pack, unpack
 
@@ -67,24 +67,24 @@ class Group:
         import torch
 
         parcel = pack(batch)
-        self._tell(parcel.head)
+        self._send_head(parcel.head)
         parcel.send()
         try:
             with torch.inference_mode():  # on all ranks, or torch would exchange other things in another order
                 output = self._predict(batch)
         except BaseException:
-            self._hear(time.monotonic() + STEP)
+            self._receive_results(time.monotonic() + STEP)
             raise
-        if not all(self._hear(None)):
+        if not all(self._receive_results(None)):
             raise HandlerError("a rank failed where rank 0 did not; the log has more")
         return output
 
     def close(self) -> None:
         self._closing = True
-        self._tell(b"")  # an empty head ends the other ranks
+        self._send_head(b"")  # an empty head ends the other ranks
         self._close()
 
-    def _tell(self, head: bytes) -> None:
+    def _send_head(self, head: bytes) -> None:
         for one in self._sockets:
             try:
                 one.sendall(LENGTH.pack(len(head)) + head)
@@ -92,7 +92,7 @@ class Group:
                 if not self._closing:
                     self._ends()
 
-    def _hear(self, until: float | None) -> list[bool]:
+    def _receive_results(self, until: float | None) -> list[bool]:
         """Return whether each of the other ranks succeeded. Ends the group where one has not answered by ``until``.
 
         Without ``until`` the requests' own deadline bounds the wait, since it is for user code.
@@ -150,7 +150,7 @@ def begin(model: Model, meeting: Path, follow: Callable[[int, socket.socket], No
         if pid == 0:
             try:
                 set_parent_death_signal(signal.SIGKILL)
-                overhear((*STOPS, *OTHERS))
+                ignore_signals((*STOPS, *OTHERS))
                 if os.getppid() != leader:
                     os._exit(EXIT_RANK)
                 for one in (ours, *sockets):

@@ -91,9 +91,9 @@ def run_installer(file: Path, wheels: Path, home: Path) -> None:
         return
     log.error("pip failed", output=result.stderr[-4000:])
     lines = [line for line in result.stderr.splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "nothing")
+    reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "nothing")
     where = f"wheels in {wheels}" if offline else "the network; without one put wheels into requirements/ of the model"
-    raise ModelError(f"{file} could not be installed from {where}: {said[:SHOWN]}")
+    raise ModelError(f"{file} could not be installed from {where}: {reason[:SHOWN]}")
 
 
 def sites(home: Path) -> list[Path]:

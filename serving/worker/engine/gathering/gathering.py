@@ -24,7 +24,7 @@ from serving.worker.engine.gathering.joining import Join
 from serving.worker.engine.gathering.recordbatches import RecordBatches
 from serving.worker.engine.handover import Handover
 from serving.worker.engine.inflating import unpacked
-from serving.worker.engine.records import Outcome, has_records, is_theirs, requests_of, split, takes
+from serving.worker.engine.records import RecordOutcome, has_records, is_theirs, requests_of, split, takes
 from serving.worker.rules import Rules
 
 
@@ -41,7 +41,7 @@ class Gathered:
     header: bytes
     records: list[bytes]
     join: Join
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[RecordOutcome] = field(default_factory=list)
 
 
 class Gathering:
@@ -148,7 +148,7 @@ class Gathering:
         broken = [of_record(*pair) for pair in errors if pair[1].status >= 500]
         if broken and len(errors) == len(one.outcomes):
             raise broken[0]
-        return one.join.answer(one.outcomes, self._rules.bad_record or "")
+        return one.join.response(one.outcomes, self._rules.bad_record or "")
 
 
 def of_record(number: int, error: ServingError) -> ServingError:

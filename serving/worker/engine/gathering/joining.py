@@ -1,4 +1,4 @@
-"""Joining: one answer made of the answers to many records."""
+"""Joining: one response made of the outcomes of many records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serving.errors import CodedError, HandlerError, NotAcceptable
 from serving.http.accept import negotiate
 from serving.http.media import CSV, JSON, JSON_LINES, NPY, TEXT, is_json
 from serving.request import Request, Response, media_type
-from serving.worker.engine.records import Outcome, joined, lines_in, text_of_placeholder
+from serving.worker.engine.records import RecordOutcome, joined, lines_in, text_of_placeholder
 
 OFFERED = (JSON, *JSON_LINES, CSV, TEXT[0], NPY)
 ANY = ("", "*/*")
@@ -18,7 +18,7 @@ LINED = (CSV, *TEXT, *JSON_LINES)
 
 
 class Join:
-    """One joined answer. ``asked`` is the Accept of each record's request.
+    """One joined response. ``asked`` is the Accept of each record's request.
 
     Raises NotAcceptable for a type that many answers cannot have. A client without a preference gets what the handler
     returns by itself: a JSON list, or lines of text or CSV; JSON Lines where the records' answers differ in that.
@@ -33,7 +33,7 @@ class Join:
         self._kind = "" if self._free else negotiate(accept, OFFERED, usual)
         self.asked = JSON if self._kind in JSON_LINES else self._kind
 
-    def fill(self, outcome: Outcome, response: Response) -> None:
+    def fill(self, outcome: RecordOutcome, response: Response) -> None:
         """Fill in the outcome of one record.
 
         Raises HandlerError for an answer that does not fit, and the handler's own error.
@@ -72,8 +72,8 @@ class Join:
             raise HandlerError(f"the handler gave {len(lines)} lines for one record")
         return lines[0]
 
-    def answer(self, outcomes: list[Outcome], placeholder: str) -> Response:
-        """Return the joined answer. Raises NotAcceptable where npy cannot hold it."""
+    def response(self, outcomes: list[RecordOutcome], placeholder: str) -> Response:
+        """Return the joined response. Raises NotAcceptable where npy cannot hold it."""
         kind = self._kind or self._request.media_type
         first = self._first or Response(b"", kind)
         if self._free:
@@ -86,7 +86,7 @@ class Join:
         )
 
 
-def finish(outcomes: list[Outcome], as_json: bool) -> None:
+def finish(outcomes: list[RecordOutcome], as_json: bool) -> None:
     """Make JSON of the texts, or one line of each. Raises HandlerError for one that is not UTF-8."""
     for one in outcomes:
         if as_json and one.kind in (CSV, *TEXT):
@@ -108,7 +108,7 @@ def compact(body: bytes) -> bytes:
         raise HandlerError(f"the handler's answer is no JSON: {exc}") from exc
 
 
-def stacked(outcomes: list[Outcome]) -> bytes:
+def stacked(outcomes: list[RecordOutcome]) -> bytes:
     import numpy as np
 
     if any(one.error is not None for one in outcomes):

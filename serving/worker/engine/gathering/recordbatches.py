@@ -15,7 +15,7 @@ from serving.worker.engine.computing import Computing
 from serving.worker.engine.decoding import decode
 from serving.worker.engine.failures import decode_error, let_go, predict_error
 from serving.worker.engine.gathering.joining import Join
-from serving.worker.engine.records import Outcome, Records, has_records
+from serving.worker.engine.records import RecordOutcome, Records, has_records
 from serving.worker.engine.streams.stream import streaming
 
 
@@ -37,10 +37,10 @@ class RecordBatches:
         self._computing = computing
         self._respond = respond
         self._calls = calls
-        self._records = None if placeholder is None else Records(placeholder, self.answer, handler)
+        self._records = None if placeholder is None else Records(placeholder, self.respond_alone, handler)
 
-    def answer(self, request: Request) -> Response:
-        """Answer one request at once, by itself. Raises a ServingError."""
+    def respond_alone(self, request: Request) -> Response:
+        """Return the response to one request, which runs at once and by itself. Raises a ServingError."""
         item = Item(0, request)
         self._calls.again()
         decoded = decode(self._handler, item)
@@ -58,10 +58,10 @@ class RecordBatches:
             return error
         return self._records.salvage(item.request, error)
 
-    def run(self, parent: Item, requests: list[Request], join: Join) -> list[Outcome]:
+    def run(self, parent: Item, requests: list[Request], join: Join) -> list[RecordOutcome]:
         """Answer some records of the body of ``parent``, as far as they share buckets in one batch."""
         items = [Item(parent.id, request) for request in requests]
-        outcomes = [Outcome() for _ in items]
+        outcomes = [RecordOutcome() for _ in items]
         buckets: dict[Hashable, list[int]] = {}
         try:
             for place, item in enumerate(items):
@@ -77,7 +77,7 @@ class RecordBatches:
             claims.release(items)
         return outcomes
 
-    def _run_batch(self, items: list[Item], places: list[int], outcomes: list[Outcome], join: Join) -> None:
+    def _run_batch(self, items: list[Item], places: list[int], outcomes: list[RecordOutcome], join: Join) -> None:
         """Run one batch; where it fails as a whole run its halves, so that only the bad record fails."""
         self._calls.again()
         try:

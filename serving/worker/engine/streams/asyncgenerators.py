@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
-from serving.request import Piece
+from serving.request import Chunk
 from serving.system import log
 from serving.worker.batching.items import Item
 from serving.worker.engine.streams.endings import Endings
@@ -42,13 +42,13 @@ class AsyncGenerators:
             self._endings.abandon(stream)
 
     async def _pump(self, stream: Stream) -> None:
-        pieces = cast("AsyncIterator[Piece]", stream.response.pieces)
+        chunks = cast("AsyncIterator[Chunk]", stream.response.pieces)
         failure: BaseException | None = None
         try:
-            await self._pass_on(stream, pieces)
+            await self._pass_on(stream, chunks)
         except BaseException as exc:
             failure = exc
-        await self._aclose(pieces)
+        await self._aclose(chunks)
         if stream.settled:
             return
         if failure is None:
@@ -58,17 +58,17 @@ class AsyncGenerators:
         else:
             self._endings.fail(stream, failure)
 
-    async def _pass_on(self, stream: Stream, pieces: AsyncIterator[Piece]) -> None:
-        async for piece in pieces:
-            self._emit(stream.item, stream.take(piece))
-            self._tasks.stamp()  # the next task in this turn of the loop has its own time
+    async def _pass_on(self, stream: Stream, chunks: AsyncIterator[Chunk]) -> None:
+        async for chunk in chunks:
+            self._emit(stream.item, stream.take(chunk))
+            self._tasks.record_start()  # the next task in this turn of the loop has its own time
             await asyncio.sleep(0)  # a generator that never waits must give others a turn
             while not stream.flow.is_open:
                 stream.room.clear()
                 await stream.room.wait()
 
-    async def _aclose(self, pieces: AsyncIterator[Piece]) -> None:
-        close = getattr(pieces, "aclose", None)
+    async def _aclose(self, chunks: AsyncIterator[Chunk]) -> None:
+        close = getattr(chunks, "aclose", None)
         if close is None:
             return
         try:

@@ -11,7 +11,7 @@ import msgspec
 from serving.conversation import GOING_AWAY, INTERNAL, POLICY, TRY_LATER, Close, Conversation, Message, shortened
 from serving.handler import Handler
 from serving.ipc.channel import Channel
-from serving.ipc.wire import CREDIT, CloseHead, Frame, Kind, OpenHead
+from serving.ipc.wire import CREDIT, CloseHead, Frame, FrameKind, OpenHead
 from serving.request import Request
 from serving.system import log
 from serving.worker.batching.batcher import Item, Live
@@ -23,7 +23,7 @@ _close_head = msgspec.msgpack.Decoder(CloseHead)
 GRACE = 5.0  # seconds that ``converse`` may go on once the connection is closed
 
 
-class Partner:
+class WebSocketRunner:
     """The worker's end of a conversation, as the I/O thread sees it."""
 
     def __init__(self, conversation: Conversation) -> None:
@@ -101,17 +101,17 @@ def open_item(
         head.request_id,
         head.model,
     )
-    item.live = Partner(conversation)
+    item.live = WebSocketRunner(conversation)
     return item
 
 
 def on_stream_frame(live: Live, frame: Frame) -> None:
-    """Handle PIECE, CREDIT or END from the HTTP worker, for a stream or a conversation."""
-    if frame.kind == Kind.CREDIT:
+    """Handle CHUNK, CREDIT or END from the HTTP worker, for a stream or a conversation."""
+    if frame.kind == FrameKind.CREDIT:
         live.flow.used += CREDIT.unpack(frame.head)[0]
         live.changed()
-    elif isinstance(live, Partner) and frame.kind == Kind.PIECE:
+    elif isinstance(live, WebSocketRunner) and frame.kind == FrameKind.CHUNK:
         live.conversation.feed(Message.read(frame))
-    elif isinstance(live, Partner):
+    elif isinstance(live, WebSocketRunner):
         close = _close_head.decode(frame.head)
         live.conversation.end(close.code, close.reason)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from serving.deadline import Clock
 from serving.worker.batching.items import Item
 from serving.worker.engine.failures import predict_error
-from serving.worker.engine.stamps import Stamps
+from serving.worker.engine.progressrow import ProgressRow
 from serving.worker.engine.streams.endings import Endings
 from serving.worker.engine.streams.parts import Part
 from serving.worker.engine.streams.stream import Stream
@@ -23,14 +23,14 @@ class Generators:
 
     def __init__(
         self,
-        stamps: Stamps,
+        progress: ProgressRow,
         emit: Callable[[Item, Part], None],
         endings: Endings,
         unsent: Unsent,
         rules: Rules,
         clock: Clock,
     ) -> None:
-        self._stamps = stamps
+        self._progress = progress
         self._emit = emit
         self._endings = endings
         self._unsent = unsent
@@ -63,11 +63,11 @@ class Generators:
         """Ask a generator for one chunk. Returns whether there may be more."""
         import torch
 
-        self._stamps.start(self._unsent.at_risk(), self._clock() + (self._idle if stream.begun else self._first))
+        self._progress.start(self._unsent.at_risk(), self._clock() + (self._idle if stream.begun else self._first))
         id = stream.item.id
         try:
             with torch.inference_mode():
-                part = stream.take(next(stream.pieces))
+                part = stream.take(next(stream.chunks))
             self._emit(stream.item, part)
             return True
         except StopIteration:
@@ -75,13 +75,13 @@ class Generators:
         except BaseException as exc:
             self._endings.fail(stream, exc)
         finally:
-            self._stamps.finish(0)
+            self._progress.finish(0)
         self._unsent.pop(id, None)
         return False
 
     def _close(self, stream: Stream) -> None:
         """Close a generator whose client has left."""
-        self._stamps.start(self._unsent.at_risk(), self._clock() + CLOSE_TIME)
+        self._progress.start(self._unsent.at_risk(), self._clock() + CLOSE_TIME)
         try:
             close = getattr(stream.response.pieces, "close", None)
             if close is not None:
@@ -89,4 +89,4 @@ class Generators:
         except BaseException as exc:
             predict_error(stream.item, exc)
         self._endings.abandon(stream)
-        self._stamps.finish(0)
+        self._progress.finish(0)

@@ -1,4 +1,4 @@
-"""Parts: what the engine hands over for a request: a whole answer, or the parts of a stream or a conversation."""
+"""Parts: what the engine hands over for a request: a whole response, or the parts of a stream or a conversation."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ class Used:
 
 Part = Begin | More | End | Message | Used | Close | ServingError
 
-Outcome = tuple[Item, Response | Part]
-"""What is to be sent for a request: exactly one whole answer, or parts of which the last one ends it."""
+Reply = tuple[Item, Response | Part]
+"""What is to be sent for a request: exactly one whole response, or parts of which the last one ends it."""

@@ -12,7 +12,7 @@ from serving import codecs
 from serving.errors import HandlerError
 from serving.http.accept import concrete
 from serving.ipc.flow import Flow, cost
-from serving.request import Piece, Pieces, Request, Response, StreamingResponse
+from serving.request import Chunk, Chunks, Request, Response, StreamingResponse
 from serving.worker.batching.items import Item
 from serving.worker.engine.checks import check_head
 from serving.worker.engine.streams.parts import Begin, End, More
@@ -44,31 +44,31 @@ class Stream:
         self.wake(self)
 
     @property
-    def pieces(self) -> Iterator[Piece]:
-        return cast("Iterator[Piece]", self.response.pieces)
+    def chunks(self) -> Iterator[Chunk]:
+        return cast("Iterator[Chunk]", self.response.pieces)
 
     @property
     def charset(self) -> str:
         """The charset of the stream's text. Raises HandlerError for an unknown one."""
         return codecs.own_charset(self.response.content_type or "")
 
-    def take(self, piece: Piece) -> Begin | More:
+    def take(self, chunk: Chunk) -> Begin | More:
         """Return what to send for a chunk. Raises HandlerError where it is neither text nor bytes, or has a character
         that the charset lacks."""
-        if not isinstance(piece, str | bytes | bytearray | memoryview):
-            raise HandlerError(f"the pieces of an answer are text or bytes, not {type(piece).__name__}")
-        body = codecs.to_bytes(piece, self.charset) if isinstance(piece, str) else bytes(piece)
+        if not isinstance(chunk, str | bytes | bytearray | memoryview):
+            raise HandlerError(f"the pieces of an answer are text or bytes, not {type(chunk).__name__}")
+        body = codecs.to_bytes(chunk, self.charset) if isinstance(chunk, str) else bytes(chunk)
         if self.begun:
             self.flow.sent += cost(body)
             return More(body)
         self.begun = True
-        return self._head(body, TEXT if isinstance(piece, str) else BYTES)
+        return self._head(body, TEXT if isinstance(chunk, str) else BYTES)
 
     def _head(self, body: bytes, usual: str) -> Begin:
-        answer = self.response if self.response.late is None else self.response.late()
-        kind = answer.content_type or concrete(self.item.request.accept) or usual
-        check_head(answer.status, kind, answer.custom_attributes)
-        return Begin(Response(body, kind, answer.status, answer.custom_attributes))
+        response = self.response if self.response.late is None else self.response.late()
+        kind = response.content_type or concrete(self.item.request.accept) or usual
+        check_head(response.status, kind, response.custom_attributes)
+        return Begin(Response(body, kind, response.status, response.custom_attributes))
 
     def last(self) -> list[Begin | More | End]:
         """Return what to send at the end; a stream without chunks still has a head."""
@@ -85,4 +85,4 @@ def streaming(value: Any) -> StreamingResponse | None:
         return None
     if isinstance(value, StreamingResponse):
         return value
-    return StreamingResponse(cast(Pieces, value)) if isgenerator(value) or isasyncgen(value) else None
+    return StreamingResponse(cast(Chunks, value)) if isgenerator(value) or isasyncgen(value) else None

@@ -10,9 +10,9 @@ from serving.handler import Handler
 from serving.request import StreamingResponse
 from serving.worker.batching.batcher import Batcher
 from serving.worker.batching.items import Item
-from serving.worker.engine.stamps import Stamps
+from serving.worker.engine.progressrow import ProgressRow
 from serving.worker.engine.streams.asyncgenerators import AsyncGenerators
-from serving.worker.engine.streams.conversations import Partner
+from serving.worker.engine.streams.conversations import WebSocketRunner
 from serving.worker.engine.streams.endings import Endings
 from serving.worker.engine.streams.generators import Generators
 from serving.worker.engine.streams.parts import Part
@@ -33,20 +33,20 @@ class Streams:
     def __init__(
         self,
         batcher: Batcher,
-        stamps: Stamps,
+        progress: ProgressRow,
         emit: Callable[[Item, Part], None],
         rules: Rules,
         check: Callable[[BaseException], object],
         clock: Clock = time.monotonic,
     ) -> None:
         self._batcher = batcher
-        self._stamps = stamps
+        self._progress = progress
         self._emit = emit
         self._check = check
         self.unsent = Unsent()
         self._endings = Endings(emit, check, clock)
-        self._generators = Generators(stamps, emit, self._endings, self.unsent, rules, clock)
-        self._tasks = Tasks(batcher, stamps, self.unsent, rules, clock, self._count)
+        self._generators = Generators(progress, emit, self._endings, self.unsent, rules, clock)
+        self._tasks = Tasks(batcher, progress, self.unsent, rules, clock, self._count)
         self._async = AsyncGenerators(self._tasks, emit, self._endings)
         self.call = self._tasks.call
 
@@ -54,10 +54,10 @@ class Streams:
         return len(self._generators.turns) + len(self._tasks.running)
 
     def _count(self) -> None:
-        self._stamps.hold(len(self))
+        self._progress.hold(len(self))
 
     @property
-    def answers(self) -> int:
+    def responses(self) -> int:
         """The number of streams; the others under way are conversations."""
         return len(self._generators.turns) + self._tasks.streams
 
@@ -87,7 +87,7 @@ class Streams:
 
     def converse(self, item: Item, handler: Handler) -> None:
         """Run the conversation that ``item`` begins until it is done."""
-        assert isinstance(item.live, Partner)
+        assert isinstance(item.live, WebSocketRunner)
         self._tasks.run(item, item.live.converse(handler, item, self._emit, self._check))
 
     def step(self) -> None:

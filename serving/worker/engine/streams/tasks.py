@@ -10,7 +10,7 @@ from serving.deadline import Clock
 from serving.system import log
 from serving.worker.batching.batcher import Batcher
 from serving.worker.batching.items import Item
-from serving.worker.engine.stamps import Stamps
+from serving.worker.engine.progressrow import ProgressRow
 from serving.worker.engine.streams.loop import UserLoop
 from serving.worker.engine.streams.stream import Stream, nothing
 from serving.worker.engine.streams.unsent import Unsent
@@ -23,14 +23,14 @@ class Tasks:
     def __init__(
         self,
         batcher: Batcher,
-        stamps: Stamps,
+        progress: ProgressRow,
         unsent: Unsent,
         rules: Rules,
         clock: Clock,
         on_change: Callable[[], None],
     ) -> None:
         self._batcher = batcher
-        self._stamps = stamps
+        self._progress = progress
         self._unsent = unsent
         self._idle = rules.stream_idle
         self._first = min(rules.stream_idle, rules.timeout)
@@ -50,7 +50,7 @@ class Tasks:
     ) -> asyncio.Task[None]:
         """Run async user code for ``item`` until it is done or given up, then call ``on_end``."""
         if self._loop is None:
-            self._loop = UserLoop(self._stamps.pause, self.stamp)
+            self._loop = UserLoop(self._progress.pause, self.record_start)
             self._batcher.wakes_also(self._loop.wake)
         task = self._loop.start(work)
         self.running[task] = item, on_end
@@ -70,12 +70,12 @@ class Tasks:
             self._loop.turn(lambda: delay() if self.running else 0.0)
         except (SystemExit, KeyboardInterrupt) as exc:  # asyncio lets these through from any task
             log.error("a task of the handler's wanted to end the process", exc=exc)
-        self._stamps.finish(0)
+        self._progress.finish(0)
 
-    def stamp(self) -> None:
+    def record_start(self) -> None:
         """Announce async code. Which task runs is unknown; a stream that has begun has more time than others."""
         has_begun = any(not isinstance(item.live, Stream) or item.live.begun for item, _ in self.running.values())
-        self._stamps.start(self._unsent.at_risk(), self._clock() + (self._idle if has_begun else self._first))
+        self._progress.start(self._unsent.at_risk(), self._clock() + (self._idle if has_begun else self._first))
 
     def give_up(self, task: asyncio.Task[None]) -> None:
         """Drop a task that does not end after it was cancelled, with its place and its session."""

@@ -21,14 +21,14 @@ from serving.worker.loading.speed.precision import Cast, to_precision
 from serving.worker.loading.speed.sizes import Sized, sizes_for, tuning
 from serving.worker.loading.speed.wrapped import Wrapped
 
-__all__ = ["Automatic", "Hastened", "hasten"]
+__all__ = ["Accelerated", "Automatic", "accelerate"]
 
 ROUNDS = 3  # calls of one shape until a recording mode replays: one warms up, one records
 
 
-def hasten(
+def accelerate(
     handler: Handler, model: Model, device: Device, on_recompile: Callable[[], None], by_itself: bool = True
-) -> Hastened | Automatic | None:
+) -> Accelerated | Automatic | None:
     """Replace a loaded handler's module by a faster one; returns None where nothing is wanted.
 
     The module is the handler's ``self.module`` or ``self.model``. With ``by_itself`` a module without settings is
@@ -62,7 +62,7 @@ def hasten(
     sized = Sized(call, sizes_for(speed.batch_sizes, handler.policy.max_size))
     setattr(handler, name, Wrapped(module, sized if compiled or graphed else call))
     rounds = ROUNDS if speed.compile in RECORDING and device.capture is not None else 1
-    return recording or Hastened(handler, sized, compiled, graphed, rounds)
+    return recording or Accelerated(handler, sized, compiled, graphed, rounds)
 
 
 def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
@@ -76,7 +76,7 @@ def find_module(handler: Handler, model: Model) -> tuple[str, Any]:
     raise ModelError(f"{model.path}: {keys}: {type(handler).__name__} keeps no torch.nn.Module as self.module")
 
 
-class Hastened:
+class Accelerated:
     """A faster module. ``warm`` runs every batch size ``rounds`` times; later compilations count as recompilations."""
 
     def __init__(

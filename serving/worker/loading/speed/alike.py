@@ -6,7 +6,7 @@ from typing import Any
 
 from serving.worker.device.trees import map_tensors
 
-PIECE = 1 << 22  # numbers
+CHUNK = 1 << 22  # numbers
 # Fractions of the largest value by which sums in another order may differ, by bits of the dtype.
 TOLERANCES = {8: 0.25, 16: 0.02, 32: 0.002, 64: 1e-9}
 
@@ -44,7 +44,7 @@ def distance(one: Any, other: Any) -> float:
     """Return the largest difference as a fraction of the largest value; infinite where NaN or infinity do not match."""
     gap = size = 0.0
     # In parts, since the difference of two large outputs needs memory beyond the model's.
-    for left, right in zip(one.reshape(-1).split(PIECE), other.reshape(-1).split(PIECE), strict=True):
+    for left, right in zip(one.reshape(-1).split(CHUNK), other.reshape(-1).split(CHUNK), strict=True):
         finite = left.isfinite()
         if not finite.equal(right.isfinite()) or not left[~finite].isnan().equal(right[~finite].isnan()):
             return float("inf")

@@ -67,7 +67,7 @@ class Graphed:
         self._graphs: dict[Hashable, Graph] = {}
         self._failed: set[Hashable] = set()
         self._records = False
-        self._said = False
+        self._has_logged = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         kwargs = dict(sorted(kwargs.items()))
@@ -79,7 +79,7 @@ class Graphed:
         if self._records and kind is not None and kind not in self._failed and time.monotonic() < self._until:
             self._record(kind, args, kwargs)
         elif not self._records:
-            self._say()
+            self._log_once()
         return outputs
 
     @property
@@ -121,14 +121,14 @@ class Graphed:
             self._graphs[kind] = graph
         except Differs as exc:
             self._graphs.clear()
-            self._records, self._said = False, True
+            self._records, self._has_logged = False, True
             self.reason = str(exc)
             self._say_why("a recording gives other values than the model, which runs without a graph", error=str(exc))
         except Exception as exc:
             self._failed.add(kind)
             if fault_of(exc) is not Fault.MEMORY:  # after MEMORY a smaller one may fit
                 self._records = False
-            self._said = True
+            self._has_logged = True
             self.reason = f"{type(exc).__name__}: {exc}"[:500]
             self._say_why(
                 "the model's kernels cannot be recorded and it runs without a graph",
@@ -148,8 +148,8 @@ class Graphed:
             if (words := difference(wanted, graph(*given))) is not None:
                 raise Differs(words)
 
-    def _say(self) -> None:
+    def _log_once(self) -> None:
         """Log once why a call is slow."""
-        if self._graphs and not self._said:
-            self._said = True
+        if self._graphs and not self._has_logged:
+            self._has_logged = True
             self._say_why("a call is of no kind that was recorded and runs without a graph", recorded=len(self._graphs))

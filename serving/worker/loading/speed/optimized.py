@@ -23,7 +23,7 @@ class Optimized:
         try:
             self._frozen = freeze(module)
         except RuntimeError as exc:  # torch.jit.Error is one
-            self._say(exc)
+            self._log(exc)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._frozen is None:
@@ -33,10 +33,10 @@ class Optimized:
         except RuntimeError as exc:
             outputs = self._module(*args, **kwargs)  # raises the model's own errors
             self._frozen = None
-            self._say(exc)
+            self._log(exc)
             return outputs
 
-    def _say(self, exc: RuntimeError) -> None:
+    def _log(self, exc: RuntimeError) -> None:
         log.warning("the model cannot be optimized and runs as it is", error=f"{type(exc).__name__}: {exc}"[:500])
 
 

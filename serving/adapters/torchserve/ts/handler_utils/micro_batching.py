@@ -19,13 +19,13 @@ class MicroBatching:
         self.micro_batch_size = micro_batch_size
         self.parallelism = dict(parallelism or {})
         self._index: int | None = None
-        self._told = False
+        self._has_warned = False
 
     def get_micro_batch_idx(self) -> int | None:
         return self._index
 
     def handle(self, data: list[Any]) -> list[Any]:
-        self._tell()
+        self._warn_once()
         results: list[Any] = []
         for index, start in enumerate(range(0, len(data), self.micro_batch_size)):
             self._index = index
@@ -35,11 +35,11 @@ class MicroBatching:
             results += part
         return results
 
-    def _tell(self) -> None:
+    def _warn_once(self) -> None:
         """Warn of ``parallelism`` once, at the first call, since handlers set it after construction."""
-        if not self._told and any(count > 1 for count in self.parallelism.values()):
+        if not self._has_warned and any(count > 1 for count in self.parallelism.values()):
             log.warning("micro batches run one after the other; parallelism has no effect")
-        self._told = True
+        self._has_warned = True
 
     def shutdown(self) -> None:
         """Do nothing: there are no threads to end."""

@@ -33,8 +33,8 @@ class Metric:
 
     def to_dict(self) -> dict[str, Any]:
         dimensions = [one.to_dict() for one in self.dimensions]
-        told = {"MetricName": self.name, "Value": self.value, "Unit": self.unit, "Dimensions": dimensions}
-        return {**told, "RequestId": self.request_id}
+        fields = {"MetricName": self.name, "Value": self.value, "Unit": self.unit, "Dimensions": dimensions}
+        return {**fields, "RequestId": self.request_id}
 
     def __str__(self) -> str:
         return f"{self.name}.{self.unit}:{self.value}|#{','.join(map(str, self.dimensions))}"

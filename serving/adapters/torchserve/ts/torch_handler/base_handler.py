@@ -52,11 +52,11 @@ class BaseHandler(abc.ABC):  # noqa: B024  handlers also list ABC, and the base 
         self.initialized = True
 
     def _load(self, folder: Path) -> None:
-        told = self.manifest["model"]
-        if told.get("serializedFile"):
-            self.model_pt_path = str(folder / told["serializedFile"])
-        if told.get("modelFile"):
-            self.model = self._load_pickled_model(str(folder), told["modelFile"], self.model_pt_path)
+        model_entry = self.manifest["model"]
+        if model_entry.get("serializedFile"):
+            self.model_pt_path = str(folder / model_entry["serializedFile"])
+        if model_entry.get("modelFile"):
+            self.model = self._load_pickled_model(str(folder), model_entry["modelFile"], self.model_pt_path)
             self.model.to(self.device)
             self.model.eval()
         elif self.model_pt_path is not None and Path(self.model_pt_path).suffix in (".pt", ".pth"):

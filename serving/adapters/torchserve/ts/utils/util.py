@@ -115,8 +115,8 @@ def deprecated(
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def wrapper(*args: Any, **options: Any) -> Any:
-            told = f"{function.__name__} is deprecated since {version}; use {replacement}"
-            warnings.warn(told, klass, stacklevel=2)
+            message = f"{function.__name__} is deprecated since {version}; use {replacement}"
+            warnings.warn(message, klass, stacklevel=2)
             return function(*args, **options)
 
         return wrapper

@@ -1,4 +1,4 @@
-"""Kind: the parser of a setting's text, and a description of the texts that are allowed.
+"""Parsers: how the text of a setting becomes its value, and a description of the texts that are allowed.
 
 Every parser takes stripped text and raises ValueError, and nothing else, for text that is not allowed.
 """
@@ -31,8 +31,8 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """The kind of a setting. ``parse`` raises ValueError for text that is not ``allowed``, and returns None for text
+class SettingParser:
+    """The parser of a setting. ``parse`` raises ValueError for text that is not ``allowed``, and returns None for text
     without a meaning here, so that the next weaker source decides.
     """
 
@@ -40,14 +40,14 @@ class Kind:
     parse: Callable[[str], Value | Warned | None]
 
 
-def integer(low: int, high: int, unit: int = 1) -> Kind:
+def integer(low: int, high: int, unit: int = 1) -> SettingParser:
     def parse(text: str) -> int:
         # int() alone also takes signs, underscores and the digits of other scripts
         if not re.fullmatch("[0-9]{1,15}", text) or not low <= int(text) <= high:
             raise ValueError
         return int(text) * unit
 
-    return Kind(f"an integer from {low} to {high}", parse)
+    return SettingParser(f"an integer from {low} to {high}", parse)
 
 
 def decimal(text: str) -> float:
@@ -57,40 +57,40 @@ def decimal(text: str) -> float:
     return float(text)
 
 
-def number(of: str, high: float) -> Kind:
+def number(of: str, high: float) -> SettingParser:
     def parse(text: str) -> float:
         if decimal(text) > high:
             raise ValueError
         return decimal(text)
 
-    return Kind(f"a number of {of} from 0 to {high:g}", parse)
+    return SettingParser(f"a number of {of} from 0 to {high:g}", parse)
 
 
-def timeout(high: float) -> Kind:
+def timeout(high: float) -> SettingParser:
     def parse(text: str) -> float:
         if not 0 < decimal(text) <= high:
             raise ValueError
         return decimal(text)
 
-    return Kind(f"a number of seconds above 0 and at most {high:g}", parse)
+    return SettingParser(f"a number of seconds above 0 and at most {high:g}", parse)
 
 
-def choice(*names: str) -> Kind:
+def choice(*names: str) -> SettingParser:
     def parse(text: str) -> str:
         if text.lower() not in names:
             raise ValueError
         return text.lower()
 
-    return Kind(f"one of {', '.join(names)}", parse)
+    return SettingParser(f"one of {', '.join(names)}", parse)
 
 
-def pattern(regex: str, allowed: str) -> Kind:
+def pattern(regex: str, allowed: str) -> SettingParser:
     def parse(text: str) -> str:
         if not re.fullmatch(regex, text):
             raise ValueError
         return text
 
-    return Kind(allowed, parse)
+    return SettingParser(allowed, parse)
 
 
 def parse_switch(text: str) -> bool:
@@ -190,20 +190,20 @@ TOKEN = "[A-Za-z0-9!#$&^_.+-]+"  # RFC 6838 §4.2
 # Parts joined by slashes, none of them hidden or "..".
 MODEL_NAME = "(?=.{1,255}$)[A-Za-z0-9_][A-Za-z0-9_.@+=~ -]*(/[A-Za-z0-9_][A-Za-z0-9_.@+=~ -]*)*"
 
-PATH = Kind("a path in printable UTF-8", parse_path)
-BASE_FOLDER = Kind("the path of the folder above model/, in printable UTF-8", parse_base_folder)
-SUBMIT_DIRECTORY = Kind("anything; only a folder that exists here counts", parse_submit_directory)
-PROGRAM = Kind("the path of a Python file inside the code folder, such as inference.py", parse_program)
+PATH = SettingParser("a path in printable UTF-8", parse_path)
+BASE_FOLDER = SettingParser("the path of the folder above model/, in printable UTF-8", parse_base_folder)
+SUBMIT_DIRECTORY = SettingParser("anything; only a folder that exists here counts", parse_submit_directory)
+PROGRAM = SettingParser("the path of a Python file inside the code folder, such as inference.py", parse_program)
 HOST = pattern("[A-Za-z0-9._:%-]{1,255}", "an address or a host name")
 DEVICE = pattern("auto|cpu|mps|cuda|cuda:(0|[1-9][0-9]{0,3})", "auto, cpu, mps, cuda or cuda:N")
 MEDIA_TYPE = pattern(f"{TOKEN}/{TOKEN}( ?;[ -+.-~-]*)?", "one media type, such as application/json")
 TEXT = pattern("[ -~]{1,1000}", "printable ASCII, at most 1000 characters")
-SWITCH = Kind("true or false", parse_switch)
-SIZE = Kind("bytes, or a size such as 8MB or 100MiB, up to 1024GiB", parse_size)
-MEMORY = Kind("a share such as 75%, or a size such as 512MiB or 8GB, above 0", parse_memory)
+SWITCH = SettingParser("true or false", parse_switch)
+SIZE = SettingParser("bytes, or a size such as 8MB or 100MiB, up to 1024GiB", parse_size)
+MEMORY = SettingParser("a share such as 75%, or a size such as 512MiB or 8GB, above 0", parse_memory)
 NAME = pattern(MODEL_NAME, "the name of a model below the model store, such as team/name")
-NAMES = Kind("names of models below the model store, separated by commas", parse_names)
-PORT_RANGE = Kind("LOW-HIGH, ports from 1 to 65535", parse_port_range)
-LOG_LEVEL = Kind("debug, info, warning, error, critical or a Python level from 0 to 50", parse_log_level)
-BATCH_TIMEOUT = Kind("true or false; true is 600 seconds", parse_batch_timeout)
-TOOLKIT_TIMEOUT = Kind("a number of seconds above 0", parse_toolkit_timeout)
+NAMES = SettingParser("names of models below the model store, separated by commas", parse_names)
+PORT_RANGE = SettingParser("LOW-HIGH, ports from 1 to 65535", parse_port_range)
+LOG_LEVEL = SettingParser("debug, info, warning, error, critical or a Python level from 0 to 50", parse_log_level)
+BATCH_TIMEOUT = SettingParser("true or false; true is 600 seconds", parse_batch_timeout)
+TOOLKIT_TIMEOUT = SettingParser("a number of seconds above 0", parse_toolkit_timeout)

@@ -1,4 +1,4 @@
-"""Answers: the platform's response to a client for a container's: the headers passed on, and the platform's errors."""
+"""Platform responses: the container's response as the platform passes it on, and the errors of the platform itself."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ async def reply(send: Send, endpoint: str, variant: str, call: Call, ending: End
         await respond(send, 200, [*headers, invoked(variant)], bytes(call.body))
     elif ending is Ending.COMPLETE and error_code(call) == ModelLoading.code:
         message = "The model is being loaded; try again"
-        await answer(send, 429, "ModelNotReadyException", {"Message": message})
+        await respond_json(send, 429, "ModelNotReadyException", {"Message": message})
     else:
-        await answer(send, 424, "ModelError", model_error(endpoint, call, ending))
+        await respond_json(send, 424, "ModelError", model_error(endpoint, call, ending))
 
 
 def invoked(variant: str) -> tuple[bytes, bytes]:
@@ -75,7 +75,7 @@ def log_stream(endpoint: str) -> str:
     return f"arn:aws:logs:local:000000000000:log-group:/aws/sagemaker/Endpoints/{endpoint}"
 
 
-async def answer(send: Send, status: int, kind: str, body: object) -> None:
+async def respond_json(send: Send, status: int, kind: str, body: object) -> None:
     headers = [(b"content-type", b"application/json"), (b"x-amzn-errortype", kind.encode())]
     await respond(send, status, headers, msgspec.json.encode(body))
 

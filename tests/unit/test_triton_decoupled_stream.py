@@ -12,12 +12,12 @@ import pytest
 
 import triton_python_backend_utils as pb_utils
 from serving import testing
-from serving.adapters.triton.answers import Answers
 from serving.adapters.triton.calls import Call
 from serving.adapters.triton.config import TritonConfig
 from serving.adapters.triton.decoupled import Executor
+from serving.adapters.triton.decoupled_stream import SURPLUS, DecoupledStream
 from serving.adapters.triton.handler import TritonHandler
-from serving.adapters.triton.pieces import SURPLUS, Pieces
+from serving.adapters.triton.response_encoder import ResponseEncoder
 from serving.adapters.triton.statistics import Statistics
 from serving.deadline import Deadline
 from serving.errors import ModelError
@@ -55,22 +55,22 @@ def flood(senders: list[Sender], count: int = 1000) -> None:
             sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.zeros(SIZE, np.uint8))]))
 
 
-def made(executor: Executor, seconds: float) -> tuple[Call, Pieces]:
+def made(executor: Executor, seconds: float) -> tuple[Call, DecoupledStream]:
     request = Request(deadline=Deadline.after(seconds))
     call = Call("", [], [], None, 1, "", Client(), request.deadline.at, {})
-    pieces = Pieces(call, Answers(TritonConfig("m"), "1"), executor, request, Statistics())
+    pieces = DecoupledStream(call, ResponseEncoder(TritonConfig("m"), "1"), executor, request, Statistics())
     executor.submit(call)
     return call, pieces
 
 
-Run = Callable[..., tuple[Sending, Pieces, Call, Executor]]
+Run = Callable[..., tuple[Sending, DecoupledStream, Call, Executor]]
 
 
 @pytest.fixture
 def run() -> Iterator[Run]:
     executors: list[Executor] = []
 
-    def start(script: Sending, seconds: float = 20.0) -> tuple[Sending, Pieces, Call, Executor]:
+    def start(script: Sending, seconds: float = 20.0) -> tuple[Sending, DecoupledStream, Call, Executor]:
         executor = Executor(script, lambda waiting: [list(waiting)], Statistics())  # type: ignore[arg-type]
         executors.append(executor)
         call, pieces = made(executor, seconds)
@@ -81,7 +81,7 @@ def run() -> Iterator[Run]:
         executor.close()
 
 
-def waits(pieces: Pieces) -> bool:
+def waits(pieces: DecoupledStream) -> bool:
     return not pieces._flow.is_open
 
 

@@ -1,4 +1,4 @@
-"""Stamps: the engine's side of its scoreboard row, and of the box that is read after its death."""
+"""ProgressRow: the engine's side of its scoreboard row, and of the box that is read after its death."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from serving.request import Request
 
 
-class Stamps(Protocol):
+class ProgressRow(Protocol):
     def start(self, ids: Sequence[int], until: float) -> None:
         """Record that user code begins and may take until ``until``."""
         ...
@@ -46,8 +46,8 @@ class Stamps(Protocol):
         ...
 
 
-class Row(Stamps, Protocol):
-    """Stamps that can list requests on the device beside those of the current call."""
+class EngineRow(ProgressRow, Protocol):
+    """A progress row that can list requests on the device beside those of the current call."""
 
     def keep(self, ids: Sequence[int]) -> None:
         """Set the requests that run beside those of each later ``start``."""

@@ -1,4 +1,4 @@
-"""Reports: what a worker tells its supervisor about itself, from the engine's thread."""
+"""PhaseReports: what a worker reports to its supervisor about itself, from the engine's thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serving.postmortem.blackbox import BlackBox, make
 from serving.system import log
 from serving.system.devicefaults import is_out_of_memory
 from serving.usercode import origin, surroundings
-from serving.worker.engine.stamps import NOTHING, Box
+from serving.worker.engine.progressrow import NOTHING, Box
 from serving.worker.io.intake import Intake
 from serving.worker.sampler import Sampler
 
@@ -28,7 +28,7 @@ def open_box(path: Path, bodies: Path | None) -> Box:
         return NOTHING
 
 
-class Reports:
+class PhaseReports:
     """The reports of the worker in ``row``, sent by ``intake``; and its ``box``, which is read after its death, in a
     new file at ``path``. The bodies of requests are kept in one at ``bodies``, if any.
     """
@@ -47,23 +47,23 @@ class Reports:
     def enter(self, phase: Phase) -> None:
         """Report that a phase of the worker's life begins."""
         self._row.phase = phase
-        self.tell(phase.name.lower())
+        self.send(phase.name.lower())
 
-    def tell(self, phase: str, error: str | None = None, permanent: bool = False, out_of_memory: bool = False) -> None:
+    def send(self, phase: str, error: str | None = None, permanent: bool = False, out_of_memory: bool = False) -> None:
         message = WorkerPhase(self._row.index, self._epoch, phase, error, permanent, out_of_memory)
-        self._intake.io.call(self._intake.tell, message)
+        self._intake.io.call(self._intake.send, message)
 
     def fail_to_load(self, exc: BaseException) -> None:
         """Report why the model cannot be loaded. No retry can mend a ModelError."""
         permanent = isinstance(exc, ModelError)
-        self._fail(origin.reason(exc) if permanent else surroundings.told(exc), permanent, is_out_of_memory(exc))
+        self._fail(origin.reason(exc) if permanent else surroundings.describe(exc), permanent, is_out_of_memory(exc))
 
     def fail_to_resume(self, exc: BaseException) -> None:
         """Report why the weights of a parked model cannot come back."""
         self._fail(f"{type(exc).__name__}: {exc}"[:LONGEST], False, is_out_of_memory(exc))
 
     def _fail(self, error: str, permanent: bool, out_of_memory: bool) -> None:
-        self.tell("failed", error, permanent, out_of_memory)
+        self.send("failed", error, permanent, out_of_memory)
         self.flush(FLUSH)
 
     def flush(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Lifecycle: what follows from the reports of workers, and from their ends."""
+"""WorkerReports: what follows from the reports of workers, and from their ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serving.ipc.scoreboard import Phase
 from serving.supervisor.fleet.actions import Action, GiveUp, Learned, Publish
 from serving.supervisor.fleet.deployment import LIVE, Deployment, Owner, Role, Stage, Status, WorkerProcess
 from serving.supervisor.fleet.describe import without_paths
-from serving.supervisor.fleet.starting import Replacing, no_room
+from serving.supervisor.fleet.starting import WorkerStarter, no_room
 from serving.supervisor.fleet.state import FleetState
 from serving.supervisor.fleet.unloading import Unloading
 
@@ -39,13 +39,13 @@ class WorkerEnd:
     broke_gpu: bool = False
 
 
-class Lifecycle:
+class WorkerReports:
     """The reports of replicas: how their loads go on, and what to do for a deployment that has lost one."""
 
-    def __init__(self, state: FleetState, unloading: Unloading, replacing: Replacing) -> None:
+    def __init__(self, state: FleetState, unloading: Unloading, starter: WorkerStarter) -> None:
         self._state = state
         self._unloading = unloading
-        self._replacing = replacing
+        self._starter = starter
 
     # Loads.
 
@@ -103,7 +103,7 @@ class Lifecycle:
         lost_spare = replica.taken_from is not None and replica.status is Status.STARTING and not deployment.no_spare
         if end.broke_gpu or lost_spare:  # the model is not the cause
             deployment.no_spare = deployment.no_spare or lost_spare
-            return actions + self._replacing.start_missing(deployment, now)
+            return actions + self._starter.start_missing(deployment, now)
         if replica.row.phase >= Phase.READY:
             deployment.restarts.count_death(now)
         elif deployment.owner is Owner.START or deployment.was_ready:
@@ -115,7 +115,7 @@ class Lifecycle:
             # Give it up, so that a later request can try it again.
             error = ModelFailed(f"model {deployment.name} {deployment.failed}")
             return self._unloading.give_up_load(deployment, error, now)
-        return actions + self._replacing.replace(deployment, now)
+        return actions + self._starter.replace(deployment, now)
 
     def _count_failure(self, replica: WorkerProcess, end: WorkerEnd, now: float) -> str | None:
         """Count a start that failed; returns the reason to give up the server, whose only model cannot be loaded: its

@@ -1,4 +1,4 @@
-"""Pieces: the responses of a decoupled model to one call, passed from the threads that send them to its client.
+"""DecoupledStream: the responses of a decoupled model to one call, from the threads that send them to its client.
 
 A response is encoded where it is sent, so that the model may reuse its arrays. At most a window of bytes waits for a
 slow client: then ``send`` waits, for as long as a request may take.
@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 import triton_python_backend_utils as pb_utils
-from serving.adapters.triton.answers import EVENTS, Answers, coded
 from serving.adapters.triton.calls import Call
 from serving.adapters.triton.decoupled import Executor
+from serving.adapters.triton.response_encoder import EVENTS, ResponseEncoder, coded
 from serving.adapters.triton.statistics import Statistics
 from serving.errors import CodedError, HandlerError
 from serving.ipc.flow import Flow, cost
@@ -26,20 +26,20 @@ from serving.system import log
 LOOK = 0.25  # seconds between checks whether the client has left, since no event may tell
 SURPLUS = 16 << 20  # bytes that may be queued where the sender is an event loop and cannot wait
 
-Piece = bytes | BaseException
+Chunk = bytes | BaseException
 
 
-class Pieces:
+class DecoupledStream:
     def __init__(
-        self, call: Call, answers: Answers, executor: Executor, request: Request, statistics: Statistics
+        self, call: Call, encoder: ResponseEncoder, executor: Executor, request: Request, statistics: Statistics
     ) -> None:
         self._call = call
         self._statistics = statistics
-        self._answers = answers
+        self._encoder = encoder
         self._executor = executor
         self._events = wants_events(request)
         self._patience = request.deadline.at - call.arrival
-        self._ready: deque[Piece | None] = deque()
+        self._ready: deque[Chunk | None] = deque()
         self._begun = False
         self._refusal = ""
         self._flow = Flow()
@@ -63,25 +63,25 @@ class Pieces:
         self._call.sent.set()
         self._wake()
 
-    def _encoded(self, response: pb_utils.InferenceResponse) -> Piece:
+    def _encoded(self, response: pb_utils.InferenceResponse) -> Chunk:
         error = response.error()
         if error is not None and not self._begun:
             return coded(error)  # before the first response the status can still change
         self._begun = True
         try:
-            return self._answers.piece(self._call, response, self._events)
+            return self._encoder.encode_chunk(self._call, response, self._events)
         except Exception as exc:
             return exc
 
-    def _push(self, piece: Piece) -> None:
+    def _push(self, chunk: Chunk) -> None:
         with self._room:
             self._wait_for_room()
             if self._refusal or self._call.client.gone:
                 if self._call.shares and self._executor.is_here:
                     return  # raising would also end the other requests of this ``execute``
                 raise pb_utils.TritonModelException(self._refusal or "Unable to send response. The client has gone.")
-            self._flow.sent += cost(piece) if isinstance(piece, bytes) else 0
-            self._ready.append(piece)
+            self._flow.sent += cost(chunk) if isinstance(chunk, bytes) else 0
+            self._ready.append(chunk)
 
     def _wait_for_room(self) -> None:
         if self._flow.is_open:
@@ -115,14 +115,14 @@ class Pieces:
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield each response as it is sent. Raises the exception of ``execute``, and an error that comes first."""
         self._loop = asyncio.get_running_loop()
-        whole = False
+        is_complete = False
         try:
-            while (piece := await self._next()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                self._use(piece)
-                yield piece
-            whole = True
+            while (chunk := await self._next()) is not None:
+                if isinstance(chunk, BaseException):
+                    raise chunk
+                self._use(chunk)
+                yield chunk
+            is_complete = True
         except (asyncio.CancelledError, GeneratorExit):
             self._leave()
             if time.monotonic() - self._call.arrival >= self._patience:
@@ -130,14 +130,14 @@ class Pieces:
             raise
         finally:
             self._leave()
-            if whole:
-                self._statistics.answered(self._call, 0)
+            if is_complete:
+                self._statistics.succeeded(self._call, 0)
             else:
                 self._statistics.failed(self._call.arrival)
 
-    def _use(self, piece: bytes) -> None:
+    def _use(self, chunk: bytes) -> None:
         with self._room:
-            self._flow.used += cost(piece)
+            self._flow.used += cost(chunk)
             self._room.notify_all()
 
     def _leave(self) -> None:
@@ -146,7 +146,7 @@ class Pieces:
             self._ready.clear()
             self._room.notify_all()
 
-    async def _next(self) -> Piece | None:
+    async def _next(self) -> Chunk | None:
         while not self._ready:
             self._changed.clear()
             if not self._ready:

@@ -1,4 +1,4 @@
-"""Answers: the responses that an HTTP worker sends, whole or streamed, and the form of a failure in each.
+"""Responses: what an HTTP worker sends, whole or streamed, and the form of a failure in each.
 
 When a streamed response fails, its status and headers have already been sent. The client gets the error as a last
 record where the content type has records, and then the connection is closed without the last chunk, so that nobody
@@ -20,7 +20,7 @@ from serving.config.config import Config
 from serving.conversation import Close, Message
 from serving.deadline import EARLY
 from serving.errors import DeadlineExceeded
-from serving.frontend.bodies import Held
+from serving.frontend.bodies import BodyReservation
 from serving.frontend.error_responses import CAUGHT, Api, Failure, json_body, report
 from serving.frontend.http.headers import Headers, custom_attributes, header_value, request_id_header, session_headers
 from serving.frontend.receiving import watch
@@ -35,7 +35,7 @@ LARGE = 1 << 16  # bytes; what uvicorn buffers of a reply before it waits
 # Extensions of the ASGI scope.
 CUT = "serving.cut"  # close the connection once everything is sent; takes an error's code, "" for none
 TRANSPORT = "serving.transport"  # the connection's transport, where there is one
-HAS_LEFT = "serving.has_left"  # of a WebSocket: whether its client has left, also before all its messages are read
+HAS_DISCONNECTED = "serving.has_left"  # a function: has the WebSocket's client disconnected?
 UNTIL_CLOSE = "serving.until_close"  # end the body with the connection, as for HTTP/1.0
 STOPPED = "the server stopped before the answer was there"
 CUT_TIME = 7.0  # seconds to wait for a cut connection to close
@@ -44,7 +44,7 @@ INVOCATION = Api(STOPPED, "an invocation failed")
 STREAM = Api("the server stopped before the answer was complete", "an answer in pieces failed")
 
 
-class Whole(NamedTuple):
+class EncodedResponse(NamedTuple):
     """A complete response."""
 
     status: int
@@ -52,7 +52,7 @@ class Whole(NamedTuple):
     body: Body
 
 
-class Answers:
+class Responses:
     """Sends the responses of one HTTP worker, whole or streamed."""
 
     def __init__(self, config: Config, board: Scoreboard) -> None:
@@ -61,38 +61,38 @@ class Answers:
         self._board = board
 
     async def send(self, send: Send, response: Response, request: Request) -> None:
-        await self._send(send, self.whole(response, request.custom_attributes, request.request_id))
+        await self._send(send, self.encode(response, request.custom_attributes, request.request_id))
 
     @staticmethod
-    def hold(scope: Scope, body: Body, held: Held) -> None:
+    def hold(scope: Scope, body: Body, reservation: BodyReservation) -> None:
         """Count a response of ``body``, in place of its request's body, until the client has read it. Raises
         BodiesFull.
         """
         transport = scope.get("extensions", {}).get(TRANSPORT)
         if transport is None:
-            held.answer(len(body), None, None)
+            reservation.count_response(len(body), None, None)
         else:
             waiting = transport.get_write_buffer_size
-            held.answer(len(body) + waiting(), waiting, transport.abort)
+            reservation.count_response(len(body) + waiting(), waiting, transport.abort)
 
-    def whole(self, response: Response, attributes: str | None, request_id: str) -> Whole:
+    def encode(self, response: Response, attributes: str | None, request_id: str) -> EncodedResponse:
         """Return the response to send for a handler's. ``attributes`` are the request's custom attributes."""
         extra = self._headers(response, attributes, request_id)
         return self.with_body(response.status, response.content_type, response.body, extra)
 
-    def failure(self, error: Exception, request_id: str) -> Whole:
+    def failure(self, error: Exception, request_id: str) -> EncodedResponse:
         """Return the response for a request that failed with ``error``, and log the error."""
         failure = report(error, INVOCATION, request_id)
         assert failure is not None
         return self._failure(failure, request_id)
 
-    def _failure(self, failure: Failure, request_id: str) -> Whole:
+    def _failure(self, failure: Failure, request_id: str) -> EncodedResponse:
         if failure.status == 405 and not failure.allow:  # user code's own
             failure = failure._replace(allow="POST")
         headers = [request_id_header(request_id), *failure.headers]
         return self.with_body(failure.status, JSON, json_body(failure, request_id), headers)
 
-    def with_body(self, status: int, content_type: str, body: Body, extra: Headers) -> Whole:
+    def with_body(self, status: int, content_type: str, body: Body, extra: Headers) -> EncodedResponse:
         headers = [(b"content-type", header_value(content_type))]
         if status in BODILESS:
             body = b""  # a body would be read as the beginning of the next response
@@ -101,7 +101,7 @@ class Answers:
         headers += extra
         if self._board.is_draining:
             headers.append((b"connection", b"close"))
-        return Whole(status, headers, body)
+        return EncodedResponse(status, headers, body)
 
     def _headers(self, response: Response, attributes: str | None, request_id: str) -> Headers:
         if self._echo and response.custom_attributes is None:
@@ -121,9 +121,9 @@ class Answers:
     ) -> None:
         await self._send(send, self.with_body(status, content_type, body, extra or []))
 
-    async def _send(self, send: Send, whole: Whole) -> None:
-        body = whole.body
-        await send({"type": "http.response.start", "status": whole.status, "headers": whole.headers})
+    async def _send(self, send: Send, response: EncodedResponse) -> None:
+        body = response.body
+        await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
         if len(body) >= LARGE:
             # The next send waits until most of this one is sent, so that the request counts as in flight until then.
             await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -140,10 +140,10 @@ class Answers:
         streamed: Streamed,
         request: Request,
         until: float,
-        held: Held,
+        reservation: BodyReservation,
     ) -> None:
         """Send a streamed response, which must be complete at the instant ``until``. On every exit the stream to the
-        replica is cancelled. ``held`` counts the memory of the request's body.
+        replica is cancelled. ``reservation`` counts the memory of the request's body.
         """
         response = streamed.response
         failure: Failure | None = None
@@ -153,7 +153,7 @@ class Answers:
 
         try:
             await self._start_stream(scope, send, response, request)
-            hold = lambda chunk: self.hold(scope, chunk, held)  # noqa: E731
+            hold = lambda chunk: self.hold(scope, chunk, reservation)  # noqa: E731
             await watch(self.pass_on(streamed, write, hold, until), receive)
             if scope["http_version"] != "1.0":
                 await send({"type": "http.response.body", "body": b""})

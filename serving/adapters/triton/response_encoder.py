@@ -1,4 +1,4 @@
-"""Answers: a model's responses as JSON or with binary tensors, whole or as one of many."""
+"""ResponseEncoder: a model's responses as JSON or with binary tensors, whole or as one of many."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ STATUS = {
 }
 
 
-class Answers:
+class ResponseEncoder:
     def __init__(self, config: TritonConfig, version: str) -> None:
         self._config = config
         self._version = version
         self._declared = {one.name: wire_name(one.data_type) for one in config.output}
         self._warned: set[tuple[str, str]] = set()
 
-    def whole(self, call: Call, response: pb_utils.InferenceResponse) -> Response:
+    def encode(self, call: Call, response: pb_utils.InferenceResponse) -> Response:
         """Return the response to a request. Raises CodedError for one with an error."""
         error = response.error()
         if error is not None:
@@ -50,7 +50,7 @@ class Answers:
         body, size = wire.message(header, chunks)
         return Response(body, binary_type(size) if any_binary(header) else JSON)
 
-    def piece(self, call: Call, response: pb_utils.InferenceResponse, events: bool) -> bytes:
+    def encode_chunk(self, call: Call, response: pb_utils.InferenceResponse, events: bool) -> bytes:
         """Return one response of many as a line or an event. The bytes of binary tensors follow their line."""
         error = response.error()
         if error is not None:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from serving.errors import Unavailable
 from serving.ipc.channel import Channel
 from serving.ipc.messages import (
-    Answer,
-    Ask,
     FrontendHello,
     FrontendWelcome,
     Locate,
     Message,
+    ModelsCall,
+    ModelsReply,
     Placement,
     pack,
     unpack,
@@ -26,7 +26,7 @@ from serving.ipc.scoreboard import Scoreboard, Slot
 from serving.ipc.wire import Frame
 from serving.system import log
 
-START_TIME = 10.0  # seconds for the supervisor to answer at the start
+START_TIME = 10.0  # seconds for the supervisor to reply at the start
 
 
 class SupervisorLink:
@@ -40,7 +40,7 @@ class SupervisorLink:
         self._board = board
         self._on_placement = on_placement
         self._ids = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[Answer]] = {}
+        self._replies: dict[int, asyncio.Future[ModelsReply]] = {}
         self._closing = False
         self.is_lost = False
         """Whether the supervisor is gone."""
@@ -53,42 +53,42 @@ class SupervisorLink:
         path = str(self._runtime.control_path)
         async with asyncio.timeout(START_TIME):
             _, self._channel = await loop.create_unix_connection(lambda: Channel(self), path)
-            self.say(FrontendHello(os.getpid()))
+            self.send(FrontendHello(os.getpid()))
             return await self._slot
 
     def close(self) -> None:
         self._closing = True
         self._channel.close()
 
-    def say(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         self._channel.send_raw([pack(message)])
 
     def locate(self, model: str, load: bool, until: float) -> None:
-        self.say(Locate(model, load, until))
+        self.send(Locate(model, load, until))
 
-    async def ask(self, make: Callable[[int], Ask], seconds: float) -> Answer:
-        """Send ``make(id)`` and return the answer. Raises the ServingError in it, or Unavailable after ``seconds``."""
+    async def ask(self, make: Callable[[int], ModelsCall], seconds: float) -> ModelsReply:
+        """Send ``make(id)`` and return the reply. Raises the ServingError in it, or Unavailable after ``seconds``."""
         id = next(self._ids)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._answers[id] = future
-        self.say(make(id))
+        future: asyncio.Future[ModelsReply] = asyncio.get_running_loop().create_future()
+        self._replies[id] = future
+        self.send(make(id))
         try:
             async with asyncio.timeout(seconds):
-                answer = await future
+                reply = await future
         except TimeoutError:
             raise Unavailable("this takes longer than a call may; it goes on") from None
         finally:
-            del self._answers[id]
-        if answer.problem is not None:
-            raise answer.problem.error()
-        return answer
+            del self._replies[id]
+        if reply.problem is not None:
+            raise reply.problem.error()
+        return reply
 
     def on_frame(self, channel: Channel, frame: Frame) -> None:
         message = unpack(frame.body)
         if isinstance(message, Placement):
             self._on_placement(message)
-        elif isinstance(message, Answer):
-            future = self._answers.get(message.id)
+        elif isinstance(message, ModelsReply):
+            future = self._replies.get(message.id)
             if future is not None and not future.done():
                 future.set_result(message)
         elif isinstance(message, FrontendWelcome) and not self._slot.done():

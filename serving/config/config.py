@@ -187,6 +187,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
             "warnings": (
                 *service_warning(foreign),
                 *effectless(own),
+                *unkept(choices),
                 *(line for choice in choices.values() for line in choice.warnings),
             ),
         },
@@ -301,6 +302,11 @@ def service_warning(names: Sequence[str]) -> list[str]:
 def effectless(environ: Mapping[str, str]) -> list[str]:
     names = sorted(name for name in environ if WITHOUT_EFFECT.fullmatch(name) or OF_DJL.fullmatch(name))
     return [f"without effect here: {', '.join(names)}, which other servers read"] if names else []
+
+
+def unkept(choices: Mapping[str, Choice]) -> list[str]:
+    lacks_folder = choices["report_bodies"].value and choices["report_dir"].value is None
+    return ["report_bodies is without effect, since report_dir names no folder"] if lacks_folder else []
 
 
 def cores(proc: Path = cgroup.PROC) -> int:

@@ -59,8 +59,8 @@ class Folder(Protocol):
 
 
 class ReportWriter:
-    """Writes reports into ``folder``, if there is one. What its thread does is marked; all else is for the
-    supervisor's.
+    """The thread that writes reports into ``folder``, if there is one. What it does itself is marked below; all else
+    is for the supervisor's thread, and never waits for it.
     """
 
     def __init__(self, folder: Folder | None = None, clock: Clock = time.monotonic) -> None:
@@ -111,7 +111,7 @@ class ReportWriter:
         if self._thread.is_alive():
             self._thread.join(CLOSE_TIME)
 
-    # The thread.
+    # On its own thread.
 
     def run(self) -> None:
         """Work until closed."""
@@ -120,7 +120,7 @@ class ReportWriter:
             self.turn(self._clock())
             self._wake.wait(self._rest())
             self._wake.clear()
-        self.turn(math.inf)
+        self.finish(math.inf)
 
     def prepare(self) -> None:
         from serving.postmortem.curves import MemoryCurves  # here, beside the start of the server and not before it
@@ -136,6 +136,10 @@ class ReportWriter:
         if now >= self._next_sample:
             self._next_sample = now + PERIOD
             self._curves.sample(self._pids, now)
+        self.finish(now)
+
+    def finish(self, now: float) -> None:
+        """Log and write the reports that are due at the instant ``now``."""
         for one in [one for one in list(self._drafts) if one.due <= now]:
             self._finish(one)
             self._drafts.remove(one)
@@ -148,10 +152,11 @@ class ReportWriter:
             if self._dropped:
                 log.warning("reports were dropped, since too many workers ended at a time", reports=self._dropped)
                 self._dropped = 0
+            text = report.encode()
         except Exception as exc:
             log.error("a report could not be made", exc=exc)
             return
-        self._write(report, recording)
+        self._write(report.report, text, recording)
 
     def _recording(self, draft: Draft) -> bytes:
         if draft.bodies is None:
@@ -159,7 +164,11 @@ class ReportWriter:
         if self._folder is None:
             draft.bodies.close()
             return b""
-        return draft.bodies.recording(draft.report.report)
+        try:
+            return draft.bodies.recording(draft.report.report)
+        except OSError as exc:
+            log.warning("bodies cannot be read", report=draft.report.report, error=f"{type(exc).__name__}: {exc}")
+            return b""
 
     def _completed(self, draft: Draft, bodies: str) -> Report:
         from serving.postmortem.versions import versions
@@ -173,11 +182,11 @@ class ReportWriter:
         curve = self._curves.take(report.worker, ended)
         return msgspec.structs.replace(report, curve=curve, xids=xids, versions=versions(), bodies=bodies)
 
-    def _write(self, report: Report, bodies: bytes) -> None:
+    def _write(self, id: str, text: bytes, bodies: bytes) -> None:
         if self._folder is None:
             return
         try:
-            self._folder.write(report.report, report.encode(), bodies)
+            self._folder.write(id, text, bodies)
             self._has_warned = False
         except OSError as exc:
             if not self._has_warned:

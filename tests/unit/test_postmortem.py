@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -299,6 +300,19 @@ def test_an_error_of_the_gpu_is_waited_for(lines: Lines) -> None:
     writer.on_xid("cuda:0", 31)
     writer.turn(now + GPU_WAIT)
     assert lines.of(EVENT)[0]["xids"] == [(0.0, 13), (-0.5, 31)]
+
+
+def test_a_report_has_the_curve_of_its_worker_at_the_servers_end_too(lines: Lines) -> None:
+    now = 100.0
+    writer = ReportWriter(clock=lambda: now)
+    writer.prepare()
+    writer.watch([os.getpid()])
+    writer.turn(now)
+    now += 1
+    writer.submit(report(worker=os.getpid()))
+    writer.finish(math.inf)
+    [[(at, size)]] = [one["curve"] for one in lines.of(EVENT)]
+    assert (at, size > 1 << 20) == (1.0, True)
 
 
 def test_memory_is_watched_from_outside(tmp_path: Path) -> None:

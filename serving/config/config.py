@@ -79,6 +79,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_format: str
     report_dir: str | None
     report_bodies: bool
+    metrics: str
+    metrics_models: int
     default_accept: str
     echo_attributes: bool
     sessions: bool

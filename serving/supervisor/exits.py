@@ -123,6 +123,7 @@ class Exits:
         expected = self._executor.has_killed(gone.pid) or not (is_spare or worker.is_wanted)
         level = log.debug if expected else log.warning
         stacks, id = self._examine(worker, End(gone, str(gone), is_wanted=expected))
+        self._board.bury(worker.row)
         name = "a spare" if is_spare else "a parked worker"
         who: dict[str, Any] = {"worker": gone.pid, "device": worker.device, "cause": str(gone)}
         level(f"{name} ended", **who, stacks=stacks or None, report=id)

@@ -10,6 +10,7 @@ from serving.ipc.scoreboard import Row
 from serving.model.model import Model
 from serving.system import memory
 from serving.worker.batching.batcher import Batcher
+from serving.worker.counts import EngineCounts
 from serving.worker.engine import inflating
 from serving.worker.engine.engine import Box, Engine, Lost
 from serving.worker.footprint import Footprint
@@ -26,6 +27,7 @@ def serve(
     epoch: int,
     footprint: Footprint,
     intake: Intake,
+    counts: EngineCounts,
     lost: Lost,
     box: Box,
 ) -> None:
@@ -47,7 +49,19 @@ def serve(
     )
     rules = Rules.of(config, model.timeout)
     deliver, sent, room_for_more = sides.engine.deliver, sides.engine.settle, sides.engine.make_room
-    engine = Engine(handler, batcher, row, deliver, rules, device, lost, sent=sent, room=room_for_more, box=box)
+    engine = Engine(
+        handler,
+        batcher,
+        row,
+        deliver,
+        rules,
+        device,
+        lost,
+        sent=sent,
+        room=room_for_more,
+        box=box,
+        counts=counts,
+    )
     memory.keep_freed()  # only now, so that what the load needed is not kept
     footprint.measure()
     ready = WorkerPhase(

@@ -1,5 +1,5 @@
-"""The commands ``serving serve``, ``config``, ``models``, ``ping``, ``log-level``, ``init``, ``check``, ``pack`` and
-``tune``; ``serve``.
+"""The commands ``serving serve``, ``config``, ``models``, ``ping``, ``log-level``, ``init``, ``check``, ``pack``,
+``tune``, ``report`` and ``replay``; ``serve``.
 """
 
 from __future__ import annotations
@@ -288,6 +288,36 @@ def tune_model(
     from serving.desk import tuning
 
     tuning.run(folder, batches, cores, seconds, latency_ms, plot, write)
+
+
+@cli.command("report")
+@click.argument("id", required=False)
+@click.option("--dir", "folder", type=click.Path(path_type=Path), default=None, help="Folder of the reports.")
+@click.option("--list", "lists", is_flag=True, help="Show which reports there are.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def show_report(id: str | None, folder: Path | None, lists: bool, as_json: bool) -> None:
+    """Tell why a worker died: the newest report, the one named, or with `-` the last in a log on standard input."""
+    from serving.desk import postmortem
+
+    named = read_config({}).report_dir if folder is None else None
+    folder = folder or (Path(named) if named else None)
+    if lists:
+        click.echo(columns(postmortem.rows(or_fail(lambda: postmortem.listed(folder)))))
+        return
+    report = or_fail(lambda: postmortem.find(folder, id, sys.stdin))
+    click.echo(report.encode().decode() if as_json else postmortem.text_of(report, folder))
+
+
+@cli.command("replay")
+@click.argument("path", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--bisect", is_flag=True, help="Find the requests at fault, by halves.")
+@click.option("--sync", is_flag=True, help="Set CUDA_LAUNCH_BLOCKING, so that a kernel fails at its own line.")
+@click.option("--model", "folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=None)
+def replay_batch(path: Path, bisect: bool, sync: bool, folder: Path | None) -> None:
+    """Run the requests in a report's .bodies file again. Runs the model's code, from where it was or from --model."""
+    from serving.desk import replaying
+
+    sys.exit(0 if or_fail(lambda: replaying.run(path, read_config({}), bisect, sync, folder, click.echo)) else 1)
 
 
 def or_fail(action: Callable[[], T]) -> T:

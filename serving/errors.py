@@ -39,14 +39,17 @@ from typing import ClassVar
 
 
 class ServingError(Exception):
-    """A failure with an HTTP status. ``message`` is shown to the client, so it never holds a traceback."""
+    """A failure with an HTTP status. ``message`` is shown to the client, so it never holds a traceback. ``report`` is
+    the id of the report of a worker's end, and stands in the message.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str, report: str = "") -> None:
+        self.message = f"{message} (report {report})" if report else message
+        self.report = report
+        super().__init__(self.message)
 
 
 class BadRequest(ServingError):

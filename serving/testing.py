@@ -26,7 +26,7 @@ from serving.handler import Handler
 from serving.http.headers import HEADERS, NEW_SESSION, check_all
 from serving.http.paths import INVOCATIONS
 from serving.model.folder import read_model
-from serving.model.model import DEFAULT_MODEL
+from serving.model.model import DEFAULT_MODEL, Model
 from serving.request import Body, Request, Response
 from serving.session import Session, SessionAddress
 from serving.usercode import environment, origin
@@ -150,13 +150,15 @@ class Client:
     @classmethod
     def of(cls, folder: str | Path, **settings: object) -> Client:
         """Return a client of what ``serving serve`` runs for a model folder: its ``serving.toml`` or convention, its
-        options, batches and requirements.
-
-        ``settings`` are those of the server, such as ``batch_size=4``; the environment's are ignored. Raises ModelError
-        and ConfigError, as the start would, and the exceptions of the handler's ``load``.
+        options, batches and requirements. ``settings`` are those of the server, such as ``batch_size=4``; the
+        environment's are ignored. Raises ModelError and ConfigError, as the start would, and what ``load`` raises.
         """
         config = configuration.load({}, {name: text_of(value) for name, value in settings.items()})
-        model = read_model(Path(folder), DEFAULT_MODEL, config, configuration.cores())
+        return cls.of_model(read_model(Path(folder), DEFAULT_MODEL, config, configuration.cores()), config)
+
+    @classmethod
+    def of_model(cls, model: Model, config: Config) -> Client:
+        """Return a client of a model whose settings are read already."""
         client = cls.__new__(cls)
         client._remember(Path(model.path), Path(model.code))
         try:

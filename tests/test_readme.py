@@ -55,7 +55,9 @@ def test_every_setting_stands_in_the_table_with_its_default_and_its_aliases(sett
         assert f"`{alias.variable}`" in row
 
 
-@pytest.mark.parametrize(("name", "word"), [("settings.md", "SERVING_PORT"), ("metrics.md", "serving_sessions_lost_total")])
+@pytest.mark.parametrize(
+    ("name", "word"), [("settings.md", "SERVING_PORT"), ("metrics.md", "serving_sessions_lost_total")]
+)
 def test_a_table_is_the_one_that_is_made_of_the_source(name: str, word: str) -> None:
     page = (DOCS / name).read_text()
     assert HOOKS.with_table(name, page) == page, "python docs/hooks.py writes it"

@@ -77,6 +77,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float
     log_level: str
     log_format: str
+    report_dir: str | None
+    report_bodies: bool
     metrics: str
     metrics_models: int
     default_accept: str
@@ -124,6 +126,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def many(self) -> bool:
         """Whether this server serves the models of a store instead of one model."""
         return self.multi_model or self.model_store is not None
+
+    @property
+    def keeps_bodies(self) -> bool:
+        """Whether the bodies of what a worker works on are kept for a report of its end."""
+        return self.report_bodies and self.report_dir is not None
 
     @property
     def store(self) -> str:
@@ -182,6 +189,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = NO_FLAGS) -> Con
             "warnings": (
                 *service_warning(foreign),
                 *effectless(own),
+                *unkept(choices),
                 *(line for choice in choices.values() for line in choice.warnings),
             ),
         },
@@ -296,6 +304,11 @@ def service_warning(names: Sequence[str]) -> list[str]:
 def effectless(environ: Mapping[str, str]) -> list[str]:
     names = sorted(name for name in environ if WITHOUT_EFFECT.fullmatch(name) or OF_DJL.fullmatch(name))
     return [f"without effect here: {', '.join(names)}, which other servers read"] if names else []
+
+
+def unkept(choices: Mapping[str, Choice]) -> list[str]:
+    lacks_folder = choices["report_bodies"].value and choices["report_dir"].value is None
+    return ["report_bodies is without effect, since report_dir names no folder"] if lacks_folder else []
 
 
 def cores(proc: Path = cgroup.PROC) -> int:

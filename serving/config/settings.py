@@ -177,6 +177,19 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("log_format", parsers.choice("json", "text"), "json", "Form of a log line"),
     Setting(
+        "report_dir",
+        parsers.PATH,
+        None,
+        "Folder for a report of each worker that dies, the newest 50; the log has each, too",
+        automatic="none",
+    ),
+    Setting(
+        "report_bodies",
+        parsers.SWITCH,
+        False,
+        "Keep the bodies of the requests that a dead worker was working on beside its report, for `serving replay`",
+    ),
+    Setting(
         "metrics",
         parsers.choice(ON, OFF),
         ON,

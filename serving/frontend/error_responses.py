@@ -39,7 +39,7 @@ class Api(NamedTuple):
 class Failure(NamedTuple):
     """The response to a request that failed. ``retry_after`` is in seconds, 0 where trying again is of no use.
     ``is_fault``: nobody expected the error, and the log gets its traceback. ``allow`` names the methods of a path that
-    does not take the request's.
+    does not take the request's. ``report`` is the id of the report of a worker's end.
     """
 
     status: int
@@ -48,13 +48,14 @@ class Failure(NamedTuple):
     retry_after: int = 0
     is_fault: bool = False
     allow: str = ""
+    report: str = ""
 
     @classmethod
     def of(cls, error: ServingError) -> Failure:
         waits = error.status == Unavailable.status
         retry_after = int(getattr(error, "retry_after", Unavailable.retry_after)) if waits else 0
         allow = error.allow if isinstance(error, MethodNotAllowed) else ""
-        return cls(error.status, error.code, error.message, retry_after, allow=allow)
+        return cls(error.status, error.code, error.message, retry_after, allow=allow, report=error.report)
 
     @property
     def level(self) -> int:
@@ -93,15 +94,20 @@ def report(exc: BaseException, api: Api, request_id: str) -> Failure | None:
         return None
     if failure.is_fault:
         log.error(api.fault, exc=exc, request_id=request_id)
-    log.emit(failure.level, api.error_sent, request_id=request_id, status=failure.status, code=failure.code)
+    status, code, end = failure.status, failure.code, failure.report or None
+    log.emit(failure.level, api.error_sent, request_id=request_id, status=status, code=code, report=end)
     return failure
 
 
 def json_body(failure: Failure, request_id: str) -> bytes:
-    """Return the JSON body of an error response, below 1 KB: ``{"error": {"code", "message", "request_id"}}``."""
+    """Return the JSON body of an error response, below 1 KB: ``{"error": {"code", "message", "request_id"}}``, with
+    the ``report`` of a worker's end.
+    """
     message = failure.message
+    more = {"report": failure.report} if failure.report else {}
     while True:
-        data = msgspec.json.encode({"error": {"code": failure.code, "message": message, "request_id": request_id}})
+        error = {"code": failure.code, "message": message, "request_id": request_id, **more}
+        data = msgspec.json.encode({"error": error})
         if len(data) < BODY_LIMIT or not message:
             return data
         message = message[: min(MESSAGE_LIMIT, len(message) // 2)]

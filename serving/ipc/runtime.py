@@ -95,6 +95,10 @@ class Runtime:
         """Eight hexadecimal digits that distinguish this server from others."""
         return hashlib.sha256(self.path.name.encode()).hexdigest()[:8]
 
+    def report_id(self, epoch: int) -> str:
+        """Return the id of the report of a worker's end. Every process of this server knows it, before and after."""
+        return f"r-{self.instance}-{epoch}"
+
     @property
     def control_path(self) -> Path:
         return self.path / "control.sock"
@@ -109,6 +113,14 @@ class Runtime:
     def stacks_path(self, row: int, epoch: int) -> Path:
         return self.path / f"worker-{row}-{epoch}.stacks"
 
+    def box_path(self, row: int, epoch: int) -> Path:
+        """Return the file with what a worker has worked on."""
+        return self.path / f"worker-{row}-{epoch}.box"
+
+    def bodies_path(self, row: int, epoch: int) -> Path:
+        """Return the file with the bodies of what a worker has worked on."""
+        return self.path / f"worker-{row}-{epoch}.bodies"
+
     def words_path(self, row: int, epoch: int) -> Path:
         """Return the file with the unfinished line that a worker's user code has begun to print."""
         return self.path / f"worker-{row}-{epoch}.words"
@@ -121,8 +133,8 @@ class Runtime:
             log.printed(text, stream=stream, **fields)
         stacks = self.stacks_path(row, epoch)
         text = stacks.read_text(errors="replace") if stacks.exists() else ""
-        others = (self.worker_path(row, epoch), self.words_path(row, epoch))
-        for path in (stacks, *others):
+        others = (self.worker_path, self.words_path, self.box_path, self.bodies_path)
+        for path in (stacks, *(of(row, epoch) for of in others)):
             path.unlink(missing_ok=True)
         return text
 

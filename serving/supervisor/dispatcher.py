@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from serving.ipc.messages import Fork
+from serving.postmortem.writer import ReportWriter
 from serving.supervisor.control import Control
 from serving.supervisor.executor import Executor, News
 from serving.supervisor.exits import Exits
 from serving.supervisor.fleet.admission import Admission, log_ruling
-from serving.supervisor.fleet.devices import Devices
+from serving.supervisor.fleet.devices import Devices, Look
 from serving.supervisor.fleet.fleet import Fleet
 from serving.supervisor.fleet.spares import SpareRule
 from serving.supervisor.reports import Reports
@@ -36,21 +38,29 @@ class Dispatcher:
         news = (self._on_news, on_change, on_end)
         self._executor = Executor(self.state, runtime, self.control, fork, *news, self.counts)
         self.source = make_source(setup, self.fleet, self._executor)
-        self.exits = Exits(self.fleet, self._executor, runtime, board)
+        self._reports = make_writer(setup.config.report_dir)
+        self.exits = Exits(self.fleet, self._executor, runtime, board, self._reports.submit)
         self.reports = Reports(self.fleet, self._executor, self.source, self.control.retire, self.counts)
-        self._watch = GpuWatch(setup.driver, self.reports.on_look)
+        self._watch = GpuWatch(setup.driver, self._on_look)
 
     def _on_news(self, news: News) -> None:
         self.source.on_news(news)
 
+    def _on_look(self, look: Look) -> None:
+        for xid in look.xids:
+            self._reports.on_xid(xid.gpu, xid.code)
+        self.reports.on_look(look)
+
     async def start(self) -> None:
         await self.control.start(self.reports)
         self._watch.start()
+        self._reports.start()
 
     def tick(self, now: float) -> None:
         self._executor.act(self.fleet.tick(now))
         self.counts.look(now)
         self._watch.hurry(self.state.devices.awaits)
+        self._reports.watch(self.workers.pids())
         self.source.tick(now)
 
     def retire(self) -> None:
@@ -64,7 +74,17 @@ class Dispatcher:
     def close(self) -> None:
         self.control.close()
         self._watch.close()
+        self._reports.close()
         self.source.close()
+
+
+def make_writer(folder: str | None) -> ReportWriter:
+    """Return the writer of reports of workers' ends, with files in ``folder`` if there is one."""
+    if folder is None:
+        return ReportWriter()
+    from serving.postmortem.folder import ReportFolder
+
+    return ReportWriter(ReportFolder(Path(folder)))
 
 
 def make_fleet(setup: Setup) -> Fleet:

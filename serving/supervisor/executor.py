@@ -62,7 +62,7 @@ class Executor:
         self._on_change = on_change
         self._on_end = on_end
         self._counts = counts
-        self._killed: set[int] = set()
+        self._killed: dict[int, str] = {}
 
     def act(self, actions: list[Action]) -> None:
         for action in actions:
@@ -109,6 +109,11 @@ class Executor:
         """Count a model that a client has unloaded."""
         self._counts.evicted(model, UNLOAD)
 
+    def count_exit(self, worker: WorkerProcess, reason: str) -> None:
+        """Count the end of a replica, for one of the reasons of reports."""
+        if worker.role is Role.SERVING:
+            self._counts.exited(worker.name, str(reason))
+
     # Processes.
 
     def _start(self, replica: WorkerProcess) -> None:
@@ -134,20 +139,24 @@ class Executor:
     def _abort(self, replica: WorkerProcess, reason: str) -> None:
         log.error("ending a worker", model=replica.name, worker=replica.pid, reason=reason)
         if replica.pid is not None:
-            self._killed.add(replica.pid)
+            self._killed[replica.pid] = reason
             processes.abort(replica.pid)
 
     def kill(self, pid: int | None) -> None:
         if pid is not None:
-            self._killed.add(pid)
+            self._killed.setdefault(pid, "")
             processes.kill_group(pid)
 
     def has_killed(self, pid: int) -> bool:
         return pid in self._killed
 
+    def why_aborted(self, pid: int) -> str:
+        """Return the reason for which a process was aborted, "" if it was not."""
+        return self._killed.get(pid, "")
+
     def forget(self, pid: int) -> None:
         """Forget a process that has ended, whose pid may be reused."""
-        self._killed.discard(pid)
+        self._killed.pop(pid, None)
 
     # News.
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from serving import claims
 from serving.config.config import Config
 from serving.handler import Handler
-from serving.ipc.faults import Fault
 from serving.ipc.messages import WorkerPhase
 from serving.ipc.scoreboard import Row
 from serving.model.model import Model
@@ -15,7 +12,7 @@ from serving.system import memory
 from serving.worker.batching.batcher import Batcher
 from serving.worker.counts import EngineCounts
 from serving.worker.engine import inflating
-from serving.worker.engine.engine import Engine
+from serving.worker.engine.engine import Box, Engine, Lost
 from serving.worker.footprint import Footprint
 from serving.worker.io.intake import Intake
 from serving.worker.loading.loader import paths_of
@@ -31,9 +28,12 @@ def serve(
     footprint: Footprint,
     intake: Intake,
     counts: EngineCounts,
-    lost: Callable[[Fault], None],
+    lost: Lost,
+    box: Box,
 ) -> None:
-    """Take and answer requests until told to retire or to park. ``lost`` ends the process that has lost its device."""
+    """Take and answer requests until told to retire or to park. ``lost`` ends the process that has lost its device.
+    ``box`` records what it works on.
+    """
     room = memory.share(config.decoded_memory, memory.total())
     claims.set_limit(max(1, room // max(1, model.replicas)))
     inflating.set_limit(config.max_body)
@@ -49,7 +49,19 @@ def serve(
     )
     rules = Rules.of(config, model.timeout)
     deliver, sent, room_for_more = sides.engine.deliver, sides.engine.settle, sides.engine.make_room
-    engine = Engine(handler, batcher, row, deliver, rules, device, lost, sent=sent, room=room_for_more, counts=counts)
+    engine = Engine(
+        handler,
+        batcher,
+        row,
+        deliver,
+        rules,
+        device,
+        lost,
+        sent=sent,
+        room=room_for_more,
+        box=box,
+        counts=counts,
+    )
     memory.keep_freed()  # only now, so that what the load needed is not kept
     footprint.measure()
     ready = WorkerPhase(

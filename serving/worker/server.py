@@ -50,7 +50,13 @@ class Worker:
         self._process = ProcessCounts(region, "model")
         instruments.use(region, {"model": model.name}, {"replica": str(row.index)})
         self._intake = Intake(model, config, runtime, row, epoch, control, measure, measure_idle, self._look)
-        self._reports = PhaseReports(row, epoch, self._intake)
+        self._reports = PhaseReports(
+            row,
+            epoch,
+            self._intake,
+            runtime.box_path(row.index, epoch),
+            runtime.bodies_path(row.index, epoch) if config.keeps_bodies else None,
+        )
 
     def _look(self, now: float) -> None:
         self._counts.look(now)
@@ -60,6 +66,7 @@ class Worker:
         """Serve until retired, and again after each return from parking; then close the handler. Raises nothing."""
         show_details(self._config.local)
         self._intake.io.start(self._intake.connect)
+        self._reports.start()
         handler = self._load()
         if handler is None:
             return
@@ -81,7 +88,7 @@ class Worker:
 
     def _serve(self, handler: Handler) -> None:
         where = (self._row, self._epoch, self._footprint, self._intake, self._counts)
-        serve(handler, self._model, self._config, *where, self._lose_device)
+        serve(handler, self._model, self._config, *where, self._lose_device, self._reports.box)
 
     def _park(self, handler: Handler) -> bool:
         """Move the weights off the device and wait.

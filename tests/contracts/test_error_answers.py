@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -78,6 +79,7 @@ class Told(NamedTuple):
     level: str = DEBUG
     closes: bool = False
     fault: str = ""
+    report: str = ""
 
 
 ANSWERED, REFUSED = "a request was answered with an error", "a WebSocket was refused"
@@ -191,7 +193,8 @@ def retry(told: Told) -> str:
 
 
 def error(told: Told) -> str:
-    return f'{{"error":{{"code":"{told.code}","message":"{told.message}","request_id":"{ID}"}}}}'
+    report = f',"report":"{told.report}"' if told.report else ""
+    return f'{{"error":{{"code":"{told.code}","message":"{told.message}","request_id":"{ID}"{report}}}}}'
 
 
 def json(told: Told, *more: str) -> str:
@@ -275,7 +278,8 @@ def lines_of(told: Told, api: str) -> list[Line]:
         return []
     status = 500 if api == "conversation" else told.status
     answered = REFUSED if api == "websocket" and told.message != "because" else ANSWERED
-    found = [Line(told.level, answered, {"request_id": ID, "status": status, "code": told.code})]
+    report = {"report": told.report} if told.report else {}
+    found = [Line(told.level, answered, {"request_id": ID, "status": status, "code": told.code, **report})]
     if told.fault:
         about = {"path": "/talk"} if api == "websocket" else {"request_id": ID}
         found.insert(0, Line(ERROR, told.fault, about, "ZeroDivisionError"))
@@ -342,7 +346,15 @@ def test_every_error_of_a_replica_or_the_supervisor(api: str) -> None:
 
 @pytest.mark.parametrize(("api", "event"), [(api, event) for api, known in EVENTS.items() for event in known])
 def test_everything_else_that_goes_wrong(api: str, event: str) -> None:
-    assert run(once(api, event)) == expected(api, event, EVENTS[api][event])
+    found, told = run(once(api, event)), EVENTS[api][event]
+    assert found == expected(api, event, with_report(told, found) if told is not None and event == "died" else told)
+
+
+def with_report(told: Told, found: tuple[str, list[Line]]) -> Told:
+    """What a client is told that also learns the report's id: the one in the log."""
+    report = next(line.fields["report"] for line in found[1] if "report" in line.fields)
+    assert re.fullmatch(r"r-[0-9a-f]{8}-\d+", report)
+    return told._replace(message=f"{told.message} (report {report})", report=report)
 
 
 def test_a_client_that_is_gone_from_its_conversation_is_told_nothing_and_the_log_neither() -> None:

@@ -114,7 +114,7 @@ class Replica:
         await asyncio.sleep(0)
         return Response(b"later", "text/plain", new_session="a;b" if lost is None else None)
 
-    def timed_out(self, model: str) -> Exception:
+    def timed_out(self, model: str, asked: object = None) -> Exception:
         return DeadlineExceeded("late")
 
 

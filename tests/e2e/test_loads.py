@@ -43,7 +43,7 @@ def test_a_model_whose_loading_fails_twice_ends_the_container_with_one_clear_las
     assert server.wait(15) == 1
     assert re.fullmatch(
         r"cannot serve: model model failed to load, twice: OSError: the weights are not there "
-        rf"\(code/faulty.py:\d+ in {option.partition('_')[0]}\)",
+        rf"\(code/faulty.py:\d+ in {option.partition('_')[0]}\) \(report r-[0-9a-f]{{8}}-\d+\)",
         server.log[-1]["message"],
     )
     assert len(server.lines(message="a model failed to load")) <= 2 * replicas

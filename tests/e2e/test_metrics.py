@@ -81,6 +81,8 @@ def test_requests_sent_are_outcomes_counted_by_model_and_code_through_deaths(ser
     deaths = sum(count for (_, _, code), count in sent.items() if code == "worker_died")
     assert deaths > 10
     assert by(server, "serving_model_loads_total", "cause", "result")["restart", "ok"] > 0
+    assert sum(by(server, "serving_worker_exits_total", "model", "reason").values()) >= deaths
+    assert {reason for (_, reason) in by(server, "serving_worker_exits_total", "model", "reason")} >= {"crash"}
     retries = by(server, "serving_request_retries_total")
     assert retries[()] >= deaths, "each was tried twice"
 

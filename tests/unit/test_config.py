@@ -60,6 +60,8 @@ def test_without_any_variable_everything_has_its_default() -> None:
         metrics="on",
         metrics_models=20,
         default_accept="application/json",
+        report_dir=None,
+        report_bodies=False,
         echo_attributes=False,
         sessions=True,
         session_ttl=1200.0,
@@ -395,3 +397,12 @@ def test_a_model_where_the_platform_puts_it_is_the_platforms(tmp_path: Path) -> 
     assert is_platforms({}, str(tmp_path / "model"), str(tmp_path))
     assert not is_platforms({}, str(tmp_path / "other"), str(tmp_path))
     assert not is_platforms({}, str(tmp_path / "model"))
+
+
+def test_bodies_without_a_folder_for_them_are_warned_about() -> None:
+    assert not load({"SERVING_REPORT_BODIES": "true"}).keeps_bodies
+    assert load({"SERVING_REPORT_BODIES": "true"}).warnings == (
+        "report_bodies is without effect, since report_dir names no folder",
+    )
+    kept = load({"SERVING_REPORT_BODIES": "true", "SERVING_REPORT_DIR": "/r"})
+    assert (kept.keeps_bodies, kept.warnings) == (True, ())

@@ -215,7 +215,7 @@ class Exchange(Counted, eq=False):
         connection = self._connection
         if self._forget() and connection is not None and self.expires - self.endpoint.clock() < EARLY:
             self.endpoint.replicas.report_overdue(connection)
-        self.fail(self.endpoint.invocations.timed_out(self.head.model))
+        self.fail(self.endpoint.invocations.timed_out(self.head.model, connection))
 
     def give_up(self) -> None:
         self.fail(Draining((STREAM if self.state is STREAMING else INVOCATION).stopped))

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -14,11 +15,13 @@ from serving.errors import BadRequest, CodedError
 from serving.frontend.routing.stream import Stream, Streamed
 from serving.ipc.channel import Channel
 from serving.ipc.messages import Address, Retire, unpack
+from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Row
 from serving.ipc.wire import MAX_HEAD, Frame, FrameKind, OpenHead, ReplyHead, RequestHead
 from serving.request import Body, Response
 from serving.system import log
 
+HUNG = 1.0  # seconds before its time is over from which on a call counts as hung: it began with the request
 OPEN_TIME = 5.0  # seconds to connect, which takes long only where the replica's accept queue is full
 
 _encoder = msgspec.msgpack.Encoder()
@@ -113,6 +116,16 @@ class Connection:
     def is_dead(self) -> bool:
         """Whether the supervisor has killed the replica's process or seen it end."""
         return self.row.epoch != self.address.epoch or self.row.pid == 0
+
+    @property
+    def report(self) -> str:
+        """The id of the report of the replica's end, if it should die."""
+        return Runtime(Path(self.address.path).parent).report_id(self.address.epoch)
+
+    def is_hung(self, now: float) -> bool:
+        """Return whether the replica's process is about to be ended for a call that takes too long."""
+        busy_until = self.row.busy_until
+        return self.row.epoch == self.address.epoch and 0 < busy_until < now + HUNG
 
     def abandon(self) -> None:
         """Close a connection whose process is gone, although a child of that process may still hold the socket."""
@@ -238,7 +251,7 @@ class Connection:
     def on_lost(self, channel: Channel) -> None:
         self._channel = None
         for stream in list(self._streams.values()):
-            stream.on_lost()
+            stream.on_lost(self.report)
         # The worker is dead, so its row holds exactly what ran. If the row has a new owner, any request may have run.
         known = self.row.epoch == self.address.epoch
         ran = frozenset(self.row.running() if known else self._pending)

@@ -142,13 +142,15 @@ class Invocations:
                 return await self._call(connection, request, deaths > 0, moves > 0)
             except ReplicaLost as lost:
                 if address is not None:
-                    raise SessionLost("the session was lost with its model's process") from lost
+                    report = connection.report if lost.ran else ""
+                    raise SessionLost("the session was lost with its model's process", report) from lost
                 moves += 1
                 # A running request may have killed the worker: it gets one more try, where it can hurt nobody.
                 # A request that was only queued moves on, and the death does not count.
                 deaths += lost.ran
                 if deaths >= TRIES:
-                    raise WorkerDied("the model's process died while it worked on this request, twice") from lost
+                    why = "the model's process died while it worked on this request, twice"
+                    raise WorkerDied(why, connection.report) from lost
 
     async def invoke_each(self, request: Request) -> list[Response]:
         """Return the responses of all replicas of a loaded model, except those that are lost meanwhile. Raises the
@@ -249,9 +251,14 @@ class Invocations:
         placement = self._replicas.known(request.model)
         return None if placement is None else picked(request.headers, placement.paths.headers)
 
-    def timed_out(self, model: str) -> ServingError:
-        """Return the error for a request whose deadline has passed."""
+    def timed_out(self, model: str, asked: Connection | None = None) -> ServingError:
+        """Return the error for a request whose deadline has passed. It names the report of the replica that hangs: the
+        one that was ``asked``, or where that is not known the only one.
+        """
         placement = self._replicas.known(model)
         if placement is None or placement.loading:
             return ModelLoading(f"model {model} is still loading")
-        return DeadlineExceeded(f"no answer within {placement.timeout:g} s")
+        now = self.clock()
+        hung = [one for one in ([asked] if asked is not None else self._replicas.all_of(model)) if one.is_hung(now)]
+        report = hung[0].report if len(hung) == 1 else ""
+        return DeadlineExceeded(f"no answer within {placement.timeout:g} s", report)

@@ -52,8 +52,9 @@ class Stream:
             self._settle(close_of(frame) if self._converses else end_of(frame))
         self._changed.set()
 
-    def on_lost(self) -> None:
-        self._settle(WorkerDied("the model's process died before it had answered all"))
+    def on_lost(self, report: str = "") -> None:
+        """Handle the end of the replica; ``report`` is the id of the report of it."""
+        self._settle(WorkerDied("the model's process died before it had answered all", report))
         self._changed.set()
 
     def _settle(self, end: Close | ServingError) -> None:

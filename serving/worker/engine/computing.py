@@ -13,6 +13,7 @@ from serving.system import log
 from serving.system.devicefaults import fault_of
 from serving.worker.device.border import Device, Landing
 from serving.worker.engine.failures import end_process
+from serving.worker.engine.progressrow import NOTHING, Box
 
 Lost = Callable[[Fault], None]
 """Ends the process, whose device is lost to it."""
@@ -22,7 +23,7 @@ class Computing:
     """The model's calls on its device.
 
     ``on_padding`` is called with the number of values before and after a batch is padded. ``lost`` ends the process
-    where the device is lost to it.
+    where the device is lost to it. ``box`` records the batches.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Computing:
         device: Device,
         on_padding: Callable[[int, int], None],
         lost: Lost | None = None,
+        box: Box = NOTHING,
     ) -> None:
         import torch  # here, so that a process which never computes need not have it
 
@@ -38,6 +40,7 @@ class Computing:
         self.device = device
         self._on_padding = on_padding
         self._lost = lost or end_process
+        self.box = box
         self._inference_mode = torch.inference_mode
 
     def predict(self, samples: list[Any]) -> Sequence[Any]:
@@ -73,6 +76,7 @@ class Computing:
             self.check(exc)
 
     def _compute(self, samples: list[Any]) -> Any:
+        self.box.enter(samples)
         if self._handler.policy.pad is not None and len(samples) > 1 and hasattr(samples[0], "shape"):
             lengths = [sample.shape[-1] for sample in samples]
             self._on_padding(sum(lengths), len(lengths) * max(lengths))

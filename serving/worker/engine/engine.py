@@ -22,15 +22,18 @@ from serving.worker.engine.encoding import ReplyEncoder
 from serving.worker.engine.entrance import Entrance
 from serving.worker.engine.flights import Flights, progress_of
 from serving.worker.engine.handover import Deliver, Handover
-from serving.worker.engine.progressrow import EngineRow
+from serving.worker.engine.progressrow import NOTHING, Box, EngineRow
 from serving.worker.engine.streams.streams import Streams
 from serving.worker.rules import DEFAULT, Rules
+
+__all__ = ["Box", "Engine", "Lost"]
 
 
 class Engine:
     """The engine of one model. ``deliver`` gets the outcomes of each batch, on the engine's thread: exactly one for
     each request, or a stream that ends with one. ``lost`` ends the process when its ``device`` is lost to it. ``sent``
-    waits until all that was delivered has left the process, ``room`` only while that is much."""
+    waits until all that was delivered has left the process, ``room`` only while that is much. ``box`` records what is
+    worked on."""
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Engine:
         sent: Callable[[], None] = lambda: None,
         room: Callable[[], None] = lambda: None,
         counts: EngineCounts | None = None,
+        box: Box = NOTHING,
     ) -> None:
         self._handler = handler
         self._counts = counts = counts or EngineCounts()
@@ -54,7 +58,7 @@ class Engine:
         self._flights = Flights(rules.timeout, clock)
         device = device or Host()
         progress = progress_of(row, self._flights, device.runs_ahead)
-        self._computing = computing = Computing(handler, device, counts.padded, lost)
+        self._computing = computing = Computing(handler, device, counts.padded, lost, box)
         self._handover = handover = Handover(deliver, progress)
         self.streams = Streams(batcher, progress, handover.emit, rules, computing.check, clock)
         calls = Calls(progress, rules.timeout, self.streams.unsent, clock)

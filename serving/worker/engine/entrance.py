@@ -60,6 +60,7 @@ class Entrance:
         self._counts = counts
         self._apart = Apart(streams, sent)
         self._clock = clock
+        self._note = computing.box.note
         self.gathering = Gathering(handler, encoder.records, calls, batcher, handover, rules, clock)
         self.threads = threads_of(handler, batcher, calls.progress, rules.timeout, clock)
 
@@ -87,6 +88,7 @@ class Entrance:
         if item.request.deadline.at <= now:
             self._handover.settle([expired(item)])
             return
+        self._note(item.id, item.request, now)
         if item.alone:
             self._wait_for_others()
             self._apart.run(item, self._run_alone, lambda error: self._handover.settle([(item, error)]))

@@ -1,9 +1,11 @@
-"""ProgressRow: the engine's side of its scoreboard row."""
+"""ProgressRow: the engine's side of its scoreboard row, and of the box that is read after its death."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+from serving.request import Request
 
 
 class ProgressRow(Protocol):
@@ -46,3 +48,28 @@ class EngineRow(ProgressRow, Protocol):
     def keep(self, ids: Sequence[int]) -> None:
         """Set the requests that run beside those of each later ``start``."""
         ...
+
+
+class Box(Protocol):
+    """The record of what the engine works on."""
+
+    def note(self, id: int, request: Request, now: float) -> None:
+        """Record that work on a request begins."""
+        ...
+
+    def enter(self, samples: Sequence[Any]) -> None:
+        """Record that a batch enters the model."""
+        ...
+
+
+class NoBox:
+    """Records nothing, where nobody would read it."""
+
+    def note(self, id: int, request: Request, now: float) -> None:
+        pass
+
+    def enter(self, samples: Sequence[Any]) -> None:
+        pass
+
+
+NOTHING = NoBox()

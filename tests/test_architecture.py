@@ -202,7 +202,7 @@ def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> N
     [
         ("serving.cli", 290),
         ("serving.supervisor.launch", 250),
-        ("serving.supervisor.main", 335),
+        ("serving.supervisor.main", 345),
         ("serving.frontend.server", 515),
     ],
 )

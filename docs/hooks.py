@@ -1,6 +1,6 @@
-"""What ``mkdocs build`` does beside Markdown: pages from files outside of docs/, links that leave it, and the settings.
+"""What ``mkdocs build`` does beside Markdown: pages from files outside of docs/, links that leave it, and two tables.
 
-``python docs/hooks.py`` writes the table of docs/settings.md; a test compares the two.
+``python docs/hooks.py`` writes the tables of docs/settings.md and docs/metrics.md; a test compares them with the code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SITE = {path: page for page, path in (PAGES | PICTURES).items()}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 CODE = re.compile(r"(<code>)(.*?)(</code>)", re.DOTALL)
-BEGIN, END = "<!-- begin settings", "<!-- end settings -->"
+BEGIN, END = "<!-- begin", "<!-- end -->"
 
 
 def settings_table() -> str:
@@ -41,11 +41,27 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
-def with_settings(page: str) -> str:
-    """The page with the table between its two marks made anew."""
+def metrics_table() -> str:
+    """A row of Markdown for each metric of the server: its name, labels and meaning."""
+    from serving.metrics.catalog import ALL
+    from serving.metrics.region import Kind
+
+    kinds = {Kind.COUNTER: "counter", Kind.GAUGE: "gauge", Kind.HISTOGRAM: "histogram"}
+    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for one in ALL:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        rows.append(f"| `{one.name}` | {kinds[one.kind]} | {labels} | {one.help} |")
+    return "\n".join(rows)
+
+
+TABLES = {"settings.md": settings_table, "metrics.md": metrics_table}
+
+
+def with_table(name: str, page: str) -> str:
+    """The page of this name with the table between its two marks made anew."""
     head, begin, rest = page.partition(BEGIN)
     mark, _, rest = rest.partition("\n")
-    return f"{head}{begin}{mark}\n{settings_table()}\n{END}{rest.partition(END)[2]}"
+    return f"{head}{begin}{mark}\n{TABLES[name]()}\n{END}{rest.partition(END)[2]}"
 
 
 def link(page: str, source: str, found: re.Match[str]) -> str:
@@ -90,5 +106,6 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 if __name__ == "__main__":
-    path = ROOT / "docs" / "settings.md"
-    path.write_text(with_settings(path.read_text()))
+    for name in TABLES:
+        path = ROOT / "docs" / name
+        path.write_text(with_table(name, path.read_text()))

@@ -60,12 +60,11 @@ class BatchPolicy:
 
 class Home(NamedTuple):
     """The server around a handler, as the handler's process sees it: the address of the HTTP port on the loopback
-    interface, and the file whose Prometheus lines ``GET /metrics`` includes.
+    interface.
     """
 
     host: str
     port: int
-    metrics: Path
 
 
 class Padded(NamedTuple):

@@ -7,6 +7,7 @@ import math
 import re
 import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from triton_python_backend_utils.errors import TritonModelException
 
@@ -18,6 +19,20 @@ class MetricKind(enum.Enum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
+
+
+class Sample(NamedTuple):
+    """One series with its values: ``value`` is the sum of a histogram, ``counts`` its numbers per bucket, the last one
+    of those above all ``bounds``.
+    """
+
+    name: str
+    kind: MetricKind
+    help: str
+    labels: dict[str, str]
+    value: float
+    bounds: tuple[float, ...]
+    counts: list[int]
 
 
 class Metric:
@@ -57,17 +72,10 @@ class Metric:
         self._only("value", MetricKind.COUNTER, MetricKind.GAUGE)
         return self._value
 
-    def _lines(self, name: str, labels: dict[str, str]) -> list[str]:
-        if self._kind is not MetricKind.HISTOGRAM:
-            return [f"{name}{text_of(labels)} {self._value:.17g}"]
+    def _sample(self, name: str, help: str, labels: dict[str, str]) -> Sample:
         with self._lock:
-            counts, total = list(self._counts), self._value
-        sums = [sum(counts[: index + 1]) for index in range(len(counts))]
-        bounds = ["+Inf" if bound == math.inf else f"{bound:g}" for bound in self._bounds]
-        lines = [
-            f"{name}_bucket{text_of({**labels, 'le': le})} {count}" for le, count in zip(bounds, sums, strict=True)
-        ]
-        return [*lines, f"{name}_sum{text_of(labels)} {total:.17g}", f"{name}_count{text_of(labels)} {sums[-1]}"]
+            bounds = tuple(self._bounds[:-1])
+            return Sample(name, self._kind, help, labels, self._value, bounds, list(self._counts))
 
 
 class MetricFamily:
@@ -101,28 +109,14 @@ class MetricFamily:
         key = tuple(sorted((labels or {}).items()))
         return self._metrics.setdefault(key, Metric(self._kind, buckets or ()))
 
-    def _lines(self, more: dict[str, str]) -> list[str]:
-        help = self._description.replace("\\", "\\\\").replace("\n", "\\n")
-        head = [f"# HELP {self._name} {help}", f"# TYPE {self._name} {self._kind.value}"]
-        series = [
-            line
-            for key, metric in list(self._metrics.items())
-            for line in metric._lines(self._name, {**more, **dict(key)})
-        ]
-        return head + series
+    def _samples(self) -> list[Sample]:
+        metrics = list(self._metrics.items())
+        return [metric._sample(self._name, self._description, dict(key)) for key, metric in metrics]
 
 
 _families: dict[str, MetricFamily] = {}
 
 
-def render(labels: dict[str, str]) -> str:
-    """All metrics of this process in Prometheus' text format, with these labels more; the model's own ones win."""
-    return "".join(f"{line}\n" for family in list(_families.values()) for line in family._lines(labels))
-
-
-def text_of(labels: dict[str, str]) -> str:
-    def quoted(value: str) -> str:
-        return str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-    inner = ",".join(f'{name}="{quoted(value)}"' for name, value in labels.items())
-    return f"{{{inner}}}" if inner else ""
+def samples() -> list[Sample]:
+    """Return all metrics of this process."""
+    return [sample for family in list(_families.values()) for sample in family._samples()]

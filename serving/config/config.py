@@ -77,6 +77,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float
     log_level: str
     log_format: str
+    metrics: str
+    metrics_models: int
     default_accept: str
     echo_attributes: bool
     sessions: bool

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from serving.config import parsers
 from serving.config.parsers import SettingParser, Value
 
+ON, OFF = "on", "off"
 HTTP_WORKERS_LIMIT = 64  # the scoreboard has slots for twice as many
 REPLICAS_LIMIT = 256
 SPARES_LIMIT = 16
@@ -175,6 +176,18 @@ SETTINGS: tuple[Setting, ...] = (
         (Alias("SAGEMAKER_CONTAINER_LOG_LEVEL", parsers.LOG_LEVEL),),
     ),
     Setting("log_format", parsers.choice("json", "text"), "json", "Form of a log line"),
+    Setting(
+        "metrics",
+        parsers.choice(ON, OFF),
+        ON,
+        "Whether GET /metrics shows what the server counts; off counts nothing",
+    ),
+    Setting(
+        "metrics_models",
+        parsers.integer(1, 100),
+        20,
+        "Models with series of their own in GET /metrics, the most used ones; the others are counted as other",
+    ),
     Setting(
         "default_accept",
         parsers.MEDIA_TYPE,

@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.applications import Starlette
@@ -19,13 +20,16 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from serving.config.config import Config
+from serving.config.settings import OFF
 from serving.errors import (
     MethodNotAllowed,
     ModelLoading,
 )
-from serving.frontend.api import metrics, models
+from serving.frontend.api import models
 from serving.frontend.api.open_inference import OpenInference
 from serving.frontend.bodies import Bodies, Tidy, rest
+from serving.frontend.counting.counts import Counts, NoCounts
+from serving.frontend.counting.pulse import Pulse
 from serving.frontend.error_responses import Failure, json_body
 from serving.frontend.health import ping
 from serving.frontend.http.headers import id_of, read_headers, request_id_header
@@ -42,6 +46,9 @@ from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Scoreboard, Slot
 from serving.model.model import DEFAULT_MODEL
 from serving.system import memory
+
+if TYPE_CHECKING:
+    from serving.frontend.api.metrics import Metrics
 
 PAYLOAD = 6  # megabytes of one batch transform request, which is also the platform's default
 PAYLOAD_LIMIT = 100  # megabytes of all concurrent requests together
@@ -73,8 +80,11 @@ class App:
         invocations = AsgiInvocations(self.endpoint)
         self._local = LocalRuntime(invocations, config.local_input, config.local_output) if config.local else None
         self._slot: Slot
+        self._models = config.metrics_models
+        self._metrics: Metrics | None = None
+        self._counts_requests = config.metrics != OFF
         self._rest = Starlette(
-            routes=[Route("/metrics", self._metrics, methods=["GET"]), *self._routes(config)],
+            routes=[*self._observed(config), *self._routes(config)],
             lifespan=self._lifespan,
             exception_handlers={HTTPException: refuse},
         )
@@ -87,6 +97,9 @@ class App:
     def must_end(self) -> bool:
         """Return whether the time for draining is over, or the supervisor is gone."""
         return self._board.has_given_up or self._replicas.link.is_lost
+
+    def _observed(self, config: Config) -> list[BaseRoute]:
+        return [Route("/metrics", self._scrape, methods=["GET"])] if config.metrics != OFF else []
 
     def _routes(self, config: Config) -> list[BaseRoute]:
         if config.many:
@@ -104,10 +117,15 @@ class App:
 
         return [Route("/execution-parameters", models.guarded(execution_parameters), methods=["GET"])]
 
-    async def _metrics(self, _: HttpRequest) -> HttpResponse:
-        texts = await asyncio.to_thread(self._runtime.metrics)
-        head = {"x-request-id": self._new_id()}
-        return HttpResponse(metrics.render(self._board, texts), headers=head, media_type=metrics.CONTENT_TYPE)
+    async def _scrape(self, request: HttpRequest) -> HttpResponse:
+        if self._metrics is None:
+            # Not before the first scrape: the start does without.
+            from serving.frontend.api.metrics import Metrics
+
+            self._metrics = Metrics(self._board, self._models)
+        text, content_type = self._metrics.render(request.headers.get("accept", ""))
+        head = {"x-request-id": self._new_id(), "content-type": content_type}
+        return HttpResponse(text, headers=head)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -115,11 +133,17 @@ class App:
         self._slot = await self._replicas.start()
         self._slot.in_flight = 0
         self.endpoint.slot = self._slot
+        region = self._board.metrics.http(self._slot.index)
+        self.endpoint.counts = Counts(region) if self._counts_requests else NoCounts()
         gc.freeze()
         gc.set_threshold(GARBAGE)
         memory.keep_freed()
         self._tidy.begin()
+        pulse = Pulse(region)
+        if self._counts_requests:
+            pulse.start()
         yield
+        pulse.stop()
         self._replicas.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

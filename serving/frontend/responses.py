@@ -80,13 +80,15 @@ class Responses:
         extra = self._headers(response, attributes, request_id)
         return self.with_body(response.status, response.content_type, response.body, extra)
 
-    def failure(self, error: Exception, request_id: str) -> EncodedResponse:
-        """Return the response for a request that failed with ``error``, and log the error."""
-        failure = report(error, INVOCATION, request_id)
+    @staticmethod
+    def report(error: Exception, api: Api, request_id: str) -> Failure:
+        """Log ``error`` and return what the client is told of it."""
+        failure = report(error, api, request_id)
         assert failure is not None
-        return self._failure(failure, request_id)
+        return failure
 
-    def _failure(self, failure: Failure, request_id: str) -> EncodedResponse:
+    def failure(self, failure: Failure, request_id: str) -> EncodedResponse:
+        """Return the response for a request that failed."""
         if failure.status == 405 and not failure.allow:  # user code's own
             failure = failure._replace(allow="POST")
         headers = [request_id_header(request_id), *failure.headers]
@@ -114,7 +116,7 @@ class Responses:
         """Send the response for a request that failed with ``exc``, unless its client has left, and log the error."""
         failure = report(exc, INVOCATION, request_id)
         if failure is not None:
-            await self._send(send, self._failure(failure, request_id))
+            await self._send(send, self.failure(failure, request_id))
 
     async def send_body(
         self, send: Send, status: int, content_type: str, body: Body, extra: Headers | None = None

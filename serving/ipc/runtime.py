@@ -22,7 +22,6 @@ from serving.system import log, private
 FOLDER = "serving-"
 LOCK = "lock"
 ADDRESS = "address.json"
-METRICS = ".metrics"
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # an address of a server that listens on all of them
 SETTLED = 60.0  # seconds; the owner of a younger folder may not have locked it yet
 BACKLOG = 4096  # connections that may wait to be accepted; supervisor and HTTP master both call listen() with it
@@ -84,12 +83,12 @@ class Runtime:
         """Write the server's address, for those of its processes that send it requests as clients do."""
         (self.path / ADDRESS).write_bytes(msgspec.json.encode((host, port)))
 
-    def home(self, row: int, epoch: int) -> Home | None:
+    def home(self) -> Home | None:
         """Return what a model worker may know of its server; None where the server listens nowhere."""
         if not (self.path / ADDRESS).exists():
             return None
         host, port = msgspec.json.decode((self.path / ADDRESS).read_bytes(), type=tuple[str, int])
-        return Home(ANY.get(host, host), port, self.metrics_path(row, epoch))
+        return Home(ANY.get(host, host), port)
 
     @property
     def instance(self) -> str:
@@ -114,17 +113,6 @@ class Runtime:
         """Return the file with the unfinished line that a worker's user code has begun to print."""
         return self.path / f"worker-{row}-{epoch}.words"
 
-    def metrics_path(self, row: int, epoch: int) -> Path:
-        return self.path / f"worker-{row}-{epoch}{METRICS}"
-
-    def metrics(self) -> list[str]:
-        """Return the metrics of the workers' handlers, in Prometheus' text format."""
-        texts = []
-        for path in sorted(self.path.glob(f"worker-*{METRICS}")):
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                texts.append(path.read_text())
-        return texts
-
     def forget_worker(self, row: int, epoch: int, **fields: object) -> str:
         """Remove a dead worker's files; returns the stacks that it wrote, "" if none. Unfinished lines that its user
         code printed are written to the log, with ``fields``.
@@ -133,7 +121,7 @@ class Runtime:
             log.printed(text, stream=stream, **fields)
         stacks = self.stacks_path(row, epoch)
         text = stacks.read_text(errors="replace") if stacks.exists() else ""
-        others = (self.worker_path(row, epoch), self.metrics_path(row, epoch), self.words_path(row, epoch))
+        others = (self.worker_path(row, epoch), self.words_path(row, epoch))
         for path in (stacks, *others):
             path.unlink(missing_ok=True)
         return text

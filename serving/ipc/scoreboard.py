@@ -7,6 +7,8 @@ and is eight bytes wide and aligned, so that a reader never sees half a value:
 * a slot per HTTP worker by that HTTP worker: the number of requests it has accepted and not yet answered;
 * a row per model worker by that worker, except ``epoch`` and ``pid``, which the supervisor writes; each decode thread
   writes two words of its own in the row.
+
+Behind it are the metrics, a region for each process (``serving.metrics.table``).
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from serving.handler import MAX_BATCH, MAX_THREADS
+from serving.metrics import table
+from serving.metrics.region import Region
 
 WORD = 8
 ROWS = 1024
@@ -30,7 +34,8 @@ REASON_WORDS = 32  # of the header: UTF-8, zero-padded
 SLOT_WORDS = 8  # a cache line, so that two HTTP workers never share one
 ROW_FIELDS = 24
 ROW_WORDS = ROW_FIELDS + MAX_BATCH + 2 * MAX_THREADS
-SIZE = WORD * (HEADER_WORDS + SLOTS * SLOT_WORDS + ROWS * ROW_WORDS)
+WORDS = HEADER_WORDS + SLOTS * SLOT_WORDS + ROWS * ROW_WORDS
+SIZE = WORD * (WORDS + table.WORDS)
 
 # Words of the header.
 STATE, SINCE, READY, WANTED, LAST_READY, LOST_SESSIONS, GIVEN_UP, SUPERVISOR_BEAT, REASON_AT = range(9)
@@ -38,7 +43,7 @@ LOG_LEVEL = REASON_AT + REASON_WORDS
 
 # Words of a row.
 EPOCH, PID, PHASE, BEAT, BUSY_UNTIL, QUEUED, RUNNING, LAST_USED, COMPLETED = range(9)
-MEMORY, PEAK, DEVICE_MEMORY, SESSIONS, STREAMS, RECOMPILATIONS, VALUES, PADDED, THREADS = range(9, 18)
+MEMORY, PEAK, DEVICE_MEMORY, SESSIONS, STREAMS, THREADS = range(9, 15)
 
 
 class State(enum.IntEnum):
@@ -89,6 +94,7 @@ class Scoreboard:
         view = memoryview(self._map)
         self._ints = view.cast("Q")
         self._floats = view.cast("d")
+        self.metrics = table.MetricsTable(self._ints, self._floats, WORDS)
 
     @classmethod
     def create(cls) -> Scoreboard:
@@ -121,8 +127,11 @@ class Scoreboard:
         return int(self._ints[LOST_SESSIONS])
 
     def bury(self, row: Row) -> None:
-        """Supervisor: clear the row of a dead worker. The requests that it was running can still be read."""
+        """Supervisor: clear the row of a dead worker, and keep what it has counted. The requests that it was running
+        can still be read.
+        """
         self._ints[LOST_SESSIONS] += row.sessions
+        self.metrics.bury(row.index)
         row.queued = row.sessions = 0
         row.hold(0)
 
@@ -162,6 +171,7 @@ class Slot:
     """One HTTP worker's slot."""
 
     def __init__(self, ints: memoryview[int], index: int) -> None:
+        self.index = index
         self._ints = ints
         self._at = HEADER_WORDS + index * SLOT_WORDS
 
@@ -201,6 +211,11 @@ class Row:
         """Supervisor: hand the row to a new worker."""
         self._ints[self._at : self._at + ROW_FIELDS] = memoryview(bytes(ROW_FIELDS * WORD)).cast("Q")
         self._ints[self._at + EPOCH] = epoch
+
+    @property
+    def metrics(self) -> Region:
+        """What the worker counts."""
+        return table.MetricsTable(self._ints, self._floats, WORDS).worker(self.index)
 
     @property
     def epoch(self) -> int:
@@ -275,27 +290,6 @@ class Row:
         self._ints[self._at + MEMORY] = memory
         self._ints[self._at + PEAK] = peak
         self._ints[self._at + DEVICE_MEMORY] = device_memory
-
-    @property
-    def recompilations(self) -> int:
-        """The number of times that the model was compiled while requests waited for it."""
-        return int(self._ints[self._at + RECOMPILATIONS])
-
-    def count_recompilation(self) -> None:
-        """Worker: count one more compilation."""
-        self._ints[self._at + RECOMPILATIONS] += 1
-
-    @property
-    def padding(self) -> tuple[int, int]:
-        """Values along the padded dimension: those of the samples, and those of the batches that they were padded
-        to.
-        """
-        return int(self._ints[self._at + VALUES]), int(self._ints[self._at + PADDED])
-
-    def count_padding(self, values: int, padded: int) -> None:
-        """Worker: count the padding of one more batch."""
-        self._ints[self._at + VALUES] += values
-        self._ints[self._at + PADDED] += padded
 
     @property
     def sessions(self) -> int:

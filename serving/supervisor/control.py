@@ -142,7 +142,7 @@ class Control:
         if slot is not None:
             # Its requests ended with it, so draining must not wait for them.
             self._board.slot(slot).in_flight = 0
-            self._free_slots.append(slot)
+            self._free_slots.insert(0, slot)  # the next HTTP worker goes on with the metrics of this one
         for channels in self._interest.values():
             channels.discard(channel)
         self._interest = {name: channels for name, channels in self._interest.items() if channels}

@@ -13,10 +13,11 @@ from serving.supervisor.fleet.admission import Admission, log_ruling
 from serving.supervisor.fleet.devices import Devices
 from serving.supervisor.fleet.fleet import Fleet
 from serving.supervisor.fleet.spares import SpareRule
-from serving.supervisor.gpuwatch import GpuWatch
 from serving.supervisor.reports import Reports
 from serving.supervisor.setup import Setup
 from serving.supervisor.source import ModelSource, OneModel
+from serving.supervisor.watch.counts import SupervisorCounts
+from serving.supervisor.watch.gpuwatch import GpuWatch
 
 
 class Dispatcher:
@@ -31,10 +32,12 @@ class Dispatcher:
         self.fleet = make_fleet(setup)
         self.state, self.workers = self.fleet.state, self.fleet.workers
         self.control = Control(runtime, board)
-        self._executor = Executor(self.state, runtime, self.control, fork, self._on_news, on_change, on_end)
+        self.counts = SupervisorCounts(board.metrics)
+        news = (self._on_news, on_change, on_end)
+        self._executor = Executor(self.state, runtime, self.control, fork, *news, self.counts)
         self.source = make_source(setup, self.fleet, self._executor)
         self.exits = Exits(self.fleet, self._executor, runtime, board)
-        self.reports = Reports(self.fleet, self._executor, self.source, self.control.retire)
+        self.reports = Reports(self.fleet, self._executor, self.source, self.control.retire, self.counts)
         self._watch = GpuWatch(setup.driver, self.reports.on_look)
 
     def _on_news(self, news: News) -> None:
@@ -46,6 +49,7 @@ class Dispatcher:
 
     def tick(self, now: float) -> None:
         self._executor.act(self.fleet.tick(now))
+        self.counts.look(now)
         self._watch.hurry(self.state.devices.awaits)
         self.source.tick(now)
 

@@ -32,6 +32,7 @@ from serving.supervisor.fleet.actions import (
 )
 from serving.supervisor.fleet.deployment import Role, WorkerProcess
 from serving.supervisor.fleet.state import FleetState
+from serving.supervisor.watch.counts import ROOM, UNLOAD, SupervisorCounts
 from serving.system import log
 
 News = Settled | Gone | Learned
@@ -51,6 +52,7 @@ class Executor:
         on_news: Callable[[News], None],
         on_change: Callable[[], None],
         on_end: Callable[[str], None],
+        counts: SupervisorCounts,
     ) -> None:
         self._state = state
         self._runtime = runtime
@@ -59,6 +61,7 @@ class Executor:
         self._on_news = on_news
         self._on_change = on_change
         self._on_end = on_end
+        self._counts = counts
         self._killed: set[int] = set()
 
     def act(self, actions: list[Action]) -> None:
@@ -90,13 +93,21 @@ class Executor:
             case Publish(name):
                 self.send_placement(self.placement(name))
             case Evicted(deployment, reason):
+                self._counts.evicted(deployment.name, ROOM)
                 log.info("evicting", model=deployment.name, bytes=deployment.memory(), reason=reason)
             case TakenOut(device, reason):
                 log.error("a GPU is taken out", device=device, reason=reason)
             case GiveUp(reason):
                 self._on_end(reason)
+            case Gone(deployment):
+                self._counts.gone(deployment)
+                self._on_news(action)
             case _:
                 self._on_news(action)
+
+    def count_unload(self, model: str) -> None:
+        """Count a model that a client has unloaded."""
+        self._counts.evicted(model, UNLOAD)
 
     # Processes.
 

@@ -61,6 +61,7 @@ class Exits:
 
     def _on_waiting_exit(self, worker: WorkerProcess, gone: Exit) -> None:
         stacks = self._runtime.forget_worker(worker.row.index, worker.epoch)
+        self._board.bury(worker.row)
         is_spare = worker.role is Role.SPARE
         expected = self._executor.has_killed(gone.pid) or not (is_spare or worker.is_wanted)
         level = log.debug if expected else log.warning

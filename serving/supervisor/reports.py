@@ -12,6 +12,7 @@ from serving.supervisor.fleet.devices import Look
 from serving.supervisor.fleet.fleet import Fleet
 from serving.supervisor.fleet.workerreports import Progress
 from serving.supervisor.source import ModelSource
+from serving.supervisor.watch.counts import SupervisorCounts
 from serving.system import log
 
 
@@ -19,12 +20,18 @@ class Reports:
     """The receiver of all reports; a ControlHandler. ``retire`` asks a worker to finish and exit."""
 
     def __init__(
-        self, fleet: Fleet, executor: Executor, source: ModelSource, retire: Callable[[int, int], bool]
+        self,
+        fleet: Fleet,
+        executor: Executor,
+        source: ModelSource,
+        retire: Callable[[int, int], bool],
+        counts: SupervisorCounts,
     ) -> None:
         self._fleet = fleet
         self._executor = executor
         self._source = source
         self._retire = retire
+        self._counts = counts
 
     # HTTP workers.
 
@@ -47,6 +54,7 @@ class Reports:
 
     def on_phase(self, message: WorkerPhase) -> None:
         now, key = time.monotonic(), (message.row, message.epoch)
+        self._count(message, now)
         match message.phase:
             case "spare":
                 self._tell_of(self._fleet.spares.ready(*key, now))
@@ -65,6 +73,13 @@ class Reports:
                     Status(phase), message.queue_size, message.device, message.batch_size, message.paths
                 )
                 self._executor.act(self._fleet.progress(*key, progress, now))
+
+    def _count(self, message: WorkerPhase, now: float) -> None:
+        replica = self._fleet.workers.find(message.row, message.epoch, Role.SERVING)
+        if replica is not None and message.phase == Status.READY.value:
+            self._counts.loaded(replica, now)
+        elif replica is not None and message.phase == "failed":
+            self._counts.load_failed(replica)
 
     def _tell_of(self, spare: WorkerProcess | None) -> None:
         """Log that a spare is ready, once both its phase and its pid are known, in whichever order they arrive."""
@@ -111,5 +126,6 @@ class Reports:
 
     def on_look(self, look: Look) -> None:
         for xid in look.xids:
+            self._counts.xid(xid.gpu, xid.code)
             log.warning("the driver reports an error of a GPU", device=xid.gpu, xid=xid.code)
         self._executor.act(self._fleet.look(look, time.monotonic()))

@@ -36,6 +36,3 @@ class NoRow:
 
     def hold(self, streams: int) -> None:
         pass
-
-    def count_padding(self, values: int, padded: int) -> None:
-        pass

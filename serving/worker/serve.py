@@ -13,6 +13,7 @@ from serving.ipc.scoreboard import Row
 from serving.model.model import Model
 from serving.system import memory
 from serving.worker.batching.batcher import Batcher
+from serving.worker.counts import EngineCounts
 from serving.worker.engine import inflating
 from serving.worker.engine.engine import Engine
 from serving.worker.footprint import Footprint
@@ -29,6 +30,7 @@ def serve(
     epoch: int,
     footprint: Footprint,
     intake: Intake,
+    counts: EngineCounts,
     lost: Callable[[Fault], None],
 ) -> None:
     """Take and answer requests until told to retire or to park. ``lost`` ends the process that has lost its device."""
@@ -47,7 +49,7 @@ def serve(
     )
     rules = Rules.of(config, model.timeout)
     deliver, sent, room_for_more = sides.engine.deliver, sides.engine.settle, sides.engine.make_room
-    engine = Engine(handler, batcher, row, deliver, rules, device, lost, sent=sent, room=room_for_more)
+    engine = Engine(handler, batcher, row, deliver, rules, device, lost, sent=sent, room=room_for_more, counts=counts)
     memory.keep_freed()  # only now, so that what the load needed is not kept
     footprint.measure()
     ready = WorkerPhase(

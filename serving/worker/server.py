@@ -12,14 +12,18 @@ import socket
 import time
 
 from serving.config.config import Config
+from serving.config.settings import OFF
 from serving.errors import ModelError
 from serving.handler import Handler
 from serving.ipc.faults import Fault
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Phase, Row
+from serving.metrics import instruments
+from serving.metrics.process import ProcessCounts
 from serving.model.model import Model
 from serving.system import log
 from serving.usercode import surroundings
+from serving.worker.counts import EngineCounts, NoEngineCounts
 from serving.worker.engine.failures import end_process, show_details
 from serving.worker.footprint import Footprint
 from serving.worker.io.intake import Intake
@@ -41,8 +45,16 @@ class Worker:
         self._epoch = epoch
         self._footprint = footprint = Footprint(row)
         measure, measure_idle = footprint.measure, footprint.measure_idle
-        self._intake = Intake(model, config, runtime, row, epoch, control, measure, measure_idle)
+        region = row.metrics
+        self._counts = (NoEngineCounts if config.metrics == OFF else EngineCounts)(region, model.name)
+        self._process = ProcessCounts(region, "model")
+        instruments.use(region, {"model": model.name}, {"replica": str(row.index)})
+        self._intake = Intake(model, config, runtime, row, epoch, control, measure, measure_idle, self._look)
         self._reports = PhaseReports(row, epoch, self._intake)
+
+    def _look(self, now: float) -> None:
+        self._counts.look(now)
+        self._process.look(now)
 
     def run(self) -> None:
         """Serve until retired, and again after each return from parking; then close the handler. Raises nothing."""
@@ -57,10 +69,10 @@ class Worker:
         self._close(handler)
 
     def _load(self) -> Handler | None:
-        model, row = self._model, self._row
-        home = self._runtime.home(row.index, self._epoch)
+        model = self._model
+        home = self._runtime.home()
         try:
-            return bring(model, self._config, home, self._footprint, self._reports, row.count_recompilation)
+            return bring(model, self._config, home, self._footprint, self._reports, self._counts.recompiled)
         except BaseException as exc:
             if not isinstance(exc, ModelError):
                 log.error("the model failed to load", exc=exc, model=model.name)
@@ -68,7 +80,7 @@ class Worker:
             return None
 
     def _serve(self, handler: Handler) -> None:
-        where = (self._row, self._epoch, self._footprint, self._intake)
+        where = (self._row, self._epoch, self._footprint, self._intake, self._counts)
         serve(handler, self._model, self._config, *where, self._lose_device)
 
     def _park(self, handler: Handler) -> bool:

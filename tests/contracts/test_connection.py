@@ -86,6 +86,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 50))
     def leave(self, number: int) -> None:
         """As those do who wait for a call."""
+        self.arrive()  # each turn of the loop may have read a word, or not
         if (known := self.pick(number)) is None:
             return
 
@@ -113,6 +114,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def close(self) -> None:
+        self.arrive()
+
         async def close() -> None:
             self.connection.close()
             await settle()

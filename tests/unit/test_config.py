@@ -57,6 +57,8 @@ def test_without_any_variable_everything_has_its_default() -> None:
         drain_timeout=25.0,
         log_level="info",
         log_format="json",
+        metrics="on",
+        metrics_models=20,
         default_accept="application/json",
         echo_attributes=False,
         sessions=True,

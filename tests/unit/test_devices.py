@@ -6,7 +6,7 @@ import pytest
 
 from serving.model.model import Model
 from serving.supervisor.fleet.devices import RETURN_TIME, Devices, Look
-from serving.supervisor.gpuwatch import look_at
+from serving.supervisor.watch.gpuwatch import look_at
 from serving.system.gpus.driver import Gpu, Xid
 from serving.system.gpus.fake import FakeGpus
 

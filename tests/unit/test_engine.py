@@ -54,9 +54,6 @@ class Stamps:
     def hold(self, streams: int) -> None:
         pass
 
-    def count_padding(self, values: int, padded: int) -> None:
-        pass
-
 
 class Numbers(Handler):
     """Doubles numbers; the tests override what should go wrong."""

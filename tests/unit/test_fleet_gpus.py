@@ -24,8 +24,8 @@ from serving.supervisor.fleet.devices import RETURN_TIME, Devices
 from serving.supervisor.fleet.fleet import MOVE_TIME, Fleet
 from serving.supervisor.fleet.spares import CONTEXT, SpareRule
 from serving.supervisor.fleet.workerreports import Progress
-from serving.supervisor.gpuwatch import look_at
 from serving.supervisor.store.diskcache import Cost
+from serving.supervisor.watch.gpuwatch import look_at
 from serving.system.gpus.fake import FakeGpus
 
 GIB = 1 << 30

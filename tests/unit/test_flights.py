@@ -44,7 +44,7 @@ class Stamps:
         self.start, self.renew, self.pause, self.finish = row.start, row.renew, row.pause, row.finish
         self.keep = row.keep
         self.reserve, self.begin, self.end = row.reserve, row.begin, row.end
-        self.hold, self.count_padding = row.hold, row.count_padding
+        self.hold = row.hold
 
     @property
     def ids(self) -> tuple[int, ...]:

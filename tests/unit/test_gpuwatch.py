@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from serving.supervisor.fleet.devices import Look
-from serving.supervisor.gpuwatch import GpuWatch
+from serving.supervisor.watch.gpuwatch import GpuWatch
 from serving.system.gpus.driver import Gpu, NoGpus
 
 FAULTS = (OSError("the driver is being reloaded"), RuntimeError("no more memory"), KeyError("cuda:0"))

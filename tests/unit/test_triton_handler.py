@@ -396,7 +396,7 @@ def test_a_call_of_another_model_has_the_time_of_the_request_and_a_minute_outsid
     )
     (tmp_path / "config.pbtxt").write_text("default_model_filename: 'left.py'")
     handler = TritonHandler()
-    handler.home = Home("127.0.0.1", 1, tmp_path / "worker-0.prom")
+    handler.home = Home("127.0.0.1", 1)
     body = json.dumps({"inputs": [numbers(1)]}).encode()
     try:
         with Client(handler, tmp_path, version="1") as client:

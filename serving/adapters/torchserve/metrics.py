@@ -1,11 +1,14 @@
-"""Metrics: ``context.metrics`` of handlers, kept in this process and logged at level debug."""
+"""Metrics: ``context.metrics`` of handlers, shown in ``GET /metrics`` and logged at level debug."""
 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
+from serving.metrics import instruments
 from serving.system import log
 
 TIMES, SIZES = ("ms", "s"), ("B", "kB", "MB", "GB")
@@ -15,6 +18,13 @@ class MetricTypes(enum.Enum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
+
+
+KINDS: dict[MetricTypes, type[instruments.Counter | instruments.Gauge | instruments.Histogram]] = {
+    MetricTypes.COUNTER: instruments.Counter,
+    MetricTypes.GAUGE: instruments.Gauge,
+    MetricTypes.HISTOGRAM: instruments.Histogram,
+}
 
 
 class MetricsCacheTypeError(TypeError):
@@ -27,6 +37,19 @@ class MetricsCacheValueError(ValueError):
 
 class MetricsCacheKeyError(KeyError):
     """A metric was not added."""
+
+
+@cache
+def shown_as(kind: MetricTypes, name: str, help: str, dimensions: tuple[str, ...]) -> instruments.Metric:
+    """Return the metric of ``GET /metrics`` for one of a handler's."""
+    labels = [f"dimension_{label}" if label in instruments.RESERVED else label for label in map(cleaned, dimensions)]
+    return KINDS[kind](cleaned(name), help, labels)
+
+
+def cleaned(name: str) -> str:
+    """Return a name with only letters, digits and _, not beginning as the server's own do."""
+    found = re.sub(r"[^a-zA-Z0-9_]", "_", name).lstrip("_").removeprefix(instruments.OURS)
+    return found if found[:1].isalpha() else f"m_{found}"
 
 
 class Dimension:
@@ -64,10 +87,22 @@ class Metric:
             log.warning("a metric is not counted", metric=self.name, reason=wrong, request_id=request_id)
             return
         key = tuple(str(one) for one in dimension_values)
+        self._show(key, value)
         before = self.values.get(key, 0) if self.metric_type is MetricTypes.COUNTER else 0
         self.values[key] = before + value
         dimensions = dict(zip(self.dimension_names, key, strict=True))
         log.debug("metric", metric=self.name, value=value, unit=self.unit, dimensions=dimensions, request_id=request_id)
+
+    def _show(self, key: tuple[str, ...], value: float) -> None:
+        """Add a value to what the server shows, under a name and labels that Prometheus allows."""
+        shown = shown_as(self.metric_type, self.name, f"{self.name}, in {self.unit}", tuple(self.dimension_names))
+        cell = shown.labels(*key)
+        if self.metric_type is MetricTypes.COUNTER:
+            cell.inc(value)
+        elif self.metric_type is MetricTypes.GAUGE:
+            cell.set(value)
+        else:
+            cell.observe(value)
 
     def _wrong(self, value: float, dimension_values: Sequence[Any]) -> str | None:
         if len(dimension_values) != len(self.dimension_names):

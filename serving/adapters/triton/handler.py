@@ -57,7 +57,7 @@ class TritonHandler(Handler):
         self._script.initialize(device)
         if config.is_decoupled:
             self._executor = Executor(self._script, self._runner.batches, self._statistics)
-        self._reporter = None if self.home is None else Reporter(self.home.metrics, config.name)
+        self._reporter = None if self.home is None else Reporter(config.name)
 
     def _connect(self) -> None:
         if self.home is not None:

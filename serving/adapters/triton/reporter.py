@@ -1,24 +1,27 @@
-"""Reporter: a model's own metrics, written to the file that the server's ``GET /metrics`` reads."""
+"""Reporter: a model's own metrics, on their way to the server's ``GET /metrics``."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from pathlib import Path
 
+from serving.metrics.instruments import LOCK, TARGET
+from serving.metrics.region import MODEL, Kind, Series
 from triton_python_backend_utils import metrics
+from triton_python_backend_utils.metrics import MetricKind
 
 INTERVAL = 0.5  # seconds between checks for changes
 PAUSE = 0.05  # seconds, at least, between the checks that answers cause
+KINDS = {MetricKind.COUNTER: Kind.COUNTER, MetricKind.GAUGE: Kind.GAUGE, MetricKind.HISTOGRAM: Kind.HISTOGRAM}
 
 
 class Reporter:
-    def __init__(self, path: Path, model: str) -> None:
-        self._path = path
-        self._labels = {"model": model, "replica": path.stem.removeprefix("worker-")}
-        self._written = ""
-        self._lock = threading.Lock()
+    """Writes all metrics of this process where the server reads them. Each has the labels ``model``, which is the name
+    in the configuration, and ``replica`` besides its own, which win.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
         self._next = 0.0
         self._closing = threading.Event()
         threading.Thread(target=self._run, name="metrics", daemon=True).start()
@@ -31,22 +34,22 @@ class Reporter:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + PAUSE
-            self._look()
+            write(self._model)
 
     def _run(self) -> None:
         while not self._closing.wait(INTERVAL):
-            self._look()
+            write(self._model)
 
-    def _look(self) -> None:
-        with self._lock:
-            text = metrics.render(self._labels)
-            if text != self._written:
-                with contextlib.suppress(OSError):  # the folder goes when the server ends
-                    self._write(text)
 
-    def _write(self, text: str) -> None:
-        # Write and rename, so that no reader sees half of it.
-        part = self._path.with_suffix(".part")
-        part.write_text(text)
-        part.replace(self._path)
-        self._written = text
+def write(model: str) -> None:
+    """Write the values of all metrics; a metric for which there is no room is left out."""
+    with LOCK:
+        region = TARGET.region
+        for one in metrics.samples():
+            labels = {**TARGET.more, MODEL: model, **one.labels}
+            at = region.place(Series(one.name, KINDS[one.kind], one.help, tuple(labels.items()), one.bounds))
+            if at is None:
+                continue
+            for offset, count in enumerate(one.counts):
+                region.ints[at + offset] = count
+            region.floats[at + len(one.counts)] = one.value

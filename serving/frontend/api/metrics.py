@@ -1,53 +1,91 @@
-"""Metrics: ``GET /metrics``, the scoreboard and the handlers' own metrics in Prometheus' text format.
+"""Metrics: ``GET /metrics``, what all processes have counted, in Prometheus' text format or as OpenMetrics.
 
-It asks no other process: handlers have written theirs down.
+It asks no other process: all have written down what they count, in memory that outlives them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from serving.frontend.health import is_healthy
-from serving.ipc.scoreboard import ROWS, Scoreboard
+from serving.ipc.scoreboard import ROWS, Phase, Row, Scoreboard
+from serving.metrics import catalog
+from serving.metrics.catalog import Metric
+from serving.metrics.exposition import Exposition
+from serving.metrics.region import Values, joined
+from serving.metrics.table import Reader
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BY_ROW: dict[Metric, Callable[[Row], float]] = {
+    catalog.MODEL_REPLICAS: lambda row: row.phase is Phase.READY,
+    catalog.MODEL_QUEUED: lambda row: row.queued,
+    catalog.MODEL_STREAMS: lambda row: row.streams,
+    catalog.MODEL_SESSIONS: lambda row: row.sessions,
+    catalog.MEMORY: lambda row: row.memory,
+    catalog.DEVICE_MEMORY: lambda row: row.device_memory,
+}
+SUMS = {
+    catalog.MODEL_RECOMPILATIONS.name: catalog.RECOMPILATIONS,
+    catalog.MODEL_VALUES.name: catalog.VALUES,
+    catalog.MODEL_PADDED_VALUES.name: catalog.PADDED_VALUES,
+}
 
 
-def merged(texts: Sequence[str]) -> str:
-    """Return the metrics of several handlers as one text, with all series of a name together as the format requires."""
-    heads: dict[str, list[str]] = {}
-    series: dict[str, list[str]] = {}
-    for text in texts:
-        name = ""
-        for line in text.splitlines():
-            if line.startswith("# HELP "):
-                name = line.split(" ")[2]
-                heads[name] = []
-            (heads if line.startswith("#") else series).setdefault(name, []).append(line)
-    return "".join(f"{line}\n" for name in heads for line in (*heads[name], *series.get(name, ())))
+class Metrics:
+    """The metrics of one server. ``models`` of them, the most used ones, have labels of their own."""
+
+    def __init__(self, board: Scoreboard, models: int) -> None:
+        self._board = board
+        self._models = models
+        self._reader = Reader(board.metrics)
+        self._exposition = Exposition()
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return the text, in a format that the header ``accept`` allows, and its content type."""
+        counted = means(self._reader.read())
+        rows = {index: self._board.row(index) for index in self._reader.models}
+        values = [*counted, *by_model(rows, self._reader.models)]
+        return self._exposition.render([*joined(values, self._models), *self._of_server(values)], accept)
+
+    def _of_server(self, values: Iterable[Values]) -> Iterator[Values]:
+        board = self._board
+        header = board.read_header()
+        rows = [board.row(index) for index in range(ROWS)]
+        yield value(catalog.READY, is_healthy(header, time.monotonic()))
+        yield value(catalog.REPLICAS, header.ready)
+        yield value(catalog.REPLICAS_WANTED, header.wanted)
+        yield value(catalog.IN_FLIGHT, board.in_flight())
+        yield value(catalog.QUEUED, sum(row.queued for row in rows))
+        yield value(catalog.STREAMS, sum(row.streams for row in rows))
+        yield value(catalog.SESSIONS, sum(row.sessions for row in rows))
+        yield value(catalog.SESSIONS_LOST, board.lost_sessions)
+        sums = dict.fromkeys(SUMS, 0.0)
+        for one in values:
+            if one.series.name in sums:
+                sums[one.series.name] += one.sum
+        for name, metric in SUMS.items():
+            yield value(metric, sums[name])
 
 
-def render(board: Scoreboard, texts: Sequence[str] = ()) -> bytes:
-    """Return the body of ``GET /metrics``; ``texts`` are the handlers' own metrics."""
-    header = board.read_header()
-    rows = [board.row(index) for index in range(ROWS)]
-    lines: list[str] = []
+def value(metric: Metric, number: float, *labels: str) -> Values:
+    return Values(metric.of(*labels), [], float(number))
 
-    def add(name: str, kind: str, help: str, value: float) -> None:
-        lines.extend((f"# HELP serving_{name} {help}", f"# TYPE serving_{name} {kind}", f"serving_{name} {value:g}"))
 
-    add("ready", "gauge", "Whether GET /ping says 200", is_healthy(header, time.monotonic()))
-    add("replicas", "gauge", "Replicas that take requests", header.ready)
-    add("replicas_wanted", "gauge", "Replicas that should", header.wanted)
-    add("requests_in_flight", "gauge", "Requests accepted and not answered", board.in_flight())
-    add("requests_queued", "gauge", "Requests that wait at replicas", sum(row.queued for row in rows))
-    add("streams_open", "gauge", "Answers in pieces and WebSockets under way", sum(row.streams for row in rows))
-    add("sessions_open", "gauge", "Sessions that replicas hold", sum(row.sessions for row in rows))
-    compiled = sum(row.recompilations for row in rows)
-    add("recompilations_total", "counter", "Times a model was compiled while requests waited", compiled)
-    values, padded = (sum(counts) for counts in zip(*(row.padding for row in rows), strict=True))
-    add("values_total", "counter", "Values of the samples that were padded, along the padded dimension", values)
-    add("padded_values_total", "counter", "Values of the batches that they were padded to", padded)
-    add("sessions_lost_total", "counter", "Sessions that ended with their replica", board.lost_sessions)
-    return ("\n".join([*lines, ""]) + merged(texts)).encode()
+def by_model(rows: dict[int, Row], models: dict[int, str]) -> Iterator[Values]:
+    """Return what the rows of model workers say; ``models`` are their models."""
+    for index, row in rows.items():
+        if row.pid:
+            for metric, read in BY_ROW.items():
+                yield value(metric, read(row), models[index])
+
+
+def means(values: Iterable[Values]) -> Iterator[Values]:
+    """Return ``values`` with the saturation of a model's replicas as their mean."""
+    found: dict[object, list[Values]] = {}
+    for one in values:
+        if one.series.name == catalog.SATURATION.name:
+            found.setdefault(one.series, []).append(one)
+        else:
+            yield one
+    for same in found.values():
+        yield same[0]._replace(sum=sum(one.sum for one in same) / len(same))

@@ -14,10 +14,9 @@ Requests about one model go to its handler, whose response is passed on. A failu
 
 from __future__ import annotations
 
-import asyncio
 import time
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -25,7 +24,6 @@ from starlette.types import Receive, Scope, Send
 from serving.config.config import Config
 from serving.deadline import Deadline
 from serving.errors import (
-    AlreadyLoaded,
     BadRequest,
     CodedError,
     Draining,
@@ -37,9 +35,9 @@ from serving.errors import (
     UnsupportedMediaType,
 )
 from serving.frontend.api import tritonwords
-from serving.frontend.api.calls import decode
-from serving.frontend.api.models import GRACE, UNLOAD_TIME
+from serving.frontend.api.model_repository import READY_TIME, ModelRepository, index_filter
 from serving.frontend.bodies import BodyReservation
+from serving.frontend.counting.tally import Tally, counted
 from serving.frontend.error_responses import CAUGHT, Api, report
 from serving.frontend.health import is_healthy
 from serving.frontend.http.headers import Headers, SentHeaders, id_of, labelling, read_headers
@@ -60,12 +58,11 @@ from serving.http.open_inference import (
     model_path,
     repository_path,
 )
-from serving.ipc.messages import DescribeModels, ListModels, LoadModel, Placement, UnloadModel
+from serving.ipc.messages import ListModels
 from serving.ipc.scoreboard import State
 from serving.model.model import DEFAULT_MODEL
 from serving.model.names import model_name
 from serving.request import Request, Response, media_type
-from serving.system import log
 
 NAME = "triton"  # clients compare it
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "sequence", "statistics"]
@@ -78,8 +75,17 @@ ABSENT = {  # Triton's paths that are not supported here
 }
 METHODS = {"trace/setting": ("GET", "POST")} | dict.fromkeys(("infer", "generate", "generate_stream"), ("POST",))
 CONTROL_BODY = 1 << 20  # bytes of a request's body, unless it is an inference
-READY_TIME = 5.0  # seconds for a model to answer whether it is ready
 API = Api(STOPPED, "a call of the Open Inference Protocol failed")
+
+
+class Asked(NamedTuple):
+    """An inference. ``draining``: it arrived while the server was stopping. ``arrival`` is an instant."""
+
+    model: str
+    deadline: Deadline
+    arrival: float
+    draining: bool
+    request_id: str
 
 
 class OpenInference:
@@ -87,12 +93,13 @@ class OpenInference:
 
     def __init__(self, config: Config, endpoint: Endpoint) -> None:
         self._bodies = endpoint.bodies
+        self._endpoint = endpoint
+        self._repository = ModelRepository(config, endpoint)
         self._version = installed_version()
         self._many = config.many
         self._loads = config.many and not config.multi_model  # on a multi-model endpoint the platform loads models
         self._max_body = config.max_body
         self._body_time = config.request_timeout
-        self._load_time = config.load_timeout + GRACE
         self._stream_timeout = config.stream_timeout
         self._board = endpoint.board
         self._replicas = endpoint.replicas
@@ -115,7 +122,9 @@ class OpenInference:
         path = scope["path"]
         if path.rstrip("/") == STATISTICS:
             allow(scope, "GET")
-            await self._responses.send_body(send, 200, JSON, statistics_body(await self._all_statistics(request_id)))
+            await self._responses.send_body(
+                send, 200, JSON, statistics_body(await self._repository.all_statistics(request_id))
+            )
         elif (target := model_path(path)) is not None:
             try:
                 await self._model(target, scope, receive, send, request_id)
@@ -123,12 +132,12 @@ class OpenInference:
                 raise tritonwords.of_model(error, target.model) from error
         elif (target := repository_path(path)) is not None:
             allow(scope, "POST")
-            await self._change(target, await self._control_body(scope, receive))
+            await self._repository.load_or_unload(target, await self._control_body(scope, receive))
             await self._responses.send_body(send, 200, JSON, b"")
         elif path == f"{PREFIX}/repository/index":
             allow(scope, "POST")
             only_ready = index_filter(await self._control_body(scope, receive))
-            await self._responses.send_body(send, 200, JSON, await self._index(request_id, only_ready))
+            await self._responses.send_body(send, 200, JSON, await self._repository.index(request_id, only_ready))
         elif (what := next((what for start, what in ABSENT.items() if path.startswith(start)), None)) is not None:
             raise CodedError(501, "not_supported", f"{what} not supported here")
         else:
@@ -173,27 +182,35 @@ class OpenInference:
             deadline = await self._invocations.deadline(model, self._loads and not draining, arrival)
             await self._speaks(model, deadline)
         if target.verb == "stats":
-            found = await self._statistics(model, scope["path"], request_id)
+            found = await self._repository.statistics(model, scope["path"], request_id)
             await self._responses.send_body(send, 200, JSON, statistics_body(found))
             return
+        with counted(self._endpoint.counts, model, arrival, API) as tally:
+            asked = Asked(model, deadline, arrival, draining, request_id)
+            await self._invoke(asked, tally, scope, receive, send)
+
+    async def _invoke(self, asked: Asked, tally: Tally, scope: Scope, receive: Receive, send: Send) -> None:
         content_type, accept, sagemaker = read_headers(scope["headers"])
         check_all(content_type, accept, sagemaker)
         content_type = labelled(content_type, scope["headers"])
+        model, deadline, path = asked.model, asked.deadline, scope["path"]
         reservation = BodyReservation(self._bodies)
         try:
             body = await read_body(scope["headers"], receive, self._max_body, deadline, reservation)
-            if draining:
+            tally.received = len(body)
+            if asked.draining:
                 raise Draining("the server is stopping")
             sent = SentHeaders(scope["headers"])
-            request = Request(body, content_type, accept, request_id, deadline, model, path=scope["path"], headers=sent)
+            request = Request(body, content_type, accept, asked.request_id, deadline, model, path=path, headers=sent)
             response = await watch(self._invocations.invoke(request, self._loads), receive)
             del body  # it will not be sent again: release its memory
             request = msgspec.structs.replace(request, body=b"")
             if isinstance(response, Streamed):
-                until = max(deadline.at, arrival + self._stream_timeout)
+                until = max(deadline.at, asked.arrival + self._stream_timeout)
                 await self._responses.stream(scope, receive, send, response, request, until, reservation)
             else:
                 self._responses.hold(scope, response.body, reservation)
+                tally.status, tally.sent = response.status, len(response.body)
                 await self._send(send, response)
         finally:
             reservation.release()
@@ -211,7 +228,7 @@ class OpenInference:
         not ready.
         """
         try:
-            placement = await self._placement(model)
+            placement = await self._repository.place_of(model)
         except CodedError as error:
             if not self._loads or error.code != ModelNotLoaded.code:
                 raise
@@ -220,14 +237,6 @@ class OpenInference:
         if not placement.replicas:
             raise ModelLoading(f"model {model} is not ready")
         return PREFIX in placement.paths.post
-
-    async def _placement(self, model: str) -> Placement:
-        """Return where the model is. Raises a ServingError, ModelLoading where that is not known in time."""
-        try:
-            async with asyncio.timeout(READY_TIME):
-                return await self._replicas.placement(model, False, 0.0)
-        except TimeoutError:
-            raise ModelLoading("the model is not known yet") from None
 
     async def _check_listed(self, model: str, version: str) -> None:
         """Check that the first request would load the model, which is in the store but not loaded. Raises a
@@ -241,28 +250,6 @@ class OpenInference:
         if listed.state != "ready":
             raise ModelLoading(f"model {model} is not ready")
 
-    async def _statistics(self, model: str, path: str, request_id: str) -> list[dict[str, Any]]:
-        """Return the statistics of a loaded model, summed over its replicas. Raises a ServingError."""
-        request = Request(request_id=request_id, deadline=Deadline.after(READY_TIME), model=model, path=path)
-        responses = await self._invocations.invoke_each(request)
-        parts = [one for response in responses for one in msgspec.json.decode(response.body)["model_stats"]]
-        return [tritonwords.summed(parts)] if parts else []
-
-    async def _all_statistics(self, request_id: str) -> list[dict[str, Any]]:
-        names = [DEFAULT_MODEL]
-        if self._many:
-            described = (await self._replicas.link.ask(DescribeModels, self._load_time)).models
-            names = [one.model_name for one in described if one.state == "ready"]
-        found = []
-        for name in names:
-            try:
-                placement = await self._placement(name)
-                if PREFIX in placement.paths.post:
-                    found += await self._statistics(name, f"{PREFIX}/models/{name}/stats", request_id)
-            except ServingError as exc:
-                log.debug("a model tells no statistics", model=name, error=str(exc))  # it may have gone meanwhile
-        return found
-
     async def _speaks(self, model: str, deadline: Deadline) -> None:
         try:
             await self._invocations.takes(model, PREFIX, self._loads, deadline)
@@ -271,77 +258,12 @@ class OpenInference:
                 "the handler of this model does not speak the Open Inference Protocol: POST /invocations"
             ) from None
 
-    # The models of the store.
-
-    async def _index(self, request_id: str, only_ready: bool) -> bytes:
-        if not self._many:
-            name, number = await self._only_model(request_id)
-            state = "READY" if is_healthy(self._board.read_header(), time.monotonic()) else "UNAVAILABLE"
-            models = [{"name": name, "version": number, "state": state}]
-        elif self._loads:
-            listed = (await self._replicas.link.ask(ListModels, self._load_time)).listed
-            models = [tritonwords.entry(one) for one in listed]
-        else:
-            found = (await self._replicas.link.ask(DescribeModels, self._load_time)).models
-            models = [{"name": one.model_name, "version": "1", "state": one.state.upper()} for one in found]
-        return msgspec.json.encode([one for one in models if not only_ready or one["state"] == "READY"])
-
-    async def _only_model(self, request_id: str) -> tuple[str, str]:
-        """Return the name and the version of the only model, as its handler gives them if it speaks the protocol."""
-        placement = await self._placement(DEFAULT_MODEL)
-        if PREFIX not in placement.paths.post:
-            return DEFAULT_MODEL, "1"
-        deadline = Deadline.after(READY_TIME)
-        path = f"{PREFIX}/models/{DEFAULT_MODEL}"
-        request = Request(request_id=request_id, deadline=deadline, model=DEFAULT_MODEL, path=path)
-        response = await self._invocations.invoke(request)
-        assert isinstance(response, Response)
-        metadata = msgspec.json.decode(response.body)
-        return metadata["name"], metadata["versions"][0]
-
-    async def _change(self, target: ModelPath, body: bytes) -> None:
-        """Load or unload a model. Raises a ServingError."""
-        if not self._many:
-            raise BadRequest("this server has one model, which is always loaded")
-        name = model_name(target.model)
-        if target.verb == "unload":
-            check_change(target.verb, body)
-            await self._replicas.link.ask(lambda id: UnloadModel(id, name), UNLOAD_TIME)
-            return
-        try:
-            check_change(target.verb, body)
-            await self._replicas.link.ask(lambda id: LoadModel(id, name, ""), self._load_time)
-        except ServingError as error:
-            if error.code != AlreadyLoaded.code:
-                raise tritonwords.of_load(error, name) from error
-
 
 def installed_version() -> str:
     try:
         return metadata.version("serving")
     except metadata.PackageNotFoundError:  # it runs from its sources
         return "0"
-
-
-class IndexBody(msgspec.Struct, forbid_unknown_fields=True):
-    ready: bool = False
-
-
-def index_filter(body: bytes) -> bool:
-    """Return whether the request asks for ready models only. Raises BadRequest."""
-    return decode(body or b"{}", IndexBody).ready
-
-
-class ChangeBody(msgspec.Struct):
-    parameters: dict[str, msgspec.Raw] = {}
-
-
-def check_change(verb: str, body: bytes) -> None:
-    """Check a load or unload request. Raises BadRequest for parameters that would be ignored."""
-    given = decode(body or b"{}", ChangeBody).parameters
-    extra = sorted(given.keys() - ({"unload_dependents"} if verb == "unload" else set()))
-    if extra:
-        raise BadRequest(f"parameter {extra[0]!r} of {verb} is not supported: what is served lies in the store")
 
 
 def statistics_body(statistics: list[dict[str, Any]]) -> bytes:

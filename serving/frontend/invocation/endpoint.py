@@ -11,6 +11,7 @@ from serving.config.config import Config
 from serving.deadline import Deadline
 from serving.errors import BodyTooLarge, CodedError, Draining, NotFound, ServingError
 from serving.frontend.bodies import Bodies
+from serving.frontend.counting.counts import Counts, NoCounts
 from serving.frontend.health import ping
 from serving.frontend.http.headers import Headers, header_value
 from serving.frontend.invocation.head_reader import HeadReader
@@ -49,12 +50,13 @@ class Endpoint:
         self.bodies = bodies
         self.expiries = Expiries()
         self.slot: Slot
+        self.counts: Counts = NoCounts()
         self.limit = config.max_body
         self.timeout = config.request_timeout
         self.stream_timeout = config.stream_timeout
         self.new_id = new_id
         self.heads = HeadReader(config.many)
-        self._starts: dict[bytes, bytes] = {}
+        self._starts: dict[bytes, tuple[bytes, int]] = {}
         self._defaults: Headers = []
         self._lines = b""
 
@@ -104,9 +106,9 @@ class Endpoint:
             self._lines = b"".join(b"%b: %b\r\n" % one for one in defaults)
         return self._lines
 
-    def start_of(self, head: bytes) -> bytes | None:
-        """Return the first lines of a response, up to the value of Content-Length; None where its reply head is not a
-        common one.
+    def start_of(self, head: bytes) -> tuple[bytes, int] | None:
+        """Return the first lines of a response, up to the value of Content-Length, and its status; None where its reply
+        head is not a common one.
         """
         if self.board.is_draining:
             return None
@@ -119,6 +121,6 @@ class Endpoint:
             if len(self._starts) >= KNOWN:
                 self._starts.clear()
             kind = header_value(reply.content_type)
-            start = STATUS_LINE[reply.status] + b"content-type: " + kind + b"\r\ncontent-length: "
-            self._starts[head] = start
+            lines = STATUS_LINE[reply.status] + b"content-type: " + kind + b"\r\ncontent-length: "
+            start = self._starts[head] = lines, reply.status
         return start

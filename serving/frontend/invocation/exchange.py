@@ -17,9 +17,9 @@ import msgspec
 from serving.deadline import EARLY, Deadline
 from serving.errors import CodedError, DeadlineExceeded, Draining, ServingError
 from serving.frontend.invocation.border import Border
+from serving.frontend.invocation.counted import Counted
 from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.invocation_head import InvocationHead
-from serving.frontend.invocation.request_body import RequestBody
 from serving.frontend.invocation.state import State
 from serving.frontend.invocation.streamed_reply import StreamedReply
 from serving.frontend.responses import INVOCATION, LARGE, STREAM, EncodedResponse
@@ -33,7 +33,7 @@ FINDING, READING, ASKED, STREAMING, LEAVING, ANSWERED, FAILED, GONE = State
 Result = TypeVar("Result")
 
 
-class Exchange(RequestBody, eq=False):
+class Exchange(Counted, eq=False):
     """One request, whose response goes to ``border``. It is settled once.
 
     ``arrival`` and ``expires`` are instants, ``timeout`` is in seconds. ``headers`` are the names of the request's
@@ -44,9 +44,9 @@ class Exchange(RequestBody, eq=False):
 
     endpoint: Endpoint
     border: Border
+    arrival: float
     head: InvocationHead
     request_id: str
-    arrival: float
     timeout: float
     expires: float
     headers: tuple[str, ...] = ()
@@ -61,14 +61,6 @@ class Exchange(RequestBody, eq=False):
     _timer: asyncio.TimerHandle | None = None
     _stream: StreamedReply | None = None
     _session: str | None = None
-
-    @property
-    def has_begun(self) -> bool:
-        return self.state >= STREAMING
-
-    @property
-    def streams(self) -> bool:
-        return self.state is STREAMING
 
     # The model, where it must be found first.
 
@@ -87,12 +79,12 @@ class Exchange(RequestBody, eq=False):
         endpoint = self.endpoint
         model, deadline = found
         self.head = self.head._replace(model=model)
+        self.count_begin(model)
         self.expires = deadline.at
         placement = endpoint.replicas.known(model)
         self.headers = placement.paths.headers if placement is not None else ()
         self.state = READING
-        left = max(0.0, self.expires - endpoint.clock())
-        self._timer = asyncio.get_running_loop().call_later(left, self.expire)
+        self._timer = asyncio.get_running_loop().call_later(self.expires - endpoint.clock(), self.expire)
         if self.is_whole:
             self._ask()
         else:
@@ -142,8 +134,11 @@ class Exchange(RequestBody, eq=False):
     def on_reply(self, head: bytes, body: Body) -> None:
         self._connection = None
         start = self.endpoint.start_of(head)
-        if start is not None and not self.head.attributes and self.border.reply(self, start, body):
-            return
+        if start is not None and not self.head.attributes:
+            lines, self.status = start
+            self.sent_size = len(body)
+            if self.border.reply(self, lines, body):
+                return
         reply = reply_head(head)
         if reply.code is None:
             self._respond(response_of(reply, body))
@@ -159,6 +154,7 @@ class Exchange(RequestBody, eq=False):
 
     def on_lost(self, lost: ReplicaLost) -> None:
         self._connection = None
+        self.count_retry()
         self._ask_later(lost)
 
     # The response.
@@ -174,17 +170,18 @@ class Exchange(RequestBody, eq=False):
         self._answer(self.endpoint.responses.encode(response, self.head.attributes, self.request_id))
 
     def _answer(self, whole: EncodedResponse) -> None:
+        self.status, self.sent_size = whole.status, len(whole.body)
         if not self.is_whole:  # the rest of its body would be read as the next request
             self.keep_alive = False
         if len(whole.body) < LARGE or self.holds(whole.body):
             self.border.respond(self, whole)
 
     async def _pass_on(self, stream: StreamedReply) -> StreamedReply:
-        stream.begin(self.head.attributes)
+        self.status = stream.begin(self.head.attributes)
         self.state = STREAMING
         self._buffers = []
         self._stop_timer()
-        await stream.pass_on(self._hold)
+        await stream.pass_on(self.hold_chunk)
         return stream
 
     def _end_stream(self, stream: StreamedReply) -> None:
@@ -200,10 +197,13 @@ class Exchange(RequestBody, eq=False):
         stream = self._stream if self.state is STREAMING else None
         self._forget()
         self.has_failed = True
+        responses = self.endpoint.responses
+        failure = responses.report(error, INVOCATION if stream is None else STREAM, self.request_id)
+        self.code = failure.code
         if stream is not None:
-            stream.cut(error)
+            stream.cut(failure)
         else:
-            self._answer(self.endpoint.responses.failure(error, self.request_id))
+            self._answer(responses.failure(failure, self.request_id))
 
     def expire(self) -> None:
         """Answer that the deadline has passed. Does nothing once the response has begun."""
@@ -224,6 +224,7 @@ class Exchange(RequestBody, eq=False):
         if self.state < ANSWERED:
             if not self.has_failed:
                 log.debug(INVOCATION.disconnected, request_id=self.request_id)
+                self.status = 0
             self._forget()
             self._end(FAILED if self.has_failed else GONE)
 
@@ -239,6 +240,7 @@ class Exchange(RequestBody, eq=False):
         self.state = state
         self._let_go()
         self.endpoint.slot.leave()
+        self.count_end()
         self._release()
 
     def _let_go(self) -> None:
@@ -290,8 +292,9 @@ def open_exchange(endpoint: Endpoint, border: Border, head: InvocationHead, leng
     if placement is None or not head.is_plain or endpoint.board.is_draining or (limit and length > limit):
         return _open_unready(endpoint, border, head, length)
     arrival, timeout = endpoint.clock(), placement.timeout
-    exchange = Exchange(endpoint, border, head, head.id or endpoint.new_id(), arrival, timeout, arrival + timeout)
+    exchange = Exchange(endpoint, border, arrival, head, head.id or endpoint.new_id(), timeout, arrival + timeout)
     exchange.length, exchange.headers = length, placement.paths.headers
+    exchange.count_begin(head.model)
     endpoint.slot.enter()
     endpoint.expiries.add(exchange)
     return exchange
@@ -301,7 +304,7 @@ def _open_unready(endpoint: Endpoint, border: Border, head: InvocationHead, leng
     """Accept a request about which something must be found out before its body can be awaited."""
     arrival, timeout = endpoint.clock(), endpoint.timeout
     request_id = head.id or endpoint.new_id()
-    exchange = Exchange(endpoint, border, head, request_id, arrival, timeout, arrival + timeout)
+    exchange = Exchange(endpoint, border, arrival, head, request_id, timeout, arrival + timeout)
     exchange.state, exchange.length = FINDING, length
     if endpoint.board.is_draining:  # "accepted" is decided here: what comes after a SIGTERM is refused
         exchange.refusal = Draining("the server is stopping")

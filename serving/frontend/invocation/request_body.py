@@ -13,7 +13,7 @@ from serving.frontend.invocation.endpoint import Endpoint
 from serving.frontend.invocation.state import State
 from serving.request import Body
 
-READING = State.READING
+READING, STREAMING = State.READING, State.STREAMING
 STILL_BODY = "nothing came of the body while others needed its room"
 
 
@@ -85,6 +85,14 @@ class RequestBody(msgspec.Struct, eq=False, kw_only=True):
             self._held.keep()
         if self.state is READING:
             self._ask()
+
+    @property
+    def has_begun(self) -> bool:
+        return self.state >= STREAMING
+
+    @property
+    def streams(self) -> bool:
+        return self.state is STREAMING
 
     @property
     def is_ready(self) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from serving.frontend.error_responses import report
+from serving.frontend.error_responses import Failure
 from serving.frontend.invocation.border import Border, Outgoing
-from serving.frontend.responses import STREAM, Responses, record_of
+from serving.frontend.responses import Responses, record_of
 from serving.frontend.routing.stream import Streamed
 from serving.request import Body
 
@@ -24,11 +24,12 @@ class StreamedReply:
         self._streamed = reply
         self._until = until
 
-    def begin(self, attributes: str | None) -> None:
-        """Send the head. ``attributes`` are the request's custom attributes."""
+    def begin(self, attributes: str | None) -> int:
+        """Send the head; returns its status. ``attributes`` are the request's custom attributes."""
         response = self._streamed.response
         headers = self._responses.stream_headers(response, attributes, self._exchange.request_id)
         self._border.begin(self._exchange, response.status, headers)
+        return response.status
 
     async def pass_on(self, hold: Callable[[Body], None]) -> None:
         """Send all chunks. ``hold`` counts one as held until the client has read it. Raises a ServingError."""
@@ -42,14 +43,10 @@ class StreamedReply:
         self.cancel()
         self._border.end(self._exchange, self._until - monotonic())
 
-    def cut(self, error: Exception) -> None:
-        """Log ``error`` and cut the response, whose status has been sent already. Its last record says why, if its type
-        has records.
-        """
+    def cut(self, failure: Failure) -> None:
+        """Cut the response, whose status has been sent already. Its last record says why, if its type has records."""
         self.cancel()
         request_id, streamed = self._exchange.request_id, self._streamed
-        failure = report(error, STREAM, request_id)
-        assert failure is not None
         record = record_of(failure, streamed.response.content_type, request_id, streamed.tail)
         self._border.cut(self._exchange, record, failure.code)
 

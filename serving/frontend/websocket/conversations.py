@@ -101,6 +101,7 @@ class Conversations:
     """Runs the conversations of this HTTP worker, for which it shares ``endpoint`` with invocations."""
 
     def __init__(self, config: Config, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
         self._bodies = endpoint.bodies
         self._many = config.many
         self._idle = config.conversation_idle_timeout
@@ -141,7 +142,9 @@ class Conversations:
         deadline = await self._invocations.deadline(model, self._many, arrival)
         query = scope["query_string"].decode("latin-1")
         head = OpenHead(request_id, model, scope["path"], query, headers_of(scope["headers"]))
-        return await self._invocations.converse(head, self._many, deadline.sooner(arrival + self._patience))
+        stream = await self._invocations.converse(head, self._many, deadline.sooner(arrival + self._patience))
+        self._endpoint.counts.connected(model)
+        return stream
 
     async def _unless_over(self, opening: asyncio.Future[Stream], has_disconnected: Callable[[], bool]) -> Stream:
         """Wait for ``opening``. Raises Draining when the server stops first, and ConnectionError when the client leaves

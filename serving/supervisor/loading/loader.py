@@ -185,6 +185,7 @@ class ModelLoader:
         if deployment is None or deployment.stage is Stage.LEAVING:
             await asyncio.gather(*ends)
             raise ModelNotLoaded(f"model {name} is not loaded")
+        self._executor.count_unload(name)
         log.info("unloading", model=name)
         self._listing.out(name)
         self._executor.act(self._fleet.leave(deployment, time.monotonic()))

@@ -17,6 +17,7 @@ from serving.ipc.faults import Fault
 from serving.system import log
 from serving.worker.batching.batcher import Batcher, Item, Taken
 from serving.worker.batching.bell import uninterrupted
+from serving.worker.counts import EngineCounts
 from serving.worker.engine.calls import Calls
 from serving.worker.engine.computing import Computing
 from serving.worker.engine.encoding import ReplyEncoder
@@ -37,6 +38,7 @@ class Batches:
         encoder: ReplyEncoder,
         calls: Calls,
         handover: Handover,
+        counts: EngineCounts,
         room: Callable[[], None],
         clock: Clock,
     ) -> None:
@@ -47,6 +49,7 @@ class Batches:
         self._encoder = encoder
         self._calls = calls
         self._handover = handover
+        self._counts = counts
         self._room = room
         self._clock = clock
 
@@ -82,6 +85,7 @@ class Batches:
         try:
             outputs = self._computing.predict([item.sample for item in live])
         except BaseException as exc:
+            self._counts.failed(since, self._clock())
             return [*replies, *self._recover(bucket, live, exc, again)]
         return [*replies, *self._encode(bucket, live, outputs, since)]
 
@@ -95,6 +99,7 @@ class Batches:
         if live:
             self._calls.batch(live)
             self._promises.begins(bucket, len(live), now)
+            self._counts.begins(live, now)
         return live, [expired(item) for item in late]
 
     def _encode(self, bucket: Hashable, live: list[Item], outputs: Sequence[Any], since: float) -> list[Reply]:
@@ -102,6 +107,8 @@ class Batches:
         self._batcher.caps.succeeded(bucket, len(live))
         encoded: list[Reply] = []
         encoder, calls, clock = self._encoder, self._calls, self._clock
+        computed = clock()
+        self._counts.predicted(since, computed)
         for item, output in zip(live, outputs, strict=True):
             if clock() > calls.fresh_until:
                 calls.again()
@@ -110,7 +117,9 @@ class Batches:
             item.sample = None  # its destructor runs here, while the supervisor watches
             if item.claim is not None:
                 claims.release([item])
-        self._promises.ended(bucket, len(live), since, self._clock(), len(self._flights.batches))
+        now = clock()
+        self._counts.encoded(computed, now)
+        self._promises.ended(bucket, len(live), since, now, len(self._flights.batches))
         return encoded
 
     # On a device that runs ahead of the engine's thread.
@@ -150,6 +159,7 @@ class Batches:
             self._calls.batch(items)
             outputs = self._computing.split(landed, len(items))
         except BaseException as exc:
+            self._counts.failed(flight.since, self._clock())
             return self._recover(flight.bucket, items, exc)
         return self._encode(flight.bucket, items, outputs, flight.since)
 
@@ -171,11 +181,13 @@ class Batches:
             failed = self._encoder.failed(live[0], predict_error(live[0], exc, fault), exc)
             live[0].sample = None
             return [failed]
+        self._counts.bisected()
         log.warning("a batch failed; running its members apart", size=len(live), error=describe(exc))
         middle = len(live) // 2
         return [*self.run(bucket, live[:middle]), *self.run(bucket, live[middle:])]
 
     def _make_room(self, bucket: Hashable, live: list[Item]) -> None:
+        self._counts.halved()
         self._batcher.caps.failed(bucket, len(live))
         while self.land(only_done=False):
             pass

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from serving.deadline import Clock
 from serving.handler import Handler
 from serving.worker.batching.batcher import Batcher
+from serving.worker.counts import EngineCounts
 from serving.worker.device.border import Device
 from serving.worker.device.host import Host
 from serving.worker.engine.batches import Batches
@@ -43,20 +44,22 @@ class Engine:
         clock: Clock = time.monotonic,
         sent: Callable[[], None] = lambda: None,
         room: Callable[[], None] = lambda: None,
+        counts: EngineCounts | None = None,
     ) -> None:
         self._handler = handler
+        self._counts = counts = counts or EngineCounts()
         self._batcher = batcher
         self._bell = batcher.bell
         self._clock = clock
         self._flights = Flights(rules.timeout, clock)
         device = device or Host()
         progress = progress_of(row, self._flights, device.runs_ahead)
-        self._computing = computing = Computing(handler, device, progress.count_padding, lost)
+        self._computing = computing = Computing(handler, device, counts.padded, lost)
         self._handover = handover = Handover(deliver, progress)
         self.streams = Streams(batcher, progress, handover.emit, rules, computing.check, clock)
         calls = Calls(progress, rules.timeout, self.streams.unsent, clock)
         encoder = ReplyEncoder(handler, computing, calls, self.streams, rules)
-        tools = (self._flights, computing, encoder, calls, handover)
+        tools = (self._flights, computing, encoder, calls, handover, counts)
         self._batches = Batches(batcher, *tools, room, clock)
         self._entrance = Entrance(handler, batcher, self._batches, self.streams, *tools, sent, rules, clock)
         self._gathering = self._entrance.gathering
@@ -92,7 +95,10 @@ class Engine:
         self._step_batch()
         if self._gathering.pending:
             self._gathering.step()
-        self.streams.step()
+        if len(self.streams):
+            since = self._clock()
+            self.streams.step()
+            self._counts.stepped(since, self._clock())
         if self._handler.exclusive_streams and not self.streams.can_step:
             self._batcher.forecast.released(self._clock())
 

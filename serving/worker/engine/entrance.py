@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from serving.deadline import Clock
 from serving.handler import Handler
 from serving.worker.batching.batcher import Alone, Batcher, Item
+from serving.worker.counts import EngineCounts
 from serving.worker.engine.apart import Apart
 from serving.worker.engine.batches import Batches
 from serving.worker.engine.calls import Calls
@@ -40,6 +41,7 @@ class Entrance:
         encoder: ReplyEncoder,
         calls: Calls,
         handover: Handover,
+        counts: EngineCounts,
         sent: Callable[[], None],
         rules: Rules,
         clock: Clock,
@@ -55,6 +57,7 @@ class Entrance:
         self._hooks = encoder.hooks
         self._calls = calls
         self._handover = handover
+        self._counts = counts
         self._apart = Apart(streams, sent)
         self._clock = clock
         self.gathering = Gathering(handler, encoder.records, calls, batcher, handover, rules, clock)
@@ -105,7 +108,9 @@ class Entrance:
             return
         self._calls.one(item, now)
         decoded = decode(self._handler, item)
-        self._pace.add(self._clock() - now)
+        after = self._clock()
+        self._pace.add(after - now)
+        self._counts.decoded(after - now, after)
         self._admit(decoded)
 
     def _wait_for_others(self) -> None:
@@ -138,6 +143,7 @@ class Entrance:
                 continue
             if decoded.seconds:
                 self._pace.add(decoded.seconds)
+                self._counts.decoded_beside(decoded.seconds)
             self._calls.one(decoded.item, self._clock())
             self._admit(decoded)
             self._calls.finish()

@@ -124,7 +124,7 @@ class MergedProgress:
         self._flights = flights
         self._seen = 0
         self.reserve, self.begin, self.end = progress.reserve, progress.begin, progress.end
-        self.hold, self.count_padding = progress.hold, progress.count_padding
+        self.hold = progress.hold
 
     def start(self, ids: Sequence[int], until: float) -> None:
         self._keep()

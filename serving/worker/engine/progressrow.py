@@ -39,10 +39,6 @@ class ProgressRow(Protocol):
         """Record the number of streams and conversations under way between calls of user code."""
         ...
 
-    def count_padding(self, values: int, padded: int) -> None:
-        """Count a batch of ``values`` values that was padded to ``padded``."""
-        ...
-
 
 class EngineRow(ProgressRow, Protocol):
     """A progress row that can list requests on the device beside those of the current call."""

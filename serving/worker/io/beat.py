@@ -18,12 +18,20 @@ class Beat:
     """Shows the supervisor that the loop runs, and what waits; ends what is over time; measures memory now and then.
 
     ``measure`` reads the memory of the process, on any thread; ``measure_idle`` does so once it has been idle for a
-    while.
+    while. ``look`` measures how busy the engine's thread is.
     """
 
-    def __init__(self, row: Row, side: LoopSide, measure: Callable[[], None], measure_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        row: Row,
+        side: LoopSide,
+        measure: Callable[[], None],
+        measure_idle: Callable[[], None],
+        look: Callable[[float], None],
+    ) -> None:
         self._row = row
         self._side = side
+        self._look = look
         self._measures = Measures(row, measure, measure_idle)
 
     def start(self) -> None:
@@ -34,5 +42,7 @@ class Beat:
         self._side.sweep()
         surroundings.write_old()
         self._side.count()
-        if (measure := self._measures.due(time.monotonic())) is not None:
+        now = time.monotonic()
+        self._look(now)
+        if (measure := self._measures.due(now)) is not None:
             loop.run_in_executor(None, measure)

@@ -31,7 +31,7 @@ from serving.worker.parking import Parking
 class Intake:
     """The connections of one worker; ``control`` is the socket to the supervisor. Call all of it on the loop's thread.
 
-    ``measure`` and ``measure_idle`` are those of Beat.
+    ``measure``, ``measure_idle`` and ``look`` are those of Beat.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Intake:
         control: socket.socket,
         measure: Callable[[], None],
         measure_idle: Callable[[], None],
+        look: Callable[[float], None] = lambda now: None,
     ) -> None:
         self.parking = Parking()
         self._row = row
@@ -55,7 +56,7 @@ class Intake:
         )
         self.io, self.reading, self.sessions = sides.io, sides.reading, sides.sessions
         self.on_frame = sides.loop.on_frame  # of HTTP workers, as long as the SocketReader does not read
-        self._beat = Beat(row, sides.loop, measure, measure_idle)
+        self._beat = Beat(row, sides.loop, measure, measure_idle, look)
         self._supervisor = ControlLink(control, self._on_word, self._on_supervisor_lost)
         self.send = self._supervisor.send
         self._server: asyncio.Server | None = None

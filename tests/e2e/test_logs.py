@@ -28,7 +28,7 @@ ANSWERED = "a request was answered with an error"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return model_folder(tmp_path, "talker:Talker")
+    return model_folder(tmp_path, "verbose:Verbose")
 
 
 def ask(server: Server, do: str, **more: Any) -> Answer:
@@ -107,12 +107,12 @@ def test_lines_of_user_code_have_level_logger_model_and_request(folder: Path) ->
         eventually(lambda: server.lines(message="of a thread"))
         id = answer.headers["x-request-id"]
         own = {"role": "worker", "model": "model", "request_id": id}
-        assert server.lines(message="decoding", level="info", logger="talker", **own)
-        assert server.lines(message="a warning", level="warning", logger="talker", **own)
+        assert server.lines(message="decoding", level="info", logger="verbose", **own)
+        assert server.lines(message="a warning", level="warning", logger="verbose", **own)
         assert server.lines(message="a print", level="info", stream="stdout", **own)
         assert server.lines(message="a python warning", level="warning", category="UserWarning", **own)
         [thread] = server.lines(message="of a thread")
-        assert (thread["model"], thread["logger"], "request_id" in thread) == ("model", "talker", False)
+        assert (thread["model"], thread["logger"], "request_id" in thread) == ("model", "verbose", False)
 
 
 def test_of_a_batch_the_ids_are_named(folder: Path, tmp_path: Path) -> None:

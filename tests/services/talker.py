@@ -1,65 +1,81 @@
-"""Writes to its log in all ways that user code has: ``{"do": …}`` says which."""
+"""Conversations: an echo that does what a few words ask for."""
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import json
 import os
-import threading
+import signal
 import time
-import warnings
-from typing import Any
+from pathlib import Path
 
-from gates import wait_at
+import torch
 
-from serving import BatchPolicy, Handler, Request
-from serving.system import log
-
-own = logging.getLogger("talker")
+from serving import BadRequest, Conversation, ConversationClosed, Handler, Request, Unavailable
 
 
 class Talker(Handler):
-    policy = BatchPolicy(max_size=16)
+    websocket_paths = ("/v1/realtime",)
 
-    def decode(self, request: Request) -> dict[str, Any]:
-        sample = dict(super().decode(request))
-        if sample["do"] == "say":
-            own.info("decoding")
-        return sample
+    def load(self, model_dir: Path, device: str, load_seconds: float = 0.0, name: str = "") -> None:
+        time.sleep(load_seconds)
 
-    def predict(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for sample in batch:
-            self.run(sample)
-        return [{"pid": os.getpid(), "size": len(batch)} for _ in batch]
+    def predict(self, batch: list[object]) -> list[int]:
+        return [os.getpid()] * len(batch)
 
-    def run(self, sample: dict[str, Any]) -> None:
-        match sample["do"]:
-            case "say":
-                self.say()
-            case "debug":
-                log.debug("an event of the worker")
-                own.info("an info of the handler")
-            case "flood":
-                for number in range(sample["lines"]):
-                    print(f"line {number} {'x' * 100}")
-            case "wait":
-                wait_at(sample["gate"])
-            case "hang":
+    def decode(self, request: Request) -> int:
+        return 0
+
+    async def converse(self, stream: Conversation) -> None:
+        async for message in stream:
+            word = message.data
+            if not isinstance(word, str) or not word.startswith("!"):
+                await stream.send(message.data, message.fin)
+            elif word == "!about":
+                about = {
+                    "path": stream.path,
+                    "query": stream.query,
+                    "headers": dict(stream.headers),
+                    "pid": os.getpid(),
+                }
+                await stream.send(json.dumps(about))
+            elif word == "!close":
+                await stream.close(4000, "as you wish")
+            elif word == "!bad":
+                raise BadRequest("no such word")
+            elif word == "!fail":
+                raise ValueError("broken")
+            elif word == "!device-assert":
+                error = torch.AcceleratorError("as a kernel's assert shows")
+                error.error_code = 710
+                raise error
+            elif word == "!busy":
+                raise Unavailable("later")
+            elif word == "!wait":
+                await asyncio.sleep(1000)
+            elif word == "!leave":
+                return
+            elif word == "!block":
+                time.sleep(1000)  # noqa: ASYNC251
+            elif word == "!die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif word == "!flood":
+                await self.flood(stream)
+            elif word == "!tick":
                 while True:
-                    time.sleep(0.01)
-            case "fail":
-                raise ValueError("it fails")
-            case "break":
-                logging.basicConfig(level=logging.CRITICAL, force=True)
-                logging.disable(logging.CRITICAL)
-                os.close(1)
+                    await stream.send("tick")
+                    await asyncio.sleep(0.1)
+            elif word == "!think":
+                await asyncio.sleep(2.5)
+                await stream.send("a thought")
+            elif word == "!sleep":
+                await asyncio.sleep(1000)
+        if stream.query == "last=words":
+            try:
+                await stream.send("too late")
+            except ConversationClosed:
+                Path(stream.headers["x-trace"]).write_text(f"{stream.close_code} {stream.close_reason}")  # noqa: ASYNC240
 
-    def say(self) -> None:
-        own.warning("a warning")
-        print("a print")
-        warnings.warn("a python warning", stacklevel=1)
-        thread = threading.Thread(target=own.warning, args=("of a thread",))
-        thread.start()
-        thread.join()
-
-    def encode(self, output: dict[str, Any], request: Request) -> Any:
-        return output
+    async def flood(self, stream: Conversation) -> None:
+        for i in range(100_000):
+            await stream.send(b"%06d" % i + b"." * 10_000)

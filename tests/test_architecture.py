@@ -203,7 +203,7 @@ def test_processes_without_a_model_never_import_torch_or_numpy(module: str) -> N
         ("serving.cli", 290),
         ("serving.supervisor.launch", 250),
         ("serving.supervisor.main", 345),
-        ("serving.frontend.server", 515),
+        ("serving.frontend.server", 520),
     ],
 )
 def test_imports_before_the_first_answer_have_a_budget(module: str, most: int) -> None:

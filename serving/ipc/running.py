@@ -39,13 +39,13 @@ def servers() -> dict[Runtime, int]:
     for path in (path for home in homes for path in sorted(Path(home).glob(f"{FOLDER}*"))):
         with contextlib.suppress(OSError, msgspec.DecodeError):
             if private.is_private(path):
-                connect(Runtime(path)).close()
+                open_control(Runtime(path)).close()
                 _, port = msgspec.json.decode(private.read_plain(path / ADDRESS), type=tuple[str, int])
                 found[Runtime(path)] = port
     return found
 
 
-def connect(runtime: Runtime) -> socket.socket:
+def open_control(runtime: Runtime) -> socket.socket:
     """Return a connection to a server's supervisor. Raises OSError where it does not run."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.settimeout(PATIENCE)
@@ -60,7 +60,7 @@ def connect(runtime: Runtime) -> socket.socket:
 def ask(runtime: Runtime, message: Message) -> Message:
     """Send a message to a server's supervisor and return the first one that comes back. Raises OSError."""
     reader = FrameReader()
-    with connect(runtime) as channel:
+    with open_control(runtime) as channel:
         channel.sendall(pack(message))
         while n := channel.recv_into(reader.get_buffer()):
             for frame in reader.buffer_updated(n):

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from serving.deadline import Clock
-from serving.postmortem.report import BODIES, EVENT, Report
 from serving.system import log
 
 if TYPE_CHECKING:
     from serving.postmortem.curves import MemoryCurves
+    from serving.postmortem.report import Report
 
 PERIOD = 1.0  # seconds between looks at the memory of workers
 PENDING = 64  # reports that may wait; more are only counted
@@ -145,6 +145,8 @@ class ReportWriter:
             self._drafts.remove(one)
 
     def _finish(self, draft: Draft) -> None:
+        from serving.postmortem.report import BODIES, EVENT
+
         try:
             recording = self._recording(draft)
             report = self._completed(draft, f"{draft.report.report}{BODIES}" if recording else "")

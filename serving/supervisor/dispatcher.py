@@ -39,7 +39,7 @@ class Dispatcher:
         self._executor = Executor(self.state, runtime, self.control, fork, *news, self.counts)
         self.source = make_source(setup, self.fleet, self._executor)
         self._reports = make_writer(setup.config.report_dir)
-        self.exits = Exits(self.fleet, self._executor, runtime, board, self._reports.submit)
+        self.exits = Exits(self.fleet, self._executor, runtime, board, self._reports)
         self.reports = Reports(self.fleet, self._executor, self.source, self.control.retire, self.counts)
         self._watch = GpuWatch(setup.driver, self._on_look)
 

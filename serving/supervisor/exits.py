@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from serving.ipc.faults import Fault, fault_of_exit
 from serving.ipc.runtime import Runtime
 from serving.ipc.scoreboard import Scoreboard
-from serving.postmortem.report import Report
-from serving.postmortem.writer import Bodies
+from serving.postmortem.writer import ReportWriter
 from serving.supervisor.executor import Executor
 from serving.supervisor.fleet.deployment import Role, Status, WorkerProcess
 from serving.supervisor.fleet.fleet import Fleet
 from serving.supervisor.processes import Exit
 from serving.system import cgroup, log
-
-Submit = Callable[[Report, Bodies | None], None]
 
 RETIRED = "retired"  # the reason of an end that was wanted
 LAST_WORDS, LOOKS = 0.05, 20  # seconds between looks for the reason that a worker gave for its end; how many looks
@@ -38,16 +34,18 @@ class End(NamedTuple):
 
 
 class Exits:
-    """Tells the fleet of the ends of workers, and has what it decides carried out. ``submit`` takes the report of
+    """Tells the fleet of the ends of workers, and has what it decides carried out. ``reports`` takes one for
     each end that nobody wanted.
     """
 
-    def __init__(self, fleet: Fleet, executor: Executor, runtime: Runtime, board: Scoreboard, submit: Submit) -> None:
+    def __init__(
+        self, fleet: Fleet, executor: Executor, runtime: Runtime, board: Scoreboard, reports: ReportWriter
+    ) -> None:
         self._fleet = fleet
         self._executor = executor
         self._runtime = runtime
         self._board = board
-        self._submit = submit
+        self._reports = reports
         self._oom_kills = cgroup.oom_kills()
 
     def on_exit(self, worker: WorkerProcess, gone: Exit, looks: int = LOOKS) -> None:
@@ -111,7 +109,7 @@ class Exits:
         try:
             report = examine(dead, traces, id)
             self._executor.count_exit(dead, report.reason)
-            self._submit(report, kept)
+            self._reports.submit(report, kept)
         except Exception as exc:  # which must not cost the worker its replacement
             log.error("a report could not be made", exc=exc)
             return stacks, None

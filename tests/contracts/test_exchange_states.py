@@ -87,6 +87,9 @@ class Replica:
     def known(self, model: str) -> Placement | None:
         return self._placement
 
+    def name_of(self, model: str) -> str:
+        return model
+
     def at_hand(self, model: str) -> Any:
         return self
 

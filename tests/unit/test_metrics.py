@@ -35,7 +35,11 @@ def observe(region: Region, series: Series, bucket: int = 0) -> None:
 
 
 def read(board: Scoreboard) -> dict[Series, Values]:
-    return {one.series: one for one in joined(Reader(board.metrics).read(), 100)}
+    return {one.series: one for one in reader_of(board).read(100, lambda models: ())}
+
+
+def reader_of(board: Scoreboard) -> Reader:
+    return Reader(board.metrics, mean=catalog.SATURATION.name)
 
 
 # Regions.
@@ -80,8 +84,9 @@ def test_no_scrape_finds_values_twice_or_not_at_all_while_they_move() -> None:
     mover = threading.Thread(target=move)
     mover.start()
     try:
-        reader = Reader(board.metrics)
-        sums = {sum(one.sum for one in reader.read() if one.series == REQUESTS) for _ in range(300)}
+        reader = reader_of(board)
+        reads = [reader.read(100, lambda models: ()) for _ in range(300)]
+        sums = {sum(one.sum for one in found if one.series == REQUESTS) for found in reads}
     finally:
         stop.set()
         mover.join()

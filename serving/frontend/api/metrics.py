@@ -13,17 +13,17 @@ from serving.ipc.scoreboard import ROWS, Phase, Row, Scoreboard
 from serving.metrics import catalog
 from serving.metrics.catalog import Metric
 from serving.metrics.exposition import Exposition
-from serving.metrics.region import Values, joined
-from serving.metrics.table import Reader
+from serving.metrics.region import Values
+from serving.metrics.table import Known, Reader
 
-BY_ROW: dict[Metric, Callable[[Row], float]] = {
-    catalog.MODEL_REPLICAS: lambda row: row.phase is Phase.READY,
-    catalog.MODEL_QUEUED: lambda row: row.queued,
-    catalog.MODEL_STREAMS: lambda row: row.streams,
-    catalog.MODEL_SESSIONS: lambda row: row.sessions,
-    catalog.MEMORY: lambda row: row.memory,
-    catalog.DEVICE_MEMORY: lambda row: row.device_memory,
-}
+BY_ROW: tuple[tuple[Metric, Callable[[Row], float]], ...] = (
+    (catalog.MODEL_REPLICAS, lambda row: row.phase is Phase.READY),
+    (catalog.MODEL_QUEUED, lambda row: row.queued),
+    (catalog.MODEL_STREAMS, lambda row: row.streams),
+    (catalog.MODEL_SESSIONS, lambda row: row.sessions),
+    (catalog.MEMORY, lambda row: row.memory),
+    (catalog.DEVICE_MEMORY, lambda row: row.device_memory),
+)
 SUMS = {
     catalog.MODEL_RECOMPILATIONS.name: catalog.RECOMPILATIONS,
     catalog.MODEL_VALUES.name: catalog.VALUES,
@@ -37,20 +37,27 @@ class Metrics:
     def __init__(self, board: Scoreboard, models: int) -> None:
         self._board = board
         self._models = models
-        self._reader = Reader(board.metrics)
+        self._reader = Reader(board.metrics, mean=catalog.SATURATION.name)
         self._exposition = Exposition()
+        self._rows = [board.row(index) for index in range(ROWS)]
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the text, in a format that the header ``accept`` allows, and its content type."""
-        counted = means(self._reader.read())
-        rows = {index: self._board.row(index) for index in self._reader.models}
-        values = [*counted, *by_model(rows, self._reader.models)]
-        return self._exposition.render([*joined(values, self._models), *self._of_server(values)], accept)
+        values = self._reader.read(self._models, self._of_rows)
+        return self._exposition.render([*values, *self._of_server(values)], accept)
+
+    def _of_rows(self, models: dict[int, str]) -> Iterator[tuple[Known, float]]:
+        """Return what the rows of model workers say, by their models."""
+        for index, model in models.items():
+            row = self._rows[index]
+            if row.pid:
+                for metric, read in BY_ROW:
+                    yield self._reader.of_model(metric, model), float(read(row))
 
     def _of_server(self, values: Iterable[Values]) -> Iterator[Values]:
         board = self._board
         header = board.read_header()
-        rows = [board.row(index) for index in range(ROWS)]
+        rows = [row for row in self._rows if row.pid]
         yield value(catalog.READY, is_healthy(header, time.monotonic()))
         yield value(catalog.REPLICAS, header.ready)
         yield value(catalog.REPLICAS_WANTED, header.wanted)
@@ -67,25 +74,5 @@ class Metrics:
             yield value(metric, sums[name])
 
 
-def value(metric: Metric, number: float, *labels: str) -> Values:
-    return Values(metric.of(*labels), [], float(number))
-
-
-def by_model(rows: dict[int, Row], models: dict[int, str]) -> Iterator[Values]:
-    """Return what the rows of model workers say; ``models`` are their models."""
-    for index, row in rows.items():
-        if row.pid:
-            for metric, read in BY_ROW.items():
-                yield value(metric, read(row), models[index])
-
-
-def means(values: Iterable[Values]) -> Iterator[Values]:
-    """Return ``values`` with the saturation of a model's replicas as their mean."""
-    found: dict[object, list[Values]] = {}
-    for one in values:
-        if one.series.name == catalog.SATURATION.name:
-            found.setdefault(one.series, []).append(one)
-        else:
-            yield one
-    for same in found.values():
-        yield same[0]._replace(sum=sum(one.sum for one in same) / len(same))
+def value(metric: Metric, number: float) -> Values:
+    return Values(metric.of(), [], float(number))

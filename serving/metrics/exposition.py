@@ -19,6 +19,7 @@ from serving.metrics.region import Kind, Series, Values
 
 KINDS = {Kind.COUNTER: "counter", Kind.GAUGE: "gauge", Kind.HISTOGRAM: "histogram"}
 TOTAL = "_total"
+UNTYPED, COUNTER = " untyped\n", " counter\n"  # which the text format allows for any name
 END = "# EOF\n"  # of OpenMetrics
 
 
@@ -65,6 +66,10 @@ def numbers_of(values: Values) -> Iterable[float]:
     return (*sums, sums[-1], values.sum)
 
 
+def text_of(number: float) -> str:
+    return repr(int(number)) if number % 1 == 0 else repr(number)
+
+
 def template_of(series: Series, encode: Callable[[Collector], bytes]) -> Template:
     head = ""
     before: dict[int, str] = {}
@@ -73,7 +78,7 @@ def template_of(series: Series, encode: Callable[[Collector], bytes]) -> Templat
             sample, _, number = line.rpartition(" ")
             before[int(float(number))] = sample + " "
         elif line != END:
-            head += line
+            head += line.replace(UNTYPED, COUNTER) if series.kind is Kind.COUNTER else line
     return Template(head, tuple(before[number] for number in range(len(before))))
 
 
@@ -103,7 +108,7 @@ class Exposition:
                     parts.append(template.head)
                 if series.kind is kind:
                     for before, number in zip(template.before, numbers_of(one), strict=True):
-                        parts += (before, repr(number), "\n")
+                        parts += (before, text_of(number), "\n")
         if content_type.startswith("application/openmetrics"):
             parts.append(END)
         return "".join(parts).encode(), content_type

@@ -26,7 +26,7 @@ PERIOD = 1.0  # seconds between looks at the memory of workers
 PENDING = 64  # reports that may wait; more are only counted
 GPU_WAIT = 1.5  # seconds within which an error of a GPU shows after it has ended a worker
 XIDS, BEFORE = 64, 60.0  # errors of GPUs that are kept; seconds before an end in which one may have to do with it
-CLOSE_TIME = 1.0  # seconds for the last reports
+CLOSE_TIME = 3.0  # seconds for the last reports
 
 
 class Draft(NamedTuple):

@@ -144,7 +144,7 @@ class Children:
         if not self._restarts:
             return
         log.error(f"the {service.name} ended", cause=str(gone))
-        self._models.counts.restarted(service.name)
+        self._models.counts.restarted(service.name.lower().replace(" ", "_"))
         if not restart:
             self._give_up(f"the {service.name} ended {service.failures} times in a row")
         elif service is self._http_service:

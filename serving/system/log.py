@@ -66,6 +66,7 @@ class StdoutHandler(logging.Handler):
         self._clock = clock
         self._pid = os.getpid()
         self._loops: set[int] = set()
+        self._locks_from = 0.0  # the time from which a loop may wait again for another thread that writes
         self._waits_from = 0.0  # the time from which a loop may wait again
         self._begin()
 
@@ -79,7 +80,7 @@ class StdoutHandler(logging.Handler):
         self._loops.add(threading.get_ident())
 
     def handle(self, record: LogRecord) -> bool:
-        if self._lock(self._patience_here()):
+        if self._lock_soon():
             try:
                 self.emit(record)
             finally:
@@ -87,6 +88,17 @@ class StdoutHandler(logging.Handler):
         else:
             self._missed.append(None)
         return True
+
+    def _lock_soon(self) -> bool:
+        """Take the lock. It is held for an instant, or by a thread that waits for the reader: for that a loop waits a
+        tenth of its time at most.
+        """
+        now = time.monotonic()
+        patience = max(self._patience_here(), PATIENCE if now >= self._locks_from else 0.0)
+        is_locked = self._lock(patience)
+        if not is_locked:
+            self._locks_from = time.monotonic() + (SHARE - 1) * patience
+        return is_locked
 
     def emit(self, record: LogRecord) -> None:
         if os.getpid() != self._pid:  # a fork's parent says what it has left out

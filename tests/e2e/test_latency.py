@@ -82,6 +82,6 @@ def test_metrics_tell_how_much_of_the_batches_is_padding(tmp_path: Path) -> None
 
     with serving(model_folder(tmp_path, "steady:Padding")) as server:
         lines = asyncio.run(run(server.port)).splitlines()
-    values = {line.split()[0]: int(line.split()[1]) for line in lines if not line.startswith("#")}
+    values = {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("#")}
     assert values["serving_values_total"] == 10 + 16 + 33 + 64, "two batches: up to 16, and up to 64"
     assert values["serving_padded_values_total"] == 2 * 16 + 2 * 64

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from serving import Handler
+from serving.metrics import values
 from serving.testing import Client
 from tests.e2e.server import ROOT, Server
 from tests.pages import PAGES, Block, Command, blocks, commands, name_of
@@ -86,6 +87,12 @@ def echo(handler: type[Handler], tmp_path: Path) -> None:
     assert handler.converse is not Handler.converse
 
 
+def metered(handler: type[Handler], tmp_path: Path) -> None:
+    with ask(handler) as client:
+        assert client.invoke(b"what is it?", "text/plain").body == b"WHAT IS IT?"
+    assert {"sentences_total": 1, "words": 3}.items() <= {one.series.name: one.sum for one in values()}.items()
+
+
 ASKED: Mapping[str, Callable[[Any, Path], None]] = {
     "Model": model,
     "Digits": digits,
@@ -94,6 +101,7 @@ ASKED: Mapping[str, Callable[[Any, Path], None]] = {
     "Sharded": sharded,
     "Birds": birds,
     "Echo": echo,
+    "Counted": metered,
 }
 
 

@@ -286,7 +286,9 @@ def test_a_session_is_a_sequence(server: Server) -> None:
 
 def test_a_model_without_a_configuration_completes_it_and_its_metrics_are_shown(server: Server) -> None:
     answer = infer(server, "completed", [tensor("IN", "FP32", [1, 2], [1, 2])])
-    assert b'model_requests{model="completed",replica="' in call(server, "GET", "/metrics").body, "at once"
+    shown = call(server, "GET", "/metrics").body
+    assert b"# TYPE model_requests counter" in shown
+    assert b'model_requests{kind="all",model="completed",replica="' in shown, "at once"
     assert answer.data("OUT") == [2, 4]
     assert answer.json()["model_version"] == "2"
     metadata = call(server, "GET", "/v2/models/completed").json()

@@ -170,11 +170,11 @@ def test_a_scrape_joins_the_rows_of_a_model_with_what_its_replicas_have_counted(
     lines = Metrics(board, 20).render("")[0].decode().splitlines()
     for line in (
         'serving_saturation{model="m"} 0.5',
-        'serving_model_replicas{model="m"} 2.0',
-        'serving_model_requests_queued{model="m"} 6.0',
-        "serving_requests_queued 6.0",
-        'serving_model_values_total{model="m"} 10.0',
-        "serving_values_total 10.0",
+        'serving_model_replicas{model="m"} 2',
+        'serving_model_requests_queued{model="m"} 6',
+        "serving_requests_queued 6",
+        'serving_model_values_total{model="m"} 10',
+        "serving_values_total 10",
     ):
         assert line in lines
 

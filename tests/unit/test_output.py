@@ -233,3 +233,20 @@ def test_a_fork_leaves_it_to_its_parent_to_say_what_was_left_out(pipe: Pipe) -> 
     assert [line["message"] for line in pipe.lines()] == ["of the child"]
     say(one, "of the parent")
     assert [line.get("lines") for line in pipe.lines()] == [20, None]
+
+
+def test_a_line_waits_for_another_thread_that_writes_just_then(pipe: Pipe) -> None:
+    """However short the time was since the last line: no reader is behind."""
+    made = handler(pipe)
+    record = logging.LogRecord("serving", logging.INFO, "", 0, "a line", None, None)
+    for _ in range(5):
+        made.handle(record)
+        assert made.lock is not None
+        made.lock.acquire()
+        other = threading.Thread(target=made.handle, args=(record,))
+        other.start()
+        other.join(0.03)
+        assert other.is_alive(), "it waits"
+        made.lock.release()
+        other.join(LIMIT)
+    assert [line["message"] for line in pipe.lines()] == ["a line"] * 10

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from serving.metrics import catalog
 from serving.metrics.catalog import SECONDS, SIZES, Metric
 from serving.metrics.region import OTHER, Kind, Region, uses_of
-from serving.metrics.table import condense
+from serving.metrics.table import KEPT_MODELS, MOST_MODELS, condense
 
 CLIENT_GONE = "client_gone"
 NO_CODE = "none"  # of a response that is no error of the server's
@@ -125,6 +125,7 @@ class Counts:
         self._region = region
         self._models: dict[str, ModelCounts] = {}
         self._waiting: dict[str, int] = {}
+        self._most = MOST_MODELS
         self._least = 0.0  # requests of the least used model when some were last joined
         region.reset(Kind.GAUGE)  # those of the worker that had this number before
 
@@ -162,12 +163,12 @@ class Counts:
 
     def _new(self, label: str) -> ModelCounts:
         counts = self._models[label] = ModelCounts(self._region, label)
-        rewrites = self._region.rewrites
-        has_room = condense(self._region)
-        if rewrites != self._region.rewrites:
+        if len(self._models) > self._most and len(self._region.models) > self._most:
+            condense(self._region)
             self._models.clear()  # their places have changed
             counts = self._models[label] = ModelCounts(self._region, label)
-        if has_room:
+            # Models with requests under way stay, however many they are.
+            self._most = max(MOST_MODELS, len(self._region.models) + KEPT_MODELS)
             self._least = min(uses_of(self._region.read()).values(), default=0.0) / HISTOGRAMS
         return counts
 

@@ -236,12 +236,12 @@ def test_a_fork_leaves_it_to_its_parent_to_say_what_was_left_out(pipe: Pipe) -> 
 
 
 def test_a_line_waits_for_another_thread_that_writes_just_then(pipe: Pipe) -> None:
-    """However short the time was since the last line: no reader is behind."""
     made = handler(pipe)
     record = logging.LogRecord("serving", logging.INFO, "", 0, "a line", None, None)
     for _ in range(5):
         made.handle(record)
         assert made.lock is not None
+        made._waits_from = time.monotonic() + LIMIT  # as after a slow reader
         made.lock.acquire()
         other = threading.Thread(target=made.handle, args=(record,))
         other.start()

@@ -24,8 +24,7 @@ def filled(models: int, used: int) -> Scoreboard:
         counts = Counts(board.metrics.http(index))
         for number in range(models):
             for _ in range(1 + models // (number + 1)):
-                label = counts.begin(f"model-{number}")
-                counts.of(label).end(200, "", 0.01, 1000, 1000)
+                counts.of(f"model-{number}").end(200, "", 0.01, 1000, 1000)
     for number in range(used):
         row = board.row(number)
         row.pid, row.phase = 1, Phase.READY

@@ -322,6 +322,11 @@ class Row:
         threads = (self._threads + 2 * thread for thread in range(self._ints[self._at + THREADS]))
         return ids + [self._ints[at] for at in threads if self._floats[at + 1]]
 
+    @property
+    def running_count(self) -> int:
+        """The number of requests that user code has been given and not answered, decode threads left out."""
+        return int(self._ints[self._running])
+
     def stamp_beat(self) -> None:
         self._floats[self._at + BEAT] = time.monotonic()
 

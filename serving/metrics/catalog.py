@@ -50,7 +50,6 @@ REQUEST_BYTES = histogram("request_bytes", "Bodies of requests", SIZES)
 RESPONSE_BYTES = histogram("response_bytes", "Bodies of answers; of streamed ones all chunks together", SIZES)
 FIRST_CHUNK_SECONDS = histogram("time_to_first_chunk_seconds", "From the end of a request's head to its first chunk")
 CHUNK_GAP_SECONDS = histogram("chunk_gap_seconds", "Between two chunks of one streamed answer")
-MODEL_IN_FLIGHT = gauge("model_requests_in_flight", "Requests accepted and not answered", "model")
 RETRIES = counter("request_retries", "Requests that were sent once more, since their replica died", "model")
 WEBSOCKETS = counter("websockets", "WebSockets that were accepted", "model")
 LOOP_LAG = Metric(
@@ -91,6 +90,9 @@ REPLICAS_WANTED = gauge("replicas_wanted", "Replicas that should")
 IN_FLIGHT = gauge("requests_in_flight", "Requests accepted and not answered, pings and other paths included")
 MODEL_REPLICAS = gauge("model_replicas", "Processes of the model that take requests", "model")
 QUEUED = gauge("requests_queued", "Requests that wait at replicas")
+MODEL_IN_FLIGHT = gauge(
+    "model_requests_in_flight", "Requests that wait or are worked on at the replicas of a model", "model"
+)
 MODEL_QUEUED = gauge("model_requests_queued", "Requests that wait at the replicas of a model", "model")
 STREAMS = gauge("streams_open", "Streamed answers and WebSockets under way")
 MODEL_STREAMS = gauge("model_streams_open", "Streamed answers and WebSockets of a model under way", "model")

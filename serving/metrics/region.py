@@ -15,7 +15,6 @@ A counter or gauge has one value, a float. A histogram has one count per bound a
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -95,11 +94,6 @@ class Region:
         return {model for series in self._places() if (model := series.model) is not None and model != OTHER}
 
     @property
-    def free(self) -> int:
-        """The number of words that are not in use."""
-        return self._size - self.used
-
-    @property
     def rewrites(self) -> int:
         return int(self.ints[self.at + REWRITES])
 
@@ -165,12 +159,6 @@ class Region:
             self.add(one)
         self.ints[self.at + REWRITES] += 1
 
-    def reset(self, kind: Kind) -> None:
-        """Set all values of one kind to zero."""
-        for series, at in self._places().items():
-            if series.kind is kind:
-                self.floats[at] = 0.0
-
     def clear(self) -> None:
         self.rewrite(lambda values: [])
 
@@ -209,26 +197,22 @@ def values_of(data: bytes, layout: Sequence[tuple[Series, int]]) -> Iterator[Val
         yield Values(series, ints[at : at + counts].tolist(), floats[at + counts])
 
 
-def uses_of(values: Sequence[Values], keeps_busy: bool = False) -> dict[str, float]:
-    """Return how much each model is used, by the counts in histograms. With ``keeps_busy`` a model whose gauges are not
-    zero is used without end.
-    """
-    uses: dict[str, float] = {}
-    for series, counts, total in values:
+def uses_of(values: Sequence[Values]) -> dict[str, int]:
+    """Return how much each model is used, by the counts in histograms."""
+    uses: dict[str, int] = {}
+    for series, counts, _ in values:
         model = series.model
         if model is not None and model != OTHER:
-            busy = keeps_busy and series.kind is Kind.GAUGE and total
-            uses[model] = uses.get(model, 0.0) + (math.inf if busy else sum(counts))
+            uses[model] = uses.get(model, 0) + sum(counts)
     return uses
 
 
-def joined(values: Sequence[Values], kept: int, keeps_busy: bool = False) -> list[Values]:
+def joined(values: Sequence[Values], kept: int) -> list[Values]:
     """Return ``values`` with the series of all models but the ``kept`` most used ones joined under ``other``, and the
     series of equal descriptions added up.
     """
-    uses = uses_of(values, keeps_busy)
-    busy = [model for model, use in uses.items() if math.isinf(use)]
-    named = {None, OTHER, *busy, *sorted(uses, key=lambda model: uses[model], reverse=True)[:kept]}
+    uses = uses_of(values)
+    named = {None, OTHER, *sorted(uses, key=lambda model: uses[model], reverse=True)[:kept]}
     sums: dict[Series, Values] = {}
     for one in values:
         series = one.series if one.series.model in named else one.series.of_other()

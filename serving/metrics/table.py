@@ -97,11 +97,10 @@ class MetricsTable:
 
 def condense(region: Region) -> bool:
     """Join the least used models of a region where it has too many. Returns whether places have changed by it."""
-    models = region.models
-    if len(models) <= MOST_MODELS:
+    if len(region.models) <= MOST_MODELS:
         return False
-    region.rewrite(lambda values: joined(values, KEPT_MODELS, keeps_busy=True))
-    return len(region.models) < len(models)
+    region.rewrite(lambda values: joined(values, KEPT_MODELS))
+    return True
 
 
 class Known(NamedTuple):

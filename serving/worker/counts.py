@@ -62,8 +62,13 @@ class EngineCounts:
 
     def decoded(self, seconds: float, now: float) -> None:
         """Count a request that this thread has decoded until ``now``."""
-        self._observe(self._decode, seconds)
-        self._was_busy(now - seconds, now)
+        ints, floats, at = self._ints, self._floats, self._decode
+        ints[at + bisect_left(SECONDS, seconds)] += 1
+        floats[at + SECONDS_SUM] += seconds
+        since, until = now - seconds, self._busy_until
+        if now > until:
+            floats[self._busy] += now - until if until > since else seconds
+            self._busy_until = now
 
     def decoded_beside(self, seconds: float) -> None:
         """Count a request that a decode thread has decoded."""

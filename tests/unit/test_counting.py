@@ -90,7 +90,7 @@ def test_nothing_is_counted_where_metrics_are_off() -> None:
     counts.predicted(1.0, 2.0)
     assert all(one.sum == 0 for one in region.read())
     nothing = NoCounts()
-    nothing.of(nothing.begin("m")).end(200, "", 0.1, 1, 1)
+    nothing.of("m").end(200, "", 0.1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,6 @@ def test_a_request_of_another_api_has_one_outcome(error: Exception | None, statu
         with pytest.raises(type(error)):
             ask()
     assert found(region, catalog.REQUESTS, "m", status, code).sum == 1
-    assert found(region, catalog.MODEL_IN_FLIGHT, "m").sum == 0
     assert found(region, catalog.REQUEST_BYTES, "m").sum == 3
 
 
@@ -184,7 +183,7 @@ def test_a_scrape_of_many_models_is_small_and_quick() -> None:
     counts = [Counts(board.metrics.http(index)) for index in range(2)]
     for number in range(1000):
         for one in counts:
-            one.of(one.begin(f"model-{number}")).end(200, "", 0.01, 1, 1)
+            one.of(f"model-{number}").end(200, "", 0.01, 1, 1)
     for index in range(20):
         EngineCounts(board.row(index).metrics, f"model-{index}")
     metrics = Metrics(board, 20)

@@ -124,29 +124,21 @@ def test_every_outcome_is_counted_by_model_status_and_code() -> None:
     region = Region.private()
     counts = Counts(region)
     for model, status, code in (("a", 200, ""), ("a", 200, ""), ("b", 503, "queue_full"), ("a", 0, ""), ("", 404, "x")):
-        counts.of(counts.begin(model)).end(status, code, 0.003, 10, 20)
+        counts.of(model).end(status, code, 0.003, 10, 20)
     found = {one.series: one for one in region.read()}
     assert found[catalog.REQUESTS.of("a", "2xx", "none")].sum == 2
     assert found[catalog.REQUESTS.of("a", GONE, "client_gone")].sum == 1
     assert found[catalog.REQUESTS.of("b", "5xx", "queue_full")].sum == 1
     assert found[catalog.REQUESTS.of(UNKNOWN, "4xx", "x")].sum == 1
-    assert found[catalog.MODEL_IN_FLIGHT.of("a")].sum == 0
     seconds = found[catalog.REQUEST_SECONDS.of("a")]
     assert dict(zip(seconds.series.bounds, seconds.counts, strict=False))[2.0**-8] == 3
-
-
-def test_gauges_of_the_worker_before_are_forgotten() -> None:
-    region = Region.private()
-    Counts(region).begin("a")
-    Counts(region)
-    assert [one.sum for one in region.read() if one.series.name == catalog.MODEL_IN_FLIGHT.name] == [0.0]
 
 
 def test_codes_of_user_code_are_bounded() -> None:
     region = Region.private()
     counts = Counts(region)
     for number in range(1000):
-        counts.of(counts.begin("m")).end(500, f"code-{number}", 0.1, 1, 1)
+        counts.of("m").end(500, f"code-{number}", 0.1, 1, 1)
     found = [one for one in region.read() if one.series.name == catalog.REQUESTS.name]
     assert len(found) < 20
     assert sum(one.sum for one in found) == 1000
@@ -158,7 +150,7 @@ def test_many_models_are_bounded_and_those_used_most_have_labels() -> None:
     asked: Tallies[str] = Tallies()
     for round in range(400):
         for model in (f"model-{round % 300}", "hot", f"warm-{round % 3}"):
-            counts.of(counts.begin(model)).end(200, "", 0.01, 1, 1)
+            counts.of(model).end(200, "", 0.01, 1, 1)
             asked[model] += 1
     found = {one.series.model: one.sum for one in region.read() if one.series.name == catalog.REQUESTS.name}
     assert sum(found.values()) == asked.total()
@@ -169,24 +161,14 @@ def test_many_models_are_bounded_and_those_used_most_have_labels() -> None:
     assert all(value >= 0 for one in region.read() for value in (one.sum, *one.counts))
 
 
-def test_a_request_ends_under_the_label_that_it_began_with() -> None:
-    region = Scoreboard.create().metrics.http(0)
-    counts = Counts(region)
-    labels = [counts.begin(f"model-{number % 200}") for number in range(2000)]
-    for label in labels:
-        counts.of(label).end(200, "", 0.01, 1, 1)
-    gauges = [one for one in region.read() if one.series.name == catalog.MODEL_IN_FLIGHT.name]
-    assert {one.sum for one in gauges} == {0.0}
-
-
 def test_a_model_that_becomes_hot_gets_a_label() -> None:
     region = Scoreboard.create().metrics.http(0)
     counts = Counts(region)
     for number in range(MOST_MODELS + 20):
         for _ in range(5):
-            counts.of(counts.begin(f"old-{number}")).end(200, "", 0.01, 1, 1)
+            counts.of(f"old-{number}").end(200, "", 0.01, 1, 1)
     for _ in range(100):
-        counts.of(counts.begin("new")).end(200, "", 0.01, 1, 1)
+        counts.of("new").end(200, "", 0.01, 1, 1)
     found = {one.series.model: one.sum for one in region.read() if one.series.name == catalog.REQUESTS.name}
     assert found["new"] >= 100 - 5 * MORE
 

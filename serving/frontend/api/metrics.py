@@ -18,6 +18,7 @@ from serving.metrics.table import Known, Reader
 
 BY_ROW: tuple[tuple[Metric, Callable[[Row], float]], ...] = (
     (catalog.MODEL_REPLICAS, lambda row: row.phase is Phase.READY),
+    (catalog.MODEL_IN_FLIGHT, lambda row: row.queued + row.running_count),
     (catalog.MODEL_QUEUED, lambda row: row.queued),
     (catalog.MODEL_STREAMS, lambda row: row.streams),
     (catalog.MODEL_SESSIONS, lambda row: row.sessions),

@@ -6,8 +6,8 @@ from bisect import bisect_left
 
 from serving.metrics import catalog
 from serving.metrics.catalog import SECONDS, SIZES, Metric
-from serving.metrics.region import OTHER, Kind, Region, uses_of
-from serving.metrics.table import KEPT_MODELS, MOST_MODELS, condense
+from serving.metrics.region import OTHER, Region, uses_of
+from serving.metrics.table import condense
 
 CLIENT_GONE = "client_gone"
 NO_CODE = "none"  # of a response that is no error of the server's
@@ -16,7 +16,6 @@ UNKNOWN = "unknown"  # the model of a request that names none that there is
 CODES = 16  # pairs of status and code for one model
 WAITING = 4096  # models without a label of their own whose requests are counted
 HISTOGRAMS = 3  # in which each request is counted
-NEEDED = 2048  # words for all series of one model
 MORE = 2  # times as many requests as the least used model with a label: then a model gets one
 
 
@@ -25,16 +24,19 @@ class ModelCounts:
 
     __slots__ = (
         "_floats",
-        "_in_flight",
         "_ints",
+        "_last_received",
+        "_last_sent",
         "_model",
         "_ok",
         "_outcomes",
         "_places",
         "_received",
+        "_received_at",
         "_region",
         "_seconds",
         "_sent",
+        "_sent_at",
     )
 
     def __init__(self, region: Region, model: str) -> None:
@@ -44,32 +46,30 @@ class ModelCounts:
         self._model = model
         self._places: dict[str, int] = {}
         self._outcomes: dict[tuple[int, str], int] = {}
-        self._in_flight = region.must(catalog.MODEL_IN_FLIGHT.of(model))
+        self._last_received = self._last_sent = -1
+        self._received_at = self._sent_at = 0
         self._ok = self._outcome(200, "")
         self._seconds = region.must(catalog.REQUEST_SECONDS.of(model))
         self._received = region.must(catalog.REQUEST_BYTES.of(model))
         self._sent = region.must(catalog.RESPONSE_BYTES.of(model))
-
-    def begin(self) -> None:
-        """Count a request as accepted."""
-        self._floats[self._in_flight] += 1.0
 
     def end(self, status: int, code: str, seconds: float, received: int, sent: int) -> None:
         """Count a request as over, after ``seconds``. ``received`` and ``sent`` are the bytes of the bodies. The status
         is 0 where the client has left.
         """
         ints, floats = self._ints, self._floats
-        floats[self._in_flight] -= 1.0
         floats[self._ok if status == 200 and not code else self._outcome(status, code)] += 1.0
         at = self._seconds
         ints[at + bisect_left(SECONDS, seconds)] += 1
         floats[at + SECONDS_SUM] += seconds
-        at = self._received
-        ints[at + bisect_left(SIZES, received)] += 1
-        floats[at + SIZES_SUM] += received
-        at = self._sent
-        ints[at + bisect_left(SIZES, sent)] += 1
-        floats[at + SIZES_SUM] += sent
+        if received != self._last_received:  # bodies are often of one size
+            self._last_received, self._received_at = received, self._received + bisect_left(SIZES, received)
+        ints[self._received_at] += 1
+        floats[self._received + SIZES_SUM] += received
+        if sent != self._last_sent:
+            self._last_sent, self._sent_at = sent, self._sent + bisect_left(SIZES, sent)
+        ints[self._sent_at] += 1
+        floats[self._sent + SIZES_SUM] += sent
 
     def _outcome(self, status: int, code: str) -> int:
         at = self._outcomes.get((status, code))
@@ -125,34 +125,15 @@ class Counts:
         self._region = region
         self._models: dict[str, ModelCounts] = {}
         self._waiting: dict[str, int] = {}
-        self._most = MOST_MODELS
         self._least = 0.0  # requests of the least used model when some were last joined
-        region.reset(Kind.GAUGE)  # those of the worker that had this number before
 
-    def begin(self, model: str) -> str:
-        """Count a request as accepted; "" stands for a model that there is not. Returns the label that the request is
-        counted under from now on.
-        """
-        counts = self._models.get(model)
-        if counts is None:
-            model = self._label(model or UNKNOWN)
-            counts = self.of(model)
-        counts.begin()
-        return model
-
-    def connected(self, model: str) -> None:
-        """Count a WebSocket."""
-        self.of(self._label(model)).connected()
-
-    def of(self, label: str) -> ModelCounts:
-        """Return the counts under a label that ``begin`` has returned."""
-        return self._models.get(label) or self._new(label)
+    def of(self, model: str) -> ModelCounts:
+        """Return the counts of a model, or those that it shares with others. "" stands for one that there is not."""
+        return self._models.get(model) or self._new(self._label(model or UNKNOWN))
 
     def _label(self, model: str) -> str:
         if not self._least or model in (UNKNOWN, OTHER) or model in self._region.models:
             return model
-        if self._region.free < NEEDED:
-            return OTHER
         asked = self._waiting[model] = self._waiting.get(model, 0) + 1
         if asked < MORE * self._least:
             if len(self._waiting) > WAITING:
@@ -162,14 +143,13 @@ class Counts:
         return model
 
     def _new(self, label: str) -> ModelCounts:
-        counts = self._models[label] = ModelCounts(self._region, label)
-        if len(self._models) > self._most and len(self._region.models) > self._most:
-            condense(self._region)
-            self._models.clear()  # their places have changed
+        counts = self._models.get(label)
+        if counts is None:
             counts = self._models[label] = ModelCounts(self._region, label)
-            # Models with requests under way stay, however many they are.
-            self._most = max(MOST_MODELS, len(self._region.models) + KEPT_MODELS)
-            self._least = min(uses_of(self._region.read()).values(), default=0.0) / HISTOGRAMS
+            if condense(self._region):
+                self._models.clear()  # their places have changed
+                self._least = min(uses_of(self._region.read()).values(), default=0.0) / HISTOGRAMS
+                counts = self._models[label] = ModelCounts(self._region, label)
         return counts
 
 
@@ -178,8 +158,6 @@ class NoModelCounts(ModelCounts):
 
     def __init__(self) -> None:
         super().__init__(Region.private(), UNKNOWN)
-
-    def begin(self) -> None: ...
 
     def end(self, status: int, code: str, seconds: float, received: int, sent: int) -> None: ...
 
@@ -199,8 +177,5 @@ class NoCounts(Counts):
         super().__init__(Region.private())
         self._nothing = NoModelCounts()
 
-    def begin(self, model: str) -> str:
-        return model
-
-    def of(self, label: str) -> ModelCounts:
+    def of(self, model: str) -> ModelCounts:
         return self._nothing

@@ -25,7 +25,6 @@ def counted(counts: Counts, model: str, arrival: float, api: Api) -> Iterator[Ta
     request's.
     """
     tally = Tally()
-    label = counts.begin(model)
     try:
         yield tally
     except CAUGHT as exc:
@@ -34,4 +33,4 @@ def counted(counts: Counts, model: str, arrival: float, api: Api) -> Iterator[Ta
         raise
     finally:
         seconds = monotonic() - arrival
-        counts.of(label).end(tally.status, tally.code, seconds, tally.received, tally.sent)
+        counts.of(model).end(tally.status, tally.code, seconds, tally.received, tally.sent)

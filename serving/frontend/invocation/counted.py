@@ -12,7 +12,7 @@ class Counted(RequestBody, eq=False, kw_only=True):
     """The counted half of an exchange: a base, as RequestBody is, to spare each request another object.
 
     ``arrival`` is an instant. ``status`` and ``code`` are those of the response, 0 where the client has left before it,
-    ``sent_size`` is the number of bytes of its body.
+    ``sent_size`` is the number of bytes of its body. ``has_model``: the request's model is known.
     """
 
     arrival: float
@@ -20,21 +20,17 @@ class Counted(RequestBody, eq=False, kw_only=True):
     status: int = 0
     code: str = ""
     sent_size: int = 0
-    _label: str | None = None
+    has_model: bool = False
     _last_chunk: float = 0.0
-
-    def count_begin(self, model: str) -> None:
-        """Count the request as accepted for ``model``, now that it is known."""
-        self._label = self.endpoint.counts.begin(model)
 
     def count_retry(self) -> None:
         """Count that the request is sent once more."""
-        self.endpoint.counts.of(self._label or "").retried()
+        self.endpoint.counts.of(self.head.model).retried()
 
     def hold_chunk(self, chunk: Body) -> None:
         """Count one chunk of a streamed response, which is held until the client has read it. Raises BodiesFull."""
         now = self.endpoint.clock()
-        counts = self.endpoint.counts.of(self._label or "")
+        counts = self.endpoint.counts.of(self.head.model)
         if not self._last_chunk:
             counts.first_chunk(now - self.arrival)
         else:
@@ -53,7 +49,5 @@ class Counted(RequestBody, eq=False, kw_only=True):
     def count_end(self) -> None:
         """Count the request as over."""
         endpoint = self.endpoint
-        if self._label is None:
-            self.count_begin(self._model_not_found())
-        counts = endpoint.counts.of(self._label or "")
+        counts = endpoint.counts.of(self.head.model if self.has_model else self._model_not_found())
         counts.end(self.status, self.code, endpoint.clock() - self.arrival, self.size, self.sent_size)

@@ -79,7 +79,7 @@ class Exchange(Counted, eq=False):
         endpoint = self.endpoint
         model, deadline = found
         self.head = self.head._replace(model=model)
-        self.count_begin(model)
+        self.has_model = True
         self.expires = deadline.at
         placement = endpoint.replicas.known(model)
         self.headers = placement.paths.headers if placement is not None else ()
@@ -294,7 +294,7 @@ def open_exchange(endpoint: Endpoint, border: Border, head: InvocationHead, leng
     arrival, timeout = endpoint.clock(), placement.timeout
     exchange = Exchange(endpoint, border, arrival, head, head.id or endpoint.new_id(), timeout, arrival + timeout)
     exchange.length, exchange.headers = length, placement.paths.headers
-    exchange.count_begin(head.model)
+    exchange.has_model = True
     endpoint.slot.enter()
     endpoint.expiries.add(exchange)
     return exchange

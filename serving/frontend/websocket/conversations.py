@@ -143,7 +143,7 @@ class Conversations:
         query = scope["query_string"].decode("latin-1")
         head = OpenHead(request_id, model, scope["path"], query, headers_of(scope["headers"]))
         stream = await self._invocations.converse(head, self._many, deadline.sooner(arrival + self._patience))
-        self._endpoint.counts.connected(model)
+        self._endpoint.counts.of(model).connected()
         return stream
 
     async def _unless_over(self, opening: asyncio.Future[Stream], has_disconnected: Callable[[], bool]) -> Stream:

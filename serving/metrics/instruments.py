@@ -16,6 +16,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from serving.metrics.region import Kind, Region, Series, Values
 from serving.system import log
@@ -57,10 +58,26 @@ class Target:
 TARGET = Target()
 
 
+class Described(Protocol):
+    """What a series needs to know of its metric."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def help(self) -> str: ...
+
+    @property
+    def bounds(self) -> tuple[float, ...]: ...
+
+
 class Cell:
     """One series of a metric: its values of the labels are fixed."""
 
-    def __init__(self, metric: Metric, labels: dict[str, str]) -> None:
+    def __init__(self, metric: Described, labels: dict[str, str]) -> None:
         self._metric = metric
         self._labels = labels
         self._changes = -1

@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from serving.metrics import catalog, instruments
+from serving.metrics.region import Region
 from serving.system.devicefaults import Cuda
 from serving.worker.device.fake import FakeDevice
 from serving.worker.loading.speed.alike import difference
@@ -394,3 +396,14 @@ def test_one_with_the_numbers_of_its_first_input_in_it_is_not_used(caplog: pytes
 )
 def test_what_counts_as_the_same(wanted: Any, found: Any, is_same: bool) -> None:
     assert (difference(wanted, found) is None) is is_same
+
+
+def test_replays_and_misses_are_counted() -> None:
+    region = Region.private()
+    instruments.use(region, {"model": "m"}, {})
+    graphed, _ = recorded(mix, X)
+    for _ in range(3):
+        graphed(X)
+    graphed(X, Y)
+    found = {one.series: one.sum for one in region.read()}
+    assert found == {catalog.GRAPH_REPLAYS.of("m"): 3, catalog.GRAPH_MISSES.of("m"): 1}

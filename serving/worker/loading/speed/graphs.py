@@ -9,6 +9,8 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from serving.ipc.faults import Fault
+from serving.metrics import catalog
+from serving.metrics.instruments import Cell
 from serving.system import log
 from serving.system.devicefaults import fault_of
 from serving.worker.device.border import Capture
@@ -43,6 +45,9 @@ class Differs(Exception):
     """A replay gives other values than the module."""
 
 
+REPLAYS, MISSES = Cell(catalog.GRAPH_REPLAYS, {}), Cell(catalog.GRAPH_MISSES, {})
+
+
 class Graphed:
     """A module whose calls are recorded between ``begin`` and ``settle``; each recording is compared with the module.
 
@@ -74,11 +79,13 @@ class Graphed:
         kind = self._kind(args, kwargs)
         graph = None if kind is None else self._graphs.get(kind)
         if graph is not None:
+            REPLAYS.inc()
             return graph(args, kwargs)
         outputs = self._call(*args, **kwargs)  # raises the model's own errors
         if self._records and kind is not None and kind not in self._failed and time.monotonic() < self._until:
             self._record(kind, args, kwargs)
         elif not self._records:
+            MISSES.inc()
             self._log_once()
         return outputs
 

@@ -171,7 +171,8 @@ def event_of(record: LogRecord) -> Event:
     if record.pathname:
         return Event(place, record.levelno, like, apart)
     kind = record.exc_info[0] if record.exc_info else None
-    bound = PRINTS if "metric" in apart else EVENTS  # which somebody collects
+    # Somebody collects metrics, and has asked for debug lines.
+    bound = PRINTS if "metric" in apart or record.levelno <= logging.DEBUG else EVENTS
     return Event((*place, like, kind, *map(str, apart.values())), record.levelno, like, apart, bound)
 
 

@@ -27,7 +27,7 @@ CHUNK = 1 << 16  # bytes
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one request."""
+    """The outcome of one request."""
 
     status: int
     code: str
@@ -35,7 +35,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Trial(NamedTuple):
-    """What became of a process: the ``outcomes`` of its requests, or its ``end`` in words, with the line of the
+    """The outcome of a process: the ``outcomes`` of its requests, or its ``end`` in words, with the line of the
     handler's code, ``where``, and what it has ``said``.
     """
 

@@ -119,13 +119,16 @@ class App:
 
     async def _scrape(self, request: HttpRequest) -> HttpResponse:
         if self._metrics is None:
-            # Not before the first scrape: the start does without.
-            from serving.frontend.api.metrics import Metrics
-
-            self._metrics = Metrics(self._board, self._models)
+            self._metrics = await asyncio.to_thread(self._make_metrics)
         text, content_type = self._metrics.render(request.headers.get("accept", ""))
         head = {"x-request-id": self._new_id(), "content-type": content_type}
         return HttpResponse(text, headers=head)
+
+    def _make_metrics(self) -> Metrics:
+        # Not before the first scrape, since the start does without; and on a thread, since the import takes a while.
+        from serving.frontend.api.metrics import Metrics
+
+        return Metrics(self._board, self._models)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:

@@ -214,7 +214,7 @@ class Row:
 
     @property
     def metrics(self) -> Region:
-        """What the worker counts."""
+        """The region in which the worker counts."""
         return table.MetricsTable(self._ints, self._floats, WORDS).worker(self.index)
 
     @property

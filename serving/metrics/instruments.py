@@ -30,7 +30,7 @@ LOCK = threading.RLock()  # handlers may count on several threads
 
 
 class Target:
-    """Where this process counts: ``region``, with ``labels`` on all series and ``more`` on those of gauges."""
+    """The place where this process counts: ``region``, with ``labels`` on all series and ``more`` on gauges."""
 
     def __init__(self) -> None:
         self.region = Region.private()
@@ -59,7 +59,7 @@ TARGET = Target()
 
 
 class Described(Protocol):
-    """What a series needs to know of its metric."""
+    """The parts of a metric that its series need."""
 
     @property
     def name(self) -> str: ...

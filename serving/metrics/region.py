@@ -15,6 +15,7 @@ A counter or gauge has one value, a float. A histogram has one count per bound a
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ import msgspec
 WORD = 8
 USED, REWRITES, SPILL = range(3)
 FIRST = SPILL + 40
+MOST = 1 << 53  # of a count: a float holds each number below
 MODEL = "model"
 OTHER = "other"  # the model label of all models that have none of their own
 
@@ -62,6 +64,11 @@ class Values(NamedTuple):
     series: Series
     counts: list[int]
     sum: float
+
+    @property
+    def are_sound(self) -> bool:
+        """Whether they can be counts, and added to others."""
+        return math.isfinite(self.sum) and all(count < MOST for count in self.counts)
 
 
 class Region:
@@ -119,7 +126,7 @@ class Region:
 
     def _places(self) -> dict[Series, int]:
         if self._found is None:
-            self._found = dict(self._entries(self.ints, self.at, self.used))
+            self._found = dict(self._entries(self.ints, self.at, min(self.used, self._size)))
         return self._found
 
     def _append(self, series: Series) -> int | None:
@@ -151,22 +158,34 @@ class Region:
 
     def rewrite(self, change: Callable[[list[Values]], list[Values]]) -> None:
         """Replace all values by what ``change`` makes of them. Words that ``place`` returned mean nothing after it."""
-        self.ints[self.at + REWRITES] += 1
-        kept = change(self.read())
-        self.ints[self.at + USED] = FIRST
-        self._found = {}
-        for one in kept:
-            self.add(one)
-        self.ints[self.at + REWRITES] += 1
+        self._replace(change(self.read()))
 
     def clear(self) -> None:
-        self.rewrite(lambda values: [])
+        """Forget all values, whatever the bytes are."""
+        self._replace([])
+
+    def take_over(self) -> None:
+        """Writer: begin to write in place of one that may have died within a rewrite, or has left no series."""
+        try:
+            self._places()
+        except ValueError:
+            self.clear()
+        if self.rewrites % 2:
+            self.ints[self.at + REWRITES] += 1
+
+    def _replace(self, values: Sequence[Values]) -> None:
+        self.ints[self.at + REWRITES] = self.rewrites // 2 * 2 + 1
+        self.ints[self.at + USED] = FIRST
+        self._found = {}
+        for one in values:
+            self.add(one)
+        self.ints[self.at + REWRITES] += 1
 
     # Readers.
 
     def copy(self) -> bytes:
         """Return the bytes in use."""
-        return self.ints[self.at : self.at + self.used].tobytes()
+        return self.ints[self.at : self.at + min(self.used, self._size)].tobytes()
 
     def read(self) -> list[Values]:
         data = self.copy()
@@ -174,7 +193,9 @@ class Region:
 
     @staticmethod
     def layout(data: bytes) -> list[tuple[Series, int]]:
-        """Return the series in bytes that ``copy`` returned, and the word where the values of each begin."""
+        """Return the series in bytes that ``copy`` returned, and the word where the values of each begin. Raises
+        ValueError where they are none.
+        """
         ints = memoryview(data).cast("Q")
         return list(Region._entries(ints, 0, len(ints)))
 
@@ -182,8 +203,13 @@ class Region:
     def _entries(ints: memoryview[int], start: int, used: int) -> Iterator[tuple[Series, int]]:
         at, end = start + FIRST, start + used
         while at < end:
-            whole, length = int(ints[at]), int(ints[at + 1])
+            # User code's process can write anywhere in this memory, so nothing is taken for what it should be.
+            whole, length = (int(ints[at]), int(ints[at + 1])) if end - at > 2 else (0, 0)
+            if not 2 < whole <= end - at or length >= whole * WORD:
+                raise ValueError(f"an entry has {whole} words")
             series = msgspec.json.decode(ints[at + 2 : at + whole].tobytes()[:length], type=Series)
+            if 2 + -(-length // WORD) + series.words != whole:
+                raise ValueError("an entry and its description differ")
             yield series, at + whole - series.words
             at += whole
 

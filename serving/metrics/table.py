@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from serving.metrics.catalog import Metric
 from serving.metrics.region import OTHER, Kind, Region, Series, Values, joined
+from serving.system import log
 
 HTTP_WORKERS = 128
 MODEL_WORKERS = 1024
@@ -61,7 +62,11 @@ class MetricsTable:
         region = self.worker(index)
         if not region.has_values:
             return
-        values = [one for one in region.read() if one.series.kind is not Kind.GAUGE]
+        try:
+            values = [one for one in region.read() if one.series.kind is not Kind.GAUGE and one.are_sound]
+        except ValueError as exc:  # also of msgspec
+            log.warning("what a worker has counted cannot be read", row=index, error=str(exc))
+            values = []
         with self.moving():
             for one in values:
                 self.supervisor.add(one) or self.supervisor.add(one._replace(series=one.series.of_other()))
@@ -87,7 +92,7 @@ class MetricsTable:
             still = all(self._ints[at + 1] == count and not count % 2 for at, (count, _) in found.items())
             if still and moves == self._ints[self._at] and not moves % 2:
                 break
-        return found
+        return {at: one for at, one in found.items() if not one[0] % 2}
 
     @cached_property
     def _regions(self) -> list[Region]:
@@ -153,7 +158,10 @@ class Reader:
         for at, (rewrites, data) in self._table.copies().items():
             view = memoryview(data)
             ints, floats = view.cast("Q"), view.cast("d")
-            layout = self._layout(at, rewrites, data)
+            try:
+                layout = self._layout(at, rewrites, data)
+            except ValueError:  # the supervisor says so when the worker has died
+                continue
             entries += [(known, ints[start:end].tolist(), floats[end]) for known, start, end in layout]
             row = self._table.row_of(at)
             if row is not None and (model := layout[0][0].model) is not None:

@@ -98,7 +98,7 @@ def make(path: Path, bodies: Path | None = None) -> BlackBox:
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What was in a dead worker's box: ``requests``, the latest first, its last ``batch``, and the ``place`` in the
+    """The contents of a dead worker's box: ``requests``, the latest first, its last ``batch``, and the ``place`` in the
     handler's code where it was ``seen`` seconds before.
     """
 

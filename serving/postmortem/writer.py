@@ -51,7 +51,7 @@ class Bodies(Protocol):
 
 
 class Folder(Protocol):
-    """Where reports are written: a ReportFolder."""
+    """A place for reports: a ReportFolder."""
 
     path: Path
 

@@ -99,8 +99,8 @@ class Executor:
                 log.error("a GPU is taken out", device=device, reason=reason)
             case GiveUp(reason):
                 self._on_end(reason)
-            case Gone(deployment):
-                self._counts.gone(deployment)
+            case Gone():
+                self._counts.condense()
                 self._on_news(action)
             case _:
                 self._on_news(action)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import Counter as Tallies
 
@@ -13,7 +14,7 @@ from serving.frontend.counting.counts import GONE, MORE, UNKNOWN, Counts
 from serving.ipc.scoreboard import Scoreboard
 from serving.metrics import Counter, Gauge, Histogram, catalog, instruments, values
 from serving.metrics.exposition import Exposition
-from serving.metrics.region import OTHER, Kind, Region, Series, Values, joined
+from serving.metrics.region import FIRST, OTHER, Kind, Region, Series, Values, joined
 from serving.metrics.table import MOST_MODELS, Reader
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -315,3 +316,36 @@ def test_more_series_than_there_is_room_for_lose_themselves_only(region: Region)
 def test_what_prometheus_would_not_take_is_an_error(make: object, region: Region) -> None:
     with pytest.raises(ValueError, match=r"metric|label|bucket|counter"):
         make()  # type: ignore[operator]
+
+
+# What user code may do to the memory.
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_bytes_that_are_no_series_end_neither_the_supervisor_nor_a_scrape(seed: int) -> None:
+    board = Scoreboard.create()
+    good = board.row(2).metrics
+    add(good, catalog.BISECTIONS.of("good"), 2)
+    bad = board.row(1).metrics
+    for model in ("x", "y"):
+        observe(bad, catalog.QUEUE_SECONDS.of(model))
+    rng, used = random.Random(seed), bad.used
+    for _ in range(rng.randint(1, 4)):
+        word = bad.at + rng.choice([0, rng.randrange(FIRST, used)])
+        bad.ints[word] = rng.choice([0, 1, 2, 7, 50, 1 << 13, 1 << 62, rng.getrandbits(64)])
+    reader_of(board).read(20, lambda models: ())
+    board.bury(board.row(1))
+    assert read(board)[catalog.BISECTIONS.of("good")].sum == 2
+    assert not board.row(1).metrics.has_values
+    assert all(one.are_sound for one in board.metrics.supervisor.read())
+
+
+def test_a_writer_that_died_within_a_rewrite_hides_its_region_until_the_next_one_takes_over() -> None:
+    board = Scoreboard.create()
+    region = board.metrics.http(0)
+    counts = Counts(region)
+    counts.of("m").end(200, "", 0.1, 1, 1)
+    region.ints[region.at + 1] += 1  # and there it dies
+    assert read(board) == {}
+    Counts(board.metrics.http(0)).of("m").end(200, "", 0.1, 1, 1)
+    assert read(board)[REQUESTS].sum == 2

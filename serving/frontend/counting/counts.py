@@ -122,6 +122,7 @@ class Counts:
     """
 
     def __init__(self, region: Region) -> None:
+        region.take_over()
         self._region = region
         self._models: dict[str, ModelCounts] = {}
         self._waiting: dict[str, int] = {}

@@ -11,7 +11,7 @@ BLANK = b"\r\n"  # bytes that may come before a head
 
 
 class Framing:
-    """What comes next on a connection: a head, or the rest of a body. It follows from the bytes read alone.
+    """The position in what a connection reads: at a head, or within a body. It follows from the bytes read alone.
 
     ``head`` is the head that is being read, or was last read in part. ``left`` bytes of the body are yet to come, or it
     comes in chunks.

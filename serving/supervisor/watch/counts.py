@@ -42,8 +42,8 @@ class SupervisorCounts:
         """Count a model that leaves: to make ROOM, or by an UNLOAD."""
         self._add(catalog.EVICTIONS.of(model, reason))
 
-    def gone(self, deployment: Deployment) -> None:
-        """Bound the number of models that are counted, now that one more has left."""
+    def condense(self) -> None:
+        """Bound the number of models that are counted; call it when one more has left."""
         condense(self._region)
 
     def exited(self, model: str, reason: str) -> None:
